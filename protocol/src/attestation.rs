@@ -1,0 +1,1 @@
+//! Proof that one TPM holds the endorsement key and the attestation key.

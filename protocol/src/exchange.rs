@@ -1,0 +1,1 @@
+//! Which message may follow which, for both ends.

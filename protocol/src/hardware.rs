@@ -1,0 +1,114 @@
+//! What a machine is made of, as both ends speak of it and as a MachineInventory's status shows it.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Hardware {
+    #[serde(default)]
+    pub cpu: Cpu,
+    /// Installed memory as the kernel sees it, in bytes.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Disk>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<Nic>,
+    #[serde(default)]
+    pub firmware: Firmware,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmInfo>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Cpu {
+    #[serde(default)]
+    pub model: String,
+    /// As `uname -m` says it.
+    #[serde(default)]
+    pub architecture: String,
+    /// Logical processors.
+    #[serde(default)]
+    pub threads: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Disk {
+    /// Kernel name, such as `/dev/vda`.
+    pub path: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+    #[serde(default)]
+    pub size_bytes: u64,
+    #[serde(default)]
+    pub rotational: bool,
+    #[serde(default)]
+    pub removable: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Nic {
+    pub name: String,
+    #[serde(default)]
+    pub mac: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub driver: String,
+    #[serde(default)]
+    pub link: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Firmware {
+    #[serde(default)]
+    pub kind: FirmwareKind,
+    /// Absent where the firmware cannot tell (BIOS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<bool>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub vendor: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum FirmwareKind {
+    #[default]
+    #[serde(rename = "BIOS")]
+    Bios,
+    #[serde(rename = "UEFI")]
+    Uefi,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct TpmInfo {
+    /// TPM_PT_MANUFACTURER as text, such as `IBM`.
+    #[serde(default)]
+    pub manufacturer: String,
+    /// TPM_PT_FIRMWARE_VERSION_1 and _2, hex.
+    #[serde(default)]
+    pub firmware: String,
+}
+
+/// An address of the machine, without those of the loopback interface and link-local ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Address {
+    pub interface: String,
+    /// IPv4 or IPv6, without prefix length.
+    pub address: String,
+}

@@ -1,0 +1,20 @@
+//! What both ends of the wire agree on: identity, messages, the exchange's order, SMBIOS, cloud-config and the
+//! release manifest. No input or output, and no Kubernetes: everything here is a value or a function over values.
+
+pub mod attestation;
+pub mod cloud_config;
+pub mod exchange;
+pub mod hardware;
+pub mod message;
+pub mod refusal;
+pub mod release;
+pub mod smbios;
+pub mod token;
+pub mod tpm_hash;
+
+pub use cloud_config::CloudConfig;
+pub use message::{FromMachine, FromOperator};
+pub use refusal::{Refusal, RefusalCode};
+pub use smbios::SmbiosDocument;
+pub use token::RegistrationToken;
+pub use tpm_hash::TpmHash;

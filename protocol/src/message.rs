@@ -1,0 +1,293 @@
+//! The messages of `rancheros.registration.v1`: JSON text frames, each an object with a `type`.
+//!
+//! Unknown fields are ignored, so that either end may learn new ones; an unknown type is refused, because its sender
+//! expects an answer that we cannot give. Byte strings are standard base64 with padding.
+
+use crate::cloud_config::CloudConfig;
+use crate::hardware::{Address, Hardware};
+use crate::refusal::{Refusal, RefusalCode};
+use crate::smbios::SmbiosDocument;
+use serde::{Deserialize, Serialize};
+
+/// The websocket subprotocol of this exchange. A websocket without it speaks the first release's exchange.
+pub const SUBPROTOCOL: &str = "rancheros.registration.v1";
+/// Versions of the message set that this build speaks, newest first.
+pub const VERSIONS: &[u32] = &[1];
+/// The largest frame either end accepts, in bytes.
+pub const MAX_FRAME: usize = 256 * 1024;
+/// From the first frame to `config` (or to `done`, for an exchange that asks for no configuration), in seconds.
+pub const EXCHANGE_SECONDS: u64 = 60;
+/// PCRs of the SHA-256 bank that a quote covers: firmware, boot loader, Secure Boot policy.
+pub const QUOTED_PCRS: &[u8] = &[0, 4, 7];
+
+/// What a machine says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum FromMachine {
+    Hello(Hello),
+    Proof(Proof),
+    Machine(Box<MachineReport>),
+    Booted(Box<OsReport>),
+    Report(Box<OsReport>),
+    Progress(Progress),
+    Done(Done),
+}
+
+/// What the operator says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum FromOperator {
+    Challenge(Challenge),
+    Config(Box<Config>),
+    Done(Done),
+    Refused(Refusal),
+}
+
+/// Who speaks: the machine's endorsement key and the attestation key that it wants bound to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hello {
+    /// Versions of the message set the machine speaks, newest first.
+    pub versions: Vec<u32>,
+    /// PKIX SubjectPublicKeyInfo DER of the endorsement key.
+    #[serde(with = "bytes")]
+    pub ek_public: Vec<u8>,
+    /// DER certificates, the endorsement key's own first; empty when the TPM holds none.
+    #[serde(default, with = "byte_list", skip_serializing_if = "Vec::is_empty")]
+    pub ek_certificates: Vec<Vec<u8>>,
+    /// TPMT_PUBLIC of the attestation key.
+    #[serde(with = "bytes")]
+    pub ak_public: Vec<u8>,
+    /// Shown in the logs of both ends, so that a console and a log line can be laid side by side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+}
+
+/// What only the TPM that holds both keys can answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Challenge {
+    /// The version of the message set for the rest of the exchange.
+    pub version: u32,
+    /// Contents of TPM2B_ID_OBJECT.
+    #[serde(with = "bytes")]
+    pub credential: Vec<u8>,
+    /// Contents of TPM2B_ENCRYPTED_SECRET.
+    #[serde(with = "bytes")]
+    pub encrypted_secret: Vec<u8>,
+    /// To be quoted as qualifying data; 32 bytes.
+    #[serde(with = "bytes")]
+    pub nonce: Vec<u8>,
+    /// PCRs of the SHA-256 bank to quote.
+    pub pcrs: Vec<u8>,
+    /// Names this exchange in the logs of both ends.
+    pub correlation: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proof {
+    /// What TPM2_ActivateCredential gave.
+    #[serde(with = "bytes")]
+    pub secret: Vec<u8>,
+    /// TPMS_ATTEST bytes as signed.
+    #[serde(with = "bytes")]
+    pub quote: Vec<u8>,
+    /// TPMT_SIGNATURE over the quote.
+    #[serde(with = "bytes")]
+    pub signature: Vec<u8>,
+    /// The firmware's event log (TCG crypto-agile format), when it is there and fits.
+    #[serde(default, with = "optional_bytes", skip_serializing_if = "Option::is_none")]
+    pub event_log: Option<Vec<u8>>,
+}
+
+/// Everything learned about the host; asks for its configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineReport {
+    pub smbios: SmbiosDocument,
+    pub hardware: Hardware,
+    #[serde(default)]
+    pub addresses: Vec<Address>,
+}
+
+/// The answer to `machine`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// Where the operator keeps this machine: `namespace/name` of its MachineInventory.
+    pub inventory: String,
+    pub cloud_config: CloudConfig,
+    /// Seconds in which the machine should have sent `done`; afterwards the operator counts it as lost.
+    pub install_seconds: u64,
+    /// Seconds between two `report`s of the installed system.
+    pub report_seconds: u64,
+}
+
+/// How far an installation is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    pub phase: InstallPhase,
+    #[serde(default)]
+    pub bytes: u64,
+    #[serde(default)]
+    pub total_bytes: u64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum InstallPhase {
+    Planned,
+    Writing,
+    Verifying,
+    Configuring,
+    Rebooting,
+}
+
+/// The end of an exchange, said by the machine and answered by the operator: what was said before is recorded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Done {
+    /// Absent: success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// Why an installation ended without an installed machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// CamelCase, from a fixed set: fit for a condition's reason.
+    pub reason: String,
+    /// For a person: what, which, and what to do next.
+    pub message: String,
+}
+
+/// What an installed system says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OsReport {
+    /// Name of the release, such as `0.1.0`.
+    pub version: String,
+    /// `sha256:` and the hex digest of `release.json`.
+    pub release: String,
+    pub slot: Slot,
+    /// Whether this slot has proved itself since it was written.
+    pub healthy: bool,
+    /// The kernel's boot id: another one means another boot.
+    pub boot_id: String,
+    #[serde(default)]
+    pub addresses: Vec<Address>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+}
+
+/// One of the places a system can run from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Slot {
+    #[default]
+    A,
+    B,
+    Recovery,
+    /// The installation medium.
+    Live,
+}
+
+impl std::fmt::Display for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Reads one frame. The error is the refusal that its sender gets.
+pub fn decode<T: serde::de::DeserializeOwned + KnownTypes>(frame: &str) -> Result<T, Refusal> {
+    if frame.len() > MAX_FRAME {
+        return Err(Refusal::new(
+            RefusalCode::MessageTooBig,
+            format!("a message of {} bytes; the limit is {MAX_FRAME}", frame.len()),
+        ));
+    }
+    #[derive(Deserialize)]
+    struct Tag {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    let malformed = |error: serde_json::Error| Refusal::new(RefusalCode::MalformedMessage, error.to_string());
+    let tag: Tag = serde_json::from_str(frame).map_err(malformed)?;
+    if !T::TYPES.contains(&tag.kind.as_str()) {
+        // The sender's word is not repeated in full: it is theirs, and may be long.
+        let kind: String = tag.kind.chars().take(40).collect();
+        return Err(Refusal::new(
+            RefusalCode::UnknownMessage,
+            format!("message type {kind:?}; known here: {}", T::TYPES.join(", ")),
+        ));
+    }
+    serde_json::from_str(frame).map_err(malformed)
+}
+
+/// Writes one frame.
+pub fn encode<T: Serialize>(message: &T) -> Result<String, Refusal> {
+    let frame = serde_json::to_string(message).map_err(|e| Refusal::new(RefusalCode::Internal, e.to_string()))?;
+    if frame.len() > MAX_FRAME {
+        return Err(Refusal::new(
+            RefusalCode::MessageTooBig,
+            format!("the answer would have {} bytes; the limit is {MAX_FRAME}", frame.len()),
+        ));
+    }
+    Ok(frame)
+}
+
+/// The `type` values that a set of messages knows.
+pub trait KnownTypes {
+    const TYPES: &'static [&'static str];
+}
+impl KnownTypes for FromMachine {
+    const TYPES: &'static [&'static str] = &["hello", "proof", "machine", "booted", "report", "progress", "done"];
+}
+impl KnownTypes for FromOperator {
+    const TYPES: &'static [&'static str] = &["challenge", "config", "done", "refused"];
+}
+
+mod bytes {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&STANDARD.encode(value))
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(d)?).map_err(D::Error::custom)
+    }
+}
+
+mod byte_list {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &[Vec<u8>], s: S) -> Result<S::Ok, S::Error> {
+        value.iter().map(|v| STANDARD.encode(v)).collect::<Vec<_>>().serialize(s)
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Vec<u8>>, D::Error> {
+        Vec::<String>::deserialize(d)?.iter().map(|v| STANDARD.decode(v).map_err(D::Error::custom)).collect()
+    }
+}
+
+mod optional_bytes {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Option<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => super::bytes::serialize(value, s),
+            None => s.serialize_none(),
+        }
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
+        #[derive(Deserialize)]
+        struct Wrapped(#[serde(with = "super::bytes")] Vec<u8>);
+        Ok(Option::<Wrapped>::deserialize(d)?.map(|w| w.0))
+    }
+}

@@ -1,0 +1,114 @@
+//! Why a peer is sent away. The code is an interface: it is shown on consoles, counted in metrics and used by
+//! clients to decide whether to come back.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    pub code: RefusalCode,
+    /// For a person: what, which, and what to do next. Never holds a token or a secret.
+    pub message: String,
+    /// Seconds after which the peer should try again; absent where its own back-off will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+}
+
+impl Refusal {
+    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retry_after: None }
+    }
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+impl std::error::Error for Refusal {}
+
+macro_rules! refusal_codes {
+    ($($(#[doc = $doc:literal])+ $code:ident => $http:literal, $again:literal;)+) => {
+        /// Every reason for a refusal. A newer peer's unknown code reads as [`RefusalCode::Internal`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum RefusalCode { $($(#[doc = $doc])+ $code,)+ #[doc = "The operator failed; its log says how."] #[serde(other)] Internal }
+
+        impl RefusalCode {
+            /// All codes, in the order of the documentation.
+            pub const ALL: &'static [RefusalCode] = &[$(RefusalCode::$code,)+ RefusalCode::Internal];
+            /// The status when the refusal comes before the websocket is open.
+            pub fn http_status(self) -> u16 {
+                match self { $(RefusalCode::$code => $http,)+ RefusalCode::Internal => 500 }
+            }
+            /// Whether the same machine may succeed later without anybody changing the machine or its medium.
+            pub fn may_succeed_later(self) -> bool {
+                match self { $(RefusalCode::$code => $again,)+ RefusalCode::Internal => true }
+            }
+            /// The first line of the code's documentation.
+            pub fn meaning(self) -> &'static str {
+                match self { $(RefusalCode::$code => [$($doc),+][0],)+ RefusalCode::Internal => " The operator failed; its log says how." }.trim_start()
+            }
+        }
+    };
+}
+
+refusal_codes! {
+    /// The path does not hold a registration token (wrong length or characters): the URL was cut or mistyped.
+    MalformedToken => 400, false;
+    /// No MachineRegistration has this token.
+    UnknownToken => 404, false;
+    /// The registration's `expiresAt` has passed.
+    RegistrationExpired => 410, false;
+    /// The registration already has `maxMachines` machines.
+    TooManyMachines => 403, true;
+    /// The machine is known and waits for somebody to approve it.
+    ApprovalPending => 403, true;
+    /// More exchanges are in flight than the operator admits.
+    Busy => 429, true;
+    /// The operator cannot reach its API server.
+    Unavailable => 503, true;
+    /// The operator is stopping; another replica or its successor will answer.
+    ShuttingDown => 503, true;
+    /// None of the versions in `hello` is spoken here.
+    UnsupportedVersion => 400, false;
+    /// A message is not valid JSON, or lacks a field.
+    MalformedMessage => 400, false;
+    /// A message's `type` is not known.
+    UnknownMessage => 400, false;
+    /// A message that may not stand at this point of the exchange.
+    UnexpectedMessage => 400, false;
+    /// A message is larger than the limit.
+    MessageTooBig => 413, false;
+    /// The exchange took longer than it may.
+    DeadlineExceeded => 408, true;
+    /// The endorsement key is of a kind or size that is not supported.
+    UnsupportedEndorsementKey => 400, false;
+    /// The attestation key is not a restricted signing key made by a TPM.
+    UnacceptableAttestationKey => 400, false;
+    /// The registration requires an endorsement key certificate and the machine sent none.
+    EndorsementCertificateMissing => 403, false;
+    /// The endorsement key certificate is for another key.
+    EndorsementCertificateMismatch => 403, false;
+    /// The endorsement key certificate does not lead to a trusted authority.
+    EndorsementCertificateUntrusted => 403, false;
+    /// The machine did not prove that one TPM holds both of its keys.
+    ProofRejected => 403, false;
+    /// The quote is not over this exchange's nonce and PCRs, or is not signed by the attestation key.
+    QuoteRejected => 403, false;
+    /// The machine asked to be recorded as installed or booted, but no inventory knows it.
+    UnknownMachine => 404, false;
+    /// The registration's name template or configuration cannot be used; its conditions say why.
+    RegistrationInvalid => 409, true;
+    /// No credential was presented where one is needed.
+    Unauthenticated => 401, false;
+}
+
+impl std::fmt::Display for RefusalCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, f)
+    }
+}
