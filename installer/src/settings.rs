@@ -1,0 +1,130 @@
+//! What the installation was asked for: several sources, weakest first, resolved once into one value.
+
+use serde::Serialize;
+use std::fmt;
+use std::ops::Deref;
+
+/// Every `rancheros.install.*` key, resolved. Each value remembers where it came from, for messages.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// `configURL`: where more settings and cloud-config are read from (http, https or file).
+    pub config_url: Setting<Option<String>>,
+    /// `registrationURL`; absent means that no operator is asked.
+    pub registration_url: Setting<Option<String>>,
+    /// `registrationCACert`: PEM. When given, only certificates under it are accepted.
+    pub registration_ca_cert: Setting<Option<String>>,
+    /// `device`: the target's path, or one of its links.
+    pub device: Setting<Option<String>>,
+    /// `deviceSelector`: how to find the target when its path is not known.
+    pub device_selector: Setting<DeviceSelector>,
+    /// `automatic`: ask no questions.
+    pub automatic: Setting<bool>,
+    /// `debug`: log more, and keep the machine up after a failure.
+    pub debug: Setting<bool>,
+    /// `forceEFI`: install for UEFI although the installer was started by BIOS.
+    pub force_efi: Setting<bool>,
+    /// `noFormat`: keep the partitions that are there; only the system is written again.
+    pub no_format: Setting<bool>,
+    /// `powerOff`: switch off instead of rebooting.
+    pub power_off: Setting<bool>,
+    /// `tty`: the installed system's console, such as `ttyS0` or `ttyS0,115200`.
+    pub tty: Setting<Option<String>>,
+    /// `isoURL`: where to take the release from instead of the medium.
+    pub iso_url: Setting<Option<String>>,
+    /// `password`: of the user `root`, as text or as crypt(5) hash.
+    pub password: Setting<Option<Secret>>,
+    /// `wipe`: the target's present content may be destroyed.
+    pub wipe: Setting<bool>,
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Setting<T> {
+    pub value: T,
+    pub source: Source,
+}
+
+impl<T> Setting<T> {
+    pub fn new(value: T, source: Source) -> Self {
+        Self { value, source }
+    }
+}
+impl<T> Deref for Setting<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// Where a setting came from, weakest first. `Display` fits into "DEVICE, from the kernel command line".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Source {
+    #[default]
+    BuiltIn,
+    Medium,
+    KernelCommandLine,
+    ConfigUrl,
+    Flag,
+    Operator,
+    /// A person at the console.
+    Answer,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BuiltIn => "the built-in default",
+            Self::Medium => "the medium's registration.yaml",
+            Self::KernelCommandLine => "the kernel command line",
+            Self::ConfigUrl => "the document at configURL",
+            Self::Flag => "the command line",
+            Self::Operator => "the operator",
+            Self::Answer => "the answer at the console",
+        })
+    }
+}
+
+/// Properties the target must have; all that are given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceSelector {
+    /// Name below `/dev/disk/by-id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Part of the model, any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// In bytes, inclusive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_size: Option<u64>,
+    /// In bytes, inclusive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<u64>,
+}
+
+impl DeviceSelector {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A string that never appears in a log: `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
