@@ -38,6 +38,9 @@ pub struct DiskDetail {
     pub is_boot_medium: bool,
     /// What stands on the disk, in words: partition tables, file systems and their labels. Empty means blank.
     pub content: Vec<String>,
+    /// Whether an installation of ours began on the disk and never ended: what stands there is nobody's data.
+    /// Read by `marker::Marker::read`.
+    pub unfinished: bool,
     /// Mount points that the disk or one of its partitions has now.
     pub mounted: Vec<String>,
 }
