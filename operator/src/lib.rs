@@ -1,1 +1,3 @@
+//! The operator: MachineRegistration and MachineInventory controllers, and the server that machines register with.
 
+pub mod crd;

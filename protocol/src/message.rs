@@ -158,6 +158,7 @@ pub struct Done {
 
 /// Why an installation ended without an installed machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
     /// CamelCase, from a fixed set: fit for a condition's reason.

@@ -1,0 +1,107 @@
+//! Conditions as kstatus reads them, in a list keyed by type.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One aspect of an object's state. Looser than Kubernetes' own type: the first release wrote conditions without
+/// reason and time, and such objects must still be readable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub type_: String,
+    pub status: ConditionStatus,
+    /// CamelCase, stable; scripts may count on it.
+    #[serde(default)]
+    pub reason: String,
+    /// For a person: what, which, and what to do next.
+    #[serde(default)]
+    pub message: String,
+    /// When `status` last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<Time>,
+    /// The `metadata.generation` that this was found for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ConditionStatus {
+    True,
+    False,
+    Unknown,
+}
+
+impl From<bool> for ConditionStatus {
+    fn from(holds: bool) -> Self {
+        if holds { Self::True } else { Self::False }
+    }
+}
+
+/// What can be asked of and done to a list of conditions.
+pub trait Conditions {
+    fn find(&self, type_: &str) -> Option<&Condition>;
+    fn holds(&self, type_: &str) -> bool {
+        self.find(type_).is_some_and(|c| c.status == ConditionStatus::True)
+    }
+    /// Puts a condition into the list. Its transition time is `now` if the status is new, else what it was: so a
+    /// list that says the same as before is equal to what it was before.
+    fn put(&mut self, type_: &str, holds: bool, reason: &str, message: &str, generation: Option<i64>, now: &Time);
+    fn take_away(&mut self, type_: &str);
+}
+
+impl Conditions for Vec<Condition> {
+    fn find(&self, type_: &str) -> Option<&Condition> {
+        self.iter().find(|c| c.type_ == type_)
+    }
+
+    fn put(&mut self, type_: &str, holds: bool, reason: &str, message: &str, generation: Option<i64>, now: &Time) {
+        let status = ConditionStatus::from(holds);
+        let unchanged = self.find(type_).filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
+        let condition = Condition {
+            type_: type_.to_owned(),
+            status,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            last_transition_time: Some(unchanged.unwrap_or_else(|| now.clone())),
+            observed_generation: generation,
+        };
+        match self.iter_mut().find(|c| c.type_ == type_) {
+            Some(place) => *place = condition,
+            None => self.push(condition),
+        }
+    }
+
+    fn take_away(&mut self, type_: &str) {
+        self.retain(|c| c.type_ != type_);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::jiff::Timestamp;
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).unwrap())
+    }
+
+    #[test]
+    fn the_time_moves_with_the_status_only() {
+        let mut conditions = Vec::new();
+        conditions.put("Ready", false, "Waiting", "", Some(1), &at(1));
+        conditions.put("Ready", false, "StillWaiting", "", Some(2), &at(2));
+        assert_eq!(conditions[0].last_transition_time, Some(at(1)));
+        conditions.put("Ready", true, "Available", "", Some(2), &at(3));
+        assert_eq!(conditions[0].last_transition_time, Some(at(3)));
+        assert_eq!(conditions.len(), 1);
+        assert!(conditions.holds("Ready") && !conditions.holds("Stalled"));
+    }
+
+    #[test]
+    fn the_first_releases_conditions_are_readable() {
+        let old: Condition = serde_json::from_str(r#"{"type":"Ready","status":"True","lastUpdateTime":"x"}"#).unwrap();
+        assert_eq!((old.status, old.reason.as_str()), (ConditionStatus::True, ""));
+    }
+}

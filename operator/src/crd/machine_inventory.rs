@@ -1,0 +1,258 @@
+//! MachineInventory: one machine, what it is, where it is in its life, and what it shall be.
+
+use super::{Condition, free_form};
+use k8s_openapi::api::core::v1::Taint;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use protocol::TpmHash;
+use protocol::hardware::{Address, Hardware};
+use protocol::message::Failure;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// A machine. Made by the operator when a machine registers, or beforehand by hand with only `tpm` to say which
+/// machine is expected.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "rancheros.cattle.io",
+    version = "v1",
+    kind = "MachineInventory",
+    plural = "machineinventories",
+    doc = "A machine: its identity, hardware, assigned cluster, and how far it is.",
+    namespaced,
+    derive = "PartialEq",
+    status = "MachineInventoryStatus",
+    shortname = "minv",
+    category = "rancheros",
+    selectable = ".spec.tpmHash",
+    selectable = ".spec.tpm",
+    selectable = ".spec.clusterName",
+    selectable = ".status.phase",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.clusterName"),
+    printcolumn(name = "Role", type_ = "string", json_path = ".spec.config.role"),
+    printcolumn(name = "Release", type_ = "string", json_path = ".status.os.version"),
+    printcolumn(name = "Slot", type_ = "string", json_path = ".status.os.slot"),
+    printcolumn(name = "Seen", type_ = "date", json_path = ".status.lastSeen"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
+    ),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.addresses[0].address", priority = 1),
+    printcolumn(name = "TPM", type_ = "string", json_path = ".spec.tpmHash", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.tpm) || !has(self.tpmHash) || self.tpm == self.tpmHash")
+        .message("tpm and tpmHash are two spellings of one field and say different things; remove one of them"),
+    validation = Rule::new(
+        "(has(oldSelf.tpmHash) && size(oldSelf.tpmHash) > 0 ? oldSelf.tpmHash : (has(oldSelf.tpm) ? oldSelf.tpm : '')) == '' \
+         || (has(oldSelf.tpmHash) && size(oldSelf.tpmHash) > 0 ? oldSelf.tpmHash : oldSelf.tpm) \
+         == (has(self.tpmHash) && size(self.tpmHash) > 0 ? self.tpmHash : (has(self.tpm) ? self.tpm : ''))"
+    )
+    .message("a machine's TPM hash is set once; for another machine make another MachineInventory")
+)]
+pub struct MachineInventorySpec {
+    /// The machine's identity: the SHA-256 of its TPM's endorsement key (PKIX DER), lower-case hex, as
+    /// `ros-installer tpm-hash` prints it. Set once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub tpm_hash: Option<String>,
+    /// Another spelling of `tpmHash`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub tpm: Option<String>,
+    /// The machine's SMBIOS as sections of fields, as `dmidecode` prints them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "free_form")]
+    pub smbios: Option<Map<String, Value>>,
+    /// The `provisioning.cattle.io` Cluster, in the same namespace, that this machine is assigned to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_name: Option<String>,
+    /// A Secret in the same namespace, of type `rancheros.cattle.io/token` with the key `token`: what a machine
+    /// without a TPM identifies itself with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_token_secret_name: Option<String>,
+    /// How the machine joins its cluster, and any other cloud-config for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<MachineConfig>,
+    /// Whether the machine may have its configuration. Absent means yes; under a registration with
+    /// `approval: Manual` the operator makes machines with `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved: Option<bool>,
+}
+
+impl MachineInventorySpec {
+    /// The identity as written, from whichever field holds it.
+    pub fn identity(&self) -> Option<&str> {
+        [&self.tpm_hash, &self.tpm].into_iter().flatten().map(String::as_str).find(|text| !text.is_empty())
+    }
+    /// The identity as a hash; upper-case digits are accepted from a person. `None`: absent or malformed.
+    pub fn tpm_hash(&self) -> Option<TpmHash> {
+        self.identity()?.trim().to_ascii_lowercase().parse().ok()
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct MachineConfig {
+    /// What the machine is in its cluster, such as `cluster-init`, `server`, `agent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Name of the Node; the host name by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Address by which the node is known outside its network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Address by which the node is known inside its network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal_address: Option<String>,
+    /// Taints of the Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taints: Option<Vec<Taint>>,
+    /// Labels of the Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub cloud_config: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineInventoryStatus {
+    /// The `metadata.generation` this status was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where the machine is in its life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// `Registered`, `Approved`, `Installed`, `Booted`: steps that were reached. `Ready`: the installed system runs
+    /// and is healthy; its message says what is going on. `Stalled`: nothing goes on until somebody acts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// What the machine is made of, as it said when it registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Hardware>,
+    /// What the machine proved when it registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<AttestationStatus>,
+    /// The installed system, as it last reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsStatus>,
+    /// The machine's addresses, as it last reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<Address>>,
+    /// When the machine was last heard of; not finer than some minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Time>,
+    /// Why the last installation ended without an installed machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Namespace of the cluster registration token made for this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_registration_token_namespace: Option<String>,
+    /// Name of the cluster registration token made for this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_registration_token_name: Option<String>,
+}
+
+/// The steps of a machine's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    Expected,
+    ApprovalPending,
+    Registered,
+    Installing,
+    Installed,
+    Booted,
+    Ready,
+    Failed,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttestationStatus {
+    /// What came of the endorsement key certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek_certificate: Option<EkCertificateResult>,
+    /// Issuer of that certificate, as in RFC 4514.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek_certificate_issuer: Option<String>,
+    /// Maker of the TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm_manufacturer: Option<String>,
+    /// Version of the TPM's firmware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm_firmware: Option<String>,
+    /// When this was proved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EkCertificateResult {
+    /// Leads to one of the registration's trusted authorities.
+    Trusted,
+    /// Is for this key; no authorities were given to check it against.
+    Unverified,
+    /// The TPM holds none.
+    Absent,
+    /// The registration does not ask for it.
+    Ignored,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OsStatus {
+    /// Name of the release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Digest of the release's manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// The slot it runs from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+    /// Whether this slot has proved itself since it was written.
+    #[serde(default)]
+    pub healthy: bool,
+    /// The kernel's boot id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    /// Host name of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_are_one_identity() {
+        let hash = TpmHash::of_public_key(b"a key");
+        for field in ["tpm", "tpmHash"] {
+            let spec: MachineInventorySpec =
+                serde_json::from_value(serde_json::json!({field: hash.as_str().to_uppercase()})).unwrap();
+            assert_eq!(spec.tpm_hash(), Some(hash.clone()), "{field}");
+        }
+        let cut: MachineInventorySpec = serde_json::from_str(r#"{"tpm":"d68795c6192af9922692f050b..."}"#).unwrap();
+        assert_eq!((cut.tpm_hash(), cut.identity().is_some()), (None, true));
+    }
+
+    #[test]
+    fn a_config_keeps_what_it_does_not_know() {
+        let text = r#"{"role":"server","write_files":[{"path":"/etc/motd"}]}"#;
+        let config: MachineConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&config).unwrap(), text);
+    }
+}
