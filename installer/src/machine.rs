@@ -1,9 +1,21 @@
 //! Everything learned about the host, as a value: what is decided later is decided from this alone.
 
+pub mod addresses;
+pub mod content;
+pub mod cpu;
+pub mod disks;
+pub mod firmware;
+mod mounts;
+pub mod nics;
+pub mod smbios;
+mod sysfs;
+
 use protocol::SmbiosDocument;
 use protocol::hardware::Hardware;
 use protocol::message::Slot;
 use serde::Serialize;
+use std::path::Path;
+use std::str::FromStr;
 
 /// The host as found by one probe.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -15,6 +27,25 @@ pub struct Machine {
     /// The same disks as in `hardware`, with what only the planner needs to know. Sorted by path.
     pub disks: Vec<DiskDetail>,
     pub boot: Boot,
+}
+
+impl Machine {
+    /// Reads everything below `root` (`/` on a real machine; `sys`, `proc`, `dev` and `run` in it), and nothing but
+    /// the first sectors of disks and partitions. What is missing or unreadable stays empty: no machine is so odd that
+    /// probing it fails. The TPM is not asked here.
+    pub fn probe(root: &Path) -> Self {
+        let (smbios, boot) = (smbios::probe(root), Boot::probe(root));
+        let disks = disks::probe(root);
+        let hardware = Hardware {
+            cpu: cpu::probe(root),
+            memory_bytes: cpu::memory_bytes(root),
+            disks: disks.iter().map(|disk| disk.summary.clone()).collect(),
+            nics: nics::probe(root),
+            firmware: firmware::probe(root, &smbios),
+            tpm: None,
+        };
+        Self { smbios, hardware, disks: disks.into_iter().map(|disk| disk.detail).collect(), boot }
+    }
 }
 
 /// A whole disk (no partition, no loop device, no CD drive), eligible or not.
@@ -66,4 +97,67 @@ pub enum BootMode {
     Live,
     System,
     Recovery,
+}
+
+impl Boot {
+    /// From the kernel command line.
+    pub fn probe(root: &Path) -> Self {
+        let line = sysfs::text(&root.join("proc/cmdline"), sysfs::LINE);
+        let argument = |key: &str| line.split_ascii_whitespace().find_map(|word| word.strip_prefix(key));
+        let mode = argument("ros.mode=").and_then(|mode| mode.parse().ok()).unwrap_or_default();
+        let slot = match (mode, argument("ros.slot=")) {
+            (BootMode::Live, _) => Some(Slot::Live),
+            (_, Some("A")) => Some(Slot::A),
+            (_, Some("B")) => Some(Slot::B),
+            (_, Some("R")) => Some(Slot::Recovery),
+            _ => None,
+        };
+        Self { mode, slot, medium: argument("ros.medium=").map(str::to_owned) }
+    }
+}
+
+impl FromStr for BootMode {
+    type Err = UnknownBootMode;
+    fn from_str(mode: &str) -> Result<Self, UnknownBootMode> {
+        match mode {
+            "live" => Ok(Self::Live),
+            "system" => Ok(Self::System),
+            "recovery" => Ok(Self::Recovery),
+            _ => Err(UnknownBootMode),
+        }
+    }
+}
+
+/// `ros.mode=` names none of the modes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the boot mode is one of live, system, recovery")]
+pub struct UnknownBootMode;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_command_line_says_how_the_system_was_started() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("proc")).unwrap();
+        let cmdline = |text: &str| {
+            std::fs::write(root.path().join("proc/cmdline"), text).unwrap();
+            Boot::probe(root.path())
+        };
+        let live = cmdline("quiet ros.mode=live ros.medium=ROS_01234567\n");
+        assert_eq!(
+            (live.mode, live.slot, live.medium.as_deref()),
+            (BootMode::Live, Some(Slot::Live), Some("ROS_01234567"))
+        );
+        assert_eq!(cmdline("ros.mode=system ros.slot=B").slot, Some(Slot::B));
+        assert_eq!(cmdline("root=/dev/sda1"), Boot::default());
+    }
+
+    #[test]
+    fn an_empty_machine_is_a_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let machine = Machine::probe(root.path());
+        assert!(machine.disks.is_empty() && machine.smbios.0.is_empty());
+    }
 }

@@ -1,0 +1,81 @@
+//! What the exit status of `ros-installer` means. `ros-install.service` restarts the installer after a failure, but
+//! not after the codes that say that this machine will never succeed as it is (`RestartPreventExitStatus=` there).
+
+/// Exit status of a command. The numbers are an interface: units and scripts rely on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    Success = 0,
+    /// Something failed that may succeed when tried again.
+    Failed = 1,
+    /// The command line cannot be understood (clap's own code).
+    Usage = 2,
+    /// The operator refused this machine for a reason that only a person can change. Never restarted.
+    Refused = 10,
+    /// The settings cannot be used: a value is malformed or two contradict. Never restarted.
+    Settings = 11,
+    /// The machine has no TPM, or one that cannot prove an identity. Never restarted.
+    NoTpm = 12,
+    /// No disk may be installed to: none, several, foreign content, or too small. Never restarted.
+    NoTarget = 13,
+    /// The person at the console declined. Never restarted.
+    Declined = 14,
+    /// The disk was being written when the installation failed; it does not boot. Never restarted.
+    Write = 15,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// An error that brings its exit status along. `Display` is the error's own; the chain below it stays visible.
+#[derive(Debug)]
+pub struct Coded {
+    pub code: ExitCode,
+    error: anyhow::Error,
+}
+
+impl std::fmt::Display for Coded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+impl std::error::Error for Coded {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// Attaches an exit status to an error.
+pub trait OrExit<T> {
+    fn or_exit(self, code: ExitCode) -> anyhow::Result<T>;
+}
+impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
+    fn or_exit(self, code: ExitCode) -> anyhow::Result<T> {
+        self.map_err(|error| anyhow::Error::new(Coded { code, error: error.into() }))
+    }
+}
+
+impl ExitCode {
+    /// The status that an error asks for; [`ExitCode::Failed`] where it names none.
+    pub fn of(error: &anyhow::Error) -> Self {
+        error.downcast_ref::<Coded>().map_or(Self::Failed, |coded| coded.code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn the_code_survives_added_context_and_the_chain_is_printed_once() {
+        let failed: Result<(), _> = Err(anyhow::anyhow!("no such key").context("reading the key"));
+        let error = failed.or_exit(ExitCode::Settings).context("resolving the settings").unwrap_err();
+        assert_eq!(ExitCode::of(&error), ExitCode::Settings);
+        assert_eq!(format!("{error:#}"), "resolving the settings: reading the key: no such key");
+        assert_eq!(ExitCode::of(&anyhow::anyhow!("plain")), ExitCode::Failed);
+    }
+}

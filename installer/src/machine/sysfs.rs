@@ -1,0 +1,61 @@
+//! Small files of the kernel, read with a limit: what a driver or a firmware put there is not trusted to end.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Longest attribute that is read whole, such as a model or a uevent file.
+pub(super) const LINE: u64 = 4096;
+
+/// The file as text without surrounding white space, at most `limit` bytes of it; empty if it cannot be read.
+pub(super) fn text(path: &Path, limit: u64) -> String {
+    String::from_utf8_lossy(&bytes(path, limit)).trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned()
+}
+
+/// The file's first `limit` bytes; empty if it cannot be read.
+pub(super) fn bytes(path: &Path, limit: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A read error after some bytes leaves these: half an answer is better than none for everything shown here.
+    let _ = File::open(path).map(|file| file.take(limit).read_to_end(&mut bytes));
+    bytes
+}
+
+/// A decimal number; 0 if there is none.
+pub(super) fn number(path: &Path) -> u64 {
+    text(path, LINE).parse().unwrap_or(0)
+}
+
+/// Whether the file holds a number other than 0.
+pub(super) fn flag(path: &Path) -> bool {
+    number(path) != 0
+}
+
+/// The names in a folder, sorted; empty if it cannot be read.
+pub(super) fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// One line fit for a console and a status: printable, single spaces, at most 128 characters.
+pub(super) fn tidy(text: &str) -> String {
+    let printable: String = text.chars().map(|c| if c.is_control() || c == '\u{fffd}' { ' ' } else { c }).collect();
+    printable.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_bounded_and_what_is_missing_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        std::fs::write(&path, "  QEMU\tHARD  DISK \0\n").unwrap();
+        assert_eq!(tidy(&text(&path, LINE)), "QEMU HARD DISK");
+        assert_eq!(text(&path, 6), "QEMU");
+        assert_eq!((number(&path), text(&folder.path().join("none"), LINE)), (0, String::new()));
+        assert_eq!(tidy(&"x".repeat(1000)).len(), 128);
+    }
+}

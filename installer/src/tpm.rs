@@ -1,0 +1,71 @@
+//! The machine's TPM, as far as proving an identity needs it.
+
+mod esapi;
+
+pub use esapi::DeviceTpm;
+use protocol::TpmHash;
+use protocol::hardware::TpmInfo;
+use std::path::PathBuf;
+
+/// A TPM 2.0. Every call may take seconds on hardware; none keeps state in the TPM when the value is dropped.
+pub trait Tpm: Send {
+    /// PKIX SubjectPublicKeyInfo DER of the endorsement key: RSA-2048 if the TPM can make it, else P-256. A machine's
+    /// identity is the hash of these bytes, so the order of the two never changes.
+    fn endorsement_key(&mut self) -> Result<Vec<u8>, TpmError>;
+    /// DER certificates of that key, its own first; empty where the TPM holds none.
+    fn endorsement_certificates(&mut self) -> Result<Vec<Vec<u8>>, TpmError>;
+    /// TPMT_PUBLIC of a P-256 restricted signing key in the endorsement hierarchy: the same one at every boot.
+    fn attestation_key(&mut self) -> Result<Vec<u8>, TpmError>;
+    /// TPM2_ActivateCredential over the contents of TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET.
+    fn activate(&mut self, credential: &[u8], encrypted_secret: &[u8]) -> Result<Vec<u8>, TpmError>;
+    /// A quote of PCRs of the SHA-256 bank by the attestation key, with `nonce` as qualifying data.
+    fn quote(&mut self, nonce: &[u8], pcrs: &[u8]) -> Result<Quote, TpmError>;
+    /// Who made the TPM.
+    fn info(&mut self) -> Result<TpmInfo, TpmError>;
+}
+
+/// What TPM2_Quote gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// TPMS_ATTEST as signed.
+    pub attest: Vec<u8>,
+    /// TPMT_SIGNATURE.
+    pub signature: Vec<u8>,
+}
+
+/// The machine's identity as the operator knows it.
+pub fn tpm_hash(tpm: &mut dyn Tpm) -> Result<TpmHash, TpmError> {
+    Ok(TpmHash::of_public_key(&tpm.endorsement_key()?))
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TpmError {
+    #[error(
+        "this machine has no TPM 2.0: {} does not exist; switch the TPM on in the firmware's setup (\"TPM\", \
+         \"PTT\" or \"fTPM\"), or give the virtual machine one",
+        .0.display()
+    )]
+    Absent(PathBuf),
+    #[error("opening {}: permission denied; run as root or as a member of the group tss", .0.display())]
+    NotPermitted(PathBuf),
+    #[error("the TPM address {0:?} cannot be understood; use device:/dev/tpmrm0 or swtpm:host=HOST,port=PORT")]
+    Address(String),
+    #[error("{doing}")]
+    Failed {
+        doing: &'static str,
+        #[source]
+        source: tss_esapi::Error,
+    },
+    #[error("the TPM supports neither an RSA-2048 nor a P-256 endorsement key")]
+    NoEndorsementKey,
+    #[error("the TPM made a key that cannot be written as SubjectPublicKeyInfo: {0}")]
+    UnexpectedKey(&'static str),
+}
+
+impl TpmError {
+    /// Whether the same machine may succeed when it tries again without anybody touching it: a TPM that is busy or
+    /// locked out recovers, one that is not there does not.
+    pub fn may_succeed_later(&self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
+}
