@@ -3,6 +3,7 @@
 
 pub mod attestation;
 pub mod cloud_config;
+pub mod cloud_config_keys;
 pub mod exchange;
 pub mod hardware;
 pub mod message;
