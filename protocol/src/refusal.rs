@@ -101,6 +101,8 @@ refusal_codes! {
     QuoteRejected => 403, false;
     /// The machine asked to be recorded as installed or booted, but no inventory knows it.
     UnknownMachine => 404, false;
+    /// The machine has an inventory in another namespace than the registration's.
+    KnownElsewhere => 409, true;
     /// The registration's name template or configuration cannot be used; its conditions say why.
     RegistrationInvalid => 409, true;
     /// No credential was presented where one is needed.
