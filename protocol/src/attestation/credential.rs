@@ -1,0 +1,97 @@
+//! TPM2_MakeCredential in software (part 1, 24): a secret that one TPM gives up for one attestation key.
+
+use super::public_area::KeyName;
+use super::reader::sized;
+use crate::refusal::{Refusal, RefusalCode};
+use aws_lc_rs::cipher::{AES_128, AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
+use aws_lc_rs::{constant_time, digest, error::Unspecified, hmac, iv::FixedLength};
+
+/// What the challenge carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// Contents of TPM2B_ID_OBJECT, without the size in front.
+    pub credential: Vec<u8>,
+    /// Contents of TPM2B_ENCRYPTED_SECRET, without the size in front.
+    pub encrypted_secret: Vec<u8>,
+}
+
+/// Whether the peer's TPM gave the credential's secret up, compared in constant time.
+pub fn check_secret(expected: &[u8; 32], presented: &[u8]) -> Result<(), Refusal> {
+    constant_time::verify_slices_are_equal(expected, presented).map_err(|_| {
+        let reason = "the secret that came back is not the one sent: no TPM was seen that holds both keys";
+        Refusal::new(RefusalCode::ProofRejected, reason)
+    })
+}
+
+/// The algorithms of an endorsement key's template, which also protect what is sent to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protection {
+    /// SHA-256 and AES-128: the templates of the low range (L-1 and L-2), RSA-2048 and P-256.
+    Sha256Aes128,
+    /// SHA-384 and AES-256: template H-3 of the high range, P-384.
+    Sha384Aes256,
+}
+
+impl Protection {
+    fn digest(self) -> &'static digest::Algorithm {
+        match self {
+            Protection::Sha256Aes128 => &digest::SHA256,
+            Protection::Sha384Aes256 => &digest::SHA384,
+        }
+    }
+    fn hmac(self) -> hmac::Algorithm {
+        match self {
+            Protection::Sha256Aes128 => hmac::HMAC_SHA256,
+            Protection::Sha384Aes256 => hmac::HMAC_SHA384,
+        }
+    }
+    /// Bytes of a seed, which is as long as a digest.
+    pub(super) fn seed_length(self) -> usize {
+        self.digest().output_len()
+    }
+
+    /// KDFe (part 1, 11.4.10.3): the seed from an elliptic curve's shared secret. One block is enough.
+    pub(super) fn seed_from_agreement(self, shared_x: &[u8], ephemeral_x: &[u8], static_x: &[u8]) -> Vec<u8> {
+        let mut context = digest::Context::new(self.digest());
+        for part in [&1u32.to_be_bytes(), shared_x, b"IDENTITY\0", ephemeral_x, static_x] {
+            context.update(part);
+        }
+        context.finish().as_ref().to_vec()
+    }
+
+    /// The contents of TPM2B_ID_OBJECT (part 1, 24.4 and 24.5): integrity value, then the encrypted secret.
+    pub(super) fn seal(self, seed: &[u8], name: &KeyName, secret: &[u8; 32]) -> Result<Vec<u8>, Unspecified> {
+        let algorithm = match self {
+            Protection::Sha256Aes128 => &AES_128,
+            Protection::Sha384Aes256 => &AES_256,
+        };
+        let key = self.derive(seed, b"STORAGE\0", name.as_bytes(), algorithm_key_length(self));
+        let mut identity = sized(secret);
+        // The key is used once, so the initial vector is zero by definition.
+        EncryptingKey::cfb128(UnboundCipherKey::new(algorithm, &key)?)?
+            .less_safe_encrypt(&mut identity, EncryptionContext::Iv128(FixedLength::from([0; 16])))?;
+
+        let integrity_key = self.derive(seed, b"INTEGRITY\0", &[], self.seed_length());
+        let mut integrity = hmac::Context::with_key(&hmac::Key::new(self.hmac(), &integrity_key));
+        integrity.update(&identity);
+        integrity.update(name.as_bytes());
+        Ok([sized(integrity.sign().as_ref()), identity].concat())
+    }
+
+    /// KDFa (part 1, 11.4.10.2) for at most one block. `label` ends in a zero byte.
+    fn derive(self, key: &[u8], label: &[u8], context: &[u8], length: usize) -> Vec<u8> {
+        let bits = u32::try_from(length * 8).expect("a key is shorter than a digest");
+        let mut block = hmac::Context::with_key(&hmac::Key::new(self.hmac(), key));
+        for part in [&1u32.to_be_bytes(), label, context, &bits.to_be_bytes()] {
+            block.update(part);
+        }
+        block.sign().as_ref()[..length].to_vec()
+    }
+}
+
+fn algorithm_key_length(protection: Protection) -> usize {
+    match protection {
+        Protection::Sha256Aes128 => 16,
+        Protection::Sha384Aes256 => 32,
+    }
+}

@@ -1,0 +1,160 @@
+//! The certificate of an endorsement key: who says that the key is in a real TPM.
+//!
+//! Profile: TCG "EK Credential Profile for TPM Family 2.0", section 3.2 (certificate fields).
+
+use super::endorsement_key::EndorsementKey;
+use crate::refusal::{Refusal, RefusalCode};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use std::time::{Duration, SystemTime};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_cert::Certificate;
+use x509_cert::der::asn1::{AnyRef, ObjectIdentifier};
+use x509_cert::der::{Decode, Encode};
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{ExtendedKeyUsage, SubjectAltName};
+use x509_cert::spki::SubjectPublicKeyInfoOwned;
+
+/// tcg-kp-EKCertificate: 2.23.133.8.1, as the contents of its DER encoding and as an identifier.
+const EK_CERTIFICATE_DER: [u8; 5] = [0x67, 0x81, 0x05, 0x08, 0x01];
+const EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.1");
+/// tcg-at-tpmManufacturer, in the subject alternative name: a vendor id such as `id:494E5443`.
+const TPM_MANUFACTURER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.2.1");
+const TPM_MODEL: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.2.2");
+/// Longest chain looked at, with the key's own certificate.
+const MAX_CERTIFICATES: usize = 8;
+
+/// A certificate that is for the endorsement key of this exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndorsementCertificate {
+    /// RFC 4514 names; the subject is often empty.
+    pub issuer: String,
+    pub subject: String,
+    /// Hex, two digits a byte, with colons between.
+    pub serial: String,
+    /// `tpmManufacturer` and `tpmModel` of the subject alternative name, where it has them.
+    pub manufacturer: Option<String>,
+    pub model: Option<String>,
+    /// Whether it leads to one of the trusted authorities. False only where none was given to check against.
+    pub trusted: bool,
+}
+
+impl EndorsementCertificate {
+    /// Checks the certificates that a machine sent, the key's own first and then intermediates, against the key and
+    /// against the trusted authorities (DER, roots or intermediates), at the time `now`.
+    ///
+    /// Bytes after a certificate's DER are cut off: TPMs pad their NV areas.
+    ///
+    /// Refused as `EndorsementCertificateMissing` (no certificate), `EndorsementCertificateMismatch` (it is for
+    /// another key) or `EndorsementCertificateUntrusted` (not a certificate, not for an endorsement key, out of date,
+    /// or no path to an authority). With no trusted authority at all the path stays unchecked.
+    pub fn check(
+        certificates: &[Vec<u8>],
+        key: &EndorsementKey,
+        trusted: &[Vec<u8>],
+        now: SystemTime,
+    ) -> Result<Self, Refusal> {
+        let Some((first, intermediates)) = certificates.split_first() else {
+            let reason = "the registration wants an endorsement key certificate, and the machine sent none";
+            return Err(Refusal::new(RefusalCode::EndorsementCertificateMissing, reason));
+        };
+        if certificates.len() > MAX_CERTIFICATES {
+            return Err(untrusted(format!("a chain of {}; the limit is {MAX_CERTIFICATES}", certificates.len())));
+        }
+        let der = without_padding(first).map_err(untrusted)?;
+        let certificate = Certificate::from_der(der).map_err(|e| untrusted(format!("it cannot be read: {e}")))?;
+        if !is_for(&certificate, key) {
+            let reason = "the endorsement key certificate is for another key than the one the machine showed";
+            return Err(Refusal::new(RefusalCode::EndorsementCertificateMismatch, reason));
+        }
+        check_usage(&certificate).map_err(untrusted)?;
+        if !trusted.is_empty() {
+            check_path(der, intermediates, trusted, now).map_err(untrusted)?;
+        }
+        Ok(describe(&certificate, !trusted.is_empty()))
+    }
+
+    /// The key that a certificate is for, as SubjectPublicKeyInfo DER; for peers that show their key only that way.
+    pub fn public_key(certificate: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let der = without_padding(certificate).map_err(untrusted)?;
+        let certificate = Certificate::from_der(der).map_err(|e| untrusted(format!("it cannot be read: {e}")))?;
+        let key = certificate.tbs_certificate().subject_public_key_info();
+        key.to_der().map_err(|e| untrusted(format!("its key cannot be written: {e}")))
+    }
+}
+
+fn untrusted(reason: impl std::fmt::Display) -> Refusal {
+    let message = format!("the endorsement key certificate is refused: {reason}");
+    Refusal::new(RefusalCode::EndorsementCertificateUntrusted, message)
+}
+
+fn without_padding(certificate: &[u8]) -> Result<&[u8], String> {
+    let (_, padding) = AnyRef::from_der_partial(certificate).map_err(|e| format!("it is not DER: {e}"))?;
+    Ok(&certificate[..certificate.len() - padding.len()])
+}
+
+/// Of an RSA key the bits alone decide: some vendors write id-RSAES-OAEP as the certified algorithm where the key itself
+/// is shown with rsaEncryption. Of an elliptic curve key the curve must be the same too.
+fn is_for(certificate: &Certificate, key: &EndorsementKey) -> bool {
+    let certified = certificate.tbs_certificate().subject_public_key_info();
+    SubjectPublicKeyInfoOwned::from_der(key.spki_der()).is_ok_and(|shown| {
+        shown.subject_public_key == certified.subject_public_key
+            && (key.is_rsa() || shown.algorithm == certified.algorithm)
+    })
+}
+
+fn check_usage(certificate: &Certificate) -> Result<(), String> {
+    let usage = certificate.tbs_certificate().get_extension::<ExtendedKeyUsage>();
+    match usage.map_err(|e| format!("its extended key usage cannot be read: {e}"))? {
+        Some((_, usage)) if !usage.0.contains(&EK_CERTIFICATE) => {
+            Err(format!("its extended key usage lacks {EK_CERTIFICATE}, which marks endorsement keys"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_path(der: &[u8], intermediates: &[Vec<u8>], trusted: &[Vec<u8>], now: SystemTime) -> Result<(), String> {
+    let leaf = CertificateDer::from(der);
+    let leaf = EndEntityCert::try_from(&leaf).map_err(|e| format!("it cannot be read: {e}"))?;
+    let intermediates =
+        intermediates.iter().map(|der| without_padding(der).map(CertificateDer::from)).collect::<Result<Vec<_>, _>>()?;
+    let trusted: Vec<CertificateDer> = trusted.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    // A trusted authority that cannot be read trusts nobody.
+    let anchors: Vec<_> = trusted.iter().filter_map(|der| anchor_from_trusted_cert(der).ok()).collect();
+    let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    // The leaf's usage is checked above. Required here, it would be asked of the intermediates too, which lack it.
+    let usage = KeyUsage::required_if_present(&EK_CERTIFICATE_DER);
+    leaf.verify_for_usage(
+        webpki::ALL_VERIFICATION_ALGS,
+        &anchors,
+        &intermediates,
+        UnixTime::since_unix_epoch(since_epoch),
+        usage,
+        None,
+        None,
+    )
+    .map(|_| ())
+    .map_err(|e| format!("no valid path leads to an authority that the registration trusts ({e})"))
+}
+
+fn describe(certificate: &Certificate, trusted: bool) -> EndorsementCertificate {
+    let fields = certificate.tbs_certificate();
+    let names = fields.get_extension::<SubjectAltName>().ok().flatten().map(|(_, names)| names.0).unwrap_or_default();
+    let attribute = |wanted: ObjectIdentifier| {
+        names.iter().find_map(|name| match name {
+            GeneralName::DirectoryName(name) => name
+                .iter()
+                .find(|attribute| attribute.oid == wanted)
+                .and_then(|attribute| std::str::from_utf8(attribute.value.value()).ok())
+                .map(str::to_owned),
+            _ => None,
+        })
+    };
+    EndorsementCertificate {
+        issuer: fields.issuer().to_string(),
+        subject: fields.subject().to_string(),
+        serial: fields.serial_number().to_string(),
+        manufacturer: attribute(TPM_MANUFACTURER),
+        model: attribute(TPM_MODEL),
+        trusted,
+    }
+}
