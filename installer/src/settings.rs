@@ -1,5 +1,9 @@
 //! What the installation was asked for: several sources, weakest first, resolved once into one value.
 
+mod layer;
+pub mod sources;
+
+pub use layer::{Layer, Resolved, SettingError, resolve};
 use serde::Serialize;
 use std::fmt;
 use std::ops::Deref;

@@ -1,0 +1,284 @@
+//! One source's settings, and the rule by which a stronger source overrides a weaker one.
+
+use super::{DeviceSelector, Secret, Setting, Settings, Source};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use protocol::CloudConfig;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What one source says. Keys are compared by their letters and digits alone, in any case: `configURL`, `config_url`
+/// and `config-url` are one key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    source: Source,
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Entry {
+    written_as: String,
+    value: Value,
+}
+
+/// A setting that cannot be used. The value is not repeated: it may be a secret.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{key}, from {source_of_value}, must be {rule}")]
+pub struct SettingError {
+    pub key: String,
+    pub source_of_value: Source,
+    pub rule: &'static str,
+}
+
+/// Settings and what was said beside them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resolved {
+    pub settings: Settings,
+    /// One line for each key that no setting has, for the console.
+    pub unknown: Vec<String>,
+}
+
+/// Lays the sources over each other, weakest first.
+pub fn resolve<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Resolved, SettingError> {
+    let mut resolved = Resolved::default();
+    for layer in layers {
+        for (key, entry) in &layer.entries {
+            if !apply(&mut resolved.settings, key, entry, layer.source)? {
+                resolved.unknown.push(format!("{}, from {}, is no setting", entry.written_as, layer.source));
+            }
+        }
+    }
+    Ok(resolved)
+}
+
+impl Layer {
+    pub fn new(source: Source) -> Self {
+        Self { source, entries: BTreeMap::new() }
+    }
+
+    /// Adds a value; `Null` counts as not said.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        let value = value.into();
+        if !value.is_null() {
+            self.entries.insert(normal(key), Entry { written_as: key.to_owned(), value });
+        }
+    }
+
+    /// From the mapping `rancheros.install`; mappings in it, such as `deviceSelector`, become keys with a dot.
+    pub fn from_cloud_config(source: Source, document: &CloudConfig) -> Self {
+        let mut layer = Self::new(source);
+        if let Some(Value::Object(install)) = document.0.get("rancheros").and_then(|own| own.get("install")) {
+            for (key, value) in install {
+                match value {
+                    Value::Object(inner) => {
+                        inner.iter().for_each(|(name, value)| layer.set(&format!("{key}.{name}"), value.clone()));
+                    }
+                    value => layer.set(key, value.clone()),
+                }
+            }
+        }
+        layer
+    }
+
+    /// From the words of a kernel command line that begin with `rancheros.install.`; a word without `=` says yes.
+    pub fn from_kernel_command_line(line: &str) -> Self {
+        let mut layer = Self::new(Source::KernelCommandLine);
+        for word in words(line) {
+            let (key, value) = match word.split_once('=') {
+                Some((key, value)) => (key, Value::from(value)),
+                None => (word.as_str(), Value::Bool(true)),
+            };
+            if let Some(own) = normal(key).strip_prefix("rancherosinstall").filter(|own| !own.is_empty()) {
+                layer.entries.insert(own.to_owned(), Entry { written_as: key.to_owned(), value });
+            }
+        }
+        layer
+    }
+}
+
+/// The only place that knows every key. Returns whether there is such a setting.
+fn apply(settings: &mut Settings, key: &str, entry: &Entry, source: Source) -> Result<bool, SettingError> {
+    let must_be = |rule| SettingError { key: entry.written_as.clone(), source_of_value: source, rule };
+    let text = || text(&entry.value).ok_or_else(|| must_be("text"));
+    let flag = || flag(&entry.value).ok_or_else(|| must_be("true or false"));
+    let size = || size(&entry.value).ok_or_else(|| must_be("a size in bytes or with KiB, MiB, GiB or TiB"));
+    let selector = &mut settings.device_selector;
+    match key {
+        "configurl" => settings.config_url = Setting::new(Some(text()?), source),
+        "registrationurl" => {
+            let url = text()?;
+            if !url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
+                return Err(must_be("an https:// address, as MachineRegistration's status.registrationURL shows it"));
+            }
+            settings.registration_url = Setting::new(Some(url), source);
+        }
+        "registrationcacert" => {
+            let pem = certificate(&text()?).ok_or_else(|| must_be("a certificate as PEM, or PEM in base64"))?;
+            settings.registration_ca_cert = Setting::new(Some(pem), source);
+        }
+        "device" => settings.device = Setting::new(Some(text()?), source),
+        "automatic" => settings.automatic = Setting::new(flag()?, source),
+        "debug" => settings.debug = Setting::new(flag()?, source),
+        "forceefi" => settings.force_efi = Setting::new(flag()?, source),
+        "noformat" => settings.no_format = Setting::new(flag()?, source),
+        "poweroff" => settings.power_off = Setting::new(flag()?, source),
+        "tty" => settings.tty = Setting::new(Some(text()?), source),
+        "isourl" => settings.iso_url = Setting::new(Some(text()?), source),
+        "password" => settings.password = Setting::new(Some(Secret::new(text()?)), source),
+        "wipe" => settings.wipe = Setting::new(flag()?, source),
+        // Parts of one setting, each of which a stronger source may override alone.
+        "deviceselectorbyid" => select(selector, source, |s| &mut s.by_id, text()?),
+        "deviceselectorserial" => select(selector, source, |s| &mut s.serial, text()?),
+        "deviceselectormodel" => select(selector, source, |s| &mut s.model, text()?),
+        "deviceselectorminsize" => select(selector, source, |s| &mut s.min_size, size()?),
+        "deviceselectormaxsize" => select(selector, source, |s| &mut s.max_size, size()?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn select<T>(
+    selector: &mut Setting<DeviceSelector>,
+    source: Source,
+    part: impl FnOnce(&mut DeviceSelector) -> &mut Option<T>,
+    value: T,
+) {
+    *part(&mut selector.value) = Some(value);
+    selector.source = source;
+}
+
+fn normal(key: &str) -> String {
+    key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// A number is text, too: `serial: 12345` in YAML means the digits.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn flag(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(flag) => Some(*flag),
+        // YAML 1.1 and kernel command lines know more words than JSON.
+        Value::String(word) => match word.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Some(true),
+            "false" | "no" | "off" | "0" => Some(false),
+            _ => None,
+        },
+        Value::Number(number) => number.as_u64().filter(|n| *n <= 1).map(|n| n == 1),
+        _ => None,
+    }
+}
+
+fn size(value: &Value) -> Option<u64> {
+    let text = text(value)?;
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1u64 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// A kernel command line holds no line feeds, so that PEM may come wrapped in base64.
+fn certificate(text: &str) -> Option<String> {
+    let is_pem = |text: &str| text.trim_start().starts_with("-----BEGIN CERTIFICATE-----");
+    if is_pem(text) {
+        return Some(text.to_owned());
+    }
+    let decoded = STANDARD.decode(text.split_whitespace().collect::<String>()).ok()?;
+    String::from_utf8(decoded).ok().filter(|pem| is_pem(pem))
+}
+
+/// Splits at spaces outside of double quotes, as the kernel does (`next_arg` in lib/cmdline.c).
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            c if c.is_whitespace() && !quoted => words.push(std::mem::take(&mut word)),
+            c => word.push(c),
+        }
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn document(install: Value) -> CloudConfig {
+        serde_json::from_value(json!({ "rancheros": { "install": install } })).unwrap()
+    }
+
+    #[test]
+    fn a_stronger_source_wins_and_is_remembered() {
+        let medium = Layer::from_cloud_config(
+            Source::Medium,
+            &document(json!({"device": "/dev/sda", "automatic": true, "deviceSelector": {"serial": 7, "minSize": "10GiB"}})),
+        );
+        let kernel = Layer::from_kernel_command_line(
+            "quiet rancheros.install.device=/dev/vda RANCHEROS.INSTALL.POWER_OFF \
+             rancheros.install.deviceselector.min-size=1g rancheros.install.tty=\"ttyS0,115200 x\"",
+        );
+        let Resolved { settings, unknown } = resolve([&medium, &kernel]).unwrap();
+        assert_eq!(unknown, Vec::<String>::new());
+        assert_eq!(settings.device, Setting::new(Some("/dev/vda".into()), Source::KernelCommandLine));
+        assert_eq!(settings.automatic, Setting::new(true, Source::Medium));
+        assert_eq!(settings.tty.as_deref(), Some("ttyS0,115200 x"));
+        assert!(*settings.power_off && !*settings.wipe);
+        let selector = DeviceSelector { serial: Some("7".into()), min_size: Some(1 << 30), ..Default::default() };
+        assert_eq!(settings.device_selector, Setting::new(selector, Source::KernelCommandLine));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_used_names_its_key_and_source() {
+        let refused = |install| resolve([&Layer::from_cloud_config(Source::Medium, &document(install))]).unwrap_err();
+        assert_eq!(
+            refused(json!({"registrationURL": "http://h/v1-rancheros/registration/t"})).to_string(),
+            "registrationURL, from the medium's registration.yaml, must be an https:// address, as \
+             MachineRegistration's status.registrationURL shows it"
+        );
+        assert_eq!(refused(json!({"wipe": "perhaps"})).rule, "true or false");
+        assert_eq!(refused(json!({"deviceSelector": {"minSize": "big"}})).key, "deviceSelector.minSize");
+        assert_eq!(refused(json!({"password": ["x"]})).key, "password");
+    }
+
+    #[test]
+    fn unknown_keys_are_named_and_null_is_not_said() {
+        let layer = Layer::from_cloud_config(Source::Medium, &document(json!({"devcie": "/dev/sda", "device": null})));
+        let resolved = resolve([&layer]).unwrap();
+        assert_eq!(resolved.unknown, ["devcie, from the medium's registration.yaml, is no setting"]);
+        assert_eq!(*resolved.settings.device, None);
+    }
+
+    #[test]
+    fn a_certificate_is_pem_or_pem_in_base64() {
+        let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(certificate(pem).as_deref(), Some(pem));
+        assert_eq!(certificate(&STANDARD.encode(pem)).as_deref(), Some(pem));
+        assert_eq!(certificate("AAAA"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_kernel_command_line_never_panics(line in ".{0,200}") {
+            let _ = resolve([&Layer::from_kernel_command_line(&format!("rancheros.install.{line}"))]);
+        }
+    }
+}

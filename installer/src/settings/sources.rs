@@ -1,0 +1,156 @@
+//! Reads the documents that settings come from: the medium's file, and the one that `configURL` names.
+
+use protocol::CloudConfig;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where a live system finds the settings on its medium, and an installed one its registration.
+pub const MEDIUM_FILE: &str = "run/ros/medium/registration.yaml";
+pub const INSTALLED_FILE: &str = "oem/registration.yaml";
+/// The medium reserves 64 KiB; documents from elsewhere may carry files, up to this size in bytes.
+const LARGEST_DOCUMENT: u64 = 4 << 20;
+/// For one attempt to fetch a document.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    #[error("reading {}", .path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{name} is no cloud-config: {problem}")]
+    Malformed { name: String, problem: String },
+    #[error("{name} is larger than {LARGEST_DOCUMENT} bytes")]
+    TooLarge { name: String },
+    #[error("configURL {name}: {scheme}:// is not supported here; serve the document by http, https, or as file://")]
+    Scheme { name: String, scheme: String },
+    #[error("configURL {name} cannot be understood: {problem}")]
+    Address { name: String, problem: String },
+    #[error("fetching {name}")]
+    Fetch { name: String, source: reqwest::Error },
+}
+
+impl DocumentError {
+    /// Whether another attempt may end otherwise: the network or the server may come up.
+    pub fn may_succeed_later(&self) -> bool {
+        match self {
+            Self::Fetch { source, .. } => source
+                .status()
+                .is_none_or(|status| status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)),
+            _ => false,
+        }
+    }
+}
+
+/// A cloud-config in a file. A file that is absent or holds nothing but comments is `None`: a medium that nobody
+/// customised.
+pub fn read(path: &Path) -> Result<Option<CloudConfig>, DocumentError> {
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    match std::fs::File::open(path).and_then(|file| file.take(LARGEST_DOCUMENT + 1).read_to_end(&mut bytes)) {
+        Ok(_) => parse(&name, &bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DocumentError::Read { path: path.to_owned(), source }),
+    }
+}
+
+/// One attempt to fetch the document at `url`. `ca`: PEM of authorities to trust beside those of the system.
+pub async fn fetch(url: &str, ca: Option<&str>) -> Result<CloudConfig, DocumentError> {
+    let malformed = |problem: String| DocumentError::Address { name: without_secrets(url), problem };
+    let parsed = reqwest::Url::parse(url).map_err(|error| malformed(error.to_string()))?;
+    let name = without_secrets(url);
+    let bytes = match parsed.scheme() {
+        "file" => {
+            let path = parsed.to_file_path().map_err(|()| malformed("no path of a file".to_owned()))?;
+            let found = read(&path)?;
+            return found.ok_or_else(|| DocumentError::Malformed { name, problem: "it is absent or empty".to_owned() });
+        }
+        "http" | "https" => download(parsed, ca).await.map_err(|source| {
+            // The address may hold a password: the chain shows ours, without it.
+            DocumentError::Fetch { name: name.clone(), source: source.without_url() }
+        })?,
+        scheme => return Err(DocumentError::Scheme { name, scheme: scheme.to_owned() }),
+    };
+    let document = parse(&name, &bytes)?;
+    document.ok_or_else(|| DocumentError::Malformed { name, problem: "it is empty".to_owned() })
+}
+
+async fn download(url: reqwest::Url, ca: Option<&str>) -> Result<Vec<u8>, reqwest::Error> {
+    let mut client = reqwest::Client::builder().timeout(FETCH_TIMEOUT);
+    if let Some(pem) = ca {
+        client = client.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
+    }
+    let mut response = client.build()?.get(url).send().await?.error_for_status()?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > LARGEST_DOCUMENT {
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
+fn parse(name: &str, bytes: &[u8]) -> Result<Option<CloudConfig>, DocumentError> {
+    if bytes.len() as u64 > LARGEST_DOCUMENT {
+        return Err(DocumentError::TooLarge { name: name.to_owned() });
+    }
+    let malformed = |problem: String| DocumentError::Malformed { name: name.to_owned(), problem };
+    let text = std::str::from_utf8(bytes).map_err(|error| malformed(error.to_string()))?;
+    let says_nothing = |line: &str| line.trim().is_empty() || line.starts_with('#');
+    if text.lines().all(says_nothing) {
+        return Ok(None);
+    }
+    serde_yaml::from_str(text).map(Some).map_err(|error| malformed(error.to_string()))
+}
+
+/// The address without user, password, query and fragment: what may be shown.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            format!("{scheme}://{host}{path}")
+        }
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fetched(url: &str) -> Result<CloudConfig, DocumentError> {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(fetch(url, None))
+    }
+
+    #[test]
+    fn an_uncustomised_medium_says_nothing_and_a_broken_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registration.yaml");
+        assert_eq!(read(&path).unwrap(), None);
+        std::fs::write(&path, "#cloud-config\n".to_owned() + &"\n".repeat(65_000)).unwrap();
+        assert_eq!(read(&path).unwrap(), None);
+        std::fs::write(&path, "#cloud-config\nrancheros: {install: {automatic: true}}\n\n\n").unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().0["rancheros"]["install"]["automatic"], true);
+        for broken in ["a: [", "just words", "- a list", "\u{0}"] {
+            std::fs::write(&path, broken).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains("registration.yaml is no cloud-config"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_address_is_read_and_other_schemes_name_the_alternative() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("c.yaml"), "hostname: h\n").unwrap();
+        let url = format!("file://{}/c.yaml", folder.path().display());
+        assert_eq!(fetched(&url).unwrap().0["hostname"], "h");
+        let error = fetched("tftp://user:secret@10.0.0.1/c?token=x").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "configURL tftp://10.0.0.1/c: tftp:// is not supported here; serve the document by http, https, or as file://"
+        );
+        assert!(!error.may_succeed_later());
+    }
+}
