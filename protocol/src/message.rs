@@ -43,6 +43,42 @@ pub enum FromOperator {
     Refused(Refusal),
 }
 
+impl FromMachine {
+    /// The message's `type`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            FromMachine::Hello(_) => "hello",
+            FromMachine::Proof(_) => "proof",
+            FromMachine::Machine(_) => "machine",
+            FromMachine::Booted(_) => "booted",
+            FromMachine::Report(_) => "report",
+            FromMachine::Progress(_) => "progress",
+            FromMachine::Done(_) => "done",
+        }
+    }
+}
+
+impl FromOperator {
+    /// The message's `type`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            FromOperator::Challenge(_) => "challenge",
+            FromOperator::Config(_) => "config",
+            FromOperator::Done(_) => "done",
+            FromOperator::Refused(_) => "refused",
+        }
+    }
+}
+
+/// The newest version of the message set that both ends speak.
+pub fn agree_on_version(theirs: &[u32]) -> Result<u32, Refusal> {
+    VERSIONS.iter().copied().find(|version| theirs.contains(version)).ok_or_else(|| {
+        let spoken = VERSIONS.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        let message = format!("none of the message versions offered is spoken here; spoken: {spoken}");
+        Refusal::new(RefusalCode::UnsupportedVersion, message)
+    })
+}
+
 /// Who speaks: the machine's endorsement key and the attestation key that it wants bound to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -290,5 +326,67 @@ mod optional_bytes {
         #[derive(Deserialize)]
         struct Wrapped(#[serde(with = "super::bytes")] Vec<u8>);
         Ok(Option::<Wrapped>::deserialize(d)?.map(|w| w.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_newest_common_version_is_taken() {
+        assert_eq!(agree_on_version(&[7, 1]), Ok(1));
+        assert_eq!(agree_on_version(&[7]).unwrap_err().code, RefusalCode::UnsupportedVersion);
+        assert_eq!(agree_on_version(&[]).unwrap_err().code, RefusalCode::UnsupportedVersion);
+    }
+
+    #[test]
+    fn unknown_types_are_refused_and_unknown_fields_are_not() {
+        let newer = r#"{"type":"done","mood":"good"}"#;
+        assert_eq!(decode::<FromMachine>(newer), Ok(FromMachine::Done(Done::default())));
+        let refusal = decode::<FromMachine>(r#"{"type":"challenge"}"#).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::UnknownMessage);
+        assert!(refusal.message.contains("hello, proof, machine"), "{refusal}");
+        for broken in ["", "[]", "{", r#"{"type":1}"#, r#"{"type":"hello"}"#] {
+            assert_eq!(decode::<FromMachine>(broken).unwrap_err().code, RefusalCode::MalformedMessage, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_is_refused_unread_and_unsent() {
+        let frame = " ".repeat(MAX_FRAME + 1);
+        assert_eq!(decode::<FromMachine>(&frame).unwrap_err().code, RefusalCode::MessageTooBig);
+        let done = Done { failure: Some(Failure { reason: "Big".into(), message: frame }) };
+        assert_eq!(encode(&FromMachine::Done(done)).unwrap_err().code, RefusalCode::MessageTooBig);
+    }
+
+    #[test]
+    fn every_kind_is_known() {
+        let kinds = [
+            FromMachine::Machine(Box::default()).kind(),
+            FromMachine::Report(Box::default()).kind(),
+            FromMachine::Booted(Box::default()).kind(),
+        ];
+        assert!(kinds.iter().all(|kind| FromMachine::TYPES.contains(kind)));
+        let refused = FromOperator::Refused(Refusal::new(RefusalCode::Busy, "full"));
+        let frame: serde_json::Value = serde_json::from_str(&encode(&refused).unwrap()).unwrap();
+        assert_eq!(frame["type"], refused.kind());
+    }
+
+    proptest! {
+        #[test]
+        fn no_frame_makes_the_decoder_panic(frame in any::<String>(), kind in proptest::sample::select(FromMachine::TYPES)) {
+            let _ = decode::<FromMachine>(&frame);
+            let _ = decode::<FromOperator>(&frame);
+            let wrapped = serde_json::json!({ "type": kind, "ekPublic": frame, "message": frame, "versions": [1] });
+            let _ = decode::<FromMachine>(&wrapped.to_string());
+        }
+
+        #[test]
+        fn byte_strings_survive_the_wire(secret: Vec<u8>, quote: Vec<u8>, signature: Vec<u8>, log: Option<Vec<u8>>) {
+            let proof = FromMachine::Proof(Proof { secret, quote, signature, event_log: log });
+            prop_assert_eq!(decode::<FromMachine>(&encode(&proof).unwrap()).unwrap(), proof);
+        }
     }
 }
