@@ -18,4 +18,5 @@ pub use credential::{Credential, check_secret};
 pub use ek_certificate::EndorsementCertificate;
 pub use endorsement_key::EndorsementKey;
 pub use public_area::KeyName;
+pub(crate) use reader::sized;
 pub(crate) use statement::{Attested, Statement};

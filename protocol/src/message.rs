@@ -289,7 +289,7 @@ impl KnownTypes for FromOperator {
     const TYPES: &'static [&'static str] = &["challenge", "config", "done", "refused"];
 }
 
-mod bytes {
+pub(crate) mod bytes {
     use base64::{Engine, engine::general_purpose::STANDARD};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

@@ -1,9 +1,152 @@
-//! SMBIOS as a document of sections and fields, and the templates that name machines after it.
+//! SMBIOS as a document of sections and fields.
 
-use serde::{Deserialize, Serialize};
+use crate::refusal::{Refusal, RefusalCode};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Section name (as `dmidecode` prints it, such as `System Information`) to field name (`Serial Number`) to value.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+///
+/// Reading one from the wire keeps it within [`SmbiosDocument::MAX_SECTIONS`], [`SmbiosDocument::MAX_FIELDS`] and
+/// [`SmbiosDocument::MAX_TEXT`]: what a machine says of itself ends up in an object of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct SmbiosDocument(pub BTreeMap<String, BTreeMap<String, String>>);
+
+impl SmbiosDocument {
+    pub const MAX_SECTIONS: usize = 64;
+    /// Fields of one section.
+    pub const MAX_FIELDS: usize = 128;
+    /// Bytes of a section's name, of a field's name and of a value.
+    pub const MAX_TEXT: usize = 1024;
+
+    /// Looks a value up by its path, such as `System Information/Serial Number`.
+    pub fn get(&self, path: &str) -> Option<&str> {
+        let (section, field) = path.split_once('/')?;
+        self.0.get(section)?.get(field).map(String::as_str)
+    }
+
+    /// Reads what the first release's clients make of `dmidecode`'s output: sections whose fields are texts, lists of
+    /// texts (joined by `, ` here) or sections again (left out here, as is text outside of a section). What is out of
+    /// bounds is cut: those clients know of none.
+    pub fn from_dmidecode_json(document: &Value) -> Result<Self, Refusal> {
+        let sections = document.as_object().ok_or_else(|| {
+            Refusal::new(RefusalCode::MalformedMessage, "the SMBIOS document is not an object of sections")
+        })?;
+        let mut result = BTreeMap::new();
+        for (section, fields) in sections {
+            let fields = fields.as_object().into_iter().flatten();
+            result.insert(section.clone(), fields.filter_map(|(name, v)| Some((name.clone(), text(v)?))).collect());
+        }
+        Ok(Self(result).cut_to_bounds())
+    }
+
+    /// Leaves out what a peer would refuse: sections and fields over the limit, and the ends of long texts.
+    pub fn cut_to_bounds(self) -> Self {
+        let fields = |fields: BTreeMap<String, String>| {
+            fields.into_iter().take(Self::MAX_FIELDS).map(|(name, value)| (cut(name), cut(value))).collect()
+        };
+        Self(self.0.into_iter().take(Self::MAX_SECTIONS).map(|(name, section)| (cut(name), fields(section))).collect())
+    }
+
+    fn within_bounds(self) -> Result<Self, String> {
+        if self.0.len() > Self::MAX_SECTIONS {
+            return Err(format!(
+                "the SMBIOS document has {} sections; the limit is {}",
+                self.0.len(),
+                Self::MAX_SECTIONS
+            ));
+        }
+        for (section, fields) in &self.0 {
+            if fields.len() > Self::MAX_FIELDS {
+                let (count, limit) = (fields.len(), Self::MAX_FIELDS);
+                return Err(format!("a section of the SMBIOS document has {count} fields; the limit is {limit}"));
+            }
+            let texts = fields.iter().flat_map(|(name, value)| [name, value]).chain([section]);
+            if let Some(text) = texts.into_iter().find(|text| text.len() > Self::MAX_TEXT) {
+                let (length, limit) = (text.len(), Self::MAX_TEXT);
+                return Err(format!("a text of the SMBIOS document has {length} bytes; the limit is {limit}"));
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SmbiosDocument {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self(BTreeMap::deserialize(d)?).within_bounds().map_err(serde::de::Error::custom)
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(items) => Some(items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Null | Value::Object(_) => None,
+    }
+}
+
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(SmbiosDocument::MAX_TEXT));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn values_are_found_by_path() {
+        let document: SmbiosDocument =
+            serde_json::from_value(json!({"System Information": {"Serial Number": "S1", "A/B": "odd"}})).unwrap();
+        assert_eq!(document.get("System Information/Serial Number"), Some("S1"));
+        assert_eq!(document.get("System Information/A/B"), Some("odd"));
+        for absent in ["", "System Information", "System Information/", "Chassis/Serial Number"] {
+            assert_eq!(document.get(absent), None, "{absent:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_of_the_first_release_is_flattened() {
+        let document = SmbiosDocument::from_dmidecode_json(&json!({
+            "BIOS Information": {"Vendor": "SeaBIOS", "Characteristics": ["PCI is supported", "EDD is supported"]},
+            "Memory Device": {"Set": {"deeper": "dropped"}, "Size": 16},
+            "Table at 0x000F5A80.": "",
+        }))
+        .unwrap();
+        assert_eq!(document.get("BIOS Information/Characteristics"), Some("PCI is supported, EDD is supported"));
+        assert_eq!(document.get("Memory Device/Size"), Some("16"));
+        assert_eq!(document.get("Memory Device/Set"), None);
+        assert!(SmbiosDocument::from_dmidecode_json(&json!([])).is_err());
+    }
+
+    #[test]
+    fn a_document_out_of_bounds_is_refused() {
+        let sections: BTreeMap<String, BTreeMap<String, String>> =
+            (0..=SmbiosDocument::MAX_SECTIONS).map(|i| (i.to_string(), BTreeMap::new())).collect();
+        let long = json!({"S": {"F": "x".repeat(SmbiosDocument::MAX_TEXT + 1)}});
+        let wide: BTreeMap<_, _> = (0..=SmbiosDocument::MAX_FIELDS).map(|i| (i.to_string(), String::new())).collect();
+        for document in [json!(sections), long, json!({"S": wide})] {
+            let error = serde_json::from_value::<SmbiosDocument>(document.clone()).unwrap_err().to_string();
+            assert!(error.contains("the limit is"), "{error}");
+            let cut = SmbiosDocument::from_dmidecode_json(&document).unwrap();
+            assert_eq!(serde_json::from_value(json!(cut)).ok(), Some(cut));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_bounded_document_survives_the_wire(document in proptest::collection::btree_map(
+            ".{0,20}", proptest::collection::btree_map(".{0,20}", ".{0,40}", 0..8), 0..8)
+        ) {
+            let document = SmbiosDocument(document);
+            let json = serde_json::to_value(&document).unwrap();
+            prop_assert_eq!(&serde_json::from_value::<SmbiosDocument>(json.clone()).unwrap(), &document);
+            prop_assert_eq!(SmbiosDocument::from_dmidecode_json(&json).unwrap(), document);
+        }
+    }
+}

@@ -2,17 +2,17 @@
 //!
 //! Profile: TCG "EK Credential Profile for TPM Family 2.0", section 3.2 (certificate fields).
 
-use super::endorsement_key::EndorsementKey;
+use super::endorsement_key::{EndorsementKey, RSA_ENCRYPTION};
 use crate::refusal::{Refusal, RefusalCode};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use std::time::{Duration, SystemTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_cert::Certificate;
-use x509_cert::der::asn1::{AnyRef, ObjectIdentifier};
+use x509_cert::der::asn1::{Any, AnyRef, ObjectIdentifier};
 use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{ExtendedKeyUsage, SubjectAltName};
-use x509_cert::spki::SubjectPublicKeyInfoOwned;
+use x509_cert::spki::{AlgorithmIdentifier, SubjectPublicKeyInfoOwned};
 
 /// tcg-kp-EKCertificate: 2.23.133.8.1, as the contents of its DER encoding and as an identifier.
 const EK_CERTIFICATE_DER: [u8; 5] = [0x67, 0x81, 0x05, 0x08, 0x01];
@@ -20,6 +20,7 @@ const EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.
 /// tcg-at-tpmManufacturer, in the subject alternative name: a vendor id such as `id:494E5443`.
 const TPM_MANUFACTURER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.2.1");
 const TPM_MODEL: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.2.2");
+const RSAES_OAEP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.7");
 /// Longest chain looked at, with the key's own certificate.
 const MAX_CERTIFICATES: usize = 8;
 
@@ -74,10 +75,14 @@ impl EndorsementCertificate {
     }
 
     /// The key that a certificate is for, as SubjectPublicKeyInfo DER; for peers that show their key only that way.
+    /// An RSA key certified as id-RSAES-OAEP is given as rsaEncryption, the form that machines are known by.
     pub fn public_key(certificate: &[u8]) -> Result<Vec<u8>, Refusal> {
         let der = without_padding(certificate).map_err(untrusted)?;
         let certificate = Certificate::from_der(der).map_err(|e| untrusted(format!("it cannot be read: {e}")))?;
-        let key = certificate.tbs_certificate().subject_public_key_info();
+        let mut key = certificate.tbs_certificate().subject_public_key_info().clone();
+        if key.algorithm.oid == RSAES_OAEP {
+            key.algorithm = AlgorithmIdentifier { oid: RSA_ENCRYPTION, parameters: Some(Any::null()) };
+        }
         key.to_der().map_err(|e| untrusted(format!("its key cannot be written: {e}")))
     }
 }
@@ -115,8 +120,10 @@ fn check_usage(certificate: &Certificate) -> Result<(), String> {
 fn check_path(der: &[u8], intermediates: &[Vec<u8>], trusted: &[Vec<u8>], now: SystemTime) -> Result<(), String> {
     let leaf = CertificateDer::from(der);
     let leaf = EndEntityCert::try_from(&leaf).map_err(|e| format!("it cannot be read: {e}"))?;
-    let intermediates =
-        intermediates.iter().map(|der| without_padding(der).map(CertificateDer::from)).collect::<Result<Vec<_>, _>>()?;
+    let intermediates = intermediates
+        .iter()
+        .map(|der| without_padding(der).map(CertificateDer::from))
+        .collect::<Result<Vec<_>, _>>()?;
     let trusted: Vec<CertificateDer> = trusted.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     // A trusted authority that cannot be read trusts nobody.
     let anchors: Vec<_> = trusted.iter().filter_map(|der| anchor_from_trusted_cert(der).ok()).collect();

@@ -1,0 +1,180 @@
+//! The registration exchange of the first release (rancher/os2 v0.1.0-alpha12), as its clients in the field speak it.
+//!
+//! The client opens a websocket with its keys in `Authorization` and its SMBIOS in `X-Cattle-Smbios`; the server sends
+//! one challenge, the client answers it, and the server sends one JSON message: the cloud-config. Field names are
+//! Go's capitalised ones, byte strings are base64. Read from `pkg/tpm/auth_tpm.go` and `pkg/server/register.go` there,
+//! and from google/go-attestation v0.3.2 `attest/activation.go`, which both of its ends use.
+
+use crate::attestation::{
+    AttestationKey, Attested, Credential, EndorsementCertificate, EndorsementKey, Statement, check_secret, sized,
+};
+use crate::refusal::{Refusal, RefusalCode};
+use crate::smbios::SmbiosDocument;
+use aws_lc_rs::digest;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use x509_cert::der::pem;
+
+/// What `Authorization` starts with; base64 of JSON follows.
+pub const AUTHORIZATION_PREFIX: &str = "Bearer TPM";
+/// SMBIOS as base64 of JSON, whole; later clients split it over this name with `-1`, `-2`, … behind it.
+pub const SMBIOS_HEADER: &str = "X-Cattle-Smbios";
+/// Seconds after which the client hangs up, counted from the opening of the websocket.
+pub const EXCHANGE_SECONDS: u64 = 10;
+
+/// An RSA-2048 endorsement key with its certificate and an attestation key with its proof of creation are about
+/// 6 KiB; this leaves room for certificates of every vendor.
+const MAX_AUTHORIZATION: usize = 64 * 1024;
+const MAX_SMBIOS: usize = 256 * 1024;
+/// Parts of a split SMBIOS header, of 875 characters each; the limit of the servers of that time.
+const MAX_SMBIOS_PARTS: usize = 200;
+
+/// The keys that a client presents, before it has proved anything.
+#[derive(Debug)]
+pub struct Presented {
+    pub endorsement_key: EndorsementKey,
+    /// The endorsement key's certificate, where the client's TPM holds one; to be judged by
+    /// [`EndorsementCertificate::check`].
+    pub certificates: Vec<Vec<u8>>,
+    pub attestation_key: AttestationKey,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Authorization {
+    /// PEM of a certificate or of a public key.
+    #[serde(rename = "EK")]
+    ek: Bytes,
+    #[serde(rename = "AK")]
+    ak: AttestationParameters,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AttestationParameters {
+    /// TPMT_PUBLIC.
+    public: Bytes,
+    /// TPMS_CREATION_DATA.
+    create_data: Bytes,
+    /// TPMS_ATTEST, of the kind TPM2_CertifyCreation makes.
+    create_attestation: Bytes,
+    /// TPMT_SIGNATURE over it, by the key itself.
+    create_signature: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ChallengeMessage {
+    #[serde(rename = "EC")]
+    ec: EncryptedCredential,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct EncryptedCredential {
+    /// TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET, each with its size in front, which the client cuts off again.
+    credential: Bytes,
+    secret: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ChallengeResponse {
+    secret: Bytes,
+}
+
+impl Presented {
+    /// Reads the `Authorization` header and checks what go-attestation's `ActivationParameters.Generate` checks: the
+    /// attestation key is a restricted signing key, and one TPM made and signed its proof of creation.
+    pub fn from_authorization(header: &str) -> Result<Self, Refusal> {
+        let encoded = header.strip_prefix(AUTHORIZATION_PREFIX).ok_or_else(|| {
+            let reason = format!("`Authorization` does not start with `{AUTHORIZATION_PREFIX}`");
+            Refusal::new(RefusalCode::Unauthenticated, reason)
+        })?;
+        let json = decode_header("Authorization", encoded, MAX_AUTHORIZATION)?;
+        let Authorization { ek, ak } =
+            serde_json::from_slice(&json).map_err(|e| malformed(format!("`Authorization` holds no keys: {e}")))?;
+        let (endorsement_key, certificates) = endorsement_key(&ek.0)?;
+        let attestation_key = AttestationKey::parse(&ak.public.0)?;
+        check_creation(&attestation_key, &ak)?;
+        Ok(Self { endorsement_key, certificates, attestation_key })
+    }
+}
+
+/// The one message that carries the challenge, as JSON; clients expect it in a binary frame.
+pub fn challenge_message(credential: &Credential) -> Result<String, Refusal> {
+    let ec = EncryptedCredential {
+        credential: Bytes(sized(&credential.credential)),
+        secret: Bytes(sized(&credential.encrypted_secret)),
+    };
+    serde_json::to_string(&ChallengeMessage { ec }).map_err(|e| Refusal::new(RefusalCode::Internal, e.to_string()))
+}
+
+/// Whether the client's answer holds the secret that went into the credential.
+pub fn check_answer(frame: &[u8], secret: &[u8; 32]) -> Result<(), Refusal> {
+    let answer: ChallengeResponse =
+        serde_json::from_slice(frame).map_err(|e| malformed(format!("the answer to the challenge: {e}")))?;
+    check_secret(secret, &answer.secret.0)
+}
+
+/// The SMBIOS document of a request, whose headers `header` looks up by name. `None` where it sends none.
+pub fn smbios<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Result<Option<SmbiosDocument>, Refusal> {
+    let encoded = match header(SMBIOS_HEADER) {
+        Some(whole) if !whole.is_empty() => whole.to_owned(),
+        _ => (1..=MAX_SMBIOS_PARTS).map_while(|part| header(&format!("{SMBIOS_HEADER}-{part}"))).collect(),
+    };
+    if encoded.is_empty() {
+        return Ok(None);
+    }
+    let json = decode_header(SMBIOS_HEADER, &encoded, MAX_SMBIOS)?;
+    let value = serde_json::from_slice(&json).map_err(|e| malformed(format!("`{SMBIOS_HEADER}` is not JSON: {e}")))?;
+    SmbiosDocument::from_dmidecode_json(&value).map(Some)
+}
+
+/// As Go does it, `EK` is PEM of a certificate or of a public key; the key of either is the identity.
+fn endorsement_key(ek: &[u8]) -> Result<(EndorsementKey, Vec<Vec<u8>>), Refusal> {
+    let (label, der) = pem::decode_vec(ek).map_err(|e| malformed(format!("`EK` is not PEM: {e}")))?;
+    match label {
+        "CERTIFICATE" => {
+            let key = EndorsementKey::from_spki_der(&EndorsementCertificate::public_key(&der)?)?;
+            Ok((key, vec![der]))
+        }
+        "PUBLIC KEY" => Ok((EndorsementKey::from_spki_der(&der)?, vec![])),
+        _ => Err(malformed("`EK` is PEM of neither a certificate nor a public key".to_owned())),
+    }
+}
+
+/// TPM2_CertifyCreation by the key over itself: the name is its own, and the digest is that of the creation data.
+fn check_creation(key: &AttestationKey, parameters: &AttestationParameters) -> Result<(), Refusal> {
+    let refused = |reason: &str| {
+        let message = format!("the attestation key's proof of creation is refused: {reason}");
+        Refusal::new(RefusalCode::UnacceptableAttestationKey, message)
+    };
+    let attestation = &parameters.create_attestation.0;
+    key.check_signature(attestation, &parameters.create_signature.0).map_err(|e| refused(&e.to_string()))?;
+    let statement = Statement::parse(attestation).map_err(|e| refused(&e.to_string()))?;
+    let Attested::Creation { object_name, creation_hash } = statement.attested else {
+        return Err(refused("it states something else"));
+    };
+    if object_name != key.name().as_bytes() {
+        return Err(refused("it is of another key"));
+    }
+    if creation_hash != digest::digest(&digest::SHA256, &parameters.create_data.0).as_ref() {
+        return Err(refused("it is over other creation data"));
+    }
+    Ok(())
+}
+
+fn decode_header(name: &str, encoded: &str, limit: usize) -> Result<Vec<u8>, Refusal> {
+    if encoded.len() > limit {
+        let message = format!("`{name}` has {} bytes; the limit is {limit}", encoded.len());
+        return Err(Refusal::new(RefusalCode::MessageTooBig, message));
+    }
+    STANDARD.decode(encoded).map_err(|e| malformed(format!("`{name}` is not base64: {e}")))
+}
+
+fn malformed(message: String) -> Refusal {
+    Refusal::new(RefusalCode::MalformedMessage, message)
+}
+
+/// Go's `[]byte` in JSON.
+#[derive(Serialize, Deserialize)]
+struct Bytes(#[serde(with = "crate::message::bytes")] Vec<u8>);
