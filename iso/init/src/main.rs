@@ -1,1 +1,71 @@
-fn main() {}
+//! `ros-init`: PID 1 of the initrd. It loads the modules that this machine needs, finds the root image on the medium
+//! or the disk named on the kernel command line, mounts it (through dm-verity on disks), and starts systemd.
+//!
+//! It starts no other program and links nothing dynamically. What it promises to the system it starts is listed in
+//! `overlay/README.md`.
+
+mod block;
+mod console;
+mod device_mapper;
+mod disk_boot;
+mod etc;
+mod glob;
+mod handover;
+mod kernel_arguments;
+mod live_boot;
+mod modules;
+mod mount;
+mod persist;
+mod seed;
+mod uevent;
+mod verity;
+mod volume;
+mod wait;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use kernel_arguments::{Boot, KernelArguments};
+use modules::Modules;
+
+/// A sentence for the console: what failed, on which object, and what to do next.
+type Result<T> = std::result::Result<T, String>;
+
+/// How long a failure stays readable on the console of a disk boot before the next try of the boot counter.
+const REBOOT_DELAY: Duration = Duration::from_secs(10);
+
+fn main() {
+    let mut boot = None;
+    let Err(error) = start(&mut boot);
+    console::say(&format!("FAILED: {error}"));
+    match boot {
+        Some(Boot::Disk(_)) => {
+            console::say(&format!(
+                "restarting in {} s; after three failed tries the boot menu takes the other system, then recovery",
+                REBOOT_DELAY.as_secs()
+            ));
+            std::thread::sleep(REBOOT_DELAY);
+            handover::restart()
+        }
+        // Nothing counts tries on a medium: a restart would only wipe the message off the screen.
+        Some(Boot::Live(_)) | None => {
+            console::say("waiting; switch the machine off or restart it by hand");
+            handover::wait_for_power_off()
+        }
+    }
+}
+
+/// Runs the whole start. `boot` tells the caller how far the command line was understood when an error comes back.
+fn start(boot: &mut Option<Boot>) -> Result<Infallible> {
+    mount::kernel_filesystems()?;
+    console::say("starting");
+    let arguments = KernelArguments::read()?;
+    let boot = boot.insert(Boot::from_arguments(&arguments)?);
+    let mut modules = Modules::load_always()?;
+    match boot {
+        Boot::Live(live) => live_boot::mount_root(live, &mut modules)?,
+        Boot::Disk(disk) => disk_boot::mount_root(disk, &mut modules)?,
+    }
+    console::say("starting systemd");
+    handover::exec_systemd()
+}

@@ -1,0 +1,76 @@
+//! Block devices as sysfs lists them.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use crate::uevent::Uevent;
+use crate::volume::{self, DESCRIPTOR_BYTES, DESCRIPTOR_OFFSET};
+
+const CLASS: &str = "/sys/class/block";
+
+/// A partition of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Its folder in sysfs; the disk's is the parent.
+    sysfs: PathBuf,
+    /// Its node in /dev.
+    pub node: PathBuf,
+    /// Its GPT label, if that may stand as a file name.
+    pub label: Option<String>,
+}
+
+impl Partition {
+    /// The partition with this unique GUID, in any case of its hex digits.
+    pub fn find(uuid: &str) -> Option<Self> {
+        let uuid = uuid.to_ascii_lowercase();
+        all().find_map(|(sysfs, uevent)| {
+            let found = uevent.partition_uuid.as_deref() == Some(&uuid);
+            if found { Self::from_uevent(sysfs, &uevent) } else { None }
+        })
+    }
+
+    /// All partitions of the disk that this one is on, itself included. Other disks with the same labels, such as a
+    /// second installed one, never count.
+    pub fn same_disk(&self) -> Vec<Self> {
+        all()
+            .filter(|(sysfs, _)| sysfs.parent() == self.sysfs.parent() && sysfs.join("partition").exists())
+            .filter_map(|(sysfs, uevent)| Self::from_uevent(sysfs, &uevent))
+            .collect()
+    }
+
+    fn from_uevent(sysfs: PathBuf, uevent: &Uevent) -> Option<Self> {
+        let node = Path::new("/dev").join(uevent.name.as_deref()?);
+        Some(Self { sysfs, node, label: uevent.safe_label().map(str::to_owned) })
+    }
+}
+
+/// The whole device that holds the ISO 9660 volume with this id.
+pub fn find_medium(volume: &str) -> Option<PathBuf> {
+    all()
+        .filter(|(sysfs, _)| !sysfs.join("partition").exists())
+        .filter_map(|(_, uevent)| Some(Path::new("/dev").join(uevent.name?)))
+        .find(|node| holds_volume(node, volume))
+}
+
+fn holds_volume(node: &Path, volume: &str) -> bool {
+    let read = || {
+        let mut descriptor = [0; DESCRIPTOR_BYTES];
+        let mut device = File::open(node)?;
+        device.seek(SeekFrom::Start(DESCRIPTOR_OFFSET))?;
+        device.read_exact(&mut descriptor)?;
+        std::io::Result::Ok(descriptor)
+    };
+    // An empty drive or a disk shorter than the offset is simply not the medium.
+    read().is_ok_and(|descriptor| volume::volume_id(&descriptor) == Some(volume))
+}
+
+/// Every block device: its folder below /sys/devices, and its uevent.
+fn all() -> impl Iterator<Item = (PathBuf, Uevent)> {
+    let entries = fs::read_dir(CLASS).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let sysfs = fs::canonicalize(entry.path()).ok()?;
+        let uevent = Uevent::parse(&fs::read_to_string(sysfs.join("uevent")).ok()?);
+        Some((sysfs, uevent))
+    })
+}

@@ -1,0 +1,82 @@
+//! An installed system: a slot of a disk behind dm-verity, and the partitions beside it.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::block::Partition;
+use crate::console::say;
+use crate::handover::NEW_ROOT;
+use crate::kernel_arguments::DiskBoot;
+use crate::modules::Modules;
+use crate::mount::{create_directory, mount, overlay};
+use crate::wait::wait_for;
+use crate::{Result, device_mapper, etc, persist};
+
+const PERSISTENT: &str = "/run/ros/persistent";
+
+/// Mounts the root at `NEW_ROOT`, and the partitions of the same disk where the contract in `overlay/README.md`
+/// says. The recovery system keeps changes in memory and tolerates broken partitions.
+pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
+    let slot = wait_for(&format!("the partition {} (ros.root)", disk.root), || {
+        modules.load_for_devices();
+        Partition::find(&disk.root)
+    })?;
+    let root = device_mapper::open_verity("root", &slot.node, &disk.verity)?;
+    say(&format!("root is {} on {}", root.display(), slot.node.display()));
+    let partitions = slot.same_disk();
+    link_partitions(&partitions)?;
+    if disk.recovery {
+        let image = Path::new("/run/ros/recovery/image");
+        let memory = Path::new("/run/ros/recovery/memory");
+        mount(&root, image, "erofs", libc::MS_RDONLY, "")?;
+        mount("tmpfs", memory, "tmpfs", 0, "mode=0755,size=50%")?;
+        overlay(image, memory, Path::new(NEW_ROOT))?;
+        for failed in [mount_oem(&partitions), mount_persistent(&partitions)].into_iter().filter_map(Result::err) {
+            say(&format!("recovery goes on without it: {failed}"));
+        }
+        return Ok(());
+    }
+    mount(&root, NEW_ROOT, "erofs", libc::MS_RDONLY, "")?;
+    mount_oem(&partitions)?;
+    mount_persistent(&partitions)?;
+    etc::make_writable(Path::new(NEW_ROOT))?;
+    persist::bind_all(Path::new(NEW_ROOT), Path::new(PERSISTENT))
+}
+
+fn mount_oem(partitions: &[Partition]) -> Result<()> {
+    let target = Path::new(NEW_ROOT).join("oem");
+    mount(node(partitions, "COS_OEM")?, &target, "ext4", libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOATIME, "")?;
+    // Registration settings and cloud-config with secrets are below.
+    fs::set_permissions(&target, Permissions::from_mode(0o700))
+        .map_err(|e| format!("closing {}: {e}", target.display()))
+}
+
+fn mount_persistent(partitions: &[Partition]) -> Result<()> {
+    mount(node(partitions, "COS_PERSISTENT")?, PERSISTENT, "ext4", libc::MS_NOATIME, "")
+}
+
+fn node<'a>(partitions: &'a [Partition], label: &str) -> Result<&'a PathBuf> {
+    let found = partitions.iter().find(|partition| partition.label.as_deref() == Some(label));
+    found.map(|partition| &partition.node).ok_or_else(|| {
+        format!("the disk of the root slot has no partition {label}; install again from a medium or restore the table")
+    })
+}
+
+/// `/run/ros/dev/<label>` for each labelled partition: names that mean this disk, whatever other disks there are.
+fn link_partitions(partitions: &[Partition]) -> Result<()> {
+    let folder = Path::new("/run/ros/dev");
+    create_directory(folder)?;
+    for partition in partitions {
+        let Some(label) = &partition.label else { continue };
+        let link = folder.join(label);
+        match symlink(&partition.node, &link) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                say(&format!("the disk has two partitions {label}; the first one is used"));
+            }
+            Err(e) => return Err(format!("linking {}: {e}", link.display())),
+        }
+    }
+    Ok(())
+}

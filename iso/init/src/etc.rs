@@ -1,0 +1,11 @@
+//! `/etc` of an installed system: the image's files with changes in memory, rebuilt at each boot.
+
+use std::path::Path;
+
+use crate::Result;
+use crate::mount::overlay;
+
+pub fn make_writable(root: &Path) -> Result<()> {
+    let etc = root.join("etc");
+    overlay(&etc, Path::new("/run/ros/etc"), &etc)
+}

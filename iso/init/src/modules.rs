@@ -1,0 +1,113 @@
+//! Kernel modules: a few always, the rest only when a device asks for them.
+//!
+//! The image builder put them into /modules, decompressed (a signature stays valid: it is inside), with two lists:
+//! - `always`: one file per line, dependencies first;
+//! - `by-alias`: `<pattern> <file> [<file>…]`, dependencies first, patterns as in `modules.alias`.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use crate::console::say;
+use crate::{Result, glob};
+
+const FOLDER: &str = "/modules";
+
+pub struct Modules {
+    by_alias: Vec<Rule>,
+    loaded: HashSet<String>,
+    /// Device folders whose alias has been looked up; devices keep appearing while drivers probe.
+    seen: HashSet<PathBuf>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Rule {
+    pattern: String,
+    files: Vec<String>,
+}
+
+impl Modules {
+    /// Reads the lists and loads what every boot needs.
+    pub fn load_always() -> Result<Self> {
+        let read = |name: &str| {
+            let path = Path::new(FOLDER).join(name);
+            fs::read_to_string(&path).map_err(|e| format!("reading {}: {e}; the initrd is incomplete", path.display()))
+        };
+        let mut modules =
+            Self { by_alias: parse_rules(&read("by-alias")?), loaded: HashSet::new(), seen: HashSet::new() };
+        for file in read("always")?.lines() {
+            modules.load(file);
+        }
+        modules.load_for_devices();
+        Ok(modules)
+    }
+
+    /// Loads drivers for the devices that appeared since the last call.
+    pub fn load_for_devices(&mut self) {
+        for device in devices() {
+            if self.seen.contains(&device) {
+                continue;
+            }
+            let alias = fs::read_to_string(device.join("modalias")).unwrap_or_default();
+            let files: Vec<String> = self
+                .by_alias
+                .iter()
+                .filter(|rule| glob::matches(&rule.pattern, alias.trim_end()))
+                .flat_map(|rule| rule.files.iter().cloned())
+                .collect();
+            for file in files {
+                self.load(&file);
+            }
+            self.seen.insert(device);
+        }
+    }
+
+    /// A module that cannot be loaded is reported, not fatal: the machine may do without it.
+    fn load(&mut self, file: &str) {
+        if !self.loaded.insert(file.to_owned()) {
+            return;
+        }
+        let path = Path::new(FOLDER).join(file);
+        match File::open(&path).and_then(|module| finit_module(&module)) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(e) => say(&format!("loading the module {file}: {e}")),
+        }
+    }
+}
+
+/// Every device folder in sysfs that can have a `modalias`.
+fn devices() -> impl Iterator<Item = PathBuf> {
+    let list = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    list(PathBuf::from("/sys/bus")).flat_map(move |bus| list(bus.join("devices")))
+}
+
+fn parse_rules(text: &str) -> Vec<Rule> {
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace().map(str::to_owned);
+            let pattern = words.next()?;
+            Some(Rule { pattern, files: words.collect() })
+        })
+        .collect()
+}
+
+fn finit_module(module: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the parameters are an empty zero-terminated string.
+    let result = unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_name_a_pattern_and_files_in_order() {
+        let rules = parse_rules("virtio:d00000002v* virtio_blk.ko\n\npci:v* libahci.ko ahci.ko\n");
+        assert_eq!(rules.len(), 2);
+        assert_eq!(rules[1], Rule { pattern: "pci:v*".into(), files: vec!["libahci.ko".into(), "ahci.ko".into()] });
+    }
+}

@@ -1,0 +1,138 @@
+//! What survives a restart: the list `/usr/lib/ros/persist.conf` of the image, and its bind mounts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::Result;
+use crate::console::say;
+use crate::mount::{bind, create_directory};
+use crate::seed::Seeding;
+
+const LIST: &str = "usr/lib/ros/persist.conf";
+
+/// One line of the list: `directory <path> <mode>` or `file <path> <mode>`. The mode, in octal, is for an entry that
+/// the image has not; an entry of the image is copied with everything below it, modes and owners included.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    kind: Kind,
+    /// Without the leading slash.
+    path: PathBuf,
+    mode: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Directory,
+    File,
+}
+
+/// Binds every entry of `root`'s list from `persistent` over its place in `root`. What `persistent` does not have yet
+/// is first copied from the image, so that at a power cut it is there as a whole or not at all.
+pub fn bind_all(root: &Path, persistent: &Path) -> Result<()> {
+    let list = root.join(LIST);
+    let text = fs::read_to_string(&list).map_err(|e| format!("reading {}: {e}", list.display()))?;
+    let entries = parse(&text).map_err(|e| format!("{}: {e}", list.display()))?;
+    let mut seeding = Seeding::new(persistent);
+    for entry in &entries {
+        if !persistent.join(&entry.path).exists() {
+            seeding.stage(&root.join(&entry.path), &entry.path, entry.kind, entry.mode)?;
+        }
+    }
+    if !seeding.is_empty() {
+        say("first boot: preparing the persistent partition");
+    }
+    seeding.commit()?;
+    for entry in &entries {
+        let target = root.join(&entry.path);
+        prepare_target(&target, entry.kind)?;
+        bind(&persistent.join(&entry.path), &target)?;
+    }
+    Ok(())
+}
+
+/// A mount point: only /etc can lack one, and that is writable.
+fn prepare_target(target: &Path, kind: Kind) -> Result<()> {
+    if target.exists() {
+        return Ok(());
+    }
+    match kind {
+        Kind::Directory => create_directory(target),
+        Kind::File => fs::write(target, "").map_err(|e| format!("making {}: {e}", target.display())),
+    }
+}
+
+fn parse(text: &str) -> Result<Vec<Entry>> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let entry = parse_line(line).map_err(|e| format!("line {}: {e}", number + 1))?;
+        if entries.iter().any(|other| other.path == entry.path) {
+            return Err(format!("line {}: {} is listed twice", number + 1, entry.path.display()));
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+fn parse_line(line: &str) -> Result<Entry> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [kind, path, mode] = words[..] else {
+        return Err(format!("expected `directory|file <path> <mode>`, found {line:?}"));
+    };
+    let kind = match kind {
+        "directory" => Kind::Directory,
+        "file" => Kind::File,
+        other => return Err(format!("{other} is neither `directory` nor `file`")),
+    };
+    let relative = path.strip_prefix('/').unwrap_or_default();
+    if relative.is_empty() || relative.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(format!("{path} is not a plain absolute path"));
+    }
+    let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
+    Ok(Entry { kind, path: PathBuf::from(relative), mode: mode.ok_or("the mode is not octal, up to 7777")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_list_of_the_image_parses() {
+        let entries = parse(include_str!("../../../overlay/usr/lib/ros/persist.conf")).unwrap();
+        for path in ["var", "home", "root", "opt", "usr/local", "etc/machine-id", "etc/rancher"] {
+            assert!(entries.iter().any(|entry| entry.path == Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn wrong_lines_are_named() {
+        for bad in [
+            "directory /var",
+            "folder /var 0755",
+            "directory var 0755",
+            "directory / 0755",
+            "directory /a/../b 0755",
+            "directory //a 0755",
+            "file /a 0999",
+            "file /a 17777",
+        ] {
+            let error = parse(&format!("# list\n\n{bad}\n")).unwrap_err();
+            assert!(error.starts_with("line 3: "), "{bad}: {error}");
+        }
+        assert!(parse("file /a 0644\ndirectory /a 0755\n").unwrap_err().contains("twice"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_list_leads_out_of_the_root(text in "((directory|file) [/a.#]{0,8} [0-9]{0,5}\n?){0,4}") {
+            for entry in parse(&text).unwrap_or_default() {
+                prop_assert!(entry.path.components().all(|part| matches!(part, std::path::Component::Normal(_))));
+            }
+        }
+    }
+}
