@@ -1,0 +1,69 @@
+//! Figures of speed, size and memory, each beside its target and, where there is one, a yardstick from the same run.
+
+mod api_writes;
+mod figure;
+mod medium;
+mod process_cost;
+mod registrations;
+mod report;
+
+pub use figure::{Figure, Outcome, Sample, Target};
+pub use registrations::Load;
+pub use report::{Report, write_table};
+
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// Something that can be measured; one run gives a sample of each of its figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Measurement {
+    /// Sizes of the live ISO and of what is on it
+    Medium,
+    /// The operator under load: machines that register, with TPMs in memory
+    Registrations,
+}
+
+/// What a measurement needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub load: Load,
+    /// The ISO to measure; absent: the one that `make image` left.
+    pub iso: Option<PathBuf>,
+}
+
+impl Measurement {
+    pub const ALL: &'static [Self] = &[Self::Medium, Self::Registrations];
+
+    pub fn figures(self) -> &'static [&'static Figure] {
+        match self {
+            Self::Medium => medium::FIGURES,
+            Self::Registrations => registrations::FIGURES,
+        }
+    }
+
+    /// Whether another run can give another value.
+    fn varies(self) -> bool {
+        self != Self::Medium
+    }
+
+    async fn run(self, settings: &Settings) -> Result<Vec<Sample>> {
+        match self {
+            Self::Medium => medium::measure(settings.iso.as_deref()),
+            Self::Registrations => registrations::measure(&settings.load).await,
+        }
+    }
+
+    /// Runs it `runs` times (once, if its values cannot differ) and takes the median of each figure.
+    pub async fn take(self, settings: &Settings, runs: usize) -> Result<Vec<Outcome>> {
+        let mut samples = Vec::new();
+        let runs = if self.varies() { runs } else { 1 };
+        for run in 1..=runs {
+            eprintln!("{self:?}: run {run} of {runs}");
+            for sample in self.run(settings).await? {
+                eprintln!("  {sample}");
+                samples.push(sample);
+            }
+        }
+        Ok(self.figures().iter().filter_map(|figure| Outcome::of(figure, &samples)).collect())
+    }
+}

@@ -1,0 +1,70 @@
+//! What a running program has cost so far: processor time and memory, as the kernel counts them (proc(5)).
+
+use crate::wait::{Look, until};
+use anyhow::{Context, Result};
+use nix::unistd::{SysconfVar, sysconf};
+use std::fs;
+use std::time::Duration;
+
+/// Of the whole process, with all its threads: user and system time, at the kernel's resolution of 10 ms.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let ticks = processor_ticks(&stat).with_context(|| format!("finding utime and stime in {path}"))?;
+    let per_second = sysconf(SysconfVar::CLK_TCK).context("asking for the length of a clock tick")?.unwrap_or(100);
+    Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+}
+
+/// Fields 14 and 15. The second field may hold spaces and parentheses.
+fn processor_ticks(stat: &str) -> Option<u64> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    Some(field(14)? + field(15)?)
+}
+
+/// Resident memory in bytes, now and at its highest so far.
+pub fn resident_memory(pid: u32) -> Result<[u64; 2]> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let kibibytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        number.with_context(|| format!("finding {name} in {path}"))
+    };
+    Ok([kibibytes("VmRSS")? * 1024, kibibytes("VmHWM")? * 1024])
+}
+
+/// Waits until the program has used no processor time for a while: what it was asked for is done.
+pub async fn wait_until_idle(pid: u32) -> Result<()> {
+    /// Looks are 100 ms apart, so one second; a tick in it is housekeeping.
+    const LOOKS: usize = 10;
+    let mut seen = Vec::new();
+    until("an idle operator", Duration::from_secs(60), async || {
+        let now = processor_time(pid)?;
+        seen.push(now);
+        let quiet_since = seen.len().checked_sub(LOOKS).map(|index| seen[index]);
+        Ok(match quiet_since {
+            Some(then) if now - then <= Duration::from_millis(10) => Look::Ready(()),
+            _ => Look::NotYet(format!("{} ms of processor time so far", now.as_millis())),
+        })
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_read_behind_a_strange_name() {
+        let stat = "42 (a ) b) S 1 42 42 0 -1 4194304 100 0 0 0 17 5 0 0 20 0 4 0 1000 1 2";
+        assert_eq!(processor_ticks(stat), Some(22));
+    }
+
+    #[test]
+    fn this_process_has_memory() {
+        let [now, highest] = resident_memory(std::process::id()).unwrap();
+        assert!(now > 0 && highest >= now / 2);
+        processor_time(std::process::id()).unwrap();
+    }
+}

@@ -1,0 +1,248 @@
+//! The operator under load: machines with TPMs in memory register over the whole exchange, against a real API server,
+//! once as strangers and once again. The yardstick is what the API server does without us: bare creates of the very
+//! same objects.
+
+use super::api_writes::ApiWrites;
+use super::figure::{Figure, Sample, quantile};
+use super::process_cost::{processor_time, resident_memory, wait_until_idle};
+use crate::cluster::{Cluster, Controllers};
+use crate::operator::Operator;
+use crate::scratch::Scratch;
+use crate::software_machine::{Endpoint, usual_report};
+use crate::software_tpm::{KeyKind, SoftwareTpm, Vendor};
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use kube::api::{DynamicObject, ListParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// How much of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Machines that register.
+    pub machines: usize,
+    /// Of these, how many at once.
+    pub parallel: usize,
+    /// A P-256 endorsement key costs the operator more than an RSA key (twice the time for a challenge), and its
+    /// machine less: the load generator shares the processors with what it measures.
+    pub endorsement_keys: KeyKind,
+}
+
+const CREATES: &str = "bare creates of the same object";
+static NEW_RATE: Figure =
+    Figure::new("registrations-new", "registrations of new machines", "/s").at_least(60.0).yardstick(CREATES);
+static NEW_MEDIAN: Figure =
+    Figure::new("registration-new-p50", "one registration of a new machine, median", "ms").yardstick(CREATES);
+static NEW_TAIL: Figure =
+    Figure::new("registration-new-p99", "one registration of a new machine, 99 of 100", "ms").yardstick(CREATES);
+static NEW_CPU: Figure =
+    Figure::new("registration-new-cpu", "operator's processor time for a new machine", "ms").at_most(3.0);
+static NEW_WRITES: Figure = Figure::new("registration-new-writes", "API writes for a new machine", "");
+static AGAIN_RATE: Figure = Figure::new("registrations-again", "registrations of known machines", "/s");
+static AGAIN_MEDIAN: Figure =
+    Figure::new("registration-again-p50", "one registration of a known machine, median", "ms");
+static AGAIN_TAIL: Figure =
+    Figure::new("registration-again-p99", "one registration of a known machine, 99 of 100", "ms");
+static AGAIN_CPU: Figure = Figure::new("registration-again-cpu", "operator's processor time for a known machine", "ms");
+static AGAIN_WRITES: Figure = Figure::new("registration-again-writes", "API writes for a known machine", "");
+static FAILURES: Figure = Figure::new("registration-failures", "registrations that failed", "").at_most(0.0);
+static MEMORY: Figure = Figure::new("operator-memory", "operator's memory at its highest", "MiB");
+
+pub static FIGURES: &[&Figure] = &[
+    &NEW_RATE,
+    &NEW_MEDIAN,
+    &NEW_TAIL,
+    &NEW_CPU,
+    &NEW_WRITES,
+    &AGAIN_RATE,
+    &AGAIN_MEDIAN,
+    &AGAIN_TAIL,
+    &AGAIN_CPU,
+    &AGAIN_WRITES,
+    &FAILURES,
+    &MEMORY,
+];
+
+const NAMESPACE: &str = "fleet-default";
+
+/// One run, with a cluster and an operator of its own.
+pub async fn measure(load: &Load) -> Result<Vec<Sample>> {
+    let scratch = Scratch::new("bench-registrations")?;
+    let cluster = Cluster::start(&scratch.folder("cluster")?, Controllers::Absent).await?;
+    let mut operator = Operator::start(&cluster, &scratch.folder("operator")?).await?;
+    let client = cluster.client().await?;
+    let endpoint = Endpoint::new(&registration_url(&cluster, &operator)?, &operator.ca().await?)?;
+    let vendor = Vendor::new("TPM works")?;
+    let machines: Vec<(String, SoftwareTpm)> = (0..load.machines)
+        .map(|number| Ok((format!("SN{number:06}"), SoftwareTpm::new(load.endorsement_keys)?.certified_by(&vendor)?)))
+        .collect::<Result<_>>()?;
+    let pid = operator.pid()?;
+
+    let register = async |(serial, tpm): &(String, SoftwareTpm)| {
+        endpoint.register(tpm, usual_report(serial)).await?;
+        Ok(())
+    };
+    wait_until_idle(pid).await?;
+    let new = Phase::take(&client, pid, &machines, load.parallel, register).await?;
+    let again = Phase::take(&client, pid, &machines, load.parallel, register).await?;
+    let [_, highest] = resident_memory(pid)?;
+    let failures: Vec<&String> = [&new, &again].into_iter().flat_map(|phase| &phase.run.failures).collect();
+    if let Some(first) = failures.first() {
+        eprintln!("  {} registrations failed; the first: {first}", failures.len());
+    }
+
+    operator.stop();
+    let bare = bare_creates(&client, load).await?;
+    Ok(vec![
+        NEW_RATE.beside(new.run.rate(), bare.rate()),
+        NEW_MEDIAN.beside(new.run.latency(0.5)?, bare.latency(0.5)?),
+        NEW_TAIL.beside(new.run.latency(0.99)?, bare.latency(0.99)?),
+        NEW_CPU.is(new.processor_per_success()),
+        NEW_WRITES.is(new.writes_per_success()),
+        AGAIN_RATE.is(again.run.rate()),
+        AGAIN_MEDIAN.is(again.run.latency(0.5)?),
+        AGAIN_TAIL.is(again.run.latency(0.99)?),
+        AGAIN_CPU.is(again.processor_per_success()),
+        AGAIN_WRITES.is(again.writes_per_success()),
+        FAILURES.is(failures.len() as f64),
+        MEMORY.is(highest as f64 / f64::from(1 << 20)),
+    ])
+}
+
+/// All machines once, and what that cost the operator and the API server, with the work that is left after the last
+/// answer.
+struct Phase {
+    run: Run,
+    processor: Duration,
+    writes: ApiWrites,
+}
+
+impl Phase {
+    async fn take<T>(
+        client: &kube::Client,
+        pid: u32,
+        items: &[T],
+        parallel: usize,
+        act: impl AsyncFn(&T) -> Result<()>,
+    ) -> Result<Self> {
+        let (processor, writes) = (processor_time(pid)?, ApiWrites::so_far(client).await?);
+        let run = Run::take(items, parallel, act).await;
+        wait_until_idle(pid).await?;
+        let phase = Self {
+            run,
+            processor: processor_time(pid)? - processor,
+            writes: ApiWrites::so_far(client).await?.since(&writes),
+        };
+        eprintln!("  API writes: {}", phase.writes);
+        Ok(phase)
+    }
+
+    /// Milliseconds. Failures cost as well, and are not counted away.
+    fn processor_per_success(&self) -> f64 {
+        self.processor.as_secs_f64() * 1000.0 / self.run.latencies.len() as f64
+    }
+
+    fn writes_per_success(&self) -> f64 {
+        self.writes.total() / self.run.latencies.len() as f64
+    }
+}
+
+/// The same thing done for each item, several at once.
+struct Run {
+    elapsed: Duration,
+    /// Seconds, of those that went well.
+    latencies: Vec<f64>,
+    failures: Vec<String>,
+}
+
+impl Run {
+    async fn take<T>(items: &[T], parallel: usize, act: impl AsyncFn(&T) -> Result<()>) -> Self {
+        let started = Instant::now();
+        let timed = async |item| {
+            let started = Instant::now();
+            act(item).await.map(|()| started.elapsed().as_secs_f64())
+        };
+        let results: Vec<Result<f64>> =
+            futures::stream::iter(items).map(timed).buffer_unordered(parallel).collect().await;
+        let elapsed = started.elapsed();
+        let (mut latencies, mut failures) = (Vec::new(), Vec::new());
+        for result in results {
+            match result {
+                Ok(latency) => latencies.push(latency),
+                Err(error) => failures.push(format!("{error:#}")),
+            }
+        }
+        Self { elapsed, latencies, failures }
+    }
+
+    /// Of those that went well, per second.
+    fn rate(&self) -> f64 {
+        self.latencies.len() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Milliseconds.
+    fn latency(&self, share: f64) -> Result<f64> {
+        match (quantile(&self.latencies, share), self.failures.first()) {
+            (Some(seconds), _) => Ok(seconds * 1000.0),
+            (None, Some(failure)) => bail!("all {} failed; the first: {failure}", self.failures.len()),
+            (None, None) => bail!("nothing to measure: no machines"),
+        }
+    }
+}
+
+/// Makes a registration as a user would, and gives its URL as programs on this host reach it.
+fn registration_url(cluster: &Cluster, operator: &Operator) -> Result<String> {
+    let registration = json!({
+        "apiVersion": "rancheros.cattle.io/v1",
+        "kind": "MachineRegistration",
+        "metadata": {"name": "bench", "namespace": NAMESPACE},
+        "spec": {
+            "machineName": "${System Information/Serial Number}-",
+            "machineInventoryLabels": {"location": "lab", "serial": "${System Information/Serial Number}"},
+            "cloudConfig": {
+                "hostname": "bench",
+                "users": [{"name": "admin", "ssh_authorized_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMq bench"]}],
+                "write_files": [{"path": "/etc/motd", "content": "measured\n".repeat(40)}],
+            },
+        },
+    });
+    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &registration.to_string())?;
+    let name = ["machineregistrations.rancheros.cattle.io/bench", "--namespace", NAMESPACE];
+    let path = "jsonpath={.status.registrationURL}";
+    cluster.kubectl(&[&["wait", "--timeout=60s", "--for", path][..], &name].concat(), "")?;
+    let url = cluster.kubectl(&[&["get", "--output", path][..], &name].concat(), "")?;
+    let path = url.strip_prefix(&operator.url()).with_context(|| format!("the registration URL is {url}"))?;
+    Ok(operator.local_url(path))
+}
+
+/// Creates as many objects as there were machines, with nobody watching: copies of one that the operator made, each
+/// with a name and an identity of its own.
+async fn bare_creates(client: &kube::Client, load: &Load) -> Result<Run> {
+    let kind = GroupVersionKind::gvk("rancheros.cattle.io", "v1", "MachineInventory");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "machineinventories");
+    let inventories: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &resource);
+    let made = inventories.list(&ListParams::default().limit(1)).await.context("listing machine inventories")?;
+    let template = made.items.into_iter().next().context("the operator made no machine inventory")?;
+    let copies: Vec<DynamicObject> = (0..load.machines)
+        .map(|number| {
+            let mut copy = DynamicObject::new("", &resource);
+            copy.metadata.name = Some(format!("bare-{number:06}"));
+            copy.metadata.labels = template.metadata.labels.clone();
+            copy.metadata.annotations = Some(template.annotations().clone());
+            copy.data = json!({"spec": template.data["spec"]});
+            copy.data["spec"]["tpmHash"] = json!(format!("{number:064x}"));
+            copy
+        })
+        .collect();
+    let run = Run::take(&copies, load.parallel, async |copy| {
+        inventories.create(&PostParams::default(), copy).await.context("creating an object")?;
+        Ok(())
+    })
+    .await;
+    match run.failures.first() {
+        None => Ok(run),
+        Some(failure) => bail!("{} of the bare creates failed; the first: {failure}", run.failures.len()),
+    }
+}

@@ -1,0 +1,70 @@
+//! `make bench`: measures, writes `out/bench.json`, and puts the table into the README.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use harness::bench::{Load, Measurement, Report, Settings, write_table};
+use harness::paths;
+use harness::software_tpm::KeyKind;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Measure speed, sizes and memory, each beside its target and yardstick
+///
+/// Wants an otherwise idle machine. Figures that are not measured in a run stay as an earlier run on this host left
+/// them. Ends with 1 when a target is missed, after everything was measured and written.
+#[derive(Parser)]
+struct Options {
+    /// What to measure; everything by default
+    measurements: Vec<Measurement>,
+    /// The value of a figure is the median of this many runs
+    #[arg(long, default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    runs: usize,
+    /// Machines that register in one run
+    #[arg(long, default_value_t = 600)]
+    machines: usize,
+    /// Machines that register at the same time
+    #[arg(long, default_value_t = 16, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    parallel: usize,
+    /// Give the machines RSA endorsement keys in place of P-256
+    #[arg(long)]
+    rsa: bool,
+    /// The ISO to measure [default: the one in out/image/]
+    #[arg(long)]
+    iso: Option<PathBuf>,
+    /// Where the outcome is kept [default: out/bench.json of the clone]
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// A Markdown file whose table is brought up to date
+    #[arg(long)]
+    table: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    let settings = Settings {
+        load: Load {
+            machines: options.machines,
+            parallel: options.parallel,
+            endorsement_keys: if options.rsa { KeyKind::Rsa2048 } else { KeyKind::P256 },
+        },
+        iso: options.iso,
+    };
+    let json = options.json.unwrap_or_else(|| paths::output().join("bench.json"));
+    let mut report = Report::continue_from(&json)?;
+    let chosen = if options.measurements.is_empty() { Measurement::ALL } else { &options.measurements };
+    let mut missed = false;
+    for measurement in chosen {
+        let outcomes =
+            measurement.take(&settings, options.runs).await.with_context(|| format!("measuring {measurement:?}"))?;
+        missed |= outcomes.iter().any(|outcome| outcome.met == Some(false));
+        report.add(outcomes);
+        // After each, so that an hour's work outlives a failure in the next.
+        report.save(&json)?;
+    }
+    print!("{}", report.table());
+    if let Some(file) = options.table {
+        write_table(&file, &report.table())?;
+    }
+    Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
