@@ -1,0 +1,123 @@
+//! The only place that starts another program.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{self, Write};
+use std::process::{Command as Process, Stdio};
+
+/// A program and its arguments, started without a shell.
+#[derive(Clone, Debug)]
+pub struct Command {
+    program: OsString,
+    arguments: Vec<OsString>,
+}
+
+/// What went wrong, with the command and the end of what it said.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("starting {command}")]
+    Start { command: String, source: io::Error },
+    #[error("{command}: {status}{}", said(.stderr))]
+    Failed { command: String, status: std::process::ExitStatus, stderr: String },
+}
+
+fn said(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!(": {stderr}") }
+}
+
+/// As much of a program's standard error as an error message keeps: its last lines.
+const KEPT_LINES: usize = 8;
+
+impl Command {
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self { program: program.as_ref().to_owned(), arguments: Vec::new() }
+    }
+
+    pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    pub fn arguments<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// Runs to the end with nothing on standard input. Returns standard output.
+    pub fn run(&self) -> Result<Vec<u8>, CommandError> {
+        self.run_with_input(&[])
+    }
+
+    /// Runs to the end with `input` on standard input, for what may not stand in an argument list.
+    pub fn run_with_input(&self, input: &[u8]) -> Result<Vec<u8>, CommandError> {
+        let start = |source| CommandError::Start { command: self.to_string(), source };
+        let mut child = Process::new(&self.program)
+            .args(&self.arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(start)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            match stdin.write_all(input) {
+                // A program that wants no input may be gone already; its status tells more than this.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(start(error)),
+                _ => {}
+            }
+        }
+        let output = child.wait_with_output().map_err(start)?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = stderr.trim().lines().collect();
+        let stderr = lines[lines.len().saturating_sub(KEPT_LINES)..].join("\n");
+        Err(CommandError::Failed { command: self.to_string(), status: output.status, stderr })
+    }
+
+    /// Runs to the end with this process's standard output and error: for programs whose output is for the console.
+    pub fn run_visibly(&self) -> Result<(), CommandError> {
+        let status = Process::new(&self.program)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .status()
+            .map_err(|source| CommandError::Start { command: self.to_string(), source })?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(CommandError::Failed { command: self.to_string(), status, stderr: String::new() })
+    }
+}
+
+/// For messages: words separated by blanks, without quoting.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.program.to_string_lossy())?;
+        self.arguments.iter().try_for_each(|a| write!(f, " {}", a.to_string_lossy()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_and_input_pass_through() {
+        assert_eq!(Command::new("cat").run_with_input(b"words").unwrap(), b"words");
+        assert_eq!(Command::new("echo").arguments(["a", "b c"]).run().unwrap(), b"a b c\n");
+    }
+
+    #[test]
+    fn a_failure_names_the_command_and_what_it_said() {
+        let error = Command::new("ls").argument("/no/such/place").run().unwrap_err().to_string();
+        assert!(error.starts_with("ls /no/such/place: exit status"), "{error}");
+        assert!(error.contains("No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = Command::new("no-such-program").run().unwrap_err();
+        assert_eq!(error.to_string(), "starting no-such-program");
+    }
+}

@@ -1,0 +1,122 @@
+//! Carries out an [`InstallPlan`], and leaves nothing that could be booted if it cannot.
+//!
+//! 1. Before the disk is touched: it is held exclusively, it is the disk of the plan, and the file systems to be
+//!    written exist as files.
+//! 2. A marker goes into the first megabyte, the old tables go; see [`crate::marker`].
+//! 3. Everything is written to where its partition will be. No partition exists, so nothing can mount or boot it.
+//! 4. Everything is read back from the disk and compared.
+//! 5. The tables are written: the backup, then the first megabyte, which was held back until here.
+
+pub mod bios;
+mod buffer;
+mod ext4;
+mod fat;
+pub mod gpt;
+mod image;
+mod root;
+mod run;
+pub mod target;
+mod work;
+
+use crate::plan::InstallPlan;
+use crate::plan::layout::Role;
+use crate::release_source::{ReleaseError, ReleaseSource};
+use protocol::message::Progress;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use target::{Disk, Target};
+
+/// What a finished installation tells.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Installed {
+    /// Bytes of root images written.
+    pub bytes: u64,
+    /// Time to write them and to have them on the medium.
+    pub writing: Duration,
+    /// Time to read everything back.
+    pub verifying: Duration,
+}
+
+/// Why an installation ended. The disk has no partition table afterwards, unless it was never touched.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    #[error("opening {}: it must exist and not be in use", .device.display())]
+    Open { device: PathBuf, source: io::Error },
+    #[error("{} is not the disk of the plan: {cause}; plan again", .device.display())]
+    OtherDisk { device: PathBuf, cause: String },
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    #[error("making the file system {0}")]
+    FileSystem(Role, #[source] anyhow::Error),
+    #[error("the BIOS boot loader of the release cannot be used")]
+    Bios(#[from] bios::BiosError),
+    #[error("reading the root image {0} from the medium")]
+    Source(String, #[source] io::Error),
+    #[error(
+        "the root image {name} has SHA-256 {actual}; release.json says {expected}: the medium is damaged, make a new one"
+    )]
+    SourceDigest { name: String, expected: String, actual: String },
+    #[error("writing {what}: the disk may be failing, replace it or choose another")]
+    Write { what: String, source: io::Error },
+    #[error("reading {what} back: the disk may be failing, replace it or choose another")]
+    ReadBack { what: String, source: io::Error },
+    #[error("{0} reads back differently from what was written: the disk is failing, replace it or choose another")]
+    Differs(String),
+    #[error("announcing the partition table of {} to the kernel", .device.display())]
+    Announce { device: PathBuf, source: io::Error },
+}
+
+impl ExecuteError {
+    /// CamelCase and stable: a `Failure`'s reason, and so a condition's.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "DiskBusy",
+            Self::OtherDisk { .. } => "DiskChanged",
+            Self::Release(_) | Self::Bios(_) | Self::Source(..) | Self::SourceDigest { .. } => "ReleaseUnusable",
+            Self::FileSystem(..) => "FileSystemFailed",
+            Self::Write { .. } | Self::Announce { .. } => "WriteFailed",
+            Self::ReadBack { .. } => "ReadBackFailed",
+            Self::Differs(_) => "VerificationFailed",
+        }
+    }
+}
+
+/// Installs to the plan's target, a block device or an existing file of the plan's size.
+pub fn execute(
+    plan: &InstallPlan,
+    release: &ReleaseSource,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Installed, ExecuteError> {
+    let open = |source| ExecuteError::Open { device: plan.target.clone(), source };
+    execute_on(&mut Disk::open(&plan.target).map_err(open)?, plan, release, progress)
+}
+
+/// Installs to an opened target.
+pub fn execute_on(
+    target: &mut dyn Target,
+    plan: &InstallPlan,
+    release: &ReleaseSource,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Installed, ExecuteError> {
+    check_target(target, plan)?;
+    let works = work::prepare(plan, release)?;
+    run::run(target, plan, release, &works, progress)
+}
+
+/// A disk may have been exchanged since it was probed; its length and sector size are what the plan depends on.
+fn check_target(target: &dyn Target, plan: &InstallPlan) -> Result<(), ExecuteError> {
+    let planned = (plan.layout.disk_bytes, plan.layout.sector_bytes);
+    let found = (target.length(), target.sector_bytes());
+    if planned == found {
+        return Ok(());
+    }
+    let cause = format!(
+        "it has {} bytes in sectors of {}; the plan is for {} in sectors of {}",
+        found.0, found.1, planned.0, planned.1
+    );
+    Err(ExecuteError::OtherDisk { device: plan.target.clone(), cause })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! Writes prepared work to the target, in order, and takes the tables away again when something fails.
+
+use super::target::Target;
+use super::work::Work;
+use super::{ExecuteError, Installed, image, root};
+use crate::plan::InstallPlan;
+use crate::plan::layout::ALIGNMENT;
+use crate::release_source::ReleaseSource;
+use protocol::message::{InstallPhase, Progress};
+use protocol::release::ReleaseFile;
+use std::io;
+use std::time::Instant;
+
+/// Carries out `works`. The target is flushed between kinds of work, so that a power cut never leaves something later
+/// on the medium without what comes before it.
+pub fn run(
+    target: &mut dyn Target,
+    plan: &InstallPlan,
+    release: &ReleaseSource,
+    works: &[Work],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Installed, ExecuteError> {
+    let mut run = Run { target, plan, release, progress, installed: Installed::default() };
+    for work in works {
+        if let Err(error) = run.perform(work, works) {
+            run.abandon(works);
+            return Err(error);
+        }
+    }
+    Ok(run.installed)
+}
+
+struct Run<'a> {
+    target: &'a mut dyn Target,
+    plan: &'a InstallPlan,
+    release: &'a ReleaseSource,
+    progress: &'a mut dyn FnMut(Progress),
+    installed: Installed,
+}
+
+impl Run<'_> {
+    fn perform(&mut self, work: &Work, works: &[Work]) -> Result<(), ExecuteError> {
+        match work {
+            Work::Clear { head } => self.clear(head).map_err(writing("the marker")),
+            Work::Root { image, into } => {
+                let offsets: Vec<u64> = into.iter().map(|partition| partition.offset).collect();
+                self.write_root(image, &offsets)
+            }
+            Work::FileSystem { partition, image } => {
+                self.say(InstallPhase::Configuring, 0, 0, partition.role.label());
+                image::write(image.as_file(), self.target, partition.offset).map_err(writing(partition.role.label()))
+            }
+            Work::BiosCore { partition, core } => {
+                self.target.write_at(partition.offset, &self.whole_sectors(core)).map_err(writing("GRUB for BIOS"))
+            }
+            Work::Verify => self.verify(works),
+            Work::Commit { head, tail, tail_offset } => {
+                self.commit(head, tail, *tail_offset).map_err(writing("the partition table"))?;
+                let device = || self.plan.target.clone();
+                self.target.announce().map_err(|source| ExecuteError::Announce { device: device(), source })
+            }
+        }
+    }
+
+    /// The backup goes first: as long as the primary table stands, the disk is what it was before.
+    fn clear(&mut self, head: &[u8]) -> io::Result<()> {
+        let sector = u64::from(self.target.sector_bytes());
+        let tail_offset = (self.target.length() - ALIGNMENT) / sector * sector;
+        let tail = vec![0; (self.target.length() - tail_offset) as usize];
+        self.target.write_at(tail_offset, &tail)?;
+        self.target.flush()?;
+        self.target.write_at(0, head)?;
+        self.target.flush()
+    }
+
+    fn write_root(&mut self, image: &ReleaseFile, offsets: &[u64]) -> Result<(), ExecuteError> {
+        let started = Instant::now();
+        let total = image.size * offsets.len() as u64;
+        let source = self.release.open_root()?;
+        let progress = &mut *self.progress;
+        let report = |bytes| progress(message(InstallPhase::Writing, bytes, total, "root image"));
+        let actual = root::copy(source, image.size, self.target, offsets, report).map_err(|error| match error {
+            root::CopyError::Read(source) => ExecuteError::Source(image.name.clone(), source),
+            root::CopyError::Write(source) => ExecuteError::Write { what: "the root image".into(), source },
+        })?;
+        if actual != image.sha256 {
+            let (name, expected) = (image.name.clone(), image.sha256.clone());
+            return Err(ExecuteError::SourceDigest { name, expected, actual });
+        }
+        self.target.flush().map_err(writing("the root image"))?;
+        self.installed.bytes += total;
+        self.installed.writing += started.elapsed();
+        Ok(())
+    }
+
+    fn verify(&mut self, works: &[Work]) -> Result<(), ExecuteError> {
+        let started = Instant::now();
+        self.target.flush().map_err(writing("the file systems"))?;
+        let mut before = 0;
+        let total = works.iter().map(root_bytes).sum();
+        for work in works {
+            match work {
+                Work::Root { image, into } => {
+                    for partition in into {
+                        let progress = &mut *self.progress;
+                        let label = partition.role.label();
+                        let report = |bytes| progress(message(InstallPhase::Verifying, before + bytes, total, label));
+                        let actual = root::digest(self.target, partition.offset, image.size, report);
+                        if actual.map_err(reading_back(label))? != image.sha256 {
+                            return Err(ExecuteError::Differs(label.into()));
+                        }
+                        before += image.size;
+                    }
+                }
+                Work::FileSystem { partition, image } => {
+                    let label = partition.role.label();
+                    let same = image::compare(image.as_file(), self.target, partition.offset);
+                    if !same.map_err(reading_back(label))? {
+                        return Err(ExecuteError::Differs(label.into()));
+                    }
+                }
+                Work::BiosCore { partition, core } => {
+                    let expected = self.whole_sectors(core);
+                    let mut actual = vec![0; expected.len()];
+                    let what = "GRUB for BIOS";
+                    self.target.read_at(partition.offset, &mut actual).map_err(reading_back(what))?;
+                    if actual != expected {
+                        return Err(ExecuteError::Differs(what.into()));
+                    }
+                }
+                Work::Clear { .. } | Work::Verify | Work::Commit { .. } => {}
+            }
+        }
+        self.installed.verifying = started.elapsed();
+        Ok(())
+    }
+
+    /// Firmware may restore a primary table from its backup, so the backup is the first thing that counts; by now
+    /// everything it points to is on the medium.
+    fn commit(&mut self, head: &[u8], tail: &[u8], tail_offset: u64) -> io::Result<()> {
+        self.target.write_at(tail_offset, tail)?;
+        self.target.flush()?;
+        self.target.write_at(0, head)?;
+        self.target.flush()
+    }
+
+    /// As much as a failing disk allows: no table at either end, and the marker that lets the next attempt begin.
+    fn abandon(&mut self, works: &[Work]) {
+        for work in works {
+            if let Work::Clear { head } = work
+                && let Err(error) = self.clear(head)
+            {
+                tracing::warn!("clearing the partition table of {}: {error}", self.plan.target.display());
+            }
+        }
+    }
+
+    fn whole_sectors(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        bytes.resize(bytes.len().next_multiple_of(self.target.sector_bytes() as usize), 0);
+        bytes
+    }
+
+    fn say(&mut self, phase: InstallPhase, bytes: u64, total: u64, text: &str) {
+        (self.progress)(message(phase, bytes, total, text));
+    }
+}
+
+fn root_bytes(work: &Work) -> u64 {
+    match work {
+        Work::Root { image, into } => image.size * into.len() as u64,
+        _ => 0,
+    }
+}
+
+fn message(phase: InstallPhase, bytes: u64, total_bytes: u64, text: &str) -> Progress {
+    Progress { phase, bytes, total_bytes, message: text.into() }
+}
+
+fn writing(what: &str) -> impl FnOnce(io::Error) -> ExecuteError {
+    move |source| ExecuteError::Write { what: what.into(), source }
+}
+
+fn reading_back(what: &str) -> impl FnOnce(io::Error) -> ExecuteError {
+    move |source| ExecuteError::ReadBack { what: what.into(), source }
+}

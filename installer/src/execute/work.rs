@@ -1,0 +1,105 @@
+//! A plan's steps with everything at hand that they write: made before the disk is touched, so that whatever is missing
+//! or does not fit is known by then.
+
+use super::gpt::{Tables, tables};
+use super::{ExecuteError, bios, ext4, fat};
+use crate::marker::{self, Marker, State};
+use crate::plan::layout::{ALIGNMENT, Partition, Role};
+use crate::plan::{BootFile, Content, InstallPlan, Step};
+use crate::release_source::ReleaseSource;
+use protocol::release::ReleaseFile;
+use std::io;
+use tempfile::NamedTempFile;
+
+/// One step with its bytes.
+pub enum Work<'a> {
+    /// The first megabyte as it is while the installation runs.
+    Clear {
+        head: Vec<u8>,
+    },
+    Root {
+        image: &'a ReleaseFile,
+        into: Vec<&'a Partition>,
+    },
+    FileSystem {
+        partition: &'a Partition,
+        image: NamedTempFile,
+    },
+    BiosCore {
+        partition: &'a Partition,
+        core: Vec<u8>,
+    },
+    Verify,
+    /// The first megabyte as it is in the end, and the tables behind the last partition.
+    Commit {
+        head: Vec<u8>,
+        tail: Vec<u8>,
+        tail_offset: u64,
+    },
+}
+
+/// Makes everything that the plan writes, but for the root image, which is large and stays where it is.
+pub fn prepare<'a>(plan: &'a InstallPlan, release: &ReleaseSource) -> Result<Vec<Work<'a>>, ExecuteError> {
+    plan.steps.iter().map(|step| prepare_step(step, plan, release)).collect()
+}
+
+fn prepare_step<'a>(step: &'a Step, plan: &'a InstallPlan, release: &ReleaseSource) -> Result<Work<'a>, ExecuteError> {
+    let partition = |role| plan.layout.partition(role);
+    Ok(match step {
+        Step::Clear { version } => Work::Clear { head: head(&[], State::Writing, version) },
+        Step::Root { image, into } => Work::Root { image, into: into.iter().map(|role| partition(*role)).collect() },
+        Step::Boot { volume_id, files } => {
+            let partition = partition(Role::Boot);
+            let files = boot_files(files, release)?;
+            let sector_bytes = plan.layout.sector_bytes;
+            let volume = fat::Volume { length: partition.length, sector_bytes, id: *volume_id, label: "COS_BOOT" };
+            let image = fat_image(&volume, &files).map_err(|e| ExecuteError::FileSystem(Role::Boot, e.into()))?;
+            Work::FileSystem { partition, image }
+        }
+        Step::Ext4 { role, uuid, files } => {
+            let partition = partition(*role);
+            let image = ext4::make(partition.length, role.label(), *uuid, files);
+            Work::FileSystem { partition, image: image.map_err(|error| ExecuteError::FileSystem(*role, error))? }
+        }
+        Step::BiosCore { core } => {
+            let partition = partition(Role::Bios);
+            let core = bios::core(&release.read(core)?, partition.offset, partition.length)?;
+            Work::BiosCore { partition, core }
+        }
+        Step::Verify => Work::Verify,
+        Step::Commit { version, boot_code } => {
+            let Tables { mut primary, backup, backup_offset } = tables(&plan.layout);
+            if let Some(file) = boot_code {
+                let code = bios::boot_code(&release.read(file)?, partition(Role::Bios).offset)?;
+                primary[..code.len()].copy_from_slice(&code);
+            }
+            let head = head(&primary, State::Complete, version);
+            Work::Commit { head, tail: backup, tail_offset: backup_offset }
+        }
+    })
+}
+
+/// The first megabyte of the disk: tables, if any, and the marker behind them.
+fn head(tables: &[u8], state: State, version: &str) -> Vec<u8> {
+    let mut head = vec![0; ALIGNMENT as usize];
+    head[..tables.len()].copy_from_slice(tables);
+    let marker = Marker { state, version: version.to_owned() }.to_bytes();
+    head[marker::OFFSET as usize..][..marker.len()].copy_from_slice(&marker);
+    head
+}
+
+fn fat_image(volume: &fat::Volume, files: &[(&str, Vec<u8>)]) -> io::Result<NamedTempFile> {
+    let image = NamedTempFile::new()?;
+    image.as_file().set_len(volume.length)?;
+    fat::write(image.as_file(), volume, files)?;
+    Ok(image)
+}
+
+fn boot_files<'a>(files: &'a [BootFile], release: &ReleaseSource) -> Result<Vec<(&'a str, Vec<u8>)>, ExecuteError> {
+    let content = |file: &BootFile| match &file.content {
+        Content::Release(file) => release.read(file),
+        Content::Manifest => Ok(release.manifest_bytes().to_vec()),
+        Content::Text(text) => Ok(text.clone().into_bytes()),
+    };
+    files.iter().map(|file| Ok((file.path.as_str(), content(file)?))).collect()
+}

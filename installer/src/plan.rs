@@ -1,0 +1,193 @@
+//! Decides what an installation does, from values alone; [`crate::execute`] has nothing left to decide.
+
+pub mod config;
+mod display;
+pub mod layout;
+mod select;
+mod steps;
+
+use crate::machine::{DiskDetail, Machine};
+use crate::settings::Settings;
+use layout::{Demand, Layout, LayoutError, Size};
+use protocol::CloudConfig;
+use protocol::release::ReleaseManifest;
+use serde::Serialize;
+use std::path::PathBuf;
+pub use steps::{BootFile, ConfigFile, Content, Step};
+use uuid::Uuid;
+
+/// Everything an installation does, in order. `Display` is what `--dry-run` prints; neither it nor the serialized form
+/// holds a secret.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallPlan {
+    /// The disk, or the disk image.
+    pub target: PathBuf,
+    /// The disk in words: size, model, serial.
+    pub description: String,
+    pub release: ReleaseManifest,
+    pub layout: Layout,
+    pub steps: Vec<Step>,
+    /// What will not be as somebody may expect, such as keys of the cloud-config that are not applied.
+    pub warnings: Vec<String>,
+    /// What follows a success: off instead of a reboot.
+    pub power_off: bool,
+}
+
+/// Why nothing is installed. Each message says what, which and what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error("this machine has no disk: attach one, or load the driver of its controller")]
+    NoDisk,
+    #[error("no disk can be installed to:\n{listing}\nName one with `device` if the choice is yours to make")]
+    NoEligibleDisk { listing: String },
+    #[error("several disks can be installed to:\n{listing}\nName one with `device` or `deviceSelector`")]
+    SeveralDisks { listing: String },
+    #[error("there is no disk {device} ({origin}); this machine has:\n{listing}")]
+    DiskNotFound { device: String, origin: String, listing: String },
+    #[error("no disk matches deviceSelector ({origin}); this machine has:\n{listing}")]
+    SelectorMatchesNothing { origin: String, listing: String },
+    #[error("{disk} is the medium that this system was started from ({origin}): name another disk with `device`")]
+    DiskIsBootMedium { disk: String, origin: String },
+    #[error("{disk} cannot be used: {cause}")]
+    DiskUnusable { disk: String, cause: String },
+    #[error("{disk} holds {content}: set `wipe: true` to destroy it, or name another disk with `device`")]
+    DiskHasContent { disk: String, content: String },
+    #[error("{disk} is too small: {source}")]
+    DiskTooSmall { disk: String, source: LayoutError },
+    #[error("the release is for {release}; this machine is {machine}: use the medium for {machine}")]
+    WrongArchitecture { release: String, machine: String },
+    #[error("`noFormat` ({origin}) asks to keep the partitions, and this installer always writes them: remove it")]
+    NoFormatUnsupported { origin: String },
+    #[error("the cloud-config cannot be written: {0}")]
+    CloudConfig(String),
+}
+
+impl PlanError {
+    /// CamelCase and stable: a `Failure`'s reason, and so a condition's.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoDisk => "NoDisk",
+            Self::NoEligibleDisk { .. } => "NoEligibleDisk",
+            Self::SeveralDisks { .. } => "SeveralDisks",
+            Self::DiskNotFound { .. } => "DiskNotFound",
+            Self::SelectorMatchesNothing { .. } => "SelectorMatchesNothing",
+            Self::DiskIsBootMedium { .. } => "DiskIsBootMedium",
+            Self::DiskUnusable { .. } => "DiskUnusable",
+            Self::DiskHasContent { .. } => "DiskHasContent",
+            Self::DiskTooSmall { .. } => "DiskTooSmall",
+            Self::WrongArchitecture { .. } => "WrongArchitecture",
+            Self::NoFormatUnsupported { .. } => "NoFormatUnsupported",
+            Self::CloudConfig(_) => "CloudConfigInvalid",
+        }
+    }
+}
+
+/// Plans the installation of `release` with `cloud_config` (as merged from all its sources) on one of the machine's
+/// disks. GUIDs of disk, partitions and file systems come from `ids`.
+pub fn plan(
+    settings: &Settings,
+    machine: &Machine,
+    cloud_config: &CloudConfig,
+    release: &ReleaseManifest,
+    mut ids: impl FnMut() -> Uuid,
+) -> Result<InstallPlan, PlanError> {
+    let architecture = &machine.hardware.cpu.architecture;
+    if !architecture.is_empty() && *architecture != release.architecture {
+        let (release, machine) = (release.architecture.clone(), architecture.clone());
+        return Err(PlanError::WrongArchitecture { release, machine });
+    }
+    if *settings.no_format {
+        return Err(PlanError::NoFormatUnsupported { origin: format!("from {}", settings.no_format.source) });
+    }
+    let demand = |disk: &DiskDetail| Demand {
+        disk_bytes: disk.size_bytes,
+        sector_bytes: disk.logical_sector_bytes,
+        root_bytes: release.root.size,
+        minimum_slot_bytes: release.minimum_slot_bytes,
+    };
+    let disk = select::select(settings, &machine.disks, |disk| demand(disk).check())?;
+    let layout =
+        demand(disk).layout(&mut ids).map_err(|source| PlanError::DiskTooSmall { disk: select::name(disk), source })?;
+    let files = config::files(settings, cloud_config)?;
+    let steps = steps::steps(settings, release, &layout, files, &mut ids);
+    Ok(InstallPlan {
+        target: PathBuf::from(&disk.path),
+        description: format!("{} {}", Size(disk.size_bytes), select::nature(disk)).trim().to_owned(),
+        release: release.clone(),
+        layout,
+        steps,
+        warnings: protocol::cloud_config_keys::unapplied(cloud_config),
+        power_off: *settings.power_off,
+    })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::release_source::ReleaseSource;
+    use crate::release_source::tests::tiny_release;
+    use crate::settings::{Setting, Source};
+
+    /// A blank disk of 2 GiB.
+    pub fn blank_disk(path: &str) -> DiskDetail {
+        DiskDetail {
+            path: path.into(),
+            size_bytes: 2 << 30,
+            logical_sector_bytes: 512,
+            model: "Test".into(),
+            serial: "S1".into(),
+            ..DiskDetail::default()
+        }
+    }
+
+    /// A plan for a blank disk, and what makes it up.
+    pub fn plan_for(
+        disk: DiskDetail,
+        settings: &Settings,
+        cloud_config: &CloudConfig,
+    ) -> Result<InstallPlan, PlanError> {
+        let folder = tiny_release(&[5; 10_000]);
+        let release = ReleaseSource::open(folder.path()).unwrap();
+        let machine = Machine { disks: vec![disk], ..Machine::default() };
+        plan(settings, &machine, cloud_config, release.manifest(), Uuid::new_v4)
+    }
+
+    fn cloud_config() -> CloudConfig {
+        serde_yaml::from_str("hostname: demo\npassword: topsecret\npackages: [vim]").unwrap()
+    }
+
+    #[test]
+    fn a_plan_shows_what_matters_and_hides_secrets() {
+        let settings = Settings {
+            registration_url: Setting::new(Some("https://h/v1-rancheros/registration/token".into()), Source::Medium),
+            ..Settings::default()
+        };
+        let plan = plan_for(blank_disk("/dev/vda"), &settings, &cloud_config()).unwrap();
+        let shown = plan.to_string();
+        for expected in ["/dev/vda", "2.0 GiB", "0.1.0", "COS_PERSISTENT", "packages", "partition table"] {
+            assert!(shown.contains(expected), "{expected} is missing from\n{shown}");
+        }
+        let serialized = serde_json::to_string(&plan).unwrap();
+        for text in [&shown, &serialized, &format!("{plan:?}")] {
+            assert!(!text.contains("topsecret") && !text.contains("registration/token"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_medium_for_another_machine_is_refused() {
+        let mut machine = Machine { disks: vec![blank_disk("/dev/vda")], ..Machine::default() };
+        machine.hardware.cpu.architecture = "aarch64".into();
+        let folder = tiny_release(b"root");
+        let release = ReleaseSource::open(folder.path()).unwrap();
+        let refused = plan(&Settings::default(), &machine, &CloudConfig::default(), release.manifest(), Uuid::new_v4);
+        assert_eq!(refused.unwrap_err().reason(), "WrongArchitecture");
+    }
+
+    #[test]
+    fn a_request_to_keep_partitions_is_refused() {
+        let settings = Settings { no_format: Setting::new(true, Source::Flag), ..Settings::default() };
+        let error = plan_for(blank_disk("/dev/vda"), &settings, &CloudConfig::default()).unwrap_err();
+        assert!(error.to_string().contains("from the command line"), "{error}");
+    }
+}

@@ -1,0 +1,79 @@
+//! The files that the installed system configures itself from.
+
+use super::{ConfigFile, PlanError};
+use crate::settings::{Secret, Settings};
+use protocol::CloudConfig;
+use serde_json::{Value, json};
+
+/// What `ros-installer apply` reads at each boot.
+pub const CLOUD_CONFIG: &str = "cloud-config.yaml";
+/// What `ros-installer report` finds its operator with.
+pub const REGISTRATION: &str = "registration.yaml";
+
+/// The content of COS_OEM: the cloud-config without the keys that were for the installer, and the registration if
+/// there is one.
+pub(super) fn files(settings: &Settings, cloud_config: &CloudConfig) -> Result<Vec<ConfigFile>, PlanError> {
+    let mut files = vec![document(CLOUD_CONFIG, installed(settings, cloud_config))?];
+    if let Some(url) = &*settings.registration_url {
+        let mut install = json!({ "registrationURL": url });
+        if let Some(certificate) = &*settings.registration_ca_cert {
+            install["registrationCACert"] = certificate.as_str().into();
+        }
+        files.push(document(REGISTRATION, json!({ "rancheros": { "install": install } }))?);
+    }
+    Ok(files)
+}
+
+fn installed(settings: &Settings, cloud_config: &CloudConfig) -> Value {
+    let mut document = cloud_config.0.clone();
+    if let Some(Value::Object(rancheros)) = document.get_mut("rancheros") {
+        rancheros.remove("install");
+        if rancheros.is_empty() {
+            document.remove("rancheros");
+        }
+    }
+    // The cloud-config's own word about the password is newer than the installer's setting.
+    if let Some(password) = settings.password.as_ref().filter(|_| !document.contains_key("password")) {
+        document.insert("password".into(), password.expose().into());
+    }
+    Value::Object(document)
+}
+
+fn document(name: &str, content: Value) -> Result<ConfigFile, PlanError> {
+    let body = serde_yaml::to_string(&content).map_err(|error| PlanError::CloudConfig(error.to_string()))?;
+    Ok(ConfigFile { name: name.into(), content: Secret::new(format!("#cloud-config\n{body}")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Setting, Source};
+
+    fn parsed(file: &ConfigFile) -> Value {
+        assert!(file.content.expose().starts_with("#cloud-config\n"));
+        serde_yaml::from_str(file.content.expose()).unwrap()
+    }
+
+    #[test]
+    fn the_installers_own_keys_stay_behind() {
+        let config: CloudConfig =
+            serde_yaml::from_str("hostname: h\nrancheros:\n  install: {password: p, device: /dev/vda}").unwrap();
+        let files = files(&Settings::default(), &config).unwrap();
+        assert_eq!(files.len(), 1);
+        assert_eq!(parsed(&files[0]), json!({"hostname": "h"}));
+    }
+
+    #[test]
+    fn registration_and_password_come_from_the_settings() {
+        let settings = Settings {
+            registration_url: Setting::new(Some("https://h/x".into()), Source::Medium),
+            registration_ca_cert: Setting::new(Some("PEM\nPEM\n".into()), Source::Medium),
+            password: Setting::new(Some(Secret::new("$6$hash")), Source::Answer),
+            ..Settings::default()
+        };
+        let files = files(&settings, &CloudConfig::default()).unwrap();
+        assert_eq!(parsed(&files[0]), json!({"password": "$6$hash"}));
+        let install = json!({"registrationURL": "https://h/x", "registrationCACert": "PEM\nPEM\n"});
+        assert_eq!(parsed(&files[1]), json!({"rancheros": {"install": install}}));
+    }
+}

@@ -1,0 +1,288 @@
+//! Where everything stands on a disk: partition arithmetic as pure values.
+
+use serde::Serialize;
+use std::fmt;
+use uuid::Uuid;
+
+pub const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Partitions begin at multiples of this, and the first megabyte and the last belong to the tables.
+pub const ALIGNMENT: u64 = MIB;
+const BIOS_BYTES: u64 = MIB;
+/// Kernel and initrd of three slots, twice over.
+const BOOT_BYTES: u64 = 256 * MIB;
+/// FAT32 has at least 65525 clusters of at least one sector: 256 MiB are too few with sectors of 4096 bytes.
+const BOOT_BYTES_LARGE_SECTORS: u64 = 288 * MIB;
+const OEM_BYTES: u64 = 64 * MIB;
+/// Less is not enough for logs and one container image; the rest of the disk is added.
+const MINIMUM_PERSISTENT_BYTES: u64 = 256 * MIB;
+/// A slot takes this part of the disk, because a slot cannot grow later and releases do.
+const SLOT_SHARE: u64 = 20;
+/// No release is expected to need more.
+const LARGEST_SHARE: u64 = 4 * GIB;
+
+/// A partition's role. `Display` is its label, the name in the partition table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Role {
+    #[serde(rename = "COS_BIOS")]
+    Bios,
+    #[serde(rename = "COS_BOOT")]
+    Boot,
+    #[serde(rename = "COS_STATE_A")]
+    StateA,
+    #[serde(rename = "COS_STATE_B")]
+    StateB,
+    #[serde(rename = "COS_RECOVERY")]
+    Recovery,
+    #[serde(rename = "COS_OEM")]
+    Oem,
+    #[serde(rename = "COS_PERSISTENT")]
+    Persistent,
+}
+
+impl Role {
+    /// All partitions, in the order of the table.
+    pub const ALL: [Self; 7] =
+        [Self::Bios, Self::Boot, Self::StateA, Self::StateB, Self::Recovery, Self::Oem, Self::Persistent];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Bios => "COS_BIOS",
+            Self::Boot => "COS_BOOT",
+            Self::StateA => "COS_STATE_A",
+            Self::StateB => "COS_STATE_B",
+            Self::Recovery => "COS_RECOVERY",
+            Self::Oem => "COS_OEM",
+            Self::Persistent => "COS_PERSISTENT",
+        }
+    }
+
+    /// Partition type: UEFI 2.10 table 5.7 for the system partition, GRUB's manual for BIOS boot, and the Discoverable
+    /// Partitions Specification for x86-64 roots and generic Linux data.
+    pub fn type_guid(self) -> Uuid {
+        Uuid::from_u128(match self {
+            Self::Bios => 0x21686148_6449_6E6F_744E_656564454649,
+            Self::Boot => 0xC12A7328_F81F_11D2_BA4B_00A0C93EC93B,
+            Self::StateA | Self::StateB | Self::Recovery => 0x4F68BCE3_E8CD_4DB1_96E7_FBCAF984B709,
+            Self::Oem | Self::Persistent => 0x0FC63DAF_8483_4772_8E79_3D69D8477DE4,
+        })
+    }
+
+    /// GPT attribute bits. Slots are marked read-only (60) and not to be mounted by themselves (63), as the
+    /// Discoverable Partitions Specification defines them for roots.
+    pub fn attributes(self) -> u64 {
+        match self {
+            Self::StateA | Self::StateB | Self::Recovery => 1 << 60 | 1 << 63,
+            _ => 0,
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.label())
+    }
+}
+
+/// One partition. Offsets and lengths are in bytes and multiples of [`ALIGNMENT`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Partition {
+    pub role: Role,
+    pub guid: Uuid,
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// A whole disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Layout {
+    pub disk_guid: Uuid,
+    pub disk_bytes: u64,
+    /// 512 or 4096.
+    pub sector_bytes: u32,
+    /// One for each [`Role`], in its order and in the order of their offsets.
+    pub partitions: Vec<Partition>,
+}
+
+/// What a layout is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    pub disk_bytes: u64,
+    /// 512 or 4096.
+    pub sector_bytes: u32,
+    /// The root image to install.
+    pub root_bytes: u64,
+    /// The smallest slot the release asks for.
+    pub minimum_slot_bytes: u64,
+}
+
+/// Why no layout can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    #[error("it has {actual}; this release needs at least {needed}", actual = Size(*.actual), needed = Size(*.needed))]
+    TooSmall { actual: u64, needed: u64 },
+    #[error("its sectors have {0} bytes; 512 and 4096 are supported")]
+    SectorSize(u32),
+}
+
+impl Demand {
+    fn smallest_slot(&self) -> u64 {
+        self.root_bytes.max(self.minimum_slot_bytes).next_multiple_of(ALIGNMENT)
+    }
+
+    fn boot(&self) -> u64 {
+        if self.sector_bytes == 4096 { BOOT_BYTES_LARGE_SECTORS } else { BOOT_BYTES }
+    }
+
+    /// The smallest disk that fits, in bytes.
+    pub fn smallest_disk(&self) -> u64 {
+        2 * ALIGNMENT + BIOS_BYTES + self.boot() + 3 * self.smallest_slot() + OEM_BYTES + MINIMUM_PERSISTENT_BYTES
+    }
+
+    /// Whether a layout can be made.
+    pub fn check(&self) -> Result<(), LayoutError> {
+        if !matches!(self.sector_bytes, 512 | 4096) {
+            return Err(LayoutError::SectorSize(self.sector_bytes));
+        }
+        if self.disk_bytes < self.smallest_disk() {
+            return Err(LayoutError::TooSmall { actual: self.disk_bytes, needed: self.smallest_disk() });
+        }
+        Ok(())
+    }
+
+    /// Lays the disk out. GUIDs come from `ids`: first the disk's, then one for each partition in order.
+    pub fn layout(&self, ids: &mut dyn FnMut() -> Uuid) -> Result<Layout, LayoutError> {
+        self.check()?;
+        let spare = self.disk_bytes - self.smallest_disk();
+        let share = (self.disk_bytes / SLOT_SHARE).min(LARGEST_SHARE) / ALIGNMENT * ALIGNMENT;
+        // Growth of the three slots never takes more than half of what is left over for data.
+        let growth = share.saturating_sub(self.smallest_slot()).min(spare / 6 / ALIGNMENT * ALIGNMENT);
+        let slot = self.smallest_slot() + growth;
+
+        let disk_guid = ids();
+        let mut offset = ALIGNMENT;
+        let end = (self.disk_bytes - ALIGNMENT) / ALIGNMENT * ALIGNMENT;
+        let partitions = Role::ALL.map(|role| {
+            let length = match role {
+                Role::Bios => BIOS_BYTES,
+                Role::Boot => self.boot(),
+                Role::StateA | Role::StateB | Role::Recovery => slot,
+                Role::Oem => OEM_BYTES,
+                Role::Persistent => end - offset,
+            };
+            let partition = Partition { role, guid: ids(), offset, length };
+            offset += length;
+            partition
+        });
+        Ok(Layout {
+            disk_guid,
+            disk_bytes: self.disk_bytes,
+            sector_bytes: self.sector_bytes,
+            partitions: partitions.into(),
+        })
+    }
+}
+
+impl Layout {
+    /// The partition with this role; every layout has all of them.
+    pub fn partition(&self, role: Role) -> &Partition {
+        self.partitions.iter().find(|p| p.role == role).expect("a layout has one partition for each role")
+    }
+}
+
+/// Bytes for a person, with the unit that leaves at least one digit before the point: `8.0 GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+        let mut unit = 0;
+        let mut size = self.0 as f64;
+        while size >= 1024.0 && unit + 1 < UNITS.len() {
+            size /= 1024.0;
+            unit += 1;
+        }
+        f.pad(&if unit == 0 { format!("{} {}", self.0, UNITS[0]) } else { format!("{size:.1} {}", UNITS[unit]) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn counting() -> impl FnMut() -> Uuid {
+        let mut last = 0;
+        move || {
+            last += 1;
+            Uuid::from_u128(last)
+        }
+    }
+
+    fn demand() -> impl Strategy<Value = Demand> {
+        (0u64..8 << 40, prop_oneof![Just(512), Just(4096)], 1u64..2 * GIB, 0u64..4 * GIB).prop_map(
+            |(disk_bytes, sector_bytes, root_bytes, minimum_slot_bytes)| Demand {
+                disk_bytes,
+                sector_bytes,
+                root_bytes,
+                minimum_slot_bytes,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn partitions_are_aligned_in_bounds_and_apart(demand in demand()) {
+            let layout = match demand.layout(&mut counting()) {
+                Ok(layout) => layout,
+                Err(error) => {
+                    prop_assert!(demand.disk_bytes < demand.smallest_disk(), "{error}");
+                    return Ok(());
+                }
+            };
+            let mut free = ALIGNMENT;
+            for partition in &layout.partitions {
+                prop_assert_eq!(partition.offset, free);
+                prop_assert!(partition.length > 0 && partition.length % ALIGNMENT == 0);
+                free += partition.length;
+            }
+            prop_assert!(free + ALIGNMENT <= demand.disk_bytes);
+            for role in [Role::StateA, Role::StateB, Role::Recovery] {
+                let slot = layout.partition(role).length;
+                prop_assert!(slot >= demand.root_bytes.max(demand.minimum_slot_bytes));
+            }
+            prop_assert!(layout.partition(Role::Persistent).length >= MINIMUM_PERSISTENT_BYTES);
+        }
+
+        #[test]
+        fn the_smallest_disk_fits_and_one_byte_less_does_not(mut demand in demand()) {
+            demand.disk_bytes = demand.smallest_disk();
+            prop_assert!(demand.layout(&mut counting()).is_ok());
+            demand.disk_bytes -= 1;
+            prop_assert!(demand.layout(&mut counting()).is_err());
+        }
+    }
+
+    #[test]
+    fn slots_grow_with_the_disk_up_to_a_limit() {
+        let slot = |disk_bytes| {
+            let demand = Demand { disk_bytes, sector_bytes: 512, root_bytes: 60 * MIB, minimum_slot_bytes: 128 * MIB };
+            demand.layout(&mut counting()).unwrap().partition(Role::StateA).length
+        };
+        assert_eq!(slot(GIB), 128 * MIB);
+        assert_eq!(slot(8 * GIB), 409 * MIB);
+        assert_eq!(slot(1000 * GIB), 4 * GIB);
+    }
+
+    #[test]
+    fn a_refusal_says_how_much_is_needed() {
+        let demand = Demand { disk_bytes: GIB / 2, sector_bytes: 512, root_bytes: 1, minimum_slot_bytes: 256 * MIB };
+        let error = demand.layout(&mut counting()).unwrap_err().to_string();
+        assert_eq!(error, "it has 512.0 MiB; this release needs at least 1.3 GiB");
+        let odd = Demand { sector_bytes: 520, disk_bytes: 8 * GIB, ..demand };
+        assert_eq!(odd.layout(&mut counting()), Err(LayoutError::SectorSize(520)));
+    }
+}

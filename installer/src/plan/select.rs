@@ -1,0 +1,267 @@
+//! Which disk is installed to. Somebody's data may stand on every one of them: when in doubt, none.
+
+use super::PlanError;
+use super::layout::{LayoutError, Size};
+use crate::machine::DiskDetail;
+use crate::settings::{DeviceSelector, Settings};
+
+/// The one disk that the settings and the machine leave. `fits` says whether a disk is large enough.
+pub fn select<'a>(
+    settings: &Settings,
+    disks: &'a [DiskDetail],
+    fits: impl Fn(&DiskDetail) -> Result<(), LayoutError>,
+) -> Result<&'a DiskDetail, PlanError> {
+    if disks.is_empty() {
+        return Err(PlanError::NoDisk);
+    }
+    let objection = |disk: &DiskDetail| objection(disk, *settings.wipe, &fits);
+    if let Some(device) = &*settings.device {
+        let origin = format!("from {}", settings.device.source);
+        let disk = disks.iter().find(|disk| disk.path == *device || disk.links.contains(device)).ok_or_else(|| {
+            PlanError::DiskNotFound {
+                device: device.clone(),
+                origin: origin.clone(),
+                listing: listing(disks, |disk| objection(disk).map(|o| o.to_string())),
+            }
+        })?;
+        return objection(disk).map_or(Ok(disk), |objection| Err(objection.into_error(disk, origin)));
+    }
+
+    let selector = &*settings.device_selector;
+    let origin = format!("from {}", settings.device_selector.source);
+    let matching: Vec<&DiskDetail> = disks.iter().filter(|disk| matches(selector, disk)).collect();
+    if matching.is_empty() {
+        let listing = listing(disks, |disk| objection(disk).map(|o| o.to_string()));
+        return Err(PlanError::SelectorMatchesNothing { origin, listing });
+    }
+    let eligible: Vec<&DiskDetail> = matching
+        .iter()
+        .copied()
+        // A stick that somebody left in the machine is not chosen unless asked for.
+        .filter(|disk| objection(disk).is_none() && (!disk.removable || !selector.is_empty()))
+        .collect();
+    let reasons = |disk: &DiskDetail| {
+        if !matches(selector, disk) {
+            return Some("does not match deviceSelector".into());
+        }
+        let removable = disk.removable && selector.is_empty();
+        objection(disk).map(|o| o.to_string()).or(removable.then(|| "is removable".into()))
+    };
+    match eligible[..] {
+        [disk] => Ok(disk),
+        [] => match matching[..] {
+            [disk] if !(disk.removable && selector.is_empty()) => match objection(disk) {
+                Some(objection) => Err(objection.into_error(disk, origin)),
+                None => Ok(disk),
+            },
+            _ => Err(PlanError::NoEligibleDisk { listing: listing(disks, reasons) }),
+        },
+        _ => Err(PlanError::SeveralDisks { listing: listing(disks, reasons) }),
+    }
+}
+
+/// Path, size and what is known of the make, for messages: `/dev/vda (8.0 GiB, QEMU HARDDISK, serial S1)`.
+pub fn name(disk: &DiskDetail) -> String {
+    let nature = nature(disk);
+    let comma = if nature.is_empty() { "" } else { ", " };
+    format!("{} ({}{comma}{nature})", disk.path, Size(disk.size_bytes))
+}
+
+/// Model and serial, as far as the disk tells them.
+pub fn nature(disk: &DiskDetail) -> String {
+    let serial = if disk.serial.is_empty() { String::new() } else { format!("serial {}", disk.serial) };
+    let parts = [disk.model.trim().to_owned(), serial];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+/// Why a disk is not installed to.
+enum Objection {
+    BootMedium,
+    ReadOnly,
+    Mounted(String),
+    Size(LayoutError),
+    Content(String),
+}
+
+fn objection(
+    disk: &DiskDetail,
+    wipe: bool,
+    fits: impl Fn(&DiskDetail) -> Result<(), LayoutError>,
+) -> Option<Objection> {
+    if disk.is_boot_medium {
+        return Some(Objection::BootMedium);
+    }
+    if disk.read_only {
+        return Some(Objection::ReadOnly);
+    }
+    if !disk.mounted.is_empty() {
+        return Some(Objection::Mounted(disk.mounted.join(", ")));
+    }
+    if let Err(error) = fits(disk) {
+        return Some(Objection::Size(error));
+    }
+    let disposable = disk.content.is_empty() || disk.unfinished || wipe;
+    (!disposable).then(|| Objection::Content(disk.content.join("; ")))
+}
+
+impl Objection {
+    fn into_error(self, disk: &DiskDetail, origin: String) -> PlanError {
+        let disk = name(disk);
+        match self {
+            Self::BootMedium => PlanError::DiskIsBootMedium { disk, origin },
+            Self::Size(source @ LayoutError::TooSmall { .. }) => PlanError::DiskTooSmall { disk, source },
+            Self::Size(source) => PlanError::DiskUnusable { disk, cause: source.to_string() },
+            Self::Content(content) => PlanError::DiskHasContent { disk, content },
+            Self::ReadOnly => PlanError::DiskUnusable { disk, cause: "it is read-only".into() },
+            Self::Mounted(at) => {
+                PlanError::DiskUnusable { disk, cause: format!("it is mounted at {at}; unmount it first") }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Objection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BootMedium => f.write_str("this system was started from it"),
+            Self::ReadOnly => f.write_str("is read-only"),
+            Self::Mounted(at) => write!(f, "is mounted at {at}"),
+            Self::Size(error) => write!(f, "cannot be laid out: {error}"),
+            Self::Content(content) => write!(f, "holds {content}; `wipe: true` destroys it"),
+        }
+    }
+}
+
+fn matches(selector: &DeviceSelector, disk: &DiskDetail) -> bool {
+    let by_id = |wanted: &String| disk.links.iter().any(|link| link.strip_prefix("/dev/disk/by-id/") == Some(wanted));
+    let model = |wanted: &String| disk.model.to_lowercase().contains(&wanted.to_lowercase());
+    selector.by_id.as_ref().is_none_or(by_id)
+        && selector.serial.as_ref().is_none_or(|serial| *serial == disk.serial)
+        && selector.model.as_ref().is_none_or(model)
+        && selector.min_size.is_none_or(|least| disk.size_bytes >= least)
+        && selector.max_size.is_none_or(|most| disk.size_bytes <= most)
+}
+
+/// One line for each disk, with the reason against it if there is one.
+fn listing(disks: &[DiskDetail], reason: impl Fn(&DiskDetail) -> Option<String>) -> String {
+    let line =
+        |disk: &DiskDetail| format!("  {}: {}", name(disk), reason(disk).unwrap_or_else(|| "could be used".into()));
+    disks.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::blank_disk;
+    use crate::settings::{Setting, Source};
+
+    fn refuse_small(disk: &DiskDetail) -> Result<(), LayoutError> {
+        let needed = 1 << 30;
+        if disk.size_bytes < needed {
+            return Err(LayoutError::TooSmall { actual: disk.size_bytes, needed });
+        }
+        Ok(())
+    }
+
+    fn chosen(settings: &Settings, disks: &[DiskDetail]) -> Result<String, PlanError> {
+        select(settings, disks, refuse_small).map(|disk| disk.path.clone())
+    }
+
+    fn device(path: &str) -> Settings {
+        Settings { device: Setting::new(Some(path.into()), Source::KernelCommandLine), ..Settings::default() }
+    }
+
+    fn wiping(settings: Settings) -> Settings {
+        Settings { wipe: Setting::new(true, Source::Medium), ..settings }
+    }
+
+    fn used(path: &str) -> DiskDetail {
+        DiskDetail { content: vec!["a GPT with NTFS \"Photos\"".into()], ..blank_disk(path) }
+    }
+
+    #[test]
+    fn one_blank_disk_beside_the_medium_is_taken() {
+        let medium = DiskDetail { is_boot_medium: true, ..blank_disk("/dev/sda") };
+        let disks = [medium, used("/dev/sdb"), blank_disk("/dev/vda")];
+        assert_eq!(chosen(&Settings::default(), &disks).unwrap(), "/dev/vda");
+    }
+
+    #[test]
+    fn two_blank_disks_need_a_choice_and_are_listed() {
+        let disks = [blank_disk("/dev/vda"), blank_disk("/dev/vdb")];
+        let error = chosen(&Settings::default(), &disks).unwrap_err();
+        assert_eq!(error.reason(), "SeveralDisks");
+        let text = error.to_string();
+        assert!(
+            text.contains("/dev/vda (2.0 GiB, Test, serial S1): could be used") && text.contains("/dev/vdb"),
+            "{text}"
+        );
+        assert_eq!(chosen(&device("/dev/vdb"), &disks).unwrap(), "/dev/vdb");
+    }
+
+    #[test]
+    fn somebodys_data_needs_permission() {
+        let error = chosen(&Settings::default(), &[used("/dev/vda")]).unwrap_err();
+        assert_eq!(error.reason(), "DiskHasContent");
+        let text = error.to_string();
+        assert!(text.contains("Photos") && text.contains("wipe: true"), "{text}");
+        assert_eq!(chosen(&device("/dev/vda"), &[used("/dev/vda")]).unwrap_err().reason(), "DiskHasContent");
+        assert_eq!(chosen(&wiping(Settings::default()), &[used("/dev/vda")]).unwrap(), "/dev/vda");
+    }
+
+    #[test]
+    fn an_unfinished_installation_of_ours_is_nobodys_data() {
+        let disk = DiskDetail { unfinished: true, ..used("/dev/vda") };
+        assert_eq!(chosen(&Settings::default(), &[disk]).unwrap(), "/dev/vda");
+    }
+
+    #[test]
+    fn the_medium_is_never_the_target() {
+        let disk = DiskDetail { is_boot_medium: true, ..blank_disk("/dev/sda") };
+        let error = chosen(&wiping(device("/dev/sda")), &[disk]).unwrap_err();
+        assert_eq!(error.reason(), "DiskIsBootMedium");
+        assert!(error.to_string().contains("from the kernel command line"), "{error}");
+    }
+
+    #[test]
+    fn a_small_disk_is_told_how_large_it_must_be() {
+        let disk = DiskDetail { size_bytes: 100 << 20, ..blank_disk("/dev/vda") };
+        let error = chosen(&Settings::default(), &[disk]).unwrap_err();
+        assert_eq!(error.reason(), "DiskTooSmall");
+        assert!(error.to_string().contains("needs at least 1.0 GiB"), "{error}");
+    }
+
+    #[test]
+    fn a_removable_disk_is_taken_only_when_asked_for() {
+        let disk = DiskDetail { removable: true, ..blank_disk("/dev/sdc") };
+        let error = chosen(&Settings::default(), std::slice::from_ref(&disk)).unwrap_err();
+        assert_eq!(error.reason(), "NoEligibleDisk");
+        assert!(error.to_string().contains("is removable"), "{error}");
+        assert_eq!(chosen(&device("/dev/sdc"), &[disk]).unwrap(), "/dev/sdc");
+    }
+
+    #[test]
+    fn a_link_or_a_selector_names_a_disk() {
+        let link = "/dev/disk/by-id/virtio-S2";
+        let second = DiskDetail { serial: "S2".into(), links: vec![link.into()], ..blank_disk("/dev/vdb") };
+        let disks = [blank_disk("/dev/vda"), second];
+        assert_eq!(chosen(&device(link), &disks).unwrap(), "/dev/vdb");
+        let with =
+            |selector| Settings { device_selector: Setting::new(selector, Source::Medium), ..Settings::default() };
+        let serial = |serial: &str| DeviceSelector { serial: Some(serial.into()), ..DeviceSelector::default() };
+        assert_eq!(chosen(&with(serial("S2")), &disks).unwrap(), "/dev/vdb");
+        assert_eq!(chosen(&with(serial("S3")), &disks).unwrap_err().reason(), "SelectorMatchesNothing");
+        let by_id = DeviceSelector { by_id: Some("virtio-S2".into()), ..DeviceSelector::default() };
+        assert_eq!(chosen(&with(by_id), &disks).unwrap(), "/dev/vdb");
+        let model = DeviceSelector { model: Some("tEsT".into()), ..DeviceSelector::default() };
+        assert_eq!(chosen(&with(model), &disks).unwrap_err().reason(), "SeveralDisks");
+    }
+
+    #[test]
+    fn no_disk_and_an_unknown_disk_are_told_apart() {
+        assert_eq!(chosen(&Settings::default(), &[]).unwrap_err().reason(), "NoDisk");
+        let error = chosen(&device("/dev/sdz"), &[blank_disk("/dev/vda")]).unwrap_err();
+        assert_eq!(error.reason(), "DiskNotFound");
+        assert!(error.to_string().contains("/dev/vda"), "{error}");
+    }
+}

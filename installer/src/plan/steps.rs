@@ -1,0 +1,193 @@
+//! The steps of an installation as values, in the order in which they are carried out.
+
+use super::layout::{Layout, Role};
+use crate::settings::{Secret, Settings};
+use protocol::release::{ReleaseFile, ReleaseManifest};
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+/// One kind of effect on the disk.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "step")]
+pub enum Step {
+    /// Old partition tables go, and a marker says that an installation began.
+    Clear { version: String },
+    /// The root image, in one reading, into each of these partitions.
+    Root { image: ReleaseFile, into: Vec<Role> },
+    /// The FAT file system that firmware and GRUB read.
+    Boot { volume_id: u32, files: Vec<BootFile> },
+    /// An ext4 file system with these files, owned by root and readable by nobody else.
+    Ext4 { role: Role, uuid: Uuid, files: Vec<ConfigFile> },
+    /// GRUB for BIOS, in its own partition.
+    BiosCore { core: ReleaseFile },
+    /// Everything written so far is read back from the disk and compared.
+    Verify,
+    /// Partition tables, and boot code in front of them: from here on the disk can be booted.
+    Commit { version: String, boot_code: Option<ReleaseFile> },
+}
+
+/// A file on the boot partition; `path` is relative and uses `/`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BootFile {
+    pub path: String,
+    pub content: Content,
+}
+
+/// Where the bytes of a file come from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Content {
+    Release(ReleaseFile),
+    /// `release.json` itself.
+    Manifest,
+    Text(String),
+}
+
+/// A file at the top of a file system of ours, mode 0600.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ConfigFile {
+    pub name: String,
+    #[serde(serialize_with = "length_only")]
+    pub content: Secret,
+}
+
+fn length_only<S: Serializer>(content: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{} bytes", content.expose().len()))
+}
+
+/// What the signed GRUB reads first, on the partition it was loaded from. The search is for firmware that does not say
+/// which partition that was.
+const EARLY_GRUB_CONFIG: &str = "\
+if [ ! -e ($root)/grub/grub.cfg ]; then search --no-floppy --set=root --label COS_BOOT; fi
+set prefix=($root)/grub
+configfile ($root)/grub/grub.cfg
+";
+
+pub(super) fn steps(
+    settings: &Settings,
+    release: &ReleaseManifest,
+    layout: &Layout,
+    configuration: Vec<ConfigFile>,
+    ids: &mut dyn FnMut() -> Uuid,
+) -> Vec<Step> {
+    let version = release.version.clone();
+    // GRUB's BIOS loader counts in sectors of 512 bytes.
+    let bios = !*settings.force_efi && layout.sector_bytes == 512;
+    let mut steps = vec![
+        Step::Clear { version: version.clone() },
+        Step::Root { image: release.root.clone(), into: vec![Role::StateA, Role::Recovery] },
+        Step::Boot { volume_id: ids().as_fields().0, files: boot_files(settings, release, layout) },
+        Step::Ext4 { role: Role::Oem, uuid: ids(), files: configuration },
+        Step::Ext4 { role: Role::Persistent, uuid: ids(), files: Vec::new() },
+    ];
+    if bios {
+        steps.push(Step::BiosCore { core: release.boot.bios_core.clone() });
+    }
+    steps.push(Step::Verify);
+    steps.push(Step::Commit { version, boot_code: bios.then(|| release.boot.bios_boot.clone()) });
+    steps
+}
+
+fn boot_files(settings: &Settings, release: &ReleaseManifest, layout: &Layout) -> Vec<BootFile> {
+    let file = |path: &str, content| BootFile { path: path.into(), content };
+    let from_release = |path: &str, from: &ReleaseFile| file(path, Content::Release(from.clone()));
+    let boot = &release.boot;
+    let mut files = vec![
+        from_release("EFI/BOOT/BOOTX64.EFI", &boot.shim),
+        from_release("EFI/BOOT/grubx64.efi", &boot.grub),
+        from_release("EFI/BOOT/mmx64.efi", &boot.mok_manager),
+        file("EFI/debian/grub.cfg", Content::Text(EARLY_GRUB_CONFIG.into())),
+        from_release("grub/grub.cfg", &boot.grub_config),
+        file("grub/grubenv", Content::Text(environment())),
+    ];
+    for (folder, mode, role) in [("A", "system", Role::StateA), ("R", "recovery", Role::Recovery)] {
+        let arguments = slot_arguments(settings, release, layout, folder, mode, role);
+        files.extend([
+            from_release(&format!("{folder}/vmlinuz"), &release.kernel),
+            from_release(&format!("{folder}/initrd"), &release.initrd),
+            file(&format!("{folder}/args.cfg"), Content::Text(arguments)),
+            file(&format!("{folder}/release.json"), Content::Manifest),
+        ]);
+    }
+    files
+}
+
+fn environment() -> String {
+    String::from_utf8(crate::grubenv::GrubEnv::INSTALLED.to_bytes()).expect("the block is ASCII")
+}
+
+/// What `grub.cfg` sources before it starts a slot.
+fn slot_arguments(
+    settings: &Settings,
+    release: &ReleaseManifest,
+    layout: &Layout,
+    slot: &str,
+    mode: &str,
+    role: Role,
+) -> String {
+    let root = layout.partition(role).guid;
+    let verity = release.verity.kernel_argument();
+    let mut arguments = format!("ros.mode={mode} ros.slot={slot} ros.root={root} ros.verity={verity}");
+    if !release.kernel_arguments.is_empty() {
+        arguments.push(' ');
+        arguments.push_str(&release.kernel_arguments);
+    }
+    // The last console is the one that init's messages go to.
+    let plain = |tty: &&String| tty.bytes().all(|b| b.is_ascii_alphanumeric() || b == b',');
+    if let Some(tty) = settings.tty.as_ref().filter(plain) {
+        arguments.push_str(&format!(" console={tty}"));
+    }
+    format!("set slot_args=\"{arguments}\"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::{blank_disk, plan_for};
+    use crate::settings::{Setting, Source};
+    use protocol::CloudConfig;
+
+    fn steps_with(settings: &Settings) -> (Vec<Step>, Layout) {
+        let plan = plan_for(blank_disk("/dev/vda"), settings, &CloudConfig::default()).unwrap();
+        (plan.steps, plan.layout)
+    }
+
+    #[test]
+    fn the_tables_come_last_and_after_reading_everything_back() {
+        let (steps, _) = steps_with(&Settings::default());
+        assert!(matches!(steps.first(), Some(Step::Clear { .. })));
+        assert!(matches!(steps[steps.len() - 2..], [Step::Verify, Step::Commit { boot_code: Some(_), .. }]));
+    }
+
+    #[test]
+    fn each_slot_names_its_own_partition() {
+        let settings =
+            Settings { tty: Setting::new(Some("ttyS0,115200".into()), Source::Medium), ..Settings::default() };
+        let (steps, layout) = steps_with(&settings);
+        let files = steps.iter().find_map(|step| match step {
+            Step::Boot { files, .. } => Some(files),
+            _ => None,
+        });
+        let text = |path: &str| match &files.unwrap().iter().find(|f| f.path == path).unwrap().content {
+            Content::Text(text) => text.clone(),
+            other => panic!("{other:?}"),
+        };
+        let expected = format!(
+            "set slot_args=\"ros.mode=system ros.slot=A ros.root={} ros.verity=2:2:{}:- console=tty0 \
+             console=ttyS0,115200\"\n",
+            layout.partition(Role::StateA).guid,
+            "ab".repeat(32)
+        );
+        assert_eq!(text("A/args.cfg"), expected);
+        let recovery = layout.partition(Role::Recovery).guid;
+        assert!(text("R/args.cfg").contains(&format!("ros.mode=recovery ros.slot=R ros.root={recovery}")));
+    }
+
+    #[test]
+    fn a_machine_that_shall_start_by_uefi_gets_no_bios_code() {
+        let settings = Settings { force_efi: Setting::new(true, Source::Flag), ..Settings::default() };
+        let (steps, _) = steps_with(&settings);
+        assert!(!steps.iter().any(|step| matches!(step, Step::BiosCore { .. })));
+        assert!(matches!(steps.last(), Some(Step::Commit { boot_code: None, .. })));
+    }
+}
