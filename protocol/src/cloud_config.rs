@@ -1,9 +1,109 @@
 //! A cloud-config document and the rule by which one is laid over another.
 
+mod parse;
+mod write;
+
+pub use parse::CloudConfigError;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// A cloud-config: a mapping, as it stands below `#cloud-config`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CloudConfig(pub Map<String, Value>);
+
+impl CloudConfig {
+    /// Largest YAML document, in bytes.
+    pub const MAX_DOCUMENT: usize = 1024 * 1024;
+    /// Most values a document may hold, counted after its aliases are replaced by what they stand for.
+    pub const MAX_VALUES: usize = 128 * 1024;
+
+    /// Reads a YAML document, with or without `#cloud-config` above it; `<<` merges as in YAML 1.1. A document of
+    /// nothing but comments is an empty mapping. Scalars are read as YAML 1.2 does: `yes`, `NO` and `0644` are text.
+    pub fn parse(document: &str) -> Result<Self, CloudConfigError> {
+        parse::parse(document).map(Self)
+    }
+
+    /// The document as YAML, below `#cloud-config`. Text that YAML 1.1 would take for something else (`no`, `12:30`,
+    /// `1_000`) is quoted, so that this crate, cloud-init and every other reader see the same document.
+    pub fn to_yaml(&self) -> String {
+        format!("#cloud-config\n{}", write::document(&self.0))
+    }
+
+    /// Lays `over` over this document: mappings are merged key by key, at every depth; anything else, lists too, is
+    /// replaced as a whole.
+    pub fn merge(&mut self, over: CloudConfig) {
+        merge(&mut self.0, over.0);
+    }
+
+    /// The settings below `rancheros.install`, by [`normal_key`]. Of two spellings of one key the one that sorts last
+    /// counts.
+    pub fn install(&self) -> BTreeMap<String, &Value> {
+        let section = |map: &'_ Map<String, Value>, name: &str| -> Option<String> {
+            map.keys().find(|key| normal_key(key) == name).cloned()
+        };
+        let below = section(&self.0, "rancheros").and_then(|key| self.0[&key].as_object()).and_then(|own| {
+            let key = section(own, "install")?;
+            own[&key].as_object()
+        });
+        below.into_iter().flatten().map(|(key, value)| (normal_key(key), value)).collect()
+    }
+}
+
+/// A setting's name by its letters and digits alone, in lower case: `registrationURL`, `registration_url` and
+/// `registration-url` are one setting, as in the first release.
+pub fn normal_key(key: &str) -> String {
+    key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+fn merge(base: &mut Map<String, Value>, over: Map<String, Value>) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Object(base)), Value::Object(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(value: Value) -> CloudConfig {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn mappings_merge_and_everything_else_is_replaced() {
+        let mut base = config(json!({"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}, "f": "kept"}));
+        base.merge(config(json!({"a": {"c": [3], "g": {"h": null}}, "d": "scalar"})));
+        assert_eq!(base, config(json!({"a": {"b": 1, "c": [3], "g": {"h": null}}, "d": "scalar", "f": "kept"})));
+    }
+
+    #[test]
+    fn merging_twice_is_merging_once() {
+        let over = config(json!({"a": {"b": [1]}, "c": 2}));
+        let mut once = config(json!({"a": {"b": 5, "x": 6}}));
+        once.merge(over.clone());
+        let mut twice = once.clone();
+        twice.merge(over);
+        assert_eq!(once, twice);
+    }
+
+    #[test]
+    fn installation_settings_are_found_however_they_are_spelled() {
+        let text = "RancherOS:\n  install:\n    registration_url: https://a\n    force-efi: true\n";
+        let config = CloudConfig::parse(text).unwrap();
+        let install = config.install();
+        assert_eq!(install["registrationurl"], "https://a");
+        assert_eq!(install["forceefi"], &Value::Bool(true));
+        assert_eq!(install.get("device"), None);
+        assert!(CloudConfig::default().install().is_empty());
+        assert!(self::config(json!({"rancheros": {"install": "text"}})).install().is_empty());
+    }
+}

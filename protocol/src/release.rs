@@ -1,6 +1,7 @@
 //! The manifest of an OS release: what `release.json` says of the files beside it.
 
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 /// `release.json`. Names are relative to the folder it stands in; they hold no `..` and are not absolute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,9 +62,222 @@ pub struct BootFiles {
     pub bios_core: ReleaseFile,
 }
 
+/// A manifest that must not be acted on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    #[error("release.json has {0} bytes; the limit is {max}", max = ReleaseManifest::MAX_BYTES)]
+    TooBig(usize),
+    #[error("release.json cannot be read: {0}")]
+    Malformed(String),
+    #[error("release.json: {field} {rule}")]
+    Unacceptable { field: String, rule: &'static str },
+}
+
+impl ReleaseManifest {
+    pub const MAX_BYTES: usize = 64 * 1024;
+
+    /// Reads `release.json` and checks all that it promises of itself. What it says of other files is for those who
+    /// hold them to check.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.len() > Self::MAX_BYTES {
+            return Err(ManifestError::TooBig(bytes.len()));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| ManifestError::Malformed(e.to_string()))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Every file beside the manifest, by its role.
+    pub fn files(&self) -> [(&'static str, &ReleaseFile); 9] {
+        [
+            ("root", &self.root),
+            ("kernel", &self.kernel),
+            ("initrd", &self.initrd),
+            ("boot.shim", &self.boot.shim),
+            ("boot.grub", &self.boot.grub),
+            ("boot.mokManager", &self.boot.mok_manager),
+            ("boot.grubConfig", &self.boot.grub_config),
+            ("boot.biosBoot", &self.boot.bios_boot),
+            ("boot.biosCore", &self.boot.bios_core),
+        ]
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        let rule = |holds: bool, field: &str, rule| {
+            if holds { Ok(()) } else { Err(ManifestError::Unacceptable { field: field.to_owned(), rule }) }
+        };
+        rule(is_word(&self.version), "version", "is not 1 to 64 letters, digits and any of `.-_+~`")?;
+        rule(is_word(&self.architecture), "architecture", "is not 1 to 64 letters, digits and any of `.-_+~`")?;
+        for (role, file) in self.files() {
+            rule(is_inside(&file.name), &format!("{role}.name"), "is not a path inside the release's folder")?;
+            rule(is_hex(&file.sha256, 32), &format!("{role}.sha256"), "is not 64 lower-case hex digits")?;
+            rule(file.size > 0, &format!("{role}.size"), "is zero")?;
+        }
+        self.verity.check().map_err(|reason| ManifestError::Unacceptable { field: "verity".into(), rule: reason })?;
+        let blocks = self.root.size / Verity::BLOCK_BYTES;
+        rule(
+            self.root.size.is_multiple_of(Verity::BLOCK_BYTES),
+            "root.size",
+            "is not a whole number of 4096-byte blocks",
+        )?;
+        rule(self.verity.hash_start < blocks, "verity", "has a hash tree that begins behind the root image's end")?;
+        rule(self.minimum_slot_bytes >= self.root.size, "minimumSlotBytes", "is smaller than the root image")?;
+        rule(is_plain_line(&self.kernel_arguments), "kernelArguments", "holds a character that GRUB would interpret")
+    }
+}
+
+/// The name of a release as machines report it: `sha256:` and the hex digest of its `release.json`.
+pub fn digest(manifest: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, manifest)))
+}
+
 impl Verity {
-    /// The kernel argument's value: `datablocks:hashstart:roothash:salt`.
+    /// Size of a data block and of a hash block.
+    pub const BLOCK_BYTES: u64 = 4096;
+
+    /// The kernel argument's value: `datablocks:hashstart:roothash:salt`. Parses back by `FromStr`.
     pub fn kernel_argument(&self) -> String {
         format!("{}:{}:{}:{}", self.data_blocks, self.hash_start, self.root_hash, self.salt)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        // A salt may have 256 bytes (cryptsetup "DMVerity", on-disk format).
+        let salted = self.salt == "-" || (self.salt.len().is_multiple_of(2) && is_hex(&self.salt, self.salt.len() / 2));
+        let rules = [
+            (self.data_blocks > 0, "covers no data"),
+            (self.hash_start >= self.data_blocks, "has a hash tree that begins inside of the data"),
+            (is_hex(&self.root_hash, 32), "has a root hash that is not 64 lower-case hex digits"),
+            (salted && (1..=512).contains(&self.salt.len()), "has a salt that is neither hex nor `-`"),
+        ];
+        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, reason)| Err(reason))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("dm-verity parameters are `datablocks:hashstart:roothash:salt`; these: {0}")]
+pub struct MalformedVerity(&'static str);
+
+impl FromStr for Verity {
+    type Err = MalformedVerity;
+    fn from_str(argument: &str) -> Result<Self, MalformedVerity> {
+        let fields: Vec<&str> = argument.split(':').collect();
+        let [data_blocks, hash_start, root_hash, salt] = fields[..] else {
+            return Err(MalformedVerity("have not four fields"));
+        };
+        let number = |text: &str| {
+            let digits = text.bytes().all(|b| b.is_ascii_digit());
+            text.parse().ok().filter(|_| digits).ok_or(MalformedVerity("have a block that is not a number"))
+        };
+        let verity = Self {
+            data_blocks: number(data_blocks)?,
+            hash_start: number(hash_start)?,
+            root_hash: root_hash.to_owned(),
+            salt: salt.to_owned(),
+        };
+        verity.check().map_err(MalformedVerity)?;
+        Ok(verity)
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_+~".contains(&b))
+}
+
+/// A relative path that stays below the folder it is relative to. Not a list of bad names but of good characters:
+/// the path also becomes part of a FAT file system.
+fn is_inside(path: &str) -> bool {
+    path.len() <= 255
+        && path.split('/').all(|part| {
+            let dots = part.bytes().all(|b| b == b'.');
+            !dots && part.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_+~".contains(&b))
+        })
+}
+
+fn is_hex(text: &str, bytes: usize) -> bool {
+    text.len() == bytes * 2 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Arguments are written into a GRUB script, between double quotes.
+fn is_plain_line(text: &str) -> bool {
+    text.len() <= 1024 && text.bytes().all(|b| matches!(b, b' '..=b'~') && !b"\"'\\$`;{}|&<>".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const MANIFEST: &str = include_str!("../testdata/release.json");
+
+    fn changed(pointer: &str, value: serde_json::Value) -> Result<ReleaseManifest, ManifestError> {
+        let mut manifest: serde_json::Value = serde_json::from_str(MANIFEST).unwrap();
+        *manifest.pointer_mut(pointer).expect(pointer) = value;
+        ReleaseManifest::parse(manifest.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_manifest_parses_for_ever() {
+        let manifest = ReleaseManifest::parse(MANIFEST.as_bytes()).unwrap();
+        assert_eq!(manifest.version, "0.1.0");
+        assert_eq!(manifest.files().len(), 9);
+        assert_eq!(manifest.verity.kernel_argument().parse(), Ok(manifest.verity));
+    }
+
+    #[test]
+    fn what_must_not_be_acted_on_is_refused_by_field() {
+        let cases = [
+            ("/version", json!("1.0 beta"), "version"),
+            ("/root/name", json!("../root"), "root.name"),
+            ("/kernel/name", json!("/vmlinuz"), "kernel.name"),
+            ("/initrd/name", json!(""), "initrd.name"),
+            ("/boot/grub/name", json!("boot//grub"), "boot.grub.name"),
+            ("/boot/shim/sha256", json!("AB"), "boot.shim.sha256"),
+            ("/root/size", json!(4097), "root.size"),
+            ("/verity/rootHash", json!(""), "verity"),
+            ("/verity/salt", json!("xyz"), "verity"),
+            ("/verity/hashStart", json!(0), "verity"),
+            ("/minimumSlotBytes", json!(1), "minimumSlotBytes"),
+            ("/kernelArguments", json!("quiet\" ; reboot"), "kernelArguments"),
+        ];
+        for (pointer, value, expected) in cases {
+            match changed(pointer, value) {
+                Err(ManifestError::Unacceptable { field, .. }) => assert_eq!(field, expected),
+                other => panic!("{pointer}: {other:?}"),
+            }
+        }
+        assert!(matches!(changed("/root", json!([])), Err(ManifestError::Malformed(_))));
+        let big = " ".repeat(ReleaseManifest::MAX_BYTES + 1);
+        assert_eq!(ReleaseManifest::parse(big.as_bytes()), Err(ManifestError::TooBig(big.len())));
+    }
+
+    #[test]
+    fn verity_parameters_that_cannot_be_are_refused() {
+        let hash = "ab".repeat(32);
+        assert!(format!("2:2:{hash}:-").parse::<Verity>().is_ok());
+        assert!(format!("2:3:{hash}:00ff").parse::<Verity>().is_ok());
+        for bad in
+            ["", "1:2:3", &format!("2:1:{hash}:-"), &format!("+2:2:{hash}:-"), &format!("2:2:{hash}:-:"), "2:2::-"]
+        {
+            assert!(bad.parse::<Verity>().is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parsers_panic(bytes: Vec<u8>, text in "[0-9a-f:-]{0,90}") {
+            let _ = ReleaseManifest::parse(&bytes);
+            if let Ok(verity) = text.parse::<Verity>() {
+                prop_assert_eq!(verity.kernel_argument().parse(), Ok(verity));
+            }
+        }
+
+        #[test]
+        fn a_name_taken_stays_inside(name in "[a./]{0,12}") {
+            if is_inside(&name) {
+                let path = std::path::Path::new(&name);
+                prop_assert!(path.components().all(|part| matches!(part, std::path::Component::Normal(_))));
+            }
+        }
     }
 }
