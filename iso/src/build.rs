@@ -1,0 +1,148 @@
+//! From Debian packages to a release and its live ISO, in stages that are kept by the digest of their inputs.
+
+mod archive;
+mod base;
+mod boot_files;
+mod initrd;
+mod kernel;
+mod list;
+mod medium;
+mod module_list;
+pub mod release;
+mod root;
+mod tools;
+mod tree;
+pub mod verity;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::cache::{Cache, Key};
+use crate::cli::BuildOptions;
+use crate::{digest, progress};
+use archive::Archive;
+use boot_files::BootFiles;
+use kernel::Kernel;
+use root::RootInputs;
+use tools::Tools;
+use tree::Tree;
+
+/// What a build made; printed with `--json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Built {
+    version: String,
+    volume_id: String,
+    iso: PathBuf,
+    iso_bytes: u64,
+    release: PathBuf,
+    root_bytes: u64,
+    kernel_bytes: u64,
+    initrd_bytes: u64,
+}
+
+pub fn run(options: &BuildOptions) -> Result<()> {
+    check(options)?;
+    let version = options.release_version.as_str();
+    let cache = Cache::open(options.cache.as_deref())?;
+    let archive = Archive::open(&cache, options.refresh)?;
+    let tools = Tools::prepare(&cache, &archive)?;
+    let boot = BootFiles::prepare(&cache, &archive, &tools)?;
+    let kernel = Kernel::prepare(&cache, &archive, &tools, options.kernel)?;
+    let base = base::prepare(&cache, &archive, options.epoch)?;
+
+    let root = root_image(options, &cache, &tools, &kernel, &base)?;
+    let initrd_key = Key::new()
+        .this_program()?
+        .result("kernel", &kernel.root)
+        .file("init", &options.init)?
+        .text("epoch", options.epoch.to_string());
+    let initrd = cache.stage("initrd", initrd_key, "packing the initrd", |folder| {
+        initrd::write(&kernel, &options.init, options.epoch, &folder.join("initrd"))
+    })?;
+
+    let folder = options.output.join("release");
+    fs::create_dir_all(folder.join("boot")).with_context(|| format!("making {}", folder.display()))?;
+    boot.write_disk_files(&tools, &folder.join("boot"))?;
+    let verity = root::read_verity(&root)?;
+    let manifest = progress::stage("writing the release", || {
+        release::write(&folder, version, &root.join("root.erofs"), verity, &kernel.image(), &initrd.join("initrd"))
+    })?;
+    let iso = options.output.join(format!("ros-{version}-{}.iso", release::ARCHITECTURE));
+    progress::stage("writing the ISO", || medium::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
+
+    report(
+        options.json,
+        &Built {
+            version: version.to_owned(),
+            volume_id: medium::volume_id(&folder)?,
+            iso_bytes: iso.metadata().with_context(|| format!("inspecting {}", iso.display()))?.len(),
+            iso,
+            release: folder,
+            root_bytes: manifest.root.size,
+            kernel_bytes: manifest.kernel.size,
+            initrd_bytes: manifest.initrd.size,
+        },
+    )
+}
+
+/// Finds wrong options before the first long stage.
+fn check(options: &BuildOptions) -> Result<()> {
+    let version = &options.release_version;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
+    ensure!(
+        !version.is_empty() && version.len() <= 64 && version.bytes().all(plain),
+        "--version {version:?}: use up to 64 letters, digits, `.`, `-`, `_`, `+`; it becomes part of file names"
+    );
+    for (option, path) in [("--installer", &options.installer), ("--init", &options.init)] {
+        ensure!(path.is_file(), "{option} {}: no such file; build it with cargo first", path.display());
+    }
+    ensure!(options.overlay.is_dir(), "--overlay {}: no such folder", options.overlay.display());
+    Ok(())
+}
+
+fn root_image(options: &BuildOptions, cache: &Cache, tools: &Tools, kernel: &Kernel, base: &Path) -> Result<PathBuf> {
+    let mut overlay = Tree::default();
+    overlay.lay_over(&options.overlay, "")?;
+    let mut overlay_archive = Vec::new();
+    overlay.write_tar(&mut overlay_archive, options.epoch).context("reading the overlay")?;
+    let key = Key::new()
+        .this_program()?
+        .result("base", base.parent().unwrap_or(base))
+        .result("kernel", &kernel.root)
+        .result("tools", tools.root())
+        .text("overlay", digest::of_bytes(&overlay_archive))
+        .file("installer", &options.installer)?
+        .text("version", &options.release_version)
+        .text("epoch", options.epoch.to_string());
+    let inputs = RootInputs {
+        base,
+        overlay: &options.overlay,
+        installer: &options.installer,
+        kernel,
+        version: &options.release_version,
+        epoch: options.epoch,
+    };
+    cache.stage("root", key, "compressing the root image", |folder| root::write(&inputs, tools, folder))
+}
+
+fn report(json: bool, built: &Built) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(built)?);
+        return Ok(());
+    }
+    let size = progress::megabytes;
+    println!(
+        "{} ({}, volume {}): root {}, kernel {}, initrd {}",
+        built.iso.display(),
+        size(built.iso_bytes),
+        built.volume_id,
+        size(built.root_bytes),
+        size(built.kernel_bytes),
+        size(built.initrd_bytes)
+    );
+    Ok(())
+}

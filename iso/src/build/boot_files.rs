@@ -1,0 +1,109 @@
+//! Firmware's side of the boot chain: shim and GRUB as Debian signed them for UEFI, and GRUB's images for BIOS.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::archive::Archive;
+use super::tools::Tools;
+use crate::cache::Cache;
+
+const PACKAGES: &[&str] = &["grub-efi-amd64-signed", "shim-helpers-amd64-signed", "shim-signed"];
+const DISK_MENU: &str = include_str!("../../grub/disk.cfg");
+const DISK_CORE_MENU: &str = include_str!("../../grub/core.cfg");
+
+/// What both of our BIOS images need: one reads FAT on GPT, the other ISO 9660.
+const BIOS_MODULES: &[&str] = &[
+    "biosdisk",
+    "part_gpt",
+    "normal",
+    "linux",
+    "configfile",
+    "test",
+    "echo",
+    "serial",
+    "search",
+    "search_label",
+    "loadenv",
+    "minicmd",
+    "all_video",
+];
+
+pub struct BootFiles {
+    signed: PathBuf,
+    tools: PathBuf,
+}
+
+impl BootFiles {
+    pub fn prepare(cache: &Cache, archive: &Archive, tools: &Tools) -> Result<Self> {
+        Ok(Self { signed: archive.unpacked(cache, PACKAGES)?, tools: tools.root().to_owned() })
+    }
+
+    pub fn shim(&self) -> PathBuf {
+        self.signed.join("usr/lib/shim/shimx64.efi.signed")
+    }
+
+    pub fn mok_manager(&self) -> PathBuf {
+        self.signed.join("usr/lib/shim/mmx64.efi.signed")
+    }
+
+    /// GRUB that finds its menu on the partition it was started from.
+    pub fn disk_grub(&self) -> PathBuf {
+        self.signed.join("usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
+    }
+
+    /// GRUB that finds its menu on the medium that has /.disk/info.
+    pub fn medium_grub(&self) -> PathBuf {
+        self.signed.join("usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed")
+    }
+
+    /// Code of a hybrid medium's master boot record.
+    pub fn hybrid_boot_record(&self) -> PathBuf {
+        self.tools.join("usr/lib/grub/i386-pc/boot_hybrid.img")
+    }
+
+    /// The files that a release carries for the disk, into `folder`.
+    pub fn write_disk_files(&self, tools: &Tools, folder: &Path) -> Result<()> {
+        let boot_record = self.tools.join("usr/lib/grub/i386-pc/boot.img");
+        for (source, name) in [
+            (self.shim(), "shimx64.efi"),
+            (self.disk_grub(), "grubx64.efi"),
+            (self.mok_manager(), "mmx64.efi"),
+            (boot_record, "boot.img"),
+        ] {
+            fs::copy(&source, folder.join(name)).with_context(|| format!("copying {}", source.display()))?;
+        }
+        let menu = folder.join("grub.cfg");
+        fs::write(&menu, DISK_MENU).with_context(|| format!("writing {}", menu.display()))?;
+        let early = tempfile::NamedTempFile::new().context("making a temporary file")?;
+        fs::write(early.path(), DISK_CORE_MENU).context("writing GRUB's early menu")?;
+        self.make_image(tools, "i386-pc", "/grub", &["fat"], Some(early.path()), &folder.join("core.img"))
+    }
+
+    /// GRUB for the BIOS boot of a medium, by El Torito.
+    pub fn write_medium_image(&self, tools: &Tools, output: &Path) -> Result<()> {
+        self.make_image(tools, "i386-pc-eltorito", "/boot/grub", &["iso9660", "part_msdos"], None, output)
+    }
+
+    fn make_image(
+        &self,
+        tools: &Tools,
+        format: &str,
+        prefix: &str,
+        filesystem: &[&str],
+        early: Option<&Path>,
+        output: &Path,
+    ) -> Result<()> {
+        let mut command = tools
+            .command("grub-mkimage", "grub-mkimage")
+            .arg("-d")
+            .arg(self.tools.join("usr/lib/grub/i386-pc"))
+            .args(["-O", format, "-p", prefix, "-o"])
+            .arg(output);
+        if let Some(early) = early {
+            command = command.arg("-c").arg(early);
+        }
+        command.args(filesystem).args(BIOS_MODULES).run()
+    }
+}

@@ -1,0 +1,76 @@
+//! The initrd: ros-init and the kernel modules it may need, as a zstd-compressed cpio archive ("newc", the kernel's
+//! `Documentation/driver-api/early-userspace/buffer-format.rst`).
+
+use std::fs::{self, File};
+use std::io::{BufReader, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use cpio::newc::{Builder, ModeFileType, trailer};
+
+use super::kernel::Kernel;
+use super::module_list::ModuleIndex;
+
+const MODULES: &str = include_str!("../../base/initrd-modules.txt");
+/// The archive is small: the best level costs a second here and saves reading time at each boot.
+const ZSTD_LEVEL: i32 = 19;
+
+/// Writes the initrd of `kernel` with the program `init` to `output`.
+pub fn write(kernel: &Kernel, init: &Path, epoch: u32, output: &Path) -> Result<()> {
+    let modules = kernel.modules();
+    let plan = ModuleIndex::read(&modules)?.plan(MODULES).context("choosing the modules of the initrd")?;
+    let file = File::create(output).with_context(|| format!("making {}", output.display()))?;
+    let compressed = zstd::Encoder::new(file, ZSTD_LEVEL).context("starting compression")?;
+    let mut archive = Archive { writer: compressed, epoch, inode: 0 };
+    for folder in ["dev", "modules", "newroot", "proc", "run", "sys"] {
+        archive.folder(folder)?;
+    }
+    archive.file("init", 0o755, &fs::read(init).with_context(|| format!("reading {}", init.display()))?)?;
+    archive.file("modules/always", 0o644, plan.always.as_bytes())?;
+    archive.file("modules/by-alias", 0o644, plan.by_alias.as_bytes())?;
+    for (name, source) in &plan.sources {
+        archive.file(&format!("modules/{name}"), 0o644, &decompressed(&modules.join(source))?)?;
+    }
+    archive.finish().with_context(|| format!("writing {}", output.display()))
+}
+
+struct Archive<W: Write> {
+    writer: W,
+    epoch: u32,
+    inode: u32,
+}
+
+impl<'a> Archive<zstd::Encoder<'a, File>> {
+    fn folder(&mut self, name: &str) -> Result<()> {
+        self.entry(name, ModeFileType::Directory, 0o755, &[])
+    }
+
+    fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
+        self.entry(name, ModeFileType::Regular, mode, content)
+    }
+
+    fn entry(&mut self, name: &str, kind: ModeFileType, mode: u32, content: &[u8]) -> Result<()> {
+        self.inode += 1;
+        let size = u32::try_from(content.len()).with_context(|| format!("{name} is too big for a cpio archive"))?;
+        let builder = Builder::new(name).ino(self.inode).mtime(self.epoch).set_mode_file_type(kind).mode(mode);
+        let mut entry = builder.write(&mut self.writer, size);
+        entry.write_all(content).and_then(|()| entry.finish()).with_context(|| format!("archiving {name}"))?;
+        Ok(())
+    }
+
+    fn finish(self) -> std::io::Result<()> {
+        trailer(self.writer)?.finish()?.sync_all()
+    }
+}
+
+/// A module without its xz envelope; its signature is inside.
+fn decompressed(path: &Path) -> Result<Vec<u8>> {
+    if path.extension().is_none_or(|extension| extension != "xz") {
+        return fs::read(path).with_context(|| format!("reading {}", path.display()));
+    }
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut content = Vec::new();
+    lzma_rs::xz_decompress(&mut BufReader::new(file), &mut content)
+        .map_err(|e| anyhow::anyhow!("decompressing {}: {e:?}", path.display()))?;
+    Ok(content)
+}

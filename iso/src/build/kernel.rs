@@ -1,0 +1,62 @@
+//! Debian's kernel, taken out of its package: no maintainer script runs, no initramfs is made that nobody boots.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::archive::Archive;
+use super::list;
+use super::tools::Tools;
+use crate::cache::{Cache, Key};
+use crate::cli::KernelFlavour;
+use crate::command::Command;
+
+const REMOVED: &str = include_str!("../../base/remove-modules.txt");
+
+/// A kernel and its modules, pruned and indexed.
+pub struct Kernel {
+    /// As in /lib/modules.
+    pub version: String,
+    /// Holds `vmlinuz` and `usr/lib/modules/<version>`; named by everything that went into it.
+    pub root: PathBuf,
+}
+
+impl Kernel {
+    pub fn prepare(cache: &Cache, archive: &Archive, tools: &Tools, flavour: KernelFlavour) -> Result<Self> {
+        let package = archive.first_dependency(match flavour {
+            KernelFlavour::Cloud => "linux-image-cloud-amd64",
+            KernelFlavour::Generic => "linux-image-amd64",
+        })?;
+        let version = package.strip_prefix("linux-image-").with_context(|| format!("{package} is not a kernel"))?;
+        let unpacked = archive.unpacked(cache, &[&package])?;
+        let key = Key::new().result("package", &unpacked).result("tools", tools.root()).text("removed", REMOVED);
+        let root = cache.stage("kernel", key, &format!("preparing the kernel {version}"), |folder| {
+            let image = unpacked.join(format!("boot/vmlinuz-{version}"));
+            fs::copy(&image, folder.join("vmlinuz")).with_context(|| format!("copying {}", image.display()))?;
+            let modules = folder.join("usr/lib/modules");
+            fs::create_dir_all(&modules).with_context(|| format!("making {}", modules.display()))?;
+            Command::new("cp").arg("-r").arg(unpacked.join("usr/lib/modules").join(version)).arg(&modules).run()?;
+            prune(&modules.join(version).join("kernel"))?;
+            std::os::unix::fs::symlink("usr/lib", folder.join("lib")).context("linking /lib")?;
+            tools.command("kmod", "depmod").arg("-b").arg(folder).arg(version).run()
+        })?;
+        Ok(Self { version: version.to_owned(), root })
+    }
+
+    pub fn image(&self) -> PathBuf {
+        self.root.join("vmlinuz")
+    }
+
+    pub fn modules(&self) -> PathBuf {
+        self.root.join("usr/lib/modules").join(&self.version)
+    }
+}
+
+fn prune(modules: &Path) -> Result<()> {
+    ensure!(modules.is_dir(), "the kernel package has no {}", modules.display());
+    for folder in list::lines(REMOVED).map(|line| modules.join(line)).filter(|folder| folder.exists()) {
+        fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+    }
+    Ok(())
+}

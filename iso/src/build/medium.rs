@@ -1,0 +1,90 @@
+//! The hybrid ISO: boots as CD and as USB disk, by BIOS, UEFI and Secure Boot, from one kernel and one menu.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use fatfs::{FileSystem, FormatVolumeOptions, FsOptions, format_volume};
+use fscommon::BufStream;
+
+use super::boot_files::BootFiles;
+use super::release::{KERNEL_ARGUMENTS, MANIFEST};
+use super::tools::Tools;
+use crate::{digest, embed};
+
+const MENU: &str = include_str!("../../grub/live.cfg");
+/// shim, GRUB and MokManager have 5 MB.
+const EFI_IMAGE_BYTES: u64 = 6 << 20;
+const EFI_VOLUME_ID: u32 = 0x5253_4f53;
+
+/// The volume id of a release's medium, by which ros-init finds it: never that of another release.
+pub fn volume_id(release: &Path) -> Result<String> {
+    let digest = digest::of_file(&release.join(MANIFEST))?;
+    Ok(format!("ROS_{}", &digest[..8]))
+}
+
+/// Writes the ISO of the release in the folder `release`.
+pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epoch: u32, output: &Path) -> Result<()> {
+    let parts = tempfile::tempdir().context("making a folder for the parts of the ISO")?;
+    let part = |name: &str| parts.path().join(name);
+    let volume = volume_id(release)?;
+    let text =
+        |name: &str, content: &str| fs::write(part(name), content).with_context(|| format!("writing the ISO's {name}"));
+    text("grub.cfg", &MENU.replace("@VOLUME@", &volume).replace("@ARGUMENTS@", KERNEL_ARGUMENTS))?;
+    text("info", &format!("ros {version} {volume}\n"))?;
+    text("registration.yaml", &embed::empty())?;
+    boot.write_medium_image(tools, &part("eltorito.img"))?;
+    write_efi_image(boot, &part("efi.img"))?;
+
+    let unfinished = output.with_extension("iso.unfinished");
+    let _ = fs::remove_file(&unfinished);
+    let graft = |name: &str, source: &Path| format!("{name}={}", source.display());
+    tools
+        .command("xorriso", "xorriso")
+        .env("SOURCE_DATE_EPOCH", epoch.to_string())
+        // -r: owned by root and readable, whatever the umask of the build.
+        .args(["-as", "mkisofs", "-quiet", "-V", &volume, "-r", "-J", "-joliet-long", "-iso-level", "3"])
+        .args(["--set_all_file_dates", &format!("={epoch}")])
+        .args(["-b", "boot/grub/eltorito.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"])
+        .arg("--grub2-boot-info")
+        .arg("--grub2-mbr")
+        .arg(boot.hybrid_boot_record())
+        .args(["--efi-boot", "boot/efi.img", "-efi-boot-part", "--efi-boot-image", "--protective-msdos-label"])
+        .arg("-o")
+        .arg(&unfinished)
+        .arg("-graft-points")
+        .args([
+            graft("release", release),
+            graft("boot/grub/grub.cfg", &part("grub.cfg")),
+            graft("boot/grub/eltorito.img", &part("eltorito.img")),
+            graft("boot/efi.img", &part("efi.img")),
+            graft(".disk/info", &part("info")),
+            graft("registration.yaml", &part("registration.yaml")),
+        ])
+        .run()?;
+    fs::rename(&unfinished, output).with_context(|| format!("putting {} into place", output.display()))
+}
+
+/// A FAT file system with what UEFI starts; the menu and the kernel are read from the ISO itself.
+fn write_efi_image(boot: &BootFiles, output: &Path) -> Result<()> {
+    let describe = || format!("making the EFI image {}", output.display());
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(output).with_context(describe)?;
+    file.set_len(EFI_IMAGE_BYTES).with_context(describe)?;
+    let mut stream = BufStream::new(file);
+    let options = FormatVolumeOptions::new().volume_id(EFI_VOLUME_ID).volume_label(*b"EFI        ");
+    format_volume(&mut stream, options).with_context(describe)?;
+    let filesystem = FileSystem::new(stream, FsOptions::new()).with_context(describe)?;
+    {
+        let folder =
+            filesystem.root_dir().create_dir("EFI").and_then(|efi| efi.create_dir("BOOT")).with_context(describe)?;
+        for (name, source) in
+            [("BOOTX64.EFI", boot.shim()), ("grubx64.efi", boot.medium_grub()), ("mmx64.efi", boot.mok_manager())]
+        {
+            let content = fs::read(&source).with_context(|| format!("reading {}", source.display()))?;
+            let mut file = folder.create_file(name).with_context(describe)?;
+            file.write_all(&content).and_then(|()| file.flush()).with_context(describe)?;
+        }
+    }
+    filesystem.unmount().with_context(describe)
+}

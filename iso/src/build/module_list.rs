@@ -1,0 +1,147 @@
+//! Which kernel modules go into the initrd, and in which order they are loaded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::list;
+
+/// What depmod knows of a kernel's modules, by module name with underscores.
+#[derive(Debug, Default)]
+pub struct ModuleIndex {
+    /// Path below the module folder, and the names it depends on, in the order of `modules.dep`.
+    files: BTreeMap<String, (String, Vec<String>)>,
+    built_in: BTreeSet<String>,
+    /// Pattern and module, in the order of `modules.alias`.
+    aliases: Vec<(String, String)>,
+}
+
+/// The modules of an initrd. Files are named `<module>.ko`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ModulePlan {
+    /// Path below the module folder, by file name.
+    pub sources: BTreeMap<String, String>,
+    /// Content of /modules/always: one file per line, dependencies first.
+    pub always: String,
+    /// Content of /modules/by-alias: `<pattern> <file>…`, dependencies first.
+    pub by_alias: String,
+}
+
+impl ModuleIndex {
+    pub fn read(modules: &Path) -> Result<Self> {
+        let read = |name: &str| {
+            let path = modules.join(name);
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+        };
+        Self::parse(&read("modules.dep")?, &read("modules.builtin")?, &read("modules.alias")?)
+    }
+
+    fn parse(dependencies: &str, built_in: &str, aliases: &str) -> Result<Self> {
+        let mut index = Self { built_in: built_in.lines().map(module_name).collect(), ..Self::default() };
+        for line in dependencies.lines() {
+            let (path, needed) = line.split_once(':').with_context(|| format!("modules.dep: no colon in {line:?}"))?;
+            let needed = needed.split_whitespace().map(module_name).collect();
+            index.files.insert(module_name(path), (path.to_owned(), needed));
+        }
+        for line in aliases.lines() {
+            if let ["alias", pattern, module] = line.split(' ').collect::<Vec<_>>()[..] {
+                index.aliases.push((pattern.to_owned(), module_name(module)));
+            }
+        }
+        Ok(index)
+    }
+
+    /// Plans an initrd by a list in the format of `iso/base/initrd-modules.txt`.
+    pub fn plan(&self, wanted: &str) -> Result<ModulePlan> {
+        let mut plan = ModulePlan::default();
+        let mut always = Vec::new();
+        for line in list::lines(wanted) {
+            let [kind, name] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+                bail!("expected `always|device <module>`, found {line:?}");
+            };
+            let (kind, optional) = kind.strip_suffix('?').map_or((kind, false), |kind| (kind, true));
+            if self.built_in.contains(name) {
+                continue;
+            }
+            if !self.files.contains_key(name) {
+                ensure!(optional, "the kernel has no module {name}, which the initrd needs");
+                continue;
+            }
+            let mut order = Vec::new();
+            self.resolve(name, &mut order)?;
+            for module in &order {
+                plan.sources.insert(format!("{module}.ko"), self.files[module].0.clone());
+            }
+            match kind {
+                "always" => {
+                    always.extend(order.into_iter().filter(|module| !always.contains(module)).collect::<Vec<_>>())
+                }
+                "device" => self.add_aliases(name, &order, &mut plan.by_alias),
+                other => bail!("{other} is neither `always` nor `device`"),
+            }
+        }
+        plan.always = always.iter().map(|module| format!("{module}.ko\n")).collect();
+        Ok(plan)
+    }
+
+    /// Appends what `name` depends on, then `name`.
+    fn resolve(&self, name: &str, order: &mut Vec<String>) -> Result<()> {
+        if order.iter().any(|module| module == name) || self.built_in.contains(name) {
+            return Ok(());
+        }
+        let (_, needed) = self.files.get(name).with_context(|| format!("modules.dep does not list {name}"))?;
+        for module in needed {
+            self.resolve(module, order)?;
+        }
+        order.push(name.to_owned());
+        Ok(())
+    }
+
+    fn add_aliases(&self, name: &str, order: &[String], by_alias: &mut String) {
+        for (pattern, _) in self.aliases.iter().filter(|(_, module)| module == name) {
+            by_alias.push_str(pattern);
+            for module in order {
+                by_alias.push_str(&format!(" {module}.ko"));
+            }
+            by_alias.push('\n');
+        }
+    }
+}
+
+/// `kernel/drivers/virtio-rng.ko.xz` is the module `virtio_rng`.
+fn module_name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.split(".ko").next().unwrap_or(file).replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index() -> ModuleIndex {
+        let dependencies = "kernel/fs/erofs/erofs.ko.xz: kernel/lib/libcrc32c.ko.xz\n\
+                            kernel/lib/libcrc32c.ko.xz:\n\
+                            kernel/drivers/ata/ahci.ko.xz: kernel/drivers/ata/libahci.ko.xz kernel/drivers/ata/libata.ko.xz\n\
+                            kernel/drivers/ata/libahci.ko.xz: kernel/drivers/ata/libata.ko.xz\n\
+                            kernel/drivers/ata/libata.ko.xz:\n";
+        let aliases = "# comment\nalias pci:v*bc01sc06i01* ahci\nalias fs-erofs erofs\n";
+        ModuleIndex::parse(dependencies, "kernel/fs/ext4/ext4.ko\n", aliases).unwrap()
+    }
+
+    #[test]
+    fn dependencies_come_first_and_built_in_ones_cost_nothing() {
+        let plan = index().plan("always erofs\nalways ext4\ndevice ahci\nalways? gone\n").unwrap();
+        assert_eq!(plan.always, "libcrc32c.ko\nerofs.ko\n");
+        assert_eq!(plan.by_alias, "pci:v*bc01sc06i01* libata.ko libahci.ko ahci.ko\n");
+        assert_eq!(plan.sources["ahci.ko"], "kernel/drivers/ata/ahci.ko.xz");
+        assert_eq!(plan.sources.len(), 5);
+    }
+
+    #[test]
+    fn a_needed_module_that_is_missing_is_named() {
+        assert!(index().plan("always gone").unwrap_err().to_string().contains("gone"));
+        assert!(index().plan("sometimes erofs").is_err());
+    }
+}

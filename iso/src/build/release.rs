@@ -1,0 +1,77 @@
+//! The release folder: what a slot, a medium and a network boot are made of, and its manifest.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use protocol::release::{self, ReleaseManifest, Verity};
+
+use crate::digest::release_file;
+
+pub const ARCHITECTURE: &str = "x86_64";
+pub const MANIFEST: &str = "release.json";
+
+/// Arguments of every boot of a release: messages on screen and serial line; ros-init's own lines are of level 5.
+/// systemd keeps quiet unless something fails or takes long.
+pub const KERNEL_ARGUMENTS: &str =
+    "console=tty0 console=ttyS0,115200 loglevel=6 panic=10 systemd.show_status=auto audit=0";
+
+/// Slots leave room for a release of twice the size, but never have less than this.
+const SMALLEST_SLOT: u64 = 256 << 20;
+const SLOT_STEP: u64 = 64 << 20;
+
+/// Copies the parts into `folder`, where the boot files already are in `boot/`, and writes the manifest.
+pub fn write(
+    folder: &Path,
+    version: &str,
+    root: &Path,
+    verity: Verity,
+    kernel: &Path,
+    initrd: &Path,
+) -> Result<ReleaseManifest> {
+    for (source, name) in [(root, "root.erofs"), (kernel, "vmlinuz"), (initrd, "initrd")] {
+        let target = folder.join(name);
+        // A name of its own: an older release may still be read through the old file.
+        let _ = fs::remove_file(&target);
+        fs::copy(source, &target).with_context(|| format!("copying {} to {}", source.display(), target.display()))?;
+    }
+    let file = |name: &str| release_file(&folder.join(name), name);
+    let root = file("root.erofs")?;
+    let manifest = ReleaseManifest {
+        version: version.to_owned(),
+        architecture: ARCHITECTURE.to_owned(),
+        minimum_slot_bytes: minimum_slot_bytes(root.size),
+        root,
+        verity,
+        kernel: file("vmlinuz")?,
+        initrd: file("initrd")?,
+        boot: release::BootFiles {
+            shim: file("boot/shimx64.efi")?,
+            grub: file("boot/grubx64.efi")?,
+            mok_manager: file("boot/mmx64.efi")?,
+            grub_config: file("boot/grub.cfg")?,
+            bios_boot: file("boot/boot.img")?,
+            bios_core: file("boot/core.img")?,
+        },
+        kernel_arguments: KERNEL_ARGUMENTS.to_owned(),
+    };
+    let path = folder.join(MANIFEST);
+    let text = serde_json::to_string_pretty(&manifest)? + "\n";
+    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    Ok(manifest)
+}
+
+fn minimum_slot_bytes(root: u64) -> u64 {
+    (2 * root).next_multiple_of(SLOT_STEP).max(SMALLEST_SLOT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_leave_room_to_grow() {
+        assert_eq!(minimum_slot_bytes(60 << 20), 256 << 20);
+        assert_eq!(minimum_slot_bytes((150 << 20) + 1), 320 << 20);
+    }
+}

@@ -1,0 +1,99 @@
+//! The root image: base system, overlay, kernel modules and installer as one EROFS file with its verity tree.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::release::Verity;
+
+use super::kernel::Kernel;
+use super::tools::Tools;
+use super::tree::{Kind, Node, Tree};
+use super::verity;
+
+const REMOVED: &str = include_str!("../../base/remove.txt");
+
+/// Level 3 and clusters of 64 KiB: higher levels and bigger clusters cost minutes for a few per cent.
+const COMPRESSION: &[&str] = &["-zzstd,3", "-C65536"];
+/// The file system's own id; the image is identified by its root hash.
+const FILESYSTEM_ID: &str = "-U526f734f-7353-4c6f-a401-000000000000";
+
+pub struct RootInputs<'a> {
+    pub base: &'a Path,
+    pub overlay: &'a Path,
+    pub installer: &'a Path,
+    pub kernel: &'a Kernel,
+    pub version: &'a str,
+    pub epoch: u32,
+}
+
+/// Writes `root.erofs` and `verity.json` into `folder`.
+pub fn write(inputs: &RootInputs, tools: &Tools, folder: &Path) -> Result<()> {
+    let tree = compose(inputs)?;
+    let archive = tempfile::NamedTempFile::new_in(folder).context("making a temporary archive")?;
+    tree.write_tar(BufWriter::new(File::create(archive.path())?), inputs.epoch).context("archiving the root tree")?;
+    let image = folder.join("root.erofs");
+    tools
+        .command("mkfs.erofs", "mkfs.erofs")
+        .args(COMPRESSION)
+        .args([&format!("-T{}", inputs.epoch), FILESYSTEM_ID, "--quiet", "--tar=f"])
+        .arg(&image)
+        .arg(archive.path())
+        .run()?;
+    let verity = verity::append(&image)?;
+    let path = verity_path(folder);
+    fs::write(&path, serde_json::to_vec(&verity)?).with_context(|| format!("writing {}", path.display()))
+}
+
+/// What `write` noted about the image in `folder`.
+pub fn read_verity(folder: &Path) -> Result<Verity> {
+    let path = verity_path(folder);
+    let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+fn verity_path(folder: &Path) -> PathBuf {
+    folder.join("verity.json")
+}
+
+fn compose(inputs: &RootInputs) -> Result<Tree> {
+    let mut tree = Tree::from_tar(inputs.base)?;
+    tree.remove_listed(REMOVED)?;
+    ensure!(inputs.overlay.is_dir(), "the overlay {} is not a folder; give --overlay", inputs.overlay.display());
+    for part in ["etc", "usr"] {
+        let part_folder = inputs.overlay.join(part);
+        if part_folder.is_dir() {
+            tree.lay_over(&part_folder, part)?;
+        }
+    }
+    let modules = format!("usr/lib/modules/{}", inputs.kernel.version);
+    tree.insert(&modules, Node::folder(0o755))?;
+    tree.lay_over(&inputs.kernel.modules(), &modules)?;
+    let installer =
+        fs::read(inputs.installer).with_context(|| format!("reading the installer {}", inputs.installer.display()))?;
+    tree.insert("usr/bin/ros-installer", Node::file(0o755, installer))?;
+    // Mounted by ros-init; the root is read-only and cannot grow mount points.
+    tree.insert("oem", Node::folder(0o700))?;
+    for folder in ["etc", "var"] {
+        // Not older than /usr: systemd would rebuild caches at every boot of an image that cannot keep them.
+        tree.insert(&format!("{folder}/.updated"), Node::file(0o644, updated(inputs.epoch)))?;
+    }
+    name_version(&mut tree, inputs.version)?;
+    Ok(tree)
+}
+
+fn updated(epoch: u32) -> String {
+    format!("TIMESTAMP_NSEC={epoch}000000000\n")
+}
+
+/// The overlay's os-release says what the system is, the build says which version.
+fn name_version(tree: &mut Tree, version: &str) -> Result<()> {
+    let path = "usr/lib/os-release";
+    let Some(Kind::File(content)) = tree.get(path).map(|node| node.kind.clone()) else {
+        bail!("the root tree has no {path}");
+    };
+    let text = String::from_utf8(content).with_context(|| format!("reading {path}"))?;
+    let text = format!("{text}VERSION_ID={version}\nIMAGE_VERSION={version}\n");
+    tree.insert(path, Node::file(0o644, text))
+}

@@ -1,0 +1,37 @@
+//! Programs of the Debian release that images are made of: the build gives the same bytes on every host, and needs none
+//! of them installed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::archive::Archive;
+use crate::cache::Cache;
+use crate::command::Command;
+
+const PACKAGES: &[&str] = &["erofs-utils", "grub-common", "grub-pc-bin", "kmod", "xorriso"];
+
+/// An unpacked set of packages whose programs run with their own libraries and without a chroot.
+pub struct Tools {
+    root: PathBuf,
+}
+
+impl Tools {
+    pub fn prepare(cache: &Cache, archive: &Archive) -> Result<Self> {
+        Ok(Self { root: archive.unpacked_closure(cache, PACKAGES)? })
+    }
+
+    /// The folder of the packages' content, for data files and cache keys.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The program at `usr/bin/<file>`, which behaves by the name it is called with: `name`.
+    pub fn command(&self, file: &str, name: &str) -> Command {
+        let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
+        Command::new(libraries.join("ld-linux-x86-64.so.2"))
+            .args(["--argv0", name, "--library-path"])
+            .arg(&libraries)
+            .arg(self.root.join("usr/bin").join(file))
+    }
+}

@@ -1,0 +1,108 @@
+//! Options and their help text.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Make, change and check bootable media.
+#[derive(Debug, Parser)]
+#[command(name = "ros-image", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Build(BuildOptions),
+    Customize(CustomizeOptions),
+    Show(ShowOptions),
+    Verify(VerifyOptions),
+}
+
+/// Build a release and its live ISO.
+///
+/// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json) and
+/// <OUTPUT>/ros-<VERSION>-<ARCHITECTURE>.iso. Debian packages come from the mirror in this machine's apt sources,
+/// checked by apt. Needs mmdebstrap and Debian's archive keyring; no root privileges where user namespaces are
+/// allowed. The same inputs give the same bytes.
+#[derive(Debug, Args)]
+pub struct BuildOptions {
+    /// Folder for the release and the ISO; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Version of the release, as machines will report it
+    #[arg(long = "version", value_name = "VERSION")]
+    pub release_version: String,
+    /// The ros-installer to put into the image
+    #[arg(long, value_name = "FILE")]
+    pub installer: PathBuf,
+    /// The statically linked ros-init to put into the initrd
+    #[arg(long, value_name = "FILE")]
+    pub init: PathBuf,
+    /// Files to lay over the base system, at their final paths
+    #[arg(long, value_name = "DIR", default_value = "overlay")]
+    pub overlay: PathBuf,
+    /// Where stages are kept between builds [default: $HOME/.cache/rancheros]
+    #[arg(long, value_name = "DIR", env = "ROS_CACHE")]
+    pub cache: Option<PathBuf>,
+    /// Which Debian kernel to use
+    #[arg(long, value_enum, default_value_t = KernelFlavour::Cloud)]
+    pub kernel: KernelFlavour,
+    /// Time stamp of everything in the release, in seconds since 1970
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 1_760_000_000)]
+    pub epoch: u32,
+    /// Ask the mirror for newer packages instead of using those of an earlier build
+    #[arg(long)]
+    pub refresh: bool,
+    /// Print the result as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KernelFlavour {
+    /// Drivers of virtual machines only; smaller, boots faster
+    Cloud,
+    /// Drivers of real hardware, too
+    Generic,
+}
+
+/// Put registration settings into an ISO, or take them out.
+///
+/// Writes into the space that the ISO reserves for /registration.yaml. Everything else, size included, stays as it is.
+#[derive(Debug, Args)]
+pub struct CustomizeOptions {
+    /// The ISO to change
+    pub iso: PathBuf,
+    /// Settings: a cloud-config with rancheros.install.registrationURL and registrationCACert
+    #[arg(long, value_name = "FILE", required_unless_present = "remove", conflicts_with = "remove")]
+    pub registration: Option<PathBuf>,
+    /// Leave the ISO as it is and write the changed copy here
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Take the settings out
+    #[arg(long)]
+    pub remove: bool,
+    /// Print the result as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Tell what is in an ISO: volume id, release and registration settings, tokens masked.
+#[derive(Debug, Args)]
+pub struct ShowOptions {
+    pub iso: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Check an ISO: every digest of its release.json, and the root image's verity tree down to each block.
+#[derive(Debug, Args)]
+pub struct VerifyOptions {
+    pub iso: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,109 @@
+//! Registration settings into an existing ISO, in place or as a copy, and out of it again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::cli::CustomizeOptions;
+use crate::embed;
+use crate::iso9660::{Extent, Volume};
+
+/// What was changed; printed with `--json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Customized<'a> {
+    iso: &'a Path,
+    volume_id: &'a str,
+    /// Where the reserved space is, in bytes from the start.
+    offset: u64,
+    reserved_bytes: u64,
+    settings: bool,
+}
+
+pub fn run(options: &CustomizeOptions) -> Result<()> {
+    let content = match &options.registration {
+        Some(path) => {
+            let settings = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            embed::filled(&settings).with_context(|| format!("checking {}", path.display()))?
+        }
+        None => embed::empty().into_bytes(),
+    };
+    let (volume_id, extent) = reserved_space(&options.iso)?;
+    let changed = match &options.output {
+        Some(output) => {
+            write_copy(&options.iso, output, extent, &content)?;
+            output
+        }
+        None => {
+            let iso = OpenOptions::new().write(true).open(&options.iso);
+            let iso = iso.with_context(|| format!("opening {} for writing", options.iso.display()))?;
+            write_space(iso, &options.iso, extent, &content)?;
+            &options.iso
+        }
+    };
+    report(
+        options.json,
+        &Customized {
+            iso: changed,
+            volume_id: &volume_id,
+            offset: extent.offset,
+            reserved_bytes: extent.size,
+            settings: options.registration.is_some(),
+        },
+    )
+}
+
+/// Volume id of the ISO at `path`, and the extent of its /registration.yaml.
+fn reserved_space(path: &Path) -> Result<(String, Extent)> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut volume = Volume::open(file).with_context(|| format!("reading {}", path.display()))?;
+    let extent = volume.find(embed::PATH).with_context(|| {
+        format!("looking for the reserved space in {}; was it built by `ros-image build`?", path.display())
+    })?;
+    ensure!(
+        extent.size == embed::RESERVED_BYTES as u64,
+        "{}: {} has {} bytes instead of {}; it was not made by this program",
+        path.display(),
+        embed::PATH,
+        extent.size,
+        embed::RESERVED_BYTES
+    );
+    Ok((volume.id, extent))
+}
+
+/// Copies under another name first: `output` is complete or untouched.
+fn write_copy(source: &Path, output: &Path, extent: Extent, content: &[u8]) -> Result<()> {
+    let same = output.canonicalize().is_ok_and(|output| source.canonicalize().is_ok_and(|source| source == output));
+    ensure!(!same, "--output {} is the ISO itself; leave --output out to change it in place", output.display());
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(PathBuf::from("."), Into::into);
+    let mut copy =
+        tempfile::NamedTempFile::new_in(&folder).with_context(|| format!("making a file in {}", folder.display()))?;
+    let mut iso = File::open(source).with_context(|| format!("opening {}", source.display()))?;
+    std::io::copy(&mut iso, &mut copy)
+        .with_context(|| format!("copying {} to {}", source.display(), output.display()))?;
+    write_space(copy.as_file().try_clone().context("sharing the copy")?, output, extent, content)?;
+    let permissions = iso.metadata().with_context(|| format!("inspecting {}", source.display()))?.permissions();
+    copy.as_file().set_permissions(permissions).with_context(|| format!("setting the mode of {}", output.display()))?;
+    copy.persist(output).with_context(|| format!("putting {} into place", output.display()))?;
+    Ok(())
+}
+
+fn write_space(mut iso: File, path: &Path, extent: Extent, content: &[u8]) -> Result<()> {
+    iso.seek(SeekFrom::Start(extent.offset))
+        .and_then(|_| iso.write_all(content))
+        .and_then(|()| iso.sync_all())
+        .with_context(|| format!("writing the settings into {}", path.display()))
+}
+
+fn report(json: bool, customized: &Customized) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(customized)?);
+    } else {
+        let change = if customized.settings { "holds the registration settings" } else { "holds no settings any more" };
+        println!("{} ({}) {change}", customized.iso.display(), customized.volume_id);
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! The space that a medium reserves for registration settings: the file /registration.yaml of fixed size, filled up
+//! with newlines, so that it can be written in place and is plain YAML at any time.
+
+use anyhow::{Context, Result, ensure};
+use protocol::CloudConfig;
+
+/// Path on the medium.
+pub const PATH: &str = "/registration.yaml";
+/// Size of the file in bytes.
+pub const RESERVED_BYTES: usize = 64 << 10;
+
+/// The content of a medium without settings.
+pub fn empty() -> String {
+    "\n".repeat(RESERVED_BYTES)
+}
+
+/// The reserved space with `settings` in it. They must parse as a cloud-config and fit.
+pub fn filled(settings: &str) -> Result<Vec<u8>> {
+    parse(settings)?;
+    ensure!(
+        settings.len() <= RESERVED_BYTES,
+        "the settings have {} bytes, the medium reserves {RESERVED_BYTES}; shorten them or serve them by configURL",
+        settings.len()
+    );
+    let mut content = settings.as_bytes().to_vec();
+    content.resize(RESERVED_BYTES, b'\n');
+    Ok(content)
+}
+
+/// The settings in a reserved space; `None` if there are none.
+pub fn read(content: &[u8]) -> Result<Option<CloudConfig>> {
+    let text = std::str::from_utf8(content).context("the settings on the medium are not UTF-8")?;
+    if text.trim().is_empty() { Ok(None) } else { parse(text).map(Some) }
+}
+
+fn parse(settings: &str) -> Result<CloudConfig> {
+    serde_yaml::from_str(settings).context("the settings are not a cloud-config (a YAML mapping)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: &str = "#cloud-config\nrancheros:\n  install:\n    registrationURL: https://a.test/x\n";
+
+    #[test]
+    fn settings_fill_the_space_and_come_back() {
+        let content = filled(SETTINGS).unwrap();
+        assert_eq!(content.len(), RESERVED_BYTES);
+        let read = read(&content).unwrap().unwrap();
+        assert_eq!(read.0["rancheros"]["install"]["registrationURL"], "https://a.test/x");
+        assert_eq!(super::read(empty().as_bytes()).unwrap(), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_or_is_no_cloud_config_is_refused() {
+        let big = format!("{SETTINGS}# {}", "x".repeat(RESERVED_BYTES));
+        assert!(filled(&big).unwrap_err().to_string().contains("65536"));
+        for bad in ["- a list", "just text", "a: [", "\u{0}"] {
+            assert!(filled(bad).is_err(), "{bad:?}");
+        }
+    }
+}

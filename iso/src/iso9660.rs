@@ -1,0 +1,305 @@
+//! The few fields of ISO 9660 that we use: the volume id, and where a file's bytes are. Written by ourselves because an
+//! in-place change needs the extent, which reading tools do not tell, and because an image may be anybody's.
+//! Formats: ECMA-119, sections 8.4 (volume descriptor) and 9.1 (directory record); names from Rock Ridge (IEEE P1282,
+//! `NM`). Scope: one session, blocks of 2048 bytes, files of one extent.
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+use thiserror::Error;
+
+const BLOCK: u64 = 2048;
+const FIRST_DESCRIPTOR: u64 = 16;
+/// Volume descriptors looked at before giving up.
+const MOST_DESCRIPTORS: u64 = 64;
+/// Ours have some hundred bytes; a directory of this size has ten thousand files.
+const LARGEST_DIRECTORY: u64 = 1 << 20;
+
+#[derive(Debug, Error)]
+pub enum Iso9660Error {
+    #[error("this is not an ISO 9660 image: {0}")]
+    NotAnImage(&'static str),
+    #[error("the image is damaged: {0}")]
+    Damaged(&'static str),
+    #[error("the image has no {0}")]
+    NotFound(String),
+    #[error("reading the image")]
+    Io(#[from] io::Error),
+}
+
+/// Where a file's bytes are, in bytes from the start of the image. It lies within the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    pub offset: u64,
+    pub size: u64,
+}
+
+/// A volume whose descriptor has been read.
+#[derive(Debug)]
+pub struct Volume<R> {
+    image: R,
+    length: u64,
+    /// Without padding.
+    pub id: String,
+    root: Extent,
+}
+
+/// What a directory says of one entry.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    name: String,
+    is_directory: bool,
+    extent: Extent,
+}
+
+impl<R: Read + Seek> Volume<R> {
+    pub fn open(mut image: R) -> Result<Self, Iso9660Error> {
+        let length = image.seek(SeekFrom::End(0))?;
+        let mut descriptor = [0; BLOCK as usize];
+        for number in 0..MOST_DESCRIPTORS {
+            let offset = (FIRST_DESCRIPTOR + number) * BLOCK;
+            if offset + BLOCK > length {
+                return Err(Iso9660Error::NotAnImage("it is too short"));
+            }
+            image.seek(SeekFrom::Start(offset))?;
+            image.read_exact(&mut descriptor)?;
+            if &descriptor[1..6] != b"CD001" {
+                return Err(Iso9660Error::NotAnImage("it has no volume descriptor"));
+            }
+            match descriptor[0] {
+                1 => return Self::from_primary(image, length, &descriptor),
+                255 => break,
+                _ => {}
+            }
+        }
+        Err(Iso9660Error::NotAnImage("it has no primary volume descriptor"))
+    }
+
+    fn from_primary(image: R, length: u64, descriptor: &[u8; BLOCK as usize]) -> Result<Self, Iso9660Error> {
+        if u64::from(u16::from_le_bytes([descriptor[128], descriptor[129]])) != BLOCK {
+            return Err(Iso9660Error::Damaged("its blocks are not 2048 bytes long"));
+        }
+        let id = String::from_utf8_lossy(&descriptor[40..72]).trim_end_matches([' ', '\0']).to_owned();
+        let (root, _) = parse_record(&descriptor[156..190], length)?.ok_or(Iso9660Error::Damaged("it has no root"))?;
+        if !root.is_directory {
+            return Err(Iso9660Error::Damaged("its root is not a directory"));
+        }
+        Ok(Self { image, length, id, root: root.extent })
+    }
+
+    /// The extent of the file at `path`, such as `/release/release.json`.
+    pub fn find(&mut self, path: &str) -> Result<Extent, Iso9660Error> {
+        let not_found = || Iso9660Error::NotFound(path.to_owned());
+        let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+        let mut directory = self.root;
+        while let Some(part) = parts.next() {
+            let entry = self.list(directory)?.into_iter().find(|entry| entry.name == part).ok_or_else(not_found)?;
+            match (entry.is_directory, parts.peek().is_some()) {
+                (true, true) => directory = entry.extent,
+                (false, false) => return Ok(entry.extent),
+                _ => break,
+            }
+        }
+        Err(not_found())
+    }
+
+    /// A file's bytes, if it has at most `limit`.
+    pub fn read(&mut self, path: &str, limit: u64) -> Result<Vec<u8>, Iso9660Error> {
+        let extent = self.find(path)?;
+        if extent.size > limit {
+            return Err(Iso9660Error::Damaged("a file is larger than it can be"));
+        }
+        self.read_extent(extent)
+    }
+
+    /// A reader that gives exactly the file's bytes.
+    pub fn reader(&mut self, path: &str) -> Result<io::Take<&mut R>, Iso9660Error> {
+        let extent = self.find(path)?;
+        self.image.seek(SeekFrom::Start(extent.offset))?;
+        Ok((&mut self.image).take(extent.size))
+    }
+
+    fn read_extent(&mut self, extent: Extent) -> Result<Vec<u8>, Iso9660Error> {
+        let size = usize::try_from(extent.size).map_err(|_| Iso9660Error::Damaged("an extent is too large"))?;
+        let mut content = vec![0; size];
+        self.image.seek(SeekFrom::Start(extent.offset))?;
+        self.image.read_exact(&mut content)?;
+        Ok(content)
+    }
+
+    fn list(&mut self, directory: Extent) -> Result<Vec<Entry>, Iso9660Error> {
+        if directory.size > LARGEST_DIRECTORY {
+            return Err(Iso9660Error::Damaged("a directory is too large"));
+        }
+        let content = self.read_extent(directory)?;
+        let mut entries = Vec::new();
+        // Records do not cross blocks; a length of zero ends a block's records.
+        for block in content.chunks(BLOCK as usize) {
+            let mut rest = block;
+            while let Some((entry, length)) = parse_record(rest, self.length)? {
+                entries.push(entry);
+                rest = &rest[length..];
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// The record at the start of `bytes` and its length; `None` if there is none.
+fn parse_record(bytes: &[u8], image_length: u64) -> Result<Option<(Entry, usize)>, Iso9660Error> {
+    const FIXED: usize = 33;
+    const DIRECTORY: u8 = 0x02;
+    const MULTIPLE_EXTENTS: u8 = 0x80;
+    let length = usize::from(bytes.first().copied().unwrap_or(0));
+    if length == 0 {
+        return Ok(None);
+    }
+    let record = bytes.get(..length).ok_or(Iso9660Error::Damaged("a directory record is cut off"))?;
+    if length < FIXED {
+        return Err(Iso9660Error::Damaged("a directory record is too short"));
+    }
+    let number =
+        |at: usize| u64::from(u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]));
+    let name_end = FIXED + usize::from(record[32]);
+    let name = record.get(FIXED..name_end).ok_or(Iso9660Error::Damaged("a name is cut off"))?;
+    // The name is padded to an even position; behind it is the system use area.
+    let system_use = record.get(name_end + usize::from(name.len() % 2 == 0)..).unwrap_or_default();
+    let extent = Extent { offset: number(2) * BLOCK, size: number(10) };
+    let flags = record[25];
+    if flags & MULTIPLE_EXTENTS != 0 {
+        return Err(Iso9660Error::Damaged("a file has several extents"));
+    }
+    if extent.offset + extent.size > image_length {
+        return Err(Iso9660Error::Damaged("a file lies behind the end of the image; is the download complete?"));
+    }
+    let name = rock_ridge_name(system_use).unwrap_or_else(|| plain_name(name));
+    Ok(Some((Entry { name, is_directory: flags & DIRECTORY != 0, extent }, length)))
+}
+
+/// The name in the `NM` fields of a system use area.
+fn rock_ridge_name(mut area: &[u8]) -> Option<String> {
+    const HEADER: usize = 5;
+    let mut name = Vec::new();
+    while let [a, b, length, ..] = *area {
+        let field = area.get(..usize::from(length)).filter(|field| field.len() >= 4)?;
+        if [a, b] == *b"NM" && field.len() > HEADER {
+            name.extend_from_slice(&field[HEADER..]);
+        }
+        area = &area[field.len()..];
+    }
+    if name.is_empty() { None } else { String::from_utf8(name).ok() }
+}
+
+/// A name of the plain standard: upper case, with a version that we drop.
+fn plain_name(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    let base = name.split(';').next().unwrap_or_default();
+    base.trim_end_matches('.').to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A directory record with a Rock Ridge name.
+    fn record(name: &str, flags: u8, block: u32, size: u32) -> Vec<u8> {
+        let mut record = vec![0; 33];
+        record[2..6].copy_from_slice(&block.to_le_bytes());
+        record[10..14].copy_from_slice(&size.to_le_bytes());
+        record[25] = flags;
+        let plain = b"NAME.;1";
+        record[32] = plain.len() as u8;
+        record.extend(plain);
+        record.extend(b"NM");
+        record.extend([5 + name.len() as u8, 1, 0]);
+        record.extend(name.as_bytes());
+        record.resize(record.len().next_multiple_of(2), 0);
+        record[0] = record.len() as u8;
+        record
+    }
+
+    /// Block 18: root directory; 19: /release; 20: two files.
+    fn image() -> Vec<u8> {
+        let mut image = vec![0; 22 * BLOCK as usize];
+        let put = |image: &mut Vec<u8>, at: u64, bytes: &[u8]| {
+            image[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+        };
+        let descriptor = 16 * BLOCK;
+        put(&mut image, descriptor, b"\x01CD001\x01");
+        put(&mut image, descriptor + 40, b"ROS_0123abcd                    ");
+        put(&mut image, descriptor + 128, &2048u16.to_le_bytes());
+        let mut root = record("x", 2, 18, 2048);
+        root.truncate(34);
+        root[0] = 34;
+        root[32] = 1;
+        put(&mut image, descriptor + 156, &root);
+        put(&mut image, 17 * BLOCK, b"\xffCD001\x01");
+        let listing = [record("release", 2, 19, 2048), record("registration.yaml", 0, 20, 5)].concat();
+        put(&mut image, 18 * BLOCK, &listing);
+        put(&mut image, 19 * BLOCK, &record("release.json", 0, 21, 3));
+        put(&mut image, 20 * BLOCK, b"hello");
+        put(&mut image, 21 * BLOCK, b"{}\n");
+        image
+    }
+
+    #[test]
+    fn files_are_found_by_their_path() {
+        let mut volume = Volume::open(Cursor::new(image())).unwrap();
+        assert_eq!(volume.id, "ROS_0123abcd");
+        assert_eq!(volume.find("/registration.yaml").unwrap(), Extent { offset: 20 * BLOCK, size: 5 });
+        assert_eq!(volume.read("/release/release.json", 10).unwrap(), b"{}\n");
+        let mut content = String::new();
+        volume.reader("/registration.yaml").unwrap().read_to_string(&mut content).unwrap();
+        assert_eq!(content, "hello");
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let mut volume = Volume::open(Cursor::new(image())).unwrap();
+        for path in ["/nothing", "/release", "/release/nothing", "/registration.yaml/below", "/"] {
+            let error = volume.find(path).unwrap_err();
+            assert!(matches!(&error, Iso9660Error::NotFound(name) if name == path), "{path}: {error}");
+        }
+        assert!(matches!(volume.read("/registration.yaml", 4), Err(Iso9660Error::Damaged(_))));
+    }
+
+    #[test]
+    fn other_files_are_not_images() {
+        for content in [Vec::new(), vec![0; 100], vec![0; 40 * BLOCK as usize], vec![b'C'; 40 * BLOCK as usize]] {
+            assert!(matches!(Volume::open(Cursor::new(content)), Err(Iso9660Error::NotAnImage(_))));
+        }
+    }
+
+    fn read_everything(image: Vec<u8>) {
+        if let Ok(mut volume) = Volume::open(Cursor::new(image)) {
+            let _ = volume.read("/registration.yaml", 1 << 16);
+            let _ = volume.read("/release/release.json", 1 << 16);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn truncated_images_are_answered(length in 0usize..22 * BLOCK as usize) {
+            read_everything(image()[..length].to_vec());
+        }
+
+        #[test]
+        fn damaged_images_are_answered(changes in proptest::collection::vec((0usize..4 * BLOCK as usize, any::<u8>()), 1..40)) {
+            let mut image = image();
+            for (position, byte) in changes {
+                image[16 * BLOCK as usize + position] = byte;
+            }
+            read_everything(image);
+        }
+
+        #[test]
+        fn junk_directories_are_answered(junk in proptest::collection::vec(any::<u8>(), BLOCK as usize)) {
+            let mut image = image();
+            image[18 * BLOCK as usize..19 * BLOCK as usize].copy_from_slice(&junk);
+            read_everything(image);
+        }
+    }
+}

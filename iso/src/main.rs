@@ -1,0 +1,23 @@
+//! `ros-image`: parse, run, print the chain of causes.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use iso::cli::{Cli, Command};
+use iso::{build, customize, show, verify};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Build(options) => build::run(&options),
+        Command::Customize(options) => customize::run(&options),
+        Command::Show(options) => show::run(&options),
+        Command::Verify(options) => verify::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ros-image: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

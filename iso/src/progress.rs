@@ -1,0 +1,20 @@
+//! What a build is doing, for whoever waits for it.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+/// Runs `work` between a line that says what it is and one that says how long it took; on standard error, because
+/// standard output may be JSON.
+pub fn stage<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    eprintln!("ros-image: {what} …");
+    let start = Instant::now();
+    let result = work()?;
+    eprintln!("ros-image: {what}: {:.1} s", start.elapsed().as_secs_f64());
+    Ok(result)
+}
+
+/// A size for people.
+pub fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}

@@ -1,0 +1,103 @@
+//! What is in an ISO: volume id, release, and registration settings without secrets.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+
+use anyhow::{Context, Result};
+use protocol::CloudConfig;
+use protocol::release::ReleaseManifest;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::ShowOptions;
+use crate::iso9660::Volume;
+use crate::{embed, progress};
+
+/// Path of the manifest on the medium.
+pub const MANIFEST: &str = "/release/release.json";
+const LARGEST_MANIFEST: u64 = 1 << 20;
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    volume_id: String,
+    release: ReleaseManifest,
+    /// The settings, with everything that may be secret masked.
+    registration: Option<CloudConfig>,
+}
+
+pub fn run(options: &ShowOptions) -> Result<()> {
+    let iso = File::open(&options.iso).with_context(|| format!("opening {}", options.iso.display()))?;
+    let shown = inspect(iso).with_context(|| format!("reading {}", options.iso.display()))?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&shown)?);
+        return Ok(());
+    }
+    println!("volume        {}", shown.volume_id);
+    println!("release       {} ({})", shown.release.version, shown.release.architecture);
+    println!("root image    {}", progress::megabytes(shown.release.root.size));
+    println!("root hash     {}", shown.release.verity.root_hash);
+    match &shown.registration {
+        None => println!("registration  none: the installer will ask on the console"),
+        Some(config) => println!("registration\n{}", serde_yaml::to_string(config)?.trim_end()),
+    }
+    Ok(())
+}
+
+/// Reads the manifest of the release on a medium.
+pub fn manifest(volume: &mut Volume<impl Read + Seek>) -> Result<ReleaseManifest> {
+    let text = volume.read(MANIFEST, LARGEST_MANIFEST).context("reading the release's manifest")?;
+    serde_json::from_slice(&text).with_context(|| format!("parsing {MANIFEST}"))
+}
+
+fn inspect(iso: impl Read + Seek) -> Result<Shown> {
+    let mut volume = Volume::open(iso)?;
+    let release = manifest(&mut volume)?;
+    let settings = volume.read(embed::PATH, embed::RESERVED_BYTES as u64)?;
+    let registration = embed::read(&settings)?.map(|mut config| {
+        config.0.iter_mut().for_each(|(key, value)| mask(key, value));
+        config
+    });
+    Ok(Shown { volume_id: volume.id, release, registration })
+}
+
+/// Masks what a key's name calls secret, and the token that ends a registration URL.
+fn mask(key: &str, value: &mut Value) {
+    const SECRET: &[&str] = &["token", "password", "passwd", "secret", "key"];
+    match value {
+        Value::Object(entries) => entries.iter_mut().for_each(|(key, value)| mask(key, value)),
+        Value::Array(entries) => entries.iter_mut().for_each(|value| mask(key, value)),
+        Value::String(text) => {
+            let name = key.to_ascii_lowercase();
+            if name == "registrationurl" {
+                let start = text.rfind('/').map_or(0, |slash| slash + 1);
+                text.replace_range(start.., "***");
+            } else if SECRET.iter().any(|secret| name.contains(secret)) && !name.contains("authorized") {
+                *text = "***".to_owned();
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tokens_and_passwords_are_masked_wherever_they_stand() {
+        let mut value = json!({
+            "rancheros": {"install": {"registrationURL": "https://a.test/v1-rancheros/registration/secretsecret"}},
+            "rancherd": {"token": "t0ken"},
+            "users": [{"name": "a", "passwd": "hash", "ssh_authorized_keys": ["ssh-ed25519 AAAA"]}],
+        });
+        mask("", &mut value);
+        let text = value.to_string();
+        for secret in ["secretsecret", "t0ken", "hash"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+        assert!(text.contains("https://a.test/v1-rancheros/registration/***") && text.contains("ssh-ed25519 AAAA"));
+    }
+}

@@ -1,0 +1,75 @@
+//! Checks an ISO against its own manifest: every digest, and the root image's verity tree.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek};
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::release::{ReleaseFile, ReleaseManifest};
+use serde::Serialize;
+
+use crate::build::verity;
+use crate::cli::VerifyOptions;
+use crate::iso9660::Volume;
+use crate::{digest, progress, show};
+
+/// The outcome of a good check; a bad one is an error.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Verified {
+    volume_id: String,
+    version: String,
+    root_hash: String,
+    files: Vec<ReleaseFile>,
+}
+
+pub fn run(options: &VerifyOptions) -> Result<()> {
+    let path = options.iso.display();
+    let iso = File::open(&options.iso).with_context(|| format!("opening {path}"))?;
+    let verified = progress::stage(&format!("checking {path}"), || {
+        verify(iso).with_context(|| format!("{path} is damaged or was changed; fetch or build it again"))
+    })?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&verified)?);
+    } else {
+        let (version, files) = (&verified.version, verified.files.len());
+        println!("{path}: release {version}, {files} files and the root hash {} are right", verified.root_hash);
+    }
+    Ok(())
+}
+
+fn verify(iso: impl Read + Seek) -> Result<Verified> {
+    let mut volume = Volume::open(iso)?;
+    let manifest = show::manifest(&mut volume)?;
+    let files: Vec<ReleaseFile> = files(&manifest).into_iter().cloned().collect();
+    for file in &files {
+        let reader = volume.reader(&on_medium(file)?)?;
+        let (sha256, size) = digest::of_reader(reader).with_context(|| format!("reading {}", file.name))?;
+        ensure!(size == file.size, "{} has {size} bytes instead of {}", file.name, file.size);
+        ensure!(sha256 == file.sha256, "{} has the digest {sha256} instead of {}", file.name, file.sha256);
+    }
+    let root = BufReader::with_capacity(1 << 20, volume.reader(&on_medium(&manifest.root)?)?);
+    verity::check(root, &manifest.verity).context("checking the root image's verity tree")?;
+    Ok(Verified { volume_id: volume.id, version: manifest.version, root_hash: manifest.verity.root_hash, files })
+}
+
+fn files(manifest: &ReleaseManifest) -> Vec<&ReleaseFile> {
+    let boot = &manifest.boot;
+    vec![
+        &manifest.root,
+        &manifest.kernel,
+        &manifest.initrd,
+        &boot.shim,
+        &boot.grub,
+        &boot.mok_manager,
+        &boot.grub_config,
+        &boot.bios_boot,
+        &boot.bios_core,
+    ]
+}
+
+fn on_medium(file: &ReleaseFile) -> Result<String> {
+    if file.name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        bail!("the manifest names {:?}, which is not a path below /release", file.name);
+    }
+    Ok(format!("/release/{}", file.name))
+}
