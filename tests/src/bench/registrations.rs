@@ -7,6 +7,7 @@ use super::figure::{Figure, Sample, quantile};
 use super::process_cost::{processor_time, resident_memory, wait_until_idle};
 use crate::cluster::{Cluster, Controllers};
 use crate::operator::Operator;
+use crate::registration::{NAMESPACE, Registration};
 use crate::scratch::Scratch;
 use crate::software_machine::{Endpoint, usual_report};
 use crate::software_tpm::{KeyKind, SoftwareTpm, Vendor};
@@ -15,7 +16,7 @@ use futures::StreamExt;
 use kube::api::{DynamicObject, ListParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// How much of it.
@@ -65,15 +66,14 @@ pub static FIGURES: &[&Figure] = &[
     &MEMORY,
 ];
 
-const NAMESPACE: &str = "fleet-default";
-
 /// One run, with a cluster and an operator of its own.
 pub async fn measure(load: &Load) -> Result<Vec<Sample>> {
     let scratch = Scratch::new("bench-registrations")?;
     let cluster = Cluster::start(&scratch.folder("cluster")?, Controllers::Absent).await?;
     let mut operator = Operator::start(&cluster, &scratch.folder("operator")?).await?;
     let client = cluster.client().await?;
-    let endpoint = Endpoint::new(&registration_url(&cluster, &operator)?, &operator.ca().await?)?;
+    let registration = Registration::apply(&cluster, "bench", registration_spec())?;
+    let endpoint = Endpoint::new(&registration.local_url(&operator)?, &operator.ca().await?)?;
     let vendor = Vendor::new("TPM works")?;
     let machines: Vec<(String, SoftwareTpm)> = (0..load.machines)
         .map(|number| Ok((format!("SN{number:06}"), SoftwareTpm::new(load.endorsement_keys)?.certified_by(&vendor)?)))
@@ -192,29 +192,17 @@ impl Run {
     }
 }
 
-/// Makes a registration as a user would, and gives its URL as programs on this host reach it.
-fn registration_url(cluster: &Cluster, operator: &Operator) -> Result<String> {
-    let registration = json!({
-        "apiVersion": "rancheros.cattle.io/v1",
-        "kind": "MachineRegistration",
-        "metadata": {"name": "bench", "namespace": NAMESPACE},
-        "spec": {
-            "machineName": "${System Information/Serial Number}-",
-            "machineInventoryLabels": {"location": "lab", "serial": "${System Information/Serial Number}"},
-            "cloudConfig": {
-                "hostname": "bench",
-                "users": [{"name": "admin", "ssh_authorized_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMq bench"]}],
-                "write_files": [{"path": "/etc/motd", "content": "measured\n".repeat(40)}],
-            },
+/// Of the size that users write.
+fn registration_spec() -> Value {
+    json!({
+        "machineName": "${System Information/Serial Number}-",
+        "machineInventoryLabels": {"location": "lab", "serial": "${System Information/Serial Number}"},
+        "cloudConfig": {
+            "hostname": "bench",
+            "users": [{"name": "admin", "ssh_authorized_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMq bench"]}],
+            "write_files": [{"path": "/etc/motd", "content": "measured\n".repeat(40)}],
         },
-    });
-    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &registration.to_string())?;
-    let name = ["machineregistrations.rancheros.cattle.io/bench", "--namespace", NAMESPACE];
-    let path = "jsonpath={.status.registrationURL}";
-    cluster.kubectl(&[&["wait", "--timeout=60s", "--for", path][..], &name].concat(), "")?;
-    let url = cluster.kubectl(&[&["get", "--output", path][..], &name].concat(), "")?;
-    let path = url.strip_prefix(&operator.url()).with_context(|| format!("the registration URL is {url}"))?;
-    Ok(operator.local_url(path))
+    })
 }
 
 /// Creates as many objects as there were machines, with nobody watching: copies of one that the operator made, each

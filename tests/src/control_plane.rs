@@ -1,0 +1,21 @@
+//! etcd and the Kubernetes programs, from `tests/control-plane/`.
+
+use crate::go_program::GoProgram;
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// One program that is each of these by the name it is started under.
+const CONTROL_PLANE: GoProgram = GoProgram {
+    name: "control-plane",
+    // Without these a client that parses the server's version fails: it is "v0.0.0-master" otherwise.
+    linker_flags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36 \
+    -X k8s.io/client-go/pkg/version.gitVersion=v1.36.3",
+    links: &["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"],
+    effort: "etcd and Kubernetes, 5 to 12 minutes, 3 GB of Go's build cache",
+};
+
+/// The folder that holds a link for each of the programs.
+pub fn folder() -> Result<PathBuf> {
+    CONTROL_PLANE.folder()
+}

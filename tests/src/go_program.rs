@@ -1,0 +1,112 @@
+//! Go programs below `tests/`, built once per content into the cache.
+
+use anyhow::{Context, Result, bail};
+use aws_lc_rs::digest::{self, SHA256};
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// What to build, and what it is called.
+pub struct GoProgram {
+    /// Folder below `tests/`, and below the cache.
+    pub name: &'static str,
+    pub linker_flags: &'static str,
+    /// Names that the program is to be found under.
+    pub links: &'static [&'static str],
+    /// What a person who waits for the build should know.
+    pub effort: &'static str,
+}
+
+impl GoProgram {
+    /// The folder that holds a link for each name. Builds the program when sources, flags or the Go toolchain are new;
+    /// a second caller waits for the first.
+    pub fn folder(&self) -> Result<PathBuf> {
+        let sources = crate::paths::workspace().join("tests").join(self.name);
+        let parent = crate::paths::cache()?.join(self.name);
+        let folder = parent.join(self.content_hash(&sources)?);
+        // The folder appears whole, by a rename.
+        if folder.exists() {
+            return Ok(folder);
+        }
+        fs::create_dir_all(&parent).with_context(|| format!("making {}", parent.display()))?;
+        let lock = File::create(parent.join("lock")).with_context(|| format!("making the lock of {}", self.name))?;
+        lock.lock().with_context(|| format!("waiting for another build of {}", self.name))?;
+        if !folder.exists() {
+            self.build(&sources, &parent, &folder)?;
+        }
+        Ok(folder)
+    }
+
+    fn content_hash(&self, sources: &Path) -> Result<String> {
+        let version =
+            Command::new("go").arg("version").output().context("asking for the version of go; is it installed?")?;
+        let mut hash = digest::Context::new(&SHA256);
+        hash.update(&version.stdout);
+        hash.update(self.linker_flags.as_bytes());
+        for path in source_files(sources)? {
+            hash.update(&fs::read(&path).with_context(|| format!("reading {}", path.display()))?);
+        }
+        Ok(hex::encode(hash.finish()))
+    }
+
+    /// Builds beside the final place and renames, so that an interrupted build leaves nothing that looks whole.
+    fn build(&self, sources: &Path, parent: &Path, folder: &Path) -> Result<()> {
+        eprintln!("building {} ({}; only when new)", sources.display(), self.effort);
+        let started = Instant::now();
+        let unfinished =
+            tempfile::tempdir_in(parent).with_context(|| format!("making a folder in {}", parent.display()))?;
+        let status = Command::new("go")
+            .args(["build", "-trimpath", "-ldflags", self.linker_flags, "-o"])
+            .arg(unfinished.path().join("program"))
+            .arg(".")
+            .current_dir(sources)
+            .env("CGO_ENABLED", "0")
+            .status()
+            .context("running go build")?;
+        if !status.success() {
+            bail!("building {}: go build ended with {status}", sources.display());
+        }
+        for name in self.links {
+            symlink("program", unfinished.path().join(name)).with_context(|| format!("linking {name}"))?;
+        }
+        let unfinished = unfinished.keep();
+        fs::rename(&unfinished, folder).with_context(|| format!("moving the build to {}", folder.display()))?;
+        eprintln!("built in {} s: {}", started.elapsed().as_secs(), folder.display());
+        Ok(())
+    }
+}
+
+/// All Go files, in the order of their names, and the two that pin the modules.
+fn source_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))? {
+        let path = entry.with_context(|| format!("listing {}", folder.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "go") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files.extend(["go.mod", "go.sum"].map(|name| folder.join(name)));
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["main.go", "go.mod", "go.sum", "exchange.go", "README.md"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let names: Vec<String> = source_files(folder.path())
+            .unwrap()
+            .iter()
+            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(names, ["exchange.go", "main.go", "go.mod", "go.sum"]);
+    }
+}

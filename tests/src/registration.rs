@@ -1,0 +1,41 @@
+//! A MachineRegistration, made as a user makes it.
+
+use crate::cluster::Cluster;
+use crate::operator::Operator;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+pub struct Registration {
+    name: String,
+    /// What the operator tells machines.
+    pub url: String,
+}
+
+/// Where registrations and the machines that come through them are.
+pub const NAMESPACE: &str = "fleet-default";
+
+impl Registration {
+    /// Applies it with kubectl and waits for its URL.
+    pub fn apply(cluster: &Cluster, name: &str, spec: Value) -> Result<Self> {
+        let object = json!({
+            "apiVersion": "rancheros.cattle.io/v1",
+            "kind": "MachineRegistration",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": spec,
+        });
+        cluster.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string())?;
+        let object = format!("machineregistrations.rancheros.cattle.io/{name}");
+        let path = "jsonpath={.status.registrationURL}";
+        cluster.kubectl(&["wait", "--timeout=60s", "--for", path, "--namespace", NAMESPACE, &object], "")?;
+        let url = cluster.kubectl(&["get", "--output", path, "--namespace", NAMESPACE, &object], "")?;
+        Ok(Self { name: name.to_owned(), url })
+    }
+
+    /// The URL as programs on this host reach it.
+    pub fn local_url(&self, operator: &Operator) -> Result<String> {
+        let path = self.url.strip_prefix(&operator.url()).with_context(|| {
+            format!("registration {} has the URL {}, not below {}", self.name, self.url, operator.url())
+        })?;
+        Ok(operator.local_url(path))
+    }
+}
