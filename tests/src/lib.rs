@@ -1,1 +1,27 @@
+//! What tests and the demo are made of: a Kubernetes API, the operator, software TPMs and virtual machines, each of
+//! its own folder and ports, and each ended with the value that stands for it.
 
+pub mod accelerator;
+pub mod bench;
+pub mod certificates;
+pub mod cluster;
+pub mod console;
+pub mod control_plane;
+pub mod disk;
+pub mod firmware;
+pub mod go_program;
+pub mod machine;
+pub mod milestone;
+pub mod operator;
+pub mod paths;
+pub mod port;
+pub mod process;
+pub mod qmp;
+pub mod registration;
+pub mod scratch;
+pub mod software_machine;
+pub mod software_tpm;
+pub mod ssh;
+pub mod swtpm;
+pub mod vm_slot;
+pub mod wait;

@@ -1,0 +1,2 @@
+mod first_release;
+mod harness;

@@ -1,0 +1,227 @@
+//! A Kubernetes API on loopback: etcd and the API server, and the controllers where they matter.
+
+use crate::certificates::Authority;
+use crate::control_plane;
+use crate::port::Port;
+use crate::process::{KeptProcess, Process};
+use crate::wait::{Look, until};
+use anyhow::{Context, Result, bail};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::json;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Which programs run beside etcd and the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Controllers {
+    /// Garbage collection, namespace deletion, Jobs and scheduling do not happen.
+    Absent,
+    Running,
+}
+
+/// Everything lies in the folder it was started in: keys, etcd's data, `kubeconfig`, a log per program.
+pub struct Cluster {
+    folder: PathBuf,
+    programs: PathBuf,
+    etcd_port: Port,
+    api_port: Port,
+    // In the order of ending: who asks goes before who answers.
+    controllers: Vec<Process>,
+    api_server: Option<Process>,
+    etcd: Process,
+}
+
+/// From start to ready 2.4 s on an idle machine, ten times that on a busy one.
+const READY: Duration = Duration::from_secs(120);
+
+impl Cluster {
+    pub async fn start(folder: &Path, controllers: Controllers) -> Result<Self> {
+        let programs = tokio::task::spawn_blocking(control_plane::folder).await.context("building Kubernetes")??;
+        let (etcd_port, peer_port, api_port) = (Port::reserve()?, Port::reserve()?, Port::reserve()?);
+        write_identities(folder, api_port.number())?;
+        let etcd_url = format!("http://127.0.0.1:{}", etcd_port.number());
+        let etcd = Process::start(
+            Command::new(programs.join("etcd"))
+                .args(["--data-dir", "etcd", "--listen-client-urls", &etcd_url, "--advertise-client-urls", &etcd_url])
+                .args(["--listen-peer-urls", &format!("http://127.0.0.1:{}", peer_port.number())])
+                // A test's data need not survive a power cut, and flushing is most of the time on a slow disk.
+                .arg("--unsafe-no-fsync")
+                .current_dir(folder),
+            &folder.join("etcd.log"),
+        )?;
+        let mut cluster = Self {
+            folder: folder.to_owned(),
+            programs,
+            etcd_port,
+            api_port,
+            controllers: Vec::new(),
+            api_server: None,
+            etcd,
+        };
+        cluster.start_api_server().await?;
+        if controllers == Controllers::Running {
+            cluster.start_controllers()?;
+        }
+        Ok(cluster)
+    }
+
+    /// For the operator, kubectl and people: the admin's.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+
+    pub async fn client(&self) -> Result<kube::Client> {
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).context("reading kubeconfig")?;
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .context("making a client's configuration from kubeconfig")?;
+        kube::Client::try_from(config).context("making a client")
+    }
+
+    /// Runs kubectl as the admin, gives what it prints.
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let mut child = Command::new(self.programs.join("kubectl"))
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting kubectl")?;
+        // kubectl reads all of its input before it says anything, so that neither side waits for the other.
+        child.stdin.take().context("opening kubectl's input")?.write_all(input.as_bytes()).context("feeding kubectl")?;
+        let output = child.wait_with_output().context("waiting for kubectl")?;
+        if !output.status.success() {
+            bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        String::from_utf8(output.stdout).context("reading what kubectl printed")
+    }
+
+    /// Where kubectl and the others are, for a person's PATH.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
+    /// Ends the API server only: everything that needs it is on its own until `start_api_server`.
+    pub fn stop_api_server(&mut self) {
+        if let Some(server) = self.api_server.take() {
+            server.stop();
+        }
+    }
+
+    /// Starts the API server on the same port and data, and waits until it is ready.
+    pub async fn start_api_server(&mut self) -> Result<()> {
+        let mut server = Process::start(
+            Command::new(self.programs.join("kube-apiserver"))
+                .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port.number()))
+                .arg(format!("--secure-port={}", self.api_port.number()))
+                // No machine reaches the server by its service's address, so nobody needs to find it there.
+                .args(["--bind-address=127.0.0.1", "--advertise-address=10.0.2.2", "--endpoint-reconciler-type=none"])
+                .args(["--cert-dir=certificates", "--tls-cert-file=server.crt", "--tls-private-key-file=server.key"])
+                .args(["--client-ca-file=ca.crt", "--authorization-mode=RBAC", "--allow-privileged=true"])
+                .args(["--service-account-key-file=service-account.pub"])
+                .args(["--service-account-signing-key-file=service-account.key"])
+                .args(["--service-account-issuer=https://kubernetes.default.svc"])
+                .args(["--service-cluster-ip-range=10.96.0.0/16", "--shutdown-delay-duration=0s"])
+                .current_dir(&self.folder),
+            &self.folder.join("kube-apiserver.log"),
+        )?;
+        let client = self.client().await?;
+        until("the API server's /readyz", READY, async || {
+            server.check_running()?;
+            self.etcd.check_running()?;
+            let request = http_get("/readyz")?;
+            Ok(match client.request_text(request).await {
+                Ok(_) => Look::Ready(()),
+                Err(error) => Look::NotYet(error.to_string()),
+            })
+        })
+        .await?;
+        self.api_server = Some(server);
+        Ok(())
+    }
+
+    fn start_controllers(&mut self) -> Result<()> {
+        let arguments: [(&str, &[&str]); 2] = [
+            (
+                "kube-controller-manager",
+                &[
+                    "--service-account-private-key-file=service-account.key",
+                    "--root-ca-file=ca.crt",
+                    "--use-service-account-credentials=true",
+                ],
+            ),
+            ("kube-scheduler", &[]),
+        ];
+        for (name, own) in arguments {
+            let port = Port::reserve()?;
+            self.controllers.push(Process::start(
+                Command::new(self.programs.join(name))
+                    .args(["--kubeconfig=kubeconfig", "--leader-elect=false", "--bind-address=127.0.0.1"])
+                    .arg(format!("--secure-port={}", port.number()))
+                    .args(own)
+                    .current_dir(&self.folder),
+                &self.folder.join(format!("{name}.log")),
+            )?);
+        }
+        Ok(())
+    }
+
+    /// Leaves everything running.
+    pub fn keep(mut self) -> Result<Vec<KeptProcess>> {
+        let mut kept = Vec::new();
+        for process in self.controllers.drain(..).chain(self.api_server.take()) {
+            kept.push(process.keep()?);
+        }
+        kept.push(self.etcd.keep()?);
+        Ok(kept)
+    }
+}
+
+fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
+    http::Request::get(path).body(Vec::new()).with_context(|| format!("making a request for {path}"))
+}
+
+/// Keys and certificates of the server, the admin and the service accounts, and the admin's kubeconfig.
+fn write_identities(folder: &Path, api_port: u16) -> Result<()> {
+    let authority = Authority::new("kubernetes")?;
+    let server = authority.server(&["127.0.0.1", "localhost", "10.0.2.2", "10.96.0.1", "kubernetes.default.svc"])?;
+    let admin = authority.client("admin", "system:masters")?;
+    let service_accounts = rcgen::KeyPair::generate().context("making the service accounts' key")?;
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": {
+            "server": format!("https://127.0.0.1:{api_port}"),
+            "certificate-authority-data": STANDARD.encode(authority.certificate()),
+        }}],
+        "users": [{"name": "admin", "user": {
+            "client-certificate-data": STANDARD.encode(&admin.certificate),
+            "client-key-data": STANDARD.encode(&admin.key),
+        }}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+        "current-context": "test",
+    });
+    let files = [
+        ("ca.crt", authority.certificate()),
+        ("server.crt", server.certificate),
+        ("server.key", server.key),
+        ("service-account.key", service_accounts.serialize_pem()),
+        ("service-account.pub", service_accounts.public_key_pem()),
+        ("kubeconfig", serde_yaml::to_string(&kubeconfig).context("writing kubeconfig")?),
+    ];
+    for (name, content) in files {
+        let path = folder.join(name);
+        let mut options = fs::File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&path).with_context(|| format!("making {}", path.display()))?;
+        file.write_all(content.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}

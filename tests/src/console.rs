@@ -1,0 +1,230 @@
+//! The serial console of a virtual machine: what it says and when, and what is typed into it.
+
+use anyhow::{Context, Result, bail};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// One line without control sequences, and when its end was seen, counted from power-on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub at: Duration,
+    pub text: String,
+}
+
+/// Reads from the moment the machine is powered on, whether somebody waits or not; everything goes into a log with
+/// seconds since power-on as well.
+pub struct Console {
+    seen: Arc<Mutex<Seen>>,
+    changed: watch::Receiver<()>,
+    input: UnixStream,
+    /// Index of the first line that no wait has passed yet.
+    next: usize,
+}
+
+#[derive(Default)]
+struct Seen {
+    lines: Vec<Line>,
+    /// The line without an end yet: a prompt, for example.
+    unfinished: Vec<u8>,
+    ended: bool,
+}
+
+impl Console {
+    /// `socket` is the machine's end; `power_on` the zero of all times.
+    pub fn open(socket: UnixStream, log: &Path, power_on: Instant) -> Result<Self> {
+        let mut log = File::create(log).with_context(|| format!("making {}", log.display()))?;
+        let mut output = socket.try_clone().context("sharing the console's socket")?;
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (announce, changed) = watch::channel(());
+        let shared = Arc::clone(&seen);
+        thread::Builder::new()
+            .name("console".to_owned())
+            .spawn(move || {
+                let mut buffer = [0; 4096];
+                loop {
+                    let length = output.read(&mut buffer).unwrap_or(0);
+                    let at = power_on.elapsed();
+                    let mut seen = lock(&shared);
+                    let first = seen.lines.len();
+                    seen.take_in(&buffer[..length], at);
+                    for line in &seen.lines[first..] {
+                        // A full disk must not end the test that could tell of it.
+                        let _ = writeln!(log, "{:8.2} {}", line.at.as_secs_f64(), line.text);
+                    }
+                    seen.ended = length == 0;
+                    let ended = seen.ended;
+                    drop(seen);
+                    announce.send_replace(());
+                    if ended {
+                        return;
+                    }
+                }
+            })
+            .context("starting the console's reader")?;
+        Ok(Self { seen, changed, input: socket, next: 0 })
+    }
+
+    /// Waits for a line that none of the earlier waits has passed; the line's end need not be there yet. `what` names
+    /// it when it does not come within `limit`, together with the last lines that did.
+    pub async fn wait_for(&mut self, what: &str, limit: Duration, fits: impl Fn(&str) -> bool) -> Result<Line> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            self.changed.borrow_and_update();
+            if let Some(line) = self.find(&fits) {
+                return Ok(line);
+            }
+            if lock(&self.seen).ended {
+                bail!("waiting for {what}: the machine is gone; its console ends with:\n{}", self.tail());
+            }
+            if tokio::time::timeout_at(deadline, self.changed.changed()).await.is_err() {
+                bail!("waiting for {what}: not within {} s; the console ends with:\n{}", limit.as_secs(), self.tail());
+            }
+        }
+    }
+
+    /// Waits for a line with this text in it.
+    pub async fn wait_for_text(&mut self, text: &str, limit: Duration) -> Result<Line> {
+        self.wait_for(&format!("{text:?}"), limit, |line| line.contains(text)).await
+    }
+
+    /// All lines so far.
+    pub fn lines(&self) -> Vec<Line> {
+        lock(&self.seen).lines.clone()
+    }
+
+    /// Types; the machine echoes it or does not.
+    pub fn type_text(&mut self, text: &str) -> Result<()> {
+        self.input.write_all(text.as_bytes()).context("typing into the console")
+    }
+
+    fn find(&mut self, fits: &impl Fn(&str) -> bool) -> Option<Line> {
+        let seen = lock(&self.seen);
+        let start = self.next.min(seen.lines.len());
+        if let Some(offset) = seen.lines[start..].iter().position(|line| fits(&line.text)) {
+            self.next = start + offset + 1;
+            return Some(seen.lines[start + offset].clone());
+        }
+        let unfinished = visible(&seen.unfinished);
+        if self.next > seen.lines.len() || !fits(&unfinished) {
+            return None;
+        }
+        self.next = seen.lines.len() + 1;
+        Some(Line { at: seen.lines.last().map_or(Duration::ZERO, |line| line.at), text: unfinished })
+    }
+
+    fn tail(&self) -> String {
+        let seen = lock(&self.seen);
+        let last = &seen.lines[seen.lines.len().saturating_sub(25)..];
+        let mut text: String =
+            last.iter().map(|line| format!("{:8.2} {}\n", line.at.as_secs_f64(), line.text)).collect();
+        text.push_str(&visible(&seen.unfinished));
+        text
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        // Ends the reader.
+        let _ = self.input.shutdown(Shutdown::Both);
+    }
+}
+
+impl Seen {
+    /// A carriage return ends a line as well: a progress bar's states are lines of their own.
+    fn take_in(&mut self, bytes: &[u8], at: Duration) {
+        for &byte in bytes {
+            if byte != b'\n' && byte != b'\r' {
+                self.unfinished.push(byte);
+                continue;
+            }
+            let text = visible(&std::mem::take(&mut self.unfinished));
+            if !text.is_empty() {
+                self.lines.push(Line { at, text });
+            }
+        }
+    }
+}
+
+/// Text without terminal control sequences (ECMA-48: CSI, OSC, and two-character escapes) and without other controls.
+fn visible(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut shown = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if character != '\u{1b}' {
+            if !character.is_control() || character == '\t' {
+                shown.push(character);
+            }
+            continue;
+        }
+        match characters.next() {
+            Some('[') => {
+                characters.by_ref().find(|c| ('@'..='~').contains(c));
+            }
+            Some(']') => {
+                characters.by_ref().find(|c| matches!(c, '\u{7}' | '\\'));
+            }
+            Some('(' | ')' | '#') => {
+                characters.next();
+            }
+            _ => {}
+        }
+    }
+    shown.trim_end().to_owned()
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_secs(10);
+
+    fn console() -> (UnixStream, Console, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let (machine, ours) = UnixStream::pair().unwrap();
+        let console = Console::open(ours, &folder.path().join("serial.log"), Instant::now()).unwrap();
+        (machine, console, folder)
+    }
+
+    #[tokio::test]
+    async fn each_wait_goes_on_where_the_last_one_ended() {
+        let (mut machine, mut console, _folder) = console();
+        machine.write_all(b"\x1b[2J\x1b[01;01Hboot 1\r\nready\r\nboot 2\r\n").unwrap();
+        assert_eq!(console.wait_for_text("boot", SHORT).await.unwrap().text, "boot 1");
+        assert_eq!(console.wait_for_text("boot", SHORT).await.unwrap().text, "boot 2");
+        let error = console.wait_for_text("ready", Duration::ZERO).await.unwrap_err().to_string();
+        assert!(error.contains("waiting for \"ready\": not within 0 s") && error.contains("boot 2"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_prompt_is_answered_once() {
+        let (mut machine, mut console, _folder) = console();
+        machine.write_all(b"device [/dev/vda]: ").unwrap();
+        console.wait_for_text("device", SHORT).await.unwrap();
+        console.type_text("/dev/vdb\n").unwrap();
+        let mut typed = [0; 9];
+        machine.read_exact(&mut typed).unwrap();
+        assert_eq!(&typed, b"/dev/vdb\n");
+        machine.write_all(b"/dev/vdb\r\ndevice chosen\r\n").unwrap();
+        assert_eq!(console.wait_for_text("device", SHORT).await.unwrap().text, "device chosen");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_machine_ends_the_wait() {
+        let (machine, mut console, _folder) = console();
+        drop(machine);
+        let error = console.wait_for_text("never", SHORT).await.unwrap_err().to_string();
+        assert!(error.contains("the machine is gone"), "{error}");
+    }
+}

@@ -1,0 +1,73 @@
+//! The firmwares a machine may have, and where Debian's packages put them.
+
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS, which QEMU brings along.
+    Bios,
+    Uefi,
+    /// UEFI with Microsoft's keys enrolled: runs what their third-party CA signed, and nothing else.
+    SecureBoot,
+}
+
+impl Firmware {
+    pub const ALL: [Self; 3] = [Self::Bios, Self::Uefi, Self::SecureBoot];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+            Self::SecureBoot => "secureboot",
+        }
+    }
+
+    /// Code, and the variables that a new machine starts with (package `ovmf`); none for BIOS.
+    fn files(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Bios => None,
+            Self::Uefi => Some(("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd")),
+            Self::SecureBoot => Some(("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd")),
+        }
+    }
+
+    /// QEMU's `-machine`.
+    pub fn machine_type(self) -> &'static str {
+        match self {
+            // Only code in system management mode may change the variables that hold the keys.
+            Self::SecureBoot => "q35,smm=on",
+            Self::Bios | Self::Uefi => "q35",
+        }
+    }
+
+    /// Makes the file of the machine's own variables where it is absent, and gives QEMU's arguments.
+    pub fn arguments(self, variables: &Path) -> Result<Vec<String>> {
+        let Some((code, initial)) = self.files() else { return Ok(Vec::new()) };
+        if !variables.exists() {
+            fs::copy(initial, variables).with_context(|| format!("copying {initial}; is ovmf installed?"))?;
+        }
+        let mut arguments = vec![
+            "-drive".to_owned(),
+            format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"),
+            "-drive".to_owned(),
+            format!("if=pflash,unit=1,format=raw,file={}", variables.display()),
+        ];
+        if self == Self::SecureBoot {
+            arguments.extend(["-global".to_owned(), "driver=cfi.pflash01,property=secure,value=on".to_owned()]);
+        }
+        Ok(arguments)
+    }
+}
+
+impl FromStr for Firmware {
+    type Err = anyhow::Error;
+    fn from_str(name: &str) -> Result<Self> {
+        match Self::ALL.into_iter().find(|firmware| firmware.name() == name) {
+            Some(firmware) => Ok(firmware),
+            None => bail!("firmware {name:?}; known are bios, uefi and secureboot"),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! A virtual machine as a person in front of it knows it: firmware, disks, a medium, a TPM, a power button.
+
+use crate::accelerator::Accelerator;
+use crate::console::Console;
+use crate::disk::Disk;
+use crate::firmware::Firmware;
+use crate::port::Port;
+use crate::process::{KeptProcess, Process};
+use crate::qmp;
+use crate::swtpm::{EkCertificate, Tpm};
+use crate::vm_slot::VmSlot;
+use crate::wait::{Look, until};
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct MachineSpec {
+    pub firmware: Firmware,
+    pub memory_mib: u32,
+    /// SMBIOS, System Information.
+    pub manufacturer: String,
+    pub product: String,
+    pub serial: String,
+    pub disks: Vec<Disk>,
+    pub medium: Option<Medium>,
+    pub tpm: Option<EkCertificate>,
+    pub first: BootFirst,
+}
+
+/// What the firmware tries first; the other one is tried when the first cannot boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootFirst {
+    Disk,
+    Medium,
+}
+
+/// Something to install from.
+#[derive(Clone, Debug)]
+pub struct Medium {
+    pub file: PathBuf,
+    pub drive: Drive,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drive {
+    /// Read-only, SATA.
+    Cd,
+    /// A writable stick; what is written to it is forgotten at power-off.
+    Usb,
+}
+
+impl MachineSpec {
+    /// 1 GiB of memory, a TPM with certificate, no disk and no medium; boots from the disk where that is possible.
+    pub fn new(firmware: Firmware, serial: &str) -> Self {
+        Self {
+            firmware,
+            memory_mib: 1024,
+            manufacturer: "Example Systems".to_owned(),
+            product: "Edge 100".to_owned(),
+            serial: serial.to_owned(),
+            disks: Vec::new(),
+            medium: None,
+            tpm: Some(EkCertificate::Present),
+            first: BootFirst::Disk,
+        }
+    }
+}
+
+/// One machine, on or off. Its folder holds the TPM, the firmware's variables and the console's log per power-on.
+pub struct Machine {
+    folder: PathBuf,
+    /// May be changed while the machine is off.
+    pub spec: MachineSpec,
+    tpm: Option<Tpm>,
+    ssh_port: Port,
+    running: Option<Running>,
+    power_ons: usize,
+    _slot: VmSlot,
+}
+
+struct Running {
+    console: Console,
+    qemu: Process,
+    power_on: Instant,
+}
+
+const CONTROL: &str = "qmp.sock";
+const SERIAL: &str = "serial.sock";
+/// QEMU makes its sockets within milliseconds of an idle host's time.
+const READY: Duration = Duration::from_secs(60);
+
+impl Machine {
+    /// Puts a machine together; it is off. Waits while others run as many machines as this host takes.
+    pub async fn assemble(folder: &Path, spec: MachineSpec) -> Result<Self> {
+        let slot = VmSlot::acquire().await?;
+        let tpm = match spec.tpm {
+            None => None,
+            Some(certificate) => {
+                let tpm_folder = folder.join("tpm");
+                std::fs::create_dir_all(&tpm_folder).with_context(|| format!("making {}", tpm_folder.display()))?;
+                Some(Tpm::for_machine(&tpm_folder, certificate).await?)
+            }
+        };
+        let ssh_port = Port::reserve()?;
+        Ok(Self { folder: folder.to_owned(), spec, tpm, ssh_port, running: None, power_ons: 0, _slot: slot })
+    }
+
+    pub async fn power_on(&mut self) -> Result<()> {
+        if self.running.is_some() {
+            bail!("machine {} is on already", self.spec.serial);
+        }
+        let (control, serial) = (self.folder.join(CONTROL), self.folder.join(SERIAL));
+        for socket in [&control, &serial] {
+            let _ = std::fs::remove_file(socket);
+        }
+        let arguments = self.arguments()?;
+        self.power_ons += 1;
+        let log = |name: &str| self.folder.join(format!("{name}-{}.log", self.power_ons));
+        let mut qemu =
+            Process::start(Command::new("qemu-system-x86_64").args(arguments).current_dir(&self.folder), &log("qemu"))?;
+        let (socket, power_on) = until("the machine's serial line", READY, async || {
+            qemu.check_running()?;
+            // QEMU waits for this connection before the machine runs: here is power-on.
+            Ok(match UnixStream::connect(&serial) {
+                Ok(socket) => Look::Ready((socket, Instant::now())),
+                Err(error) => Look::NotYet(error.to_string()),
+            })
+        })
+        .await?;
+        let console = Console::open(socket, &log("serial"), power_on)?;
+        self.running = Some(Running { console, qemu, power_on });
+        Ok(())
+    }
+
+    /// The console since the last power-on.
+    ///
+    /// # Panics
+    /// While the machine is off.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.running.as_mut().expect("the machine is on").console
+    }
+
+    /// Seconds since power-on are counted from here.
+    ///
+    /// # Panics
+    /// While the machine is off.
+    pub fn powered_on_at(&self) -> Instant {
+        self.running.as_ref().expect("the machine is on").power_on
+    }
+
+    /// From one moment to the next. Disks and TPM keep what they had.
+    pub fn cut_power(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.qemu.kill();
+        }
+    }
+
+    /// As with the button on the front: a restart without any warning to what runs.
+    pub fn reset(&self) -> Result<()> {
+        self.control("system_reset", json!({})).map(drop)
+    }
+
+    /// Whether the machine has ended by itself, for example at its own power-off.
+    pub async fn wait_for_power_off(&mut self, limit: Duration) -> Result<()> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        until("the machine's power-off", limit, async || {
+            Ok(match running.qemu.check_running() {
+                Err(_) => Look::Ready(()),
+                Ok(()) => Look::NotYet("it is on".to_owned()),
+            })
+        })
+        .await?;
+        self.running = None;
+        Ok(())
+    }
+
+    /// A command of QEMU's own (docs/interop/qmp-ref).
+    pub fn control(&self, command: &str, arguments: Value) -> Result<Value> {
+        qmp::execute(&self.folder.join(CONTROL), command, arguments)
+    }
+
+    /// The port of this host's loopback interface behind which the machine's sshd listens.
+    pub fn ssh_port(&self) -> u16 {
+        self.ssh_port.number()
+    }
+
+    pub fn tpm(&self) -> Option<&Tpm> {
+        self.tpm.as_ref()
+    }
+
+    /// Leaves machine and TPM running.
+    pub fn keep(self) -> Result<Vec<KeptProcess>> {
+        let mut kept = Vec::new();
+        if let Some(running) = self.running {
+            kept.push(running.qemu.keep()?);
+        }
+        if let Some(tpm) = self.tpm {
+            kept.push(tpm.keep()?);
+        }
+        Ok(kept)
+    }
+
+    fn arguments(&self) -> Result<Vec<String>> {
+        let spec = &self.spec;
+        let mut arguments: Vec<String> = Vec::new();
+        let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
+        add("-machine", spec.firmware.machine_type().to_owned());
+        add("-m", spec.memory_mib.to_string());
+        add("-smp", "2".to_owned());
+        add("-display", "none".to_owned());
+        add("-boot", "strict=on".to_owned());
+        add("-smbios", smbios(spec));
+        // The guest starts when somebody listens, so that no line is lost; the raw log goes on without us.
+        add("-chardev", format!("socket,id=serial,path={SERIAL},server=on,wait=on,logfile=console.log,logappend=on"));
+        add("-serial", "chardev:serial".to_owned());
+        add("-qmp", format!("unix:{CONTROL},server=on,wait=off"));
+        add("-device", "virtio-rng-pci".to_owned());
+        add("-netdev", format!("user,id=network,hostfwd=tcp:127.0.0.1:{}-:22", self.ssh_port.number()));
+        // Without QEMU's own boot ROM: it is not signed, and nothing here boots from the network.
+        add("-device", "virtio-net-pci,netdev=network,romfile=".to_owned());
+        let (disk_index, medium_index) = match spec.first {
+            BootFirst::Disk => (1, 50),
+            BootFirst::Medium => (50, 1),
+        };
+        for (number, disk) in spec.disks.iter().enumerate() {
+            let node = format!("disk{number}");
+            add("-blockdev", disk.block_device(&node).to_string());
+            let index = disk_index + number;
+            add("-device", format!("virtio-blk-pci,drive={node},serial={},bootindex={index}", disk.serial));
+        }
+        if let Some(medium) = &spec.medium {
+            let file = medium.file.display();
+            match medium.drive {
+                Drive::Cd => {
+                    add("-drive", format!("if=none,id=medium,format=raw,readonly=on,file={file}"));
+                    add("-device", format!("ide-cd,drive=medium,bootindex={medium_index}"));
+                }
+                Drive::Usb => {
+                    add("-drive", format!("if=none,id=medium,format=raw,snapshot=on,file={file}"));
+                    add("-device", "qemu-xhci".to_owned());
+                    add("-device", format!("usb-storage,drive=medium,removable=on,bootindex={medium_index}"));
+                }
+            }
+        }
+        if let Some(tpm) = &self.tpm {
+            add("-chardev", format!("socket,id=tpm,path={}", tpm.socket().display()));
+            add("-tpmdev", "emulator,id=tpm,chardev=tpm".to_owned());
+            add("-device", "tpm-crb,tpmdev=tpm".to_owned());
+        }
+        arguments.push("-nodefaults".to_owned());
+        arguments.extend(Accelerator::best().arguments().map(str::to_owned));
+        arguments.extend(spec.firmware.arguments(&self.folder.join("firmware-variables.img"))?);
+        Ok(arguments)
+    }
+}
+
+/// QEMU's options are separated by commas; a comma in a value is doubled.
+fn smbios(spec: &MachineSpec) -> String {
+    let escaped = |text: &str| text.replace(',', ",,");
+    format!(
+        "type=1,manufacturer={},product={},serial={}",
+        escaped(&spec.manufacturer),
+        escaped(&spec.product),
+        escaped(&spec.serial)
+    )
+}

@@ -1,0 +1,122 @@
+//! What the programs on a machine say on its console, and the times in it.
+
+use crate::console::Line;
+use std::fmt;
+use std::time::Duration;
+
+/// `ros-installer: MILESTONE: TEXT`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Milestone {
+    Probed,
+    Network,
+    Attested,
+    Registered,
+    Planned,
+    Written,
+    Verified,
+    Rebooting,
+    Applied,
+    Healthy,
+    Booted,
+    Refused,
+    Failed,
+}
+
+impl Milestone {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Probed => "probed",
+            Self::Network => "network",
+            Self::Attested => "attested",
+            Self::Registered => "registered",
+            Self::Planned => "planned",
+            Self::Written => "written",
+            Self::Verified => "verified",
+            Self::Rebooting => "rebooting",
+            Self::Applied => "applied",
+            Self::Healthy => "healthy",
+            Self::Booted => "booted",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The text after the milestone, when this line tells of it. The kernel's time or a unit's name may stand before.
+    pub fn text_in(self, line: &str) -> Option<&str> {
+        let said = line.split_once("ros-installer: ")?.1;
+        said.strip_prefix(self.word())?.strip_prefix(": ")
+    }
+}
+
+impl fmt::Display for Milestone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// One row of a timeline: a name, and seconds since power-on.
+pub type Row = (&'static str, Duration);
+
+/// From power-on to the first boot from disk. What was not seen has no row.
+pub fn timeline(lines: &[Line]) -> Vec<Row> {
+    let first = |fits: &dyn Fn(&str) -> bool| lines.iter().find(|line| fits(&line.text)).map(|line| line.at);
+    let reached = |milestone: Milestone| first(&|text| milestone.text_in(text).is_some());
+    let after_reboot = lines
+        .iter()
+        .skip_while(|line| Milestone::Rebooting.text_in(&line.text).is_none())
+        .find_map(kernel_start);
+    [
+        ("firmware", lines.iter().find_map(kernel_start)),
+        ("kernel", first(&|text| text.contains("ros-init: "))),
+        ("network", reached(Milestone::Network)),
+        ("attested", reached(Milestone::Attested)),
+        ("registered", reached(Milestone::Registered)),
+        ("written", reached(Milestone::Written)),
+        ("rebooted", after_reboot),
+        ("booted", reached(Milestone::Booted)),
+    ]
+    .into_iter()
+    .filter_map(|(name, at)| Some((name, at?)))
+    .collect()
+}
+
+/// When the kernel began, from a line with its own clock: `[    1.234567] text`.
+fn kernel_start(line: &Line) -> Option<Duration> {
+    let clock = line.text.strip_prefix('[')?.split_once(']')?.0.trim();
+    let seconds: f64 = clock.parse().ok()?;
+    line.at.checked_sub(Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(seconds: u64, text: &str) -> Line {
+        Line { at: Duration::from_secs(seconds), text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_timeline_is_read_from_the_console() {
+        let lines = [
+            line(3, "BdsDxe: starting Boot0001"),
+            line(9, "[    2.000000] ros-init: mounting the medium"),
+            line(14, "ros-installer: network: eth0 has 10.0.2.15"),
+            line(30, "ros-installer: written: 60 MB"),
+            line(31, "ros-installer: rebooting: into the installed system"),
+            line(40, "[    3.000000] ros-init: slot A"),
+            line(50, "ros-installer: booted: fleet-default/m-1"),
+        ];
+        let seconds: Vec<(&str, u64)> = timeline(&lines).into_iter().map(|(name, at)| (name, at.as_secs())).collect();
+        assert_eq!(
+            seconds,
+            [("firmware", 7), ("kernel", 9), ("network", 14), ("written", 30), ("rebooted", 37), ("booted", 50)]
+        );
+    }
+
+    #[test]
+    fn a_milestone_is_a_word_of_its_own() {
+        assert_eq!(Milestone::Failed.text_in("ros-installer: failed: no disk"), Some("no disk"));
+        assert_eq!(Milestone::Failed.text_in("ros-installer: failed-over: x"), None);
+        assert_eq!(Milestone::Booted.text_in("the machine has booted: yes"), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! The operator as a user runs it: `ros-operator run` beside a cluster, over TLS with its own CA.
+
+use crate::cluster::Cluster;
+use crate::paths;
+use crate::port::Port;
+use crate::process::{KeptProcess, Process};
+use crate::wait::{Look, until};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+pub struct Operator {
+    process: Option<Process>,
+    kubeconfig: PathBuf,
+    log: PathBuf,
+    port: Port,
+}
+
+/// Where the operator keeps what is its own.
+pub const NAMESPACE: &str = "cattle-rancheros-operator-system";
+/// The host's loopback interface as a machine in QEMU's user network sees it.
+const HOST_SEEN_BY_MACHINES: &str = "10.0.2.2";
+const READY: Duration = Duration::from_secs(90);
+
+impl Operator {
+    /// Installs the CRDs and the namespaces of the reference, starts the operator, and waits until it is ready.
+    pub async fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
+        install_definitions(cluster)?;
+        let log = folder.join("ros-operator.log");
+        let mut operator = Self { process: None, kubeconfig: cluster.kubeconfig(), log, port: Port::reserve()? };
+        operator.resume().await?;
+        Ok(operator)
+    }
+
+    /// Ends the operator as Kubernetes does, with SIGTERM.
+    pub fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.stop();
+        }
+    }
+
+    /// Starts it again after `stop`, at the same address.
+    pub async fn resume(&mut self) -> Result<()> {
+        let mut process = Process::start(
+            Command::new(paths::program("ros-operator")?)
+                .args(["run", "--listen", &format!("127.0.0.1:{}", self.port.number())])
+                .args(["--server-url", &self.url(), "--namespace", NAMESPACE, "--log", "text"])
+                .env("KUBECONFIG", &self.kubeconfig),
+            &self.log,
+        )?;
+        let client = self.unpinned_client()?;
+        let address = self.local_url("/readyz");
+        until("the operator's /readyz", READY, async || {
+            process.check_running()?;
+            Ok(match client.get(&address).send().await.and_then(reqwest::Response::error_for_status) {
+                Ok(_) => Look::Ready(()),
+                Err(error) => Look::NotYet(format!("{error:?}")),
+            })
+        })
+        .await?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Of the running operator.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("asking for the operator's pid while it is stopped")?.pid())
+    }
+
+    /// What machines are told: the start of every registration URL.
+    pub fn url(&self) -> String {
+        format!("https://{HOST_SEEN_BY_MACHINES}:{}", self.port.number())
+    }
+
+    /// The same place for programs on this host.
+    pub fn local_url(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.port.number())
+    }
+
+    /// PEM of the CA that signed the operator's certificate, as the operator hands it out.
+    pub async fn ca(&self) -> Result<String> {
+        self.fetch(&self.local_url("/cacerts")).await
+    }
+
+    /// What a GET of a registration URL gives: the settings to put into a medium.
+    pub async fn settings(&self, registration_url: &str) -> Result<String> {
+        let Some(path) = registration_url.strip_prefix(&self.url()) else {
+            bail!("the registration URL {registration_url} does not start with {}", self.url());
+        };
+        self.fetch(&self.local_url(path)).await
+    }
+
+    /// Leaves it running.
+    pub fn keep(mut self) -> Result<Vec<KeptProcess>> {
+        self.process.take().into_iter().map(Process::keep).collect()
+    }
+
+    async fn fetch(&self, url: &str) -> Result<String> {
+        let response = self.unpinned_client()?.get(url).send().await.context("asking the operator")?;
+        response.error_for_status().context("asking the operator")?.text().await.context("reading the operator's answer")
+    }
+
+    /// Nothing is known of the CA yet: this is the client that learns it, over loopback.
+    fn unpinned_client(&self) -> Result<reqwest::Client> {
+        reqwest::Client::builder()
+            .tls_danger_accept_invalid_certs(true)
+            .timeout(Duration::from_secs(10))
+            .build()
+            .context("making an HTTP client")
+    }
+}
+
+fn install_definitions(cluster: &Cluster) -> Result<()> {
+    let output =
+        Command::new(paths::program("ros-operator")?).arg("crd").output().context("running ros-operator crd")?;
+    if !output.status.success() {
+        bail!("ros-operator crd ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    let definitions = String::from_utf8(output.stdout).context("reading the CRDs")?;
+    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &definitions)?;
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &definitions)?;
+    for namespace in [NAMESPACE, "fleet-default", "fleet-local"] {
+        let manifest = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}");
+        cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifest)?;
+    }
+    Ok(())
+}

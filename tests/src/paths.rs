@@ -1,0 +1,53 @@
+//! Where things are: the clone, what was built from it, and the caches outside it.
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+
+/// The root of the clone.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
+}
+
+/// `out/` of the clone: images, logs, the state of the demo.
+pub fn output() -> PathBuf {
+    workspace().join("out")
+}
+
+/// What may be kept between clones: `$ROS_CACHE`, by default `~/.cache/rancheros`.
+pub fn cache() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("ROS_CACHE") {
+        return Ok(folder.into());
+    }
+    let home = std::env::var_os("HOME").context("finding the cache: set ROS_CACHE or HOME")?;
+    Ok(Path::new(&home).join(".cache/rancheros"))
+}
+
+/// A program of this workspace, from the same build as the caller.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let this = std::env::current_exe().context("finding the running program")?;
+    // Tests run from `release/deps/`, programs from `release/`.
+    let folders = this.ancestors().skip(1).take(2);
+    match folders.map(|folder| folder.join(name)).find(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => bail!("no {name} beside {}; build it first: make build", this.display()),
+    }
+}
+
+/// The live ISO: `$ROS_ISO`, or the one that `make image` left in `out/image/`.
+pub fn iso() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ROS_ISO") {
+        return Ok(path.into());
+    }
+    let folder = output().join("image");
+    let mut found: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "iso"))
+        .collect();
+    match (found.pop(), found.is_empty()) {
+        (Some(path), true) => Ok(path),
+        (None, _) => bail!("no ISO in {}; make one first: make image", folder.display()),
+        (Some(_), false) => bail!("more than one ISO in {}; name one in ROS_ISO", folder.display()),
+    }
+}

@@ -1,0 +1,192 @@
+//! Programs that the harness starts, and their end.
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A running program. It ends with this value, also when a test panics: first politely, then not.
+///
+/// The child is not reaped before it is stopped here, so its pid cannot be somebody else's.
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    kept: bool,
+}
+
+/// How long a program may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(15);
+
+impl Process {
+    /// Starts `command` with both outputs appended to the file `log`, and no input.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("opening the log {} of {name}", log.display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().with_context(|| format!("sharing the log of {name}"))?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("starting {}", Path::new(command.get_program()).display()))?;
+        Ok(Self { name, child, log: log.to_owned(), kept: false })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An error with the end of the log when the program is no longer there.
+    pub fn check_running(&mut self) -> Result<()> {
+        match self.child.try_wait().with_context(|| format!("asking for the state of {}", self.name))? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended with {status}; its log ends with:\n{}", self.name, self.log_tail()),
+        }
+    }
+
+    /// The last 20 lines of the log.
+    pub fn log_tail(&self) -> String {
+        let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// SIGTERM, and SIGKILL when that is not enough.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    /// SIGKILL: the end as a power cut or the OOM killer makes it.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Leaves the program running when this value goes.
+    pub fn keep(mut self) -> Result<KeptProcess> {
+        self.kept = true;
+        let started = start_time(self.child.id())
+            .with_context(|| format!("reading the start time of {} (pid {})", self.name, self.child.id()))?;
+        Ok(KeptProcess { name: self.name.clone(), pid: self.child.id(), started })
+    }
+
+    fn end(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        let deadline = Instant::now() + GRACE;
+        while Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.end();
+        }
+    }
+}
+
+/// A program that outlives its starter, known by pid and start time: a pid alone may belong to another by now.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KeptProcess {
+    pub name: String,
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks since boot.
+    pub started: u64,
+}
+
+impl KeptProcess {
+    pub fn is_running(&self) -> bool {
+        start_time(self.pid).is_ok_and(|started| started == self.started)
+    }
+
+    /// Ends the program if it is still the same one. Says whether there was something to end.
+    pub fn stop(&self) -> Result<bool> {
+        if !self.is_running() {
+            return Ok(false);
+        }
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            kill(Pid::from_raw(self.pid as i32), signal)
+                .or_else(|errno| if errno == nix::errno::Errno::ESRCH { Ok(()) } else { Err(errno) })
+                .with_context(|| format!("sending {signal} to {} (pid {})", self.name, self.pid))?;
+            let deadline = Instant::now() + GRACE;
+            while Instant::now() < deadline {
+                if !self.is_running() {
+                    return Ok(true);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+        bail!("{} (pid {}) is still there after SIGKILL", self.name, self.pid)
+    }
+}
+
+/// A zombie counts as gone: nothing of it runs any more.
+fn start_time(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    // The second field is the name in parentheses and may itself hold spaces and parentheses.
+    let after_name = stat.rsplit_once(')').with_context(|| format!("finding the name in {path}"))?.1;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    if fields.first() == Some(&"Z") {
+        bail!("process {pid} has ended");
+    }
+    fields.get(19).with_context(|| format!("finding field 22 in {path}"))?.parse().context("reading a start time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(folder: &Path) -> Process {
+        Process::start(Command::new("sleep").arg("600"), &folder.join("sleep.log")).unwrap()
+    }
+
+    #[test]
+    fn a_process_ends_with_its_value() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = sleeper(folder.path());
+        let pid = process.pid();
+        drop(process);
+        assert!(start_time(pid).is_err());
+    }
+
+    #[test]
+    fn a_kept_process_is_stopped_by_pid_and_start_time_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = sleeper(folder.path()).keep().unwrap();
+        let recycled = KeptProcess { started: kept.started + 1, ..kept.clone() };
+        assert!(!recycled.stop().unwrap(), "the pid of another program");
+        assert!(kept.is_running());
+        assert!(kept.stop().unwrap());
+        assert!(!kept.stop().unwrap());
+    }
+
+    #[test]
+    fn an_early_end_is_told_with_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process =
+            Process::start(Command::new("sh").args(["-c", "echo no such thing; exit 3"]), &folder.path().join("log"))
+                .unwrap();
+        let _ = process.child.wait();
+        let error = process.check_running().unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("no such thing"), "{error}");
+    }
+}

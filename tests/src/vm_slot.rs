@@ -1,0 +1,35 @@
+//! How many virtual machines run at once on this host, over all tests and programs.
+
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::time::Duration;
+
+use crate::wait::{Look, until};
+
+/// The right to run one virtual machine.
+pub struct VmSlot {
+    _lock: File,
+}
+
+/// Two: a machine has two processors, and under translation each is a busy thread.
+const SLOTS: usize = 2;
+/// Others may hold the slots for several installations.
+const LIMIT: Duration = Duration::from_secs(3600);
+
+impl VmSlot {
+    pub async fn acquire() -> Result<Self> {
+        let folder = std::env::temp_dir().join("ros-vm-slots");
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        until("a slot for a virtual machine", LIMIT, async || {
+            for slot in 0..SLOTS {
+                let path = folder.join(slot.to_string());
+                let lock = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+                if lock.try_lock().is_ok() {
+                    return Ok(Look::Ready(Self { _lock: lock }));
+                }
+            }
+            Ok(Look::NotYet(format!("all {SLOTS} are taken")))
+        })
+        .await
+    }
+}
