@@ -40,7 +40,7 @@ use serde_json::{Map, Value};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.targets) || !has(self.clusterTargets) || self.targets == self.clusterTargets")
+    validation = Rule::new("!has(self.targets) || !has(self.clusterTargets) || dyn(self.targets) == dyn(self.clusterTargets)")
         .message("targets and clusterTargets are two spellings of one field and say different things; remove one")
 )]
 pub struct ManagedOSImageSpec {
