@@ -2,7 +2,7 @@
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`).
 
 use std::fs::{self, File};
-use std::io::{BufReader, Write};
+use std::io::{self, BufReader, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -31,7 +31,11 @@ pub fn write(kernel: &Kernel, init: &Path, epoch: u32, output: &Path) -> Result<
     for (name, source) in &plan.sources {
         archive.file(&format!("modules/{name}"), 0o644, &decompressed(&modules.join(source))?)?;
     }
-    archive.finish().with_context(|| format!("writing {}", output.display()))
+    archive
+        .finish()
+        .and_then(zstd::Encoder::finish)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("writing {}", output.display()))
 }
 
 struct Archive<W: Write> {
@@ -40,7 +44,7 @@ struct Archive<W: Write> {
     inode: u32,
 }
 
-impl<'a> Archive<zstd::Encoder<'a, File>> {
+impl<W: Write> Archive<W> {
     fn folder(&mut self, name: &str) -> Result<()> {
         self.entry(name, ModeFileType::Directory, 0o755, &[])
     }
@@ -52,14 +56,14 @@ impl<'a> Archive<zstd::Encoder<'a, File>> {
     fn entry(&mut self, name: &str, kind: ModeFileType, mode: u32, content: &[u8]) -> Result<()> {
         self.inode += 1;
         let size = u32::try_from(content.len()).with_context(|| format!("{name} is too big for a cpio archive"))?;
-        let builder = Builder::new(name).ino(self.inode).mtime(self.epoch).set_mode_file_type(kind).mode(mode);
+        let builder = Builder::new(name).ino(self.inode).mtime(self.epoch).mode(mode).set_mode_file_type(kind);
         let mut entry = builder.write(&mut self.writer, size);
         entry.write_all(content).and_then(|()| entry.finish()).with_context(|| format!("archiving {name}"))?;
         Ok(())
     }
 
-    fn finish(self) -> std::io::Result<()> {
-        trailer(self.writer)?.finish()?.sync_all()
+    fn finish(self) -> io::Result<W> {
+        trailer(self.writer)
     }
 }
 
@@ -73,4 +77,28 @@ fn decompressed(path: &Path) -> Result<Vec<u8>> {
     lzma_rs::xz_decompress(&mut BufReader::new(file), &mut content)
         .map_err(|e| anyhow::anyhow!("decompressing {}: {e:?}", path.display()))?;
     Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use cpio::newc::Reader;
+
+    use super::*;
+
+    #[test]
+    fn the_archive_has_types_modes_and_content() {
+        let mut archive = Archive { writer: Vec::new(), epoch: 7, inode: 0 };
+        archive.folder("dev").unwrap();
+        archive.file("init", 0o755, b"program").unwrap();
+        let bytes = archive.finish().unwrap();
+        let folder = Reader::new(bytes.as_slice()).unwrap();
+        assert_eq!((folder.entry().name(), folder.entry().mode(), folder.entry().mtime()), ("dev", 0o040_755, 7));
+        let mut file = Reader::new(folder.finish().unwrap()).unwrap();
+        let mut content = String::new();
+        file.read_to_string(&mut content).unwrap();
+        assert_eq!((file.entry().name(), file.entry().mode(), content.as_str()), ("init", 0o100_755, "program"));
+        assert!(Reader::new(file.finish().unwrap()).unwrap().entry().is_trailer());
+    }
 }
