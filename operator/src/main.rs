@@ -1,5 +1,108 @@
-fn main() {
-    for (_, definition) in operator::crd::definitions() {
-        print!("---\n{}", operator::crd::to_yaml(&definition).unwrap_or_default());
+//! `ros-operator`: reads options and environment, and hands over to the library.
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use operator::{crd, run};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Installs, configures and lists machines for Kubernetes
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves machines and keeps the API's objects, until SIGTERM
+    Run(RunOptions),
+    /// Prints the definitions of the API's kinds, for `kubectl apply -f -`
+    Crd {
+        /// Writes a file for each kind into this folder instead
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
+}
+
+#[derive(clap::Args)]
+struct RunOptions {
+    /// Address and port of the HTTPS server
+    #[arg(long, env = "ROS_LISTEN", default_value = "[::]:8443")]
+    listen: SocketAddr,
+    /// URL under which machines reach this server: the start of every registration URL
+    #[arg(long, env = "ROS_SERVER_URL")]
+    server_url: String,
+    /// Namespace in which the operator keeps its certificate
+    #[arg(long, env = "ROS_NAMESPACE", default_value = "cattle-rancheros-operator-system")]
+    namespace: String,
+    /// Registrations served at once; further machines are told to come back
+    #[arg(long, env = "ROS_EXCHANGES", default_value_t = 256)]
+    exchanges: usize,
+    /// Form of the log on stderr; RUST_LOG says how much
+    #[arg(long, env = "ROS_LOG", value_enum, default_value_t = LogForm::Json)]
+    log: LogForm,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogForm {
+    Json,
+    Text,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Options::parse().command {
+        Command::Crd { directory } => print_definitions(directory),
+        Command::Run(options) => {
+            start_log(options.log);
+            tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(serve(options))
+        }
     }
+}
+
+async fn serve(options: RunOptions) -> anyhow::Result<()> {
+    let config =
+        kube::Config::infer().await.context("finding the cluster (KUBECONFIG, or the pod's service account)")?;
+    let client = kube::Client::try_from(config).context("making a client of the cluster")?;
+    let settings = run::Settings {
+        listen: options.listen,
+        server_url: options.server_url,
+        namespace: options.namespace,
+        exchanges: options.exchanges,
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    run::run(client, settings, stop).await
+}
+
+fn start_log(form: LogForm) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match form {
+        LogForm::Json => log.json().flatten_event(true).init(),
+        LogForm::Text => log.init(),
+    }
+}
+
+fn print_definitions(directory: Option<PathBuf>) -> anyhow::Result<()> {
+    for (file, definition) in crd::definitions() {
+        let yaml = crd::to_yaml(&definition).with_context(|| format!("writing {file}"))?;
+        match &directory {
+            None => print!("---\n{yaml}"),
+            Some(directory) => {
+                let path = directory.join(&file);
+                std::fs::write(&path, yaml).with_context(|| format!("writing {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
 }

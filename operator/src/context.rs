@@ -1,0 +1,42 @@
+//! What every part of the operator is given.
+
+use crate::events::Events;
+use crate::inventory_index::InventoryIndex;
+use crate::metrics::Metrics;
+use crate::registration::Endpoint;
+use crate::registration_index::RegistrationIndex;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use tokio::sync::watch;
+
+/// Who we are to the API server: as manager of fields and as reporter of events.
+pub const FIELD_MANAGER: &str = "ros-operator";
+
+/// Shared by controllers and server.
+pub struct Context {
+    pub client: Client,
+    pub registrations: RegistrationIndex,
+    pub inventories: InventoryIndex,
+    pub events: Events,
+    pub metrics: Metrics,
+    /// How machines reach us; changes when the authority is renewed.
+    pub endpoint: watch::Receiver<Endpoint>,
+    /// The time; an argument for the sake of tests.
+    pub clock: fn() -> Timestamp,
+}
+
+impl Context {
+    pub fn now(&self) -> Time {
+        // Kubernetes keeps whole seconds; anything finer would differ when read back.
+        let now = (self.clock)();
+        Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+    }
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint.borrow().clone()
+    }
+    /// Whether both first listings are through: before that, nobody can be told apart.
+    pub fn is_ready(&self) -> bool {
+        self.registrations.is_complete() && self.inventories.is_complete()
+    }
+}

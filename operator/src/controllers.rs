@@ -1,0 +1,52 @@
+//! The controllers, and the watches that feed both them and the server's indexes.
+
+mod machine_inventory;
+mod machine_registration;
+
+use crate::context::Context;
+use futures::{StreamExt, future};
+use kube::runtime::controller::Action;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Events of one object within this time are one reconciliation: a registration writes object and status at once.
+const DEBOUNCE: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(15);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error("reading {what}")]
+    Reading { what: String, source: kube::Error },
+    #[error("writing the status of {what}")]
+    Writing { what: String, source: kube::Error },
+}
+
+/// Runs until `stop`.
+pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + Clone + 'static) {
+    future::join(machine_registration::run(context.clone(), stop.clone()), machine_inventory::run(context, stop)).await;
+}
+
+fn on_error<K>(_: Arc<K>, error: &ReconcileError, _: Arc<Context>) -> Action {
+    use std::error::Error as _;
+    // Two writers in one moment is nothing to tell anybody of; the newer object comes by itself.
+    if let ReconcileError::Writing { source: kube::Error::Api(status), .. } = error
+        && (status.is_conflict() || status.is_not_found())
+    {
+        return Action::requeue(DEBOUNCE);
+    }
+    tracing::warn!(%error, cause = error.source().map(ToString::to_string), "reconciling");
+    Action::requeue(RETRY)
+}
+
+/// Logs what a watch could not do; the watch itself goes on after a while.
+fn log_watch_error<T>(kind: &'static str) -> impl Fn(&Result<T, kube::runtime::watcher::Error>) {
+    move |result| {
+        if let Err(error) = result {
+            tracing::warn!(kind, %error, "watching");
+        }
+    }
+}
+
+async fn drain<T>(stream: impl futures::Stream<Item = T>) {
+    stream.for_each(|_| future::ready(())).await;
+}

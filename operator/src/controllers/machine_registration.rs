@@ -1,0 +1,309 @@
+//! MachineRegistration: gives it a token and a URL, and says in its conditions whether machines can use them.
+//!
+//! A registration that is deleted closes its door at once; the machines that came through it stay.
+
+use super::{DEBOUNCE, ReconcileError, drain, log_watch_error, on_error};
+use crate::context::{Context, FIELD_MANAGER};
+use crate::crd::{Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
+use crate::registration::{self, Endpoint, Problem, Registration};
+use crate::registration_index::Authorities;
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::{ObjectRef, store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Resource, ResourceExt};
+use protocol::RegistrationToken;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often `status.machines` follows the inventory, at most.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
+/// How often a Secret of trusted authorities is read again.
+const AUTHORITIES_EVERY: Duration = Duration::from_secs(300);
+const AUTHORITIES_MISSING: Duration = Duration::from_secs(15);
+
+pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    let (reader, writer) = store();
+    let index = context.clone();
+    let objects = watcher(Api::<MachineRegistration>::all(context.client.clone()), watcher::Config::default())
+        .inspect(log_watch_error("MachineRegistration"))
+        .inspect(move |event| {
+            if let Ok(event) = event {
+                index.registrations.apply(event);
+            }
+        })
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects();
+    let controller = Controller::for_stream(objects, reader)
+        .with_config(Config::default().debounce(Duration::from_millis(50)))
+        .reconcile_on(changed_counts(context.clone()))
+        .graceful_shutdown_on(stop);
+    drain(controller.run(reconcile, on_error, context)).await;
+}
+
+/// Registrations through which machines came or of which machines were deleted.
+fn changed_counts(context: Arc<Context>) -> impl Stream<Item = ObjectRef<MachineRegistration>> + Send {
+    stream::unfold(context, |context| async {
+        tokio::time::sleep(COUNT_EVERY).await;
+        let changed = context.inventories.take_changed();
+        let changed = changed.into_iter().map(|(namespace, name)| ObjectRef::new(&name).within(&namespace));
+        Some((stream::iter(changed.collect::<Vec<_>>()), context))
+    })
+    .flatten()
+}
+
+async fn reconcile(object: Arc<MachineRegistration>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let found = fetch(&object, &context).await?;
+    let problem = validate(&object, &found);
+    let status = build(&object, &found, problem.as_ref(), new_token);
+    open(&object, &context, &found);
+    write(&object, &context, &status).await?;
+    Ok(next_look(&object, &found))
+}
+
+/// What a registration's state follows from, besides itself.
+struct Found {
+    endpoint: Endpoint,
+    machines: u32,
+    /// `None`: none are asked for.
+    authorities: Option<Result<Authorities, Problem>>,
+    now: Time,
+}
+
+async fn fetch(object: &MachineRegistration, context: &Context) -> Result<Found, ReconcileError> {
+    let namespace = object.namespace().unwrap_or_default();
+    let count = context.inventories.count(&namespace, &object.name_any());
+    let trusted = object.spec.attestation.as_ref().and_then(|policy| policy.trusted_cas.as_ref());
+    let authorities = match trusted {
+        None => None,
+        Some(trusted) => {
+            let secret = Api::<Secret>::namespaced(context.client.clone(), &namespace)
+                .get_opt(&trusted.secret_name)
+                .await
+                .map_err(|source| ReconcileError::Reading {
+                    what: format!("Secret {}", trusted.secret_name),
+                    source,
+                })?;
+            Some(read_authorities(&trusted.secret_name, secret.as_ref()))
+        }
+    };
+    Ok(Found {
+        endpoint: context.endpoint(),
+        machines: count.try_into().unwrap_or(u32::MAX),
+        authorities,
+        now: context.now(),
+    })
+}
+
+fn validate(object: &MachineRegistration, found: &Found) -> Option<Problem> {
+    let registration = Registration::of(object);
+    if let Err(problem) = &registration.templates {
+        return Some(problem.clone());
+    }
+    if let Err(problem) = registration::check_size(&registration, &found.endpoint) {
+        return Some(problem);
+    }
+    if let Some(Err(problem)) = &found.authorities {
+        return Some(problem.clone());
+    }
+    if let Some(refusal) = crate::enroll::expired(&registration, found.now.0) {
+        return Some(Problem { reason: reason::EXPIRED, message: refusal.message });
+    }
+    if let Some(most) = object.spec.max_machines.filter(|most| found.machines >= *most) {
+        let message = format!("all {most} machines that it admits have come; raise spec.maxMachines to admit more");
+        return Some(Problem { reason: reason::FULL, message });
+    }
+    None
+}
+
+fn build(
+    object: &MachineRegistration,
+    found: &Found,
+    problem: Option<&Problem>,
+    new_token: impl FnOnce() -> RegistrationToken,
+) -> MachineRegistrationStatus {
+    let mut status = object.status.clone().unwrap_or_default();
+    let kept = status.registration_token.as_deref().and_then(|token| token.parse::<RegistrationToken>().ok());
+    let token = kept.unwrap_or_else(new_token);
+    status.observed_generation = object.metadata.generation;
+    status.registration_url = Some(registration::url(&found.endpoint, &token));
+    status.registration_token = Some(token.expose().to_owned());
+    status.machines = found.machines;
+    let generation = object.metadata.generation;
+    match problem {
+        None => {
+            let message = "machines can register";
+            status.conditions.put(condition_type::READY, true, reason::AVAILABLE, message, generation, &found.now);
+            status.conditions.take_away(condition_type::STALLED);
+        }
+        Some(Problem { reason, message }) => {
+            status.conditions.put(condition_type::READY, false, reason, message, generation, &found.now);
+            status.conditions.put(condition_type::STALLED, true, reason, message, generation, &found.now);
+        }
+    }
+    status
+}
+
+/// Hands what was read to the server.
+fn open(object: &MachineRegistration, context: &Context, found: &Found) {
+    let authorities = found.authorities.as_ref().and_then(|read| read.as_ref().ok()).cloned();
+    context.registrations.set_authorities(&object.namespace().unwrap_or_default(), &object.name_any(), authorities);
+}
+
+async fn write(
+    object: &MachineRegistration,
+    context: &Context,
+    status: &MachineRegistrationStatus,
+) -> Result<(), ReconcileError> {
+    if object.status.as_ref() == Some(status) {
+        return Ok(());
+    }
+    // With the version read: of two replicas that make a token each, one must lose.
+    let patch = json!({
+        "metadata": {"resourceVersion": object.resource_version()},
+        "status": status,
+    });
+    let api = Api::<MachineRegistration>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch_status(&object.name_any(), &parameters, &Patch::Merge(&patch))
+        .await
+        .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })?;
+    let ready = |status: &MachineRegistrationStatus| status.conditions.find(condition_type::READY).cloned();
+    let before = object.status.as_ref().and_then(ready);
+    if let Some(after) = ready(status)
+        && before.is_none_or(|before| before.reason != after.reason)
+    {
+        let warning = after.reason != reason::AVAILABLE;
+        context.events.tell(object.object_ref(&()), warning, &after.reason, &after.message);
+    }
+    Ok(())
+}
+
+/// When to look again without being told.
+fn next_look(object: &MachineRegistration, found: &Found) -> Action {
+    let expires = object.spec.expires_at.as_ref().map(|time| time.0.as_second() - found.now.0.as_second());
+    let expires = expires.and_then(|seconds| u64::try_from(seconds).ok()).map(|left| Duration::from_secs(left + 1));
+    let authorities = found.authorities.as_ref().map(|read| match read {
+        Ok(_) => AUTHORITIES_EVERY,
+        Err(_) => AUTHORITIES_MISSING,
+    });
+    match [expires, authorities].into_iter().flatten().min() {
+        Some(after) => Action::requeue(after.max(DEBOUNCE)),
+        None => Action::await_change(),
+    }
+}
+
+fn read_authorities(name: &str, secret: Option<&Secret>) -> Result<Authorities, Problem> {
+    let Some(secret) = secret else {
+        let message = format!("Secret {name} of spec.attestation.trustedCAs does not exist in this namespace");
+        return Err(Problem { reason: reason::TRUST_MISSING, message });
+    };
+    let mut authorities = Vec::new();
+    for (key, value) in secret.data.iter().flatten() {
+        for certificate in CertificateDer::pem_slice_iter(&value.0) {
+            let certificate = certificate.map_err(|error| Problem {
+                reason: reason::TRUST_MALFORMED,
+                message: format!("key {key} of Secret {name} is not PEM: {error}"),
+            })?;
+            authorities.push(certificate.to_vec());
+        }
+    }
+    if authorities.is_empty() {
+        let message = format!("Secret {name} holds no PEM certificate");
+        return Err(Problem { reason: reason::TRUST_MALFORMED, message });
+    }
+    Ok(Arc::new(authorities))
+}
+
+fn new_token() -> RegistrationToken {
+    RegistrationToken::generate(|| {
+        let mut byte = [0];
+        // The operating system's generator does not fail once it is seeded; a failure here must not weaken a token.
+        aws_lc_rs::rand::fill(&mut byte).expect("the operating system gives random bytes");
+        byte[0]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::ByteString;
+    use k8s_openapi::jiff::Timestamp;
+
+    fn found() -> Found {
+        Found {
+            endpoint: Endpoint { server_url: "https://ros".into(), ca_bundle: "PEM".into() },
+            machines: 2,
+            authorities: None,
+            now: Time(Timestamp::from_second(1_800_000_000).unwrap()),
+        }
+    }
+    fn object(spec: serde_json::Value) -> MachineRegistration {
+        let mut object = MachineRegistration::new("door", serde_json::from_value(spec).unwrap());
+        object.metadata.generation = Some(3);
+        object
+    }
+    fn status_of(object: &MachineRegistration, found: &Found) -> MachineRegistrationStatus {
+        build(object, found, validate(object, found).as_ref(), || "t".repeat(54).parse().unwrap())
+    }
+
+    #[test]
+    fn a_new_registration_gets_a_token_and_a_second_look_changes_nothing() {
+        let mut object = object(json!({}));
+        let status = status_of(&object, &found());
+        assert!(status.conditions.holds(condition_type::READY));
+        assert!(status.registration_url.as_ref().unwrap().ends_with(&"t".repeat(54)));
+        assert_eq!((status.observed_generation, status.machines), (Some(3), 2));
+        object.status = Some(status.clone());
+        let later = Found { now: Time(Timestamp::from_second(1_800_009_999).unwrap()), ..found() };
+        let again = build(&object, &later, None, || unreachable!("the token is kept"));
+        assert_eq!(again, status);
+    }
+
+    #[test]
+    fn every_problem_has_its_reason() {
+        let cases = [
+            (json!({"machineName": "${"}), reason::INVALID_TEMPLATE),
+            (json!({"cloudConfig": {"a": "x".repeat(300_000)}}), reason::CLOUD_CONFIG_TOO_LARGE),
+            (json!({"expiresAt": "2020-01-01T00:00:00Z"}), reason::EXPIRED),
+            (json!({"maxMachines": 2}), reason::FULL),
+        ];
+        for (spec, reason) in cases {
+            let status = status_of(&object(spec), &found());
+            let ready = status.conditions.find(condition_type::READY).unwrap();
+            assert_eq!(ready.reason, reason);
+            assert!(status.conditions.holds(condition_type::STALLED));
+        }
+        assert!(status_of(&object(json!({"maxMachines": 3})), &found()).conditions.holds(condition_type::READY));
+    }
+
+    #[test]
+    fn authorities_are_read_from_every_key() {
+        let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let secret = |text: &str| Secret {
+            data: Some([("a".into(), ByteString(text.into())), ("b".into(), ByteString(pem.into()))].into()),
+            ..Secret::default()
+        };
+        assert_eq!(read_authorities("s", Some(&secret(&pem.repeat(2)))).unwrap().len(), 3);
+        assert_eq!(read_authorities("s", None).unwrap_err().reason, reason::TRUST_MISSING);
+        let cut = read_authorities("s", Some(&secret("-----BEGIN CERTIFICATE-----\nAAAA")));
+        assert_eq!(cut.unwrap_err().reason, reason::TRUST_MALFORMED);
+        assert_eq!(read_authorities("s", Some(&Secret::default())).unwrap_err().reason, reason::TRUST_MALFORMED);
+    }
+
+    #[test]
+    fn an_expiry_is_looked_at_when_it_comes() {
+        let object = object(json!({"expiresAt": "2027-01-15T08:01:00Z"}));
+        assert_eq!(next_look(&object, &found()), Action::requeue(Duration::from_secs(61)));
+        assert_eq!(next_look(&self::object(json!({})), &found()), Action::await_change());
+    }
+}

@@ -1,0 +1,24 @@
+//! A short digest of a value, to see whether it changed without keeping it.
+
+use serde::Serialize;
+
+/// The first 128 bits of the SHA-256 of a value's JSON. Maps of ours are ordered, so equal values have equal JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest([u8; 16]);
+
+impl Digest {
+    /// A value that has no JSON (a map with other keys than text) has the digest of nothing.
+    pub fn of(value: &impl Serialize) -> Self {
+        let json = serde_json::to_vec(value).unwrap_or_default();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &json);
+        let mut short = [0; 16];
+        short.copy_from_slice(&digest.as_ref()[..16]);
+        Self(short)
+    }
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}

@@ -1,0 +1,289 @@
+//! Every MachineInventory as the server needs it, found in constant time by machine or by name.
+//!
+//! Fed by one watch. What is large and rarely needed (SMBIOS, hardware) is kept as a digest, so that a fleet's index
+//! is small. What the server itself writes is entered at once; the watch's later word of it changes nothing.
+
+use crate::crd::{MachineInventory, MachineInventoryStatus, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION};
+use crate::digest::Digest;
+use kube::ResourceExt;
+use kube::runtime::watcher;
+use protocol::TpmHash;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, RwLock};
+
+/// Namespace and name.
+pub type Key = (String, String);
+
+/// A MachineInventory without its large parts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KnownMachine {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub generation: Option<i64>,
+    pub hash: Option<TpmHash>,
+    /// Whether an identity is given that is no TPM hash.
+    pub malformed_identity: bool,
+    /// Name of the MachineRegistration through which it came, if it came through one.
+    pub registration: Option<String>,
+    /// See [`REGISTERED_DIGEST_ANNOTATION`].
+    pub registered_digest: Option<String>,
+    pub approved: Option<bool>,
+    /// The status without `hardware`.
+    pub status: MachineInventoryStatus,
+    pub hardware: Option<Digest>,
+    /// When the object was made, in seconds since 1970: of several inventories of one machine the first counts.
+    pub created: i64,
+    /// 0 where it is not a number.
+    pub resource_version: u64,
+}
+
+impl KnownMachine {
+    pub fn of(mut object: MachineInventory) -> Self {
+        let mut status = object.status.take().unwrap_or_default();
+        let hardware = status.hardware.take().map(|hardware| Digest::of(&hardware));
+        let annotation = |key: &str| object.annotations().get(key).cloned();
+        Self {
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+            uid: object.uid().unwrap_or_default(),
+            generation: object.metadata.generation,
+            hash: object.spec.tpm_hash(),
+            malformed_identity: object.spec.identity().is_some() && object.spec.tpm_hash().is_none(),
+            registration: annotation(REGISTRATION_ANNOTATION),
+            registered_digest: annotation(REGISTERED_DIGEST_ANNOTATION),
+            approved: object.spec.approved,
+            status,
+            hardware,
+            created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
+            // Opaque in name, but compared as a number by Kubernetes' own clients; 0 lets everything pass.
+            resource_version: object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0),
+        }
+    }
+
+    pub fn key(&self) -> Key {
+        (self.namespace.clone(), self.name.clone())
+    }
+
+    /// For a write that must fail if the object was written since.
+    pub fn resource_version(&self) -> String {
+        self.resource_version.to_string()
+    }
+
+    /// How long ago the object was made, in seconds.
+    pub fn age(&self, now: i64) -> i64 {
+        now.saturating_sub(self.created)
+    }
+}
+
+#[derive(Default)]
+pub struct InventoryIndex {
+    maps: RwLock<Maps>,
+}
+
+#[derive(Default)]
+struct Maps {
+    by_key: HashMap<Key, Arc<KnownMachine>>,
+    by_hash: HashMap<TpmHash, Vec<Arc<KnownMachine>>>,
+    /// How many machines came through a registration.
+    by_registration: HashMap<Key, usize>,
+    changed: HashSet<Key>,
+    /// Keys seen since a watch began anew; what is missing at its end was deleted meanwhile.
+    listing: Option<HashSet<Key>>,
+    complete: bool,
+}
+
+impl InventoryIndex {
+    /// Takes in what the watch says.
+    pub fn apply(&self, event: watcher::Event<MachineInventory>) {
+        match event {
+            watcher::Event::Init => self.write(|maps| maps.listing = Some(HashSet::new())),
+            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+                self.enter(object);
+            }
+            watcher::Event::Delete(object) => {
+                self.forget(&object.namespace().unwrap_or_default(), &object.name_any());
+            }
+            watcher::Event::InitDone => self.write(Maps::finish_listing),
+        }
+    }
+
+    /// Enters an object, whether the watch brought it or an own write returned it. An older version than the one
+    /// known is ignored.
+    pub fn enter(&self, object: MachineInventory) -> Arc<KnownMachine> {
+        let machine = Arc::new(KnownMachine::of(object));
+        self.write(|maps| maps.insert(machine.clone()));
+        machine
+    }
+
+    /// Whether the first listing is through: before that, absence means nothing.
+    pub fn is_complete(&self) -> bool {
+        self.read(|maps| maps.complete)
+    }
+
+    /// The inventory of a machine; of several, the one made first.
+    pub fn find(&self, hash: &TpmHash) -> Option<Arc<KnownMachine>> {
+        self.read(|maps| maps.by_hash.get(hash)?.first().cloned())
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<KnownMachine>> {
+        self.read(|maps| maps.by_key.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
+    /// Drops an object that a write found gone, before the watch says so.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        self.write(|maps| maps.remove(&(namespace.to_owned(), name.to_owned())));
+    }
+
+    /// How many machines came through a registration.
+    pub fn count(&self, namespace: &str, registration: &str) -> usize {
+        let key = (namespace.to_owned(), registration.to_owned());
+        self.read(|maps| maps.by_registration.get(&key).copied().unwrap_or(0))
+    }
+
+    /// The registrations whose count changed since this was last asked.
+    pub fn take_changed(&self) -> Vec<Key> {
+        self.write(|maps| maps.changed.drain().collect())
+    }
+
+    fn read<T>(&self, question: impl FnOnce(&Maps) -> T) -> T {
+        question(&self.maps.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+    fn write<T>(&self, change: impl FnOnce(&mut Maps) -> T) -> T {
+        change(&mut self.maps.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Maps {
+    fn insert(&mut self, machine: Arc<KnownMachine>) {
+        let key = machine.key();
+        if let Some(listing) = &mut self.listing {
+            listing.insert(key.clone());
+        }
+        if let Some(old) = self.by_key.get(&key) {
+            let same_object = old.uid == machine.uid;
+            if same_object && machine.resource_version != 0 && machine.resource_version < old.resource_version {
+                return;
+            }
+            self.remove_entry(&key);
+        }
+        if let Some(hash) = &machine.hash {
+            let machines = self.by_hash.entry(hash.clone()).or_default();
+            machines.push(machine.clone());
+            machines.sort_by(|a, b| (a.created, &a.namespace, &a.name).cmp(&(b.created, &b.namespace, &b.name)));
+        }
+        if let Some(registration) = &machine.registration {
+            let key = (machine.namespace.clone(), registration.clone());
+            *self.by_registration.entry(key.clone()).or_default() += 1;
+            self.changed.insert(key);
+        }
+        self.by_key.insert(key, machine);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(listing) = &mut self.listing {
+            listing.remove(key);
+        }
+        self.remove_entry(key);
+    }
+
+    fn remove_entry(&mut self, key: &Key) {
+        let Some(machine) = self.by_key.remove(key) else { return };
+        if let Some(hash) = &machine.hash
+            && let Some(machines) = self.by_hash.get_mut(hash)
+        {
+            machines.retain(|other| !Arc::ptr_eq(other, &machine));
+            if machines.is_empty() {
+                self.by_hash.remove(hash);
+            }
+        }
+        if let Some(registration) = &machine.registration {
+            let key = (machine.namespace.clone(), registration.clone());
+            if let Some(count) = self.by_registration.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.by_registration.remove(&key);
+                }
+                self.changed.insert(key);
+            }
+        }
+    }
+
+    fn finish_listing(&mut self) {
+        if let Some(listed) = self.listing.take() {
+            let gone: Vec<Key> = self.by_key.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+            gone.iter().for_each(|key| self.remove_entry(key));
+        }
+        self.complete = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use watcher::Event;
+
+    fn hash(n: u8) -> TpmHash {
+        TpmHash::of_public_key(&[n])
+    }
+    fn object(name: &str, machine: u8, version: u64) -> MachineInventory {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
+            "metadata": {
+                "namespace": "n", "name": name, "uid": name, "resourceVersion": version.to_string(),
+                "annotations": {REGISTRATION_ANNOTATION: "door"},
+            },
+            "spec": {"tpm": hash(machine).as_str()},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_machine_is_found_by_hash_until_it_is_deleted() {
+        let index = InventoryIndex::default();
+        index.apply(Event::Apply(object("a", 1, 1)));
+        assert_eq!(index.find(&hash(1)).unwrap().name, "a");
+        assert_eq!((index.count("n", "door"), index.count("n", "other")), (1, 0));
+        index.apply(Event::Delete(object("a", 1, 2)));
+        assert_eq!((index.find(&hash(1)), index.count("n", "door")), (None, 0));
+    }
+
+    #[test]
+    fn old_news_do_not_undo_an_own_write() {
+        let index = InventoryIndex::default();
+        let mut own = object("a", 1, 9);
+        own.spec.approved = Some(true);
+        index.enter(own);
+        index.apply(Event::Apply(object("a", 1, 8)));
+        assert_eq!(index.get("n", "a").unwrap().approved, Some(true));
+        index.apply(Event::Apply(object("a", 1, 10)));
+        assert_eq!(index.get("n", "a").unwrap().approved, None);
+        assert_eq!(index.count("n", "door"), 1);
+    }
+
+    #[test]
+    fn what_was_deleted_while_the_watch_was_broken_is_gone_after_the_next_listing() {
+        let index = InventoryIndex::default();
+        for name in ["a", "b"] {
+            index.apply(Event::Apply(object(name, name.as_bytes()[0], 1)));
+        }
+        assert!(!index.is_complete());
+        index.apply(Event::Init);
+        index.apply(Event::InitApply(object("a", b'a', 1)));
+        index.enter(object("c", b'c', 5));
+        index.apply(Event::InitDone);
+        assert!(index.is_complete());
+        assert!(index.get("n", "a").is_some() && index.get("n", "c").is_some());
+        assert_eq!(index.get("n", "b"), None);
+    }
+
+    #[test]
+    fn of_two_inventories_for_one_machine_the_first_counts() {
+        let index = InventoryIndex::default();
+        index.enter(object("b", 1, 1));
+        index.enter(object("a", 1, 2));
+        assert_eq!(index.find(&hash(1)).unwrap().name, "a");
+        index.apply(Event::Delete(object("a", 1, 3)));
+        assert_eq!(index.find(&hash(1)).unwrap().name, "b");
+    }
+}

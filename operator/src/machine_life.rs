@@ -1,0 +1,254 @@
+//! A machine's life as its inventory's status tells it: what each thing a machine says makes of the status before.
+//!
+//! ```text
+//! Expected ─► (ApprovalPending) ─► Registered ─► Installing ─► Installed ─► Booted ─► Ready
+//!                                       ▲             └─► Failed                        │
+//!                                       └──────────────── reinstalled ──────────────────┘
+//! ```
+
+use crate::crd::{
+    AttestationStatus, Conditions, MachineInventoryStatus, OsStatus, Phase, condition_type as types, reason,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use protocol::hardware::{Address, Hardware};
+use protocol::message::{Failure, InstallPhase, OsReport, Progress, Slot};
+
+/// `lastSeen` is not written more often than this, in seconds: a fleet that only says "still here" costs its API
+/// server nothing in between.
+pub const LAST_SEEN_SECONDS: i64 = 300;
+
+/// Something that happened to a machine.
+#[derive(Clone, Debug)]
+pub enum Step<'a> {
+    /// Proved its identity and asked for its configuration. `hardware`: only if it is not what is recorded.
+    Registered {
+        approved: bool,
+        hardware: Option<Box<Hardware>>,
+        attestation: AttestationStatus,
+        addresses: &'a [Address],
+    },
+    Progress(&'a Progress),
+    Installed,
+    Failed(&'a Failure),
+    /// `booted`: it says so for the first time since it started.
+    Reported {
+        report: &'a OsReport,
+        booted: bool,
+    },
+}
+
+/// The status after a step. Equal to `before` if the step brought nothing new and `lastSeen` is recent.
+pub fn after(
+    before: &MachineInventoryStatus,
+    step: Step<'_>,
+    generation: Option<i64>,
+    now: &Time,
+) -> MachineInventoryStatus {
+    let mut status = before.clone();
+    status.observed_generation = generation;
+    let mut put = |type_: &str, holds: bool, reason: &str, message: &str| {
+        status.conditions.put(type_, holds, reason, message, generation, now);
+    };
+    match step {
+        Step::Registered { approved, hardware, attestation, addresses } => {
+            put(types::REGISTERED, true, reason::ATTESTED, "its TPM holds the keys it showed");
+            put(types::INSTALLED, false, reason::NOT_INSTALLED, "");
+            put(types::BOOTED, false, reason::NOT_BOOTED, "");
+            if approved {
+                put(types::APPROVED, true, reason::APPROVED, "");
+                put(types::READY, false, reason::NOT_INSTALLED, "registered; the installation follows");
+                status.phase = Some(Phase::Registered);
+            } else {
+                let message = "set spec.approved to true to let it have its configuration";
+                put(types::APPROVED, false, reason::APPROVAL_PENDING, message);
+                put(types::READY, false, reason::APPROVAL_PENDING, message);
+                status.phase = Some(Phase::ApprovalPending);
+            }
+            status.failure = None;
+            status.hardware = hardware.map(|hardware| *hardware);
+            // The time of a proof is news only if the proof is.
+            let time = before.attestation.as_ref().and_then(|earlier| earlier.time.clone());
+            let unchanged = Some(AttestationStatus { time: time.clone(), ..attestation.clone() }) == before.attestation;
+            let time = if unchanged { time } else { Some(now.clone()) };
+            status.attestation = Some(AttestationStatus { time, ..attestation });
+            if !addresses.is_empty() {
+                status.addresses = Some(addresses.to_vec());
+            }
+        }
+        Step::Progress(progress) => {
+            put(types::READY, false, reason::INSTALLING, &describe(progress));
+            status.phase = Some(Phase::Installing);
+            status.failure = None;
+        }
+        Step::Installed => {
+            put(types::INSTALLED, true, reason::INSTALLED, "written and read back");
+            put(types::READY, false, reason::NOT_BOOTED, "installed; the first boot from its disk follows");
+            status.phase = Some(Phase::Installed);
+            status.failure = None;
+        }
+        Step::Failed(failure) => {
+            put(types::INSTALLED, false, reason::INSTALLATION_FAILED, &failure.message);
+            put(types::READY, false, reason::INSTALLATION_FAILED, &format!("{}: {}", failure.reason, failure.message));
+            put(types::STALLED, true, reason::INSTALLATION_FAILED, &failure.message);
+            status.phase = Some(Phase::Failed);
+            status.failure = Some(failure.clone());
+        }
+        Step::Reported { report, booted } => {
+            status.addresses = Some(report.addresses.clone());
+            if report.slot != Slot::Live {
+                let what = format!("release {} from slot {}", report.version, report.slot);
+                put(types::INSTALLED, true, reason::INSTALLED, "written and read back");
+                put(types::BOOTED, true, reason::BOOTED, &what);
+                if report.slot == Slot::Recovery {
+                    put(types::READY, false, reason::NOT_HEALTHY, "runs the recovery system; its console says why");
+                } else if report.healthy {
+                    put(types::READY, true, reason::HEALTHY, &what);
+                } else {
+                    put(types::READY, false, reason::NOT_HEALTHY, &format!("{what} has not proved itself yet"));
+                }
+                let ready = report.healthy && report.slot != Slot::Recovery;
+                // The boot is shown as a phase of its own even where health is reported with it, unless it was known.
+                let known = before.os.as_ref().is_some_and(|os| os.boot_id.as_deref() == Some(&report.boot_id));
+                status.phase = Some(if ready && (known || !booted) { Phase::Ready } else { Phase::Booted });
+                status.os = Some(os_status(report));
+                status.failure = None;
+            }
+        }
+    }
+    if status.failure.is_none() {
+        status.conditions.take_away(types::STALLED);
+    }
+    let seen = before.last_seen.as_ref().map(|time| time.0.as_second());
+    let stale = seen.is_none_or(|seen| (now.0.as_second() - seen).abs() >= LAST_SEEN_SECONDS);
+    if stale || status != *before {
+        status.last_seen = Some(now.clone());
+    }
+    status
+}
+
+fn os_status(report: &OsReport) -> OsStatus {
+    OsStatus {
+        version: Some(report.version.clone()),
+        release: Some(report.release.clone()),
+        slot: Some(report.slot.to_string()),
+        healthy: report.healthy,
+        boot_id: Some(report.boot_id.clone()),
+        hostname: report.hostname.clone(),
+    }
+}
+
+fn describe(progress: &Progress) -> String {
+    const MIB: u64 = 1 << 20;
+    let what = match progress.phase {
+        InstallPhase::Planned => "planned",
+        InstallPhase::Writing => "writing",
+        InstallPhase::Verifying => "verifying",
+        InstallPhase::Configuring => "configuring",
+        InstallPhase::Rebooting => "rebooting",
+    };
+    let mut text = what.to_owned();
+    if progress.total_bytes > 0 {
+        text += &format!(", {} of {} MiB", progress.bytes / MIB, progress.total_bytes / MIB);
+    }
+    if !progress.message.is_empty() {
+        // A stranger's words, in a field that is stored and shown: no more than a line of them.
+        let message: String = progress.message.chars().filter(|c| !c.is_control()).take(200).collect();
+        text += &format!(": {message}");
+    }
+    text
+}
+
+/// What must be patched to get from one status to the other, as a JSON merge patch; `None` if nothing. A field that
+/// `before` does not hold is never removed: so `hardware`, of which only a digest is kept, stays.
+pub fn status_patch(before: &MachineInventoryStatus, after: &MachineInventoryStatus) -> Option<serde_json::Value> {
+    let fields = |status| match serde_json::to_value(status) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (before, after) = (fields(before), fields(after));
+    let mut patch = serde_json::Map::new();
+    for (key, value) in &after {
+        if before.get(key) != Some(value) {
+            patch.insert(key.clone(), value.clone());
+        }
+    }
+    for key in before.keys().filter(|key| !after.contains_key(*key)) {
+        patch.insert(key.clone(), serde_json::Value::Null);
+    }
+    (!patch.is_empty()).then(|| serde_json::json!({"status": patch}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::jiff::Timestamp;
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(1_800_000_000 + second).unwrap())
+    }
+    fn registered() -> Step<'static> {
+        Step::Registered { approved: true, hardware: None, attestation: AttestationStatus::default(), addresses: &[] }
+    }
+    fn report(healthy: bool, slot: Slot) -> OsReport {
+        OsReport { version: "1".into(), healthy, slot, boot_id: "b".into(), ..OsReport::default() }
+    }
+
+    #[test]
+    fn a_whole_life() {
+        let mut status = MachineInventoryStatus::default();
+        let mut phases = Vec::new();
+        let failure = Failure { reason: "DiskTooSmall".into(), message: "/dev/vda has 1 MiB".into() };
+        let progress =
+            Progress { phase: InstallPhase::Writing, bytes: 5 << 20, total_bytes: 9 << 20, message: String::new() };
+        let (unhealthy, healthy) = (report(false, Slot::A), report(true, Slot::A));
+        let steps = [
+            registered(),
+            Step::Progress(&progress),
+            Step::Failed(&failure),
+            registered(),
+            Step::Progress(&progress),
+            Step::Installed,
+            Step::Reported { report: &unhealthy, booted: true },
+            Step::Reported { report: &healthy, booted: false },
+        ];
+        for (second, step) in steps.into_iter().enumerate() {
+            status = after(&status, step, Some(1), &at(second as i64));
+            phases.push(status.phase.unwrap());
+            assert_eq!(status.failure.is_some(), status.conditions.holds(types::STALLED));
+        }
+        use Phase::*;
+        assert_eq!(phases, [Registered, Installing, Failed, Registered, Installing, Installed, Booted, Ready]);
+        assert!(status.conditions.holds(types::READY) && status.conditions.holds(types::INSTALLED));
+        let again = after(&status, registered(), Some(1), &at(20));
+        assert!(!again.conditions.holds(types::INSTALLED) && !again.conditions.holds(types::READY));
+    }
+
+    #[test]
+    fn nothing_new_writes_nothing_until_last_seen_is_old() {
+        let first = after(&MachineInventoryStatus::default(), registered(), Some(1), &at(0));
+        let again = after(&first, registered(), Some(1), &at(LAST_SEEN_SECONDS - 1));
+        assert_eq!(status_patch(&first, &again), None);
+        let later = after(&first, registered(), Some(1), &at(LAST_SEEN_SECONDS));
+        let patch = status_patch(&first, &later).unwrap();
+        assert_eq!(patch["status"].as_object().unwrap().keys().collect::<Vec<_>>(), ["lastSeen"]);
+    }
+
+    #[test]
+    fn a_patch_removes_what_is_over_and_keeps_what_it_does_not_know() {
+        let failure = Failure { reason: "R".into(), message: "m".into() };
+        let before = after(&MachineInventoryStatus::default(), Step::Failed(&failure), Some(1), &at(0));
+        let patch = status_patch(&before, &after(&before, registered(), Some(1), &at(1))).unwrap();
+        assert!(patch["status"]["failure"].is_null());
+        assert!(patch["status"].as_object().unwrap().contains_key("failure"));
+        assert!(!patch["status"].as_object().unwrap().contains_key("hardware"));
+    }
+
+    #[test]
+    fn the_recovery_system_is_never_ready() {
+        let report = report(true, Slot::Recovery);
+        let status =
+            after(&MachineInventoryStatus::default(), Step::Reported { report: &report, booted: false }, None, &at(0));
+        assert_eq!(status.phase, Some(Phase::Booted));
+        assert!(!status.conditions.holds(types::READY));
+    }
+}

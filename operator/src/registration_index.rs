@@ -1,0 +1,151 @@
+//! Every MachineRegistration, found by its token, with the authorities it trusts.
+
+use crate::crd::MachineRegistration;
+use crate::inventory_index::Key;
+use crate::registration::Registration;
+use kube::ResourceExt;
+use kube::runtime::watcher;
+use protocol::RegistrationToken;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, RwLock};
+
+/// DER certificates of trusted authorities.
+pub type Authorities = Arc<Vec<Vec<u8>>>;
+
+#[derive(Default)]
+pub struct RegistrationIndex {
+    maps: RwLock<Maps>,
+}
+
+#[derive(Default)]
+struct Maps {
+    by_key: HashMap<Key, Arc<Registration>>,
+    by_token: HashMap<RegistrationToken, Key>,
+    /// Read by the controller from Secrets; a registration that trusts authorities is not open before they are here.
+    authorities: HashMap<Key, Authorities>,
+    listing: Option<HashSet<Key>>,
+    complete: bool,
+}
+
+impl RegistrationIndex {
+    /// Takes in what the watch says.
+    pub fn apply(&self, event: &watcher::Event<MachineRegistration>) {
+        self.write(|maps| match event {
+            watcher::Event::Init => maps.listing = Some(HashSet::new()),
+            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => maps.insert(Registration::of(object)),
+            watcher::Event::Delete(object) => maps.remove(&key_of(object)),
+            watcher::Event::InitDone => maps.finish_listing(),
+        });
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.read(|maps| maps.complete)
+    }
+
+    /// The registration of a token. Tokens hold some 280 random bits and are found by keyed hash, so the time it
+    /// takes tells nothing that helps guessing one.
+    pub fn find(&self, token: &RegistrationToken) -> Option<Arc<Registration>> {
+        self.read(|maps| maps.by_key.get(maps.by_token.get(token)?).cloned())
+    }
+
+    /// The authorities that a registration trusts; `None` until they were read.
+    pub fn authorities(&self, namespace: &str, name: &str) -> Option<Authorities> {
+        self.read(|maps| maps.authorities.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
+    /// Enters the authorities that a registration trusts; `None` takes them away.
+    pub fn set_authorities(&self, namespace: &str, name: &str, authorities: Option<Authorities>) {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.write(|maps| match authorities {
+            Some(authorities) => maps.authorities.insert(key, authorities),
+            None => maps.authorities.remove(&key),
+        });
+    }
+
+    fn read<T>(&self, question: impl FnOnce(&Maps) -> T) -> T {
+        question(&self.maps.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+    fn write<T>(&self, change: impl FnOnce(&mut Maps) -> T) -> T {
+        change(&mut self.maps.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Maps {
+    fn insert(&mut self, registration: Registration) {
+        let key = (registration.namespace.clone(), registration.name.clone());
+        if let Some(listing) = &mut self.listing {
+            listing.insert(key.clone());
+        }
+        self.forget_token(&key);
+        if let Some(token) = &registration.token {
+            self.by_token.insert(token.clone(), key.clone());
+        }
+        self.by_key.insert(key, Arc::new(registration));
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.forget_token(key);
+        self.by_key.remove(key);
+        self.authorities.remove(key);
+    }
+
+    fn forget_token(&mut self, key: &Key) {
+        if let Some(token) = self.by_key.get(key).and_then(|registration| registration.token.as_ref()) {
+            self.by_token.remove(token);
+        }
+    }
+
+    fn finish_listing(&mut self) {
+        if let Some(listed) = self.listing.take() {
+            let gone: Vec<Key> = self.by_key.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+            gone.iter().for_each(|key| self.remove(key));
+        }
+        self.complete = true;
+    }
+}
+
+fn key_of(object: &MachineRegistration) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::MachineRegistrationStatus;
+    use watcher::Event;
+
+    fn token(c: char) -> RegistrationToken {
+        c.to_string().repeat(54).parse().unwrap()
+    }
+    fn object(name: &str, token: &RegistrationToken) -> MachineRegistration {
+        let mut object = MachineRegistration::new(name, Default::default());
+        object.metadata.namespace = Some("n".into());
+        object.status = Some(MachineRegistrationStatus {
+            registration_token: Some(token.expose().to_owned()),
+            ..Default::default()
+        });
+        object
+    }
+
+    #[test]
+    fn a_token_opens_until_it_is_replaced_or_its_registration_deleted() {
+        let index = RegistrationIndex::default();
+        index.apply(&Event::Apply(object("door", &token('a'))));
+        assert_eq!(index.find(&token('a')).unwrap().name, "door");
+        index.apply(&Event::Apply(object("door", &token('b'))));
+        assert!(index.find(&token('a')).is_none() && index.find(&token('b')).is_some());
+        index.apply(&Event::Delete(object("door", &token('b'))));
+        assert!(index.find(&token('b')).is_none());
+    }
+
+    #[test]
+    fn a_registration_deleted_while_the_watch_was_broken_is_closed_after_the_next_listing() {
+        let index = RegistrationIndex::default();
+        index.apply(&Event::Apply(object("door", &token('a'))));
+        index.set_authorities("n", "door", Some(Arc::new(Vec::new())));
+        index.apply(&Event::Init);
+        assert!(index.find(&token('a')).is_some(), "not before the listing is through");
+        index.apply(&Event::InitDone);
+        assert!(index.find(&token('a')).is_none() && index.authorities("n", "door").is_none());
+    }
+}

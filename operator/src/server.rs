@@ -1,0 +1,79 @@
+//! What machines and people reach over HTTPS. The router is a function, so that tests call it without a socket.
+//!
+//! | route                                  | who may                     | what                                      |
+//! |----------------------------------------|-----------------------------|-------------------------------------------|
+//! | `/v1-rancheros/registration/<token>`   | who has the token           | settings for a medium; the exchanges      |
+//! | `/cacerts`, `/v1-rancheros/cacerts`    | everybody                   | PEM of the authorities to trust           |
+//! | `/healthz`, `/readyz`, `/metrics`      | everybody                   | nothing about any machine                 |
+
+mod admission;
+mod exchange;
+mod first_release;
+mod identity;
+mod listener;
+mod registration;
+mod tls;
+
+pub use admission::{Admission, Drain};
+pub use listener::{Limits, serve};
+pub use tls::CertificateHolder;
+
+use crate::context::Context;
+use crate::registration::PATH;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use protocol::Refusal;
+use std::sync::Arc;
+
+/// What a request handler is given.
+#[derive(Clone)]
+pub struct Desk {
+    pub context: Arc<Context>,
+    pub admission: Admission,
+}
+
+pub fn router(desk: Desk) -> Router {
+    Router::new()
+        .route(&format!("{PATH}/{{token}}"), get(registration::open))
+        .route("/cacerts", get(ca_certificates))
+        .route("/v1-rancheros/cacerts", get(ca_certificates))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(desk)
+}
+
+async fn ca_certificates(State(desk): State<Desk>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain")], desk.context.endpoint().ca_bundle).into_response()
+}
+
+async fn ready(State(desk): State<Desk>) -> Response {
+    if desk.admission.is_closing() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
+    }
+    if !desk.context.is_ready() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "reading the inventory\n").into_response();
+    }
+    "ok\n".into_response()
+}
+
+async fn metrics(State(desk): State<Desk>) -> Response {
+    const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match desk.context.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+/// A refusal before a websocket is open: its status, its JSON, and `Retry-After` where it says when to come back.
+fn refuse(refusal: &Refusal) -> Response {
+    let status = StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, axum::Json(refusal)).into_response();
+    if let Some(seconds) = refusal.retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}

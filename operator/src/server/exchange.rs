@@ -1,0 +1,314 @@
+//! Our exchange, from `hello` to `done`: a socket on one side, [`protocol::exchange`] and the registrar on the other.
+
+use super::admission::{Admitted, shutting_down};
+use super::identity::{add_tpm, judge, puzzle, random};
+use crate::context::Context;
+use crate::machine_life::Step;
+use crate::registrar::{self, Identity};
+use crate::registration::Registration;
+use axum::Error;
+use axum::extract::ws::Message;
+use futures::{Sink, SinkExt, Stream, StreamExt};
+use protocol::attestation::{AttestationKey, EndorsementKey, check_secret};
+use protocol::exchange::{Installing, OperatorSide, Statement};
+use protocol::message::{Challenge, Config, EXCHANGE_SECONDS, InstallPhase, MachineReport, QUOTED_PCRS, VERSIONS};
+use protocol::{Refusal, RefusalCode};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument;
+
+/// A machine that connects has its `hello` ready.
+const HELLO: Duration = Duration::from_secs(10);
+/// How long an exchange before its answer may go on when the operator stops.
+const CLOSING: Duration = Duration::from_secs(8);
+/// A machine that installs says something at least this often, or is taken for gone.
+const SILENCE: Duration = Duration::from_secs(15 * 60);
+/// How often progress within one phase is written.
+const PROGRESS_EVERY: Duration = Duration::from_secs(15);
+/// How long sending one message may take: a peer that does not read is not waited for.
+const SENDING: Duration = Duration::from_secs(10);
+/// In which an installation should be done.
+const INSTALL_SECONDS: u64 = 3600;
+/// Between two reports of an installed system.
+const REPORT_SECONDS: u64 = 300;
+
+/// A websocket, or what stands for one in a test.
+pub trait Socket: Stream<Item = Result<Message, Error>> + Sink<Message, Error = Error> + Send + Unpin {}
+impl<S: Stream<Item = Result<Message, Error>> + Sink<Message, Error = Error> + Send + Unpin> Socket for S {}
+
+/// Why an exchange ends before its end.
+#[derive(Debug)]
+enum End {
+    /// We send it away.
+    Refused(Refusal),
+    /// It is not there any more.
+    HungUp,
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        End::Refused(refusal)
+    }
+}
+
+/// Holds an exchange to its end, whatever that is.
+pub async fn run(socket: impl Socket, context: Arc<Context>, registration: Arc<Registration>, admitted: Admitted) {
+    let correlation = random::<6>().map(hex::encode).unwrap_or_default();
+    let span = tracing::info_span!(
+        "exchange",
+        correlation,
+        registration = format!("{}/{}", registration.namespace, registration.name)
+    );
+    let exchange = Exchange {
+        socket,
+        side: OperatorSide::default(),
+        context,
+        registration,
+        admitted,
+        correlation,
+        request: "open",
+        last_progress: None,
+    };
+    exchange.hold().instrument(span).await;
+}
+
+struct Exchange<S> {
+    socket: S,
+    side: OperatorSide,
+    context: Arc<Context>,
+    registration: Arc<Registration>,
+    admitted: Admitted,
+    correlation: String,
+    /// What the machine asks for, as metrics name it.
+    request: &'static str,
+    last_progress: Option<(InstallPhase, Instant)>,
+}
+
+/// What follows the answer.
+enum After {
+    Installation(Identity),
+    Nothing,
+}
+
+impl<S: Socket> Exchange<S> {
+    async fn hold(mut self) {
+        let begun = Instant::now();
+        self.context.metrics.in_flight.inc();
+        let answered = self.answer_in_time().await;
+        self.context.metrics.in_flight.dec();
+        self.context.metrics.seconds.observe(begun.elapsed().as_secs_f64());
+        let end = match answered {
+            Ok(After::Installation(identity)) => {
+                self.context.metrics.count(self.request, None);
+                self.request = "install";
+                self.admitted.give_place_back();
+                self.context.metrics.installing.inc();
+                let end = self.follow_installation(&identity).await;
+                self.context.metrics.installing.dec();
+                end
+            }
+            Ok(After::Nothing) => Ok(()),
+            Err(end) => Err(end),
+        };
+        match end {
+            Ok(()) => self.context.metrics.count(self.request, None),
+            Err(End::HungUp) => tracing::info!("the machine hung up"),
+            Err(End::Refused(refusal)) => {
+                tracing::info!(code = %refusal.code, message = refusal.message, "refused");
+                self.context.metrics.count(self.request, Some(&refusal));
+                if let Ok(frame) = self.side.refuse(refusal) {
+                    // It may be gone already; then there is nobody to tell.
+                    let _ = self.send(frame).await;
+                }
+            }
+        }
+        let _ = timeout(SENDING, self.socket.send(Message::Close(None))).await;
+    }
+
+    /// Up to the answer, within the exchange's deadline, or a shorter one when the operator stops.
+    async fn answer_in_time(&mut self) -> Result<After, End> {
+        let deadline = Instant::now() + Duration::from_secs(EXCHANGE_SECONDS);
+        let mut closing = self.admitted.watch();
+        let answer = self.answer();
+        let cut_short = async {
+            closing.closing().await;
+            tokio::time::sleep(CLOSING).await;
+        };
+        tokio::select! {
+            answer = timeout_at(deadline, answer) => answer.unwrap_or_else(|_| {
+                let message = format!("the exchange took longer than {EXCHANGE_SECONDS} s");
+                Err(Refusal::new(RefusalCode::DeadlineExceeded, message).into())
+            }),
+            () = cut_short => Err(shutting_down().into()),
+        }
+    }
+
+    async fn answer(&mut self) -> Result<After, End> {
+        let mut identity = self.identify().await?;
+        tracing::info!(machine = %identity.hash, "attested");
+        let frame = self.receive().await?;
+        match self.side.receive_statement(&frame)? {
+            Statement::Machine(report) => {
+                self.request = "register";
+                self.register(&mut identity, &report).await?;
+                Ok(After::Installation(identity))
+            }
+            Statement::Booted(report) => {
+                self.request = "booted";
+                self.record(&identity, Step::Reported { report: &report, booted: true }).await?;
+                self.finish_report().await
+            }
+            Statement::Report(report) => {
+                self.request = "report";
+                self.record(&identity, Step::Reported { report: &report, booted: false }).await?;
+                self.finish_report().await
+            }
+            Statement::Installing(first) => {
+                self.request = "resume";
+                match self.installing(&identity, first).await? {
+                    Some(()) => Ok(After::Nothing),
+                    None => Ok(After::Installation(identity)),
+                }
+            }
+        }
+    }
+
+    /// `hello`, `challenge`, `proof`.
+    async fn identify(&mut self) -> Result<Identity, End> {
+        let frame = timeout(HELLO, self.receive()).await.unwrap_or_else(|_| {
+            let message = format!("no `hello` within {} s", HELLO.as_secs());
+            Err(Refusal::new(RefusalCode::DeadlineExceeded, message).into())
+        })?;
+        let hello = self.side.receive_hello(&frame)?;
+        let version = VERSIONS.iter().find(|version| hello.versions.contains(version)).copied().ok_or_else(|| {
+            let message = format!("the machine speaks versions {:?}, the operator {VERSIONS:?}", hello.versions);
+            Refusal::new(RefusalCode::UnsupportedVersion, message)
+        })?;
+        let endorsement = EndorsementKey::from_spki_der(&hello.ek_public)?;
+        let attestation = AttestationKey::parse(&hello.ak_public)?;
+        let authorities = self.context.registrations.authorities(&self.registration.namespace, &self.registration.name);
+        let identity = judge(&self.registration, authorities, &endorsement, &hello.ek_certificates)?;
+        let puzzle = puzzle(&endorsement, attestation.name())?;
+        let nonce = random::<32>()?;
+        let challenge = Challenge {
+            version,
+            credential: puzzle.credential.credential,
+            encrypted_secret: puzzle.credential.encrypted_secret,
+            nonce: nonce.to_vec(),
+            pcrs: QUOTED_PCRS.to_vec(),
+            correlation: self.correlation.clone(),
+        };
+        let frame = self.side.send_challenge(challenge)?;
+        self.send(frame).await?;
+        let frame = self.receive().await?;
+        let proof = self.side.receive_proof(&frame)?;
+        check_secret(&puzzle.secret, &proof.secret)?;
+        attestation.verify_quote(&proof.quote, &proof.signature, &nonce, QUOTED_PCRS)?;
+        Ok(identity)
+    }
+
+    async fn register(&mut self, identity: &mut Identity, report: &MachineReport) -> Result<(), End> {
+        add_tpm(&mut identity.attestation, report.hardware.tpm.as_ref());
+        let machine = registrar::register(&self.context, &self.registration, identity, report).await?;
+        let inventory = format!("{}/{}", machine.namespace, machine.name);
+        tracing::info!(inventory, "registered");
+        let config = Config {
+            inventory,
+            cloud_config: self.registration.answer(&self.context.endpoint()),
+            install_seconds: INSTALL_SECONDS,
+            report_seconds: REPORT_SECONDS,
+        };
+        let frame = self.side.send_config(config)?;
+        self.send(frame).await
+    }
+
+    /// Progress, until the machine is done.
+    async fn follow_installation(&mut self, identity: &Identity) -> Result<(), End> {
+        let mut closing = self.admitted.watch();
+        loop {
+            let frame = tokio::select! {
+                frame = timeout(SILENCE, self.receive()) => frame.unwrap_or(Err(End::HungUp))?,
+                () = closing.closing() => return Err(shutting_down().into()),
+            };
+            let message = self.side.receive_installing(&frame)?;
+            if let Some(()) = self.installing(identity, message).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// `Some`: the installation is over.
+    async fn installing(&mut self, identity: &Identity, message: Installing) -> Result<Option<()>, End> {
+        match message {
+            Installing::Progress(progress) => {
+                let recent = self
+                    .last_progress
+                    .is_some_and(|(phase, written)| phase == progress.phase && written.elapsed() < PROGRESS_EVERY);
+                if !recent {
+                    self.last_progress = Some((progress.phase, Instant::now()));
+                    match self.record(identity, Step::Progress(&progress)).await {
+                        // What is not shown now is shown with the next progress: no reason to stop an installation.
+                        Err(End::Refused(refusal)) if refusal.code == RefusalCode::Unavailable => {}
+                        result => result?,
+                    }
+                }
+                Ok(None)
+            }
+            Installing::Done(done) => {
+                let step = done.failure.as_ref().map_or(Step::Installed, Step::Failed);
+                self.record(identity, step).await?;
+                let frame = self.side.send_done()?;
+                self.send(frame).await?;
+                Ok(Some(()))
+            }
+        }
+    }
+
+    async fn finish_report(&mut self) -> Result<After, End> {
+        let frame = self.receive().await?;
+        self.side.receive_installing(&frame)?;
+        let frame = self.side.send_done()?;
+        self.send(frame).await?;
+        Ok(After::Nothing)
+    }
+
+    async fn record(&mut self, identity: &Identity, step: Step<'_>) -> Result<(), End> {
+        registrar::record(&self.context, &self.registration, &identity.hash, step).await?;
+        Ok(())
+    }
+
+    /// The next text frame.
+    async fn receive(&mut self) -> Result<String, End> {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),
+                Some(Ok(Message::Binary(_))) => {
+                    let message = "a binary frame; this exchange is of JSON text frames";
+                    return Err(Refusal::new(RefusalCode::MalformedMessage, message).into());
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_))) | None => return Err(End::HungUp),
+                Some(Err(error)) => return Err(read_error(error)),
+            }
+        }
+    }
+
+    async fn send(&mut self, frame: String) -> Result<(), End> {
+        match timeout(SENDING, self.socket.send(Message::Text(frame.into()))).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(End::HungUp),
+        }
+    }
+}
+
+fn read_error(error: Error) -> End {
+    use tokio_tungstenite::tungstenite::Error as Tungstenite;
+    match error.into_inner().downcast_ref::<Tungstenite>() {
+        Some(Tungstenite::Capacity(error)) => {
+            Refusal::new(RefusalCode::MessageTooBig, format!("a message over the limit: {error}")).into()
+        }
+        Some(Tungstenite::Utf8(_)) => Refusal::new(RefusalCode::MalformedMessage, "a text frame is not UTF-8").into(),
+        _ => End::HungUp,
+    }
+}

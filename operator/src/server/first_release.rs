@@ -1,0 +1,105 @@
+//! The first release's exchange: machines in the field register unchanged.
+
+use super::admission::Admitted;
+use super::exchange::Socket;
+use super::identity::{judge, puzzle};
+use crate::context::Context;
+use crate::registrar;
+use crate::registration::Registration;
+use axum::extract::ws::Message;
+use axum::http::{HeaderMap, header};
+use futures::{SinkExt, StreamExt};
+use protocol::first_release::{EXCHANGE_SECONDS, Presented, challenge_message, check_answer, smbios};
+use protocol::message::MachineReport;
+use protocol::{Refusal, RefusalCode};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+use tracing::Instrument;
+
+/// What a request of the first release carries in its headers.
+pub struct Introduction {
+    presented: Presented,
+    report: MachineReport,
+}
+
+/// Reads the headers, before a websocket is opened: what is wrong with them is said in HTTP.
+pub fn read_headers(headers: &HeaderMap) -> Result<Introduction, Refusal> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let authorization = text(header::AUTHORIZATION.as_str()).ok_or_else(|| {
+        let message = "neither the subprotocol of this operator nor an Authorization of the first release";
+        Refusal::new(RefusalCode::Unauthenticated, message)
+    })?;
+    let presented = Presented::from_authorization(authorization)?;
+    let smbios = smbios(text)?.unwrap_or_default();
+    Ok(Introduction { presented, report: MachineReport { smbios, ..MachineReport::default() } })
+}
+
+/// Challenge, answer, configuration. A refusal has no place in this exchange: the client sees the socket closed, with
+/// the code in the closing frame's reason, and comes back after 15 s by itself.
+pub async fn run(
+    mut socket: impl Socket,
+    context: Arc<Context>,
+    registration: Arc<Registration>,
+    introduction: Introduction,
+    _admitted: Admitted,
+) {
+    let registration_name = format!("{}/{}", registration.namespace, registration.name);
+    let span = tracing::info_span!("first release", registration = registration_name);
+    async {
+        context.metrics.in_flight.inc();
+        let deadline = Duration::from_secs(EXCHANGE_SECONDS);
+        let result = timeout(deadline, converse(&mut socket, &context, &registration, &introduction)).await;
+        let result = result.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::DeadlineExceeded, "10 s have passed")));
+        context.metrics.in_flight.dec();
+        context.metrics.count("firstRelease", result.as_ref().err());
+        if let Err(refusal) = &result {
+            tracing::info!(code = %refusal.code, message = refusal.message, "refused");
+        }
+        let _ = timeout(deadline, socket.send(closing(result.err().as_ref()))).await;
+    }
+    .instrument(span)
+    .await;
+}
+
+async fn converse(
+    socket: &mut impl Socket,
+    context: &Context,
+    registration: &Registration,
+    introduction: &Introduction,
+) -> Result<(), Refusal> {
+    let Introduction { presented, report } = introduction;
+    let authorities = context.registrations.authorities(&registration.namespace, &registration.name);
+    let identity = judge(registration, authorities, &presented.endorsement_key, &presented.certificates)?;
+    let puzzle = puzzle(&presented.endorsement_key, presented.attestation_key.name())?;
+    send(socket, challenge_message(&puzzle.credential)?.into_bytes()).await?;
+    check_answer(&receive(socket).await?, &puzzle.secret)?;
+    let machine = registrar::register(context, registration, &identity, report).await?;
+    tracing::info!(inventory = format!("{}/{}", machine.namespace, machine.name), "registered");
+    let config = serde_json::to_vec(&registration.answer(&context.endpoint()))
+        .map_err(|error| Refusal::new(RefusalCode::Internal, format!("writing the configuration: {error}")))?;
+    send(socket, config).await
+}
+
+async fn receive(socket: &mut impl Socket) -> Result<Vec<u8>, Refusal> {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Binary(bytes))) => return Ok(bytes.to_vec()),
+            Some(Ok(Message::Text(text))) => return Ok(text.as_bytes().to_vec()),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            _ => return Err(Refusal::new(RefusalCode::ProofRejected, "the machine hung up")),
+        }
+    }
+}
+
+async fn send(socket: &mut impl Socket, bytes: Vec<u8>) -> Result<(), Refusal> {
+    let hung_up = |_| Refusal::new(RefusalCode::ProofRejected, "the machine hung up");
+    socket.send(Message::Binary(bytes.into())).await.map_err(hung_up)
+}
+
+fn closing(refusal: Option<&Refusal>) -> Message {
+    use axum::extract::ws::{CloseFrame, close_code};
+    Message::Close(
+        refusal.map(|refusal| CloseFrame { code: close_code::POLICY, reason: refusal.code.to_string().into() }),
+    )
+}

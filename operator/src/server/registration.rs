@@ -1,0 +1,92 @@
+//! The registration URL: what a GET, a websocket of ours and a websocket of the first release get there.
+
+use super::{Desk, exchange, first_release, refuse};
+use crate::enroll;
+use crate::registration::{Registration, check_size};
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use protocol::message::{MAX_FRAME, SUBPROTOCOL};
+use protocol::{Refusal, RefusalCode, RegistrationToken};
+use std::sync::Arc;
+
+/// What the socket takes before it gives up on a message: more than a message may have, so that one somewhat too big
+/// is still read and answered with its reason.
+const MAX_READ: usize = 4 * MAX_FRAME;
+/// Each exchange has its buffers; with the library's default of 128 KiB a herd would cost more in buffers than in work.
+const BUFFER: usize = 8 * 1024;
+/// When to come back while the operator reads what it has to know, in seconds.
+const STARTING_RETRY_AFTER: u64 = 2;
+
+pub(super) async fn open(
+    State(desk): State<Desk>,
+    Path(token): Path<String>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let answer = match upgrade {
+        Ok(upgrade) => enter(&desk, &token, &headers, upgrade),
+        Err(_) if !headers.contains_key(header::UPGRADE) => settings(&desk, &token),
+        Err(rejection) => Err(Refusal::new(RefusalCode::MalformedMessage, rejection.body_text())),
+    };
+    answer.unwrap_or_else(|refusal| {
+        desk.context.metrics.count("open", Some(&refusal));
+        tracing::info!(code = %refusal.code, "refused before an exchange");
+        refuse(&refusal)
+    })
+}
+
+/// What stands on a medium, as cloud-config.
+fn settings(desk: &Desk, token: &str) -> Result<Response, Refusal> {
+    let registration = find(desk, token)?;
+    if let Some(refusal) = enroll::expired(&registration, (desk.context.clock)()) {
+        return Err(refusal);
+    }
+    let yaml = serde_yaml::to_string(&registration.medium_settings(&desk.context.endpoint()))
+        .map_err(|error| Refusal::new(RefusalCode::Internal, format!("writing YAML: {error}")))?;
+    Ok(([(header::CONTENT_TYPE, "text/yaml")], format!("#cloud-config\n{yaml}")).into_response())
+}
+
+fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Result<Response, Refusal> {
+    let registration = find(desk, token)?;
+    if !desk.context.is_ready() {
+        return Err(starting());
+    }
+    if let Err(problem) = &registration.templates {
+        return Err(Refusal::new(RefusalCode::RegistrationInvalid, problem.message.clone()));
+    }
+    check_size(&registration, &desk.context.endpoint())
+        .map_err(|problem| Refusal::new(RefusalCode::RegistrationInvalid, problem.message))?;
+    let admitted = desk.admission.admit()?;
+    let context = desk.context.clone();
+    let upgrade = upgrade
+        .max_message_size(MAX_READ)
+        .max_frame_size(MAX_READ)
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(0)
+        .protocols([SUBPROTOCOL]);
+    if upgrade.selected_protocol().is_some() {
+        return Ok(upgrade.on_upgrade(move |socket| exchange::run(socket, context, registration, admitted)));
+    }
+    let presented = first_release::read_headers(headers)?;
+    Ok(upgrade.on_upgrade(move |socket| first_release::run(socket, context, registration, presented, admitted)))
+}
+
+fn find(desk: &Desk, token: &str) -> Result<Arc<Registration>, Refusal> {
+    let token: RegistrationToken = token.parse().map_err(|error: protocol::token::MalformedToken| {
+        Refusal::new(RefusalCode::MalformedToken, format!("{error}; the registration URL was cut or mistyped"))
+    })?;
+    if !desk.context.registrations.is_complete() {
+        return Err(starting());
+    }
+    desk.context.registrations.find(&token).ok_or_else(|| {
+        let message = "no MachineRegistration has this token; take the URL from its status.registrationURL";
+        Refusal::new(RefusalCode::UnknownToken, message)
+    })
+}
+
+fn starting() -> Refusal {
+    Refusal::new(RefusalCode::Unavailable, "the operator is reading the inventory").retry_after(STARTING_RETRY_AFTER)
+}

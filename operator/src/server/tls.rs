@@ -1,0 +1,54 @@
+//! The certificate that connections are accepted with, exchangeable while the server runs.
+
+use crate::authority::TlsMaterial;
+use anyhow::Context as _;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use std::sync::{Arc, RwLock};
+
+#[derive(Debug)]
+pub struct CertificateHolder {
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl CertificateHolder {
+    pub fn new(material: &TlsMaterial) -> anyhow::Result<Arc<Self>> {
+        Ok(Arc::new(Self { current: RwLock::new(certified_key(material)?) }))
+    }
+
+    /// From now on, new connections are accepted with this.
+    pub fn replace(&self, material: &TlsMaterial) -> anyhow::Result<()> {
+        let key = certified_key(material)?;
+        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = key;
+        Ok(())
+    }
+
+    /// TLS 1.2 and 1.3 with HTTP/1.1: websockets need no more.
+    pub fn server_config(self: Arc<Self>) -> anyhow::Result<Arc<ServerConfig>> {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .context("choosing TLS versions")?
+            .with_no_client_auth()
+            .with_cert_resolver(self);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+impl ResolvesServerCert for CertificateHolder {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
+    }
+}
+
+fn certified_key(material: &TlsMaterial) -> anyhow::Result<Arc<CertifiedKey>> {
+    let chain = CertificateDer::pem_slice_iter(material.server.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .context("reading the server's certificate")?;
+    let key = PrivateKeyDer::from_pem_slice(material.server.key.as_bytes()).context("reading the server's key")?;
+    let key = any_supported_type(&key).context("using the server's key")?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
