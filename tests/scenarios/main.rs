@@ -1,2 +1,3 @@
+mod exchange;
 mod first_release;
 mod harness;

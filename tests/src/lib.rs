@@ -19,6 +19,7 @@ pub mod process;
 pub mod qmp;
 pub mod registration;
 pub mod scratch;
+pub mod site;
 pub mod software_machine;
 pub mod software_tpm;
 pub mod ssh;

@@ -5,11 +5,9 @@
 use super::api_writes::ApiWrites;
 use super::figure::{Figure, Sample, quantile};
 use super::process_cost::{processor_time, resident_memory, wait_until_idle};
-use crate::cluster::{Cluster, Controllers};
-use crate::operator::Operator;
-use crate::registration::{NAMESPACE, Registration};
-use crate::scratch::Scratch;
-use crate::software_machine::{Endpoint, usual_report};
+use crate::registration::NAMESPACE;
+use crate::site::Site;
+use crate::software_machine::usual_report;
 use crate::software_tpm::{KeyKind, SoftwareTpm, Vendor};
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
@@ -68,17 +66,13 @@ pub static FIGURES: &[&Figure] = &[
 
 /// One run, with a cluster and an operator of its own.
 pub async fn measure(load: &Load) -> Result<Vec<Sample>> {
-    let scratch = Scratch::new("bench-registrations")?;
-    let cluster = Cluster::start(&scratch.folder("cluster")?, Controllers::Absent).await?;
-    let mut operator = Operator::start(&cluster, &scratch.folder("operator")?).await?;
-    let client = cluster.client().await?;
-    let registration = Registration::apply(&cluster, "bench", registration_spec())?;
-    let endpoint = Endpoint::new(&registration.local_url(&operator)?, &operator.ca().await?)?;
+    let mut site = Site::start("bench-registrations", registration_spec()).await?;
+    let (client, endpoint) = (site.cluster.client().await?, site.endpoint().await?);
     let vendor = Vendor::new("TPM works")?;
     let machines: Vec<(String, SoftwareTpm)> = (0..load.machines)
         .map(|number| Ok((format!("SN{number:06}"), SoftwareTpm::new(load.endorsement_keys)?.certified_by(&vendor)?)))
         .collect::<Result<_>>()?;
-    let pid = operator.pid()?;
+    let pid = site.operator.pid()?;
 
     let register = async |(serial, tpm): &(String, SoftwareTpm)| {
         endpoint.register(tpm, usual_report(serial)).await?;
@@ -93,7 +87,7 @@ pub async fn measure(load: &Load) -> Result<Vec<Sample>> {
         eprintln!("  {} registrations failed; the first: {first}", failures.len());
     }
 
-    operator.stop();
+    site.operator.stop();
     let bare = bare_creates(&client, load).await?;
     Ok(vec![
         NEW_RATE.beside(new.run.rate(), bare.rate()),

@@ -1,0 +1,131 @@
+//! The registration exchange against a running operator: honest machines, dishonest ones, and machines that cannot
+//! speak.
+
+use anyhow::Result;
+use futures::future::join_all;
+use harness::registration::NAMESPACE;
+use harness::site::Site;
+use harness::software_machine::{Endpoint, NoAnswer, usual_report};
+use harness::software_tpm::{KeyKind, Liar, Lie, SoftwareTpm, Vendor};
+use protocol::message::{Hello, MAX_FRAME, Proof};
+use protocol::{FromMachine, Refusal, RefusalCode};
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_registers_many_times_at_once_has_one_inventory() {
+    let spec = json!({"machineName": "${System Information/Serial Number}-", "cloudConfig": {"hostname": "edge"}});
+    let site = Site::start("exchange-at-once", spec).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let tpm = SoftwareTpm::new(KeyKind::Rsa2048).unwrap();
+
+    let at_once = join_all((0..8).map(|_| endpoint.register(&tpm, usual_report("SN-1")))).await;
+    let names: Vec<String> = at_once.into_iter().map(|config| config.unwrap().inventory).collect();
+    assert!(names.iter().all(|name| *name == names[0]), "{names:?}");
+    assert!(names[0].starts_with(&format!("{NAMESPACE}/sn-1-")), "{names:?}");
+
+    // After a reinstall, and with another mainboard: the TPM is who it is.
+    let config = endpoint.register(&tpm, usual_report("SN-2")).await.unwrap();
+    assert_eq!(config.inventory, names[0]);
+    assert_eq!(config.cloud_config.0["hostname"], "edge");
+    let [inventory] = &site.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
+    assert_eq!(inventory["spec"]["tpmHash"], tpm.hash().as_str());
+    assert_eq!(inventory["spec"]["smbios"]["System Information"]["Serial Number"], "SN-2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_lie_is_refused_by_its_name_and_leaves_nothing_behind() {
+    let site = Site::start("exchange-lies", json!({})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let vendor = Vendor::new("TPM works").unwrap();
+    for &lie in Lie::ALL {
+        let refusal = lie_to(&endpoint, &Liar::new(lie, &vendor).unwrap()).await.unwrap_err().refusal().unwrap();
+        assert_eq!(refusal.code, lie.refusal(), "{lie:?}: {refusal}");
+    }
+    assert_eq!(site.inventories().unwrap(), [] as [Value; 0]);
+}
+
+/// Up to the operator's word on the proof.
+async fn lie_to(endpoint: &Endpoint, liar: &Liar) -> Result<(), NoAnswer> {
+    let mut earlier = endpoint.connect().await?;
+    earlier.say(&FromMachine::Hello(liar.hello())).await?;
+    let earlier = earlier.hear_challenge().await?;
+
+    let mut exchange = endpoint.connect().await?;
+    exchange.say(&FromMachine::Hello(liar.hello())).await?;
+    let challenge = exchange.hear_challenge().await?;
+    exchange.say(&FromMachine::Proof(liar.proof(&challenge, &earlier)?)).await?;
+    exchange.hear().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_a_message_in_its_place_is_refused_with_a_reason() {
+    let site = Site::start("exchange-malformed", json!({})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let hello = SoftwareTpm::new(KeyKind::P256).unwrap().hello();
+    let text = |message: &FromMachine| serde_json::to_string(message).unwrap();
+    let proof = Proof { secret: vec![0; 32], quote: vec![], signature: vec![], event_log: None };
+    let cases = [
+        (RefusalCode::MalformedMessage, text(&FromMachine::Hello(hello.clone())).split_at(100).0.to_owned()),
+        (RefusalCode::MalformedMessage, r#"{"type":"hello"}"#.to_owned()),
+        (RefusalCode::UnknownMessage, r#"{"type":"greeting"}"#.to_owned()),
+        (RefusalCode::UnexpectedMessage, text(&FromMachine::Proof(proof))),
+        (RefusalCode::UnsupportedVersion, text(&FromMachine::Hello(Hello { versions: vec![99], ..hello.clone() }))),
+        (
+            RefusalCode::UnsupportedEndorsementKey,
+            text(&FromMachine::Hello(Hello { ek_public: vec![1], ..hello.clone() })),
+        ),
+        (RefusalCode::MessageTooBig, " ".repeat(MAX_FRAME + 1)),
+    ];
+    for (code, frame) in cases {
+        let start: String = frame.chars().take(60).collect();
+        let refusal = refusal_of(&endpoint, frame).await.unwrap();
+        assert_eq!(refusal.code, code, "{start}: {refusal}");
+        assert!(!refusal.message.is_empty());
+    }
+}
+
+async fn refusal_of(endpoint: &Endpoint, frame: String) -> Result<Refusal> {
+    let answer = async {
+        let mut exchange = endpoint.connect().await?;
+        exchange.say_raw(frame).await?;
+        exchange.hear().await
+    };
+    match answer.await {
+        Ok(message) => anyhow::bail!("expected a refusal, got {message:?}"),
+        Err(error) => error.refusal(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_must_be_whole_known_and_in_time() {
+    let site = Site::start("exchange-tokens", json!({"expiresAt": "2020-01-01T00:00:00Z"})).await.unwrap();
+    let ca = site.operator.ca().await.unwrap();
+    let url = site.url().unwrap();
+    let (start, token) = url.rsplit_once('/').unwrap();
+    let other = "a".repeat(token.len());
+    for (code, url) in [
+        (RefusalCode::RegistrationExpired, url.clone()),
+        (RefusalCode::UnknownToken, format!("{start}/{other}")),
+        (RefusalCode::MalformedToken, format!("{start}/{}", &token[..20])),
+    ] {
+        let refused = Endpoint::new(&url, &ca).unwrap().connect().await.map(drop).unwrap_err().refusal().unwrap();
+        assert_eq!(refused.code, code, "{refused}");
+        assert!(!refused.message.contains(token), "the token is not repeated");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_api_server_the_operator_says_so_and_recovers() {
+    let mut site = Site::start("exchange-api-down", json!({})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+
+    site.cluster.stop_api_server();
+    let refusal = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap_err().refusal().unwrap();
+    assert_eq!(refusal.code, RefusalCode::Unavailable, "{refusal}");
+    assert!(refusal.code.may_succeed_later());
+
+    site.cluster.start_api_server().await.unwrap();
+    endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
+    assert_eq!(site.inventories().unwrap().len(), 1);
+}

@@ -1,0 +1,46 @@
+//! Everything but the machines: a cluster, the operator in it, and one registration.
+
+use crate::cluster::{Cluster, Controllers};
+use crate::operator::Operator;
+use crate::registration::{NAMESPACE, Registration};
+use crate::scratch::Scratch;
+use crate::software_machine::Endpoint;
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+pub struct Site {
+    pub operator: Operator,
+    pub cluster: Cluster,
+    pub registration: Registration,
+    /// Goes last: everything else lies in it.
+    pub scratch: Scratch,
+}
+
+impl Site {
+    /// `name` is the test's; `spec` that of the MachineRegistration.
+    pub async fn start(name: &str, spec: Value) -> Result<Self> {
+        let scratch = Scratch::new(name)?;
+        let cluster = Cluster::start(&scratch.folder("cluster")?, Controllers::Absent).await?;
+        let operator = Operator::start(&cluster, &scratch.folder("operator")?).await?;
+        let registration = Registration::apply(&cluster, "edge", spec)?;
+        Ok(Self { operator, cluster, registration, scratch })
+    }
+
+    /// The registration's URL for programs on this host.
+    pub fn url(&self) -> Result<String> {
+        self.registration.local_url(&self.operator)
+    }
+
+    /// For machines in memory.
+    pub async fn endpoint(&self) -> Result<Endpoint> {
+        Endpoint::new(&self.url()?, &self.operator.ca().await?)
+    }
+
+    /// All MachineInventory objects there are.
+    pub fn inventories(&self) -> Result<Vec<Value>> {
+        let kind = "machineinventories.rancheros.cattle.io";
+        let list = self.cluster.kubectl(&["get", kind, "--namespace", NAMESPACE, "--output", "json"], "")?;
+        let list: Value = serde_json::from_str(&list).context("reading the inventories")?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+}
