@@ -15,7 +15,9 @@ pub use machine_inventory::*;
 pub use machine_registration::*;
 pub use managed_os_image::*;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 
 pub const GROUP: &str = "rancheros.cattle.io";
@@ -75,8 +77,31 @@ pub mod reason {
 pub fn definitions() -> Vec<(String, CustomResourceDefinition)> {
     [MachineRegistration::crd(), MachineInventory::crd(), ManagedOSImage::crd()]
         .into_iter()
-        .map(|definition| (format!("{}.yaml", definition.spec.names.plural), definition))
+        .map(|definition| (format!("{}.yaml", definition.spec.names.plural), without_unknown_formats(definition)))
         .collect()
+}
+
+/// Rust's unsigned integers have formats that the API server does not know and warns of; their minimum says it all.
+fn without_unknown_formats(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut definition.spec.versions {
+        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            drop_unknown_formats(schema);
+        }
+    }
+    definition
+}
+
+fn drop_unknown_formats(schema: &mut JSONSchemaProps) {
+    schema.format.take_if(|format| format.starts_with("uint"));
+    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(drop_unknown_formats);
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => drop_unknown_formats(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(drop_unknown_formats),
+        None => {}
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        drop_unknown_formats(values);
+    }
 }
 
 /// One YAML document.
