@@ -55,6 +55,18 @@ fn write_announcement(out: &mut impl Write, milestone: Milestone, text: &str) ->
     lines.try_for_each(|line| writeln!(out, "  {}", printable(line)))
 }
 
+/// Prints what is no milestone, such as why something is tried again, on stderr.
+pub fn note(text: impl std::fmt::Display) {
+    // As above: a console that cannot be written to ends nothing.
+    let _ = writeln!(io::stderr().lock(), "ros-installer: {}", printable(&text.to_string()));
+}
+
+/// An error and everything below it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Control characters of foreign text (serial numbers, refusals) do not reach the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()

@@ -1,8 +1,10 @@
 //! What the installation was asked for: several sources, weakest first, resolved once into one value.
 
+mod gather;
 mod layer;
 pub mod sources;
 
+pub use gather::{GatherError, Gathered};
 pub use layer::{Layer, Resolved, SettingError, resolve};
 use serde::Serialize;
 use std::fmt;

@@ -3,21 +3,15 @@
 use super::{DeviceSelector, Secret, Setting, Settings, Source};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use protocol::CloudConfig;
+use protocol::cloud_config::normal_key;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What one source says. Keys are compared by their letters and digits alone, in any case: `configURL`, `config_url`
-/// and `config-url` are one key.
+/// What one source says, by [`normal_key`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
     source: Source,
-    entries: BTreeMap<String, Entry>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Entry {
-    written_as: String,
-    value: Value,
+    entries: BTreeMap<String, Value>,
 }
 
 /// A setting that cannot be used. The value is not repeated: it may be a secret.
@@ -41,9 +35,9 @@ pub struct Resolved {
 pub fn resolve<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Resolved, SettingError> {
     let mut resolved = Resolved::default();
     for layer in layers {
-        for (key, entry) in &layer.entries {
-            if !apply(&mut resolved.settings, key, entry, layer.source)? {
-                resolved.unknown.push(format!("{}, from {}, is no setting", entry.written_as, layer.source));
+        for (key, value) in &layer.entries {
+            if !apply(&mut resolved.settings, key, value, layer.source)? {
+                resolved.unknown.push(format!("{key}, from {}, is no setting", layer.source));
             }
         }
     }
@@ -59,21 +53,19 @@ impl Layer {
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         let value = value.into();
         if !value.is_null() {
-            self.entries.insert(normal(key), Entry { written_as: key.to_owned(), value });
+            self.entries.insert(normal_key(key), value);
         }
     }
 
     /// From the mapping `rancheros.install`; mappings in it, such as `deviceSelector`, become keys with a dot.
     pub fn from_cloud_config(source: Source, document: &CloudConfig) -> Self {
         let mut layer = Self::new(source);
-        if let Some(Value::Object(install)) = document.0.get("rancheros").and_then(|own| own.get("install")) {
-            for (key, value) in install {
-                match value {
-                    Value::Object(inner) => {
-                        inner.iter().for_each(|(name, value)| layer.set(&format!("{key}.{name}"), value.clone()));
-                    }
-                    value => layer.set(key, value.clone()),
+        for (key, value) in document.install() {
+            match value {
+                Value::Object(inner) => {
+                    inner.iter().for_each(|(name, value)| layer.set(&format!("{key}.{name}"), value.clone()));
                 }
+                value => layer.set(&key, value.clone()),
             }
         }
         layer
@@ -87,20 +79,39 @@ impl Layer {
                 Some((key, value)) => (key, Value::from(value)),
                 None => (word.as_str(), Value::Bool(true)),
             };
-            if let Some(own) = normal(key).strip_prefix("rancherosinstall").filter(|own| !own.is_empty()) {
-                layer.entries.insert(own.to_owned(), Entry { written_as: key.to_owned(), value });
+            if let Some(own) = normal_key(key).strip_prefix("rancherosinstall").filter(|own| !own.is_empty()) {
+                layer.set(own, value);
             }
         }
         layer
     }
 }
 
+/// Keys as documents spell them, for messages.
+const SPELLING: &[&str] = &[
+    "configURL",
+    "registrationURL",
+    "registrationCACert",
+    "forceEFI",
+    "noFormat",
+    "powerOff",
+    "isoURL",
+    "deviceSelector.byId",
+    "deviceSelector.serial",
+    "deviceSelector.model",
+    "deviceSelector.minSize",
+    "deviceSelector.maxSize",
+];
+
 /// The only place that knows every key. Returns whether there is such a setting.
-fn apply(settings: &mut Settings, key: &str, entry: &Entry, source: Source) -> Result<bool, SettingError> {
-    let must_be = |rule| SettingError { key: entry.written_as.clone(), source_of_value: source, rule };
-    let text = || text(&entry.value).ok_or_else(|| must_be("text"));
-    let flag = || flag(&entry.value).ok_or_else(|| must_be("true or false"));
-    let size = || size(&entry.value).ok_or_else(|| must_be("a size in bytes or with KiB, MiB, GiB or TiB"));
+fn apply(settings: &mut Settings, key: &str, value: &Value, source: Source) -> Result<bool, SettingError> {
+    let must_be = |rule| {
+        let spelled = SPELLING.iter().find(|spelled| normal_key(spelled) == key);
+        SettingError { key: (*spelled.unwrap_or(&key)).to_owned(), source_of_value: source, rule }
+    };
+    let text = || text(value).ok_or_else(|| must_be("text"));
+    let flag = || flag(value).ok_or_else(|| must_be("true or false"));
+    let size = || size(value).ok_or_else(|| must_be("a size in bytes or with KiB, MiB, GiB or TiB"));
     let selector = &mut settings.device_selector;
     match key {
         "configurl" => settings.config_url = Setting::new(Some(text()?), source),
@@ -144,10 +155,6 @@ fn select<T>(
 ) {
     *part(&mut selector.value) = Some(value);
     selector.source = source;
-}
-
-fn normal(key: &str) -> String {
-    key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
 /// A number is text, too: `serial: 12345` in YAML means the digits.

@@ -8,8 +8,8 @@ use std::time::Duration;
 /// Where a live system finds the settings on its medium, and an installed one its registration.
 pub const MEDIUM_FILE: &str = "run/ros/medium/registration.yaml";
 pub const INSTALLED_FILE: &str = "oem/registration.yaml";
-/// The medium reserves 64 KiB; documents from elsewhere may carry files, up to this size in bytes.
-const LARGEST_DOCUMENT: u64 = 4 << 20;
+/// One byte more than a document may have is read, so that the parser refuses what is larger.
+const READ_LIMIT: u64 = CloudConfig::MAX_DOCUMENT as u64 + 1;
 /// For one attempt to fetch a document.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -17,10 +17,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum DocumentError {
     #[error("reading {}", .path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{name} is no cloud-config: {problem}")]
+    #[error("{name} is no cloud-config that can be used: {problem}")]
     Malformed { name: String, problem: String },
-    #[error("{name} is larger than {LARGEST_DOCUMENT} bytes")]
-    TooLarge { name: String },
     #[error("configURL {name}: {scheme}:// is not supported here; serve the document by http, https, or as file://")]
     Scheme { name: String, scheme: String },
     #[error("configURL {name} cannot be understood: {problem}")]
@@ -46,7 +44,7 @@ impl DocumentError {
 pub fn read(path: &Path) -> Result<Option<CloudConfig>, DocumentError> {
     let name = path.display().to_string();
     let mut bytes = Vec::new();
-    match std::fs::File::open(path).and_then(|file| file.take(LARGEST_DOCUMENT + 1).read_to_end(&mut bytes)) {
+    match std::fs::File::open(path).and_then(|file| file.take(READ_LIMIT).read_to_end(&mut bytes)) {
         Ok(_) => parse(&name, &bytes),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(DocumentError::Read { path: path.to_owned(), source }),
@@ -74,6 +72,15 @@ pub async fn fetch(url: &str, ca: Option<&str>) -> Result<CloudConfig, DocumentE
     document.ok_or_else(|| DocumentError::Malformed { name, problem: "it is empty".to_owned() })
 }
 
+/// One attempt to fetch text.
+pub async fn download_text(url: &str, ca: Option<&str>) -> Result<String, DocumentError> {
+    let name = without_secrets(url);
+    let parsed = reqwest::Url::parse(url)
+        .map_err(|error| DocumentError::Address { name: name.clone(), problem: error.to_string() })?;
+    let bytes = download(parsed, ca).await.map_err(|source| DocumentError::Fetch { name, source: source.without_url() })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 async fn download(url: reqwest::Url, ca: Option<&str>) -> Result<Vec<u8>, reqwest::Error> {
     let mut client = reqwest::Client::builder().timeout(FETCH_TIMEOUT);
     if let Some(pem) = ca {
@@ -83,7 +90,7 @@ async fn download(url: reqwest::Url, ca: Option<&str>) -> Result<Vec<u8>, reqwes
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         bytes.extend_from_slice(&chunk);
-        if bytes.len() as u64 > LARGEST_DOCUMENT {
+        if bytes.len() as u64 >= READ_LIMIT {
             break;
         }
     }
@@ -91,20 +98,14 @@ async fn download(url: reqwest::Url, ca: Option<&str>) -> Result<Vec<u8>, reqwes
 }
 
 fn parse(name: &str, bytes: &[u8]) -> Result<Option<CloudConfig>, DocumentError> {
-    if bytes.len() as u64 > LARGEST_DOCUMENT {
-        return Err(DocumentError::TooLarge { name: name.to_owned() });
-    }
     let malformed = |problem: String| DocumentError::Malformed { name: name.to_owned(), problem };
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(error.to_string()))?;
-    let says_nothing = |line: &str| line.trim().is_empty() || line.starts_with('#');
-    if text.lines().all(says_nothing) {
-        return Ok(None);
-    }
-    serde_yaml::from_str(text).map(Some).map_err(|error| malformed(error.to_string()))
+    let document = CloudConfig::parse(text).map_err(|error| malformed(error.to_string()))?;
+    Ok(Some(document).filter(|document| !document.0.is_empty()))
 }
 
 /// The address without user, password, query and fragment: what may be shown.
-fn without_secrets(url: &str) -> String {
+pub fn without_secrets(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     match url.split_once("://") {
         Some((scheme, rest)) => {
@@ -136,7 +137,7 @@ mod tests {
         for broken in ["a: [", "just words", "- a list", "\u{0}"] {
             std::fs::write(&path, broken).unwrap();
             let error = read(&path).unwrap_err().to_string();
-            assert!(error.contains("registration.yaml is no cloud-config"), "{error}");
+            assert!(error.contains("registration.yaml is no cloud-config that"), "{error}");
         }
     }
 

@@ -299,7 +299,7 @@ fn subject_public_key_info(public: &Public) -> Result<Vec<u8>, TpmError> {
 fn der_length(bytes: &[u8]) -> Option<usize> {
     let (&[0x30, first], rest) = bytes.split_first_chunk::<2>()? else { return None };
     let length = match first {
-        0..0x80 => 2 + usize::from(first),
+        0..=0x7f => 2 + usize::from(first),
         0x81 => 3 + usize::from(*rest.first()?),
         0x82 => 4 + usize::from(u16::from_be_bytes(*rest.first_chunk::<2>()?)),
         _ => return None,

@@ -1,0 +1,183 @@
+//! `install`: from a machine that was just switched on to one that reboots into its own system.
+
+mod disk;
+
+use super::operator::{self, PendingIdentity};
+use super::{network, probe};
+use crate::cli::{InstallOptions, Output};
+use crate::command::Command;
+use crate::console::{self, Milestone, announce, chain};
+use crate::exit_code::{ExitCode, OrExit};
+use crate::identity::Identity;
+use crate::interactive::{self, Terminal, is_public_key};
+use crate::machine::Machine;
+use crate::plan::{InstallPlan, plan};
+use crate::register::relay::Relay;
+use crate::register::websocket::WebSocketTransport;
+use crate::register::{Backoff, Exchange};
+use crate::release_source::MEDIUM_RELEASE;
+use crate::settings::sources::{self, DocumentError};
+use crate::settings::{Gathered, Source};
+use anyhow::Context;
+use disk::{InstallError, Job};
+use protocol::CloudConfig;
+use protocol::message::{Done, Failure};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
+    let flags = options.settings.layer().context("reading the file of --registration-ca-cert")?;
+    let gathered = Gathered::from_machine(root, options.settings.settings_file.as_deref(), flags);
+    let mut gathered = gathered.or_exit(ExitCode::Settings).context("resolving the settings")?;
+    let release = options.release.clone().unwrap_or_else(|| PathBuf::from(MEDIUM_RELEASE));
+    if options.dry_run {
+        return dry_run(&gathered, &Machine::probe(root), &release, options.output);
+    }
+    // The TPM takes its time on hardware; the network does, too.
+    let begin_identity = || PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
+    let mut identity = gathered.settings().registration_url.is_some().then(begin_identity);
+    let machine = Machine::probe(root);
+    announce(Milestone::Probed, probe::describe(&machine));
+
+    let mut network_is_up = false;
+    if let Some(url) = gathered.settings().config_url.clone().value {
+        wait_for_network(&mut network_is_up).await;
+        add_config_url(&mut gathered, &url).await?;
+    }
+    if gathered.settings().registration_url.is_none() && !*gathered.settings().automatic {
+        ask(&mut gathered, &machine, &mut network_is_up).await?;
+    }
+    gathered.unknown().iter().for_each(console::note);
+    let Some(mut transport) = operator::transport(gathered.settings())? else {
+        return without_operator(gathered, root, release).await;
+    };
+    let identity = identity.take().unwrap_or_else(begin_identity);
+    wait_for_network(&mut network_is_up).await;
+    let identity = identity.ready().await?;
+    let (exchange, config) = operator::register(&mut transport, &identity, &machine, false).await?;
+    let added = gathered.add_document(Source::Operator, config.cloud_config);
+    let job = added.map(|()| Job { gathered, root: root.to_owned(), release }).map_err(InstallError::from);
+    with_operator(job, transport, identity, exchange).await
+}
+
+/// Installs and keeps the operator informed; an installation that failed is told to it as well.
+async fn with_operator(
+    job: Result<Job, InstallError>,
+    transport: WebSocketTransport,
+    identity: Identity,
+    exchange: Exchange<crate::register::websocket::WebSocketConnection>,
+) -> anyhow::Result<()> {
+    let mut relay = Relay::new(transport, identity, exchange, operator::chance);
+    let result = match job {
+        Ok(job) => {
+            let (sender, updates) = watch::channel(None);
+            let ((), result) = tokio::join!(relay.run(updates), job.run(sender));
+            result
+        }
+        Err(error) => Err(error),
+    };
+    let failure =
+        result.as_ref().err().map(|error| Failure { reason: error.reason().to_owned(), message: chain(error) });
+    if let Err(error) = relay.finish(Done { failure }).await {
+        console::note(format!("the operator could not be told how this ended: {}", chain(&error)));
+    }
+    leave(result)
+}
+
+async fn without_operator(gathered: Gathered, root: &Path, release: PathBuf) -> anyhow::Result<()> {
+    let (sender, _) = watch::channel(None);
+    leave(Job { gathered, root: root.to_owned(), release }.run(sender).await)
+}
+
+/// Reboots or switches off after a success.
+fn leave(result: Result<InstallPlan, InstallError>) -> anyhow::Result<()> {
+    let plan = result.map_err(|error| {
+        let code = error.exit_code();
+        Err::<(), _>(error).or_exit(code).unwrap_err()
+    })?;
+    let (verb, text) = if plan.power_off { ("poweroff", "switching off") } else { ("reboot", "into the new system") };
+    announce(Milestone::Rebooting, text);
+    // Nothing that runs here has anything to save, and everything written was synced and read back: services need
+    // not be stopped one by one.
+    Command::new("systemctl").arguments([verb, "--force"]).run().context("leaving the live system")?;
+    Ok(())
+}
+
+fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Output) -> anyhow::Result<()> {
+    gathered.unknown().iter().for_each(console::note);
+    let manifest = disk::manifest(release).context("reading the release")?;
+    let plan = plan(gathered.settings(), machine, gathered.cloud_config(), &manifest, Uuid::new_v4);
+    let plan = plan.or_exit(ExitCode::NoTarget).context("planning the installation")?;
+    match output {
+        Output::Text => println!("{plan}"),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&plan).context("writing the plan")?),
+    }
+    if let Some(url) = &*gathered.settings().config_url {
+        console::note(format!("not asked in a dry run: {}", sources::without_secrets(url)));
+    }
+    if gathered.settings().registration_url.is_some() {
+        console::note("not asked in a dry run: the operator, whose configuration may change this plan");
+    }
+    Ok(())
+}
+
+async fn wait_for_network(is_up: &mut bool) {
+    if !std::mem::replace(is_up, true) {
+        network::wait().await;
+    }
+}
+
+async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut bool) -> anyhow::Result<()> {
+    let answers = interactive::ask(&mut Terminal, machine, gathered.settings()).or_exit(ExitCode::Declined)?;
+    gathered.add(Source::Answer, answers.settings).or_exit(ExitCode::Settings)?;
+    if let Some(url) = gathered.settings().config_url.clone().value
+        && gathered.settings().config_url.source == Source::Answer
+    {
+        wait_for_network(network_is_up).await;
+        add_config_url(gathered, &url).await?;
+    }
+    let mut config = answers.cloud_config;
+    if !answers.github_users.is_empty() {
+        wait_for_network(network_is_up).await;
+        let mut keys: Vec<Value> = match config.0.remove("ssh_authorized_keys") {
+            Some(Value::Array(keys)) => keys,
+            _ => Vec::new(),
+        };
+        for user in &answers.github_users {
+            keys.extend(github_keys(user).await?.into_iter().map(Value::from));
+        }
+        config.0.insert("ssh_authorized_keys".to_owned(), keys.into());
+    }
+    gathered.add_document(Source::Answer, config).or_exit(ExitCode::Settings)
+}
+
+/// The public keys that GitHub shows for an account.
+async fn github_keys(user: &str) -> anyhow::Result<Vec<String>> {
+    let url = format!("https://github.com/{user}.keys");
+    let text = persist_fetch(async || sources::download_text(&url, None).await).await?;
+    let keys: Vec<String> = text.lines().map(str::trim).filter(|line| is_public_key(line)).map(str::to_owned).collect();
+    if keys.is_empty() { Err(anyhow::anyhow!("GitHub knows no SSH key of {user}")) } else { Ok(keys) }
+}
+
+async fn add_config_url(gathered: &mut Gathered, url: &str) -> anyhow::Result<()> {
+    let ca = gathered.settings().registration_ca_cert.clone().value;
+    let document: CloudConfig = persist_fetch(async || sources::fetch(url, ca.as_deref()).await).await?;
+    gathered.add_document(Source::ConfigUrl, document).or_exit(ExitCode::Settings)
+}
+
+/// Repeats a download until it succeeds or can never.
+async fn persist_fetch<R>(mut attempt: impl AsyncFnMut() -> Result<R, DocumentError>) -> anyhow::Result<R> {
+    let mut backoff = Backoff::local();
+    loop {
+        match attempt().await {
+            Err(error) if error.may_succeed_later() => {
+                let wait = backoff.next(None, operator::chance());
+                console::note(format!("{}; next attempt in {} s", chain(&error), wait.as_secs_f64().ceil()));
+                tokio::time::sleep(wait).await;
+            }
+            result => return result.or_exit(ExitCode::Settings),
+        }
+    }
+}

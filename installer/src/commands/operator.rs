@@ -1,0 +1,98 @@
+//! The way to the operator that installing, registering and reporting share.
+
+use crate::console::{self, Milestone, announce, chain};
+use crate::exit_code::{ExitCode, OrExit};
+use crate::identity::Identity;
+use crate::machine::Machine;
+use crate::machine::addresses::addresses;
+use crate::register::websocket::{WebSocketConnection, WebSocketTransport};
+use crate::register::{Exchange, ExchangeError, with_retries};
+use crate::settings::Settings;
+use crate::tpm::{DeviceTpm, TpmError};
+use anyhow::Context;
+use protocol::message::{Config, MachineReport};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// An identity that is being prepared while other things happen.
+pub struct PendingIdentity(JoinHandle<Result<Identity, TpmError>>);
+
+impl PendingIdentity {
+    /// Starts making the TPM's keys on a thread of its own.
+    pub fn begin(tcti: String, root: PathBuf) -> Self {
+        let client = concat!("ros-installer/", env!("CARGO_PKG_VERSION")).to_owned();
+        Self(tokio::task::spawn_blocking(move || Identity::prepare(Box::new(DeviceTpm::open(&tcti)?), &root, client)))
+    }
+
+    pub async fn ready(self) -> anyhow::Result<Identity> {
+        let prepared = match self.0.await {
+            Ok(prepared) => prepared,
+            Err(stopped) => std::panic::resume_unwind(stopped.into_panic()),
+        };
+        prepared.map_err(|error| {
+            let code = if error.may_succeed_later() { ExitCode::Failed } else { ExitCode::NoTpm };
+            Err::<(), _>(error).or_exit(code).context("preparing this machine's identity").unwrap_err()
+        })
+    }
+}
+
+/// The transport that the settings ask for; `None` without a registration URL.
+pub fn transport(settings: &Settings) -> anyhow::Result<Option<WebSocketTransport>> {
+    let Some(url) = settings.registration_url.as_deref() else { return Ok(None) };
+    let transport = WebSocketTransport::new(url, settings.registration_ca_cert.as_deref());
+    let origin = || format!("using registrationURL, from {}", settings.registration_url.source);
+    transport.or_exit(ExitCode::Settings).with_context(origin).map(Some)
+}
+
+/// Registers and returns the open exchange with the operator's answer. Comes back after failures that may pass,
+/// unless `once`.
+pub async fn register(
+    transport: &mut WebSocketTransport,
+    identity: &Identity,
+    machine: &Machine,
+    once: bool,
+) -> anyhow::Result<(Exchange<WebSocketConnection>, Config)> {
+    let attempt = async || {
+        let mut exchange = Exchange::open(transport, identity).await?;
+        let mut hardware = machine.hardware.clone();
+        hardware.tpm = Some(identity.info().clone());
+        let report = MachineReport { smbios: machine.smbios.clone(), hardware, addresses: addresses() };
+        let config = exchange.configure(report).await?;
+        Ok((exchange, config))
+    };
+    let (exchange, config) = persist(attempt, once).await?;
+    announce(Milestone::Attested, format!("TPM {}, exchange {}", identity.hash(), exchange.correlation()));
+    announce(Milestone::Registered, format!("as {}", config.inventory));
+    Ok((exchange, config))
+}
+
+/// Repeats `attempt` and says on the console why. The error carries the exit status.
+pub async fn persist<R>(mut attempt: impl AsyncFnMut() -> Result<R, ExchangeError>, once: bool) -> anyhow::Result<R> {
+    let result = if once { attempt().await } else { with_retries(attempt, chance, say_why).await };
+    result.map_err(|error| {
+        let code = match &error {
+            error if error.may_succeed_later() => ExitCode::Failed,
+            ExchangeError::Tpm(_) => ExitCode::NoTpm,
+            _ => ExitCode::Refused,
+        };
+        Err::<(), _>(error).or_exit(code).unwrap_err()
+    })
+}
+
+fn say_why(error: &ExchangeError, wait: Duration) {
+    let text = format!("{}; next attempt in {} s", chain(error), wait.as_secs_f64().ceil());
+    if error.is_refusal() {
+        announce(Milestone::Refused, text);
+    } else {
+        console::note(text);
+    }
+}
+
+/// From 0 up to 1.
+pub fn chance() -> f64 {
+    let mut bytes = [0u8; 4];
+    // Without randomness the waits are still waits.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+}

@@ -1,0 +1,101 @@
+//! `probe`: everything known about the machine, as the operator will see it.
+
+use crate::cli::{Output, ProbeOptions};
+use crate::console::chain;
+use crate::exit_code::{ExitCode, OrExit};
+use crate::machine::addresses::addresses;
+use crate::machine::{DiskDetail, Machine};
+use crate::plan::layout::Size;
+use crate::tpm::{DeviceTpm, Tpm, TpmError, tpm_hash};
+use protocol::hardware::{FirmwareKind, TpmInfo};
+use serde_json::json;
+use std::path::Path;
+
+pub fn run(options: &ProbeOptions, root: &Path) -> anyhow::Result<()> {
+    let mut machine = Machine::probe(root);
+    let tpm = DeviceTpm::open(&options.tpm.tcti).and_then(|mut tpm| Ok((tpm.info()?, tpm_hash(&mut tpm)?)));
+    match options.output.output {
+        Output::Text => {
+            println!("{}", describe(&machine));
+            match &tpm {
+                Ok((info, hash)) => println!("TPM {}, hash {hash}", tpm_name(info)),
+                Err(error) => println!("no TPM: {}", chain(error)),
+            }
+        }
+        Output::Json => {
+            let hash = tpm.as_ref().ok().map(|(_, hash)| hash.to_string());
+            machine.hardware.tpm = tpm.ok().map(|(info, _)| info);
+            let document = json!({ "machine": machine, "addresses": addresses(), "tpmHash": hash });
+            println!("{document:#}");
+        }
+    }
+    Ok(())
+}
+
+/// The machine in a line, then a line for each disk and network interface.
+pub fn describe(machine: &Machine) -> String {
+    let system = |field: &str| machine.smbios.0.get("System Information").and_then(|section| section.get(field));
+    let names = [system("Manufacturer"), system("Product Name")].into_iter().flatten().cloned().collect::<Vec<_>>();
+    let name = if names.is_empty() { "unnamed machine".to_owned() } else { names.join(" ") };
+    let serial = system("Serial Number").map(|serial| format!(", serial {serial}")).unwrap_or_default();
+    let hardware = &machine.hardware;
+    let firmware = match (hardware.firmware.kind, hardware.firmware.secure_boot) {
+        (FirmwareKind::Bios, _) => "BIOS".to_owned(),
+        (FirmwareKind::Uefi, Some(true)) => "UEFI with Secure Boot".to_owned(),
+        (FirmwareKind::Uefi, _) => "UEFI".to_owned(),
+    };
+    let mut lines = vec![format!(
+        "{name}{serial}; {} x {}, {}, {firmware}",
+        hardware.cpu.threads,
+        if hardware.cpu.model.is_empty() { &hardware.cpu.architecture } else { &hardware.cpu.model },
+        Size(hardware.memory_bytes),
+    )];
+    lines.extend(machine.disks.iter().map(describe_disk));
+    lines.extend(hardware.nics.iter().map(|nic| {
+        let link = if nic.link { "link up" } else { "no link" };
+        format!("{}  {}  {}  {link}", nic.name, nic.mac, nic.driver)
+    }));
+    lines.join("\n")
+}
+
+fn describe_disk(disk: &DiskDetail) -> String {
+    let content = match (disk.is_boot_medium, disk.content.is_empty()) {
+        (true, _) => "the medium this system was started from".to_owned(),
+        (false, true) => "blank".to_owned(),
+        (false, false) => disk.content.join("; "),
+    };
+    let parts =
+        [disk.path.clone(), Size(disk.size_bytes).to_string(), disk.model.clone(), disk.serial.clone(), content];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ")
+}
+
+fn tpm_name(info: &TpmInfo) -> String {
+    format!("{} firmware {}", info.manufacturer, info.firmware)
+}
+
+/// The exit status that goes with a TPM's failure.
+pub fn tpm_failure(error: TpmError) -> anyhow::Error {
+    let code = if error.may_succeed_later() { ExitCode::Failed } else { ExitCode::NoTpm };
+    Err::<(), _>(error).or_exit(code).unwrap_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::SmbiosDocument;
+
+    #[test]
+    fn a_machine_is_described_in_lines_that_fit_a_console() {
+        let mut machine = Machine::default();
+        machine.smbios = serde_json::from_value::<SmbiosDocument>(json!({
+            "System Information": {"Manufacturer": "Acme", "Product Name": "Anvil", "Serial Number": "S-1"}
+        }))
+        .unwrap();
+        machine.hardware.cpu.threads = 2;
+        machine.hardware.cpu.model = "QEMU TCG CPU".to_owned();
+        machine.hardware.memory_bytes = 512 << 20;
+        machine.disks = vec![DiskDetail { path: "/dev/vda".into(), size_bytes: 8 << 30, ..DiskDetail::default() }];
+        let expected = "Acme Anvil, serial S-1; 2 x QEMU TCG CPU, 512 MiB, BIOS\n/dev/vda  8 GiB  blank";
+        assert_eq!(describe(&machine), expected);
+    }
+}

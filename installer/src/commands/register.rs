@@ -1,0 +1,29 @@
+//! `register`: the exchange alone, for trying out an operator and for machines that are installed by other means.
+
+use super::operator::{self, PendingIdentity};
+use crate::cli::{Output, RegisterOptions};
+use crate::exit_code::{ExitCode, OrExit};
+use crate::machine::Machine;
+use crate::settings::Gathered;
+use anyhow::Context;
+use serde_json::json;
+use std::path::Path;
+
+pub async fn run(options: &RegisterOptions, root: &Path) -> anyhow::Result<()> {
+    let flags = options.settings.layer().context("reading the file of --registration-ca-cert")?;
+    let gathered = Gathered::from_machine(root, options.settings.settings_file.as_deref(), flags);
+    let gathered = gathered.or_exit(ExitCode::Settings).context("resolving the settings")?;
+    let transport = operator::transport(gathered.settings())?;
+    let mut transport = transport
+        .context("there is no registrationURL: give --registration-url, or use a medium that has one")
+        .or_exit(ExitCode::Settings)?;
+    let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
+    let machine = Machine::probe(root);
+    let identity = identity.ready().await?;
+    let (_exchange, config) = operator::register(&mut transport, &identity, &machine, options.once).await?;
+    match options.output {
+        Output::Text => println!("{}", config.cloud_config.to_yaml()),
+        Output::Json => println!("{:#}", json!({ "inventory": config.inventory, "cloudConfig": config.cloud_config })),
+    }
+    Ok(())
+}

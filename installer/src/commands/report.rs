@@ -1,0 +1,113 @@
+//! `report`: an installed system tells its operator that it runs, first after each boot as `booted`.
+
+use super::operator::{self, PendingIdentity};
+use crate::cli::ReportOptions;
+use crate::console::{Milestone, announce};
+use crate::exit_code::{ExitCode, OrExit};
+use crate::machine::addresses::addresses;
+use crate::register::Exchange;
+use crate::settings::sources::INSTALLED_FILE;
+use crate::settings::{Gathered, Layer, Source};
+use crate::status::{LAST_REPORT, LastReport, Status};
+use anyhow::Context;
+use protocol::message::{Done, FromMachine, OsReport, Slot};
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Is there once `booted` was recorded; `/run` is new at each boot.
+const BOOTED_RECORDED: &str = "run/ros/booted-recorded";
+
+pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
+    let installed = root.join(INSTALLED_FILE);
+    let gathered = Gathered::from_machine(root, Some(&installed), Layer::new(Source::Flag));
+    let gathered = gathered.or_exit(ExitCode::Settings).context("resolving the settings")?;
+    let transport = operator::transport(gathered.settings())?;
+    let mut transport = transport
+        .with_context(|| format!("{} has no registrationURL: this machine has no operator", installed.display()))
+        .or_exit(ExitCode::Settings)?;
+    let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
+    let report = os_report(&Status::read().context("describing this system")?, root)?;
+    let identity = identity.ready().await?;
+    let recorded = root.join(BOOTED_RECORDED);
+    let is_first = !recorded.exists();
+    let attempt = async || {
+        let mut exchange = Exchange::open(&mut transport, &identity).await?;
+        let report = Box::new(OsReport { addresses: addresses(), ..report.clone() });
+        exchange.say(&if is_first { FromMachine::Booted(report) } else { FromMachine::Report(report) }).await?;
+        exchange.finish(Done::default()).await
+    };
+    operator::persist(attempt, false).await?;
+    remember(Path::new(LAST_REPORT))?;
+    if is_first {
+        std::fs::write(&recorded, &report.boot_id).with_context(|| format!("writing {}", recorded.display()))?;
+        announce(Milestone::Booted, format!("{} from slot {}, recorded by the operator", report.version, report.slot));
+    }
+    Ok(())
+}
+
+/// Fails on a live system: what runs from a medium is not installed.
+fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
+    anyhow::ensure!(status.slot != Slot::Live, "a live system is not an installed one: there is nothing to report");
+    let kernel = |name: &str| -> anyhow::Result<String> {
+        let path = root.join("proc/sys/kernel").join(name);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(text.trim().to_owned())
+    };
+    Ok(OsReport {
+        version: status.version.clone(),
+        release: status.release.clone(),
+        slot: status.slot,
+        healthy: status.is_healthy(),
+        boot_id: kernel("random/boot_id")?,
+        addresses: Vec::new(),
+        hostname: kernel("hostname").ok(),
+    })
+}
+
+/// For `status`.
+fn remember(path: &Path) -> anyhow::Result<()> {
+    let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let body = serde_json::to_vec(&LastReport { at }).context("writing the last report's time")?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    std::fs::write(path, body).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::BootMode;
+    use crate::status::BootState;
+    use std::fs::{create_dir_all, write};
+
+    #[test]
+    fn a_running_system_is_described_and_a_live_one_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        create_dir_all(root.path().join("proc/sys/kernel/random")).unwrap();
+        write(root.path().join("proc/sys/kernel/random/boot_id"), "id-1\n").unwrap();
+        write(root.path().join("proc/sys/kernel/hostname"), "anvil\n").unwrap();
+        let status = |slot| Status {
+            mode: BootMode::System,
+            slot,
+            version: "0.1.0".into(),
+            release: "sha256:00".into(),
+            boot: Some(BootState { active: Slot::B, good: true, tries: 0 }),
+            operator: None,
+            last_report: None,
+        };
+        let report = os_report(&status(Slot::B), root.path()).unwrap();
+        assert_eq!((report.version.as_str(), report.boot_id.as_str(), report.healthy), ("0.1.0", "id-1", true));
+        assert_eq!(report.hostname.as_deref(), Some("anvil"));
+        assert!(!os_report(&status(Slot::A), root.path()).unwrap().healthy, "another slot is the good one");
+        assert!(os_report(&status(Slot::Live), root.path()).is_err());
+    }
+
+    #[test]
+    fn the_last_report_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ros/last-report.json");
+        remember(&path).unwrap();
+        let last: LastReport = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert!(last.at > 1_700_000_000);
+    }
+}

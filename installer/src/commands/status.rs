@@ -1,0 +1,14 @@
+//! `status`: which system runs here.
+
+use crate::cli::{Output, OutputOptions};
+use crate::status::Status;
+use anyhow::Context;
+
+pub fn run(options: &OutputOptions) -> anyhow::Result<()> {
+    let status = Status::read()?;
+    match options.output {
+        Output::Text => println!("{status}"),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status).context("writing the status")?),
+    }
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! How long to wait before another attempt.
+
+use std::time::Duration;
+
+/// A wait that doubles up to a limit, spread so that a thousand machines that lost their operator together do not
+/// come back together.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    next: Duration,
+    limit: Duration,
+}
+
+impl Backoff {
+    /// For an operator that closed the connection, refused, or cannot be reached: 15 s, doubling to 5 minutes.
+    pub fn remote() -> Self {
+        Self { next: Duration::from_secs(15), limit: Duration::from_secs(300) }
+    }
+
+    /// For failures before a packet left this machine, which cost nobody anything and are usual while it starts:
+    /// half a second, doubling to 15 s.
+    pub fn local() -> Self {
+        Self { next: Duration::from_millis(500), limit: Duration::from_secs(15) }
+    }
+
+    /// The next wait: between three quarters and five quarters of the step, or, if the operator named one, that many
+    /// seconds and up to a tenth more. `chance`: from 0 up to 1.
+    pub fn next(&mut self, retry_after: Option<u64>, chance: f64) -> Duration {
+        let step = self.next;
+        self.next = (step * 2).min(self.limit);
+        match retry_after {
+            // A day is long enough for any operator; it also keeps the arithmetic in range.
+            Some(seconds) => Duration::from_secs(seconds.min(86_400)).mul_f64(1.0 + 0.1 * chance),
+            None => step.mul_f64(0.75 + 0.5 * chance),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_to_the_limit_and_the_operators_word_wins() {
+        let mut backoff = Backoff::remote();
+        let waits: Vec<u64> = (0..7).map(|_| backoff.next(None, 0.5).as_secs()).collect();
+        assert_eq!(waits, [15, 30, 60, 120, 240, 300, 300]);
+        assert_eq!(backoff.next(Some(7), 0.0), Duration::from_secs(7));
+        assert!(backoff.next(Some(u64::MAX), 0.99) < Duration::from_secs(100_000));
+        let mut spread = (Backoff::remote(), Backoff::remote());
+        assert_eq!((spread.0.next(None, 0.0).as_millis(), spread.1.next(None, 1.0).as_millis()), (11_250, 18_750));
+    }
+}

@@ -1,0 +1,137 @@
+//! Why an exchange did not come about, told so that a person at the console knows what to change.
+
+use crate::tpm::TpmError;
+use protocol::{Refusal, RefusalCode};
+use std::io;
+
+/// Why one exchange failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// By the operator during the exchange, or by us of what the operator said.
+    #[error("{0}; {advice}", advice = advice(.0.code))]
+    Refused(#[from] Refusal),
+    #[error("the operator did not answer within {seconds} s; its log may say why")]
+    TimedOut { seconds: u64 },
+    #[error("proving this machine's identity")]
+    Tpm(#[from] TpmError),
+}
+
+/// Why the operator was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("looking up {host}: {cause}; check the DNS server that DHCP gives out, or the name in registrationURL")]
+    Name { host: String, cause: io::Error },
+    #[error("connecting to {address}: {cause}; {hint}", hint = unreachable_hint(.cause))]
+    Unreachable { address: String, cause: io::Error },
+    #[error("connecting to {address}: no answer within {seconds} s; check address, route and firewall")]
+    Silent { address: String, seconds: u64 },
+    #[error(
+        "the certificate of {host} is not from the pinned authority; take a new medium if the operator's CA changed, \
+         and if it did not, something else answers at this address"
+    )]
+    NotPinned { host: String },
+    #[error(
+        "the certificate of {host} is not from an authority that this system knows; put the operator's CA into \
+         registrationCACert (MachineRegistration shows it, and /cacerts serves it)"
+    )]
+    UnknownAuthority { host: String },
+    #[error("the certificate at this address is not for {host} (it is for {names}); correct registrationURL or the operator's server URL")]
+    WrongName { host: String, names: String },
+    #[error("the certificate of {host} is not valid now ({cause}); this machine's clock says {now}: check both")]
+    WrongTime { host: String, cause: &'static str, now: String },
+    #[error("agreeing on encryption with {host}")]
+    Encryption { host: String, source: io::Error },
+    #[error("{host} answered with HTTP status {status} and not as an operator does; check registrationURL and any proxy between")]
+    NotAnOperator { host: String, status: u16 },
+    /// Before the websocket was open.
+    #[error("{0}; {advice}", advice = advice(.0.code))]
+    Refused(Refusal),
+    #[error("the connection to the operator ended: {0}")]
+    Lost(String),
+}
+
+impl ExchangeError {
+    /// Whether the same machine with the same medium may succeed later. What lies between machine and operator can
+    /// change at any time; a refusal says for itself; only the TPM and the medium are this machine's own.
+    pub fn may_succeed_later(&self) -> bool {
+        match self {
+            Self::Refused(refusal) | Self::Connect(ConnectError::Refused(refusal)) => refusal.code.may_succeed_later(),
+            Self::Tpm(error) => error.may_succeed_later(),
+            Self::Connect(_) | Self::TimedOut { .. } => true,
+        }
+    }
+
+    /// Whether nothing reached the network: usual in the seconds after power-on.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Connect(ConnectError::Name { .. }) => true,
+            Self::Connect(ConnectError::Unreachable { cause, .. }) => matches!(
+                cause.kind(),
+                io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable | io::ErrorKind::AddrNotAvailable
+            ),
+            _ => false,
+        }
+    }
+
+    /// Seconds that the operator asked to wait.
+    pub fn retry_after(&self) -> Option<u64> {
+        self.refusal().and_then(|refusal| refusal.retry_after)
+    }
+
+    /// The operator's refusal, if that is what ended the exchange.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) | Self::Connect(ConnectError::Refused(refusal)) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// Whether somebody said no, as against nobody answering: a refusal, or a certificate that we refuse.
+    pub fn is_refusal(&self) -> bool {
+        use ConnectError::{NotPinned, Refused, UnknownAuthority, WrongName, WrongTime};
+        matches!(
+            self,
+            Self::Refused(_)
+                | Self::Connect(
+                    Refused(_) | NotPinned { .. } | UnknownAuthority { .. } | WrongName { .. } | WrongTime { .. }
+                )
+        )
+    }
+}
+
+/// What a person does about a refusal.
+fn advice(code: RefusalCode) -> &'static str {
+    use RefusalCode::*;
+    match code {
+        MalformedToken | UnknownToken => {
+            "make a new medium with the registrationURL that `kubectl get machineregistration -o wide` shows"
+        }
+        RegistrationExpired => "raise the MachineRegistration's expiresAt, or make a medium for another one",
+        TooManyMachines => "raise the MachineRegistration's maxMachines, or delete machines that are gone",
+        ApprovalPending => "approve the MachineInventory; this machine keeps asking",
+        Busy | Unavailable | ShuttingDown | DeadlineExceeded => "this machine tries again by itself",
+        UnsupportedVersion | MalformedMessage | UnknownMessage | UnexpectedMessage | MessageTooBig => {
+            "update the older of the two, the operator or this medium"
+        }
+        UnsupportedEndorsementKey | UnacceptableAttestationKey => "this TPM cannot be used with this operator",
+        EndorsementCertificateMissing | EndorsementCertificateMismatch | EndorsementCertificateUntrusted => {
+            "see the MachineRegistration's `attestation`, and whether the TPM is the one this machine was sold with"
+        }
+        ProofRejected | QuoteRejected => "power-cycle the machine; if it stays so, its TPM is not what it claims to be",
+        KnownElsewhere => "delete the MachineInventory in the other namespace, or use a MachineRegistration there",
+        UnknownMachine => "its MachineInventory was deleted: install the machine again",
+        RegistrationInvalid => "the MachineRegistration's conditions say what to correct",
+        Unauthenticated => "only this exchange may be used with a registration",
+        Internal => "the operator's log has the cause",
+    }
+}
+
+fn unreachable_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nothing listens there: check that the operator runs, and the port",
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => "this machine has no route there",
+        _ => "check address, route and firewall",
+    }
+}

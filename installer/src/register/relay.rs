@@ -1,0 +1,122 @@
+//! Tells the operator how far an installation is, and never holds it up: whatever happens to the connection, the disk
+//! is written on.
+
+use super::{Exchange, ExchangeError, Transport, with_retries};
+use crate::identity::Identity;
+use protocol::message::{Done, FromMachine, Progress};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Between two reports of one phase.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long the end of an installation waits for an operator that does not answer. The first boot reports again.
+const LAST_WORD: Duration = Duration::from_secs(60);
+
+/// A connection to the operator that is made again when it breaks.
+pub struct Relay<T: Transport, R> {
+    transport: T,
+    identity: Identity,
+    exchange: Option<Exchange<T::Connection>>,
+    chance: R,
+}
+
+impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
+    /// `exchange`: the one in which the configuration came.
+    pub fn new(transport: T, identity: Identity, exchange: Exchange<T::Connection>, chance: R) -> Self {
+        Self { transport, identity, exchange: Some(exchange), chance }
+    }
+
+    /// Passes on what `updates` shows, newest only, until its sender is dropped.
+    pub async fn run(&mut self, mut updates: watch::Receiver<Option<Progress>>) {
+        let mut sent: Option<(Progress, Instant)> = None;
+        loop {
+            let connected = async {
+                if self.exchange.is_none() {
+                    self.reconnect().await;
+                }
+            };
+            // The installation may end while nobody answers; then there is nothing left to pass on here.
+            tokio::select! {
+                () = connected => {}
+                () = ended(updates.clone()) => return,
+            }
+            let Some(exchange) = &mut self.exchange else { continue };
+            let latest = updates.borrow_and_update().clone();
+            let is_news = |progress: &Progress| sent.as_ref().is_none_or(|(last, _)| last != progress);
+            if let Some(progress) = latest.filter(is_news) {
+                let in_phase = sent.as_ref().filter(|(last, _)| last.phase == progress.phase);
+                if let Some((_, at)) = in_phase {
+                    tokio::select! {
+                        () = sleep_until(*at + INTERVAL) => {}
+                        error = exchange.interrupted() => { self.lost(&error); continue }
+                        () = ended(updates.clone()) => return,
+                    }
+                }
+                // What came during the wait is newer still.
+                let progress = updates.borrow_and_update().clone().unwrap_or(progress);
+                match exchange.say(&FromMachine::Progress(progress.clone())).await {
+                    Ok(()) => sent = Some((progress, Instant::now())),
+                    Err(error) => self.lost(&error),
+                }
+                continue;
+            }
+            tokio::select! {
+                changed = updates.changed() => if changed.is_err() { return },
+                error = exchange.interrupted() => self.lost(&error),
+            }
+        }
+    }
+
+    /// Says how the installation ended and waits, for a bounded time, until the operator has recorded it.
+    pub async fn finish(self, done: Done) -> Result<(), ExchangeError> {
+        let Self { mut transport, identity, exchange: mut open, chance } = self;
+        let last_word = with_retries(
+            async || {
+                let exchange = match open.take() {
+                    Some(exchange) => exchange,
+                    None => Exchange::open(&mut transport, &identity).await?,
+                };
+                exchange.finish(done.clone()).await
+            },
+            chance,
+            note_retry,
+        );
+        timeout(LAST_WORD, last_word).await.unwrap_or(Err(ExchangeError::TimedOut { seconds: LAST_WORD.as_secs() }))
+    }
+
+    async fn reconnect(&mut self) {
+        match self.open().await {
+            Ok(exchange) => self.exchange = Some(exchange),
+            Err(error) => {
+                // Refused for good: the installation still ends well, and its first boot says so.
+                tracing::warn!("the operator wants no more progress: {error}");
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<Exchange<T::Connection>, ExchangeError> {
+        let Self { transport, identity, chance, .. } = self;
+        with_retries(
+            async || Exchange::open(transport, identity).await,
+            chance,
+            note_retry,
+        )
+        .await
+    }
+
+    fn lost(&mut self, error: &ExchangeError) {
+        tracing::info!("the connection to the operator broke: {error}; the installation goes on");
+        self.exchange = None;
+    }
+}
+
+fn note_retry(error: &ExchangeError, wait: Duration) {
+    tracing::warn!("no connection to the operator: {error}; next attempt in {} s", wait.as_secs());
+}
+
+/// Waits until the sender is gone.
+async fn ended(mut updates: watch::Receiver<Option<Progress>>) {
+    while updates.changed().await.is_ok() {}
+}

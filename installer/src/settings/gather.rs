@@ -1,0 +1,91 @@
+//! Collects what every source says, in the order of their strength, and resolves it again whenever one is added.
+
+use super::sources::{self, DocumentError};
+use super::{Layer, Resolved, SettingError, Settings, Source, resolve};
+use protocol::CloudConfig;
+use std::path::Path;
+
+/// Everything said so far. The cloud-config is that of all documents, the stronger laid over the weaker.
+#[derive(Clone, Debug)]
+pub struct Gathered {
+    layers: Vec<(Source, Layer)>,
+    resolved: Resolved,
+    cloud_config: CloudConfig,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum GatherError {
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+}
+
+impl Gathered {
+    /// What is known without a network: the settings file (the medium's, unless `file` names another), the kernel
+    /// command line, and flags.
+    pub fn from_machine(root: &Path, file: Option<&Path>, flags: Layer) -> Result<Self, GatherError> {
+        let medium = root.join(sources::MEDIUM_FILE);
+        let document = sources::read(file.unwrap_or(&medium))?.unwrap_or_default();
+        // An unreadable command line says nothing; every kernel has one.
+        let line = std::fs::read_to_string(root.join("proc/cmdline")).unwrap_or_default();
+        let mut gathered = Self { layers: Vec::new(), resolved: Resolved::default(), cloud_config: CloudConfig::default() };
+        gathered.add_document(Source::Medium, document)?;
+        gathered.add(Source::KernelCommandLine, Layer::from_kernel_command_line(&line))?;
+        gathered.add(Source::Flag, flags)?;
+        Ok(gathered)
+    }
+
+    /// Adds a document: its settings, and the rest of it as cloud-config.
+    pub fn add_document(&mut self, source: Source, document: CloudConfig) -> Result<(), SettingError> {
+        self.add(source, Layer::from_cloud_config(source, &document))?;
+        self.cloud_config.merge(document);
+        Ok(())
+    }
+
+    /// Adds settings. Sources may come in any order: strength decides, not time.
+    pub fn add(&mut self, source: Source, layer: Layer) -> Result<(), SettingError> {
+        self.layers.push((source, layer));
+        self.layers.sort_by_key(|(source, _)| *source);
+        self.resolved = resolve(self.layers.iter().map(|(_, layer)| layer))?;
+        Ok(())
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.resolved.settings
+    }
+
+    /// One line for each key that no setting has.
+    pub fn unknown(&self) -> &[String] {
+        &self.resolved.unknown
+    }
+
+    pub fn cloud_config(&self) -> &CloudConfig {
+        &self.cloud_config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strength_decides_and_documents_are_laid_over_each_other() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("run/ros/medium")).unwrap();
+        std::fs::create_dir_all(root.path().join("proc")).unwrap();
+        let medium = "hostname: a\nntp: {enabled: true}\nrancheros: {install: {device: /dev/sda, tty: ttyS0}}\n";
+        std::fs::write(root.path().join(sources::MEDIUM_FILE), medium).unwrap();
+        std::fs::write(root.path().join("proc/cmdline"), "quiet rancheros.install.tty=ttyS1").unwrap();
+        let mut flags = Layer::new(Source::Flag);
+        flags.set("device", "/dev/vdb");
+        let mut gathered = Gathered::from_machine(root.path(), None, flags).unwrap();
+        let fetched = "hostname: b\nrancheros: {install: {device: /dev/sdc, tty: ttyS2, colour: red}}\n";
+        gathered.add_document(Source::ConfigUrl, CloudConfig::parse(fetched).unwrap()).unwrap();
+        let settings = gathered.settings();
+        assert_eq!((settings.device.as_deref(), settings.tty.as_deref()), (Some("/dev/vdb"), Some("ttyS2")));
+        assert_eq!(gathered.cloud_config().0["hostname"], "b");
+        assert_eq!(gathered.cloud_config().0["ntp"]["enabled"], true);
+        assert_eq!(gathered.unknown(), ["colour, from the document at configURL, is no setting"]);
+    }
+}
