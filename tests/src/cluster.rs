@@ -95,7 +95,12 @@ impl Cluster {
             .spawn()
             .context("starting kubectl")?;
         // kubectl reads all of its input before it says anything, so that neither side waits for the other.
-        child.stdin.take().context("opening kubectl's input")?.write_all(input.as_bytes()).context("feeding kubectl")?;
+        child
+            .stdin
+            .take()
+            .context("opening kubectl's input")?
+            .write_all(input.as_bytes())
+            .context("feeding kubectl")?;
         let output = child.wait_with_output().context("waiting for kubectl")?;
         if !output.status.success() {
             bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());

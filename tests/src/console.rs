@@ -37,8 +37,8 @@ struct Seen {
 }
 
 impl Console {
-    /// `socket` is the machine's end; `power_on` the zero of all times.
-    pub fn open(socket: UnixStream, log: &Path, power_on: Instant) -> Result<Self> {
+    /// `socket` leads to the machine, `power_on` is the zero of all times, `on_line` is told of each line.
+    pub fn open(socket: UnixStream, log: &Path, power_on: Instant, on_line: Option<fn(&Line)>) -> Result<Self> {
         let mut log = File::create(log).with_context(|| format!("making {}", log.display()))?;
         let mut output = socket.try_clone().context("sharing the console's socket")?;
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -57,6 +57,9 @@ impl Console {
                     for line in &seen.lines[first..] {
                         // A full disk must not end the test that could tell of it.
                         let _ = writeln!(log, "{:8.2} {}", line.at.as_secs_f64(), line.text);
+                        if let Some(tell) = on_line {
+                            tell(line);
+                        }
                     }
                     seen.ended = length == 0;
                     let ended = seen.ended;
@@ -193,7 +196,7 @@ mod tests {
     fn console() -> (UnixStream, Console, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let (machine, ours) = UnixStream::pair().unwrap();
-        let console = Console::open(ours, &folder.path().join("serial.log"), Instant::now()).unwrap();
+        let console = Console::open(ours, &folder.path().join("serial.log"), Instant::now(), None).unwrap();
         (machine, console, folder)
     }
 

@@ -26,3 +26,4 @@ pub mod ssh;
 pub mod swtpm;
 pub mod vm_slot;
 pub mod wait;
+pub mod workshop;

@@ -1,7 +1,7 @@
 //! A virtual machine as a person in front of it knows it: firmware, disks, a medium, a TPM, a power button.
 
 use crate::accelerator::Accelerator;
-use crate::console::Console;
+use crate::console::{Console, Line};
 use crate::disk::Disk;
 use crate::firmware::Firmware;
 use crate::port::Port;
@@ -30,6 +30,8 @@ pub struct MachineSpec {
     pub medium: Option<Medium>,
     pub tpm: Option<EkCertificate>,
     pub first: BootFirst,
+    /// Told of each line on the console as it comes.
+    pub on_line: Option<fn(&Line)>,
 }
 
 /// What the firmware tries first; the other one is tried when the first cannot boot.
@@ -67,6 +69,7 @@ impl MachineSpec {
             medium: None,
             tpm: Some(EkCertificate::Present),
             first: BootFirst::Disk,
+            on_line: None,
         }
     }
 }
@@ -132,7 +135,7 @@ impl Machine {
             })
         })
         .await?;
-        let console = Console::open(socket, &log("serial"), power_on)?;
+        let console = Console::open(socket, &log("serial"), power_on, self.spec.on_line)?;
         self.running = Some(Running { console, qemu, power_on });
         Ok(())
     }

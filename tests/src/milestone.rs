@@ -61,10 +61,8 @@ pub type Row = (&'static str, Duration);
 pub fn timeline(lines: &[Line]) -> Vec<Row> {
     let first = |fits: &dyn Fn(&str) -> bool| lines.iter().find(|line| fits(&line.text)).map(|line| line.at);
     let reached = |milestone: Milestone| first(&|text| milestone.text_in(text).is_some());
-    let after_reboot = lines
-        .iter()
-        .skip_while(|line| Milestone::Rebooting.text_in(&line.text).is_none())
-        .find_map(kernel_start);
+    let after_reboot =
+        lines.iter().skip_while(|line| Milestone::Rebooting.text_in(&line.text).is_none()).find_map(kernel_start);
     [
         ("firmware", lines.iter().find_map(kernel_start)),
         ("kernel", first(&|text| text.contains("ros-init: "))),

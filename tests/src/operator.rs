@@ -98,7 +98,12 @@ impl Operator {
 
     async fn fetch(&self, url: &str) -> Result<String> {
         let response = self.unpinned_client()?.get(url).send().await.context("asking the operator")?;
-        response.error_for_status().context("asking the operator")?.text().await.context("reading the operator's answer")
+        response
+            .error_for_status()
+            .context("asking the operator")?
+            .text()
+            .await
+            .context("reading the operator's answer")
     }
 
     /// Nothing is known of the CA yet: this is the client that learns it, over loopback.

@@ -27,7 +27,8 @@ impl SshKey {
         if !output.status.success() {
             bail!("making {}: {}", file.display(), String::from_utf8_lossy(&output.stderr).trim());
         }
-        let public = fs::read_to_string(file.with_extension("pub")).context("reading the public key")?.trim().to_owned();
+        let public =
+            fs::read_to_string(file.with_extension("pub")).context("reading the public key")?.trim().to_owned();
         Ok(Self { file, public })
     }
 
@@ -35,7 +36,8 @@ impl SshKey {
     pub fn login(&self, user: &str, port: u16) -> Vec<String> {
         let file = self.file.display().to_string();
         // The machine's host key was made a moment ago; nobody can know it.
-        let options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes", "LogLevel=ERROR"];
+        let options =
+            ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes", "LogLevel=ERROR"];
         let mut command = vec!["ssh".to_owned(), "-i".to_owned(), file, "-p".to_owned(), port.to_string()];
         command.extend(options.iter().flat_map(|option| ["-o".to_owned(), (*option).to_owned()]));
         command.push(format!("{user}@127.0.0.1"));

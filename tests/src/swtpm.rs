@@ -48,7 +48,8 @@ impl Tpm {
         manufacture(folder, certificate)?;
         // The TCTI takes the command port only and expects control at the next one.
         let ports = Port::reserve_pair()?;
-        let [command, control] = ports.each_ref().map(|port| format!("type=tcp,port={},bindaddr=127.0.0.1", port.number()));
+        let [command, control] =
+            ports.each_ref().map(|port| format!("type=tcp,port={},bindaddr=127.0.0.1", port.number()));
         let flags = "not-need-init,startup-clear";
         let mut process = start(folder, &["--server", &command, "--ctrl", &control, "--flags", flags])?;
         until("the TPM's control port", READY, async || {

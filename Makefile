@@ -1,0 +1,53 @@
+# The entry points; `make help` lists them.
+#
+# What can be kept between clones (compiled dependencies, Debian packages, the Kubernetes programs) lies in ROS_CACHE,
+# what belongs to this clone in out/.
+
+export ROS_CACHE ?= $(HOME)/.cache/rancheros
+export CARGO_TARGET_DIR ?= $(ROS_CACHE)/target
+FIRMWARE ?= uefi
+VERSION ?= 0.1.0
+
+CARGO := cargo --locked
+PROGRAMS := $(CARGO_TARGET_DIR)/release
+# The initrd has no libraries: its one program brings the C library along.
+STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
+STAGE := tests/stage
+
+.PHONY: help demo demo-stop test qemu-test bench image build packages clean
+
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: image ## Power on an empty machine, get it installed and registered: FIRMWARE=uefi|secureboot|bios
+	$(PROGRAMS)/demo start --firmware $(FIRMWARE)
+
+demo-stop: ## End what the demo left running
+	@if [ -x $(PROGRAMS)/demo ]; then $(PROGRAMS)/demo stop; else echo "no demo was built here"; fi
+
+test: packages ## Check style, then test everything, machines included
+	$(STAGE) format  $(CARGO) fmt --all --check
+	$(STAGE) lint    $(CARGO) clippy --release --workspace --all-targets -- --deny warnings
+	$(STAGE) build   $(MAKE) --no-print-directory build
+	$(STAGE) test    $(CARGO) test --release --workspace -- --skip vm_
+	$(STAGE) machine $(MAKE) --no-print-directory qemu-test
+
+qemu-test: image ## Test with virtual machines only
+	$(CARGO) test --release --package tests --test scenarios -- vm_ --test-threads 2
+
+bench: image ## Measure speed, sizes and memory
+	$(PROGRAMS)/bench --table README.md
+
+image: build ## Make the OS release and the live ISO in out/image/
+	$(STAGE) image   $(PROGRAMS)/ros-image build --output out/image --version $(VERSION) --overlay overlay \
+	  --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
+
+build: packages ## Build all programs
+	$(CARGO) build --release --workspace --exclude ros-init
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --package ros-init --target $(STATIC_TARGET)
+
+packages: ## Install the Debian packages that are missing, and say why
+	@qemu/install-packages
+
+clean: ## Remove out/; the cache stays
+	rm -rf out

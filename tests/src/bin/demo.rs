@@ -1,0 +1,166 @@
+//! `make demo`: an empty machine is powered on and gets installed, configured and inventoried without being touched.
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use harness::cluster::Controllers;
+use harness::console::Line;
+use harness::disk::{Disk, GIB};
+use harness::firmware::Firmware;
+use harness::machine::{Drive, Machine, MachineSpec, Medium};
+use harness::milestone::{Milestone, timeline};
+use harness::paths;
+use harness::process::KeptProcess;
+use harness::workshop::{USER, Workshop};
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Show the whole loop on this host, and leave it running
+#[derive(Parser)]
+struct Options {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Start everything and wait until the machine is installed
+    Start {
+        /// Firmware of the machine: bios, uefi or secureboot
+        #[arg(long, default_value = "uefi")]
+        firmware: Firmware,
+    },
+    /// End everything that `start` left running
+    Stop,
+}
+
+/// The kept processes, in the order of ending.
+const PROCESSES: &str = "processes.json";
+const SERIAL: &str = "DEMO-0001";
+/// What the example registration's name template makes of the serial number.
+const INVENTORY: &str = "edge-demo-0001";
+/// An idle host takes two minutes under translation.
+const INSTALLED: Duration = Duration::from_secs(1800);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let folder = paths::output().join("demo");
+    match Options::parse().command {
+        Action::Stop => stop(&folder),
+        Action::Start { firmware } => tokio::select! {
+            outcome = start(&folder, firmware) => outcome,
+            // Dropping the other branch ends what it started.
+            _ = tokio::signal::ctrl_c() => bail!("interrupted; nothing is left running"),
+        },
+    }
+}
+
+async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
+    if kept_processes(folder)?.iter().any(KeptProcess::is_running) {
+        bail!("a demo is running; end it with: make demo-stop");
+    }
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("removing the last demo's {}", folder.display()))?;
+    }
+
+    let progress = Progress::begin();
+    progress.step("starting etcd, Kubernetes and the operator");
+    let workshop = Workshop::open(&folder.join("workshop"), Controllers::Running).await?;
+
+    progress.step("applying examples/machine-registration.yaml and putting its URL into the ISO");
+    let medium = workshop.medium("edge", workshop.example_registration()?).await?;
+
+    progress.step(&format!("powering on a machine with an empty disk, a TPM and {} firmware", firmware.name()));
+    let machine_folder = folder.join("machine");
+    fs::create_dir_all(&machine_folder).with_context(|| format!("making {}", machine_folder.display()))?;
+    let mut spec = MachineSpec::new(firmware, SERIAL);
+    spec.disks.push(Disk::empty(&machine_folder, "root", 8 * GIB)?);
+    spec.medium = Some(Medium { file: medium, drive: Drive::Cd });
+    spec.on_line = Some(show);
+    let mut machine = Machine::assemble(&machine_folder, spec).await?;
+    machine.power_on().await?;
+    let ended =
+        |line: &str| [Milestone::Booted, Milestone::Failed].iter().any(|milestone| milestone.text_in(line).is_some());
+    let last = machine.console().wait_for("the installed system", INSTALLED, ended).await?;
+    if let Some(cause) = Milestone::Failed.text_in(&last.text) {
+        bail!("the machine was not installed: {cause}\nits console: {}", machine_folder.join("serial-1.log").display());
+    }
+
+    progress.step("logging in over SSH with the key from the registration");
+    let greeting =
+        "echo \"$(hostname) runs $(. /etc/os-release; echo $PRETTY_NAME)\"; cat /etc/motd /var/lib/installed-at";
+    print!("{}", workshop.key.run(USER, machine.ssh_port(), greeting, Duration::from_secs(300)).await?);
+
+    progress.step("waiting for the inventory to say Ready");
+    workshop.machine_in_phase(INVENTORY, "Ready", Duration::from_secs(300)).await?;
+    print!("{}", workshop.cluster.kubectl(&["get", "machineinventory", "-A", "-o", "wide"], "")?);
+
+    println!("\nseconds since power-on:");
+    for (name, at) in timeline(&machine.console().lines()) {
+        println!("  {name:<11}{:7.1}", at.as_secs_f64());
+    }
+    println!("\nEverything is left running. Look around:");
+    println!("  export KUBECONFIG={}", workshop.cluster.kubeconfig().display());
+    println!("  export PATH={}:$PATH", workshop.cluster.programs().display());
+    println!("  kubectl describe machineinventory -n fleet-default {INVENTORY}");
+    println!("  {}", workshop.key.login(USER, machine.ssh_port()).join(" "));
+    println!("  less {}", machine_folder.join("serial-1.log").display());
+    println!("End it:\n  make demo-stop");
+
+    let mut kept = machine.keep()?;
+    kept.extend(workshop.keep()?);
+    let text = serde_json::to_string_pretty(&kept).context("listing what runs")?;
+    fs::write(folder.join(PROCESSES), text).with_context(|| format!("writing {}/{PROCESSES}", folder.display()))
+}
+
+fn stop(folder: &Path) -> Result<()> {
+    let kept = kept_processes(folder)?;
+    for process in &kept {
+        if process.stop()? {
+            println!("ended {} (pid {})", process.name, process.pid);
+        }
+    }
+    match fs::remove_file(folder.join(PROCESSES)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("forgetting what ran"),
+        _ if kept.is_empty() => {
+            println!("no demo is running");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn kept_processes(folder: &Path) -> Result<Vec<KeptProcess>> {
+    let file: PathBuf = folder.join(PROCESSES);
+    match fs::read(&file) {
+        Ok(text) => serde_json::from_slice(&text).with_context(|| format!("parsing {}", file.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+    }
+}
+
+/// Says what is being done, and how long after the start.
+struct Progress {
+    began: Instant,
+}
+
+impl Progress {
+    fn begin() -> Self {
+        Self { began: Instant::now() }
+    }
+
+    fn step(&self, what: &str) {
+        println!("\n[{:4} s] {what}", self.began.elapsed().as_secs());
+    }
+}
+
+/// A line of the machine's console; on a terminal, a progress bar's states are drawn over each other.
+fn show(line: &Line) {
+    let mut out = std::io::stdout().lock();
+    let redrawn = out.is_terminal() && line.text.contains("MiB/s");
+    let (start, end) = if redrawn { ("\r\x1b[K", "") } else { ("", "\n") };
+    // A closed pipe must not end the machine.
+    let _ = write!(out, "{start}{:7.1} | {}{end}", line.at.as_secs_f64(), line.text);
+    let _ = out.flush();
+}

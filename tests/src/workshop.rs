@@ -1,0 +1,100 @@
+//! A place where machines get installed: a cluster, the operator on it, and media that name the operator.
+
+use crate::cluster::{Cluster, Controllers};
+use crate::operator::Operator;
+use crate::paths;
+use crate::process::KeptProcess;
+use crate::registration::{NAMESPACE, Registration};
+use crate::ssh::SshKey;
+use crate::wait::{Look, until};
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+pub struct Workshop {
+    folder: PathBuf,
+    /// Logs in to every machine installed through the example registration.
+    pub key: SshKey,
+    pub operator: Operator,
+    pub cluster: Cluster,
+}
+
+/// The user that the example registration makes on each machine.
+pub const USER: &str = "admin";
+
+impl Workshop {
+    pub async fn open(folder: &Path, controllers: Controllers) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let key = SshKey::generate(folder)?;
+        let cluster = Cluster::start(folder, controllers).await?;
+        let operator = Operator::start(&cluster, folder).await?;
+        Ok(Self { folder: folder.to_owned(), key, operator, cluster })
+    }
+
+    /// The spec in `examples/machine-registration.yaml`, with this workshop's SSH key in place of the example's.
+    pub fn example_registration(&self) -> Result<Value> {
+        let file = paths::workspace().join("examples/machine-registration.yaml");
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let mut object: Value = serde_yaml::from_str(&text).with_context(|| format!("parsing {}", file.display()))?;
+        object["spec"]["cloudConfig"]["users"][0]["ssh_authorized_keys"] = json!([self.key.public]);
+        Ok(object["spec"].take())
+    }
+
+    /// Applies a MachineRegistration and makes an ISO that installs through it.
+    pub async fn medium(&self, registration: &str, spec: Value) -> Result<PathBuf> {
+        let registration = Registration::apply(&self.cluster, registration, spec)?;
+        let settings = self.folder.join("registration.yaml");
+        let text = self.operator.settings(&registration.url).await?;
+        fs::write(&settings, text).with_context(|| format!("writing {}", settings.display()))?;
+        let iso = self.folder.join("install.iso");
+        let output = Command::new(paths::program("ros-image")?)
+            .arg("customize")
+            .arg(paths::iso()?)
+            .arg("--registration")
+            .arg(&settings)
+            .arg("--output")
+            .arg(&iso)
+            .output()
+            .context("running ros-image customize")?;
+        if !output.status.success() {
+            bail!("putting the registration into an ISO: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(iso)
+    }
+
+    /// The MachineInventory of this name, when its phase is the one asked for.
+    pub async fn machine_in_phase(&self, name: &str, phase: &str, limit: Duration) -> Result<Value> {
+        let object = format!("machineinventories.rancheros.cattle.io/{name}");
+        let what = format!("machine {name} in phase {phase}");
+        until(&what, limit, async || {
+            let arguments = ["get", "--ignore-not-found", "--output=json", "--namespace", NAMESPACE, &object];
+            let found = self.cluster.kubectl(&arguments, "")?;
+            if found.trim().is_empty() {
+                return Ok(Look::NotYet("no such machine".to_owned()));
+            }
+            let machine: Value = serde_json::from_str(&found).context("parsing what kubectl printed")?;
+            if machine["status"]["phase"] == phase {
+                return Ok(Look::Ready(machine));
+            }
+            Ok(Look::NotYet(machine["status"].to_string()))
+        })
+        .await
+    }
+
+    /// Names of all machines.
+    pub fn machines(&self) -> Result<Vec<String>> {
+        let arguments =
+            ["get", "machineinventories", "--namespace", NAMESPACE, "--output=jsonpath={.items[*].metadata.name}"];
+        Ok(self.cluster.kubectl(&arguments, "")?.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Leaves all of it running.
+    pub fn keep(self) -> Result<Vec<KeptProcess>> {
+        let mut kept = self.operator.keep()?;
+        kept.extend(self.cluster.keep()?);
+        Ok(kept)
+    }
+}
