@@ -20,3 +20,6 @@ pub use endorsement_key::EndorsementKey;
 pub use public_area::KeyName;
 pub(crate) use reader::sized;
 pub(crate) use statement::{Attested, Statement};
+
+#[cfg(test)]
+mod tests;

@@ -74,7 +74,6 @@ const ETHERNET: &[&str] = &[
     "nameservers",
     "optional",
     "routes",
-    "set-name",
 ];
 
 /// One line for each key that is not applied, such as `packages` or `users[1].ssh_import_id`.

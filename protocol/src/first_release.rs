@@ -178,3 +178,107 @@ fn malformed(message: String) -> Refusal {
 /// Go's `[]byte` in JSON.
 #[derive(Serialize, Deserialize)]
 struct Bytes(#[serde(with = "crate::message::bytes")] Vec<u8>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    const AUTHORIZATION: &str = include_str!("../testdata/first-release.authorization");
+
+    fn authorization(change: impl FnOnce(&mut Value)) -> String {
+        let json = STANDARD.decode(AUTHORIZATION.strip_prefix(AUTHORIZATION_PREFIX).unwrap()).unwrap();
+        let mut value = serde_json::from_slice(&json).unwrap();
+        change(&mut value);
+        format!("{AUTHORIZATION_PREFIX}{}", STANDARD.encode(value.to_string()))
+    }
+
+    fn code(header: &str) -> RefusalCode {
+        Presented::from_authorization(header).unwrap_err().code
+    }
+
+    #[test]
+    fn a_client_of_the_first_release_is_understood() {
+        let presented = Presented::from_authorization(AUTHORIZATION).unwrap();
+        let key = include_bytes!("../testdata/rsa2048-p256.ek.der");
+        assert_eq!(presented.endorsement_key.tpm_hash(), crate::TpmHash::of_public_key(key));
+        assert_eq!(presented.certificates, [include_bytes!("../testdata/rsa2048-p256.ek.crt").to_vec()]);
+
+        let pem = pem::encode_string("PUBLIC KEY", pem::LineEnding::LF, key).unwrap();
+        let bare = authorization(|value| value["EK"] = STANDARD.encode(pem).into());
+        let presented = Presented::from_authorization(&bare).unwrap();
+        assert_eq!(presented.endorsement_key.spki_der(), key);
+        assert!(presented.certificates.is_empty());
+    }
+
+    #[test]
+    fn an_altered_proof_of_creation_is_refused() {
+        for field in ["CreateData", "CreateAttestation", "CreateSignature", "Public"] {
+            let altered = authorization(|value| {
+                let mut bytes = STANDARD.decode(value["AK"][field].as_str().unwrap()).unwrap();
+                *bytes.last_mut().unwrap() ^= 1;
+                value["AK"][field] = STANDARD.encode(bytes).into();
+            });
+            assert_eq!(code(&altered), RefusalCode::UnacceptableAttestationKey, "{field}");
+        }
+    }
+
+    #[test]
+    fn headers_that_hold_no_keys_are_refused() {
+        assert_eq!(code("Basic abc"), RefusalCode::Unauthenticated);
+        assert_eq!(code("Bearer TPM!"), RefusalCode::MalformedMessage);
+        assert_eq!(code("Bearer TPMe30="), RefusalCode::MalformedMessage);
+        assert_eq!(code(&authorization(|value| value["EK"] = "AAAA".into())), RefusalCode::MalformedMessage);
+        assert_eq!(code(&authorization(|value| value["AK"] = Value::Null)), RefusalCode::MalformedMessage);
+        let long = format!("{AUTHORIZATION_PREFIX}{}", "A".repeat(MAX_AUTHORIZATION + 1));
+        assert_eq!(code(&long), RefusalCode::MessageTooBig);
+    }
+
+    #[test]
+    fn the_challenge_carries_sizes_and_the_answer_the_secret() {
+        let credential = Credential { credential: vec![1; 68], encrypted_secret: vec![2; 256] };
+        let message: Value = serde_json::from_str(&challenge_message(&credential).unwrap()).unwrap();
+        let sent = STANDARD.decode(message["EC"]["Credential"].as_str().unwrap()).unwrap();
+        assert_eq!(sent, [vec![0, 68], vec![1; 68]].concat());
+        let sent = STANDARD.decode(message["EC"]["Secret"].as_str().unwrap()).unwrap();
+        assert_eq!(sent, [vec![1, 0], vec![2; 256]].concat());
+
+        let answer = json!({ "Secret": STANDARD.encode([9; 32]) }).to_string();
+        assert_eq!(check_answer(answer.as_bytes(), &[9; 32]), Ok(()));
+        assert_eq!(check_answer(answer.as_bytes(), &[8; 32]).unwrap_err().code, RefusalCode::ProofRejected);
+        assert_eq!(check_answer(b"{}", &[8; 32]).unwrap_err().code, RefusalCode::MalformedMessage);
+    }
+
+    #[test]
+    fn smbios_comes_whole_or_in_parts() {
+        let document = json!({"System Information": {"Serial Number": "S1"}});
+        let encoded = STANDARD.encode(document.to_string());
+        let found = smbios(|name| (name == SMBIOS_HEADER).then_some(encoded.as_str())).unwrap().unwrap();
+        assert_eq!(found.get("System Information/Serial Number"), Some("S1"));
+        let (first, second) = encoded.split_at(21);
+        let parts = [("X-Cattle-Smbios-1", first), ("X-Cattle-Smbios-2", second)];
+        let in_parts = smbios(|name| parts.iter().find(|(part, _)| *part == name).map(|(_, text)| *text));
+        assert_eq!(in_parts, Ok(Some(found)));
+        assert_eq!(smbios(|_| None), Ok(None));
+        assert_eq!(
+            smbios(|name| (name == SMBIOS_HEADER).then_some("!")).unwrap_err().code,
+            RefusalCode::MalformedMessage
+        );
+        let long = "A".repeat(4096);
+        assert_eq!(smbios(|_| Some(&long)).map(|_| ()).unwrap_err().code, RefusalCode::MalformedMessage);
+        let endless = smbios(|name| (name != SMBIOS_HEADER).then_some(long.as_str()));
+        assert_eq!(endless.unwrap_err().code, RefusalCode::MessageTooBig);
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_makes_the_parsers_panic(text: String, bytes: Vec<u8>) {
+            let _ = Presented::from_authorization(&text);
+            let _ = Presented::from_authorization(&authorization(|value| value["EK"] = text.clone().into()));
+            let _ = Presented::from_authorization(&authorization(|v| v["AK"]["CreateAttestation"] = STANDARD.encode(&bytes).into()));
+            let _ = smbios(|_| Some(&text));
+            let _ = check_answer(&bytes, &[0; 32]);
+        }
+    }
+}

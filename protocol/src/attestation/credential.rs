@@ -95,3 +95,42 @@ fn algorithm_key_length(protection: Protection) -> usize {
         Protection::Sha384Aes256 => 32,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed from the formulas by another implementation (Python's hmac and hashlib, `openssl enc`).
+    #[test]
+    fn sealing_gives_the_known_answers() {
+        let cases = [
+            (
+                Protection::Sha256Aes128,
+                concat!(
+                    "0020b5538bd2de9249381308c8d314b0dcbdf4c93e90b0dd122c004821fb7426",
+                    "7361a7a69fd26db1d995db0f874f1543aa564acb5045891206be30cff39e5dba",
+                    "73f71be7"
+                ),
+                "0e6e10a819dc1c67357edbfe6ea3dd01f7045cb33a9cc53b537da92bb4849d7e",
+            ),
+            (
+                Protection::Sha384Aes256,
+                concat!(
+                    "003068d370f5532c96fb67c3b066cc45996c5389ad9c4287914f6cb8cd1a9475",
+                    "48c87eea9df1b9700d7a626ca5395745cbc4326545e5879638d5f0af23be0d6e",
+                    "edb2e8d1f77ee6c288160c09a8bf979e3de03f65"
+                ),
+                concat!(
+                    "29f998c5e33a621296fc98944fd3c9e960b9ff012d213cbdf3671172938c4584",
+                    "3fe4016996fb1787dae92669eda8ae8f"
+                ),
+            ),
+        ];
+        for (protection, sealed, seed) in cases {
+            let bytes: Vec<u8> = (0..protection.seed_length()).map(|i| i as u8).collect();
+            let name = KeyName::of(b"public area");
+            assert_eq!(hex::encode(protection.seal(&bytes, &name, &[0x42; 32]).unwrap()), sealed);
+            assert_eq!(hex::encode(protection.seed_from_agreement(b"z", b"x", b"y")), seed);
+        }
+    }
+}

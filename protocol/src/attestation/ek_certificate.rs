@@ -165,3 +165,71 @@ fn describe(certificate: &Certificate, trusted: bool) -> EndorsementCertificate 
         trusted,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KEY: &[u8] = include_bytes!("../../testdata/rsa2048-p256.ek.der");
+    const OTHER_KEY: &[u8] = include_bytes!("../../testdata/p256-rsa2048.ek.der");
+    const CERTIFICATE: &[u8] = include_bytes!("../../testdata/rsa2048-p256.ek.crt");
+    const ISSUER: &[u8] = include_bytes!("../../testdata/issuer.crt");
+    const ROOT: &[u8] = include_bytes!("../../testdata/root.crt");
+
+    fn check(certificates: &[&[u8]], key: &[u8], trusted: &[&[u8]]) -> Result<EndorsementCertificate, RefusalCode> {
+        let owned = |list: &[&[u8]]| list.iter().map(|der| der.to_vec()).collect::<Vec<_>>();
+        // January 2027: the authority of the fixtures was made in November 2026.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let key = EndorsementKey::from_spki_der(key).unwrap();
+        EndorsementCertificate::check(&owned(certificates), &key, &owned(trusted), now).map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn a_certificate_that_leads_to_a_trusted_authority_is_taken() {
+        let certificate = check(&[CERTIFICATE, ISSUER], KEY, &[ROOT]).unwrap();
+        assert!(certificate.trusted);
+        assert_eq!(certificate.issuer, "CN=swtpm-localca");
+        assert_eq!(certificate.model.as_deref(), Some("swtpm"));
+        assert!(check(&[CERTIFICATE], KEY, &[ISSUER]).unwrap().trusted, "the issuer itself may be trusted");
+        assert!(!check(&[CERTIFICATE], KEY, &[]).unwrap().trusted, "nothing to check against");
+    }
+
+    #[test]
+    fn padding_behind_it_is_cut() {
+        let padded = [CERTIFICATE, &[0xff; 40]].concat();
+        assert!(check(&[&padded, ISSUER], KEY, &[ROOT]).is_ok());
+        assert_eq!(EndorsementCertificate::public_key(&padded).as_deref(), Ok(KEY));
+    }
+
+    #[test]
+    fn each_way_of_not_being_one_has_its_code() {
+        use RefusalCode::*;
+        assert_eq!(check(&[], KEY, &[ROOT]), Err(EndorsementCertificateMissing));
+        assert_eq!(check(&[CERTIFICATE, ISSUER], OTHER_KEY, &[ROOT]), Err(EndorsementCertificateMismatch));
+        assert_eq!(check(&[CERTIFICATE], KEY, &[ROOT]), Err(EndorsementCertificateUntrusted), "no intermediate");
+        assert_eq!(check(&[CERTIFICATE, ISSUER], KEY, &[b"junk"]), Err(EndorsementCertificateUntrusted));
+        assert_eq!(check(&[b"junk"], KEY, &[]), Err(EndorsementCertificateUntrusted));
+        let altered = [&CERTIFICATE[..CERTIFICATE.len() - 1], &[!CERTIFICATE[CERTIFICATE.len() - 1]]].concat();
+        assert_eq!(check(&[&altered, ISSUER], KEY, &[ROOT]), Err(EndorsementCertificateUntrusted));
+        assert_eq!(check(&[CERTIFICATE; MAX_CERTIFICATES + 1], KEY, &[ROOT]), Err(EndorsementCertificateUntrusted));
+    }
+
+    #[test]
+    fn a_certificate_for_another_use_is_refused() {
+        let usage = CERTIFICATE.windows(5).position(|bytes| bytes == EK_CERTIFICATE_DER).unwrap();
+        let mut platform = CERTIFICATE.to_vec();
+        platform[usage + 4] = 2;
+        assert_eq!(check(&[&platform], KEY, &[]), Err(RefusalCode::EndorsementCertificateUntrusted));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, cut in 0..CERTIFICATE.len()) {
+            let spliced = [&CERTIFICATE[..cut], &bytes, &CERTIFICATE[cut..]].concat();
+            let _ = check(&[&bytes, &spliced], KEY, &[ROOT]);
+            let _ = check(&[&spliced, ISSUER], KEY, &[ROOT]);
+            let _ = EndorsementCertificate::public_key(&spliced);
+        }
+    }
+}

@@ -16,7 +16,7 @@ pub(super) const CURVE_NIST_P256: u16 = 0x0003;
 pub struct KeyName([u8; 34]);
 
 impl KeyName {
-    fn of(public_area: &[u8]) -> Self {
+    pub(super) fn of(public_area: &[u8]) -> Self {
         let mut name = [0; 34];
         name[..2].copy_from_slice(&ALG_SHA256.to_be_bytes());
         name[2..].copy_from_slice(digest::digest(&digest::SHA256, public_area).as_ref());
