@@ -3,6 +3,7 @@
 use crate::apply;
 use crate::settings::{Layer, Source};
 use crate::tpm::DeviceTpm;
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -170,21 +171,20 @@ pub struct SettingsOptions {
 
 impl SettingsOptions {
     /// What was said on the command line. Only the certificate's file is read.
-    pub fn layer(&self) -> Result<Layer, std::io::Error> {
+    pub fn layer(&self) -> anyhow::Result<Layer> {
         let mut layer = Layer::new(Source::Flag);
         self.other.iter().for_each(|(key, value)| layer.set(key, value.as_str()));
         layer.set("configURL", self.config_url.clone());
         layer.set("registrationURL", self.registration_url.clone());
-        let ca = self.registration_ca_cert.as_ref().map(std::fs::read_to_string).transpose()?;
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).with_context(|| format!("reading --registration-ca-cert {}", path.display()))
+        };
+        let ca = self.registration_ca_cert.as_ref().map(read).transpose()?;
         layer.set("registrationCACert", ca);
         layer.set("device", self.device.clone());
         layer.set("tty", self.tty.clone());
-        let flags = [
-            ("automatic", self.automatic),
-            ("wipe", self.wipe),
-            ("powerOff", self.power_off),
-            ("debug", self.debug),
-        ];
+        let flags =
+            [("automatic", self.automatic), ("wipe", self.wipe), ("powerOff", self.power_off), ("debug", self.debug)];
         flags.iter().filter(|(_, given)| *given).for_each(|(key, given)| layer.set(key, *given));
         Ok(layer)
     }

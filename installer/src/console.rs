@@ -55,6 +55,15 @@ fn write_announcement(out: &mut impl Write, milestone: Milestone, text: &str) ->
     lines.try_for_each(|line| writeln!(out, "  {}", printable(line)))
 }
 
+/// Prints data that a command was asked for, on stdout. A reader that went away, such as `head`, is no error.
+pub fn print(data: impl std::fmt::Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{data}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
 /// Prints what is no milestone, such as why something is tried again, on stderr.
 pub fn note(text: impl std::fmt::Display) {
     // As above: a console that cannot be written to ends nothing.

@@ -252,8 +252,21 @@ mod tests {
     #[test]
     fn everything_that_is_answered_is_set() {
         let (answers, said) = asked(&[
-            "3", "2", "", "nonsense", "ssh-ed25519 AAAAC3 me", "github:octocat", "", "agent", "https://c:6443", "t0ken",
-            "secret", "secrte", "secret", "secret", "vdb",
+            "3",
+            "2",
+            "",
+            "nonsense",
+            "ssh-ed25519 AAAAC3 me",
+            "github:octocat",
+            "",
+            "agent",
+            "https://c:6443",
+            "t0ken",
+            "secret",
+            "secrte",
+            "secret",
+            "secret",
+            "vdb",
         ]);
         let answers = answers.unwrap();
         let settings = resolve([&answers.settings]).unwrap().settings;
@@ -266,7 +279,7 @@ mod tests {
             "rancherd": {"role": "agent", "server": "https://c:6443", "token": "t0ken"},
         });
         assert_eq!(Value::Object(answers.cloud_config.0), expected);
-        assert!(said.contains("2) /dev/vdb  8 GiB  NTFS") && !said.contains("/dev/sda"), "{said}");
+        assert!(said.contains("2) /dev/vdb  8.0 GiB  NTFS") && !said.contains("/dev/sda"), "{said}");
         assert!(said.lines().all(|line| line.chars().count() < 110), "{said}");
     }
 

@@ -113,7 +113,8 @@ pub async fn with_retries<R>(
             Err(error) if !error.may_succeed_later() => return Err(error),
             Err(error) => error,
         };
-        let wait = if error.is_local() { local.next(None, chance()) } else { remote.next(error.retry_after(), chance()) };
+        let wait =
+            if error.is_local() { local.next(None, chance()) } else { remote.next(error.retry_after(), chance()) };
         notify(&error, wait);
         tokio::time::sleep(wait).await;
     }

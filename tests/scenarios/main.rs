@@ -1,3 +1,5 @@
 mod exchange;
 mod first_release;
 mod harness;
+mod installer_register;
+mod tpm_device;

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
-    let flags = options.settings.layer().context("reading the file of --registration-ca-cert")?;
+    let flags = options.settings.layer().or_exit(ExitCode::Settings)?;
     let gathered = Gathered::from_machine(root, options.settings.settings_file.as_deref(), flags);
     let mut gathered = gathered.or_exit(ExitCode::Settings).context("resolving the settings")?;
     let release = options.release.clone().unwrap_or_else(|| PathBuf::from(MEDIUM_RELEASE));
@@ -111,8 +111,8 @@ fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Outpu
     let plan = plan(gathered.settings(), machine, gathered.cloud_config(), &manifest, Uuid::new_v4);
     let plan = plan.or_exit(ExitCode::NoTarget).context("planning the installation")?;
     match output {
-        Output::Text => println!("{plan}"),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&plan).context("writing the plan")?),
+        Output::Text => console::print(&plan)?,
+        Output::Json => console::print(serde_json::to_string_pretty(&plan).context("writing the plan")?)?,
     }
     if let Some(url) = &*gathered.settings().config_url {
         console::note(format!("not asked in a dry run: {}", sources::without_secrets(url)));

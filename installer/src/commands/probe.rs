@@ -1,13 +1,13 @@
 //! `probe`: everything known about the machine, as the operator will see it.
 
 use crate::cli::{Output, ProbeOptions};
-use crate::console::chain;
+use crate::console::{self, chain};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::machine::addresses::addresses;
 use crate::machine::{DiskDetail, Machine};
 use crate::plan::layout::Size;
 use crate::tpm::{DeviceTpm, Tpm, TpmError, tpm_hash};
-use protocol::hardware::{FirmwareKind, TpmInfo};
+use protocol::hardware::FirmwareKind;
 use serde_json::json;
 use std::path::Path;
 
@@ -16,17 +16,17 @@ pub fn run(options: &ProbeOptions, root: &Path) -> anyhow::Result<()> {
     let tpm = DeviceTpm::open(&options.tpm.tcti).and_then(|mut tpm| Ok((tpm.info()?, tpm_hash(&mut tpm)?)));
     match options.output.output {
         Output::Text => {
-            println!("{}", describe(&machine));
-            match &tpm {
-                Ok((info, hash)) => println!("TPM {}, hash {hash}", tpm_name(info)),
-                Err(error) => println!("no TPM: {}", chain(error)),
-            }
+            let tpm = match &tpm {
+                Ok((info, hash)) => format!("TPM {} firmware {}, hash {hash}", info.manufacturer, info.firmware),
+                Err(error) => format!("no TPM: {}", chain(error)),
+            };
+            console::print(describe(&machine) + "\n" + &tpm)?;
         }
         Output::Json => {
             let hash = tpm.as_ref().ok().map(|(_, hash)| hash.to_string());
             machine.hardware.tpm = tpm.ok().map(|(info, _)| info);
             let document = json!({ "machine": machine, "addresses": addresses(), "tpmHash": hash });
-            println!("{document:#}");
+            console::print(format!("{document:#}"))?;
         }
     }
     Ok(())
@@ -69,10 +69,6 @@ fn describe_disk(disk: &DiskDetail) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ")
 }
 
-fn tpm_name(info: &TpmInfo) -> String {
-    format!("{} firmware {}", info.manufacturer, info.firmware)
-}
-
 /// The exit status that goes with a TPM's failure.
 pub fn tpm_failure(error: TpmError) -> anyhow::Error {
     let code = if error.may_succeed_later() { ExitCode::Failed } else { ExitCode::NoTpm };
@@ -95,7 +91,7 @@ mod tests {
         machine.hardware.cpu.model = "QEMU TCG CPU".to_owned();
         machine.hardware.memory_bytes = 512 << 20;
         machine.disks = vec![DiskDetail { path: "/dev/vda".into(), size_bytes: 8 << 30, ..DiskDetail::default() }];
-        let expected = "Acme Anvil, serial S-1; 2 x QEMU TCG CPU, 512 MiB, BIOS\n/dev/vda  8 GiB  blank";
+        let expected = "Acme Anvil, serial S-1; 2 x QEMU TCG CPU, 512.0 MiB, BIOS\n/dev/vda  8.0 GiB  blank";
         assert_eq!(describe(&machine), expected);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::operator::{self, PendingIdentity};
 use crate::cli::{Output, RegisterOptions};
+use crate::console;
 use crate::exit_code::{ExitCode, OrExit};
 use crate::machine::Machine;
 use crate::settings::Gathered;
@@ -10,7 +11,7 @@ use serde_json::json;
 use std::path::Path;
 
 pub async fn run(options: &RegisterOptions, root: &Path) -> anyhow::Result<()> {
-    let flags = options.settings.layer().context("reading the file of --registration-ca-cert")?;
+    let flags = options.settings.layer().or_exit(ExitCode::Settings)?;
     let gathered = Gathered::from_machine(root, options.settings.settings_file.as_deref(), flags);
     let gathered = gathered.or_exit(ExitCode::Settings).context("resolving the settings")?;
     let transport = operator::transport(gathered.settings())?;
@@ -22,8 +23,11 @@ pub async fn run(options: &RegisterOptions, root: &Path) -> anyhow::Result<()> {
     let identity = identity.ready().await?;
     let (_exchange, config) = operator::register(&mut transport, &identity, &machine, options.once).await?;
     match options.output {
-        Output::Text => println!("{}", config.cloud_config.to_yaml()),
-        Output::Json => println!("{:#}", json!({ "inventory": config.inventory, "cloudConfig": config.cloud_config })),
+        Output::Text => console::print(config.cloud_config.to_yaml())?,
+        Output::Json => {
+            let document = json!({ "inventory": config.inventory, "cloudConfig": config.cloud_config });
+            console::print(format!("{document:#}"))?;
+        }
     }
     Ok(())
 }

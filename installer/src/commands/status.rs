@@ -1,14 +1,15 @@
 //! `status`: which system runs here.
 
 use crate::cli::{Output, OutputOptions};
+use crate::console;
 use crate::status::Status;
 use anyhow::Context;
 
 pub fn run(options: &OutputOptions) -> anyhow::Result<()> {
     let status = Status::read()?;
     match options.output {
-        Output::Text => println!("{status}"),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&status).context("writing the status")?),
+        Output::Text => console::print(&status)?,
+        Output::Json => console::print(serde_json::to_string_pretty(&status).context("writing the status")?)?,
     }
     Ok(())
 }

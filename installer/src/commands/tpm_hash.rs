@@ -2,10 +2,10 @@
 
 use super::probe::tpm_failure;
 use crate::cli::TpmOptions;
+use crate::console;
 use crate::tpm::{DeviceTpm, tpm_hash};
 
 pub fn run(options: &TpmOptions) -> anyhow::Result<()> {
     let hash = DeviceTpm::open(&options.tcti).and_then(|mut tpm| tpm_hash(&mut tpm)).map_err(tpm_failure)?;
-    println!("{hash}");
-    Ok(())
+    Ok(console::print(hash)?)
 }

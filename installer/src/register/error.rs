@@ -37,13 +37,17 @@ pub enum ConnectError {
          registrationCACert (MachineRegistration shows it, and /cacerts serves it)"
     )]
     UnknownAuthority { host: String },
-    #[error("the certificate at this address is not for {host} (it is for {names}); correct registrationURL or the operator's server URL")]
+    #[error(
+        "the certificate at this address is not for {host} (it is for {names}); correct registrationURL or the operator's server URL"
+    )]
     WrongName { host: String, names: String },
     #[error("the certificate of {host} is not valid now ({cause}); this machine's clock says {now}: check both")]
     WrongTime { host: String, cause: &'static str, now: String },
     #[error("agreeing on encryption with {host}")]
     Encryption { host: String, source: io::Error },
-    #[error("{host} answered with HTTP status {status} and not as an operator does; check registrationURL and any proxy between")]
+    #[error(
+        "{host} answered with HTTP status {status} and not as an operator does; check registrationURL and any proxy between"
+    )]
     NotAnOperator { host: String, status: u16 },
     /// Before the websocket was open.
     #[error("{0}; {advice}", advice = advice(.0.code))]

@@ -98,12 +98,7 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
 
     async fn open(&mut self) -> Result<Exchange<T::Connection>, ExchangeError> {
         let Self { transport, identity, chance, .. } = self;
-        with_retries(
-            async || Exchange::open(transport, identity).await,
-            chance,
-            note_retry,
-        )
-        .await
+        with_retries(async || Exchange::open(transport, identity).await, chance, note_retry).await
     }
 
     fn lost(&mut self, error: &ExchangeError) {

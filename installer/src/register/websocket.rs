@@ -43,7 +43,9 @@ pub struct WebSocketTransport {
 /// Why an address or a certificate authority cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    #[error("registrationURL is no address of an operator ({0}); it looks like https://HOST/v1-rancheros/registration/TOKEN")]
+    #[error(
+        "registrationURL is no address of an operator ({0}); it looks like https://HOST/v1-rancheros/registration/TOKEN"
+    )]
     Url(String),
     #[error("registrationCACert holds no certificate that can be used: {0}")]
     Authority(String),
@@ -194,8 +196,9 @@ fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
 
 fn client_config(ca: Option<&str>) -> Result<ClientConfig, EndpointError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(EndpointError::System)?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(EndpointError::System)?;
     let Some(pem) = ca else {
         use rustls_platform_verifier::BuilderVerifierExt;
         return Ok(builder.with_platform_verifier().map_err(EndpointError::System)?.with_no_client_auth());

@@ -29,7 +29,8 @@ impl Gathered {
         let document = sources::read(file.unwrap_or(&medium))?.unwrap_or_default();
         // An unreadable command line says nothing; every kernel has one.
         let line = std::fs::read_to_string(root.join("proc/cmdline")).unwrap_or_default();
-        let mut gathered = Self { layers: Vec::new(), resolved: Resolved::default(), cloud_config: CloudConfig::default() };
+        let mut gathered =
+            Self { layers: Vec::new(), resolved: Resolved::default(), cloud_config: CloudConfig::default() };
         gathered.add_document(Source::Medium, document)?;
         gathered.add(Source::KernelCommandLine, Layer::from_kernel_command_line(&line))?;
         gathered.add(Source::Flag, flags)?;

@@ -237,7 +237,9 @@ mod tests {
     fn a_stronger_source_wins_and_is_remembered() {
         let medium = Layer::from_cloud_config(
             Source::Medium,
-            &document(json!({"device": "/dev/sda", "automatic": true, "deviceSelector": {"serial": 7, "minSize": "10GiB"}})),
+            &document(
+                json!({"device": "/dev/sda", "automatic": true, "deviceSelector": {"serial": 7, "minSize": "10GiB"}}),
+            ),
         );
         let kernel = Layer::from_kernel_command_line(
             "quiet rancheros.install.device=/dev/vda RANCHEROS.INSTALL.POWER_OFF \

@@ -77,7 +77,8 @@ pub async fn download_text(url: &str, ca: Option<&str>) -> Result<String, Docume
     let name = without_secrets(url);
     let parsed = reqwest::Url::parse(url)
         .map_err(|error| DocumentError::Address { name: name.clone(), problem: error.to_string() })?;
-    let bytes = download(parsed, ca).await.map_err(|source| DocumentError::Fetch { name, source: source.without_url() })?;
+    let bytes =
+        download(parsed, ca).await.map_err(|source| DocumentError::Fetch { name, source: source.without_url() })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -113,7 +113,8 @@ async fn a_certificate_that_is_not_from_the_pinned_authority_is_refused() {
 async fn a_certificate_for_another_name_or_time_says_so() {
     let authority = Authority::new();
     let other_name = |params: &mut CertificateParams| {
-        params.subject_alt_names = CertificateParams::new(vec!["operator.example".to_owned()]).unwrap().subject_alt_names;
+        params.subject_alt_names =
+            CertificateParams::new(vec!["operator.example".to_owned()]).unwrap().subject_alt_names;
     };
     let url = serve(authority.acceptor(other_name), Behaviour::Echo).await;
     let error = met(&url, &authority.0.pem()).await.to_string();
@@ -164,7 +165,10 @@ fn addresses_and_authorities_that_cannot_be_used_are_refused_at_once() {
     assert_eq!(new("https://[::1]:8443/v1-rancheros/registration/t", &pem), None);
     for url in ["http://h/x", "https://", "nonsense", "https://h_/x y z"] {
         let error = new(url, &pem);
-        assert!(error.as_deref().is_none_or(|error| error.contains("registrationURL is no address")), "{url}: {error:?}");
+        assert!(
+            error.as_deref().is_none_or(|error| error.contains("registrationURL is no address")),
+            "{url}: {error:?}"
+        );
     }
     assert!(new("http://h/x", &pem).is_some());
     let error = new("https://h/x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
