@@ -48,6 +48,12 @@ impl Command {
         self.run_with_input(&[])
     }
 
+    /// Runs to the end and returns standard output whatever the status is: for programs whose status is their answer.
+    pub fn output(&self) -> Result<Vec<u8>, CommandError> {
+        let output = Process::new(&self.program).args(&self.arguments).env("LC_ALL", "C").stdin(Stdio::null()).output();
+        Ok(output.map_err(|source| CommandError::Start { command: self.to_string(), source })?.stdout)
+    }
+
     /// Runs to the end with `input` on standard input, for what may not stand in an argument list.
     pub fn run_with_input(&self, input: &[u8]) -> Result<Vec<u8>, CommandError> {
         let start = |source| CommandError::Start { command: self.to_string(), source };

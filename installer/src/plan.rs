@@ -59,8 +59,6 @@ pub enum PlanError {
     WrongArchitecture { release: String, machine: String },
     #[error("`noFormat` ({origin}) asks to keep the partitions, and this installer always writes them: remove it")]
     NoFormatUnsupported { origin: String },
-    #[error("the cloud-config cannot be written: {0}")]
-    CloudConfig(String),
 }
 
 impl PlanError {
@@ -78,7 +76,6 @@ impl PlanError {
             Self::DiskTooSmall { .. } => "DiskTooSmall",
             Self::WrongArchitecture { .. } => "WrongArchitecture",
             Self::NoFormatUnsupported { .. } => "NoFormatUnsupported",
-            Self::CloudConfig(_) => "CloudConfigInvalid",
         }
     }
 }
@@ -109,7 +106,7 @@ pub fn plan(
     let disk = select::select(settings, &machine.disks, |disk| demand(disk).check())?;
     let layout =
         demand(disk).layout(&mut ids).map_err(|source| PlanError::DiskTooSmall { disk: select::name(disk), source })?;
-    let files = config::files(settings, cloud_config)?;
+    let files = config::files(settings, cloud_config);
     let steps = steps::steps(settings, release, &layout, files, &mut ids);
     Ok(InstallPlan {
         target: PathBuf::from(&disk.path),
@@ -147,14 +144,14 @@ pub mod tests {
         settings: &Settings,
         cloud_config: &CloudConfig,
     ) -> Result<InstallPlan, PlanError> {
-        let folder = tiny_release(&[5; 10_000]);
+        let folder = tiny_release(&[5; 12288]);
         let release = ReleaseSource::open(folder.path()).unwrap();
         let machine = Machine { disks: vec![disk], ..Machine::default() };
         plan(settings, &machine, cloud_config, release.manifest(), Uuid::new_v4)
     }
 
     fn cloud_config() -> CloudConfig {
-        serde_yaml::from_str("hostname: demo\npassword: topsecret\npackages: [vim]").unwrap()
+        CloudConfig::parse("hostname: demo\npassword: topsecret\npackages: [vim]").unwrap()
     }
 
     #[test]
@@ -178,7 +175,7 @@ pub mod tests {
     fn the_medium_for_another_machine_is_refused() {
         let mut machine = Machine { disks: vec![blank_disk("/dev/vda")], ..Machine::default() };
         machine.hardware.cpu.architecture = "aarch64".into();
-        let folder = tiny_release(b"root");
+        let folder = tiny_release(&[5; 8192]);
         let release = ReleaseSource::open(folder.path()).unwrap();
         let refused = plan(&Settings::default(), &machine, &CloudConfig::default(), release.manifest(), Uuid::new_v4);
         assert_eq!(refused.unwrap_err().reason(), "WrongArchitecture");

@@ -1,9 +1,10 @@
 //! The files that the installed system configures itself from.
 
-use super::{ConfigFile, PlanError};
+use super::ConfigFile;
 use crate::settings::{Secret, Settings};
 use protocol::CloudConfig;
-use serde_json::{Value, json};
+use protocol::cloud_config::normal_key;
+use serde_json::{Map, Value, json};
 
 /// What `ros-installer apply` reads at each boot.
 pub const CLOUD_CONFIG: &str = "cloud-config.yaml";
@@ -12,22 +13,23 @@ pub const REGISTRATION: &str = "registration.yaml";
 
 /// The content of COS_OEM: the cloud-config without the keys that were for the installer, and the registration if
 /// there is one.
-pub(super) fn files(settings: &Settings, cloud_config: &CloudConfig) -> Result<Vec<ConfigFile>, PlanError> {
-    let mut files = vec![document(CLOUD_CONFIG, installed(settings, cloud_config))?];
+pub(super) fn files(settings: &Settings, cloud_config: &CloudConfig) -> Vec<ConfigFile> {
+    let mut files = vec![file(CLOUD_CONFIG, installed(settings, cloud_config))];
     if let Some(url) = &*settings.registration_url {
-        let mut install = json!({ "registrationURL": url });
+        let mut install = Map::from_iter([("registrationURL".to_owned(), Value::from(url.as_str()))]);
         if let Some(certificate) = &*settings.registration_ca_cert {
-            install["registrationCACert"] = certificate.as_str().into();
+            install.insert("registrationCACert".into(), certificate.as_str().into());
         }
-        files.push(document(REGISTRATION, json!({ "rancheros": { "install": install } }))?);
+        let document = Map::from_iter([("rancheros".to_owned(), json!({ "install": install }))]);
+        files.push(file(REGISTRATION, CloudConfig(document)));
     }
-    Ok(files)
+    files
 }
 
-fn installed(settings: &Settings, cloud_config: &CloudConfig) -> Value {
+fn installed(settings: &Settings, cloud_config: &CloudConfig) -> CloudConfig {
     let mut document = cloud_config.0.clone();
     if let Some(Value::Object(rancheros)) = document.get_mut("rancheros") {
-        rancheros.remove("install");
+        rancheros.retain(|key, _| normal_key(key) != "install");
         if rancheros.is_empty() {
             document.remove("rancheros");
         }
@@ -36,12 +38,11 @@ fn installed(settings: &Settings, cloud_config: &CloudConfig) -> Value {
     if let Some(password) = settings.password.as_ref().filter(|_| !document.contains_key("password")) {
         document.insert("password".into(), password.expose().into());
     }
-    Value::Object(document)
+    CloudConfig(document)
 }
 
-fn document(name: &str, content: Value) -> Result<ConfigFile, PlanError> {
-    let body = serde_yaml::to_string(&content).map_err(|error| PlanError::CloudConfig(error.to_string()))?;
-    Ok(ConfigFile { name: name.into(), content: Secret::new(format!("#cloud-config\n{body}")) })
+fn file(name: &str, content: CloudConfig) -> ConfigFile {
+    ConfigFile { name: name.into(), content: Secret::new(content.to_yaml()) }
 }
 
 #[cfg(test)]
@@ -50,15 +51,14 @@ mod tests {
     use crate::settings::{Setting, Source};
 
     fn parsed(file: &ConfigFile) -> Value {
-        assert!(file.content.expose().starts_with("#cloud-config\n"));
-        serde_yaml::from_str(file.content.expose()).unwrap()
+        Value::Object(CloudConfig::parse(file.content.expose()).unwrap().0)
     }
 
     #[test]
     fn the_installers_own_keys_stay_behind() {
         let config: CloudConfig =
             serde_yaml::from_str("hostname: h\nrancheros:\n  install: {password: p, device: /dev/vda}").unwrap();
-        let files = files(&Settings::default(), &config).unwrap();
+        let files = files(&Settings::default(), &config);
         assert_eq!(files.len(), 1);
         assert_eq!(parsed(&files[0]), json!({"hostname": "h"}));
     }
@@ -71,7 +71,7 @@ mod tests {
             password: Setting::new(Some(Secret::new("$6$hash")), Source::Answer),
             ..Settings::default()
         };
-        let files = files(&settings, &CloudConfig::default()).unwrap();
+        let files = files(&settings, &CloudConfig::default());
         assert_eq!(parsed(&files[0]), json!({"password": "$6$hash"}));
         let install = json!({"registrationURL": "https://h/x", "registrationCACert": "PEM\nPEM\n"});
         assert_eq!(parsed(&files[1]), json!({"rancheros": {"install": install}}));

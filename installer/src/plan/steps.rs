@@ -173,7 +173,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let expected = format!(
-            "set slot_args=\"ros.mode=system ros.slot=A ros.root={} ros.verity=2:2:{}:- console=tty0 \
+            "set slot_args=\"ros.mode=system ros.slot=A ros.root={} ros.verity=1:1:{}:- console=tty0 \
              console=ttyS0,115200\"\n",
             layout.partition(Role::StateA).guid,
             "ab".repeat(32)

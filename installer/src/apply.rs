@@ -1,0 +1,95 @@
+//! Applies the cloud-config to the running system, at each boot: `/etc` is new each time, and the cloud-config is what
+//! it is made from. The meaning of each key is cloud-init's; see [`protocol::cloud_config_keys`] for the list.
+
+mod accounts;
+mod change;
+pub mod document;
+mod network;
+mod script;
+mod sha512_crypt;
+mod system;
+
+use crate::console::{Milestone, announce};
+use anyhow::{Context, Result};
+use change::Change;
+use document::Document;
+use protocol::CloudConfig;
+use std::path::Path;
+use system::System;
+
+/// Where the installer left the configuration.
+const CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
+
+/// Which part of a boot this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Before network and services: everything that they read.
+    Early,
+    /// With a network: deferred files and `runcmd`.
+    Final,
+}
+
+/// What one stage did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Names of what was done.
+    pub changes: Vec<String>,
+    /// One line for each thing that was not: keys that are not applied, and changes that failed.
+    pub problems: Vec<String>,
+}
+
+/// Applies a stage to this system and says so on the console. An error means that the whole document could not be read;
+/// a part that could not be applied is a problem in the result, and the other parts are applied.
+pub fn run(stage: Stage) -> Result<Applied> {
+    let applied = run_in(Path::new("/"), stage)?;
+    for problem in &applied.problems {
+        tracing::warn!("{problem}");
+    }
+    let done = if applied.changes.is_empty() { "nothing to do".into() } else { applied.changes.join(", ") };
+    let problems = applied.problems.iter().map(|problem| format!("\nnot applied: {problem}"));
+    announce(Milestone::Applied, done + &problems.collect::<String>());
+    Ok(applied)
+}
+
+/// Applies a stage to the system below `root`. A system without a cloud-config stays as its image is.
+pub fn run_in(root: &Path, stage: Stage) -> Result<Applied> {
+    let path = root.join(CLOUD_CONFIG.trim_start_matches('/'));
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Applied::default()),
+        Err(error) => return Err(error).with_context(|| format!("reading {CLOUD_CONFIG}")),
+    };
+    let config = CloudConfig::parse(&text).with_context(|| {
+        format!("{CLOUD_CONFIG} cannot be read; correct it there, or install again with a corrected registration")
+    })?;
+    let (document, mut problems) = Document::read(&config);
+    if stage == Stage::Final {
+        // The early stage has said them.
+        problems.clear();
+    }
+    let (changes, unusable) = change::plan(&document, stage);
+    problems.extend(unusable);
+    let mut applied = Applied { changes: Vec::new(), problems };
+    carry_out(&System::new(root), &changes, &mut applied);
+    Ok(applied)
+}
+
+fn carry_out(system: &System, changes: &[Change], applied: &mut Applied) {
+    for change in changes {
+        match system.carry_out(change) {
+            Ok(problems) => {
+                applied.changes.push(change.to_string());
+                applied.problems.extend(problems);
+            }
+            Err(error) => applied.problems.push(format!("{change}: {error:#}")),
+        }
+    }
+    if changes.iter().any(|change| matches!(change, Change::File(_)))
+        && let Err(error) = system.configured()
+    {
+        applied.problems.push(format!("{error:#}"));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,331 @@
+//! Users, groups and passwords as values: the three files of `/etc`, changed in memory.
+//!
+//! Formats: passwd(5), shadow(5), group(5). `/etc` is made anew at each boot, so users are too; their numbers follow
+//! their homes, which stay.
+
+use super::document::{Document, User};
+use std::fmt::Write;
+
+/// The contents of `/etc/passwd`, `/etc/shadow` and `/etc/group`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    passwd: Table,
+    shadow: Table,
+    group: Table,
+}
+
+type Table = Vec<Vec<String>>;
+
+/// What is needed to give a user its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub home: String,
+}
+
+/// What the making of users asks of the machine.
+pub struct Host<'a> {
+    /// Owner and group of a folder, if it is there.
+    pub owner: &'a dyn Fn(&str) -> Option<(u32, u32)>,
+    /// The crypt(5) hash of a password.
+    pub hash: &'a dyn Fn(&str) -> String,
+    /// Days since 1 January 1970.
+    pub today: u64,
+}
+
+/// Numbers of ordinary users and of system users, as in Debian's login.defs.
+const ORDINARY: std::ops::Range<u32> = 1000..60000;
+const SYSTEM: std::ops::Range<u32> = 100..1000;
+const LOCKED: &str = "!";
+
+impl Accounts {
+    pub fn parse(passwd: &str, shadow: &str, group: &str) -> Self {
+        let table = |text: &str| text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect();
+        Self { passwd: table(passwd), shadow: table(shadow), group: table(group) }
+    }
+
+    /// `passwd`, `shadow` and `group`, in this order.
+    pub fn to_texts(&self) -> [String; 3] {
+        [&self.passwd, &self.shadow, &self.group].map(|table| {
+            table.iter().fold(String::new(), |mut text, row| {
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "{}", row.join(":"));
+                text
+            })
+        })
+    }
+
+    pub fn find(&self, name: &str) -> Option<Account> {
+        let row = row(&self.passwd, name)?;
+        let number = |field: usize| row.get(field)?.parse().ok();
+        Some(Account { name: name.into(), uid: number(2)?, gid: number(3)?, home: row.get(5)?.clone() })
+    }
+
+    pub fn group_id(&self, name: &str) -> Option<u32> {
+        row(&self.group, name)?.get(2)?.parse().ok()
+    }
+
+    /// Makes the groups and users of a document and sets their passwords. Returns one line for each thing that could
+    /// not be done; everything else is.
+    pub fn apply(&mut self, document: &Document, host: &Host) -> Vec<String> {
+        let mut problems = Vec::new();
+        for group in &document.groups {
+            let made = self.ensure_group(&group.name, ORDINARY, None).map(drop);
+            note(&mut problems, &format!("group {:?}", group.name), made);
+        }
+        for user in &document.users {
+            note(&mut problems, &format!("user {:?}", user.name), self.ensure_user(user, host));
+        }
+        for group in &document.groups {
+            for member in &group.members {
+                note(&mut problems, &format!("group {:?}", group.name), self.add_member(&group.name, member));
+            }
+        }
+        for (name, password) in passwords(document, &mut problems) {
+            let hash = if is_hash(&password) { password } else { (host.hash)(&password) };
+            note(&mut problems, &format!("password of {name:?}"), self.set_password(&name, &hash, host.today));
+        }
+        problems
+    }
+
+    fn ensure_user(&mut self, user: &User, host: &Host) -> Result<(), String> {
+        let is_new = self.find(&user.name).is_none();
+        if is_new {
+            self.add_user(user, host)?;
+        }
+        for group in &user.groups {
+            self.ensure_group(group, ORDINARY, None)?;
+            self.add_member(group, &user.name)?;
+        }
+        let hash = match (&user.hashed_passwd, &user.plain_text_passwd, &user.passwd) {
+            (Some(hash), _, _) => Some(hash.clone()),
+            (None, Some(text), _) => Some((host.hash)(text)),
+            (None, None, Some(hash)) if is_new => Some(hash.clone()),
+            _ => None,
+        };
+        if let Some(hash) = hash {
+            self.set_password(&user.name, &hash, host.today)?;
+        }
+        if user.lock_passwd.unwrap_or(true) {
+            self.lock(&user.name);
+        }
+        Ok(())
+    }
+
+    fn add_user(&mut self, user: &User, host: &Host) -> Result<(), String> {
+        check_name(&user.name)?;
+        let home = user.homedir.clone().unwrap_or_else(|| format!("/home/{}", user.name));
+        let shell = user.shell.clone().unwrap_or_else(|| "/bin/bash".into());
+        let gecos = user.gecos.clone().unwrap_or_default();
+        for field in [&home, &shell, &gecos] {
+            if field.contains([':', '\n']) {
+                return Err(format!("{field:?} must not hold a colon or a line break"));
+            }
+        }
+        let range = if user.system { SYSTEM } else { ORDINARY };
+        let owner = (host.owner)(&home).filter(|(uid, _)| range.contains(uid) && !self.uses(&self.passwd, *uid));
+        let uid = match user.uid.or(owner.map(|(uid, _)| uid)) {
+            Some(uid) if self.uses(&self.passwd, uid) => return Err(format!("the number {uid} is taken")),
+            Some(uid) => uid,
+            None => self.free(&self.passwd, range.clone())?,
+        };
+        let gid = match &user.primary_group {
+            Some(group) => self.ensure_group(group, range, None)?,
+            None if user.no_user_group => self.group_id("users").unwrap_or(100),
+            None => self.ensure_group(&user.name, range, Some(uid))?,
+        };
+        let fields = [&user.name, "x", &uid.to_string(), &gid.to_string(), &gecos, &home, &shell];
+        self.passwd.push(fields.map(str::to_owned).to_vec());
+        let today = host.today.to_string();
+        self.shadow.push([&user.name, LOCKED, &today, "0", "99999", "7", "", "", ""].map(str::to_owned).to_vec());
+        Ok(())
+    }
+
+    /// The number of a group, which is made if it is not there, with the number `wanted` if that is free.
+    fn ensure_group(&mut self, name: &str, range: std::ops::Range<u32>, wanted: Option<u32>) -> Result<u32, String> {
+        if let Some(gid) = self.group_id(name) {
+            return Ok(gid);
+        }
+        check_name(name)?;
+        let gid = match wanted.filter(|gid| !self.uses(&self.group, *gid)) {
+            Some(gid) => gid,
+            None => self.free(&self.group, range)?,
+        };
+        self.group.push([name, "x", &gid.to_string(), ""].map(str::to_owned).to_vec());
+        Ok(gid)
+    }
+
+    fn add_member(&mut self, group: &str, user: &str) -> Result<(), String> {
+        if self.find(user).is_none() {
+            return Err(format!("there is no user {user:?}"));
+        }
+        let members = self.group.iter_mut().find(|row| row[0] == group).and_then(|row| row.get_mut(3));
+        let members = members.ok_or_else(|| format!("there is no group {group:?}"))?;
+        if !members.split(',').any(|member| member == user) {
+            *members = if members.is_empty() { user.to_owned() } else { format!("{members},{user}") };
+        }
+        Ok(())
+    }
+
+    fn set_password(&mut self, name: &str, hash: &str, today: u64) -> Result<(), String> {
+        if hash.contains([':', '\n']) {
+            return Err("a hash holds no colon and no line break".into());
+        }
+        let row = self.shadow.iter_mut().find(|row| row[0] == name).filter(|row| row.len() > 2);
+        let row = row.ok_or("there is no such user")?;
+        row[1] = hash.to_owned();
+        row[2] = today.to_string();
+        Ok(())
+    }
+
+    /// As `passwd -l` does: no password fits, and the hash can be had back.
+    fn lock(&mut self, name: &str) {
+        let password = self.shadow.iter_mut().find(|row| row[0] == name).and_then(|row| row.get_mut(1));
+        if let Some(password) = password.filter(|password| !password.starts_with(LOCKED)) {
+            password.insert_str(0, LOCKED);
+        }
+    }
+
+    fn uses(&self, table: &Table, number: u32) -> bool {
+        let number = number.to_string();
+        table.iter().any(|row| row.get(2) == Some(&number))
+    }
+
+    fn free(&self, table: &Table, mut range: std::ops::Range<u32>) -> Result<u32, String> {
+        range.find(|number| !self.uses(table, *number)).ok_or_else(|| "no number is free".into())
+    }
+}
+
+/// Name and password or hash, from everywhere a document may have them; later ones win.
+fn passwords(document: &Document, problems: &mut Vec<String>) -> Vec<(String, String)> {
+    let mut passwords: Vec<(String, String)> =
+        document.password.iter().map(|password| ("root".into(), password.clone())).collect();
+    for line in &document.chpasswd.list {
+        match line.split_once(':') {
+            Some((name, password)) if !is_random(password) => passwords.push((name.into(), password.into())),
+            _ => problems.push("chpasswd.list: a line must be `name:password`; RANDOM is not applied".into()),
+        }
+    }
+    for user in &document.chpasswd.users {
+        match (&user.password, user.kind.as_deref().unwrap_or("hash")) {
+            (Some(password), "hash" | "text") => passwords.push((user.name.clone(), password.clone())),
+            (_, kind) => {
+                problems.push(format!("password of {:?}: type {kind} without a password is not applied", user.name))
+            }
+        }
+    }
+    if document.chpasswd.expire == Some(true) {
+        problems.push("chpasswd.expire is not applied: passwords are set from the configuration at each boot".into());
+    }
+    passwords
+}
+
+fn is_random(password: &str) -> bool {
+    matches!(password, "R" | "RANDOM")
+}
+
+/// crypt(5): a dollar sign, a word, and another. Anything else is the password itself.
+fn is_hash(password: &str) -> bool {
+    password.strip_prefix('$').is_some_and(|rest| rest.find('$').is_some_and(|at| (1..=3).contains(&at)))
+}
+
+fn row<'a>(table: &'a Table, name: &str) -> Option<&'a Vec<String>> {
+    table.iter().find(|row| row[0] == name)
+}
+
+fn note(problems: &mut Vec<String>, what: &str, result: Result<(), String>) {
+    if let Err(cause) = result {
+        problems.push(format!("{what}: {cause}"));
+    }
+}
+
+/// As `useradd` has it: what is a name also to the programs that read these files.
+fn check_name(name: &str) -> Result<(), String> {
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_');
+    let rest = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
+    if first && rest && name.len() <= 32 {
+        return Ok(());
+    }
+    Err("a name has up to 32 of a-z, 0-9, _ and -, and begins with a letter or _".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> Accounts {
+        Accounts::parse(
+            "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1::/:/usr/sbin/nologin\n",
+            "root:*:20000:0:99999:7:::\ndaemon:*:20000:0:99999:7:::\n",
+            "root:x:0:\nsudo:x:27:\nusers:x:100:\n",
+        )
+    }
+
+    fn applied(text: &str, owner: Option<(u32, u32)>) -> (Accounts, Vec<String>) {
+        let (document, problems) = Document::read(&serde_yaml::from_str(text).unwrap());
+        assert_eq!(problems, Vec::<String>::new());
+        let mut accounts = image();
+        let host = Host { owner: &|_| owner, hash: &|password| format!("$6${password}$"), today: 20500 };
+        let problems = accounts.apply(&document, &host);
+        (accounts, problems)
+    }
+
+    #[test]
+    fn an_image_without_changes_is_itself() {
+        let texts = image().to_texts();
+        assert_eq!(Accounts::parse(&texts[0], &texts[1], &texts[2]), image());
+    }
+
+    #[test]
+    fn a_user_gets_number_group_home_and_a_locked_password() {
+        let (accounts, problems) = applied("users: [{name: demo, groups: [sudo, ops], gecos: Demo}]", None);
+        assert_eq!(problems, Vec::<String>::new());
+        let [passwd, shadow, group] = accounts.to_texts();
+        assert!(passwd.ends_with("demo:x:1000:1000:Demo:/home/demo:/bin/bash\n"), "{passwd}");
+        assert!(shadow.ends_with("demo:!:20500:0:99999:7:::\n"), "{shadow}");
+        assert!(
+            group.contains("sudo:x:27:demo\n")
+                && group.contains("demo:x:1000:\n")
+                && group.contains("ops:x:1001:demo\n")
+        );
+    }
+
+    #[test]
+    fn the_number_follows_the_home() {
+        let (accounts, _) = applied("users: [{name: demo}]", Some((1234, 1234)));
+        assert_eq!(accounts.find("demo").unwrap().uid, 1234);
+        let (accounts, _) = applied("users: [{name: demo}]", Some((0, 0)));
+        assert_eq!(accounts.find("demo").unwrap().uid, 1000, "a home of root makes nobody root");
+        let (accounts, _) = applied("users: [{name: demo, uid: 1500}]", Some((1234, 1234)));
+        assert_eq!(accounts.find("demo").unwrap().uid, 1500);
+    }
+
+    #[test]
+    fn passwords_come_from_every_place_cloud_init_knows() {
+        let (accounts, problems) = applied(
+            "password: secret\n\
+             users:\n- {name: a, plain_text_passwd: x, lock_passwd: false}\n- {name: b, passwd: $6$s$h}\n- {name: c, lock_passwd: false}\n\
+             chpasswd: {list: ['c:$5$s$h'], users: [{name: daemon, password: p, type: text}]}\n",
+            None,
+        );
+        assert_eq!(problems, Vec::<String>::new());
+        let shadow = &accounts.to_texts()[1];
+        for expected in ["root:$6$secret$:", "\na:$6$x$:", "\nb:!$6$s$h:", "\nc:$5$s$h:", "\ndaemon:$6$p$:"] {
+            assert!(shadow.contains(expected), "{expected} is missing from {shadow}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_said_and_the_rest_is_done() {
+        let (accounts, problems) = applied(
+            "users:\n- {name: 'a:b'}\n- {name: root2, uid: 0}\n- {name: ok, shell: \"/bin/sh\\nx\"}\n- fine\n\
+             groups: [{ops: [nobody-here]}]\nchpasswd: {expire: true, list: ['root:RANDOM']}\n",
+            None,
+        );
+        assert_eq!(problems.len(), 6, "{problems:?}");
+        assert!(accounts.find("fine").is_some());
+        assert!(accounts.find("root2").is_none() && accounts.find("ok").is_none());
+    }
+}

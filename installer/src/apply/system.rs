@@ -1,0 +1,255 @@
+//! Carries out changes below a root folder: `/` on a machine, something temporary in tests.
+
+use super::accounts::{Accounts, Host};
+use super::change::{Change, FileChange};
+use super::document::{CaCerts, Document};
+use super::sha512_crypt;
+use crate::command::Command;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Where notes stand that something was done once. It is on the persistent partition, which is new with each
+/// installation, so what is here was done for this installation.
+const ONCE: &str = "/var/lib/ros/once";
+/// The persistent partition by itself; see `/usr/lib/ros/persist.conf` for what of it is bound where.
+const PERSISTENT: &str = "/run/ros/persistent";
+const CERTIFICATES: &str = "/usr/local/share/ca-certificates";
+
+/// The system that is changed.
+pub struct System {
+    root: PathBuf,
+    /// Whether persistent files were written at an earlier boot.
+    configured_before: bool,
+}
+
+impl System {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        let mut system = Self { root: root.into(), configured_before: false };
+        system.configured_before = system.once("write_files").exists();
+        system
+    }
+
+    /// Carries out one change. The lines are what could not be done although the rest was.
+    pub fn carry_out(&self, change: &Change) -> Result<Vec<String>> {
+        match change {
+            Change::BootCommands(script) => self.shell(script)?,
+            Change::File(file) => self.file(file)?,
+            Change::Hostname(name) => self.hostname(name)?,
+            Change::Accounts(document) => return self.accounts(document),
+            Change::AuthorizedKeys { user, keys } => self.authorized_keys(user, keys)?,
+            Change::Timezone(zone) => self.timezone(zone)?,
+            Change::Disable(unit) => {
+                Command::new("systemctl").arguments(["mask", "--runtime", "--now", "--no-block", unit]).run()?;
+            }
+            Change::CaCertificates(certificates) => self.certificates(certificates)?,
+            Change::RunCommands(script) => {
+                if self.mark("runcmd")? {
+                    self.shell(script)?;
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// To be called when all files of a stage are written: those that are kept are not written again at later boots.
+    pub fn configured(&self) -> Result<()> {
+        self.mark("write_files").map(drop)
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    fn is_live(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    fn once(&self, what: &str) -> PathBuf {
+        self.path(ONCE).join(what)
+    }
+
+    /// Notes that something is done. False if it was noted before.
+    fn mark(&self, what: &str) -> Result<bool> {
+        let note = self.once(what);
+        fs::create_dir_all(self.path(ONCE)).with_context(|| format!("creating {ONCE}"))?;
+        match OpenOptions::new().write(true).create_new(true).open(&note) {
+            Ok(file) => file.sync_all().with_context(|| format!("writing {}", note.display())).map(|()| true),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("writing {}", note.display())),
+        }
+    }
+
+    /// As cloud-init, a file is written once for an installation; where `/etc` is new at each boot, that is each boot.
+    fn file(&self, file: &FileChange) -> Result<()> {
+        if self.configured_before && self.is_kept(&file.path) {
+            return Ok(());
+        }
+        let accounts = self.read_accounts()?;
+        let (user, group) = (file.owner.0.as_str(), file.owner.1.as_str());
+        let account = accounts.find(user).with_context(|| format!("owner: there is no user {user:?}"))?;
+        let gid = match group {
+            "" => account.gid,
+            group => accounts.group_id(group).with_context(|| format!("owner: there is no group {group:?}"))?,
+        };
+        let path = self.path(&file.path);
+        let folder = path.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        write(&path, &file.content, file.mode, file.append)?;
+        chown(&path, Some(account.uid), Some(gid)).with_context(|| format!("giving {} to {user}", file.path))
+    }
+
+    /// Whether a file, there or not, stands on the persistent partition.
+    fn is_kept(&self, path: &str) -> bool {
+        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+        let Some(persistent) = device(&self.path(PERSISTENT)) else { return false };
+        self.path(path).ancestors().find_map(device) == Some(persistent)
+    }
+
+    fn hostname(&self, name: &str) -> Result<()> {
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+        if name.is_empty() || name.len() > 64 || !plain || name.starts_with(['-', '.']) {
+            bail!("a hostname has up to 64 letters, digits, hyphens and dots");
+        }
+        write(&self.path("/etc/hostname"), format!("{name}\n").as_bytes(), 0o644, false)?;
+        if self.is_live() {
+            nix::unistd::sethostname(name).context("setting the hostname")?;
+        }
+        Ok(())
+    }
+
+    fn read_accounts(&self) -> Result<Accounts> {
+        let [passwd, shadow, group] = ["passwd", "shadow", "group"].map(|name| {
+            fs::read_to_string(self.path("/etc").join(name)).with_context(|| format!("reading /etc/{name}"))
+        });
+        Ok(Accounts::parse(&passwd?, &shadow?, &group?))
+    }
+
+    fn accounts(&self, document: &Document) -> Result<Vec<String>> {
+        let mut accounts = self.read_accounts()?;
+        let owner = |home: &str| fs::metadata(self.path(home)).map(|home| (home.uid(), home.gid())).ok();
+        let salt = random_salt()?;
+        let hash = |password: &str| sha512_crypt::hash(password, &salt);
+        let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs() / 86400);
+        let mut problems = accounts.apply(document, &Host { owner: &owner, hash: &hash, today });
+        for (name, text) in ["passwd", "shadow", "group"].iter().zip(accounts.to_texts()) {
+            let path = self.path("/etc").join(name);
+            let metadata = fs::metadata(&path).with_context(|| format!("reading /etc/{name}"))?;
+            // Not in place: whoever reads the file meanwhile gets the old one or the new one.
+            let new = path.with_extension("ros-new");
+            write(&new, text.as_bytes(), metadata.mode() & 0o7777, false)?;
+            chown(&new, Some(metadata.uid()), Some(metadata.gid())).with_context(|| format!("writing /etc/{name}"))?;
+            fs::rename(&new, &path).with_context(|| format!("writing /etc/{name}"))?;
+        }
+        for user in document.users.iter().filter(|user| !user.no_create_home && !user.system) {
+            if let Some(account) = accounts.find(&user.name)
+                && let Err(error) = self.home(&account.home, account.uid, account.gid)
+            {
+                problems.push(format!("home of {:?}: {error:#}", user.name));
+            }
+        }
+        Ok(problems)
+    }
+
+    /// A home with what `/etc/skel` holds. One that is there stays as it is.
+    fn home(&self, home: &str, uid: u32, gid: u32) -> Result<()> {
+        let path = self.path(home);
+        if path.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&path).with_context(|| format!("creating {home}"))?;
+        for entry in fs::read_dir(self.path("/etc/skel")).into_iter().flatten().flatten() {
+            let copy = path.join(entry.file_name());
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                fs::copy(entry.path(), &copy).with_context(|| format!("writing {}", copy.display()))?;
+                chown(&copy, Some(uid), Some(gid))?;
+            }
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o700))?;
+        chown(&path, Some(uid), Some(gid)).with_context(|| format!("giving {home} to its user"))
+    }
+
+    fn authorized_keys(&self, user: &str, keys: &[String]) -> Result<()> {
+        let account = self.read_accounts()?.find(user).with_context(|| format!("there is no user {user:?}"))?;
+        let folder = self.path(&account.home).join(".ssh");
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let path = folder.join("authorized_keys");
+        let present = fs::read_to_string(&path).unwrap_or_default();
+        let present_lines: BTreeSet<&str> = present.lines().map(str::trim).collect();
+        let mut text = present.clone();
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        for key in keys.iter().map(|key| key.trim()).filter(|key| !present_lines.contains(key)) {
+            text.push_str(key);
+            text.push('\n');
+        }
+        write(&path, text.as_bytes(), 0o600, false)?;
+        fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+        for path in [&folder, &path] {
+            chown(path, Some(account.uid), Some(account.gid))
+                .with_context(|| format!("giving {} away", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn timezone(&self, zone: &str) -> Result<()> {
+        let inside = zone.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+        if !inside || !self.path("/usr/share/zoneinfo").join(zone).is_file() {
+            bail!("there is no time zone {zone:?} in /usr/share/zoneinfo");
+        }
+        let link = self.path("/etc/localtime");
+        let _ = fs::remove_file(&link);
+        symlink(format!("../usr/share/zoneinfo/{zone}"), &link).context("linking /etc/localtime")?;
+        write(&self.path("/etc/timezone"), format!("{zone}\n").as_bytes(), 0o644, false)
+    }
+
+    fn certificates(&self, certificates: &CaCerts) -> Result<()> {
+        let folder = self.path(CERTIFICATES);
+        fs::create_dir_all(&folder).with_context(|| format!("creating {CERTIFICATES}"))?;
+        for (number, certificate) in (1..).zip(&certificates.trusted) {
+            let path = folder.join(format!("cloud-config-{number}.crt"));
+            write(&path, format!("{}\n", certificate.trim()).as_bytes(), 0o644, false)?;
+        }
+        if certificates.remove_defaults {
+            write(&self.path("/etc/ca-certificates.conf"), b"", 0o644, false)?;
+        }
+        if self.is_live() {
+            let update = Command::new("update-ca-certificates");
+            if certificates.remove_defaults { update.argument("--fresh").run() } else { update.run() }?;
+        }
+        Ok(())
+    }
+
+    /// Runs a script of the cloud-config. It is its author's, and so is the choice of a shell.
+    fn shell(&self, script: &str) -> Result<()> {
+        let file = tempfile::Builder::new().prefix("ros-script-").tempfile().context("writing the script")?;
+        file.as_file().write_all(script.as_bytes()).context("writing the script")?;
+        Ok(Command::new("/bin/sh").argument(file.path()).run_visibly()?)
+    }
+}
+
+/// Writes a file and sets its mode, whatever it was before and whatever the umask says.
+fn write(path: &Path, content: &[u8], mode: u32, append: bool) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).mode(0o600);
+    if append {
+        options.append(true)
+    } else {
+        options.write(true).truncate(true)
+    };
+    let mut file = options.open(path).with_context(|| format!("writing {}", path.display()))?;
+    file.write_all(content).with_context(|| format!("writing {}", path.display()))?;
+    file.set_permissions(Permissions::from_mode(mode))
+        .with_context(|| format!("setting the mode of {}", path.display()))
+}
+
+fn random_salt() -> Result<String> {
+    let mut random = [0; 16];
+    aws_lc_rs::rand::fill(&mut random).ok().context("reading random bytes for a salt")?;
+    Ok(sha512_crypt::salt(random))
+}

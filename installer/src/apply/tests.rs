@@ -1,0 +1,130 @@
+//! Whole documents applied to a folder that looks like an installed system.
+
+use super::*;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use tempfile::TempDir;
+
+fn system(config: &str) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n");
+    write("etc/shadow", "root:*:20000:0:99999:7:::\n");
+    write("etc/group", "root:x:0:\nsudo:x:27:\n");
+    write("etc/skel/.profile", "# profile\n");
+    write("usr/share/zoneinfo/Europe/Berlin", "TZif");
+    write("oem/cloud-config.yaml", config);
+    root
+}
+
+fn read(root: &TempDir, path: &str) -> String {
+    fs::read_to_string(root.path().join(path)).unwrap()
+}
+
+fn apply(root: &TempDir, stage: Stage) -> Applied {
+    run_in(root.path(), stage).unwrap()
+}
+
+const DEMO: &str = "\
+#cloud-config
+hostname: demo
+timezone: Europe/Berlin
+users:
+- name: demo
+  groups: [sudo]
+  sudo: ALL=(ALL) NOPASSWD:ALL
+  ssh_authorized_keys: [ssh-ed25519 AAAA demo]
+ssh_authorized_keys: [ssh-ed25519 BBBB root]
+write_files:
+- {path: /etc/motd, content: hello, permissions: '0600'}
+- {path: /srv/owned, content: x, owner: 'demo:sudo', defer: true}
+rancherd: {role: server}
+";
+
+#[test]
+fn a_document_becomes_a_configured_system() {
+    let root = system(DEMO);
+    let applied = apply(&root, Stage::Early);
+    assert_eq!(applied.problems, Vec::<String>::new());
+    assert_eq!(read(&root, "etc/hostname"), "demo\n");
+    assert_eq!(
+        fs::read_link(root.path().join("etc/localtime")).unwrap(),
+        Path::new("../usr/share/zoneinfo/Europe/Berlin")
+    );
+    assert!(read(&root, "etc/passwd").contains("demo:x:1000:1000::/home/demo:/bin/bash\n"));
+    assert_eq!(read(&root, "etc/sudoers.d/90-cloud-config"), "demo ALL=(ALL) NOPASSWD:ALL\n");
+    assert_eq!(read(&root, "root/.ssh/authorized_keys"), "ssh-ed25519 BBBB root\n");
+    assert_eq!(read(&root, "home/demo/.profile"), "# profile\n");
+    assert_eq!(read(&root, "etc/rancher/rancherd/config.yaml"), "#cloud-config\nrole: server\n");
+    let keys = fs::metadata(root.path().join("home/demo/.ssh/authorized_keys")).unwrap();
+    assert_eq!((keys.mode() & 0o7777, keys.uid()), (0o600, 1000));
+    assert_eq!(fs::metadata(root.path().join("etc/motd")).unwrap().mode() & 0o7777, 0o600);
+
+    assert_eq!(apply(&root, Stage::Final).problems, Vec::<String>::new());
+    let owned = fs::metadata(root.path().join("srv/owned")).unwrap();
+    assert_eq!((owned.uid(), owned.gid()), (1000, 27));
+}
+
+#[test]
+fn the_next_boot_does_the_same_and_leaves_what_is_kept() {
+    let root = system("write_files: [{path: /var/kept, content: first}]\nssh_authorized_keys: [a key]\n");
+    fs::create_dir_all(root.path().join("run/ros/persistent")).unwrap();
+    apply(&root, Stage::Early);
+    assert_eq!(read(&root, "var/kept"), "first");
+    fs::write(root.path().join("var/kept"), "changed by its owner").unwrap();
+    apply(&root, Stage::Early);
+    assert_eq!(read(&root, "var/kept"), "changed by its owner");
+    assert_eq!(read(&root, "root/.ssh/authorized_keys"), "a key\n");
+}
+
+#[test]
+fn runcmd_runs_once_and_bootcmd_each_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, boot) = (folder.path().join("run"), folder.path().join("boot"));
+    let config = format!("runcmd: ['echo x >> {}']\nbootcmd: ['echo x >> {}']\n", run.display(), boot.display());
+    let root = system(&config);
+    for _ in 0..2 {
+        apply(&root, Stage::Early);
+        apply(&root, Stage::Final);
+    }
+    assert_eq!(fs::read_to_string(run).unwrap(), "x\n");
+    assert_eq!(fs::read_to_string(boot).unwrap(), "x\nx\n");
+}
+
+#[test]
+fn what_cannot_be_applied_is_named_and_the_rest_is_applied() {
+    let root = system(
+        "hostname: -bad\ntimezone: ../../etc/shadow\npackages: [vim]\n\
+         write_files: [{path: relative, content: x}, {path: /a, owner: nobody-here}, {path: /b, content: y}]\n",
+    );
+    let applied = apply(&root, Stage::Early);
+    assert_eq!(read(&root, "b"), "y");
+    for part in ["hostname", "timezone", "`packages`", "relative", "nobody-here"] {
+        assert!(applied.problems.iter().any(|p| p.contains(part)), "{part} is missing from {:?}", applied.problems);
+    }
+    assert_eq!(applied.problems.len(), 5);
+}
+
+#[test]
+fn a_large_file_is_written_and_one_that_is_too_large_is_refused_with_the_limit() {
+    let content = "x".repeat(1_000_000);
+    let root = system(&format!("write_files: [{{path: /var/large, content: {content}}}]"));
+    assert_eq!(apply(&root, Stage::Early).problems, Vec::<String>::new());
+    assert_eq!(read(&root, "var/large"), content);
+    let root = system(&format!("write_files: [{{path: /var/large, content: {}}}]", "x".repeat(1 << 20)));
+    let error = format!("{:#}", run_in(root.path(), Stage::Early).unwrap_err());
+    assert!(error.contains("the limit is 1048576"), "{error}");
+}
+
+#[test]
+fn what_is_not_yaml_is_an_error_and_no_configuration_is_none() {
+    let root = system("hostname: [unclosed");
+    let error = format!("{:#}", run_in(root.path(), Stage::Early).unwrap_err());
+    assert!(error.contains("/oem/cloud-config.yaml") && error.contains("cannot be read"), "{error}");
+    fs::remove_file(root.path().join("oem/cloud-config.yaml")).unwrap();
+    assert_eq!(apply(&root, Stage::Early), Applied::default());
+}

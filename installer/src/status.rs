@@ -1,0 +1,200 @@
+//! Which system runs here, from which slot, and whether it has proved itself.
+
+use crate::boot_partition;
+use crate::grubenv::GrubEnv;
+use crate::machine::{Boot, BootMode};
+use crate::release_source::MEDIUM_RELEASE;
+use anyhow::{Context, Result};
+use protocol::CloudConfig;
+use protocol::message::Slot;
+use protocol::release::{self, ReleaseManifest};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+/// Written after each report that the operator has taken.
+pub const LAST_REPORT: &str = "/var/lib/ros/last-report.json";
+const REGISTRATION: &str = "/oem/registration.yaml";
+
+/// What `ros-installer status` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub mode: BootMode,
+    pub slot: Slot,
+    /// Name of the running release.
+    pub version: String,
+    /// `sha256:` and the digest of its `release.json`.
+    pub release: String,
+    /// What the boot loader knows; absent on a medium.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootState>,
+    /// Host of the operator, without the token that stands in the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_report: Option<LastReport>,
+}
+
+/// The boot loader's variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootState {
+    pub active: Slot,
+    /// Whether the active slot has proved itself since it was written.
+    pub good: bool,
+    /// Starts left before the boot loader takes another slot; without meaning once `good`.
+    pub tries: u8,
+}
+
+/// The last report that the operator has taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastReport {
+    /// Seconds since 1 January 1970, by this machine's clock.
+    pub at: u64,
+}
+
+impl Status {
+    /// Reads the state of this machine. Fails on a machine that was not started by `ros-init`.
+    pub fn read() -> Result<Self> {
+        let root = Path::new("/");
+        let boot = Boot::probe(root);
+        let slot =
+            boot.slot.context("finding ros.slot= on the kernel command line: this is not an installed system")?;
+        let (manifest, state) = match slot {
+            Slot::Live => {
+                let path = Path::new(MEDIUM_RELEASE).join("release.json");
+                (fs::read(&path).with_context(|| format!("reading {}", path.display()))?, None)
+            }
+            _ => boot_partition::with_mounted(true, |folder| on_disk(folder, slot))?,
+        };
+        Ok(Self {
+            mode: boot.mode,
+            slot,
+            version: ReleaseManifest::parse(&manifest)?.version,
+            release: release::digest(&manifest),
+            boot: state,
+            operator: fs::read_to_string(REGISTRATION).ok().and_then(|text| operator(&text)),
+            last_report: fs::read(LAST_REPORT).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+        })
+    }
+
+    /// Whether the running slot is known to be good.
+    pub fn is_healthy(&self) -> bool {
+        self.boot.is_some_and(|boot| boot.good && boot.active == self.slot)
+    }
+}
+
+/// The slot's `release.json`, and what the boot loader knows.
+fn on_disk(boot: &Path, slot: Slot) -> Result<(Vec<u8>, Option<BootState>)> {
+    let folder = match slot {
+        Slot::B => "B",
+        Slot::Recovery => "R",
+        Slot::A | Slot::Live => "A",
+    };
+    let manifest = boot.join(folder).join("release.json");
+    let manifest = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    let environment = boot.join("grub/grubenv");
+    let env = GrubEnv::read(&environment).with_context(|| format!("reading {}", environment.display()))?;
+    Ok((manifest, Some(BootState { active: env.active, good: env.good, tries: env.tries })))
+}
+
+/// The host and port of the registration's address.
+fn operator(registration: &str) -> Option<String> {
+    let document = CloudConfig::parse(registration).ok()?;
+    let url = document.install().get("registrationurl")?.as_str()?.to_owned();
+    let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+    host.split('/').next().map(str::to_owned)
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Release:     {} ({})", self.version, self.release)?;
+        writeln!(f, "Slot:        {}", self.slot)?;
+        match &self.boot {
+            None => {}
+            Some(boot) if boot.active != self.slot => writeln!(f, "Next start:  slot {}", boot.active)?,
+            Some(boot) if boot.good => writeln!(f, "State:       good")?,
+            Some(boot) => writeln!(f, "State:       not proved yet, {} more starts", boot.tries)?,
+        }
+        writeln!(f, "Operator:    {}", self.operator.as_deref().unwrap_or("none"))?;
+        match &self.last_report {
+            Some(report) => write!(f, "Last report: {}", Utc(report.at)),
+            None => write!(f, "Last report: none"),
+        }
+    }
+}
+
+/// Seconds since 1 January 1970 as a date and a time.
+struct Utc(u64);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, seconds) = (self.0 / 86400, self.0 % 86400);
+        // Years begin on 1 March here, so that a leap day is the last day of its year ("chrono-Compatible Low-Level
+        // Date Algorithms", Howard Hinnant, civil_from_days).
+        let days = days + 719_468;
+        let (era, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+        let year = era * 400 + year + next;
+        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        write!(f, "{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release_source::tests::tiny_release;
+
+    #[test]
+    fn the_state_on_disk_is_that_of_the_slot() {
+        let release = tiny_release(&[5; 8192]);
+        let boot = tempfile::tempdir().unwrap();
+        fs::create_dir_all(boot.path().join("R")).unwrap();
+        fs::create_dir_all(boot.path().join("grub")).unwrap();
+        fs::copy(release.path().join("release.json"), boot.path().join("R/release.json")).unwrap();
+        fs::write(boot.path().join("grub/grubenv"), GrubEnv::INSTALLED.to_bytes()).unwrap();
+        let (manifest, state) = on_disk(boot.path(), Slot::Recovery).unwrap();
+        assert_eq!(ReleaseManifest::parse(&manifest).unwrap().version, "0.1.0");
+        assert_eq!(state, Some(BootState { active: Slot::A, good: false, tries: 3 }));
+        assert!(on_disk(boot.path(), Slot::B).is_err(), "slot B is empty");
+    }
+
+    #[test]
+    fn the_operator_is_shown_without_the_token() {
+        let text = "rancheros: {install: {registrationURL: 'https://h:8443/v1-rancheros/registration/secret'}}";
+        assert_eq!(operator(text).as_deref(), Some("h:8443"));
+        assert_eq!(operator("hostname: h"), None);
+    }
+
+    #[test]
+    fn a_slot_is_healthy_only_if_it_is_the_one_that_runs() {
+        let status = |slot, active, good| Status {
+            mode: BootMode::System,
+            slot,
+            version: "1".into(),
+            release: "sha256:0".into(),
+            boot: Some(BootState { active, good, tries: 3 }),
+            operator: None,
+            last_report: None,
+        };
+        assert!(status(Slot::A, Slot::A, true).is_healthy());
+        assert!(!status(Slot::A, Slot::A, false).is_healthy());
+        assert!(!status(Slot::A, Slot::B, true).is_healthy());
+        assert!(status(Slot::A, Slot::A, false).to_string().contains("3 more starts"));
+    }
+
+    #[test]
+    fn seconds_are_shown_as_a_date() {
+        let shown = [0, 951_782_400, 951_868_800, 1_795_392_001].map(|seconds| Utc(seconds).to_string());
+        let expected = ["1970-01-01 00:00:00", "2000-02-29 00:00:00", "2000-03-01 00:00:00", "2026-11-23 00:00:01"];
+        assert_eq!(shown, expected.map(|text| format!("{text} UTC")));
+    }
+}
