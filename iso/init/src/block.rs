@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::partition_table;
 use crate::uevent::Uevent;
 use crate::volume::{self, DESCRIPTOR_BYTES, DESCRIPTOR_OFFSET};
 
@@ -25,7 +26,7 @@ impl Partition {
     pub fn find(uuid: &str) -> Option<Self> {
         let uuid = uuid.to_ascii_lowercase();
         all().find_map(|(sysfs, uevent)| {
-            let found = uevent.partition_uuid.as_deref() == Some(&uuid);
+            let found = guid(&sysfs, uevent.partition_number?)? == uuid;
             if found { Self::from_uevent(sysfs, &uevent) } else { None }
         })
     }
@@ -43,6 +44,15 @@ impl Partition {
         let node = Path::new("/dev").join(uevent.name.as_deref()?);
         Some(Self { sysfs, node, label: uevent.safe_label().map(str::to_owned) })
     }
+}
+
+/// The unique GUID of a partition. A disk that cannot be read has none: it is not the one we look for.
+fn guid(partition: &Path, number: u32) -> Option<String> {
+    let disk = partition.parent()?;
+    let sector_bytes = fs::read_to_string(disk.join("queue/logical_block_size")).ok()?.trim().parse().ok()?;
+    let name = Uevent::parse(&fs::read_to_string(disk.join("uevent")).ok()?).name?;
+    let mut device = File::open(Path::new("/dev").join(name)).ok()?;
+    partition_table::unique_guid(&mut device, sector_bytes, number).ok()?
 }
 
 /// The whole device that holds the ISO 9660 volume with this id.

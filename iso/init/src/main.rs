@@ -15,6 +15,7 @@ mod kernel_arguments;
 mod live_boot;
 mod modules;
 mod mount;
+mod partition_table;
 mod persist;
 mod seed;
 mod uevent;

@@ -5,8 +5,8 @@
 pub struct Uevent {
     /// `DEVNAME`, relative to /dev.
     pub name: Option<String>,
-    /// `PARTUUID`: the unique GUID of a GPT partition, lower case.
-    pub partition_uuid: Option<String>,
+    /// `PARTN`: the number of a partition in its table, from 1.
+    pub partition_number: Option<u32>,
     /// `PARTNAME`: the label of a GPT partition.
     pub partition_label: Option<String>,
 }
@@ -17,7 +17,7 @@ impl Uevent {
         for line in text.lines() {
             match line.split_once('=') {
                 Some(("DEVNAME", value)) if is_device_name(value) => uevent.name = Some(value.to_owned()),
-                Some(("PARTUUID", value)) => uevent.partition_uuid = Some(value.to_ascii_lowercase()),
+                Some(("PARTN", value)) => uevent.partition_number = value.parse().ok(),
                 Some(("PARTNAME", value)) => uevent.partition_label = Some(value.to_owned()),
                 _ => {}
             }
@@ -46,12 +46,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_says_name_uuid_and_label() {
-        let text = "MAJOR=254\nMINOR=3\nDEVNAME=vda3\nDEVTYPE=partition\nDISKSEQ=1\nPARTN=3\n\
-                    PARTUUID=0FC63DAF-8483-4772-8E79-3D69D8477DE4\nPARTNAME=COS_STATE_A\n";
+    fn a_partition_says_name_number_and_label() {
+        let text = "MAJOR=254\nMINOR=3\nDEVNAME=vda3\nDEVTYPE=partition\nDISKSEQ=1\nPARTN=3\nPARTNAME=COS_STATE_A\n";
         let uevent = Uevent::parse(text);
         assert_eq!(uevent.name.as_deref(), Some("vda3"));
-        assert_eq!(uevent.partition_uuid.as_deref(), Some("0fc63daf-8483-4772-8e79-3d69d8477de4"));
+        assert_eq!(uevent.partition_number, Some(3));
         assert_eq!(uevent.safe_label(), Some("COS_STATE_A"));
     }
 
