@@ -87,6 +87,8 @@ struct Maps {
     by_hash: HashMap<TpmHash, Vec<Arc<KnownMachine>>>,
     /// How many machines came through a registration.
     by_registration: HashMap<Key, usize>,
+    /// As of the last [`InventoryIndex::take_changed`].
+    published: Option<HashMap<Key, usize>>,
     changed: HashSet<Key>,
     /// Keys seen since a watch began anew; what is missing at its end was deleted meanwhile.
     listing: Option<HashSet<Key>>,
@@ -141,9 +143,30 @@ impl InventoryIndex {
         self.read(|maps| maps.by_registration.get(&key).copied().unwrap_or(0))
     }
 
-    /// The registrations whose count changed since this was last asked.
+    /// The registrations whose count changed since this was last asked; from now on [`InventoryIndex::published`]
+    /// gives the new counts. None before the first listing is through.
     pub fn take_changed(&self) -> Vec<Key> {
-        self.write(|maps| maps.changed.drain().collect())
+        self.write(|maps| {
+            if !maps.complete {
+                return Vec::new();
+            }
+            let changed: Vec<Key> = maps.changed.drain().collect();
+            let published = maps.published.get_or_insert_default();
+            for key in &changed {
+                match maps.by_registration.get(key) {
+                    Some(count) => published.insert(key.clone(), *count),
+                    None => published.remove(key),
+                };
+            }
+            changed
+        })
+    }
+
+    /// A count that moves only now and then, for a status: one that followed each machine would be written for each.
+    /// `None`: not counted yet.
+    pub fn published(&self, namespace: &str, registration: &str) -> Option<usize> {
+        let key = (namespace.to_owned(), registration.to_owned());
+        self.read(|maps| Some(maps.published.as_ref()?.get(&key).copied().unwrap_or(0)))
     }
 
     fn read<T>(&self, question: impl FnOnce(&Maps) -> T) -> T {
@@ -244,6 +267,12 @@ mod tests {
         index.apply(Event::Apply(object("a", 1, 1)));
         assert_eq!(index.find(&hash(1)).unwrap().name, "a");
         assert_eq!((index.count("n", "door"), index.count("n", "other")), (1, 0));
+        assert_eq!((index.take_changed(), index.published("n", "door")), (vec![], None));
+        index.apply(Event::Init);
+        index.apply(Event::InitApply(object("a", 1, 1)));
+        index.apply(Event::InitDone);
+        assert_eq!(index.take_changed(), [("n".to_owned(), "door".to_owned())]);
+        assert_eq!((index.published("n", "door"), index.take_changed()), (Some(1), vec![]));
         index.apply(Event::Delete(object("a", 1, 2)));
         assert_eq!((index.find(&hash(1)), index.count("n", "door")), (None, 0));
     }

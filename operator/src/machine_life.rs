@@ -37,7 +37,7 @@ pub enum Step<'a> {
     },
 }
 
-/// The status after a step. Equal to `before` if the step brought nothing new and `lastSeen` is recent.
+/// The status after a step, not yet [`settled`].
 pub fn after(
     before: &MachineInventoryStatus,
     step: Step<'_>,
@@ -118,9 +118,27 @@ pub fn after(
     if status.failure.is_none() {
         status.conditions.take_away(types::STALLED);
     }
-    let seen = before.last_seen.as_ref().map(|time| time.0.as_second());
-    let stale = seen.is_none_or(|seen| (now.0.as_second() - seen).abs() >= LAST_SEEN_SECONDS);
-    if stale || status != *before {
+    status
+}
+
+/// What is worth writing of steps taken since `written`: a condition that came back to where it was did not move, and
+/// `lastSeen` moves with everything else, or when it is old. Equal to `written` if there is nothing to write.
+pub fn settled(
+    written: &MachineInventoryStatus,
+    mut status: MachineInventoryStatus,
+    now: &Time,
+) -> MachineInventoryStatus {
+    for condition in &mut status.conditions {
+        if let Some(earlier) = written.conditions.find(&condition.type_)
+            && earlier.status == condition.status
+        {
+            condition.last_transition_time.clone_from(&earlier.last_transition_time);
+        }
+    }
+    status.last_seen.clone_from(&written.last_seen);
+    let seen = written.last_seen.as_ref().map(|time| time.0.as_second());
+    let old = seen.is_none_or(|seen| (now.0.as_second() - seen).abs() >= LAST_SEEN_SECONDS);
+    if old || status != *written {
         status.last_seen = Some(now.clone());
     }
     status
@@ -225,12 +243,23 @@ mod tests {
 
     #[test]
     fn nothing_new_writes_nothing_until_last_seen_is_old() {
-        let first = after(&MachineInventoryStatus::default(), registered(), Some(1), &at(0));
-        let again = after(&first, registered(), Some(1), &at(LAST_SEEN_SECONDS - 1));
-        assert_eq!(status_patch(&first, &again), None);
-        let later = after(&first, registered(), Some(1), &at(LAST_SEEN_SECONDS));
-        let patch = status_patch(&first, &later).unwrap();
+        let step = |before: &MachineInventoryStatus, second| {
+            settled(before, after(before, registered(), Some(1), &at(second)), &at(second))
+        };
+        let first = step(&MachineInventoryStatus::default(), 0);
+        assert_eq!(status_patch(&first, &step(&first, LAST_SEEN_SECONDS - 1)), None);
+        let patch = status_patch(&first, &step(&first, LAST_SEEN_SECONDS)).unwrap();
         assert_eq!(patch["status"].as_object().unwrap().keys().collect::<Vec<_>>(), ["lastSeen"]);
+    }
+
+    #[test]
+    fn steps_that_lead_back_to_what_is_written_are_nothing() {
+        let installed = |before: &MachineInventoryStatus, second| {
+            let registered = after(before, registered(), Some(1), &at(second));
+            settled(before, after(&registered, Step::Installed, Some(1), &at(second)), &at(second))
+        };
+        let first = installed(&MachineInventoryStatus::default(), 0);
+        assert_eq!(installed(&first, 1), first);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Takes machines in and keeps their inventories: decides with [`enroll`], writes what the decision needs and no more.
 //!
 //! A new machine costs two writes (object, status), a known one none unless something changed. Neither costs a read:
-//! what is known stands in the index.
+//! what is known stands in the index. What a machine says is noted in a [`Ledger`] first, so that several things said
+//! in one breath are one write.
 
 use crate::context::Context;
-use crate::crd::{AttestationStatus, MachineInventory, Phase};
+use crate::crd::{AttestationStatus, Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type};
 use crate::digest::Digest;
 use crate::enroll::machine_name::CANDIDATES;
 use crate::enroll::record::Record;
@@ -30,14 +31,14 @@ pub struct Identity {
     pub attestation: AttestationStatus,
 }
 
-/// Takes a machine in, or recognises it, and records that it registered. Returns its inventory if it may have its
-/// configuration.
+/// Takes a machine in, or recognises it, and notes that it registered. When this returns its inventory exists; the
+/// ledger's status is still to be written. A machine that waits for approval is recorded and refused.
 pub async fn register(
     context: &Context,
     registration: &Registration,
     identity: &Identity,
     report: &MachineReport,
-) -> Result<Arc<KnownMachine>, Refusal> {
+) -> Result<Ledger, Refusal> {
     let templates = registration.templates.as_ref().map_err(|problem| {
         Refusal::new(RefusalCode::RegistrationInvalid, format!("{}: {}", problem.reason, problem.message))
     })?;
@@ -56,40 +57,93 @@ pub async fn register(
         // A client of the first release does not know its hardware, which is no reason to forget it.
         let told = report.hardware != Hardware::default();
         let news = told && machine.hardware != Some(Digest::of(&report.hardware));
-        let step = Step::Registered {
-            approved,
-            hardware: news.then(|| Box::new(report.hardware.clone())),
-            attestation: identity.attestation.clone(),
-            addresses: &report.addresses,
-        };
-        let Some(machine) = write_step(context, &machine, step).await? else { continue };
+        let mut ledger = Ledger::new(machine);
+        ledger.note(
+            context,
+            Step::Registered {
+                approved,
+                hardware: news.then(|| Box::new(report.hardware.clone())),
+                attestation: identity.attestation.clone(),
+                addresses: &report.addresses,
+            },
+        );
         if !approved {
-            return Err(enroll::approval_pending(&format!("{}/{}", machine.namespace, machine.name)));
+            ledger.write(context).await?;
+            return Err(enroll::approval_pending(&ledger.inventory()));
         }
-        return Ok(machine);
+        return Ok(ledger);
     }
     Err(Refusal::new(RefusalCode::Unavailable, "the machine's inventory was deleted meanwhile").retry_after(5))
 }
 
-/// Records what happened to a machine that has an inventory in the registration's namespace.
-pub async fn record(
-    context: &Context,
-    registration: &Registration,
-    hash: &TpmHash,
-    step: Step<'_>,
-) -> Result<Arc<KnownMachine>, Refusal> {
-    let unknown = || {
-        Refusal::new(
-            RefusalCode::UnknownMachine,
-            "no inventory knows this machine; register it again, by booting the medium",
-        )
-    };
-    let machine = context
-        .inventories
-        .find(hash)
-        .filter(|machine| machine.namespace == registration.namespace)
-        .ok_or_else(unknown)?;
-    write_step(context, &machine, step).await?.ok_or_else(unknown)
+/// The ledger of a machine that has an inventory in the registration's namespace.
+pub fn find(context: &Context, registration: &Registration, hash: &TpmHash) -> Result<Ledger, Refusal> {
+    let known = context.inventories.find(hash).filter(|machine| machine.namespace == registration.namespace);
+    known.map(Ledger::new).ok_or_else(unknown)
+}
+
+fn unknown() -> Refusal {
+    Refusal::new(
+        RefusalCode::UnknownMachine,
+        "no inventory knows this machine; register it again, by booting the medium",
+    )
+}
+
+/// What a machine said, and how much of it is written.
+pub struct Ledger {
+    machine: Arc<KnownMachine>,
+    /// What is to be written, if that is not all written.
+    noted: Option<MachineInventoryStatus>,
+}
+
+impl Ledger {
+    fn new(machine: Arc<KnownMachine>) -> Self {
+        Self { machine, noted: None }
+    }
+
+    /// `namespace/name`.
+    pub fn inventory(&self) -> String {
+        format!("{}/{}", self.machine.namespace, self.machine.name)
+    }
+
+    pub fn note(&mut self, context: &Context, step: Step<'_>) {
+        if self.noted.is_none()
+            && let Some(newest) = context.inventories.get(&self.machine.namespace, &self.machine.name)
+        {
+            // Others write too, in the minutes that an installation takes.
+            self.machine = newest;
+        }
+        let before = self.noted.as_ref().unwrap_or(&self.machine.status);
+        self.noted = Some(machine_life::after(before, step, self.machine.generation, &context.now()));
+    }
+
+    /// Writes what is noted, if it says anything new. After an error it is still noted.
+    pub async fn write(&mut self, context: &Context) -> Result<(), Refusal> {
+        let Some(noted) = &self.noted else { return Ok(()) };
+        let machine = &self.machine;
+        let written = &machine.status;
+        let status = machine_life::settled(written, noted.clone(), &context.now());
+        let Some(patch) = machine_life::status_patch(written, &status) else {
+            self.noted = None;
+            return Ok(());
+        };
+        context.metrics.writes.inc();
+        match inventory_client::patch_status(&context.client, &machine.namespace, &machine.name, &patch).await {
+            Ok(object) => {
+                if status.phase != written.phase {
+                    tell_phase(context, machine, &status);
+                }
+                self.machine = context.inventories.enter(object);
+                self.noted = None;
+                Ok(())
+            }
+            Err(WriteError::Gone) => {
+                context.inventories.forget(&machine.namespace, &machine.name);
+                Err(unknown())
+            }
+            Err(WriteError::Refused(refusal)) => Err(refusal),
+        }
+    }
 }
 
 /// Makes the inventory of a new machine. Where the name is taken by the same machine, that was another replica, or
@@ -122,39 +176,16 @@ async fn update(
     context.metrics.writes.inc();
     match inventory_client::patch(&context.client, &known.namespace, &known.name, &patch).await {
         Ok(object) => Ok(Some(context.inventories.enter(object))),
-        Err(WriteError::Gone) => Ok(gone(context, &known)),
-        Err(WriteError::Refused(refusal)) => Err(refusal),
-    }
-}
-
-/// Writes what a step changes in the status. `None`: the inventory is gone.
-async fn write_step(
-    context: &Context,
-    machine: &Arc<KnownMachine>,
-    step: Step<'_>,
-) -> Result<Option<Arc<KnownMachine>>, Refusal> {
-    let after = machine_life::after(&machine.status, step, machine.generation, &context.now());
-    let Some(patch) = machine_life::status_patch(&machine.status, &after) else { return Ok(Some(machine.clone())) };
-    context.metrics.writes.inc();
-    match inventory_client::patch_status(&context.client, &machine.namespace, &machine.name, &patch).await {
-        Ok(object) => {
-            if after.phase != machine.status.phase {
-                tell_phase(context, machine, &after);
-            }
-            Ok(Some(context.inventories.enter(object)))
+        Err(WriteError::Gone) => {
+            // The index has not heard of it yet; the next attempt must not find the machine again.
+            context.inventories.forget(&known.namespace, &known.name);
+            Ok(None)
         }
-        Err(WriteError::Gone) => Ok(gone(context, machine)),
         Err(WriteError::Refused(refusal)) => Err(refusal),
     }
 }
 
-/// The index has not heard of the deletion yet; the next attempt must not find the machine again.
-fn gone(context: &Context, machine: &KnownMachine) -> Option<Arc<KnownMachine>> {
-    context.inventories.forget(&machine.namespace, &machine.name);
-    None
-}
-
-fn tell_phase(context: &Context, machine: &KnownMachine, status: &crate::crd::MachineInventoryStatus) {
+fn tell_phase(context: &Context, machine: &KnownMachine, status: &MachineInventoryStatus) {
     let Some(phase) = status.phase else { return };
     let about = ObjectReference {
         api_version: Some(MachineInventory::api_version(&()).into_owned()),
@@ -164,7 +195,6 @@ fn tell_phase(context: &Context, machine: &KnownMachine, status: &crate::crd::Ma
         uid: Some(machine.uid.clone()),
         ..ObjectReference::default()
     };
-    use crate::crd::{Conditions, condition_type};
     let message = status.conditions.find(condition_type::READY).map_or("", |condition| &condition.message);
     context.events.tell(about, phase == Phase::Failed, &format!("{phase:?}"), message);
 }

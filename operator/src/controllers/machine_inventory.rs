@@ -86,6 +86,8 @@ enum Finding {
     Nothing,
     /// The server is about to write the first status.
     TooEarly,
+    /// The server made it and did not live to say more.
+    Unrecorded,
     /// Made by hand; the machine has not come.
     Expected,
     MalformedIdentity,
@@ -106,6 +108,7 @@ fn validate(machine: &KnownMachine, first: Option<&KnownMachine>, now: i64) -> F
     let resolved = matches!(stalled, Some(reason::MALFORMED_IDENTITY | reason::DUPLICATE_IDENTITY));
     match machine.status.phase {
         None if machine.registration.is_some() && machine.age(now) < STATUS_GRACE => Finding::TooEarly,
+        None if machine.registration.is_some() => Finding::Unrecorded,
         None | Some(Phase::Expected) => Finding::Expected,
         Some(Phase::ApprovalPending) if machine.approved != Some(false) => Finding::NowApproved,
         Some(_) if resolved => Finding::NowApproved,
@@ -127,6 +130,10 @@ fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInvent
     match finding {
         Finding::TooEarly => return status,
         Finding::Nothing => {}
+        Finding::Unrecorded => {
+            say(false, reason::NOT_INSTALLED, "registered; what it is made of will be known when it comes again");
+            status.phase = Some(Phase::Registered);
+        }
         Finding::Expected => {
             say(false, reason::EXPECTED, "the machine has not registered yet");
             status.phase = Some(Phase::Expected);
@@ -199,7 +206,7 @@ mod tests {
         fresh.registration = Some("door".into());
         assert_eq!(validate(&fresh, None, STATUS_GRACE - 1), Finding::TooEarly);
         assert_eq!(build(&fresh, &Finding::TooEarly, &now()), fresh.status);
-        assert_eq!(validate(&fresh, None, STATUS_GRACE), Finding::Expected);
+        assert_eq!(validate(&fresh, None, STATUS_GRACE), Finding::Unrecorded);
     }
 
     #[test]

@@ -73,7 +73,8 @@ async fn reconcile(object: Arc<MachineRegistration>, context: Arc<Context>) -> R
 /// What a registration's state follows from, besides itself.
 struct Found {
     endpoint: Endpoint,
-    machines: u32,
+    /// `None`: not counted yet.
+    machines: Option<u32>,
     /// `None`: none are asked for.
     authorities: Option<Result<Authorities, Problem>>,
     now: Time,
@@ -81,7 +82,7 @@ struct Found {
 
 async fn fetch(object: &MachineRegistration, context: &Context) -> Result<Found, ReconcileError> {
     let namespace = object.namespace().unwrap_or_default();
-    let count = context.inventories.count(&namespace, &object.name_any());
+    let count = context.inventories.published(&namespace, &object.name_any());
     let trusted = object.spec.attestation.as_ref().and_then(|policy| policy.trusted_cas.as_ref());
     let authorities = match trusted {
         None => None,
@@ -98,7 +99,7 @@ async fn fetch(object: &MachineRegistration, context: &Context) -> Result<Found,
     };
     Ok(Found {
         endpoint: context.endpoint(),
-        machines: count.try_into().unwrap_or(u32::MAX),
+        machines: count.map(|count| count.try_into().unwrap_or(u32::MAX)),
         authorities,
         now: context.now(),
     })
@@ -118,7 +119,8 @@ fn validate(object: &MachineRegistration, found: &Found) -> Option<Problem> {
     if let Some(refusal) = crate::enroll::expired(&registration, found.now.0) {
         return Some(Problem { reason: reason::EXPIRED, message: refusal.message });
     }
-    if let Some(most) = object.spec.max_machines.filter(|most| found.machines >= *most) {
+    if let Some(most) = object.spec.max_machines.filter(|most| found.machines.is_some_and(|machines| machines >= *most))
+    {
         let message = format!("all {most} machines that it admits have come; raise spec.maxMachines to admit more");
         return Some(Problem { reason: reason::FULL, message });
     }
@@ -137,7 +139,7 @@ fn build(
     status.observed_generation = object.metadata.generation;
     status.registration_url = Some(registration::url(&found.endpoint, &token));
     status.registration_token = Some(token.expose().to_owned());
-    status.machines = found.machines;
+    status.machines = found.machines.unwrap_or(status.machines);
     let generation = object.metadata.generation;
     match problem {
         None => {
@@ -196,7 +198,8 @@ fn next_look(object: &MachineRegistration, found: &Found) -> Action {
         Ok(_) => AUTHORITIES_EVERY,
         Err(_) => AUTHORITIES_MISSING,
     });
-    match [expires, authorities].into_iter().flatten().min() {
+    let count = found.machines.is_none().then_some(COUNT_EVERY);
+    match [expires, authorities, count].into_iter().flatten().min() {
         Some(after) => Action::requeue(after.max(DEBOUNCE)),
         None => Action::await_change(),
     }
@@ -242,7 +245,7 @@ mod tests {
     fn found() -> Found {
         Found {
             endpoint: Endpoint { server_url: "https://ros".into(), ca_bundle: "PEM".into() },
-            machines: 2,
+            machines: Some(2),
             authorities: None,
             now: Time(Timestamp::from_second(1_800_000_000).unwrap()),
         }

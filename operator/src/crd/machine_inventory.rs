@@ -30,21 +30,16 @@ use std::collections::BTreeMap;
     selectable = ".spec.tpm",
     selectable = ".spec.clusterName",
     selectable = ".status.phase",
-    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.clusterName"),
-    printcolumn(name = "Role", type_ = "string", json_path = ".spec.config.role"),
-    printcolumn(name = "Release", type_ = "string", json_path = ".status.os.version"),
-    printcolumn(name = "Slot", type_ = "string", json_path = ".status.os.slot"),
-    printcolumn(name = "Seen", type_ = "date", json_path = ".status.lastSeen"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
-        priority = 1
-    ),
-    printcolumn(name = "Address", type_ = "string", json_path = ".status.addresses[0].address", priority = 1),
-    printcolumn(name = "TPM", type_ = "string", json_path = ".spec.tpmHash", priority = 1)
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Cluster","type":"string","jsonPath":".spec.clusterName"}"#,
+    printcolumn = r#"{"name":"Role","type":"string","jsonPath":".spec.config.role"}"#,
+    printcolumn = r#"{"name":"Release","type":"string","jsonPath":".status.os.version"}"#,
+    printcolumn = r#"{"name":"Slot","type":"string","jsonPath":".status.os.slot"}"#,
+    printcolumn = r#"{"name":"Seen","type":"date","jsonPath":".status.lastSeen"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","priority":1}"#,
+    printcolumn = r#"{"name":"Address","type":"string","jsonPath":".status.addresses[0].address","priority":1}"#,
+    printcolumn = r#"{"name":"TPM","type":"string","jsonPath":".spec.tpmHash","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -22,19 +22,14 @@ use serde_json::{Map, Value};
     status = "ManagedOSImageStatus",
     shortname = "mosi",
     category = "rancheros",
-    printcolumn(name = "Image", type_ = "string", json_path = ".spec.osImage"),
-    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
-    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
-    printcolumn(name = "Done", type_ = "integer", json_path = ".status.counts.done"),
-    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.counts.desired"),
-    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.counts.failed"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
-        priority = 1
-    ),
+    printcolumn = r#"{"name":"Image","type":"string","jsonPath":".spec.osImage"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn = r#"{"name":"Done","type":"integer","jsonPath":".status.counts.done"}"#,
+    printcolumn = r#"{"name":"Nodes","type":"integer","jsonPath":".status.counts.desired"}"#,
+    printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.counts.failed"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","priority":1}"#,
     validation = Rule::new("self.metadata.name.size() <= 59")
         .message("the name is at most 59 characters: a Fleet Bundle is named after it, as mos-<name>")
 )]

@@ -4,7 +4,7 @@ use super::admission::{Admitted, shutting_down};
 use super::identity::{add_tpm, judge, puzzle, random};
 use crate::context::Context;
 use crate::machine_life::Step;
-use crate::registrar::{self, Identity};
+use crate::registrar::{self, Identity, Ledger};
 use crate::registration::Registration;
 use axum::Error;
 use axum::extract::ws::Message;
@@ -26,6 +26,8 @@ const CLOSING: Duration = Duration::from_secs(8);
 const SILENCE: Duration = Duration::from_secs(15 * 60);
 /// How often progress within one phase is written.
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
+/// What a machine said with its request for configuration is written when it says more, or after this.
+const SOON: Duration = Duration::from_secs(1);
 /// How long sending one message may take: a peer that does not read is not waited for.
 const SENDING: Duration = Duration::from_secs(10);
 /// In which an installation should be done.
@@ -68,6 +70,7 @@ pub async fn run(socket: impl Socket, context: Arc<Context>, registration: Arc<R
         admitted,
         correlation,
         request: "open",
+        ledger: None,
         last_progress: None,
     };
     exchange.hold().instrument(span).await;
@@ -82,12 +85,14 @@ struct Exchange<S> {
     correlation: String,
     /// What the machine asks for, as metrics name it.
     request: &'static str,
+    /// From the moment it is known which inventory is the machine's.
+    ledger: Option<Ledger>,
     last_progress: Option<(InstallPhase, Instant)>,
 }
 
 /// What follows the answer.
 enum After {
-    Installation(Identity),
+    Installation,
     Nothing,
 }
 
@@ -99,12 +104,12 @@ impl<S: Socket> Exchange<S> {
         self.context.metrics.in_flight.dec();
         self.context.metrics.seconds.observe(begun.elapsed().as_secs_f64());
         let end = match answered {
-            Ok(After::Installation(identity)) => {
+            Ok(After::Installation) => {
                 self.context.metrics.count(self.request, None);
                 self.request = "install";
                 self.admitted.give_place_back();
                 self.context.metrics.installing.inc();
-                let end = self.follow_installation(&identity).await;
+                let end = self.follow_installation().await;
                 self.context.metrics.installing.dec();
                 end
             }
@@ -124,6 +129,11 @@ impl<S: Socket> Exchange<S> {
             }
         }
         let _ = timeout(SENDING, self.socket.send(Message::Close(None))).await;
+        if let Some(ledger) = &mut self.ledger
+            && let Err(refusal) = ledger.write(&self.context).await
+        {
+            tracing::warn!(inventory = ledger.inventory(), %refusal, "what the machine last said is not recorded");
+        }
     }
 
     /// Up to the answer, within the exchange's deadline, or a shorter one when the operator stops.
@@ -152,23 +162,26 @@ impl<S: Socket> Exchange<S> {
             Statement::Machine(report) => {
                 self.request = "register";
                 self.register(&mut identity, &report).await?;
-                Ok(After::Installation(identity))
+                Ok(After::Installation)
             }
             Statement::Booted(report) => {
                 self.request = "booted";
-                self.record(&identity, Step::Reported { report: &report, booted: true }).await?;
+                self.open_ledger(&identity)?;
+                self.record(Step::Reported { report: &report, booted: true }).await?;
                 self.finish_report().await
             }
             Statement::Report(report) => {
                 self.request = "report";
-                self.record(&identity, Step::Reported { report: &report, booted: false }).await?;
+                self.open_ledger(&identity)?;
+                self.record(Step::Reported { report: &report, booted: false }).await?;
                 self.finish_report().await
             }
             Statement::Installing(first) => {
                 self.request = "resume";
-                match self.installing(&identity, first).await? {
+                self.open_ledger(&identity)?;
+                match self.installing(first).await? {
                     Some(()) => Ok(After::Nothing),
-                    None => Ok(After::Installation(identity)),
+                    None => Ok(After::Installation),
                 }
             }
         }
@@ -210,8 +223,9 @@ impl<S: Socket> Exchange<S> {
 
     async fn register(&mut self, identity: &mut Identity, report: &MachineReport) -> Result<(), End> {
         add_tpm(&mut identity.attestation, report.hardware.tpm.as_ref());
-        let machine = registrar::register(&self.context, &self.registration, identity, report).await?;
-        let inventory = format!("{}/{}", machine.namespace, machine.name);
+        let ledger = registrar::register(&self.context, &self.registration, identity, report).await?;
+        let inventory = ledger.inventory();
+        self.ledger = Some(ledger);
         tracing::info!(inventory, "registered");
         let config = Config {
             inventory,
@@ -224,22 +238,32 @@ impl<S: Socket> Exchange<S> {
     }
 
     /// Progress, until the machine is done.
-    async fn follow_installation(&mut self, identity: &Identity) -> Result<(), End> {
+    async fn follow_installation(&mut self) -> Result<(), End> {
         let mut closing = self.admitted.watch();
+        let mut patience = SOON;
         loop {
             let frame = tokio::select! {
-                frame = timeout(SILENCE, self.receive()) => frame.unwrap_or(Err(End::HungUp))?,
+                frame = timeout(patience, self.receive()) => frame,
                 () = closing.closing() => return Err(shutting_down().into()),
             };
-            let message = self.side.receive_installing(&frame)?;
-            if let Some(()) = self.installing(identity, message).await? {
+            let Ok(frame) = frame else {
+                if patience == SILENCE {
+                    return Err(End::HungUp);
+                }
+                patience = SILENCE;
+                self.write_if_possible().await?;
+                continue;
+            };
+            patience = SILENCE;
+            let message = self.side.receive_installing(&frame?)?;
+            if let Some(()) = self.installing(message).await? {
                 return Ok(());
             }
         }
     }
 
     /// `Some`: the installation is over.
-    async fn installing(&mut self, identity: &Identity, message: Installing) -> Result<Option<()>, End> {
+    async fn installing(&mut self, message: Installing) -> Result<Option<()>, End> {
         match message {
             Installing::Progress(progress) => {
                 let recent = self
@@ -247,17 +271,14 @@ impl<S: Socket> Exchange<S> {
                     .is_some_and(|(phase, written)| phase == progress.phase && written.elapsed() < PROGRESS_EVERY);
                 if !recent {
                     self.last_progress = Some((progress.phase, Instant::now()));
-                    match self.record(identity, Step::Progress(&progress)).await {
-                        // What is not shown now is shown with the next progress: no reason to stop an installation.
-                        Err(End::Refused(refusal)) if refusal.code == RefusalCode::Unavailable => {}
-                        result => result?,
-                    }
+                    self.note(Step::Progress(&progress));
+                    self.write_if_possible().await?;
                 }
                 Ok(None)
             }
             Installing::Done(done) => {
                 let step = done.failure.as_ref().map_or(Step::Installed, Step::Failed);
-                self.record(identity, step).await?;
+                self.record(step).await?;
                 let frame = self.side.send_done()?;
                 self.send(frame).await?;
                 Ok(Some(()))
@@ -273,9 +294,34 @@ impl<S: Socket> Exchange<S> {
         Ok(After::Nothing)
     }
 
-    async fn record(&mut self, identity: &Identity, step: Step<'_>) -> Result<(), End> {
-        registrar::record(&self.context, &self.registration, &identity.hash, step).await?;
+    fn open_ledger(&mut self, identity: &Identity) -> Result<(), End> {
+        self.ledger = Some(registrar::find(&self.context, &self.registration, &identity.hash)?);
         Ok(())
+    }
+
+    fn note(&mut self, step: Step<'_>) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.note(&self.context, step);
+        }
+    }
+
+    async fn record(&mut self, step: Step<'_>) -> Result<(), End> {
+        self.note(step);
+        match &mut self.ledger {
+            Some(ledger) => Ok(ledger.write(&self.context).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what is noted. While the API server is away it stays noted: no reason to stop an installation.
+    async fn write_if_possible(&mut self) -> Result<(), End> {
+        match &mut self.ledger {
+            Some(ledger) => match ledger.write(&self.context).await {
+                Err(refusal) if refusal.code == RefusalCode::Unavailable => Ok(()),
+                result => Ok(result?),
+            },
+            None => Ok(()),
+        }
     }
 
     /// The next text frame.

@@ -74,8 +74,9 @@ async fn converse(
     let puzzle = puzzle(&presented.endorsement_key, presented.attestation_key.name())?;
     send(socket, challenge_message(&puzzle.credential)?.into_bytes()).await?;
     check_answer(&receive(socket).await?, &puzzle.secret)?;
-    let machine = registrar::register(context, registration, &identity, report).await?;
-    tracing::info!(inventory = format!("{}/{}", machine.namespace, machine.name), "registered");
+    let mut ledger = registrar::register(context, registration, &identity, report).await?;
+    ledger.write(context).await?;
+    tracing::info!(inventory = ledger.inventory(), "registered");
     let config = serde_json::to_vec(&registration.answer(&context.endpoint()))
         .map_err(|error| Refusal::new(RefusalCode::Internal, format!("writing the configuration: {error}")))?;
     send(socket, config).await
