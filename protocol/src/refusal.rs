@@ -114,3 +114,27 @@ impl std::fmt::Display for RefusalCode {
         std::fmt::Debug::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients and dashboards are written from the README; it says what the code does.
+    #[test]
+    fn the_readme_has_every_code() {
+        let readme = include_str!("../README.md");
+        let documented: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `")).collect();
+        let row = |code: &RefusalCode| {
+            let later = if code.may_succeed_later() { "yes" } else { "no" };
+            format!("| `{code}` | {} | {later} | {} |", code.http_status(), code.meaning())
+        };
+        assert_eq!(documented.join("\n"), RefusalCode::ALL.iter().map(row).collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn a_newer_code_reads_as_internal() {
+        let newer = r#"{"code":"MoonPhase","message":"not today","retryAfter":9}"#;
+        let refusal: Refusal = serde_json::from_str(newer).unwrap();
+        assert_eq!(refusal, Refusal::new(RefusalCode::Internal, "not today").retry_after(9));
+    }
+}
