@@ -102,16 +102,18 @@ async fn a_token_must_be_whole_known_and_in_time() {
     let ca = site.operator.ca().await.unwrap();
     let url = site.url().unwrap();
     let (start, token) = url.rsplit_once('/').unwrap();
-    let other = "a".repeat(token.len());
-    for (code, url) in [
-        (RefusalCode::RegistrationExpired, url.clone()),
-        (RefusalCode::UnknownToken, format!("{start}/{other}")),
-        (RefusalCode::MalformedToken, format!("{start}/{}", &token[..20])),
+    let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+    for (code, token) in [
+        (RefusalCode::RegistrationExpired, token),
+        (RefusalCode::UnknownToken, &*"a".repeat(token.len())),
+        (RefusalCode::MalformedToken, &token[..20]),
     ] {
-        let refused = Endpoint::new(&url, &ca).unwrap().connect().await.map(drop).unwrap_err().refusal().unwrap();
-        assert_eq!(refused.code, code, "{refused}");
-        assert!(!refused.message.contains(token), "the token is not repeated");
+        let endpoint = Endpoint::new(&format!("{start}/{token}"), &ca).unwrap();
+        let refusal = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap_err().refusal().unwrap();
+        assert_eq!(refusal.code, code, "{refusal}");
+        assert!(!refusal.message.contains(token), "the token is not repeated");
     }
+    assert_eq!(site.inventories().unwrap(), [] as [Value; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

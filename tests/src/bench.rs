@@ -2,6 +2,7 @@
 
 mod api_writes;
 mod figure;
+mod installation;
 mod medium;
 mod process_cost;
 mod registrations;
@@ -21,6 +22,8 @@ pub enum Measurement {
     Medium,
     /// The operator under load: machines that register, with TPMs in memory
     Registrations,
+    /// A virtual machine from power-on to its report, and its disk's speed
+    Installation,
 }
 
 /// What a measurement needs to know.
@@ -32,12 +35,13 @@ pub struct Settings {
 }
 
 impl Measurement {
-    pub const ALL: &'static [Self] = &[Self::Medium, Self::Registrations];
+    pub const ALL: &'static [Self] = &[Self::Medium, Self::Registrations, Self::Installation];
 
     pub fn figures(self) -> &'static [&'static Figure] {
         match self {
             Self::Medium => medium::FIGURES,
             Self::Registrations => registrations::FIGURES,
+            Self::Installation => installation::FIGURES,
         }
     }
 
@@ -50,6 +54,7 @@ impl Measurement {
         match self {
             Self::Medium => medium::measure(settings.iso.as_deref()),
             Self::Registrations => registrations::measure(&settings.load).await,
+            Self::Installation => installation::measure().await,
         }
     }
 

@@ -1,0 +1,123 @@
+//! From power-on of an empty machine to its first report, and what a later power-on takes. UEFI, virtio, and as little
+//! memory as the live system promises to do with.
+
+use super::figure::{Figure, Sample, median};
+use crate::cluster::Controllers;
+use crate::disk::{Disk, GIB};
+use crate::firmware::Firmware;
+use crate::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
+use crate::milestone::{Milestone, timeline};
+use crate::scratch::Scratch;
+use crate::workshop::Workshop;
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::time::Duration;
+
+static MEMORY: Figure = Figure::new("installation-memory", "memory of the machine installed", "MiB").at_most(512.0);
+static KERNEL: Figure = Figure::new("power-on-to-kernel", "power-on to the live kernel", "s");
+static NETWORK: Figure = Figure::new("power-on-to-network", "power-on to an address", "s");
+static REGISTERED: Figure = Figure::new("power-on-to-registered", "power-on to registered", "s").at_most(30.0);
+static WRITING: Figure = Figure::new("image-writing", "writing the root images", "MiB/s")
+    .yardstick("dd of the same bytes in the same guest")
+    .at_least_of_yardstick(0.8);
+static INSTALLED: Figure = Figure::new("power-on-to-first-report", "power-on to the installed system's report", "s");
+static BOOTED: Figure = Figure::new("disk-to-booted", "power-on of the disk to booted", "s").at_most(30.0);
+
+pub static FIGURES: &[&Figure] = &[&MEMORY, &KERNEL, &NETWORK, &REGISTERED, &WRITING, &INSTALLED, &BOOTED];
+
+const MEMORY_MIB: u32 = 512;
+/// Too small to be installed to, so that the other disk is the only one.
+const SPARE_BYTES: u64 = GIB / 4;
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// One run, with a machine, a cluster and an operator of its own.
+pub async fn measure() -> Result<Vec<Sample>> {
+    let scratch = Scratch::new("bench-installation")?;
+    let workshop = Workshop::open(&scratch.folder("workshop")?, Controllers::Absent).await?;
+    let mut registration = workshop.example_registration()?;
+    registration["cloudConfig"]["users"] = json!([{"name": "root", "ssh_authorized_keys": [workshop.key.public]}]);
+    let medium = workshop.medium("bench", registration).await?;
+
+    let folder = scratch.folder("machine")?;
+    let mut spec = MachineSpec::new(Firmware::Uefi, "BENCH-0001");
+    spec.memory_mib = MEMORY_MIB;
+    spec.disks = vec![Disk::empty(&folder, "root", 8 * GIB)?, Disk::empty(&folder, "spare", SPARE_BYTES)?];
+    spec.medium = Some(Medium { file: medium, drive: Drive::Cd });
+    spec.first = BootFirst::Disk;
+    let mut machine = Machine::assemble(&folder, spec).await?;
+    machine.power_on().await?;
+    let writing = reach(&mut machine, Milestone::Verified).await?.text;
+    reach(&mut machine, Milestone::Booted).await?;
+    let times = timeline(&machine.console().lines());
+    let at = |row: &str| {
+        let found = times.iter().find(|(name, _)| *name == row);
+        found.map(|(_, at)| at.as_secs_f64()).with_context(|| format!("the console does not tell of {row:?}"))
+    };
+    let copying = copying_speed(&workshop, &machine).await?;
+
+    machine.cut_power();
+    machine.spec.medium = None;
+    machine.power_on().await?;
+    let booted = reach(&mut machine, Milestone::Booted).await?.at;
+    Ok(vec![
+        MEMORY.is(f64::from(MEMORY_MIB)),
+        KERNEL.is(at("firmware")?),
+        NETWORK.is(at("network")?),
+        REGISTERED.is(at("registered")?),
+        WRITING.beside(writing_speed(&writing)?, copying),
+        INSTALLED.is(at("booted")?),
+        BOOTED.is(booted.as_secs_f64()),
+    ])
+}
+
+async fn reach(machine: &mut Machine, milestone: Milestone) -> Result<crate::console::Line> {
+    let fits = |line: &str| [milestone, Milestone::Failed].iter().any(|milestone| milestone.text_in(line).is_some());
+    let line = machine.console().wait_for(&format!("the milestone {milestone}"), PATIENCE, fits).await?;
+    match Milestone::Failed.text_in(&line.text) {
+        Some(cause) => bail!("the machine failed before {milestone}: {cause}"),
+        None => Ok(line),
+    }
+}
+
+/// MiB/s, from the installer's own words: `123.0 MiB written in 5.2 s (23.6 MiB/s), read back in 2.0 s`.
+fn writing_speed(line: &str) -> Result<f64> {
+    let number = || line.split_once(" s (")?.1.split_once(" MiB/s)")?.0.parse().ok();
+    number().with_context(|| format!("finding a speed in {line:?}"))
+}
+
+/// MiB/s of `dd` from the written slot to the spare disk, past all caches as the installer writes: the median of
+/// three, each to a place that was never written to.
+async fn copying_speed(workshop: &Workshop, machine: &Machine) -> Result<f64> {
+    const COPIED_MIB: u64 = 60;
+    let mut speeds = Vec::new();
+    for round in 0..3 {
+        let seek = round * COPIED_MIB;
+        let command = format!(
+            "LC_ALL=C dd if=/run/ros/dev/COS_STATE_A of=/dev/vdb bs=1M count={COPIED_MIB} seek={seek} \
+             iflag=direct oflag=direct conv=fsync 2>&1"
+        );
+        let said = workshop.key.run("root", machine.ssh_port(), &command, Duration::from_secs(300)).await?;
+        speeds.push(COPIED_MIB as f64 / dd_seconds(&said)?);
+    }
+    median(&speeds).context("dd was not run")
+}
+
+/// From `62914560 bytes (63 MB, 60 MiB) copied, 1.23 s, 51.1 MB/s`.
+fn dd_seconds(said: &str) -> Result<f64> {
+    let number = || said.split_once("copied, ")?.1.split_once(" s,")?.0.parse().ok();
+    number().with_context(|| format!("finding the seconds in {said:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speeds_are_read_from_what_is_printed() {
+        let line = "ros-installer: verified: 123.0 MiB written in 5.2 s (23.6 MiB/s), read back in 2.0 s";
+        assert_eq!(writing_speed(line).unwrap(), 23.6);
+        let said = "60+0 records in\n60+0 records out\n62914560 bytes (63 MB, 60 MiB) copied, 1.23 s, 51.1 MB/s\n";
+        assert_eq!(dd_seconds(said).unwrap(), 1.23);
+        assert!(writing_speed("nothing").is_err() && dd_seconds("nothing").is_err());
+    }
+}
