@@ -7,6 +7,8 @@ pub mod crd;
 pub mod digest;
 pub mod enroll;
 pub mod events;
+#[cfg(test)]
+mod fixtures;
 pub mod inventory_client;
 pub mod inventory_index;
 pub mod label;

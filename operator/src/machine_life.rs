@@ -30,11 +30,8 @@ pub enum Step<'a> {
     Progress(&'a Progress),
     Installed,
     Failed(&'a Failure),
-    /// `booted`: it says so for the first time since it started.
-    Reported {
-        report: &'a OsReport,
-        booted: bool,
-    },
+    /// The installed system told of itself.
+    Reported(&'a OsReport),
 }
 
 /// The status after a step, not yet [`settled`].
@@ -93,23 +90,21 @@ pub fn after(
             status.phase = Some(Phase::Failed);
             status.failure = Some(failure.clone());
         }
-        Step::Reported { report, booted } => {
+        Step::Reported(report) => {
             status.addresses = Some(report.addresses.clone());
             if report.slot != Slot::Live {
                 let what = format!("release {} from slot {}", report.version, report.slot);
                 put(types::INSTALLED, true, reason::INSTALLED, "written and read back");
                 put(types::BOOTED, true, reason::BOOTED, &what);
-                if report.slot == Slot::Recovery {
-                    put(types::READY, false, reason::NOT_HEALTHY, "runs the recovery system; its console says why");
-                } else if report.healthy {
+                let ready = report.healthy && report.slot != Slot::Recovery;
+                if ready {
                     put(types::READY, true, reason::HEALTHY, &what);
+                } else if report.slot == Slot::Recovery {
+                    put(types::READY, false, reason::NOT_HEALTHY, "runs the recovery system; its console says why");
                 } else {
                     put(types::READY, false, reason::NOT_HEALTHY, &format!("{what} has not proved itself yet"));
                 }
-                let ready = report.healthy && report.slot != Slot::Recovery;
-                // The boot is shown as a phase of its own even where health is reported with it, unless it was known.
-                let known = before.os.as_ref().is_some_and(|os| os.boot_id.as_deref() == Some(&report.boot_id));
-                status.phase = Some(if ready && (known || !booted) { Phase::Ready } else { Phase::Booted });
+                status.phase = Some(if ready { Phase::Ready } else { Phase::Booted });
                 status.os = Some(os_status(report));
                 status.failure = None;
             }
@@ -226,8 +221,8 @@ mod tests {
             registered(),
             Step::Progress(&progress),
             Step::Installed,
-            Step::Reported { report: &unhealthy, booted: true },
-            Step::Reported { report: &healthy, booted: false },
+            Step::Reported(&unhealthy),
+            Step::Reported(&healthy),
         ];
         for (second, step) in steps.into_iter().enumerate() {
             status = after(&status, step, Some(1), &at(second as i64));
@@ -275,8 +270,7 @@ mod tests {
     #[test]
     fn the_recovery_system_is_never_ready() {
         let report = report(true, Slot::Recovery);
-        let status =
-            after(&MachineInventoryStatus::default(), Step::Reported { report: &report, booted: false }, None, &at(0));
+        let status = after(&MachineInventoryStatus::default(), Step::Reported(&report), None, &at(0));
         assert_eq!(status.phase, Some(Phase::Booted));
         assert!(!status.conditions.holds(types::READY));
     }

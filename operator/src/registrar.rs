@@ -198,3 +198,6 @@ fn tell_phase(context: &Context, machine: &KnownMachine, status: &MachineInvento
     let message = status.conditions.find(condition_type::READY).map_or("", |condition| &condition.message);
     context.events.tell(about, phase == Phase::Failed, &format!("{phase:?}"), message);
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,3 +77,6 @@ fn refuse(refusal: &Refusal) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests;

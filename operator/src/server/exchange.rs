@@ -167,13 +167,13 @@ impl<S: Socket> Exchange<S> {
             Statement::Booted(report) => {
                 self.request = "booted";
                 self.open_ledger(&identity)?;
-                self.record(Step::Reported { report: &report, booted: true }).await?;
+                self.record(Step::Reported(&report)).await?;
                 self.finish_report().await
             }
             Statement::Report(report) => {
                 self.request = "report";
                 self.open_ledger(&identity)?;
-                self.record(Step::Reported { report: &report, booted: false }).await?;
+                self.record(Step::Reported(&report)).await?;
                 self.finish_report().await
             }
             Statement::Installing(first) => {

@@ -1,0 +1,180 @@
+//! For tests: an API server in memory, small enough to be believed, and a context around it.
+
+use crate::context::Context;
+use crate::crd::{MachineInventory, MachineRegistration};
+use crate::events::Events;
+use crate::inventory_index::InventoryIndex;
+use crate::metrics::Metrics;
+use crate::registration::Endpoint;
+use crate::registration_index::RegistrationIndex;
+use http::{Method, Request, Response, StatusCode};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::client::Body;
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+/// Keeps objects by path, counts what is asked of it, and can be away.
+#[derive(Clone, Default)]
+pub struct FakeApi(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    objects: HashMap<String, Value>,
+    requests: Vec<String>,
+    version: u64,
+    away: bool,
+}
+
+impl FakeApi {
+    pub fn client(&self) -> Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let api = api.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect_bytes().await.unwrap_or_default();
+                let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                let (status, answer) = api.answer(&parts.method, parts.uri.path(), body);
+                let answer = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, Infallible>(answer.expect("a response of fixed parts"))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    /// Method and last parts of the path of every request so far; forgets them.
+    pub fn take_requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().requests)
+    }
+
+    pub fn set_away(&self, away: bool) {
+        self.0.lock().unwrap().away = away;
+    }
+
+    /// All objects of a kind (plural).
+    pub fn objects(&self, plural: &str) -> Vec<Value> {
+        let state = self.0.lock().unwrap();
+        let of_kind = state.objects.iter().filter(|(path, _)| path.contains(&format!("/{plural}/")));
+        of_kind.map(|(_, object)| object.clone()).collect()
+    }
+
+    pub fn delete_all(&self) {
+        self.0.lock().unwrap().objects.clear();
+    }
+
+    fn answer(&self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
+        let mut state = self.0.lock().unwrap();
+        let kind = path.split('/').skip(6).collect::<Vec<_>>();
+        let status_only = kind.get(2) == Some(&"status");
+        let what = if status_only { "status" } else { kind.first().copied().unwrap_or_default() };
+        state.requests.push(format!("{method} {what}"));
+        if state.away {
+            return failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
+        }
+        state.version += 1;
+        let version = json!(state.version.to_string());
+        let object_path = path.trim_end_matches("/status").to_owned();
+        match *method {
+            Method::POST => {
+                let path = format!("{object_path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
+                if state.objects.contains_key(&path) {
+                    return failure(StatusCode::CONFLICT, "AlreadyExists");
+                }
+                let mut object = body;
+                object["metadata"]["resourceVersion"] = version;
+                object["metadata"]["uid"] = json!(path);
+                object["metadata"]["creationTimestamp"] = json!("2026-11-22T00:00:00Z");
+                object["metadata"]["generation"] = json!(1);
+                state.objects.insert(path, object.clone());
+                (StatusCode::CREATED, object)
+            }
+            Method::PATCH => match state.objects.get_mut(&object_path) {
+                Some(object) => {
+                    merge(object, &body);
+                    object["metadata"]["resourceVersion"] = version;
+                    (StatusCode::OK, object.clone())
+                }
+                None => failure(StatusCode::NOT_FOUND, "NotFound"),
+            },
+            Method::GET => match state.objects.get(&object_path) {
+                Some(object) => (StatusCode::OK, object.clone()),
+                None => failure(StatusCode::NOT_FOUND, "NotFound"),
+            },
+            _ => failure(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+        }
+    }
+}
+
+/// JSON merge patch, RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            target.as_object_mut().map(|fields| fields.remove(key));
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+
+fn failure(code: StatusCode, reason: &str) -> (StatusCode, Value) {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "reason": reason, "message": reason, "code": code.as_u16(),
+    });
+    (code, status)
+}
+
+/// A context whose indexes are complete and empty, at a fixed time.
+pub fn context(api: &FakeApi) -> Context {
+    let endpoint = Endpoint { server_url: "https://ros.example.org".into(), ca_bundle: "PEM\n".into() };
+    let (events, _) = Events::new(api.client());
+    let context = Context {
+        client: api.client(),
+        registrations: RegistrationIndex::default(),
+        inventories: InventoryIndex::default(),
+        events,
+        metrics: Metrics::default(),
+        endpoint: watch::channel(endpoint).1,
+        clock: || Timestamp::from_second(1_800_000_000).unwrap(),
+    };
+    for event in [Event::Init, Event::InitDone] {
+        context.registrations.apply(&event);
+    }
+    for event in [Event::Init, Event::InitDone] {
+        context.inventories.apply(event);
+    }
+    context
+}
+
+/// A registration as the watch brings it, `door` in namespace `n`.
+pub fn registration(spec: Value, token: &str) -> MachineRegistration {
+    serde_json::from_value(json!({
+        "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineRegistration",
+        "metadata": {"namespace": "n", "name": "door", "uid": "door"},
+        "spec": spec,
+        "status": {"registrationToken": token},
+    }))
+    .unwrap()
+}
+
+/// An inventory as a person makes it.
+pub fn inventory(name: &str, spec: Value) -> MachineInventory {
+    serde_json::from_value(json!({
+        "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
+        "metadata": {"namespace": "n", "name": name, "uid": name, "resourceVersion": "1"},
+        "spec": spec,
+    }))
+    .unwrap()
+}

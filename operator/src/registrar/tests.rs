@@ -1,0 +1,155 @@
+use super::*;
+use crate::crd::AttestationStatus;
+use crate::fixtures::{self, FakeApi};
+use protocol::hardware::Hardware;
+use protocol::message::Failure;
+use serde_json::{Value, json};
+
+struct Scene {
+    api: FakeApi,
+    context: Context,
+    registration: Registration,
+}
+
+impl Scene {
+    fn new(spec: Value) -> Self {
+        let api = FakeApi::default();
+        let context = fixtures::context(&api);
+        let registration = Registration::of(&fixtures::registration(spec, &"t".repeat(54)));
+        Self { api, context, registration }
+    }
+
+    /// Registers and writes; the inventory, or the refusal's code.
+    async fn register(&self, machine: &str, serial: &str) -> Result<String, RefusalCode> {
+        let result = register(&self.context, &self.registration, &identity(machine), &report(serial)).await;
+        let mut ledger = result.map_err(|refusal| refusal.code)?;
+        ledger.write(&self.context).await.map_err(|refusal| refusal.code)?;
+        Ok(ledger.inventory())
+    }
+
+    fn inventories(&self) -> Vec<Value> {
+        self.api.objects("machineinventories")
+    }
+}
+
+fn identity(machine: &str) -> Identity {
+    Identity { hash: TpmHash::of_public_key(machine.as_bytes()), attestation: AttestationStatus::default() }
+}
+fn report(serial: &str) -> MachineReport {
+    MachineReport {
+        smbios: serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap(),
+        hardware: Hardware { memory_bytes: 1 << 30, ..Hardware::default() },
+        addresses: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_new_machine_costs_two_writes_and_a_known_one_none() {
+    let scene = Scene::new(json!({"machineInventoryLabels": {"serial": "${System Information/Serial Number}"}}));
+    let inventory = scene.register("a", "1").await.unwrap();
+    assert_eq!(scene.api.take_requests(), ["POST machineinventories", "PATCH status"]);
+    let [object] = &scene.inventories()[..] else { panic!("one inventory") };
+    assert_eq!(object["metadata"]["labels"]["serial"], "1");
+    assert_eq!(object["status"]["phase"], "Registered");
+    assert_eq!(object["status"]["hardware"]["memoryBytes"], 1 << 30);
+
+    assert_eq!(scene.register("a", "1").await.as_ref(), Ok(&inventory));
+    assert_eq!(scene.api.take_requests(), [] as [&str; 0]);
+    assert_eq!(scene.register("a", "2").await.as_ref(), Ok(&inventory));
+    assert_eq!(scene.api.take_requests(), ["PATCH machineinventories"]);
+}
+
+#[tokio::test]
+async fn what_is_said_in_one_breath_is_one_write() {
+    let scene = Scene::new(json!({}));
+    let mut ledger = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    ledger.note(&scene.context, Step::Installed);
+    ledger.write(&scene.context).await.unwrap();
+    assert_eq!(scene.api.take_requests(), ["POST machineinventories", "PATCH status"]);
+    assert_eq!(scene.inventories()[0]["status"]["phase"], "Installed");
+
+    let mut again = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    again.note(&scene.context, Step::Installed);
+    again.write(&scene.context).await.unwrap();
+    assert_eq!(scene.api.take_requests(), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn another_replica_in_the_same_moment_is_no_second_inventory() {
+    let scene = Scene::new(json!({}));
+    let other = Scene { context: fixtures::context(&scene.api), ..Scene::new(json!({})) };
+    let first = scene.register("a", "1").await.unwrap();
+    // The other replica's watch has not told it yet.
+    assert_eq!(other.register("a", "1").await.unwrap(), first);
+    assert_eq!(scene.inventories().len(), 1);
+}
+
+#[tokio::test]
+async fn a_name_that_another_machine_has_is_lengthened() {
+    let scene = Scene::new(json!({"machineName": "edge"}));
+    let first = scene.register("a", "1").await.unwrap();
+    let (namespace, name) = first.split_once('/').unwrap();
+    // As if somebody else's machine had the name.
+    let mut theirs = fixtures::inventory(name, json!({"tpmHash": TpmHash::of_public_key(b"b").as_str()}));
+    theirs.metadata.resource_version = None;
+    let scene = Scene::new(json!({"machineName": "edge"}));
+    inventory_client::make(&scene.context.client, &theirs).await.unwrap();
+    let second = scene.register("a", "1").await.unwrap();
+    assert!(second.starts_with(&format!("{namespace}/edge-")) && second.len() > first.len(), "{first} {second}");
+}
+
+#[tokio::test]
+async fn a_machine_made_by_hand_is_adopted() {
+    let scene = Scene::new(json!({"machineInventoryLabels": {"rack": "7"}}));
+    let expected = fixtures::inventory("expected", json!({"tpm": TpmHash::of_public_key(b"a").as_str()}));
+    let Made::New(expected) = inventory_client::make(&scene.context.client, &expected).await.unwrap() else {
+        panic!("it is new")
+    };
+    scene.context.inventories.enter(*expected);
+    assert_eq!(scene.register("a", "1").await.unwrap(), "n/expected");
+    let [object] = &scene.inventories()[..] else { panic!("one inventory") };
+    assert_eq!(object["metadata"]["labels"]["rack"], "7");
+    assert_eq!(object["spec"]["tpm"], TpmHash::of_public_key(b"a").as_str());
+}
+
+#[tokio::test]
+async fn without_an_api_server_a_machine_is_told_to_come_back() {
+    let scene = Scene::new(json!({}));
+    scene.api.set_away(true);
+    assert_eq!(scene.register("a", "1").await, Err(RefusalCode::Unavailable));
+    scene.api.set_away(false);
+    assert!(scene.register("a", "1").await.is_ok());
+}
+
+#[tokio::test]
+async fn an_inventory_deleted_meanwhile_is_made_again() {
+    let scene = Scene::new(json!({}));
+    let first = scene.register("a", "1").await.unwrap();
+    scene.api.delete_all();
+    // The watch has not told: labels are to be changed on what is gone.
+    assert_eq!(scene.register("a", "2").await.unwrap(), first);
+    assert_eq!(scene.inventories().len(), 1);
+}
+
+#[tokio::test]
+async fn a_machine_that_waits_for_approval_is_recorded_and_refused() {
+    let scene = Scene::new(json!({"approval": "Manual"}));
+    assert_eq!(scene.register("a", "1").await, Err(RefusalCode::ApprovalPending));
+    let [object] = &scene.inventories()[..] else { panic!("one inventory") };
+    assert_eq!((&object["spec"]["approved"], &object["status"]["phase"]), (&json!(false), &json!("ApprovalPending")));
+}
+
+#[tokio::test]
+async fn what_is_said_of_an_unknown_machine_is_refused_and_a_failure_is_recorded() {
+    let scene = Scene::new(json!({}));
+    let unknown = find(&scene.context, &scene.registration, &identity("a").hash).map(|_| ()).unwrap_err();
+    assert_eq!(unknown.code, RefusalCode::UnknownMachine);
+    scene.register("a", "1").await.unwrap();
+    let mut ledger = find(&scene.context, &scene.registration, &identity("a").hash).ok().unwrap();
+    let failure = Failure { reason: "NoDisk".into(), message: "no disk is there".into() };
+    ledger.note(&scene.context, Step::Failed(&failure));
+    ledger.write(&scene.context).await.unwrap();
+    assert_eq!(scene.inventories()[0]["status"]["failure"]["reason"], "NoDisk");
+    scene.register("a", "1").await.unwrap();
+    assert!(scene.inventories()[0]["status"].get("failure").is_none());
+}

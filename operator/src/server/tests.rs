@@ -1,0 +1,96 @@
+use super::*;
+use crate::fixtures::{self, FakeApi};
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use kube::runtime::watcher::Event;
+use protocol::RefusalCode;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+const TOKEN: &str = "tttttttttttttttttttttttttttttttttttttttttttttttttttttt";
+
+struct Answer {
+    status: StatusCode,
+    retry_after: bool,
+    body: String,
+}
+
+impl Answer {
+    fn code(&self) -> RefusalCode {
+        serde_json::from_str::<Refusal>(&self.body).unwrap().code
+    }
+}
+
+fn desk(spec: Value) -> Desk {
+    let context = fixtures::context(&FakeApi::default());
+    context.registrations.apply(&Event::Apply(fixtures::registration(spec, TOKEN)));
+    Desk { context: Arc::new(context), admission: Admission::new(1).0 }
+}
+
+async fn get(desk: Desk, path: &str) -> Answer {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let response = router(desk).oneshot(request).await.unwrap();
+    let status = response.status();
+    let retry_after = response.headers().contains_key(header::RETRY_AFTER);
+    let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    Answer { status, retry_after, body: String::from_utf8(body.to_vec()).unwrap() }
+}
+
+#[tokio::test]
+async fn a_plain_get_of_the_url_is_what_a_medium_needs() {
+    let answer = get(desk(json!({})), &format!("{PATH}/{TOKEN}")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let yaml = answer.body.strip_prefix("#cloud-config\n").unwrap();
+    let settings: Value = serde_yaml::from_str(yaml).unwrap();
+    let install = &settings["rancheros"]["install"];
+    assert_eq!(install["registrationURL"], format!("https://ros.example.org{PATH}/{TOKEN}"));
+    assert_eq!(install["registrationCACert"], "PEM\n");
+}
+
+#[tokio::test]
+async fn who_has_no_token_learns_only_that() {
+    for (token, code, status) in [
+        ("short", RefusalCode::MalformedToken, StatusCode::BAD_REQUEST),
+        (&TOKEN.replace('t', "u"), RefusalCode::UnknownToken, StatusCode::NOT_FOUND),
+    ] {
+        let answer = get(desk(json!({})), &format!("{PATH}/{token}")).await;
+        assert_eq!((answer.status, answer.code()), (status, code));
+        assert!(!answer.body.contains(token));
+    }
+    let answer = get(desk(json!({"expiresAt": "2020-01-01T00:00:00Z"})), &format!("{PATH}/{TOKEN}")).await;
+    assert_eq!((answer.status, answer.code()), (StatusCode::GONE, RefusalCode::RegistrationExpired));
+}
+
+#[tokio::test]
+async fn a_websocket_that_cannot_be_one_is_refused_with_a_reason() {
+    let request = Request::get(format!("{PATH}/{TOKEN}")).header(header::UPGRADE, "websocket");
+    let response = router(desk(json!({}))).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn everybody_may_see_health_and_certificates_and_nothing_about_machines() {
+    for (path, content) in
+        [("/healthz", "ok"), ("/readyz", "ok"), ("/cacerts", "PEM"), ("/metrics", "rancheros_exchanges")]
+    {
+        let answer = get(desk(json!({})), path).await;
+        assert!(answer.status.is_success() && answer.body.contains(content), "{path}: {}", answer.body);
+        assert!(!answer.body.contains(TOKEN));
+    }
+    assert_eq!(get(desk(json!({})), "/v1-rancheros/inventory").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn an_operator_that_stops_or_starts_is_not_ready() {
+    let (admission, drain) = Admission::new(1);
+    let closing = Desk { admission, ..desk(json!({})) };
+    drain.close(std::time::Duration::from_millis(1)).await;
+    assert_eq!(get(closing, "/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+
+    let mut context = fixtures::context(&FakeApi::default());
+    context.registrations = Default::default();
+    let starting = Desk { context: Arc::new(context), admission: Admission::new(1).0 };
+    assert_eq!(get(starting.clone(), "/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let answer = get(starting, &format!("{PATH}/{TOKEN}")).await;
+    assert_eq!((answer.code(), answer.retry_after), (RefusalCode::Unavailable, true));
+}

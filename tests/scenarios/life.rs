@@ -1,0 +1,188 @@
+//! A machine's life as its MachineInventory shows it, told by machines in memory to a running operator.
+
+use anyhow::{Context, Result};
+use harness::registration::NAMESPACE;
+use harness::site::Site;
+use harness::software_machine::{Endpoint, Exchange, usual_report};
+use harness::software_tpm::{KeyKind, SoftwareTpm};
+use harness::wait::{Look, until};
+use protocol::message::{Done, Failure, InstallPhase, OsReport, Progress, Slot};
+use protocol::{FromMachine, FromOperator, RefusalCode};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_is_shown_and_nothing_is_written_twice() {
+    let site = Site::start("life-steps", json!({})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+
+    let mut exchange = proven(&endpoint, &tpm).await.unwrap();
+    exchange.ask_for_config(usual_report("SN-1")).await.unwrap();
+    phase(&site, "Registered").await.unwrap();
+    exchange.say(&progress()).await.unwrap();
+    let installing = phase(&site, "Installing").await.unwrap();
+    assert_eq!(ready_message(&installing), "writing, 3 of 9 MiB");
+    exchange.finish().await.unwrap();
+    phase(&site, "Installed").await.unwrap();
+
+    report(&endpoint, &tpm, FromMachine::Booted(Box::new(system(false)))).await.unwrap();
+    phase(&site, "Booted").await.unwrap();
+    report(&endpoint, &tpm, FromMachine::Report(Box::new(system(true)))).await.unwrap();
+    let ready = phase(&site, "Ready").await.unwrap();
+    assert_eq!(ready["status"]["os"]["version"], "0.1.0");
+    assert_eq!(ready["status"]["hardware"]["memoryBytes"], 128u64 << 30);
+    assert_eq!(ready["status"]["observedGeneration"], ready["metadata"]["generation"]);
+    let wait = ["wait", "machineinventories.rancheros.cattle.io", "--all", "--for=condition=Ready", "--timeout=10s"];
+    site.cluster.kubectl(&[&wait[..], &["--namespace", NAMESPACE]].concat(), "").unwrap();
+
+    report(&endpoint, &tpm, FromMachine::Report(Box::new(system(true)))).await.unwrap();
+    let again = phase(&site, "Ready").await.unwrap();
+    assert_eq!(again["metadata"]["resourceVersion"], ready["metadata"]["resourceVersion"]);
+    events(&site, &["Registered", "Installing", "Installed", "Booted", "Ready"]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_shown_with_its_reason_and_another_attempt_clears_it() {
+    let site = Site::start("life-failure", json!({})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+    let mut exchange = proven(&endpoint, &tpm).await.unwrap();
+    exchange.ask_for_config(usual_report("SN-1")).await.unwrap();
+    let failure = Failure { reason: "NoEligibleDisk".into(), message: "/dev/sda has somebody's partitions".into() };
+    exchange.say(&FromMachine::Done(Done { failure: Some(failure) })).await.unwrap();
+    assert!(matches!(exchange.hear().await.unwrap(), FromOperator::Done(_)));
+    let failed = phase(&site, "Failed").await.unwrap();
+    assert_eq!(failed["status"]["failure"]["reason"], "NoEligibleDisk");
+    assert!(ready_message(&failed).contains("somebody's partitions"));
+
+    endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
+    let installed = phase(&site, "Installed").await.unwrap();
+    assert!(installed["status"].get("failure").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_made_by_hand_is_recognised() {
+    let site = Site::start("life-by-hand", json!({"maxMachines": 1})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let tpm = SoftwareTpm::new(KeyKind::Rsa2048).unwrap();
+    let object = json!({
+        "apiVersion": "rancheros.cattle.io/v1",
+        "kind": "MachineInventory",
+        "metadata": {"name": "expected", "namespace": NAMESPACE},
+        "spec": {"tpm": tpm.hash().as_str()},
+    });
+    site.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).unwrap();
+    phase(&site, "Expected").await.unwrap();
+    let config = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
+    assert_eq!(config.inventory, format!("{NAMESPACE}/expected"));
+
+    let other = SoftwareTpm::new(KeyKind::P256).unwrap();
+    let refusal = endpoint.register(&other, usual_report("SN-2")).await.unwrap_err().refusal().unwrap();
+    assert_eq!(refusal.code, RefusalCode::TooManyMachines);
+    assert_eq!(site.inventories().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_waits_until_somebody_approves() {
+    let site = Site::start("life-approval", json!({"approval": "Manual"})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+    let refusal = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap_err().refusal().unwrap();
+    assert_eq!(refusal.code, RefusalCode::ApprovalPending);
+    assert!(refusal.message.contains("spec.approved"), "{refusal}");
+    let waiting = phase(&site, "ApprovalPending").await.unwrap();
+
+    let object = format!("machineinventories.rancheros.cattle.io/{}", waiting["metadata"]["name"].as_str().unwrap());
+    let patch = r#"{"spec": {"approved": true}}"#;
+    let patch = ["patch", &object, "--namespace", NAMESPACE, "--type", "merge", "--patch", patch];
+    site.cluster.kubectl(&patch, "").unwrap();
+    phase(&site, "Registered").await.unwrap();
+    endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
+    phase(&site, "Installed").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installation_outlives_the_operator() {
+    let mut site = Site::start("life-operator-stops", json!({})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+    let mut exchange = proven(&endpoint, &tpm).await.unwrap();
+    exchange.ask_for_config(usual_report("SN-1")).await.unwrap();
+    exchange.say(&progress()).await.unwrap();
+    phase(&site, "Installing").await.unwrap();
+
+    site.operator.stop();
+    let refusal = exchange.hear().await.unwrap_err().refusal().unwrap();
+    assert_eq!(refusal.code, RefusalCode::ShuttingDown);
+    assert!(refusal.retry_after.is_some());
+
+    site.operator.resume().await.unwrap();
+    let mut again = proven(&endpoint, &tpm).await.unwrap();
+    again.say(&progress()).await.unwrap();
+    again.finish().await.unwrap();
+    phase(&site, "Installed").await.unwrap();
+}
+
+async fn proven(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Exchange> {
+    let mut exchange = endpoint.connect().await?;
+    exchange.prove(tpm).await?;
+    Ok(exchange)
+}
+
+async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm, message: FromMachine) -> Result<()> {
+    let mut exchange = proven(endpoint, tpm).await?;
+    exchange.say(&message).await?;
+    Ok(exchange.finish().await?)
+}
+
+fn progress() -> FromMachine {
+    FromMachine::Progress(Progress {
+        phase: InstallPhase::Writing,
+        bytes: 3 << 20,
+        total_bytes: 9 << 20,
+        message: String::new(),
+    })
+}
+
+fn system(healthy: bool) -> OsReport {
+    OsReport {
+        version: "0.1.0".to_owned(),
+        release: format!("sha256:{}", "0".repeat(64)),
+        slot: Slot::A,
+        healthy,
+        boot_id: "3c1b0a00-1d8e-11ec-8000-3cecef000000".to_owned(),
+        addresses: Vec::new(),
+        hostname: Some("edge".to_owned()),
+    }
+}
+
+/// The one inventory, once it is in this phase and its generation was looked at.
+async fn phase(site: &Site, phase: &str) -> Result<Value> {
+    until(&format!("the phase {phase}"), PATIENCE, async || {
+        let inventories = site.inventories()?;
+        let found = inventories.into_iter().find(|inventory| inventory["status"]["phase"] == phase);
+        Ok(found.map_or_else(|| Look::NotYet("another phase".to_owned()), Look::Ready))
+    })
+    .await
+}
+
+fn ready_message(inventory: &Value) -> String {
+    let conditions = inventory["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
+    ready.and_then(|ready| ready["message"].as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+async fn events(site: &Site, reasons: &[&str]) -> Result<()> {
+    until("an event for each phase", PATIENCE, async || {
+        let list = site.cluster.kubectl(&["get", "events", "--namespace", NAMESPACE, "--output", "json"], "")?;
+        let list: Value = serde_json::from_str(&list).context("reading the events")?;
+        let told =
+            |reason: &&str| list["items"].as_array().is_some_and(|all| all.iter().any(|e| e["reason"] == **reason));
+        let missing: Vec<_> = reasons.iter().filter(|reason| !told(reason)).collect();
+        Ok(if missing.is_empty() { Look::Ready(()) } else { Look::NotYet(format!("{missing:?}")) })
+    })
+    .await
+}
