@@ -18,10 +18,7 @@ const PERSISTENT: &str = "/run/ros/persistent";
 /// Mounts the root at `NEW_ROOT`, and the partitions of the same disk where the contract in `overlay/README.md`
 /// says. The recovery system keeps changes in memory and tolerates broken partitions.
 pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
-    let slot = wait_for(&format!("the partition {} (ros.root)", disk.root), || {
-        modules.load_for_devices();
-        Partition::find(&disk.root)
-    })?;
+    let slot = wait_for(&format!("the partition {} (ros.root)", disk.root), modules, || Partition::find(&disk.root))?;
     let root = device_mapper::open_verity("root", &slot.node, &disk.verity)?;
     say(&format!("root is {} on {}", root.display(), slot.node.display()));
     let partitions = slot.same_disk();

@@ -15,12 +15,13 @@ const MEDIUM: &str = "/run/ros/medium";
 
 /// Mounts the root at `handover::NEW_ROOT` and leaves the medium at /run/ros/medium.
 pub fn mount_root(live: &LiveBoot, modules: &mut Modules) -> Result<()> {
-    let device = wait_for(&format!("a medium with the volume id {}", live.medium), || {
-        modules.load_for_devices();
+    let device = wait_for(&format!("a medium with the volume id {}", live.medium), modules, || {
         block::find_medium(&live.medium)
     })?;
     say(&format!("medium {} is {}", live.medium, device.display()));
     mount(&device, MEDIUM, "iso9660", libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV, "")?;
+    // The installer looks for disks once, and soon.
+    modules.load_all();
     let lower = Path::new("/run/ros/live/image");
     let memory = Path::new("/run/ros/live/memory");
     // The kernel (6.12 and later) mounts an EROFS file without a loop device.

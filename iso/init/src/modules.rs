@@ -4,7 +4,7 @@
 //! - `always`: one file per line, dependencies first;
 //! - `by-alias`: `<pattern> <file> [<file>…]`, dependencies first, patterns as in `modules.alias`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -20,6 +20,9 @@ pub struct Modules {
     loaded: HashSet<String>,
     /// Device folders whose alias has been looked up; devices keep appearing while drivers probe.
     seen: HashSet<PathBuf>,
+    /// Rules that a device asked for, by their place in the list: the order in which people wrote them is the order
+    /// in which they are tried.
+    wanted: BTreeSet<usize>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -35,31 +38,44 @@ impl Modules {
             let path = Path::new(FOLDER).join(name);
             fs::read_to_string(&path).map_err(|e| format!("reading {}: {e}; the initrd is incomplete", path.display()))
         };
-        let mut modules =
-            Self { by_alias: parse_rules(&read("by-alias")?), loaded: HashSet::new(), seen: HashSet::new() };
+        let mut modules = Self {
+            by_alias: parse_rules(&read("by-alias")?),
+            loaded: HashSet::new(),
+            seen: HashSet::new(),
+            wanted: BTreeSet::new(),
+        };
         for file in read("always")?.lines() {
             modules.load(file);
         }
-        modules.load_for_devices();
         Ok(modules)
     }
 
-    /// Loads drivers for the devices that appeared since the last call.
-    pub fn load_for_devices(&mut self) {
+    /// Loads the driver of one device; `false` if no device waits for one now. One at a time, because the root may be
+    /// found before the slow controllers have been probed; systemd's udev finds those later.
+    pub fn load_next(&mut self) -> bool {
+        self.look_for_devices();
+        let Some(rule) = self.wanted.pop_first() else { return false };
+        let files = self.by_alias[rule].files.clone();
+        for file in files {
+            self.load(&file);
+        }
+        true
+    }
+
+    /// Loads the drivers of all devices, to the last disk that appears behind a controller.
+    pub fn load_all(&mut self) {
+        while self.load_next() {}
+    }
+
+    fn look_for_devices(&mut self) {
         for device in devices() {
             if self.seen.contains(&device) {
                 continue;
             }
             let alias = fs::read_to_string(device.join("modalias")).unwrap_or_default();
-            let files: Vec<String> = self
-                .by_alias
-                .iter()
-                .filter(|rule| glob::matches(&rule.pattern, alias.trim_end()))
-                .flat_map(|rule| rule.files.iter().cloned())
-                .collect();
-            for file in files {
-                self.load(&file);
-            }
+            let alias = alias.trim_end();
+            let matching = self.by_alias.iter().enumerate().filter(|(_, rule)| glob::matches(&rule.pattern, alias));
+            self.wanted.extend(matching.map(|(index, _)| index));
             self.seen.insert(device);
         }
     }

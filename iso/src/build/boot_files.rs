@@ -11,7 +11,9 @@ use crate::cache::Cache;
 
 const PACKAGES: &[&str] = &["grub-efi-amd64-signed", "shim-helpers-amd64-signed", "shim-signed"];
 const DISK_MENU: &str = include_str!("../../grub/disk.cfg");
-const DISK_CORE_MENU: &str = include_str!("../../grub/core.cfg");
+
+/// COS_BOOT is the second partition of the disk that the BIOS started, whatever other disks have the same labels.
+const DISK_PREFIX: &str = "(,gpt2)/grub";
 
 /// What both of our BIOS images need: one reads FAT on GPT, the other ISO 9660.
 const BIOS_MODULES: &[&str] = &[
@@ -28,6 +30,7 @@ const BIOS_MODULES: &[&str] = &[
     "loadenv",
     "minicmd",
     "all_video",
+    "keystatus",
 ];
 
 pub struct BootFiles {
@@ -76,34 +79,23 @@ impl BootFiles {
         }
         let menu = folder.join("grub.cfg");
         fs::write(&menu, DISK_MENU).with_context(|| format!("writing {}", menu.display()))?;
-        let early = tempfile::NamedTempFile::new().context("making a temporary file")?;
-        fs::write(early.path(), DISK_CORE_MENU).context("writing GRUB's early menu")?;
-        self.make_image(tools, "i386-pc", "/grub", &["fat"], Some(early.path()), &folder.join("core.img"))
+        self.make_image(tools, "i386-pc", DISK_PREFIX, &["fat"], &folder.join("core.img"))
     }
 
     /// GRUB for the BIOS boot of a medium, by El Torito.
     pub fn write_medium_image(&self, tools: &Tools, output: &Path) -> Result<()> {
-        self.make_image(tools, "i386-pc-eltorito", "/boot/grub", &["iso9660", "part_msdos"], None, output)
+        self.make_image(tools, "i386-pc-eltorito", "/boot/grub", &["iso9660", "part_msdos"], output)
     }
 
-    fn make_image(
-        &self,
-        tools: &Tools,
-        format: &str,
-        prefix: &str,
-        filesystem: &[&str],
-        early: Option<&Path>,
-        output: &Path,
-    ) -> Result<()> {
-        let mut command = tools
+    fn make_image(&self, tools: &Tools, format: &str, prefix: &str, filesystem: &[&str], output: &Path) -> Result<()> {
+        tools
             .command("grub-mkimage", "grub-mkimage")
             .arg("-d")
             .arg(self.tools.join("usr/lib/grub/i386-pc"))
             .args(["-O", format, "-p", prefix, "-o"])
-            .arg(output);
-        if let Some(early) = early {
-            command = command.arg("-c").arg(early);
-        }
-        command.args(filesystem).args(BIOS_MODULES).run()
+            .arg(output)
+            .args(filesystem)
+            .args(BIOS_MODULES)
+            .run()
     }
 }

