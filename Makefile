@@ -33,7 +33,7 @@ test: packages ## Check style, then test everything, machines included
 	$(STAGE) machine $(MAKE) --no-print-directory qemu-test
 
 qemu-test: image ## Test with virtual machines only
-	$(CARGO) test --release --package tests --test scenarios -- vm_ --test-threads 2
+	$(CARGO) test --release --workspace --test scenarios -- vm_ --test-threads 2
 
 bench: image ## Measure speed, sizes and memory
 	$(PROGRAMS)/bench --table README.md
@@ -43,7 +43,7 @@ image: build ## Make the OS release and the live ISO in out/image/
 	  --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
 
 build: packages ## Build all programs
-	$(CARGO) build --release --workspace --exclude ros-init
+	$(CARGO) build --release --workspace
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --package ros-init --target $(STATIC_TARGET)
 
 packages: ## Install the Debian packages that are missing, and say why

@@ -1,7 +1,9 @@
 mod api;
+mod bad_days;
 mod exchange;
 mod first_release;
 mod harness;
+mod install;
 mod installer_register;
 mod life;
 mod tpm_device;

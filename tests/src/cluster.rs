@@ -30,6 +30,8 @@ pub struct Cluster {
     programs: PathBuf,
     etcd_port: Port,
     api_port: Port,
+    /// Ports that nobody here connects to.
+    other_ports: Vec<Port>,
     // In the order of ending: who asks goes before who answers.
     controllers: Vec<Process>,
     api_server: Option<Process>,
@@ -59,6 +61,7 @@ impl Cluster {
             programs,
             etcd_port,
             api_port,
+            other_ports: vec![peer_port],
             controllers: Vec::new(),
             api_server: None,
             etcd,
@@ -174,6 +177,7 @@ impl Cluster {
                     .current_dir(&self.folder),
                 &self.folder.join(format!("{name}.log")),
             )?);
+            self.other_ports.push(port);
         }
         Ok(())
     }

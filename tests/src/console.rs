@@ -74,27 +74,30 @@ impl Console {
         Ok(Self { seen, changed, input: socket, next: 0 })
     }
 
-    /// Waits for a line that none of the earlier waits has passed; the line's end need not be there yet. `what` names
-    /// it when it does not come within `limit`, together with the last lines that did.
+    /// Waits for a whole line that none of the earlier waits has passed. `what` names it when it does not come within
+    /// `limit`, together with the last lines that did.
     pub async fn wait_for(&mut self, what: &str, limit: Duration, fits: impl Fn(&str) -> bool) -> Result<Line> {
-        let deadline = tokio::time::Instant::now() + limit;
-        loop {
-            self.changed.borrow_and_update();
-            if let Some(line) = self.find(&fits) {
-                return Ok(line);
-            }
-            if lock(&self.seen).ended {
-                bail!("waiting for {what}: the machine is gone; its console ends with:\n{}", self.tail());
-            }
-            if tokio::time::timeout_at(deadline, self.changed.changed()).await.is_err() {
-                bail!("waiting for {what}: not within {} s; the console ends with:\n{}", limit.as_secs(), self.tail());
-            }
-        }
+        self.wait(what, limit, |seen, next| {
+            let found = (*next..seen.lines.len()).find(|&index| fits(&seen.lines[index].text))?;
+            *next = found + 1;
+            Some(seen.lines[found].clone())
+        })
+        .await
     }
 
-    /// Waits for a line with this text in it.
+    /// Waits for a whole line with this text in it.
     pub async fn wait_for_text(&mut self, text: &str, limit: Duration) -> Result<Line> {
         self.wait_for(&format!("{text:?}"), limit, |line| line.contains(text)).await
+    }
+
+    /// Waits for a question: a line with this text in it that has no end yet.
+    pub async fn wait_for_prompt(&mut self, text: &str, limit: Duration) -> Result<()> {
+        self.wait(&format!("the prompt {text:?}"), limit, |seen, next| {
+            // The line's own end comes with the answer's echo, and is passed by then.
+            let found = *next <= seen.lines.len() && visible(&seen.unfinished).contains(text);
+            found.then(|| *next = seen.lines.len() + 1)
+        })
+        .await
     }
 
     /// All lines so far.
@@ -107,19 +110,30 @@ impl Console {
         self.input.write_all(text.as_bytes()).context("typing into the console")
     }
 
-    fn find(&mut self, fits: &impl Fn(&str) -> bool) -> Option<Line> {
-        let seen = lock(&self.seen);
-        let start = self.next.min(seen.lines.len());
-        if let Some(offset) = seen.lines[start..].iter().position(|line| fits(&line.text)) {
-            self.next = start + offset + 1;
-            return Some(seen.lines[start + offset].clone());
+    /// `look` is given what was seen and the index of the first line that no wait has passed.
+    async fn wait<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        look: impl Fn(&Seen, &mut usize) -> Option<T>,
+    ) -> Result<T> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            self.changed.borrow_and_update();
+            let ended = {
+                let seen = lock(&self.seen);
+                if let Some(found) = look(&seen, &mut self.next) {
+                    return Ok(found);
+                }
+                seen.ended
+            };
+            if ended {
+                bail!("waiting for {what}: the machine is gone; its console ends with:\n{}", self.tail());
+            }
+            if tokio::time::timeout_at(deadline, self.changed.changed()).await.is_err() {
+                bail!("waiting for {what}: not within {} s; the console ends with:\n{}", limit.as_secs(), self.tail());
+            }
         }
-        let unfinished = visible(&seen.unfinished);
-        if self.next > seen.lines.len() || !fits(&unfinished) {
-            return None;
-        }
-        self.next = seen.lines.len() + 1;
-        Some(Line { at: seen.lines.last().map_or(Duration::ZERO, |line| line.at), text: unfinished })
     }
 
     fn tail(&self) -> String {
@@ -214,7 +228,7 @@ mod tests {
     async fn a_prompt_is_answered_once() {
         let (mut machine, mut console, _folder) = console();
         machine.write_all(b"device [/dev/vda]: ").unwrap();
-        console.wait_for_text("device", SHORT).await.unwrap();
+        console.wait_for_prompt("device", SHORT).await.unwrap();
         console.type_text("/dev/vdb\n").unwrap();
         let mut typed = [0; 9];
         machine.read_exact(&mut typed).unwrap();

@@ -49,6 +49,22 @@ impl Disk {
         Ok(bytes)
     }
 
+    /// Where the partition with this GPT label begins, in bytes; `None` on a disk without it (UEFI 2.10, section 5.3.3).
+    pub fn partition(&self, label: &str) -> Result<Option<u64>> {
+        const SECTOR: usize = 512;
+        const ENTRY: usize = 128;
+        let table = self.read_at(0, SECTOR * 34)?;
+        if &table[SECTOR..SECTOR + 8] != b"EFI PART" {
+            return Ok(None);
+        }
+        let name: Vec<u8> = label.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+        let entry = table[2 * SECTOR..].chunks_exact(ENTRY).find(|entry| entry[56..].starts_with(&name));
+        Ok(entry.map(|entry| {
+            let first = entry[32..40].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+            first * SECTOR as u64
+        }))
+    }
+
     /// QEMU's `-blockdev` of the disk with node name `node`.
     pub fn block_device(&self, node: &str) -> Value {
         // Flushes are not passed on: a power cut here is the end of QEMU, which the host's page cache survives.
@@ -76,5 +92,19 @@ mod tests {
         let disk = Disk::empty(folder.path(), "root", GIB).unwrap();
         disk.write_at(GIB - 3, b"end").unwrap();
         assert_eq!(disk.read_at(GIB - 4, 4).unwrap(), b"\0end");
+        assert_eq!(disk.partition("COS_STATE_A").unwrap(), None);
+    }
+
+    #[test]
+    fn a_partition_is_found_by_its_whole_label() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::empty(folder.path(), "root", GIB).unwrap();
+        let output = std::process::Command::new("sgdisk")
+            .args(["-n", "1:2048:4095", "-c", "1:COS_STATE_AB", "-n", "2:4096:8191", "-c", "2:COS_STATE_A"])
+            .arg(&disk.file)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(disk.partition("COS_STATE_A").unwrap(), Some(4096 * 512));
     }
 }

@@ -4,6 +4,7 @@ use crate::accelerator::Accelerator;
 use crate::console::{Console, Line};
 use crate::disk::Disk;
 use crate::firmware::Firmware;
+use crate::milestone::Milestone;
 use crate::port::Port;
 use crate::process::{KeptProcess, Process};
 use crate::qmp;
@@ -52,8 +53,9 @@ pub struct Medium {
 pub enum Drive {
     /// Read-only, SATA.
     Cd,
-    /// A writable stick; what is written to it is forgotten at power-off.
-    Usb,
+    /// A disk, SATA; what is written to it is forgotten at power-off. Stands for a USB stick, which looks the same to
+    /// boot loader and installer: the image's kernel is one for virtual machines and has no USB.
+    Disk,
 }
 
 impl MachineSpec {
@@ -89,7 +91,6 @@ pub struct Machine {
 struct Running {
     console: Console,
     qemu: Process,
-    power_on: Instant,
 }
 
 const CONTROL: &str = "qmp.sock";
@@ -136,7 +137,7 @@ impl Machine {
         })
         .await?;
         let console = Console::open(socket, &log("serial"), power_on, self.spec.on_line)?;
-        self.running = Some(Running { console, qemu, power_on });
+        self.running = Some(Running { console, qemu });
         Ok(())
     }
 
@@ -148,12 +149,19 @@ impl Machine {
         &mut self.running.as_mut().expect("the machine is on").console
     }
 
-    /// Seconds since power-on are counted from here.
+    /// Waits until a program on the machine says so; gives what it says about it. A failure told meanwhile ends the
+    /// waiting.
     ///
     /// # Panics
     /// While the machine is off.
-    pub fn powered_on_at(&self) -> Instant {
-        self.running.as_ref().expect("the machine is on").power_on
+    pub async fn wait_for_milestone(&mut self, milestone: Milestone, limit: Duration) -> Result<String> {
+        let said = |line: &str, milestone: Milestone| milestone.text_in(line).map(str::to_owned);
+        let fits = |line: &str| said(line, milestone).or_else(|| said(line, Milestone::Failed)).is_some();
+        let line = self.console().wait_for(&format!("the milestone {milestone}"), limit, fits).await?;
+        match said(&line.text, milestone) {
+            Some(text) => Ok(text),
+            None => bail!("waiting for the milestone {milestone}: {}", line.text),
+        }
     }
 
     /// From one moment to the next. Disks and TPM keep what they had.
@@ -243,10 +251,9 @@ impl Machine {
                     add("-drive", format!("if=none,id=medium,format=raw,readonly=on,file={file}"));
                     add("-device", format!("ide-cd,drive=medium,bootindex={medium_index}"));
                 }
-                Drive::Usb => {
+                Drive::Disk => {
                     add("-drive", format!("if=none,id=medium,format=raw,snapshot=on,file={file}"));
-                    add("-device", "qemu-xhci".to_owned());
-                    add("-device", format!("usb-storage,drive=medium,removable=on,bootindex={medium_index}"));
+                    add("-device", format!("ide-hd,drive=medium,bootindex={medium_index}"));
                 }
             }
         }

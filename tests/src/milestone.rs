@@ -61,8 +61,9 @@ pub type Row = (&'static str, Duration);
 pub fn timeline(lines: &[Line]) -> Vec<Row> {
     let first = |fits: &dyn Fn(&str) -> bool| lines.iter().find(|line| fits(&line.text)).map(|line| line.at);
     let reached = |milestone: Milestone| first(&|text| milestone.text_in(text).is_some());
-    let after_reboot =
-        lines.iter().skip_while(|line| Milestone::Rebooting.text_in(&line.text).is_none()).find_map(kernel_start);
+    // The old kernel goes on talking for a while.
+    let rebooting = reached(Milestone::Rebooting).unwrap_or(Duration::MAX);
+    let after_reboot = lines.iter().filter_map(kernel_start).find(|&start| start > rebooting);
     [
         ("firmware", lines.iter().find_map(kernel_start)),
         ("kernel", first(&|text| text.contains("ros-init: "))),
@@ -101,6 +102,7 @@ mod tests {
             line(14, "ros-installer: network: eth0 has 10.0.2.15"),
             line(30, "ros-installer: written: 60 MB"),
             line(31, "ros-installer: rebooting: into the installed system"),
+            line(33, "[   26.000000] reboot: machine restart"),
             line(40, "[    3.000000] ros-init: slot A"),
             line(50, "ros-installer: booted: fleet-default/m-1"),
         ];

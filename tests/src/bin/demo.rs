@@ -11,7 +11,7 @@ use harness::milestone::{Milestone, timeline};
 use harness::paths;
 use harness::process::KeptProcess;
 use harness::workshop::{USER, Workshop};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -38,8 +38,6 @@ enum Action {
 /// The kept processes, in the order of ending.
 const PROCESSES: &str = "processes.json";
 const SERIAL: &str = "DEMO-0001";
-/// What the example registration's name template makes of the serial number.
-const INVENTORY: &str = "edge-demo-0001";
 /// An idle host takes two minutes under translation.
 const INSTALLED: Duration = Duration::from_secs(1800);
 
@@ -57,6 +55,9 @@ async fn main() -> Result<()> {
 }
 
 async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
+    fs::create_dir_all(paths::output()).context("making out/")?;
+    let lock = File::create(paths::output().join("demo.lock")).context("making out/demo.lock")?;
+    lock.try_lock().context("taking out/demo.lock; is another demo being started?")?;
     if kept_processes(folder)?.iter().any(KeptProcess::is_running) {
         bail!("a demo is running; end it with: make demo-stop");
     }
@@ -80,12 +81,9 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     spec.on_line = Some(show);
     let mut machine = Machine::assemble(&machine_folder, spec).await?;
     machine.power_on().await?;
-    let ended =
-        |line: &str| [Milestone::Booted, Milestone::Failed].iter().any(|milestone| milestone.text_in(line).is_some());
-    let last = machine.console().wait_for("the installed system", INSTALLED, ended).await?;
-    if let Some(cause) = Milestone::Failed.text_in(&last.text) {
-        bail!("the machine was not installed: {cause}\nits console: {}", machine_folder.join("serial-1.log").display());
-    }
+    machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.with_context(|| {
+        format!("installing the machine; its console is in {}", machine_folder.join("serial-1.log").display())
+    })?;
 
     progress.step("logging in over SSH with the key from the registration");
     let greeting =
@@ -93,7 +91,9 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     print!("{}", workshop.key.run(USER, machine.ssh_port(), greeting, Duration::from_secs(300)).await?);
 
     progress.step("waiting for the inventory to say Ready");
-    workshop.machine_in_phase(INVENTORY, "Ready", Duration::from_secs(300)).await?;
+    let machines = workshop.machines()?;
+    let [inventory] = &machines[..] else { bail!("one machine has one inventory; there are {machines:?}") };
+    workshop.machine_in_phase(inventory, "Ready", Duration::from_secs(300)).await?;
     print!("{}", workshop.cluster.kubectl(&["get", "machineinventory", "-A", "-o", "wide"], "")?);
 
     println!("\nseconds since power-on:");
@@ -103,7 +103,7 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     println!("\nEverything is left running. Look around:");
     println!("  export KUBECONFIG={}", workshop.cluster.kubeconfig().display());
     println!("  export PATH={}:$PATH", workshop.cluster.programs().display());
-    println!("  kubectl describe machineinventory -n fleet-default {INVENTORY}");
+    println!("  kubectl describe machineinventory -n fleet-default {inventory}");
     println!("  {}", workshop.key.login(USER, machine.ssh_port()).join(" "));
     println!("  less {}", machine_folder.join("serial-1.log").display());
     println!("End it:\n  make demo-stop");

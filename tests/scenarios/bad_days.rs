@@ -1,0 +1,165 @@
+//! Disks that cannot be installed to, and power that goes: each says what, which and what to do next, on the console
+//! and in the inventory, and leaves nothing half-configured that boots.
+
+use harness::cluster::Controllers;
+use harness::disk::{Disk, GIB, WriteFault};
+use harness::firmware::Firmware;
+use harness::machine::{Drive, Machine, MachineSpec, Medium};
+use harness::milestone::Milestone;
+use harness::scratch::Scratch;
+use harness::workshop::{USER, Workshop};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// A busy host takes several times as long as an idle one.
+const INSTALLED: Duration = Duration::from_secs(900);
+const SHORT: Duration = Duration::from_secs(300);
+
+/// What the installer says in vain, and what the operator keeps of it.
+struct Refusal {
+    /// From the milestone to the end of the console, lines joined by spaces.
+    console: String,
+    /// `status.failure.reason`
+    reason: String,
+    /// `status.failure.message`
+    message: String,
+}
+
+/// One machine that must not be installed.
+struct Attempt {
+    scratch: Scratch,
+    machine: Machine,
+    workshop: Workshop,
+}
+
+impl Attempt {
+    async fn new(name: &str, disks: impl FnOnce(&Path) -> Vec<Disk>, install: Value) -> Self {
+        let scratch = Scratch::new(name).unwrap();
+        let workshop = Workshop::open(&scratch.folder("workshop").unwrap(), Controllers::Absent).await.unwrap();
+        let mut registration = workshop.example_registration().unwrap();
+        registration["cloudConfig"]["rancheros"] = json!({"install": install});
+        let medium = workshop.medium("edge", registration).await.unwrap();
+        let mut spec = MachineSpec::new(Firmware::Uefi, "BAD-DAY");
+        spec.disks = disks(scratch.path());
+        // A disk, because that is how a medium could be taken for a target.
+        spec.medium = Some(Medium { file: medium, drive: Drive::Disk });
+        let machine = Machine::assemble(&scratch.folder("machine").unwrap(), spec).await.unwrap();
+        Self { scratch, machine, workshop }
+    }
+
+    async fn refused(&mut self) -> Refusal {
+        self.machine.power_on().await.unwrap();
+        let installed = self.machine.wait_for_milestone(Milestone::Rebooting, INSTALLED).await;
+        let failure = installed.expect_err("the machine was installed");
+        let machines = self.workshop.machines().unwrap();
+        let [name] = &machines[..] else { panic!("one machine, one inventory; there are {machines:?}") };
+        let inventory = self.workshop.machine_in_phase(name, "Failed", SHORT).await.unwrap();
+        let lines = self.machine.console().lines();
+        let told = lines.iter().skip_while(|line| Milestone::Failed.text_in(&line.text).is_none());
+        let console: Vec<&str> = told.map(|line| line.text.trim()).collect();
+        assert!(!console.is_empty(), "{failure:#}");
+        let text = |field: &str| inventory["status"]["failure"][field].as_str().unwrap_or_default().to_owned();
+        Refusal { console: console.join(" "), reason: text("reason"), message: text("message") }
+    }
+}
+
+impl Refusal {
+    /// All of `words` stand on the console and in the inventory.
+    fn says(&self, reason: &str, words: &[&str]) {
+        assert_eq!(self.reason, reason, "{}", self.message);
+        for word in words {
+            assert!(self.console.contains(word), "no {word:?} on the console: {}", self.console);
+            assert!(self.message.contains(word), "no {word:?} in the inventory: {}", self.message);
+        }
+    }
+}
+
+fn empty(folder: &Path, serial: &str, bytes: u64) -> Disk {
+    Disk::empty(folder, serial, bytes).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_without_a_disk() {
+    let mut attempt = Attempt::new("bad-no-disk", |_| Vec::new(), json!({})).await;
+    attempt.refused().await.says("NoEligibleDisk", &["started from", "device"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_with_two_disks_asks_which() {
+    let disks = |folder: &Path| vec![empty(folder, "left", 4 * GIB), empty(folder, "right", 4 * GIB)];
+    let mut attempt = Attempt::new("bad-two-disks", disks, json!({})).await;
+    attempt.refused().await.says("SeveralDisks", &["/dev/vda", "left", "/dev/vdb", "right", "device"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_with_somebodys_partitions_leaves_them_alone() {
+    let foreign = |folder: &Path| {
+        let disk = empty(folder, "foreign", 4 * GIB);
+        let sgdisk =
+            Command::new("sgdisk").args(["-n", "1:0:+1G", "-c", "1:accounts"]).arg(&disk.file).output().unwrap();
+        assert!(sgdisk.status.success(), "{sgdisk:?}");
+        vec![disk]
+    };
+    let mut attempt = Attempt::new("bad-foreign", foreign, json!({"device": "/dev/vda"})).await;
+    let before = attempt.machine.spec.disks[0].read_at(0, 4 << 20).unwrap();
+    attempt.refused().await.says("DiskHasContent", &["/dev/vda", "wipe: true"]);
+    assert!(attempt.machine.spec.disks[0].read_at(0, 4 << 20).unwrap() == before, "the disk was written to");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_with_a_small_disk_says_how_much_is_needed() {
+    let small = |folder: &Path| vec![empty(folder, "small", GIB / 2)];
+    let mut attempt = Attempt::new("bad-small", small, json!({"device": "/dev/vda"})).await;
+    attempt.refused().await.says("DiskTooSmall", &["/dev/vda", "512.0 MiB", "needs at least"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_offered_its_own_medium_refuses() {
+    let disks = |folder: &Path| vec![empty(folder, "root", 4 * GIB)];
+    let mut attempt = Attempt::new("bad-medium", disks, json!({"device": "/dev/sda", "wipe": true})).await;
+    attempt.refused().await.says("DiskIsBootMedium", &["/dev/sda", "another disk"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_whose_disk_fails_half_way_boots_nothing_from_it() {
+    // 40 MiB into slot A: the root image is some 60 MiB.
+    let failing = |folder: &Path| vec![empty(folder, "failing", 4 * GIB).with_fault(WriteFault { at_byte: 300 << 20 })];
+    let mut attempt = Attempt::new("bad-write", failing, json!({})).await;
+    attempt.refused().await.says("WriteFailed", &["COS_STATE_A", "failing", "Input/output error"]);
+    let disk = &attempt.machine.spec.disks[0];
+    assert_eq!(disk.partition("COS_BOOT").unwrap(), None, "a partition table");
+    assert!(disk.read_at(0, 512).unwrap()[510..] != [0x55, 0xaa], "a boot sector");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_survives_power_cuts_while_writing() {
+    let disks = |folder: &Path| vec![empty(folder, "root", 4 * GIB)];
+    let mut attempt = Attempt::new("bad-power", disks, json!({})).await;
+    for cut in 0..5 {
+        attempt.machine.power_on().await.unwrap();
+        // The disk comes first: what an earlier cut left on it must not start.
+        attempt.machine.wait_for_milestone(Milestone::Planned, INSTALLED).await.unwrap();
+        let delay = Duration::from_millis(random(6000));
+        println!("cut {cut}: {} ms after the plan", delay.as_millis());
+        tokio::time::sleep(delay).await;
+        attempt.machine.cut_power();
+        if attempt.machine.spec.disks[0].partition("COS_BOOT").unwrap().is_some() {
+            println!("the table, which is written last, was on the disk already");
+            break;
+        }
+    }
+    attempt.machine.power_on().await.unwrap();
+    attempt.machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
+    let port = attempt.machine.ssh_port();
+    let hostname = attempt.workshop.key.run(USER, port, "hostname", SHORT).await.unwrap();
+    assert_eq!(hostname.trim(), "edge-1", "logs: {}", attempt.scratch.path().display());
+    assert_eq!(attempt.workshop.machines().unwrap().len(), 1);
+}
+
+/// Below `limit`; the seed of the standard library's hash maps is the source of chance.
+fn random(limit: u64) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() % limit
+}

@@ -1,0 +1,84 @@
+//! Power on, hands off: from an empty disk to a machine that answers, on each firmware.
+
+use harness::cluster::Controllers;
+use harness::disk::{Disk, GIB};
+use harness::firmware::Firmware;
+use harness::machine::{Drive, Machine, MachineSpec, Medium};
+use harness::milestone::{Milestone, timeline};
+use harness::paths;
+use harness::scratch::Scratch;
+use harness::workshop::{USER, Workshop};
+use serde_json::{Value, json};
+use std::fs;
+use std::time::Duration;
+
+/// A busy host takes several times as long as an idle one.
+const INSTALLED: Duration = Duration::from_secs(900);
+const SHORT: Duration = Duration::from_secs(300);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_installs_on_uefi_from_a_cd() {
+    installs(Firmware::Uefi, Drive::Cd).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_installs_on_secure_boot_from_a_disk() {
+    installs(Firmware::SecureBoot, Drive::Disk).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_installs_on_bios_from_a_cd() {
+    installs(Firmware::Bios, Drive::Cd).await;
+}
+
+async fn installs(firmware: Firmware, drive: Drive) {
+    let scratch = Scratch::new(&format!("install-{}", firmware.name())).unwrap();
+    let workshop = Workshop::open(&scratch.folder("workshop").unwrap(), Controllers::Absent).await.unwrap();
+    let medium = workshop.medium("edge", workshop.example_registration().unwrap()).await.unwrap();
+    let mut spec = MachineSpec::new(firmware, "INSTALL-7");
+    let disk = Disk::empty(scratch.path(), "root", 4 * GIB).unwrap();
+    spec.disks.push(disk.clone());
+    spec.medium = Some(Medium { file: medium, drive });
+    let mut machine = Machine::assemble(&scratch.folder("machine").unwrap(), spec).await.unwrap();
+    machine.power_on().await.unwrap();
+    machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
+
+    let facts = "hostname; cat /etc/motd; cat /var/lib/installed-at; cat /proc/cmdline";
+    let facts = workshop.key.run(USER, machine.ssh_port(), facts, SHORT).await.unwrap();
+    let lines: Vec<&str> = facts.lines().collect();
+    assert_eq!(lines[..2], ["edge-1", "Installed without touching it."], "{facts}");
+    assert!(lines[2].starts_with("installed at 2"), "{facts}");
+    assert!(lines[3].contains("ros.mode=system ros.slot=A"), "{facts}");
+
+    let machines = workshop.machines().unwrap();
+    assert!(machines.len() == 1 && machines[0].starts_with("edge-install-7-"), "{machines:?}");
+    let inventory = workshop.machine_in_phase(&machines[0], "Ready", SHORT).await.unwrap();
+    assert_eq!(inventory["metadata"]["labels"]["site"], "example");
+    assert_eq!(inventory["metadata"]["labels"]["manufacturer"], "Example-Systems");
+    assert_eq!(inventory["status"]["os"]["slot"], "A");
+    let expected = match firmware {
+        Firmware::Bios => json!({"kind": "BIOS"}),
+        Firmware::Uefi => json!({"kind": "UEFI", "secureBoot": false}),
+        Firmware::SecureBoot => json!({"kind": "UEFI", "secureBoot": true}),
+    };
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&inventory["status"]["hardware"]["firmware"][field], value, "{}", inventory["status"]);
+    }
+    for (name, at) in timeline(&machine.console().lines()) {
+        println!("{name:<11}{:7.1}", at.as_secs_f64());
+    }
+
+    machine.cut_power();
+    the_slot_holds_the_released_root(&disk);
+}
+
+/// Byte for byte what the medium carries.
+fn the_slot_holds_the_released_root(disk: &Disk) {
+    let release = paths::output().join("image/release");
+    let root = fs::read(release.join("root.erofs")).unwrap();
+    let manifest: Value = serde_json::from_slice(&fs::read(release.join("release.json")).unwrap()).unwrap();
+    for label in ["COS_STATE_A", "COS_RECOVERY"] {
+        let start = disk.partition(label).unwrap().unwrap();
+        assert!(disk.read_at(start, root.len()).unwrap() == root, "{label} differs; release: {manifest}");
+    }
+}
