@@ -42,9 +42,6 @@ pub struct Applied {
 /// a part that could not be applied is a problem in the result, and the other parts are applied.
 pub fn run(stage: Stage) -> Result<Applied> {
     let applied = run_in(Path::new("/"), stage)?;
-    for problem in &applied.problems {
-        tracing::warn!("{problem}");
-    }
     let done = if applied.changes.is_empty() { "nothing to do".into() } else { applied.changes.join(", ") };
     let problems = applied.problems.iter().map(|problem| format!("\nnot applied: {problem}"));
     announce(Milestone::Applied, done + &problems.collect::<String>());

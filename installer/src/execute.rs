@@ -63,8 +63,6 @@ pub enum ExecuteError {
     ReadBack { what: String, source: io::Error },
     #[error("{0} reads back differently from what was written: the disk is failing, replace it or choose another")]
     Differs(String),
-    #[error("announcing the partition table of {} to the kernel", .device.display())]
-    Announce { device: PathBuf, source: io::Error },
 }
 
 impl ExecuteError {
@@ -75,7 +73,7 @@ impl ExecuteError {
             Self::OtherDisk { .. } => "DiskChanged",
             Self::Release(_) | Self::Bios(_) | Self::Source(..) | Self::SourceDigest { .. } => "ReleaseUnusable",
             Self::FileSystem(..) => "FileSystemFailed",
-            Self::Write { .. } | Self::Announce { .. } => "WriteFailed",
+            Self::Write { .. } => "WriteFailed",
             Self::ReadBack { .. } => "ReadBackFailed",
             Self::Differs(_) => "VerificationFailed",
         }

@@ -84,7 +84,10 @@ impl Accounts {
             }
         }
         for (name, password) in passwords(document, &mut problems) {
-            let hash = if is_hash(&password) { password } else { (host.hash)(&password) };
+            let hash = match password {
+                Password::Hash(hash) => hash,
+                Password::Text(text) => (host.hash)(&text),
+            };
             note(&mut problems, &format!("password of {name:?}"), self.set_password(&name, &hash, host.today));
         }
         problems
@@ -198,21 +201,28 @@ impl Accounts {
     }
 }
 
-/// Name and password or hash, from everywhere a document may have them; later ones win.
-fn passwords(document: &Document, problems: &mut Vec<String>) -> Vec<(String, String)> {
-    let mut passwords: Vec<(String, String)> =
-        document.password.iter().map(|password| ("root".into(), password.clone())).collect();
+enum Password {
+    Hash(String),
+    Text(String),
+}
+
+/// Name and password, from everywhere a document may have them; later ones win.
+fn passwords(document: &Document, problems: &mut Vec<String>) -> Vec<(String, Password)> {
+    let mut passwords: Vec<(String, Password)> =
+        document.password.iter().map(|password| ("root".into(), hash_or_text(password))).collect();
     for line in &document.chpasswd.list {
         match line.split_once(':') {
-            Some((name, password)) if !is_random(password) => passwords.push((name.into(), password.into())),
+            Some((name, password)) if !is_random(password) => passwords.push((name.into(), hash_or_text(password))),
             _ => problems.push("chpasswd.list: a line must be `name:password`; RANDOM is not applied".into()),
         }
     }
     for user in &document.chpasswd.users {
+        let name = user.name.clone();
         match (&user.password, user.kind.as_deref().unwrap_or("hash")) {
-            (Some(password), "hash" | "text") => passwords.push((user.name.clone(), password.clone())),
+            (Some(password), "hash") => passwords.push((name, Password::Hash(password.clone()))),
+            (Some(password), "text") => passwords.push((name, Password::Text(password.clone()))),
             (_, kind) => {
-                problems.push(format!("password of {:?}: type {kind} without a password is not applied", user.name))
+                problems.push(format!("chpasswd.users {name:?}: type {kind} without a password is not applied"))
             }
         }
     }
@@ -226,9 +236,14 @@ fn is_random(password: &str) -> bool {
     matches!(password, "R" | "RANDOM")
 }
 
-/// crypt(5): a dollar sign, a word, and another. Anything else is the password itself.
-fn is_hash(password: &str) -> bool {
-    password.strip_prefix('$').is_some_and(|rest| rest.find('$').is_some_and(|at| (1..=3).contains(&at)))
+/// Where a document does not say which it is, a hash is what crypt(5) writes: a dollar sign, a word, and another one.
+fn hash_or_text(password: &str) -> Password {
+    let word = password.strip_prefix('$').and_then(|rest| rest.find('$'));
+    if word.is_some_and(|length| (1..=3).contains(&length)) {
+        Password::Hash(password.into())
+    } else {
+        Password::Text(password.into())
+    }
 }
 
 fn row<'a>(table: &'a Table, name: &str) -> Option<&'a Vec<String>> {
@@ -306,13 +321,13 @@ mod tests {
     fn passwords_come_from_every_place_cloud_init_knows() {
         let (accounts, problems) = applied(
             "password: secret\n\
-             users:\n- {name: a, plain_text_passwd: x, lock_passwd: false}\n- {name: b, passwd: $6$s$h}\n- {name: c, lock_passwd: false}\n\
-             chpasswd: {list: ['c:$5$s$h'], users: [{name: daemon, password: p, type: text}]}\n",
+             users:\n- {name: a, plain_text_passwd: x, lock_passwd: false}\n- {name: b, passwd: $6$s$h}\n- {name: c, lock_passwd: false}\n- d\n\
+             chpasswd: {list: ['c:$5$s$h'], users: [{name: daemon, password: p, type: text}, {name: d, password: '*'}]}\n",
             None,
         );
         assert_eq!(problems, Vec::<String>::new());
         let shadow = &accounts.to_texts()[1];
-        for expected in ["root:$6$secret$:", "\na:$6$x$:", "\nb:!$6$s$h:", "\nc:$5$s$h:", "\ndaemon:$6$p$:"] {
+        for expected in ["root:$6$secret$:", "\na:$6$x$:", "\nb:!$6$s$h:", "\nc:$5$s$h:", "\ndaemon:$6$p$:", "\nd:*:"] {
             assert!(shadow.contains(expected), "{expected} is missing from {shadow}");
         }
     }

@@ -18,6 +18,8 @@ pub enum Change {
     Hostname(String),
     /// Groups, users and passwords of the whole document.
     Accounts(Box<Document>),
+    /// The content of a file of rules, for a system that has `sudo`.
+    Sudo(String),
     /// Keys for a user, beside those that are there.
     AuthorizedKeys {
         user: String,
@@ -58,6 +60,7 @@ impl fmt::Display for Change {
                 f.write_str("users")?;
                 document.users.iter().try_for_each(|user| write!(f, " {}", user.name))
             }
+            Self::Sudo(_) => f.write_str("sudo"),
             Self::AuthorizedKeys { user, .. } => write!(f, "ssh_authorized_keys of {user}"),
             Self::Timezone(zone) => write!(f, "timezone {zone}"),
             Self::Disable(unit) => write!(f, "switching off {unit}"),
@@ -79,7 +82,6 @@ pub fn plan(document: &Document, stage: Stage) -> (Vec<Change>, Vec<String>) {
 
 /// Sorts before the image's own `10-ros.conf`; sshd takes the first word on anything.
 const SSHD_CONFIG: &str = "/etc/ssh/sshd_config.d/05-cloud-config.conf";
-const SUDOERS: &str = "/etc/sudoers.d/90-cloud-config";
 const TIMESYNCD_CONFIG: &str = "/etc/systemd/timesyncd.conf.d/50-cloud-config.conf";
 const NETWORK_FOLDER: &str = "/etc/systemd/network";
 const RANCHERD_CONFIG: &str = "/etc/rancher/rancherd/config.yaml";
@@ -134,14 +136,14 @@ impl Plan {
         if passwords || !document.users.is_empty() || !document.groups.is_empty() {
             self.changes.push(Change::Accounts(Box::new(document.clone())));
         }
-        let root = (!document.ssh_authorized_keys.is_empty()).then(|| ("root", &document.ssh_authorized_keys));
+        let root = [("root", &document.ssh_authorized_keys)];
         let users = document.users.iter().map(|user| (user.name.as_str(), &user.ssh_authorized_keys));
         for (user, keys) in root.into_iter().chain(users).filter(|(_, keys)| !keys.is_empty()) {
             self.changes.push(Change::AuthorizedKeys { user: user.into(), keys: keys.clone() });
         }
         let rules: String = document.users.iter().flat_map(|user| sudo_rules(&user.name, &user.sudo)).collect();
         if !rules.is_empty() {
-            self.file(SUDOERS, rules, 0o440);
+            self.changes.push(Change::Sudo(rules));
         }
     }
 
@@ -277,7 +279,7 @@ rancherd: {role: server}
             "users demo",
             "ssh_authorized_keys of root",
             "ssh_authorized_keys of demo",
-            "file /etc/sudoers.d/90-cloud-config",
+            "sudo",
             "file /etc/ssh/sshd_config.d/05-cloud-config.conf",
             "file /etc/systemd/timesyncd.conf.d/50-cloud-config.conf",
             "timezone Europe/Berlin",

@@ -18,6 +18,8 @@ use std::time::SystemTime;
 const ONCE: &str = "/var/lib/ros/once";
 /// The persistent partition by itself; see `/usr/lib/ros/persist.conf` for what of it is bound where.
 const PERSISTENT: &str = "/run/ros/persistent";
+const SUDO: &str = "/usr/bin/sudo";
+const SUDOERS: &str = "/etc/sudoers.d/90-cloud-config";
 const CERTIFICATES: &str = "/usr/local/share/ca-certificates";
 
 /// The system that is changed.
@@ -41,6 +43,7 @@ impl System {
             Change::File(file) => self.file(file)?,
             Change::Hostname(name) => self.hostname(name)?,
             Change::Accounts(document) => return self.accounts(document),
+            Change::Sudo(rules) => self.sudo(rules)?,
             Change::AuthorizedKeys { user, keys } => self.authorized_keys(user, keys)?,
             Change::Timezone(zone) => self.timezone(zone)?,
             Change::Disable(unit) => {
@@ -173,11 +176,25 @@ impl System {
         chown(&path, Some(uid), Some(gid)).with_context(|| format!("giving {home} to its user"))
     }
 
+    fn sudo(&self, rules: &str) -> Result<()> {
+        if !self.path(SUDO).exists() {
+            bail!("this system has no {SUDO}: log in as root instead");
+        }
+        let path = self.path(SUDOERS);
+        let folder = path.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        write(&path, rules.as_bytes(), 0o440, false)
+    }
+
     fn authorized_keys(&self, user: &str, keys: &[String]) -> Result<()> {
         let account = self.read_accounts()?.find(user).with_context(|| format!("there is no user {user:?}"))?;
         let folder = self.path(&account.home).join(".ssh");
-        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let path = folder.join("authorized_keys");
+        // The user's own links must not lead root anywhere else.
+        if folder.is_symlink() || path.is_symlink() {
+            bail!("{} or what is in it is a link: remove it", folder.display());
+        }
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let present = fs::read_to_string(&path).unwrap_or_default();
         let present_lines: BTreeSet<&str> = present.lines().map(str::trim).collect();
         let mut text = present.clone();

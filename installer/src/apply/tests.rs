@@ -17,6 +17,7 @@ fn system(config: &str) -> TempDir {
     write("etc/group", "root:x:0:\nsudo:x:27:\n");
     write("etc/skel/.profile", "# profile\n");
     write("usr/share/zoneinfo/Europe/Berlin", "TZif");
+    write("usr/bin/sudo", "");
     write("oem/cloud-config.yaml", config);
     root
 }
@@ -82,6 +83,16 @@ fn the_next_boot_does_the_same_and_leaves_what_is_kept() {
 }
 
 #[test]
+fn a_users_link_does_not_lead_root_elsewhere() {
+    let root = system(DEMO);
+    fs::create_dir_all(root.path().join("home/demo")).unwrap();
+    std::os::unix::fs::symlink("../../etc", root.path().join("home/demo/.ssh")).unwrap();
+    let applied = apply(&root, Stage::Early);
+    assert!(applied.problems.iter().any(|p| p.contains("ssh_authorized_keys of demo")), "{:?}", applied.problems);
+    assert!(!root.path().join("etc/authorized_keys").exists());
+}
+
+#[test]
 fn runcmd_runs_once_and_bootcmd_each_time() {
     let folder = tempfile::tempdir().unwrap();
     let (run, boot) = (folder.path().join("run"), folder.path().join("boot"));
@@ -99,14 +110,16 @@ fn runcmd_runs_once_and_bootcmd_each_time() {
 fn what_cannot_be_applied_is_named_and_the_rest_is_applied() {
     let root = system(
         "hostname: -bad\ntimezone: ../../etc/shadow\npackages: [vim]\n\
+         users: [{name: demo, sudo: ALL=(ALL) ALL}]\n\
          write_files: [{path: relative, content: x}, {path: /a, owner: nobody-here}, {path: /b, content: y}]\n",
     );
+    fs::remove_file(root.path().join("usr/bin/sudo")).unwrap();
     let applied = apply(&root, Stage::Early);
     assert_eq!(read(&root, "b"), "y");
-    for part in ["hostname", "timezone", "`packages`", "relative", "nobody-here"] {
+    for part in ["hostname", "timezone", "`packages`", "relative", "nobody-here", "sudo"] {
         assert!(applied.problems.iter().any(|p| p.contains(part)), "{part} is missing from {:?}", applied.problems);
     }
-    assert_eq!(applied.problems.len(), 5);
+    assert_eq!(applied.problems.len(), 6);
 }
 
 #[test]

@@ -23,6 +23,8 @@ const ATTRIBUTE_LABEL: u8 = 0x08;
 const ATTRIBUTE_FOLDER: u8 = 0x10;
 const ATTRIBUTE_FILE: u8 = 0x20;
 const ATTRIBUTE_LONG_NAME: u8 = 0x0F;
+/// Set in the number of the entry with the end of a long name.
+const LAST_LONG_NAME: u8 = 0x40;
 /// 1 January 1980: the clock of a machine that is being installed may be anything.
 const DATE: u16 = 0x0021;
 /// UTF-16 units in one entry of a long name.
@@ -290,7 +292,8 @@ fn long_name(name: &str, short: &[u8; 11]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (index, part) in units.chunks(LONG_NAME_UNITS).enumerate().take(count).rev() {
         let mut entry = [0; ENTRY_BYTES];
-        entry[0] = index as u8 + 1 | if index + 1 == count { 0x40 } else { 0 };
+        let last = if index + 1 == count { LAST_LONG_NAME } else { 0 };
+        entry[0] = (index as u8 + 1) | last;
         entry[11] = ATTRIBUTE_LONG_NAME;
         entry[13] = checksum;
         let places = (1..11).step_by(2).chain((14..26).step_by(2)).chain((28..32).step_by(2));

@@ -47,7 +47,9 @@ impl Run<'_> {
                 self.write_root(image, &offsets)
             }
             Work::FileSystem { partition, image } => {
-                self.say(InstallPhase::Configuring, 0, 0, partition.role.label());
+                // Nothing is counted here; the numbers stay those of the root image.
+                let bytes = self.installed.bytes;
+                (self.progress)(message(InstallPhase::Configuring, bytes, bytes, partition.role.label()));
                 image::write(image.as_file(), self.target, partition.offset).map_err(writing(partition.role.label()))
             }
             Work::BiosCore { partition, core } => {
@@ -56,8 +58,11 @@ impl Run<'_> {
             Work::Verify => self.verify(works),
             Work::Commit { head, tail, tail_offset } => {
                 self.commit(head, tail, *tail_offset).map_err(writing("the partition table"))?;
-                let device = || self.plan.target.clone();
-                self.target.announce().map_err(|source| ExecuteError::Announce { device: device(), source })
+                // Only this system's view of the disk: the next one reads the table by itself.
+                if let Err(error) = self.target.announce() {
+                    tracing::warn!("announcing the partition table of {}: {error}", self.plan.target.display());
+                }
+                Ok(())
             }
         }
     }
@@ -159,10 +164,6 @@ impl Run<'_> {
         let mut bytes = bytes.to_vec();
         bytes.resize(bytes.len().next_multiple_of(self.target.sector_bytes() as usize), 0);
         bytes
-    }
-
-    fn say(&mut self, phase: InstallPhase, bytes: u64, total: u64, text: &str) {
-        (self.progress)(message(phase, bytes, total, text));
     }
 }
 
