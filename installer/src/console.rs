@@ -144,16 +144,18 @@ fn line(progress: &Progress, elapsed: Duration) -> String {
     let bytes = progress.bytes.min(total);
     let filled = (u128::from(bytes) * u128::from(CELLS) / u128::from(total)) as usize;
     let percent = u128::from(bytes) * 100 / u128::from(total);
-    let rate = bytes as f64 / elapsed.as_secs_f64().max(0.001);
-    let left = if rate > 0.0 { format!("{:.0} s left", (total - bytes) as f64 / rate) } else { "…".to_owned() };
+    // The first moments say nothing of the speed: caches fill.
+    let rate = Some(bytes as f64 / elapsed.as_secs_f64()).filter(|rate| *rate >= 1.0 && elapsed.as_millis() >= 200);
+    let speed = rate
+        .map(|rate| format!("  {:.0} MiB/s  {:.0} s left", rate / f64::from(1 << 20), (total - bytes) as f64 / rate));
     format!(
-        "{:<11} [{}{}] {percent:3}%  {}/{} MiB  {:.0} MiB/s  {left}",
+        "{:<11} [{}{}] {percent:3}%  {}/{} MiB{}",
         phase_word(progress.phase),
         "#".repeat(filled),
         "-".repeat(CELLS as usize - filled),
         bytes >> 20,
         total >> 20,
-        rate / f64::from(1 << 20),
+        speed.unwrap_or_default(),
     )
 }
 

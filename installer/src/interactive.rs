@@ -86,7 +86,9 @@ impl Dialog<'_> {
     }
 
     fn disk<'m>(&mut self, machine: &'m Machine, settings: &Settings) -> Result<&'m DiskDetail, DeclinedError> {
-        let usable = |disk: &&DiskDetail| !disk.is_boot_medium && !disk.read_only && disk.size_bytes > 0;
+        let usable = |disk: &&DiskDetail| {
+            !disk.is_boot_medium && !disk.read_only && disk.mounted.is_empty() && disk.size_bytes > 0
+        };
         let disks: Vec<&DiskDetail> = machine.disks.iter().filter(usable).collect();
         let named = |name: &str| {
             disks.iter().find(|disk| {

@@ -1,17 +1,15 @@
 //! Parse, log, run, print the chain of causes, exit.
 
 use clap::Parser;
-use installer::cli::{Cli, Command, SettingsOptions};
+use installer::cli::{Cli, Command};
 use installer::commands::{install, probe, register, report, status, tpm_hash};
 use installer::console::{self, Milestone, announce};
 use installer::exit_code::ExitCode;
-use installer::{apply, healthy};
+use installer::{apply, healthy, log};
 use std::path::Path;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
-    log(&cli.command);
     let outcome = run(&cli.command, Path::new("/"));
     let Err(error) = outcome else { return ExitCode::Success.into() };
     let code = ExitCode::of(&error);
@@ -28,6 +26,10 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
+    // These two know only from their settings how much to log.
+    if !matches!(command, Command::Install(_) | Command::Register(_)) {
+        log::begin(false);
+    }
     match command {
         Command::Install(options) => block_on(install::run(options, root)),
         Command::Register(options) => block_on(register::run(options, root)),
@@ -43,15 +45,4 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
 /// One thread is enough for one connection; what blocks has threads of its own.
 fn block_on<R>(command: impl Future<Output = anyhow::Result<R>>) -> anyhow::Result<R> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
-}
-
-fn log(command: &Command) {
-    let is_debug = matches!(
-        command,
-        Command::Install(installer::cli::InstallOptions { settings: SettingsOptions { debug: true, .. }, .. })
-            | Command::Register(installer::cli::RegisterOptions { settings: SettingsOptions { debug: true, .. }, .. })
-    );
-    let default = if is_debug { "installer=debug,warn" } else { "warn,tss_esapi=off" };
-    let filter = EnvFilter::try_from_env("ROS_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
 }

@@ -45,6 +45,7 @@ impl<C: Connection> Exchange<C> {
     ) -> Result<Self, ExchangeError> {
         within(EXCHANGE_SECONDS, async {
             let connection = transport.connect().await?;
+            tracing::debug!("connected");
             let mut exchange = Self { connection, side: MachineSide::default(), correlation: String::new() };
             exchange.say(&FromMachine::Hello(identity.hello().clone())).await?;
             let frame = exchange.connection.receive().await?;
@@ -53,6 +54,7 @@ impl<C: Connection> Exchange<C> {
             tracing::debug!(exchange.correlation, "answering the challenge");
             let proof = identity.prove(challenge).await?;
             exchange.say(&FromMachine::Proof(proof)).await?;
+            tracing::debug!("proof sent");
             Ok(exchange)
         })
         .await

@@ -10,6 +10,7 @@ use crate::console::{self, Milestone, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::identity::Identity;
 use crate::interactive::{self, Terminal, is_public_key};
+use crate::log;
 use crate::machine::Machine;
 use crate::plan::{InstallPlan, plan};
 use crate::register::relay::Relay;
@@ -31,6 +32,7 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     let flags = options.settings.layer().or_exit(ExitCode::Settings)?;
     let gathered = Gathered::from_machine(root, options.settings.settings_file.as_deref(), flags);
     let mut gathered = gathered.or_exit(ExitCode::Settings).context("resolving the settings")?;
+    log::begin(*gathered.settings().debug);
     let release = options.release.clone().unwrap_or_else(|| PathBuf::from(MEDIUM_RELEASE));
     if options.dry_run {
         return dry_run(&gathered, &Machine::probe(root), &release, options.output);
@@ -56,7 +58,10 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     let identity = identity.take().unwrap_or_else(begin_identity);
     wait_for_network(&mut network_is_up).await;
     let identity = identity.ready().await?;
-    let (exchange, config) = operator::register(&mut transport, &identity, &machine, false).await?;
+    let (exchange, config) =
+        operator::register(&mut transport, &identity, &machine, Some(operator::tell_console)).await?;
+    announce(Milestone::Attested, format!("TPM {}, exchange {}", identity.hash(), exchange.correlation()));
+    announce(Milestone::Registered, format!("as {}", config.inventory));
     let added = gathered.add_document(Source::Operator, config.cloud_config);
     let job = added.map(|()| Job { gathered, root: root.to_owned(), release }).map_err(InstallError::from);
     with_operator(job, transport, identity, exchange).await

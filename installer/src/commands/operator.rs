@@ -45,13 +45,12 @@ pub fn transport(settings: &Settings) -> anyhow::Result<Option<WebSocketTranspor
     transport.or_exit(ExitCode::Settings).with_context(origin).map(Some)
 }
 
-/// Registers and returns the open exchange with the operator's answer. Comes back after failures that may pass,
-/// unless `once`.
+/// Registers and returns the open exchange with the operator's answer; see [`persist`].
 pub async fn register(
     transport: &mut WebSocketTransport,
     identity: &Identity,
     machine: &Machine,
-    once: bool,
+    tell: Option<Tell>,
 ) -> anyhow::Result<(Exchange<WebSocketConnection>, Config)> {
     let attempt = async || {
         let mut exchange = Exchange::open(transport, identity).await?;
@@ -61,15 +60,22 @@ pub async fn register(
         let config = exchange.configure(report).await?;
         Ok((exchange, config))
     };
-    let (exchange, config) = persist(attempt, once).await?;
-    announce(Milestone::Attested, format!("TPM {}, exchange {}", identity.hash(), exchange.correlation()));
-    announce(Milestone::Registered, format!("as {}", config.inventory));
-    Ok((exchange, config))
+    persist(attempt, tell).await
 }
 
-/// Repeats `attempt` and says on the console why. The error carries the exit status.
-pub async fn persist<R>(mut attempt: impl AsyncFnMut() -> Result<R, ExchangeError>, once: bool) -> anyhow::Result<R> {
-    let result = if once { attempt().await } else { with_retries(attempt, chance, say_why).await };
+/// Says why an attempt failed and how long the next one waits.
+pub type Tell = fn(&ExchangeError, Duration);
+
+/// Repeats `attempt` until it succeeds or never will, and tells why; without `tell` there is one attempt. The error
+/// carries the exit status.
+pub async fn persist<R>(
+    mut attempt: impl AsyncFnMut() -> Result<R, ExchangeError>,
+    tell: Option<Tell>,
+) -> anyhow::Result<R> {
+    let result = match tell {
+        Some(tell) => with_retries(attempt, chance, tell).await,
+        None => attempt().await,
+    };
     result.map_err(|error| {
         let code = match &error {
             error if error.may_succeed_later() => ExitCode::Failed,
@@ -80,13 +86,22 @@ pub async fn persist<R>(mut attempt: impl AsyncFnMut() -> Result<R, ExchangeErro
     })
 }
 
-fn say_why(error: &ExchangeError, wait: Duration) {
-    let text = format!("{}; next attempt in {} s", chain(error), wait.as_secs_f64().ceil());
+/// To whoever looks at the machine's console.
+pub fn tell_console(error: &ExchangeError, wait: Duration) {
     if error.is_refusal() {
-        announce(Milestone::Refused, text);
+        announce(Milestone::Refused, reason(error, wait));
     } else {
-        console::note(text);
+        console::note(reason(error, wait));
     }
+}
+
+/// To whoever called a command whose standard output is data.
+pub fn tell_caller(error: &ExchangeError, wait: Duration) {
+    console::note(reason(error, wait));
+}
+
+fn reason(error: &ExchangeError, wait: Duration) -> String {
+    format!("{}; next attempt in {} s", chain(error), wait.as_secs_f64().ceil())
 }
 
 /// From 0 up to 1.

@@ -79,18 +79,18 @@ pub fn tpm_failure(error: TpmError) -> anyhow::Error {
 mod tests {
     use super::*;
     use protocol::SmbiosDocument;
+    use protocol::hardware::{Cpu, Hardware};
 
     #[test]
     fn a_machine_is_described_in_lines_that_fit_a_console() {
-        let mut machine = Machine::default();
-        machine.smbios = serde_json::from_value::<SmbiosDocument>(json!({
+        let smbios: SmbiosDocument = serde_json::from_value(json!({
             "System Information": {"Manufacturer": "Acme", "Product Name": "Anvil", "Serial Number": "S-1"}
         }))
         .unwrap();
-        machine.hardware.cpu.threads = 2;
-        machine.hardware.cpu.model = "QEMU TCG CPU".to_owned();
-        machine.hardware.memory_bytes = 512 << 20;
-        machine.disks = vec![DiskDetail { path: "/dev/vda".into(), size_bytes: 8 << 30, ..DiskDetail::default() }];
+        let cpu = Cpu { model: "QEMU TCG CPU".to_owned(), threads: 2, ..Cpu::default() };
+        let hardware = Hardware { cpu, memory_bytes: 512 << 20, ..Hardware::default() };
+        let disks = vec![DiskDetail { path: "/dev/vda".into(), size_bytes: 8 << 30, ..DiskDetail::default() }];
+        let machine = Machine { smbios, hardware, disks, ..Machine::default() };
         let expected = "Acme Anvil, serial S-1; 2 x QEMU TCG CPU, 512.0 MiB, BIOS\n/dev/vda  8.0 GiB  blank";
         assert_eq!(describe(&machine), expected);
     }

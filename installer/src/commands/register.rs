@@ -4,6 +4,7 @@ use super::operator::{self, PendingIdentity};
 use crate::cli::{Output, RegisterOptions};
 use crate::console;
 use crate::exit_code::{ExitCode, OrExit};
+use crate::log;
 use crate::machine::Machine;
 use crate::settings::Gathered;
 use anyhow::Context;
@@ -14,6 +15,7 @@ pub async fn run(options: &RegisterOptions, root: &Path) -> anyhow::Result<()> {
     let flags = options.settings.layer().or_exit(ExitCode::Settings)?;
     let gathered = Gathered::from_machine(root, options.settings.settings_file.as_deref(), flags);
     let gathered = gathered.or_exit(ExitCode::Settings).context("resolving the settings")?;
+    log::begin(*gathered.settings().debug);
     let transport = operator::transport(gathered.settings())?;
     let mut transport = transport
         .context("there is no registrationURL: give --registration-url, or use a medium that has one")
@@ -21,7 +23,8 @@ pub async fn run(options: &RegisterOptions, root: &Path) -> anyhow::Result<()> {
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let machine = Machine::probe(root);
     let identity = identity.ready().await?;
-    let (_exchange, config) = operator::register(&mut transport, &identity, &machine, options.once).await?;
+    let tell = (!options.once).then_some(operator::tell_caller as operator::Tell);
+    let (_exchange, config) = operator::register(&mut transport, &identity, &machine, tell).await?;
     match options.output {
         Output::Text => console::print(config.cloud_config.to_yaml())?,
         Output::Json => {

@@ -36,7 +36,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         exchange.say(&if is_first { FromMachine::Booted(report) } else { FromMachine::Report(report) }).await?;
         exchange.finish(Done::default()).await
     };
-    operator::persist(attempt, false).await?;
+    operator::persist(attempt, Some(operator::tell_console)).await?;
     remember(Path::new(LAST_REPORT))?;
     if is_first {
         std::fs::write(&recorded, &report.boot_id).with_context(|| format!("writing {}", recorded.display()))?;

@@ -116,14 +116,17 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Cursor;
 
-    fn disk(marks: &[(usize, &[u8])]) -> Cursor<Vec<u8>> {
+    /// Bytes at an offset of an otherwise empty disk.
+    type Mark<'a> = (usize, &'a [u8]);
+
+    fn disk(marks: &[Mark]) -> Cursor<Vec<u8>> {
         let mut bytes = vec![0; 4 << 20];
         for (offset, mark) in marks {
             bytes[*offset..offset + mark.len()].copy_from_slice(mark);
         }
         Cursor::new(bytes)
     }
-    fn described(marks: &[(usize, &[u8])]) -> Vec<String> {
+    fn described(marks: &[Mark]) -> Vec<String> {
         of_disk(&mut disk(marks), 512).unwrap()
     }
 
@@ -145,7 +148,7 @@ mod tests {
 
     #[test]
     fn file_systems_are_named_with_their_labels() {
-        let cases: [(&[(usize, &[u8])], &str); 5] = [
+        let cases: [(&[Mark], &str); 5] = [
             (&[(0x438, &[0x53, 0xef]), (0x478, b"photos")], "ext4 or its like \"photos\""),
             (&[(510, &[0x55, 0xaa]), (0x52, b"FAT32   "), (0x47, b"COS_BOOT   ")], "FAT32 \"COS_BOOT\""),
             (&[(0x8001, b"CD001"), (0x8028, b"ROS_01234567        ")], "ISO 9660 \"ROS_01234567\""),

@@ -60,7 +60,7 @@ fn found(
         path: format!("/dev/{name}"),
         size_bytes: sysfs::number(&folder.join("size")).saturating_mul(SYSFS_SECTOR),
         logical_sector_bytes: logical_sector(&folder),
-        model: [text("device/vendor"), text("device/model")].join(" ").trim().to_owned(),
+        model: model(&text("device/vendor"), &text("device/model")),
         serial: serial(&folder),
         wwn: [text("wwid"), text("device/wwid")].into_iter().find(|wwn| !wwn.is_empty()).unwrap_or_default(),
         links: links.iter().filter(|(_, target)| target == name).map(|(link, _)| link.clone()).collect(),
@@ -102,6 +102,12 @@ fn logical_sector(folder: &Path) -> u32 {
         4096 => 4096,
         _ => 512,
     }
+}
+
+/// SCSI names vendor and model; virtio's vendor is the number of its PCI vendor, which says nothing.
+fn model(vendor: &str, model: &str) -> String {
+    let vendor = if vendor.starts_with("0x") { "" } else { vendor };
+    [vendor, model].join(" ").trim().to_owned()
 }
 
 /// virtio and NVMe have an attribute; SCSI and SATA answer in vital product data page 0x80 (SPC-4, 7.8.13): four bytes
@@ -236,6 +242,7 @@ mod tests {
         assert_eq!((detail.path.as_str(), detail.size_bytes, detail.serial.as_str()), ("/dev/vda", 1 << 20, "S-1"));
         assert_eq!(detail.links, ["/dev/disk/by-id/virtio-S-1"]);
         assert_eq!(detail.content, ["partition vda1 \"photos\": no known content"]);
+        assert_eq!(detail.model, "");
         assert!(summary.rotational && !detail.is_boot_medium && detail.mounted.is_empty());
     }
 

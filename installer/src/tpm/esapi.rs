@@ -89,9 +89,11 @@ impl DeviceTpm {
 
     fn read_nv(&mut self, index: u32) -> Result<Vec<u8>, tss_esapi::Error> {
         let handle = NvIndexTpmHandle::new(index)?;
-        // Certificates are readable with the owner's authorisation and, as the profile demands, with the index's own
-        // empty one; the former works on every TPM whose owner password is not set.
-        self.context.execute_with_nullauth_session(|c| nv::read_full(c, NvAuth::Owner, handle))
+        let object = self.context.execute_without_session(|c| c.tr_from_tpm_public(TpmHandle::NvIndex(handle)))?;
+        // The profile asks for an index that anybody may read by its own empty authorisation; some vendors allow
+        // only the owner's, which is empty as long as nobody took ownership.
+        let mut read = |auth| self.context.execute_with_nullauth_session(|c| nv::read_full(c, auth, handle));
+        read(NvAuth::NvIndex(object.into())).or_else(|_| read(NvAuth::Owner))
     }
 
     fn nv_indices_from(&mut self, first: u32, count: u32) -> Result<Vec<u32>, tss_esapi::Error> {
@@ -101,7 +103,8 @@ impl DeviceTpm {
             CapabilityData::Handles(handles) => handles
                 .into_inner()
                 .into_iter()
-                .filter_map(|handle| matches!(handle, TpmHandle::NvIndex(_)).then(|| u32::from(handle)))
+                .filter(|handle| matches!(handle, TpmHandle::NvIndex(_)))
+                .map(u32::from)
                 .collect(),
             _ => Vec::new(),
         })
@@ -131,11 +134,12 @@ impl Tpm for DeviceTpm {
         indices.extend(chain.into_iter().filter(|index| CERTIFICATE_CHAIN.contains(index)));
         let mut certificates = Vec::with_capacity(indices.len());
         for index in indices {
-            let bytes = self.read_nv(index).map_err(failed("reading a certificate of the endorsement key"))?;
-            match der_length(&bytes) {
+            // Whether a machine without certificate is welcome is the operator's decision.
+            match self.read_nv(index).map(|bytes| (der_length(&bytes), bytes)) {
                 // Vendors pad the index: what stands behind the certificate is not part of it.
-                Some(length) => certificates.push(bytes[..length].to_vec()),
-                None => tracing::warn!("NV index {index:#x} holds no DER certificate; it is left out"),
+                Ok((Some(length), bytes)) => certificates.push(bytes[..length].to_vec()),
+                Ok((None, _)) => tracing::warn!("NV index {index:#x} holds no DER certificate; it is left out"),
+                Err(error) => tracing::warn!("reading the certificate in NV index {index:#x}: {error}; it is left out"),
             }
         }
         Ok(certificates)

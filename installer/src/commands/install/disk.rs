@@ -84,7 +84,7 @@ impl Job {
             console.show(&report);
             progress.send_replace(Some(report));
         })?;
-        console.written(installed.bytes);
+        console.written();
         let rate = Size((installed.bytes as f64 / installed.writing.as_secs_f64().max(0.001)) as u64);
         announce(
             Milestone::Verified,
@@ -110,26 +110,30 @@ pub fn manifest(release: &Path) -> anyhow::Result<ReleaseManifest> {
 /// The progress bar, and the milestone between writing and verifying.
 struct InstallConsole {
     display: ProgressDisplay<io::Stdout>,
+    root_bytes: u64,
     has_told_written: bool,
 }
 
 impl InstallConsole {
     fn new() -> Self {
         let display = ProgressDisplay::new(io::stdout(), io::stdout().is_terminal(), Instant::now());
-        Self { display, has_told_written: false }
+        Self { display, root_bytes: 0, has_told_written: false }
     }
 
     fn show(&mut self, progress: &Progress) {
-        if progress.phase > InstallPhase::Writing {
-            self.written(progress.total_bytes);
+        match progress.phase {
+            InstallPhase::Writing => self.root_bytes = progress.bytes,
+            InstallPhase::Verifying => self.written(),
+            InstallPhase::Planned | InstallPhase::Configuring | InstallPhase::Rebooting => {}
         }
         self.display.show(progress, Instant::now());
     }
 
-    fn written(&mut self, bytes: u64) {
+    /// Everything is on the disk; what follows only reads.
+    fn written(&mut self) {
         self.display.end_line();
         if !std::mem::replace(&mut self.has_told_written, true) {
-            announce(Milestone::Written, Size(bytes));
+            announce(Milestone::Written, format!("root images of {}, boot and configuration", Size(self.root_bytes)));
         }
     }
 }
