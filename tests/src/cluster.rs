@@ -182,14 +182,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Leaves everything running.
-    pub fn keep(mut self) -> Result<Vec<KeptProcess>> {
-        let mut kept = Vec::new();
-        for process in self.controllers.drain(..).chain(self.api_server.take()) {
-            kept.push(process.keep()?);
-        }
-        kept.push(self.etcd.keep()?);
-        Ok(kept)
+    /// What runs for this cluster, in the order of ending.
+    pub fn processes(&self) -> Result<Vec<KeptProcess>> {
+        let all = self.controllers.iter().chain(&self.api_server).chain([&self.etcd]);
+        all.map(Process::identity).collect()
     }
 }
 

@@ -122,6 +122,9 @@ impl Machine {
         for socket in [&control, &serial] {
             let _ = std::fs::remove_file(socket);
         }
+        if let Some(tpm) = &mut self.tpm {
+            tpm.resume_for_machine().await?;
+        }
         let arguments = self.arguments()?;
         self.power_ons += 1;
         let log = |name: &str| self.folder.join(format!("{name}-{}.log", self.power_ons));
@@ -204,16 +207,10 @@ impl Machine {
         self.tpm.as_ref()
     }
 
-    /// Leaves machine and TPM running.
-    pub fn keep(self) -> Result<Vec<KeptProcess>> {
-        let mut kept = Vec::new();
-        if let Some(running) = self.running {
-            kept.push(running.qemu.keep()?);
-        }
-        if let Some(tpm) = self.tpm {
-            kept.push(tpm.keep()?);
-        }
-        Ok(kept)
+    /// What runs for this machine, in the order of ending.
+    pub fn processes(&self) -> Result<Vec<KeptProcess>> {
+        let qemu = self.running.iter().map(|running| running.qemu.identity());
+        qemu.chain(self.tpm.iter().map(Tpm::process)).collect()
     }
 
     fn arguments(&self) -> Result<Vec<String>> {

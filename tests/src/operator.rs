@@ -91,9 +91,9 @@ impl Operator {
         self.fetch(&self.local_url(path)).await
     }
 
-    /// Leaves it running.
-    pub fn keep(mut self) -> Result<Vec<KeptProcess>> {
-        self.process.take().into_iter().map(Process::keep).collect()
+    /// What runs for the operator: nothing while it is stopped.
+    pub fn processes(&self) -> Result<Vec<KeptProcess>> {
+        self.process.iter().map(Process::identity).collect()
     }
 
     async fn fetch(&self, url: &str) -> Result<String> {

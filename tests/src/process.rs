@@ -16,7 +16,6 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    kept: bool,
 }
 
 /// How long a program may take to end after SIGTERM.
@@ -37,7 +36,7 @@ impl Process {
             .stderr(file)
             .spawn()
             .with_context(|| format!("starting {}", Path::new(command.get_program()).display()))?;
-        Ok(Self { name, child, log: log.to_owned(), kept: false })
+        Ok(Self { name, child, log: log.to_owned() })
     }
 
     pub fn pid(&self) -> u32 {
@@ -70,9 +69,8 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Leaves the program running when this value goes.
-    pub fn keep(mut self) -> Result<KeptProcess> {
-        self.kept = true;
+    /// How to find the program again when it is to outlive this value, which must then be forgotten.
+    pub fn identity(&self) -> Result<KeptProcess> {
         let started = start_time(self.child.id())
             .with_context(|| format!("reading the start time of {} (pid {})", self.name, self.child.id()))?;
         Ok(KeptProcess { name: self.name.clone(), pid: self.child.id(), started })
@@ -97,9 +95,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !self.kept {
-            self.end();
-        }
+        self.end();
     }
 }
 
@@ -171,7 +167,9 @@ mod tests {
     #[test]
     fn a_kept_process_is_stopped_by_pid_and_start_time_only() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = sleeper(folder.path()).keep().unwrap();
+        let process = sleeper(folder.path());
+        let kept = process.identity().unwrap();
+        std::mem::forget(process);
         let recycled = KeptProcess { started: kept.started + 1, ..kept.clone() };
         assert!(!recycled.stop().unwrap(), "the pid of another program");
         assert!(kept.is_running());

@@ -31,16 +31,15 @@ impl Tpm {
     /// For a virtual machine, which initialises it at each of its starts.
     pub async fn for_machine(folder: &Path, certificate: EkCertificate) -> Result<Self> {
         manufacture(folder, certificate)?;
-        let socket = folder.join(SOCKET);
-        let control = format!("type=unixio,path={}", socket.display());
-        let mut process = start(folder, &["--ctrl", &control])?;
-        until("the TPM's socket", READY, async || {
-            process.check_running()?;
-            // A connection would count as the machine's, so the socket is only looked at.
-            Ok(if socket.exists() { Look::Ready(()) } else { Look::NotYet(format!("no {}", socket.display())) })
-        })
-        .await?;
-        Ok(Self { folder: folder.to_owned(), process, ports: None })
+        Ok(Self { folder: folder.to_owned(), process: start_for_machine(folder).await?, ports: None })
+    }
+
+    /// Starts it again where its machine has ended it: QEMU does so when it is ended in an orderly way.
+    pub async fn resume_for_machine(&mut self) -> Result<()> {
+        if self.process.check_running().is_err() {
+            self.process = start_for_machine(&self.folder).await?;
+        }
+        Ok(())
     }
 
     /// For a program on this host: see `tcti`.
@@ -95,10 +94,23 @@ impl Tpm {
         Ok(pem)
     }
 
-    /// Leaves it running.
-    pub fn keep(self) -> Result<KeptProcess> {
-        self.process.keep()
+    pub fn process(&self) -> Result<KeptProcess> {
+        self.process.identity()
     }
+}
+
+async fn start_for_machine(folder: &Path) -> Result<Process> {
+    let socket = folder.join(SOCKET);
+    // What an earlier one left would be taken for the new one's.
+    let _ = fs::remove_file(&socket);
+    let mut process = start(folder, &["--ctrl", &format!("type=unixio,path={}", socket.display())])?;
+    until("the TPM's socket", READY, async || {
+        process.check_running()?;
+        // A connection would count as the machine's, so the socket is only looked at.
+        Ok(if socket.exists() { Look::Ready(()) } else { Look::NotYet(format!("no {}", socket.display())) })
+    })
+    .await?;
+    Ok(process)
 }
 
 fn start(folder: &Path, arguments: &[&str]) -> Result<Process> {

@@ -91,10 +91,8 @@ impl Workshop {
         Ok(self.cluster.kubectl(&arguments, "")?.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// Leaves all of it running.
-    pub fn keep(self) -> Result<Vec<KeptProcess>> {
-        let mut kept = self.operator.keep()?;
-        kept.extend(self.cluster.keep()?);
-        Ok(kept)
+    /// What runs here, in the order of ending.
+    pub fn processes(&self) -> Result<Vec<KeptProcess>> {
+        Ok([self.operator.processes()?, self.cluster.processes()?].concat())
     }
 }

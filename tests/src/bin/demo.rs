@@ -108,10 +108,12 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     println!("  less {}", machine_folder.join("serial-1.log").display());
     println!("End it:\n  make demo-stop");
 
-    let mut kept = machine.keep()?;
-    kept.extend(workshop.keep()?);
-    let text = serde_json::to_string_pretty(&kept).context("listing what runs")?;
-    fs::write(folder.join(PROCESSES), text).with_context(|| format!("writing {}/{PROCESSES}", folder.display()))
+    let processes = [machine.processes()?, workshop.processes()?].concat();
+    let text = serde_json::to_string_pretty(&processes).context("listing what runs")?;
+    fs::write(folder.join(PROCESSES), text).with_context(|| format!("writing {}/{PROCESSES}", folder.display()))?;
+    // Their ends would end the processes.
+    std::mem::forget((machine, workshop));
+    Ok(())
 }
 
 fn stop(folder: &Path) -> Result<()> {
