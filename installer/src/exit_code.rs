@@ -54,11 +54,16 @@ pub trait OrExit<T> {
 }
 impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
     fn or_exit(self, code: ExitCode) -> anyhow::Result<T> {
-        self.map_err(|error| anyhow::Error::new(Coded { code, error: error.into() }))
+        self.map_err(|error| code.with(error))
     }
 }
 
 impl ExitCode {
+    /// The error, with this status attached.
+    pub fn with(self, error: impl Into<anyhow::Error>) -> anyhow::Error {
+        anyhow::Error::new(Coded { code: self, error: error.into() })
+    }
+
     /// The status that an error asks for; [`ExitCode::Failed`] where it names none.
     pub fn of(error: &anyhow::Error) -> Self {
         error.downcast_ref::<Coded>().map_or(Self::Failed, |coded| coded.code)

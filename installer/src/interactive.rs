@@ -3,6 +3,7 @@
 
 mod terminal;
 
+use crate::exit_code::ExitCode;
 use crate::machine::{DiskDetail, Machine};
 use crate::plan::layout::Size;
 use crate::settings::{Layer, Settings, Source};
@@ -41,6 +42,16 @@ pub enum DeclinedError {
     NoDisk,
     #[error("asking at the console")]
     Console(#[from] io::Error),
+}
+
+impl DeclinedError {
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Declined | Self::Closed => ExitCode::Declined,
+            Self::NoDisk => ExitCode::NoTarget,
+            Self::Console(_) => ExitCode::Failed,
+        }
+    }
 }
 
 /// Asks everything. Settings that are there already are not asked for.

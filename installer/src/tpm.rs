@@ -2,6 +2,7 @@
 
 mod esapi;
 
+use crate::exit_code::ExitCode;
 pub use esapi::DeviceTpm;
 use protocol::TpmHash;
 use protocol::hardware::TpmInfo;
@@ -67,5 +68,9 @@ impl TpmError {
     /// locked out recovers, one that is not there does not.
     pub fn may_succeed_later(&self) -> bool {
         matches!(self, Self::Failed { .. })
+    }
+
+    pub fn exit_code(&self) -> ExitCode {
+        if self.may_succeed_later() { ExitCode::Failed } else { ExitCode::NoTpm }
     }
 }

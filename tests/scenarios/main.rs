@@ -5,5 +5,6 @@ mod first_release;
 mod harness;
 mod install;
 mod installer_register;
+mod interactive;
 mod life;
 mod tpm_device;

@@ -98,10 +98,7 @@ async fn without_operator(gathered: Gathered, root: &Path, release: PathBuf) -> 
 
 /// Reboots or switches off after a success.
 fn leave(result: Result<InstallPlan, InstallError>) -> anyhow::Result<()> {
-    let plan = result.map_err(|error| {
-        let code = error.exit_code();
-        Err::<(), _>(error).or_exit(code).unwrap_err()
-    })?;
+    let plan = result.map_err(|error| error.exit_code().with(error))?;
     let (verb, text) = if plan.power_off { ("poweroff", "switching off") } else { ("reboot", "into the new system") };
     announce(Milestone::Rebooting, text);
     // Nothing that runs here has anything to save, and everything written was synced and read back: services need
@@ -135,7 +132,8 @@ async fn wait_for_network(is_up: &mut bool) {
 }
 
 async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut bool) -> anyhow::Result<()> {
-    let answers = interactive::ask(&mut Terminal, machine, gathered.settings()).or_exit(ExitCode::Declined)?;
+    let answers = interactive::ask(&mut Terminal, machine, gathered.settings());
+    let answers = answers.map_err(|error| error.exit_code().with(error))?;
     gathered.add(Source::Answer, answers.settings).or_exit(ExitCode::Settings)?;
     if let Some(url) = gathered.settings().config_url.clone().value
         && gathered.settings().config_url.source == Source::Answer

@@ -30,10 +30,7 @@ impl PendingIdentity {
             Ok(prepared) => prepared,
             Err(stopped) => std::panic::resume_unwind(stopped.into_panic()),
         };
-        prepared.map_err(|error| {
-            let code = if error.may_succeed_later() { ExitCode::Failed } else { ExitCode::NoTpm };
-            Err::<(), _>(error).or_exit(code).context("preparing this machine's identity").unwrap_err()
-        })
+        prepared.map_err(|error| error.exit_code().with(error).context("preparing this machine's identity"))
     }
 }
 
@@ -78,11 +75,11 @@ pub async fn persist<R>(
     };
     result.map_err(|error| {
         let code = match &error {
+            ExchangeError::Tpm(error) => error.exit_code(),
             error if error.may_succeed_later() => ExitCode::Failed,
-            ExchangeError::Tpm(_) => ExitCode::NoTpm,
             _ => ExitCode::Refused,
         };
-        Err::<(), _>(error).or_exit(code).unwrap_err()
+        code.with(error)
     })
 }
 

@@ -2,11 +2,10 @@
 
 use crate::cli::{Output, ProbeOptions};
 use crate::console::{self, chain};
-use crate::exit_code::{ExitCode, OrExit};
 use crate::machine::addresses::addresses;
 use crate::machine::{DiskDetail, Machine};
 use crate::plan::layout::Size;
-use crate::tpm::{DeviceTpm, Tpm, TpmError, tpm_hash};
+use crate::tpm::{DeviceTpm, Tpm, tpm_hash};
 use protocol::hardware::FirmwareKind;
 use serde_json::json;
 use std::path::Path;
@@ -67,12 +66,6 @@ fn describe_disk(disk: &DiskDetail) -> String {
     let parts =
         [disk.path.clone(), Size(disk.size_bytes).to_string(), disk.model.clone(), disk.serial.clone(), content];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ")
-}
-
-/// The exit status that goes with a TPM's failure.
-pub fn tpm_failure(error: TpmError) -> anyhow::Error {
-    let code = if error.may_succeed_later() { ExitCode::Failed } else { ExitCode::NoTpm };
-    Err::<(), _>(error).or_exit(code).unwrap_err()
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! `tpm-hash`: the machine's identity, for whoever writes a MachineInventory by hand.
 
-use super::probe::tpm_failure;
 use crate::cli::TpmOptions;
 use crate::console;
 use crate::tpm::{DeviceTpm, tpm_hash};
 
 pub fn run(options: &TpmOptions) -> anyhow::Result<()> {
-    let hash = DeviceTpm::open(&options.tcti).and_then(|mut tpm| tpm_hash(&mut tpm)).map_err(tpm_failure)?;
+    let hash = DeviceTpm::open(&options.tcti).and_then(|mut tpm| tpm_hash(&mut tpm));
+    let hash = hash.map_err(|error| error.exit_code().with(error))?;
     Ok(console::print(hash)?)
 }
