@@ -83,7 +83,9 @@ fn empty(folder: &Path, serial: &str, bytes: u64) -> Disk {
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_without_a_disk() {
     let mut attempt = Attempt::new("bad-no-disk", |_| Vec::new(), json!({})).await;
-    attempt.refused().await.says("NoEligibleDisk", &["started from", "device"]);
+    // From a CD: the medium would be a disk otherwise.
+    attempt.machine.spec.medium.as_mut().unwrap().drive = Drive::Cd;
+    attempt.refused().await.says("NoDisk", &["no disk", "attach one"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -203,10 +203,6 @@ impl Machine {
         self.ssh_port.number()
     }
 
-    pub fn tpm(&self) -> Option<&Tpm> {
-        self.tpm.as_ref()
-    }
-
     /// What runs for this machine, in the order of ending.
     pub fn processes(&self) -> Result<Vec<KeptProcess>> {
         let qemu = self.running.iter().map(|running| running.qemu.identity());

@@ -83,20 +83,13 @@ impl Operator {
         self.fetch(&self.local_url("/cacerts")).await
     }
 
-    /// What a GET of a registration URL gives: the settings to put into a medium.
-    pub async fn settings(&self, registration_url: &str) -> Result<String> {
-        let Some(path) = registration_url.strip_prefix(&self.url()) else {
-            bail!("the registration URL {registration_url} does not start with {}", self.url());
-        };
-        self.fetch(&self.local_url(path)).await
-    }
-
     /// What runs for the operator: nothing while it is stopped.
     pub fn processes(&self) -> Result<Vec<KeptProcess>> {
         self.process.iter().map(Process::identity).collect()
     }
 
-    async fn fetch(&self, url: &str) -> Result<String> {
+    /// What a GET of a URL gives.
+    pub async fn fetch(&self, url: &str) -> Result<String> {
         let response = self.unpinned_client()?.get(url).send().await.context("asking the operator")?;
         response
             .error_for_status()

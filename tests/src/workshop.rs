@@ -47,7 +47,7 @@ impl Workshop {
     pub async fn medium(&self, registration: &str, spec: Value) -> Result<PathBuf> {
         let registration = Registration::apply(&self.cluster, registration, spec)?;
         let settings = self.folder.join("registration.yaml");
-        let text = self.operator.settings(&registration.url).await?;
+        let text = self.operator.fetch(&registration.local_url(&self.operator)?).await?;
         fs::write(&settings, text).with_context(|| format!("writing {}", settings.display()))?;
         let iso = self.folder.join("install.iso");
         let output = Command::new(paths::program("ros-image")?)
