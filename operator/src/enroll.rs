@@ -26,7 +26,7 @@ pub enum Decision {
 }
 
 /// Decides about a machine that asks for its configuration. `known`: what the inventory has for its hash, in
-/// whichever namespace; `admitted`: how many machines came through this registration so far.
+/// whichever namespace; `admitted`: how many machines came through this registration before it, or are about to.
 pub fn decide(
     registration: &Registration,
     known: Option<Arc<KnownMachine>>,
@@ -46,10 +46,8 @@ pub fn decide(
             "this machine has an inventory in another namespace; delete that one to register it here",
         ));
     }
-    let came_through_here =
-        known.as_ref().is_some_and(|machine| machine.registration.as_deref() == Some(&registration.name));
     if let Some(most) = spec.max_machines
-        && !came_through_here
+        && !came_through(registration, known.as_deref())
         && admitted >= most as usize
     {
         return Decision::Refuse(Refusal::new(
@@ -65,6 +63,13 @@ pub fn decide(
         }
         None => Decision::Enroll { approved: spec.approval.unwrap_or_default() == Approval::Automatic },
     }
+}
+
+/// Whether a machine is one of those that came through this registration before.
+pub fn came_through(registration: &Registration, known: Option<&KnownMachine>) -> bool {
+    known.is_some_and(|machine| {
+        machine.namespace == registration.namespace && machine.registration.as_deref() == Some(&registration.name)
+    })
 }
 
 /// The refusal of everybody who asks for configuration after `expiresAt`.

@@ -4,7 +4,7 @@
 use crate::context::FIELD_MANAGER;
 use crate::crd::MachineInventory;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt};
 use protocol::{Refusal, RefusalCode};
 use serde_json::Value;
 use std::time::Duration;
@@ -97,8 +97,7 @@ impl From<Failed> for Refusal {
             // What was sent is at fault: coming back without a change does not help, but a change may come.
             Failed::Api(status) if matches!(status.code, 400 | 413 | 422) => {
                 tracing::error!(message = status.message, "the API server refuses an inventory");
-                let message =
-                    format!("the API server refuses this {}; the operator's log says why", MachineInventory::kind(&()));
+                let message = "the API server refuses this machine's inventory; the operator's log says why";
                 Refusal::new(RefusalCode::RegistrationInvalid, message).retry_after(RETRY_AFTER)
             }
             Failed::Api(status) => {

@@ -76,6 +76,27 @@ impl KnownMachine {
     }
 }
 
+/// A machine on its way into the inventory. Counts like one that is in, until dropped.
+pub struct Seat<'a> {
+    index: &'a InventoryIndex,
+    key: Key,
+    /// Machines that were in or on their way before this one.
+    pub taken_before: usize,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.index.write(|maps| {
+            if let Some(seats) = maps.seats.get_mut(&self.key) {
+                *seats -= 1;
+                if *seats == 0 {
+                    maps.seats.remove(&self.key);
+                }
+            }
+        });
+    }
+}
+
 #[derive(Default)]
 pub struct InventoryIndex {
     maps: RwLock<Maps>,
@@ -87,6 +108,8 @@ struct Maps {
     by_hash: HashMap<TpmHash, Vec<Arc<KnownMachine>>>,
     /// How many machines came through a registration.
     by_registration: HashMap<Key, usize>,
+    /// How many are on their way through one.
+    seats: HashMap<Key, usize>,
     /// As of the last [`InventoryIndex::take_changed`].
     published: Option<HashMap<Key, usize>>,
     changed: HashSet<Key>,
@@ -137,10 +160,15 @@ impl InventoryIndex {
         self.write(|maps| maps.remove(&(namespace.to_owned(), name.to_owned())));
     }
 
-    /// How many machines came through a registration.
-    pub fn count(&self, namespace: &str, registration: &str) -> usize {
+    /// Counts a machine in before it is: of many that come at once, no more are admitted than one after the other.
+    pub fn take_seat(&self, namespace: &str, registration: &str) -> Seat<'_> {
         let key = (namespace.to_owned(), registration.to_owned());
-        self.read(|maps| maps.by_registration.get(&key).copied().unwrap_or(0))
+        let taken_before = self.write(|maps| {
+            let seats = maps.seats.entry(key.clone()).or_default();
+            *seats += 1;
+            *seats - 1 + maps.by_registration.get(&key).copied().unwrap_or(0)
+        });
+        Seat { index: self, key, taken_before }
     }
 
     /// The registrations whose count changed since this was last asked; from now on [`InventoryIndex::published`]
@@ -261,12 +289,25 @@ mod tests {
         .unwrap()
     }
 
+    fn taken(index: &InventoryIndex, registration: &str) -> usize {
+        index.take_seat("n", registration).taken_before
+    }
+
+    #[test]
+    fn machines_on_their_way_count_until_they_turn_back() {
+        let index = InventoryIndex::default();
+        let (first, second) = (index.take_seat("n", "door"), index.take_seat("n", "door"));
+        assert_eq!((first.taken_before, second.taken_before), (0, 1));
+        drop((first, second));
+        assert_eq!(taken(&index, "door"), 0);
+    }
+
     #[test]
     fn a_machine_is_found_by_hash_until_it_is_deleted() {
         let index = InventoryIndex::default();
         index.apply(Event::Apply(object("a", 1, 1)));
         assert_eq!(index.find(&hash(1)).unwrap().name, "a");
-        assert_eq!((index.count("n", "door"), index.count("n", "other")), (1, 0));
+        assert_eq!((taken(&index, "door"), taken(&index, "other")), (1, 0));
         assert_eq!((index.take_changed(), index.published("n", "door")), (vec![], None));
         index.apply(Event::Init);
         index.apply(Event::InitApply(object("a", 1, 1)));
@@ -274,7 +315,7 @@ mod tests {
         assert_eq!(index.take_changed(), [("n".to_owned(), "door".to_owned())]);
         assert_eq!((index.published("n", "door"), index.take_changed()), (Some(1), vec![]));
         index.apply(Event::Delete(object("a", 1, 2)));
-        assert_eq!((index.find(&hash(1)), index.count("n", "door")), (None, 0));
+        assert_eq!((index.find(&hash(1)), taken(&index, "door")), (None, 0));
     }
 
     #[test]
@@ -287,7 +328,7 @@ mod tests {
         assert_eq!(index.get("n", "a").unwrap().approved, Some(true));
         index.apply(Event::Apply(object("a", 1, 10)));
         assert_eq!(index.get("n", "a").unwrap().approved, None);
-        assert_eq!(index.count("n", "door"), 1);
+        assert_eq!(taken(&index, "door"), 1);
     }
 
     #[test]

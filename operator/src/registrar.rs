@@ -45,7 +45,10 @@ pub async fn register(
     let record = Record::new(registration, templates, identity.hash.clone(), &report.smbios);
     for _ in 0..ATTEMPTS {
         let known = context.inventories.find(&identity.hash);
-        let admitted = context.inventories.count(&registration.namespace, &registration.name);
+        // Held until the machine is in the index, or is sent away.
+        let seat = (!enroll::came_through(registration, known.as_deref()))
+            .then(|| context.inventories.take_seat(&registration.namespace, &registration.name));
+        let admitted = seat.as_ref().map_or(0, |seat| seat.taken_before);
         let (machine, approved) = match enroll::decide(registration, known, admitted, context.now().0) {
             Decision::Refuse(refusal) => return Err(refusal),
             Decision::Enroll { approved } => (make(context, &record, approved).await?, approved),
@@ -54,6 +57,7 @@ pub async fn register(
                 (machine, approved)
             }
         };
+        drop(seat);
         // A client of the first release does not know its hardware, which is no reason to forget it.
         let told = report.hardware != Hardware::default();
         let news = told && machine.hardware != Some(Digest::of(&report.hardware));
@@ -94,11 +98,13 @@ pub struct Ledger {
     machine: Arc<KnownMachine>,
     /// What is to be written, if that is not all written.
     noted: Option<MachineInventoryStatus>,
+    /// Phases gone through since the last write, with what is to be told of each.
+    phases: Vec<(Phase, String)>,
 }
 
 impl Ledger {
     fn new(machine: Arc<KnownMachine>) -> Self {
-        Self { machine, noted: None }
+        Self { machine, noted: None, phases: Vec::new() }
     }
 
     /// `namespace/name`.
@@ -114,7 +120,12 @@ impl Ledger {
             self.machine = newest;
         }
         let before = self.noted.as_ref().unwrap_or(&self.machine.status);
-        self.noted = Some(machine_life::after(before, step, self.machine.generation, &context.now()));
+        let after = machine_life::after(before, step, self.machine.generation, &context.now());
+        if let Some(phase) = after.phase.filter(|phase| before.phase != Some(*phase)) {
+            let ready = after.conditions.find(condition_type::READY);
+            self.phases.push((phase, ready.map(|ready| ready.message.clone()).unwrap_or_default()));
+        }
+        self.noted = Some(after);
     }
 
     /// Writes what is noted, if it says anything new. After an error it is still noted.
@@ -125,13 +136,15 @@ impl Ledger {
         let status = machine_life::settled(written, noted.clone(), &context.now());
         let Some(patch) = machine_life::status_patch(written, &status) else {
             self.noted = None;
+            self.phases.clear();
             return Ok(());
         };
         context.metrics.writes.inc();
         match inventory_client::patch_status(&context.client, &machine.namespace, &machine.name, &patch).await {
             Ok(object) => {
-                if status.phase != written.phase {
-                    tell_phase(context, machine, &status);
+                for (phase, message) in self.phases.drain(..) {
+                    let warning = phase == Phase::Failed;
+                    context.events.tell(reference(machine), warning, &format!("{phase:?}"), &message);
                 }
                 self.machine = context.inventories.enter(object);
                 self.noted = None;
@@ -185,18 +198,15 @@ async fn update(
     }
 }
 
-fn tell_phase(context: &Context, machine: &KnownMachine, status: &MachineInventoryStatus) {
-    let Some(phase) = status.phase else { return };
-    let about = ObjectReference {
+fn reference(machine: &KnownMachine) -> ObjectReference {
+    ObjectReference {
         api_version: Some(MachineInventory::api_version(&()).into_owned()),
         kind: Some(MachineInventory::kind(&()).into_owned()),
         namespace: Some(machine.namespace.clone()),
         name: Some(machine.name.clone()),
         uid: Some(machine.uid.clone()),
         ..ObjectReference::default()
-    };
-    let message = status.conditions.find(condition_type::READY).map_or("", |condition| &condition.message);
-    context.events.tell(about, phase == Phase::Failed, &format!("{phase:?}"), message);
+    }
 }
 
 #[cfg(test)]

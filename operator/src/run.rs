@@ -27,6 +27,8 @@ const START_RETRY: Duration = Duration::from_secs(2);
 /// How long exchanges in flight have when the operator stops: within the 30 s that Kubernetes gives a pod.
 const PATIENCE: Duration = Duration::from_secs(12);
 
+const CONTROLLERS_PATIENCE: Duration = Duration::from_secs(3);
+
 /// What `run` is told.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -72,12 +74,17 @@ pub async fn run(
     let renewal = tokio::spawn(keep_certificate(authority, certificate, endpoint_sender, material));
     let connections = context.metrics.connections.clone();
     let serving = tokio::spawn(server::serve(listener, tls, router, Limits::default(), connections, stop.clone()));
+    let controlling = tokio::spawn(controllers::run(context, stop.clone()));
     tracing::info!(%address, server_url = settings.server_url, "serving");
-    controllers::run(context, stop).await;
+    stop.await;
 
     tracing::info!("stopping");
     if !drain.close(PATIENCE).await {
         tracing::warn!("some exchanges did not end in time");
+    }
+    // A reconciliation that waits for an API server which is away is begun anew at the next start.
+    if tokio::time::timeout(CONTROLLERS_PATIENCE, controlling).await.is_err() {
+        tracing::warn!("a reconciliation did not end in time");
     }
     serving.await.context("stopping the server")?;
     background.abort();

@@ -153,3 +153,15 @@ async fn what_is_said_of_an_unknown_machine_is_refused_and_a_failure_is_recorded
     scene.register("a", "1").await.unwrap();
     assert!(scene.inventories()[0]["status"].get("failure").is_none());
 }
+
+#[tokio::test]
+async fn of_many_at_once_no_more_are_admitted_than_may_be() {
+    let scene = Scene::new(json!({"maxMachines": 3}));
+    let at_once = futures::future::join_all((0..20).map(|n| {
+        let scene = &scene;
+        async move { scene.register(&format!("machine {n}"), "1").await }
+    }));
+    let refused = at_once.await.into_iter().filter_map(Result::err).collect::<Vec<_>>();
+    assert!(refused.iter().all(|code| *code == RefusalCode::TooManyMachines));
+    assert!(scene.inventories().len() <= 3, "{}", scene.inventories().len());
+}

@@ -179,10 +179,8 @@ impl<S: Socket> Exchange<S> {
             Statement::Installing(first) => {
                 self.request = "resume";
                 self.open_ledger(&identity)?;
-                match self.installing(first).await? {
-                    Some(()) => Ok(After::Nothing),
-                    None => Ok(After::Installation),
-                }
+                let over = self.installing(first).await?;
+                Ok(if over { After::Nothing } else { After::Installation })
             }
         }
     }
@@ -256,14 +254,14 @@ impl<S: Socket> Exchange<S> {
             };
             patience = SILENCE;
             let message = self.side.receive_installing(&frame?)?;
-            if let Some(()) = self.installing(message).await? {
+            if self.installing(message).await? {
                 return Ok(());
             }
         }
     }
 
-    /// `Some`: the installation is over.
-    async fn installing(&mut self, message: Installing) -> Result<Option<()>, End> {
+    /// Whether the installation is over.
+    async fn installing(&mut self, message: Installing) -> Result<bool, End> {
         match message {
             Installing::Progress(progress) => {
                 let recent = self
@@ -274,14 +272,14 @@ impl<S: Socket> Exchange<S> {
                     self.note(Step::Progress(&progress));
                     self.write_if_possible().await?;
                 }
-                Ok(None)
+                Ok(false)
             }
             Installing::Done(done) => {
                 let step = done.failure.as_ref().map_or(Step::Installed, Step::Failed);
                 self.record(step).await?;
                 let frame = self.side.send_done()?;
                 self.send(frame).await?;
-                Ok(Some(()))
+                Ok(true)
             }
         }
     }
