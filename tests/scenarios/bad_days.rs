@@ -129,7 +129,7 @@ async fn vm_whose_disk_fails_half_way_boots_nothing_from_it() {
     // 40 MiB into slot A: the root image is some 60 MiB.
     let failing = |folder: &Path| vec![empty(folder, "failing", 4 * GIB).with_fault(WriteFault { at_byte: 300 << 20 })];
     let mut attempt = Attempt::new("bad-write", failing, json!({})).await;
-    attempt.refused().await.says("WriteFailed", &["COS_STATE_A", "failing", "Input/output error"]);
+    attempt.refused().await.says("WriteFailed", &["/dev/vda", "serial failing", "replace it", "Input/output error"]);
     let disk = &attempt.machine.spec.disks[0];
     assert_eq!(disk.partition("COS_BOOT").unwrap(), None, "a partition table");
     assert!(disk.read_at(0, 512).unwrap()[510..] != [0x55, 0xaa], "a boot sector");

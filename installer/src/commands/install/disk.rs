@@ -35,8 +35,9 @@ pub enum InstallError {
     Release(#[from] ReleaseError),
     #[error("planning the installation")]
     Plan(#[from] PlanError),
-    #[error("installing")]
-    Execute(#[from] ExecuteError),
+    /// The disk, and what happened to it.
+    #[error("installing to {0}")]
+    Execute(String, #[source] ExecuteError),
 }
 
 impl InstallError {
@@ -46,7 +47,7 @@ impl InstallError {
             Self::Settings(_) | Self::IsoUrl(_) => "SettingsInvalid",
             Self::Release(_) => "ReleaseUnusable",
             Self::Plan(error) => error.reason(),
-            Self::Execute(error) => error.reason(),
+            Self::Execute(_, error) => error.reason(),
         }
     }
 
@@ -55,7 +56,7 @@ impl InstallError {
             Self::Settings(_) | Self::IsoUrl(_) => ExitCode::Settings,
             Self::Release(_) => ExitCode::Failed,
             Self::Plan(_) => ExitCode::NoTarget,
-            Self::Execute(_) => ExitCode::Write,
+            Self::Execute(..) => ExitCode::Write,
         }
     }
 }
@@ -83,7 +84,8 @@ impl Job {
         let installed = execute(&plan, &release, &mut |report| {
             console.show(&report);
             progress.send_replace(Some(report));
-        })?;
+        })
+        .map_err(|error| InstallError::Execute(format!("{} ({})", plan.target.display(), plan.description), error))?;
         console.written();
         let rate = Size((installed.bytes as f64 / installed.writing.as_secs_f64().max(0.001)) as u64);
         announce(
