@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 /// Sectors before the first table: boot sector, FSInfo, and copies of both from sector 6 on.
 const RESERVED_SECTORS: u64 = 32;
@@ -30,6 +31,9 @@ const DATE: u16 = 0x0021;
 /// UTF-16 units in one entry of a long name.
 const LONG_NAME_UNITS: usize = 13;
 
+/// Path and content of a file. One content may stand in several places.
+pub type PlacedFile<'a> = (&'a str, Rc<[u8]>);
+
 /// What the file system is, besides its files.
 pub struct Volume<'a> {
     /// In bytes, a multiple of the sector size.
@@ -41,7 +45,7 @@ pub struct Volume<'a> {
 }
 
 /// Writes the file system into an empty file of the volume's length. Paths are relative, use `/`, and are ASCII.
-pub fn write(image: &File, volume: &Volume, files: &[(&str, Vec<u8>)]) -> io::Result<()> {
+pub fn write(image: &File, volume: &Volume, files: &[PlacedFile]) -> io::Result<()> {
     let mut root = Folder::default();
     for (path, content) in files {
         root.insert(path, content);
@@ -311,7 +315,7 @@ mod tests {
     use crate::command::Command;
     use tempfile::NamedTempFile;
 
-    fn made(sector_bytes: u32, files: &[(&str, Vec<u8>)]) -> NamedTempFile {
+    fn made(sector_bytes: u32, files: &[PlacedFile]) -> NamedTempFile {
         let volume = Volume { length: 288 << 20, sector_bytes, id: 0xABCD_1234, label: "COS_BOOT" };
         let image = NamedTempFile::new().unwrap();
         image.as_file().set_len(volume.length).unwrap();
@@ -337,8 +341,8 @@ mod tests {
         files[6].1.clear();
         // More entries than one cluster of a folder holds.
         files.extend((0..100).map(|n| (format!("many/file-{n}.text"), format!("{n}").into_bytes())));
-        let given: Vec<(&str, Vec<u8>)> =
-            files.iter().map(|(path, content)| (path.as_str(), content.clone())).collect();
+        let given: Vec<PlacedFile> =
+            files.iter().map(|(path, content)| (path.as_str(), content.as_slice().into())).collect();
         let image = made(512, &given);
         let checked = run("fsck.vfat", &["-n", "-v"], &image, "");
         assert!(!checked.contains("Free cluster summary"), "{checked}");
@@ -353,7 +357,7 @@ mod tests {
 
     #[test]
     fn large_sectors_are_accepted_by_fsck() {
-        let image = made(4096, &[("A/release.json", vec![7; 10_000])]);
+        let image = made(4096, &[("A/release.json", [7u8; 10_000].into())]);
         run("fsck.vfat", &["-n"], &image, "");
     }
 
@@ -363,7 +367,7 @@ mod tests {
         assert!(write(&tempfile::tempfile().unwrap(), &small, &[]).is_err());
         let volume = Volume { length: 256 << 20, ..small };
         let image = tempfile::tempfile().unwrap();
-        let error = write(&image, &volume, &[("large", vec![0; 256 << 20])]).unwrap_err();
+        let error = write(&image, &volume, &[("large", vec![0u8; 256 << 20].into())]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 

@@ -6,9 +6,11 @@ use super::{ExecuteError, bios, ext4, fat};
 use crate::marker::{self, Marker, State};
 use crate::plan::layout::{ALIGNMENT, Partition, Role};
 use crate::plan::{BootFile, Content, InstallPlan, Step};
-use crate::release_source::ReleaseSource;
+use crate::release_source::{ReleaseError, ReleaseSource};
 use protocol::release::ReleaseFile;
+use std::collections::BTreeMap;
 use std::io;
+use std::rc::Rc;
 use tempfile::NamedTempFile;
 
 /// One step with its bytes.
@@ -88,18 +90,28 @@ fn head(tables: &[u8], state: State, version: &str) -> Vec<u8> {
     head
 }
 
-fn fat_image(volume: &fat::Volume, files: &[(&str, Vec<u8>)]) -> io::Result<NamedTempFile> {
+fn fat_image(volume: &fat::Volume, files: &[fat::PlacedFile]) -> io::Result<NamedTempFile> {
     let image = NamedTempFile::new()?;
     image.as_file().set_len(volume.length)?;
     fat::write(image.as_file(), volume, files)?;
     Ok(image)
 }
 
-fn boot_files<'a>(files: &'a [BootFile], release: &ReleaseSource) -> Result<Vec<(&'a str, Vec<u8>)>, ExecuteError> {
-    let content = |file: &BootFile| match &file.content {
-        Content::Release(file) => release.read(file),
-        Content::Manifest => Ok(release.manifest_bytes().to_vec()),
-        Content::Text(text) => Ok(text.clone().into_bytes()),
+/// Kernel and initrd stand in two folders, and in memory once: a live system has little of it.
+fn boot_files<'a>(files: &'a [BootFile], release: &ReleaseSource) -> Result<Vec<fat::PlacedFile<'a>>, ExecuteError> {
+    let mut known: BTreeMap<&str, Rc<[u8]>> = BTreeMap::new();
+    let mut read = |file: &'a ReleaseFile| -> Result<Rc<[u8]>, ReleaseError> {
+        if let Some(bytes) = known.get(file.name.as_str()) {
+            return Ok(bytes.clone());
+        }
+        let bytes: Rc<[u8]> = release.read(file)?.into();
+        known.insert(&file.name, bytes.clone());
+        Ok(bytes)
+    };
+    let mut content = |file: &'a BootFile| match &file.content {
+        Content::Release(file) => read(file),
+        Content::Manifest => Ok(release.manifest_bytes().into()),
+        Content::Text(text) => Ok(text.as_bytes().into()),
     };
     files.iter().map(|file| Ok((file.path.as_str(), content(file)?))).collect()
 }
