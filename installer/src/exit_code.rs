@@ -76,6 +76,15 @@ mod tests {
     use anyhow::Context;
 
     #[test]
+    fn the_unit_does_not_restart_what_only_a_person_can_change() {
+        use ExitCode::{Declined, NoTarget, NoTpm, Refused, Settings, Usage, Write};
+        let unit = include_str!("../../overlay/usr/lib/systemd/system/ros-install.service");
+        let never = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).unwrap();
+        let codes = [Usage, Refused, Settings, NoTpm, NoTarget, Declined, Write];
+        assert_eq!(never, codes.map(|code| (code as u8).to_string()).join(" "));
+    }
+
+    #[test]
     fn the_code_survives_added_context_and_the_chain_is_printed_once() {
         let failed: Result<(), _> = Err(anyhow::anyhow!("no such key").context("reading the key"));
         let error = failed.or_exit(ExitCode::Settings).context("resolving the settings").unwrap_err();
