@@ -162,7 +162,7 @@ fn parse_record(bytes: &[u8], image_length: u64) -> Result<Option<(Entry, usize)
     let name_end = FIXED + usize::from(record[32]);
     let name = record.get(FIXED..name_end).ok_or(Iso9660Error::Damaged("a name is cut off"))?;
     // The name is padded to an even position; behind it is the system use area.
-    let system_use = record.get(name_end + usize::from(name.len() % 2 == 0)..).unwrap_or_default();
+    let system_use = record.get(name_end + usize::from(name.len().is_multiple_of(2))..).unwrap_or_default();
     let extent = Extent { offset: number(2) * BLOCK, size: number(10) };
     let flags = record[25];
     if flags & MULTIPLE_EXTENTS != 0 {

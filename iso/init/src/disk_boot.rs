@@ -35,6 +35,8 @@ pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
         return Ok(());
     }
     mount(&root, NEW_ROOT, "erofs", libc::MS_RDONLY, "")?;
+    let temporary = Path::new(NEW_ROOT).join("tmp");
+    mount("tmpfs", temporary, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=1777,size=50%,nr_inodes=1m")?;
     mount_oem(&partitions)?;
     mount_persistent(&partitions)?;
     etc::make_writable(Path::new(NEW_ROOT))?;

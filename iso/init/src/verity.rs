@@ -54,7 +54,7 @@ impl FromStr for VeritySpec {
         if spec.root_hash.len() != 64 || !is_hex(&spec.root_hash) {
             return Err("roothash is not 64 hex digits".to_owned());
         }
-        if spec.salt != "-" && !(spec.salt.len() <= 512 && spec.salt.len() % 2 == 0 && is_hex(&spec.salt)) {
+        if spec.salt != "-" && !(spec.salt.len() <= 512 && spec.salt.len().is_multiple_of(2) && is_hex(&spec.salt)) {
             return Err("salt is neither `-` nor up to 512 hex digits".to_owned());
         }
         Ok(spec)
