@@ -248,6 +248,9 @@ fn attestation_template() -> Result<Public, tss_esapi::Error> {
         .with_user_with_auth(true)
         .with_restricted(true)
         .with_sign_encrypt(true)
+        // Its empty password is no secret to guess. Counted against dictionary attacks, it would lock the TPM out after
+        // a few power cuts: each one while a counted key is in use counts as a failed guess (TPM 2.0 Part 1, 19.8).
+        .with_no_da(true)
         .build()?;
     let parameters = PublicEccParametersBuilder::new()
         .with_symmetric(SymmetricDefinitionObject::Null)
