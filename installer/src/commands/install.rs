@@ -132,7 +132,7 @@ async fn wait_for_network(is_up: &mut bool) {
 }
 
 async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut bool) -> anyhow::Result<()> {
-    let answers = interactive::ask(&mut Terminal, machine, gathered.settings());
+    let answers = interactive::ask(&mut Terminal::open(), machine, gathered.settings());
     let answers = answers.map_err(|error| error.exit_code().with(error))?;
     gathered.add(Source::Answer, answers.settings).or_exit(ExitCode::Settings)?;
     if let Some(url) = gathered.settings().config_url.clone().value

@@ -2,10 +2,35 @@
 
 use super::Console;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use std::fs;
 use std::io::{self, BufRead, Write};
 
-/// Standard input and output.
-pub struct Terminal;
+/// The kernel's log levels; the first number is that of its console (proc_sys_kernel(5), `printk`).
+const LOG_LEVELS: &str = "/proc/sys/kernel/printk";
+/// Errors and worse are shown; what is less would stand in the middle of questions and answers.
+const ERRORS_ONLY: &str = "4";
+
+/// Standard input and output. As long as this lives, the kernel shows only errors on its console.
+pub struct Terminal {
+    levels_before: Option<String>,
+}
+
+impl Terminal {
+    pub fn open() -> Self {
+        let levels_before = fs::read_to_string(LOG_LEVELS).ok();
+        // Whoever may not change the level reads the questions between the kernel's lines.
+        let _ = fs::write(LOG_LEVELS, ERRORS_ONLY);
+        Self { levels_before }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(levels) = &self.levels_before {
+            let _ = fs::write(LOG_LEVELS, levels);
+        }
+    }
+}
 
 impl Console for Terminal {
     fn say(&mut self, text: &str) -> io::Result<()> {
