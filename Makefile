@@ -1,10 +1,12 @@
 # The entry points; `make help` lists them.
 #
-# What can be kept between clones (compiled dependencies, Debian packages, the Kubernetes programs) lies in ROS_CACHE,
-# what belongs to this clone in out/.
+# What can be kept between clones (Debian packages, the Kubernetes programs) lies in ROS_CACHE, what belongs to this
+# clone in out/. Compiled code is kept there too, by the path of the clone: cargo tells what is fresh by time alone, so
+# two clones with one folder would be given each other's programs, and a new clone in an old one's place is compiled
+# anew but for its dependencies.
 
 export ROS_CACHE ?= $(HOME)/.cache/rancheros
-export CARGO_TARGET_DIR ?= $(ROS_CACHE)/target
+export CARGO_TARGET_DIR ?= $(ROS_CACHE)/target/$(subst /,_,$(CURDIR))
 FIRMWARE ?= uefi
 VERSION ?= 0.1.0
 

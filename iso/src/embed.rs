@@ -34,7 +34,7 @@ pub fn read(content: &[u8]) -> Result<Option<CloudConfig>> {
 }
 
 fn parse(settings: &str) -> Result<CloudConfig> {
-    serde_yaml::from_str(settings).context("the settings are not a cloud-config (a YAML mapping)")
+    CloudConfig::parse(settings).context("reading the settings")
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub fn run(options: &ShowOptions) -> Result<()> {
     println!("root hash     {}", shown.release.verity.root_hash);
     match &shown.registration {
         None => println!("registration  none: the installer will ask on the console"),
-        Some(config) => println!("registration\n{}", serde_yaml::to_string(config)?.trim_end()),
+        Some(config) => println!("registration\n{}", config.to_yaml().trim_end()),
     }
     Ok(())
 }

@@ -44,9 +44,8 @@ fn settings(desk: &Desk, token: &str) -> Result<Response, Refusal> {
     if let Some(refusal) = enroll::expired(&registration, (desk.context.clock)()) {
         return Err(refusal);
     }
-    let yaml = serde_yaml::to_string(&registration.medium_settings(&desk.context.endpoint()))
-        .map_err(|error| Refusal::new(RefusalCode::Internal, format!("writing YAML: {error}")))?;
-    Ok(([(header::CONTENT_TYPE, "text/yaml")], format!("#cloud-config\n{yaml}")).into_response())
+    let settings = registration.medium_settings(&desk.context.endpoint());
+    Ok(([(header::CONTENT_TYPE, "text/yaml")], settings.to_yaml()).into_response())
 }
 
 fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Result<Response, Refusal> {
