@@ -17,11 +17,13 @@ const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Their failure is the configuration's or the operator's: another slot would meet the same one.
 const TOLERATED: &[&str] = &["ros-apply.service", "ros-runcmd.service", "ros-report.service"];
+/// Below the boot partition.
+const GRUB_ENV: &str = "grub/grubenv";
 /// systemd-networkd's summary (sd-network(3)).
 const NETWORK_STATE: &str = "/run/systemd/netif/state";
 
 /// Waits until the system is up and marks its slot as good. A system that does not come up in time is not marked, and
-/// the error says what was missing.
+/// the error says what was missing; if the slot never was good, the machine restarts, which the boot menu counts.
 pub fn run() -> Result<()> {
     let slot = Boot::probe(Path::new("/")).slot.filter(|slot| *slot != Slot::Live);
     let slot = slot.context("finding ros.slot= on the kernel command line: this is not an installed system")?;
@@ -30,6 +32,7 @@ pub fn run() -> Result<()> {
         match judge(&observe()?) {
             Verdict::Good => break,
             Verdict::NotYet(reason) if Instant::now() >= deadline => {
+                restart_if_on_trial(slot)?;
                 bail!("slot {slot} is not marked as good: after {} minutes {reason}", PATIENCE.as_secs() / 60)
             }
             Verdict::NotYet(_) => sleep(INTERVAL),
@@ -84,13 +87,32 @@ fn observe() -> Result<Observation> {
     })
 }
 
+/// A system that has worked before is left to whoever repairs it: another slot need not be better, and somebody may be
+/// logged in.
+fn restart_if_on_trial(slot: Slot) -> Result<()> {
+    let env = boot_partition::with_mounted(true, |boot| grub_env(&boot.join(GRUB_ENV)))?;
+    if is_on_trial(&env, slot) {
+        announce(Milestone::Failed, format!("slot {slot} does not come up; restarting, {} tries left", env.tries));
+        Command::new("systemctl").argument("reboot").run().context("restarting")?;
+    }
+    Ok(())
+}
+
+fn is_on_trial(env: &GrubEnv, slot: Slot) -> bool {
+    env.active == slot && !env.good
+}
+
+fn grub_env(path: &Path) -> Result<GrubEnv> {
+    GrubEnv::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
 fn mark(slot: Slot) -> Result<()> {
     boot_partition::with_mounted(false, |boot| mark_in(boot, slot))
 }
 
 fn mark_in(boot: &Path, slot: Slot) -> Result<()> {
-    let path = boot.join("grub/grubenv");
-    let env = GrubEnv::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let path = boot.join(GRUB_ENV);
+    let env = grub_env(&path)?;
     if env.active != slot {
         bail!("the boot loader's active slot is {}, and this is {slot}: an upgrade has been written since", env.active);
     }
@@ -119,6 +141,14 @@ mod tests {
         assert_eq!(seen("running", &[], "OPER_STATE=carrier"), Verdict::NotYet("the network is not up".into()));
         let failed = Verdict::NotYet("these units have failed: containerd.service".into());
         assert_eq!(seen("degraded", &["ros-apply.service", "containerd.service"], online), failed);
+    }
+
+    #[test]
+    fn only_a_slot_that_never_was_good_restarts_the_machine() {
+        let trial = GrubEnv { tries: 2, ..GrubEnv::INSTALLED };
+        assert!(is_on_trial(&trial, Slot::A));
+        assert!(!is_on_trial(&GrubEnv { good: true, ..trial }, Slot::A));
+        assert!(!is_on_trial(&trial, Slot::B), "an upgrade has been written since");
     }
 
     #[test]

@@ -127,7 +127,9 @@ fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Outpu
 
 async fn wait_for_network(is_up: &mut bool) {
     if !std::mem::replace(is_up, true) {
-        network::wait().await;
+        let found = network::wait().await;
+        let shown: Vec<String> = found.iter().map(|found| format!("{} {}", found.interface, found.address)).collect();
+        announce(Milestone::Network, shown.join(", "));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Waits for the network by itself: systemd's own target comes seconds later, and not at all without a cable.
 
-use crate::console::{self, Milestone, announce};
+use crate::console;
 use crate::machine::addresses::addresses;
 use protocol::hardware::Address;
 use std::time::Duration;
@@ -11,15 +11,12 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// After this long, and again after each such time, the console says what is being waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Returns as soon as the machine has an address, and says which.
+/// Returns as soon as the machine has an address.
 pub async fn wait() -> Vec<Address> {
-    let found = wait_for(addresses, || {
+    wait_for(addresses, || {
         console::note("no address yet: check the cable, the switch port and the DHCP server; waiting");
     })
-    .await;
-    let shown: Vec<String> = found.iter().map(|found| format!("{} {}", found.interface, found.address)).collect();
-    announce(Milestone::Network, shown.join(", "));
-    found
+    .await
 }
 
 async fn wait_for(mut look: impl FnMut() -> Vec<Address>, mut complain: impl FnMut()) -> Vec<Address> {

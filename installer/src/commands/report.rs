@@ -1,5 +1,6 @@
 //! `report`: an installed system tells its operator that it runs, first after each boot as `booted`.
 
+use super::network;
 use super::operator::{self, PendingIdentity};
 use crate::cli::ReportOptions;
 use crate::console::{Milestone, announce};
@@ -27,6 +28,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         .or_exit(ExitCode::Settings)?;
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let report = os_report(&Status::read().context("describing this system")?, root)?;
+    network::wait().await;
     let identity = identity.ready().await?;
     let recorded = root.join(BOOTED_RECORDED);
     let is_first = !recorded.exists();

@@ -17,6 +17,7 @@ mod modules;
 mod mount;
 mod partition_table;
 mod persist;
+mod read_ahead;
 mod seed;
 mod uevent;
 mod verity;
@@ -24,6 +25,7 @@ mod volume;
 mod wait;
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::time::Duration;
 
 use kernel_arguments::{Boot, KernelArguments};
@@ -67,6 +69,7 @@ fn start(boot: &mut Option<Boot>) -> Result<Infallible> {
         Boot::Live(live) => live_boot::mount_root(live, &mut modules)?,
         Boot::Disk(disk) => disk_boot::mount_root(disk, &mut modules)?,
     }
+    read_ahead::start(Path::new(handover::NEW_ROOT));
     console::say("starting systemd");
     handover::exec_systemd()
 }

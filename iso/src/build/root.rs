@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use protocol::release::Verity;
 
 use super::kernel::Kernel;
+use super::list;
 use super::tools::Tools;
-use super::tree::{Kind, Node, Tree};
+use super::tree::{Node, Tree};
 use super::verity;
 
 const REMOVED: &str = include_str!("../../base/remove.txt");
@@ -17,6 +18,8 @@ const REMOVED: &str = include_str!("../../base/remove.txt");
 /// Level 3 and clusters of 64 KiB: higher levels and bigger clusters cost minutes for a few per cent. The ends of files
 /// stand beside their inodes, which saves 5 % and a seek.
 const COMPRESSION: &[&str] = &["-zzstd,3", "-C65536", "-Eztailpacking"];
+/// Read by ros-init.
+const READ_AHEAD: &str = "usr/lib/ros/read-ahead.conf";
 /// The file system's own id; the image is identified by its root hash.
 const FILESYSTEM_ID: &str = "-U526f734f-7353-4c6f-a401-000000000000";
 
@@ -81,6 +84,7 @@ fn compose(inputs: &RootInputs) -> Result<Tree> {
         tree.insert(&format!("{folder}/.updated"), Node::file(0o644, updated(inputs.epoch)))?;
     }
     name_version(&mut tree, inputs.version)?;
+    check_read_ahead(&tree)?;
     Ok(tree)
 }
 
@@ -88,13 +92,19 @@ fn updated(epoch: u32) -> String {
     format!("TIMESTAMP_NSEC={epoch}000000000\n")
 }
 
+/// A file that a newer Debian calls otherwise would cost its time at every start, and nobody would see why.
+fn check_read_ahead(tree: &Tree) -> Result<()> {
+    let list = tree.text(READ_AHEAD)?;
+    for file in list::lines(&list) {
+        ensure!(tree.get(file).is_some(), "{READ_AHEAD} names {file}, which the image does not have; correct the list");
+    }
+    Ok(())
+}
+
 /// The overlay's os-release says what the system is, the build says which version.
 fn name_version(tree: &mut Tree, version: &str) -> Result<()> {
     let path = "usr/lib/os-release";
-    let Some(Kind::File(content)) = tree.get(path).map(|node| node.kind.clone()) else {
-        bail!("the root tree has no {path}");
-    };
-    let text = String::from_utf8(content).with_context(|| format!("reading {path}"))?;
+    let text = tree.text(path)?;
     let text = format!("{text}VERSION_ID={version}\nIMAGE_VERSION={version}\n");
     tree.insert(path, Node::file(0o644, text))
 }

@@ -131,6 +131,14 @@ impl Tree {
         self.0.get(path.trim_start_matches('/'))
     }
 
+    /// The content of a text file.
+    pub fn text(&self, path: &str) -> Result<String> {
+        let Some(Node { kind: Kind::File(content), .. }) = self.get(path) else {
+            bail!("the tree has no file {path}");
+        };
+        String::from_utf8(content.clone()).with_context(|| format!("reading {path}"))
+    }
+
     /// Removes what a list in the format of `iso/base/remove.txt` names. A line that matches nothing is an error:
     /// it would be a saving that nobody notices is gone.
     pub fn remove_listed(&mut self, text: &str) -> Result<()> {

@@ -1,0 +1,53 @@
+//! Reads what every start needs while something else is done: systemd alone keeps one processor busy and waits for each
+//! page of each program, which must be read, checked and decompressed, while the other processors have nothing to do.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Below the root: one path per line, in the order of use, without the leading slash.
+const LIST: &str = "usr/lib/ros/read-ahead.conf";
+
+/// Starts reading the listed files of `root` into the page cache. A hint: what cannot be read is left alone.
+pub fn start(root: &Path) {
+    let Ok(list) = fs::read_to_string(root.join(LIST)) else { return };
+    // A process of its own, because a thread ends when PID 1 becomes systemd, which then takes care of its end.
+    // SAFETY: this program has one thread, so the child may do whatever the parent may.
+    if unsafe { libc::fork() } == 0 {
+        // Not by its path: the root is moved meanwhile.
+        if std::env::set_current_dir(root).is_ok() {
+            read_all(&list);
+        }
+        // SAFETY: ends the child without the parent's clean-up.
+        unsafe { libc::_exit(0) }
+    }
+}
+
+fn read_all(list: &str) {
+    let mut buffer = vec![0; 1 << 20];
+    for file in files(list) {
+        let _ = File::open(file).and_then(|file| read_to_end(file, &mut buffer));
+    }
+}
+
+fn read_to_end(mut file: File, buffer: &mut [u8]) -> io::Result<()> {
+    while file.read(buffer)? > 0 {}
+    Ok(())
+}
+
+/// The files of a list. The image builder holds it against the image.
+fn files(list: &str) -> impl Iterator<Item = &str> {
+    list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_the_image_is_relative_to_the_root() {
+        let list = include_str!("../../../overlay/usr/lib/ros/read-ahead.conf");
+        assert!(files(list).count() > 10);
+        assert!(files(list).all(|file| file.starts_with("usr/") && !file.contains("..")), "{list}");
+    }
+}
