@@ -14,12 +14,14 @@ CARGO := cargo --locked
 PROGRAMS := $(CARGO_TARGET_DIR)/release
 # The initrd has no libraries: its one program brings the C library along.
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
+BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay \
+  --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
 STAGE := tests/stage
 
-.PHONY: help demo demo-stop test qemu-test bench image build packages clean
+.PHONY: help demo demo-stop test qemu-test bench image hardware-image build packages clean
 
 help: ## Show this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: image ## Power on an empty machine, get it installed and registered: FIRMWARE=uefi|secureboot|bios
 	$(PROGRAMS)/demo start --firmware $(FIRMWARE)
@@ -34,15 +36,17 @@ test: packages ## Check style, then test everything, machines included
 	$(STAGE) test    $(CARGO) test --release --workspace -- --skip vm_
 	$(STAGE) machine $(MAKE) --no-print-directory qemu-test
 
-qemu-test: image ## Test with virtual machines only
+qemu-test: image hardware-image ## Test with virtual machines only
 	$(CARGO) test --release --workspace --test scenarios -- vm_ --test-threads 2
 
 bench: image ## Measure speed, sizes and memory
 	$(PROGRAMS)/bench --table README.md
 
 image: build ## Make the OS release and the live ISO in out/image/
-	$(STAGE) image   $(PROGRAMS)/ros-image build --output out/image --version $(VERSION) --overlay overlay \
-	  --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
+	$(STAGE) image   $(BUILD_IMAGE) --output out/image
+
+hardware-image: build ## The same for real hardware, in out/hardware-image/: USB, server disks and network cards
+	$(STAGE) image   $(BUILD_IMAGE) --output out/hardware-image --kernel generic
 
 build: packages ## Build all programs
 	$(CARGO) build --release --workspace

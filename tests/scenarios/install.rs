@@ -10,6 +10,7 @@ use harness::scratch::Scratch;
 use harness::workshop::{USER, Workshop};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// A busy host takes several times as long as an idle one.
@@ -18,23 +19,29 @@ const SHORT: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_uefi_from_a_cd() {
-    installs(Firmware::Uefi, Drive::Cd).await;
+    installs(Firmware::Uefi, Drive::Cd, &paths::iso().unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_secure_boot_from_a_disk() {
-    installs(Firmware::SecureBoot, Drive::Disk).await;
+    installs(Firmware::SecureBoot, Drive::Disk, &paths::iso().unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_bios_from_a_cd() {
-    installs(Firmware::Bios, Drive::Cd).await;
+    installs(Firmware::Bios, Drive::Cd, &paths::iso().unwrap()).await;
 }
 
-async fn installs(firmware: Firmware, drive: Drive) {
-    let scratch = Scratch::new(&format!("install-{}", firmware.name())).unwrap();
+/// With the kernel for real hardware, whose drivers for disk, network and crypto are modules.
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_installs_on_uefi_from_a_usb_stick() {
+    installs(Firmware::Uefi, Drive::UsbStick, &paths::hardware_iso().unwrap()).await;
+}
+
+async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
+    let scratch = Scratch::new(&format!("install-{}-{drive:?}", firmware.name()).to_lowercase()).unwrap();
     let workshop = Workshop::open(&scratch.folder("workshop").unwrap(), Controllers::Absent).await.unwrap();
-    let medium = workshop.medium("edge", workshop.example_registration().unwrap()).await.unwrap();
+    let medium = workshop.medium_from(iso, "edge", workshop.example_registration().unwrap()).await.unwrap();
     let mut spec = MachineSpec::new(firmware, "INSTALL-7");
     let disk = Disk::empty(scratch.path(), "root", 4 * GIB).unwrap();
     spec.disks.push(disk.clone());
@@ -69,12 +76,11 @@ async fn installs(firmware: Firmware, drive: Drive) {
     }
 
     machine.cut_power();
-    the_slot_holds_the_released_root(&disk);
+    the_slot_holds_the_released_root(&disk, &iso.with_file_name("release"));
 }
 
 /// Byte for byte what the medium carries.
-fn the_slot_holds_the_released_root(disk: &Disk) {
-    let release = paths::output().join("image/release");
+fn the_slot_holds_the_released_root(disk: &Disk, release: &Path) {
     let root = fs::read(release.join("root.erofs")).unwrap();
     let manifest: Value = serde_json::from_slice(&fs::read(release.join("release.json")).unwrap()).unwrap();
     for label in ["COS_STATE_A", "COS_RECOVERY"] {

@@ -53,9 +53,11 @@ pub struct Medium {
 pub enum Drive {
     /// Read-only, SATA.
     Cd,
-    /// A disk, SATA; what is written to it is forgotten at power-off. Stands for a USB stick, which looks the same to
-    /// boot loader and installer: the image's kernel is one for virtual machines and has no USB.
+    /// A disk, SATA; what is written to it is forgotten at power-off.
     Disk,
+    /// A stick at a USB 3 port; what is written to it is forgotten at power-off. Only the kernel for real hardware can
+    /// read one.
+    UsbStick,
 }
 
 impl MachineSpec {
@@ -247,6 +249,11 @@ impl Machine {
                 Drive::Disk => {
                     add("-drive", format!("if=none,id=medium,format=raw,snapshot=on,file={file}"));
                     add("-device", format!("ide-hd,drive=medium,bootindex={medium_index}"));
+                }
+                Drive::UsbStick => {
+                    add("-drive", format!("if=none,id=medium,format=raw,snapshot=on,file={file}"));
+                    add("-device", "qemu-xhci".to_owned());
+                    add("-device", format!("usb-storage,drive=medium,bootindex={medium_index}"));
                 }
             }
         }

@@ -38,8 +38,16 @@ pub fn iso() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("ROS_ISO") {
         return Ok(path.into());
     }
-    let folder = output().join("image");
-    let mut found: Vec<PathBuf> = std::fs::read_dir(&folder)
+    only_iso(&output().join("image"), "make image")
+}
+
+/// The live ISO with the kernel for real hardware, as `make hardware-image` left it.
+pub fn hardware_iso() -> Result<PathBuf> {
+    only_iso(&output().join("hardware-image"), "make hardware-image")
+}
+
+fn only_iso(folder: &Path, remedy: &str) -> Result<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -47,7 +55,7 @@ pub fn iso() -> Result<PathBuf> {
         .collect();
     match (found.pop(), found.is_empty()) {
         (Some(path), true) => Ok(path),
-        (None, _) => bail!("no ISO in {}; make one first: make image", folder.display()),
-        (Some(_), false) => bail!("more than one ISO in {}; name one in ROS_ISO", folder.display()),
+        (None, _) => bail!("no ISO in {}; make one first: {remedy}", folder.display()),
+        (Some(_), false) => bail!("more than one ISO in {}; remove those of other versions", folder.display()),
     }
 }

@@ -45,6 +45,11 @@ impl Workshop {
 
     /// Applies a MachineRegistration and makes an ISO that installs through it.
     pub async fn medium(&self, registration: &str, spec: Value) -> Result<PathBuf> {
+        self.medium_from(&paths::iso()?, registration, spec).await
+    }
+
+    /// The same from an ISO of the caller's.
+    pub async fn medium_from(&self, original: &Path, registration: &str, spec: Value) -> Result<PathBuf> {
         let registration = Registration::apply(&self.cluster, registration, spec)?;
         let settings = self.folder.join("registration.yaml");
         let text = self.operator.fetch(&registration.local_url(&self.operator)?).await?;
@@ -52,7 +57,7 @@ impl Workshop {
         let iso = self.folder.join("install.iso");
         let output = Command::new(paths::program("ros-image")?)
             .arg("customize")
-            .arg(paths::iso()?)
+            .arg(original)
             .arg("--registration")
             .arg(&settings)
             .arg("--output")

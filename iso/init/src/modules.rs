@@ -88,7 +88,8 @@ impl Modules {
         let path = Path::new(FOLDER).join(file);
         match File::open(&path).and_then(|module| finit_module(&module)) {
             Ok(()) => {}
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+            // There already, or for a processor with other instructions than this one's.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENODEV)) => {}
             Err(e) => say(&format!("loading the module {file}: {e}")),
         }
     }

@@ -14,6 +14,8 @@ pub struct ModuleIndex {
     /// Path below the module folder, and the names it depends on, in the order of `modules.dep`.
     files: BTreeMap<String, (String, Vec<String>)>,
     built_in: BTreeSet<String>,
+    /// What a module uses without linking to it, in the order of `modules.softdep`: names or aliases.
+    used: BTreeMap<String, Vec<String>>,
     /// Pattern and module, in the order of `modules.alias`.
     aliases: Vec<(String, String)>,
 }
@@ -35,10 +37,15 @@ impl ModuleIndex {
             let path = modules.join(name);
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
         };
-        Self::parse(&read("modules.dep")?, &read("modules.builtin")?, &read("modules.alias")?)
+        Self::parse(
+            &read("modules.dep")?,
+            &read("modules.builtin")?,
+            &read("modules.alias")?,
+            &read("modules.softdep")?,
+        )
     }
 
-    fn parse(dependencies: &str, built_in: &str, aliases: &str) -> Result<Self> {
+    fn parse(dependencies: &str, built_in: &str, aliases: &str, soft: &str) -> Result<Self> {
         let mut index = Self { built_in: built_in.lines().map(module_name).collect(), ..Self::default() };
         for line in dependencies.lines() {
             let (path, needed) = line.split_once(':').with_context(|| format!("modules.dep: no colon in {line:?}"))?;
@@ -48,6 +55,13 @@ impl ModuleIndex {
         for line in aliases.lines() {
             if let ["alias", pattern, module] = line.split(' ').collect::<Vec<_>>()[..] {
                 index.aliases.push((pattern.to_owned(), module_name(module)));
+            }
+        }
+        for line in soft.lines() {
+            let mut words = line.split(' ');
+            if let (Some("softdep"), Some(module)) = (words.next(), words.next()) {
+                let before = words.skip_while(|word| *word != "pre:").skip(1).take_while(|word| *word != "post:");
+                index.used.entry(module_name(module)).or_default().extend(before.map(str::to_owned));
             }
         }
         Ok(index)
@@ -86,7 +100,7 @@ impl ModuleIndex {
         Ok(plan)
     }
 
-    /// Appends what `name` depends on, then `name`.
+    /// Appends what `name` depends on or uses, then `name`.
     fn resolve(&self, name: &str, order: &mut Vec<String>) -> Result<()> {
         if order.iter().any(|module| module == name) || self.built_in.contains(name) {
             return Ok(());
@@ -95,8 +109,20 @@ impl ModuleIndex {
         for module in needed {
             self.resolve(module, order)?;
         }
+        for used in self.used.get(name).into_iter().flatten() {
+            for module in self.modules_for(used) {
+                self.resolve(module, order)?;
+            }
+        }
         order.push(name.to_owned());
         Ok(())
+    }
+
+    /// Modules that go by a name: their own, or an alias of several, such as one algorithm for several processors.
+    fn modules_for<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a String> {
+        let own = module_name(name);
+        let by_alias = self.aliases.iter().filter(move |(alias, _)| alias == name).map(|(_, module)| module);
+        self.files.get_key_value(&own).map(|(module, _)| module).into_iter().chain(by_alias)
     }
 
     fn add_aliases(&self, name: &str, order: &[String], by_alias: &mut String) {
@@ -127,7 +153,7 @@ mod tests {
                             kernel/drivers/ata/libahci.ko.xz: kernel/drivers/ata/libata.ko.xz\n\
                             kernel/drivers/ata/libata.ko.xz:\n";
         let aliases = "# comment\nalias pci:v*bc01sc06i01* ahci\nalias fs-erofs erofs\n";
-        ModuleIndex::parse(dependencies, "kernel/fs/ext4/ext4.ko\n", aliases).unwrap()
+        ModuleIndex::parse(dependencies, "kernel/fs/ext4/ext4.ko\n", aliases, "").unwrap()
     }
 
     #[test]
@@ -137,6 +163,16 @@ mod tests {
         assert_eq!(plan.by_alias, "pci:v*bc01sc06i01* libata.ko libahci.ko ahci.ko\n");
         assert_eq!(plan.sources["ahci.ko"], "kernel/drivers/ata/ahci.ko.xz");
         assert_eq!(plan.sources.len(), 5);
+    }
+
+    #[test]
+    fn what_a_module_uses_without_linking_to_it_comes_first_too() {
+        let dependencies = "erofs.ko: libcrc32c.ko\nlibcrc32c.ko:\ncrc32c-intel.ko:\ncrc32c_generic.ko:\nnet.ko:\n";
+        let aliases = "alias crc32c crc32c_intel\nalias crc32c crc32c_generic\n";
+        let soft = "# comment\nsoftdep libcrc32c pre: crc32c post: net\nsoftdep erofs pre: built-in\n";
+        let index = ModuleIndex::parse(dependencies, "built_in.ko\n", aliases, soft).unwrap();
+        let plan = index.plan("always erofs\n").unwrap();
+        assert_eq!(plan.always, "crc32c_intel.ko\ncrc32c_generic.ko\nlibcrc32c.ko\nerofs.ko\n");
     }
 
     #[test]
