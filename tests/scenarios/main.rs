@@ -1,5 +1,6 @@
 mod api;
 mod bad_days;
+mod cloud_config;
 mod exchange;
 mod first_release;
 mod harness;
