@@ -8,4 +8,5 @@ mod install;
 mod installer_register;
 mod interactive;
 mod life;
+mod medium;
 mod tpm_device;

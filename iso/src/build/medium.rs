@@ -64,7 +64,7 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
 }
 
 /// A FAT16 file system with what UEFI starts; the menu and the kernel are read from the ISO itself. By mtools, because
-/// the crate at hand (fatfs 0.3.6) gives `.` and `..` long names, which `fsck.vfat` takes for damage.
+/// the crate fatfs (0.3.6) gives `.` and `..` long names, which `fsck.vfat` takes for damage.
 fn write_efi_image(boot: &BootFiles, tools: &Tools, epoch: u32, output: &Path) -> Result<()> {
     let describe = || format!("making the EFI image {}", output.display());
     let image = File::create_new(output).with_context(describe)?;
