@@ -9,4 +9,5 @@ mod installer_register;
 mod interactive;
 mod life;
 mod medium;
+mod oracles;
 mod tpm_device;
