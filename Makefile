@@ -33,11 +33,11 @@ test: packages ## Check style, then test everything, machines included
 	$(STAGE) format  $(CARGO) fmt --all --check
 	$(STAGE) lint    $(CARGO) clippy --release --workspace --all-targets -- --deny warnings
 	$(STAGE) build   $(MAKE) --no-print-directory build
-	$(STAGE) test    $(CARGO) test --release --workspace -- --skip vm_
+	$(STAGE) test    $(CARGO) test --release --workspace -- --skip vm_ --skip iso_
 	$(STAGE) machine $(MAKE) --no-print-directory qemu-test
 
-qemu-test: image hardware-image ## Test with virtual machines only
-	$(CARGO) test --release --workspace --test scenarios -- vm_ --test-threads 2
+qemu-test: image hardware-image ## Test what needs the image, with virtual machines and without
+	$(CARGO) test --release --workspace --test scenarios -- vm_ iso_ --test-threads 2
 
 bench: image ## Measure speed, sizes and memory
 	$(PROGRAMS)/bench --table README.md

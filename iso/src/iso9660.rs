@@ -78,6 +78,10 @@ impl<R: Read + Seek> Volume<R> {
         if u64::from(u16::from_le_bytes([descriptor[128], descriptor[129]])) != BLOCK {
             return Err(Iso9660Error::Damaged("its blocks are not 2048 bytes long"));
         }
+        let blocks = u32::from_le_bytes([descriptor[80], descriptor[81], descriptor[82], descriptor[83]]);
+        if u64::from(blocks) * BLOCK > length {
+            return Err(Iso9660Error::Damaged("it is shorter than its volume; is the download complete?"));
+        }
         let id = String::from_utf8_lossy(&descriptor[40..72]).trim_end_matches([' ', '\0']).to_owned();
         let (root, _) = parse_record(&descriptor[156..190], length)?.ok_or(Iso9660Error::Damaged("it has no root"))?;
         if !root.is_directory {
@@ -230,6 +234,7 @@ mod tests {
         let descriptor = 16 * BLOCK;
         put(&mut image, descriptor, b"\x01CD001\x01");
         put(&mut image, descriptor + 40, b"ROS_0123abcd                    ");
+        put(&mut image, descriptor + 80, &22u32.to_le_bytes());
         put(&mut image, descriptor + 128, &2048u16.to_le_bytes());
         let mut root = record("x", 2, 18, 2048);
         root.truncate(34);
@@ -271,6 +276,13 @@ mod tests {
         for content in [Vec::new(), vec![0; 100], vec![0; 40 * BLOCK as usize], vec![b'C'; 40 * BLOCK as usize]] {
             assert!(matches!(Volume::open(Cursor::new(content)), Err(Iso9660Error::NotAnImage(_))));
         }
+    }
+
+    #[test]
+    fn an_image_without_its_end_is_refused_whatever_is_asked_of_it() {
+        let whole = image();
+        let error = Volume::open(Cursor::new(whole[..whole.len() - 1].to_vec())).unwrap_err();
+        assert!(error.to_string().contains("is the download complete?"), "{error}");
     }
 
     fn read_everything(image: Vec<u8>) {

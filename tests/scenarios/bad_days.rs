@@ -7,8 +7,10 @@ use harness::firmware::Firmware;
 use harness::machine::{Drive, Machine, MachineSpec, Medium};
 use harness::milestone::Milestone;
 use harness::scratch::Scratch;
+use harness::swtpm::EkCertificate;
 use harness::workshop::{USER, Workshop};
 use serde_json::{Value, json};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -36,6 +38,15 @@ struct Attempt {
 
 impl Attempt {
     async fn new(name: &str, disks: impl FnOnce(&Path) -> Vec<Disk>, install: Value) -> Self {
+        Self::with_tpm(name, disks, install, Some(EkCertificate::Present)).await
+    }
+
+    async fn with_tpm(
+        name: &str,
+        disks: impl FnOnce(&Path) -> Vec<Disk>,
+        install: Value,
+        tpm: Option<EkCertificate>,
+    ) -> Self {
         let scratch = Scratch::new(name).unwrap();
         let workshop = Workshop::open(&scratch.folder("workshop").unwrap(), Controllers::Absent).await.unwrap();
         let mut registration = workshop.example_registration().unwrap();
@@ -43,6 +54,7 @@ impl Attempt {
         let medium = workshop.medium("edge", registration).await.unwrap();
         let mut spec = MachineSpec::new(Firmware::Uefi, "BAD-DAY");
         spec.disks = disks(scratch.path());
+        spec.tpm = tpm;
         // A disk, because that is how a medium could be taken for a target.
         spec.medium = Some(Medium { file: medium, drive: Drive::Disk });
         let machine = Machine::assemble(&scratch.folder("machine").unwrap(), spec).await.unwrap();
@@ -50,18 +62,24 @@ impl Attempt {
     }
 
     async fn refused(&mut self) -> Refusal {
-        self.machine.power_on().await.unwrap();
-        let installed = self.machine.wait_for_milestone(Milestone::Rebooting, INSTALLED).await;
-        let failure = installed.expect_err("the machine was installed");
+        let console = self.fails().await;
         let machines = self.workshop.machines().unwrap();
         let [name] = &machines[..] else { panic!("one machine, one inventory; there are {machines:?}") };
         let inventory = self.workshop.machine_in_phase(name, "Failed", SHORT).await.unwrap();
+        let text = |field: &str| inventory["status"]["failure"][field].as_str().unwrap_or_default().to_owned();
+        Refusal { console, reason: text("reason"), message: text("message") }
+    }
+
+    /// What the console says from the failure on.
+    async fn fails(&mut self) -> String {
+        self.machine.power_on().await.unwrap();
+        let installed = self.machine.wait_for_milestone(Milestone::Rebooting, INSTALLED).await;
+        let failure = installed.expect_err("the machine was installed");
         let lines = self.machine.console().lines();
         let told = lines.iter().skip_while(|line| Milestone::Failed.text_in(&line.text).is_none());
         let console: Vec<&str> = told.map(|line| line.text.trim()).collect();
         assert!(!console.is_empty(), "{failure:#}");
-        let text = |field: &str| inventory["status"]["failure"][field].as_str().unwrap_or_default().to_owned();
-        Refusal { console: console.join(" "), reason: text("reason"), message: text("message") }
+        console.join(" ")
     }
 }
 
@@ -86,6 +104,17 @@ async fn vm_without_a_disk() {
     // From a CD: the medium would be a disk otherwise.
     attempt.machine.spec.medium.as_mut().unwrap().drive = Drive::Cd;
     attempt.refused().await.says("NoDisk", &["no disk", "attach one"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_without_a_tpm_says_what_to_switch_on_and_leaves_its_disk_alone() {
+    let disks = |folder: &Path| vec![empty(folder, "root", 4 * GIB)];
+    let mut attempt = Attempt::with_tpm("bad-no-tpm", disks, json!({}), None).await;
+    let console = attempt.fails().await;
+    assert!(console.contains("no TPM") && console.contains("switch the TPM on"), "{console}");
+    assert_eq!(attempt.workshop.machines().unwrap(), [] as [String; 0]);
+    let disk = std::fs::metadata(&attempt.machine.spec.disks[0].file).unwrap();
+    assert_eq!(disk.blocks(), 0, "something was written to the disk");
 }
 
 #[tokio::test(flavor = "multi_thread")]

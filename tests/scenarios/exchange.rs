@@ -33,6 +33,24 @@ async fn a_machine_that_registers_many_times_at_once_has_one_inventory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_registers_with_two_operators_at_once_has_one_inventory() {
+    let site = Site::start("exchange-two-operators", json!({})).await.unwrap();
+    let replica = site.operator.start_replica(&site.scratch.folder("replica").unwrap()).await.unwrap();
+    let ca = site.operator.ca().await.unwrap();
+    assert_eq!(replica.ca().await.unwrap(), ca, "one authority for both");
+    let endpoints = [&site.operator, &replica]
+        .map(|operator| Endpoint::new(&site.registration.local_url(operator).unwrap(), &ca).unwrap());
+
+    for machines in 1..=5 {
+        let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+        let at_once = join_all((0..8).map(|n| endpoints[n % 2].register(&tpm, usual_report("SN-1")))).await;
+        let names: Vec<String> = at_once.into_iter().map(|config| config.unwrap().inventory).collect();
+        assert!(names.iter().all(|name| *name == names[0]), "{names:?}");
+        assert_eq!(site.inventories().unwrap().len(), machines);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_lie_is_refused_by_its_name_and_leaves_nothing_behind() {
     let site = Site::start("exchange-lies", json!({})).await.unwrap();
     let endpoint = site.endpoint().await.unwrap();

@@ -6,11 +6,13 @@ use harness::firmware::Firmware;
 use harness::machine::{Drive, Machine, MachineSpec, Medium};
 use harness::milestone::{Milestone, timeline};
 use harness::paths;
+use harness::process::said;
 use harness::scratch::Scratch;
 use harness::workshop::{USER, Workshop};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// A busy host takes several times as long as an idle one.
@@ -41,7 +43,10 @@ async fn vm_installs_on_uefi_from_a_usb_stick() {
 async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
     let scratch = Scratch::new(&format!("install-{}-{drive:?}", firmware.name()).to_lowercase()).unwrap();
     let workshop = Workshop::open(&scratch.folder("workshop").unwrap(), Controllers::Absent).await.unwrap();
-    let medium = workshop.medium_from(iso, "edge", workshop.example_registration().unwrap()).await.unwrap();
+    let mut registration = workshop.example_registration().unwrap();
+    // Only root may switch the machine off.
+    registration["cloudConfig"]["ssh_authorized_keys"] = json!([workshop.key.public]);
+    let medium = workshop.medium_from(iso, "edge", registration).await.unwrap();
     let mut spec = MachineSpec::new(firmware, "INSTALL-7");
     let disk = Disk::empty(scratch.path(), "root", 4 * GIB).unwrap();
     spec.disks.push(disk.clone());
@@ -75,8 +80,27 @@ async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
         println!("{name:<11}{:7.1}", at.as_secs_f64());
     }
 
-    machine.cut_power();
+    // In the background: the end of the connection would be an error.
+    let port = machine.ssh_port();
+    workshop.key.run("root", port, "systemctl --no-block poweroff", SHORT).await.unwrap();
+    machine.wait_for_power_off(SHORT).await.unwrap();
     the_slot_holds_the_released_root(&disk, &iso.with_file_name("release"));
+    other_tools_find_nothing_wrong(&disk, scratch.path());
+}
+
+/// After an orderly end: a power cut leaves a journal to replay.
+fn other_tools_find_nothing_wrong(disk: &Disk, folder: &Path) {
+    let check = |program: &str, arguments: &[&str], file: &Path| {
+        let output = Command::new(program).args(arguments).arg(file).output().unwrap();
+        assert!(output.status.success(), "{program} {}: {}", file.display(), said(&output));
+        said(&output)
+    };
+    let table = check("sgdisk", &["--verify"], &disk.file);
+    assert!(table.contains("No problems found"), "{table}");
+    let partition = |label: &str| disk.extract(label, folder).unwrap();
+    check("fsck.vfat", &["-n"], &partition("COS_BOOT"));
+    check("e2fsck", &["-f", "-n"], &partition("COS_OEM"));
+    check("e2fsck", &["-f", "-n"], &partition("COS_PERSISTENT"));
 }
 
 /// Byte for byte what the medium carries.

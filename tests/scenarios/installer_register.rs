@@ -1,12 +1,17 @@
 //! `ros-installer register` as a person at a console uses it, against a running operator and a TPM from the factory.
 
 use harness::certificates::Authority;
+use harness::other_root::OtherRoot;
 use harness::paths;
+use harness::process::{Process, said};
+use harness::registration::NAMESPACE;
 use harness::site::Site;
 use harness::swtpm::{EkCertificate, Tpm};
+use harness::wait::{Look, until};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 /// A machine that is no machine: this host, with a TPM of its own.
 struct Host {
@@ -22,9 +27,14 @@ impl Host {
         Self { tpm, ca }
     }
 
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(paths::program("ros-installer").unwrap());
+        command.args(arguments).env("TCTI", self.tpm.tcti());
+        command
+    }
+
     fn run(&self, arguments: &[&str]) -> Output {
-        let program = paths::program("ros-installer").unwrap();
-        Command::new(program).args(arguments).env("TCTI", self.tpm.tcti()).output().unwrap()
+        self.command(arguments).output().unwrap()
     }
 
     fn register(&self, url: &str, more: &[&str]) -> Output {
@@ -33,10 +43,6 @@ impl Host {
         arguments.extend(more);
         self.run(&arguments)
     }
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,6 +62,72 @@ async fn the_installer_registers_its_machine_and_prints_the_configuration() {
     let debug = host.register(&site.url().unwrap(), &["--debug"]);
     let token = site.url().unwrap().rsplit('/').next().unwrap().to_owned();
     assert!(!String::from_utf8_lossy(&debug.stderr).contains(&token), "the token was logged");
+}
+
+/// From the first attempt to the third it takes about a minute; see `Backoff::remote`.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_is_down_for_a_minute_is_waited_for_and_registered_with() {
+    const MINUTES: Duration = Duration::from_secs(180);
+    let mut site = Site::start("installer-waits", json!({})).await.unwrap();
+    let host = Host::of(&site).await;
+    let url = site.url().unwrap();
+    site.operator.stop();
+
+    let ca = host.ca.to_str().unwrap();
+    let mut command = host.command(&["register", "--registration-url", &url, "--registration-ca-cert", ca]);
+    let mut installer = Process::start(&mut command, &site.scratch.path().join("installer.log")).unwrap();
+    until("three attempts in vain", MINUTES, async || {
+        installer.check_running()?;
+        let said = installer.said();
+        Ok(if said.matches("next attempt in").count() >= 3 { Look::Ready(()) } else { Look::NotYet(said) })
+    })
+    .await
+    .unwrap();
+    site.operator.resume().await.unwrap();
+
+    let status = installer.wait(MINUTES).await.unwrap();
+    let said = installer.said();
+    assert!(status.success(), "{said}");
+    for expected in ["connecting to 127.0.0.1", "Connection refused", "check that the operator runs"] {
+        assert!(said.contains(expected), "no {expected:?} in {said}");
+    }
+    assert_eq!(site.inventories().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_fits_into_a_message_arrives_byte_for_byte() {
+    let line = "\u{e4}\u{f6}\u{fc} 'single' \"double\" # no comment: {no: mapping} [x] \\ \t|\n  indented, and some more text\n";
+    let mut content = line.repeat(200 * 1024 / line.len());
+    content.push_str(&"x".repeat(200 * 1024 - content.len()));
+    let spec = json!({"cloudConfig": {"write_files": [{"path": "/srv/large", "content": content}]}});
+    let site = Site::start("installer-large-file", spec).await.unwrap();
+    let output = Host::of(&site).await.register(&site.url().unwrap(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+
+    let machine = OtherRoot::new(site.scratch.folder("machine").unwrap()).unwrap();
+    machine.write("/oem/cloud-config.yaml", &output.stdout).unwrap();
+    let applied = machine.run("ros-installer", &["apply"]).unwrap();
+    assert!(applied.status.success() && !said(&applied).contains("not applied"), "{}", said(&applied));
+    assert!(std::fs::read_to_string(machine.path("/srv/large")).unwrap() == content, "the file differs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_fits_into_no_message_is_named_at_both_ends() {
+    let spec = json!({"cloudConfig": {"write_files": [{"path": "/srv/huge", "content": "x".repeat(1 << 20)}]}});
+    let site = Site::start("installer-huge-file", spec).await.unwrap();
+    let refused = Host::of(&site).await.register(&site.url().unwrap(), &[]);
+    assert_eq!(refused.status.code(), Some(1), "who keeps asking gets it once the registration is corrected");
+    let path = "jsonpath={.status.conditions[?(@.type=='Ready')]}";
+    let get = ["get", "machineregistrations", "edge", "--namespace", NAMESPACE, "--output", path];
+    let ready = site.cluster.kubectl(&get, "").unwrap();
+    assert!(ready.contains(r#""reason":"CloudConfigTooLarge""#) && ready.contains(r#""status":"False""#), "{ready}");
+    for end in [said(&refused), ready] {
+        for expected in ["spec.cloudConfig has 10486", "the limit is 2", "write_files"] {
+            assert!(end.contains(expected), "no {expected:?} in {end}");
+        }
+    }
+    assert!(said(&refused).contains("RegistrationInvalid"), "{}", said(&refused));
+    assert_eq!(site.inventories().unwrap(), [] as [Value; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 mod api;
 mod bad_days;
+mod cloud_config;
 mod exchange;
 mod first_release;
 mod harness;
@@ -7,4 +8,6 @@ mod install;
 mod installer_register;
 mod interactive;
 mod life;
+mod medium;
+mod oracles;
 mod tpm_device;

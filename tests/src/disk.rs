@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
@@ -49,8 +50,30 @@ impl Disk {
         Ok(bytes)
     }
 
-    /// Where the partition with this GPT label begins, in bytes; `None` on a disk without it (UEFI 2.10, section 5.3.3).
+    /// Where the partition with this GPT label begins, in bytes; `None` on a disk without it.
     pub fn partition(&self, label: &str) -> Result<Option<u64>> {
+        Ok(self.extent(label)?.map(|extent| extent.start))
+    }
+
+    /// The partition with this label as a sparse file of its own, for tools that know no offsets.
+    pub fn extract(&self, label: &str, folder: &Path) -> Result<PathBuf> {
+        const PIECE: u64 = 1 << 20;
+        let extent = self.extent(label)?.with_context(|| format!("finding {label} on {}", self.file.display()))?;
+        let path = folder.join(label);
+        let mut file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        file.set_len(extent.end - extent.start).context("growing a partition's copy")?;
+        for at in extent.clone().step_by(PIECE as usize) {
+            let piece = self.read_at(at, PIECE.min(extent.end - at) as usize)?;
+            if piece.iter().any(|&byte| byte != 0) {
+                let place = SeekFrom::Start(at - extent.start);
+                file.seek(place).and_then(|_| file.write_all(&piece)).context("copying a partition")?;
+            }
+        }
+        Ok(path)
+    }
+
+    /// In bytes (UEFI 2.10, section 5.3.3).
+    fn extent(&self, label: &str) -> Result<Option<Range<u64>>> {
         const SECTOR: usize = 512;
         const ENTRY: usize = 128;
         let table = self.read_at(0, SECTOR * 34)?;
@@ -60,8 +83,8 @@ impl Disk {
         let name: Vec<u8> = label.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
         let entry = table[2 * SECTOR..].chunks_exact(ENTRY).find(|entry| entry[56..].starts_with(&name));
         Ok(entry.map(|entry| {
-            let first = entry[32..40].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
-            first * SECTOR as u64
+            let number = |field: &[u8]| field.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+            number(&entry[32..40]) * SECTOR as u64..(number(&entry[40..48]) + 1) * SECTOR as u64
         }))
     }
 
@@ -106,5 +129,8 @@ mod tests {
             .unwrap();
         assert!(output.status.success(), "{output:?}");
         assert_eq!(disk.partition("COS_STATE_A").unwrap(), Some(4096 * 512));
+        disk.write_at(8191 * 512, b"last sector").unwrap();
+        let copy = std::fs::read(disk.extract("COS_STATE_A", folder.path()).unwrap()).unwrap();
+        assert_eq!((copy.len(), &copy[4095 * 512..][..11]), (4096 * 512, &b"last sector"[..]));
     }
 }

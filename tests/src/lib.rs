@@ -13,6 +13,7 @@ pub mod go_program;
 pub mod machine;
 pub mod milestone;
 pub mod operator;
+pub mod other_root;
 pub mod paths;
 pub mod port;
 pub mod process;

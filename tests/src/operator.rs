@@ -15,6 +15,8 @@ pub struct Operator {
     kubeconfig: PathBuf,
     log: PathBuf,
     port: Port,
+    /// What machines are told: the start of every registration URL.
+    url: String,
 }
 
 /// Where the operator keeps what is its own.
@@ -27,8 +29,18 @@ impl Operator {
     /// Installs the CRDs and the namespaces of the reference, starts the operator, and waits until it is ready.
     pub async fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
         install_definitions(cluster)?;
-        let log = folder.join("ros-operator.log");
-        let mut operator = Self { process: None, kubeconfig: cluster.kubeconfig(), log, port: Port::reserve()? };
+        let port = Port::reserve()?;
+        let url = format!("https://{HOST_SEEN_BY_MACHINES}:{}", port.number());
+        Self::start_at(port, url, cluster.kubeconfig(), folder).await
+    }
+
+    /// A second operator on the same cluster and with the same URL, as behind one Service. It listens elsewhere.
+    pub async fn start_replica(&self, folder: &Path) -> Result<Self> {
+        Self::start_at(Port::reserve()?, self.url.clone(), self.kubeconfig.clone(), folder).await
+    }
+
+    async fn start_at(port: Port, url: String, kubeconfig: PathBuf, folder: &Path) -> Result<Self> {
+        let mut operator = Self { process: None, kubeconfig, log: folder.join("ros-operator.log"), port, url };
         operator.resume().await?;
         Ok(operator)
     }
@@ -70,7 +82,7 @@ impl Operator {
 
     /// What machines are told: the start of every registration URL.
     pub fn url(&self) -> String {
-        format!("https://{HOST_SEEN_BY_MACHINES}:{}", self.port.number())
+        self.url.clone()
     }
 
     /// The same place for programs on this host.

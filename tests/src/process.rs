@@ -1,11 +1,12 @@
 //! Programs that the harness starts, and their end.
 
+use crate::wait::{Look, until};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,11 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+}
+
+/// Both outputs of a program that has ended.
+pub fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// How long a program may take to end after SIGTERM.
@@ -51,9 +57,23 @@ impl Process {
         }
     }
 
+    /// Waits for the program's own end.
+    pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        until(&format!("the end of {}", self.name), limit, async || {
+            let status = self.child.try_wait().with_context(|| format!("asking for the state of {}", self.name))?;
+            Ok(status.map_or_else(|| Look::NotYet(self.log_tail()), Look::Ready))
+        })
+        .await
+    }
+
+    /// Everything it has said so far, on both outputs.
+    pub fn said(&self) -> String {
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
     /// The last 20 lines of the log.
     pub fn log_tail(&self) -> String {
-        let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let text = self.said();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }

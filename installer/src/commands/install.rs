@@ -45,8 +45,7 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
 
     let mut network_is_up = false;
     if let Some(url) = gathered.settings().config_url.clone().value {
-        wait_for_network(&mut network_is_up).await;
-        add_config_url(&mut gathered, &url).await?;
+        add_config_url(&mut gathered, &url, &mut network_is_up).await?;
     }
     if gathered.settings().registration_url.is_none() && !*gathered.settings().automatic {
         ask(&mut gathered, &machine, &mut network_is_up).await?;
@@ -140,8 +139,7 @@ async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut boo
     if let Some(url) = gathered.settings().config_url.clone().value
         && gathered.settings().config_url.source == Source::Answer
     {
-        wait_for_network(network_is_up).await;
-        add_config_url(gathered, &url).await?;
+        add_config_url(gathered, &url, network_is_up).await?;
     }
     let mut config = answers.cloud_config;
     if !answers.github_users.is_empty() {
@@ -166,7 +164,10 @@ async fn github_keys(user: &str) -> anyhow::Result<Vec<String>> {
     if keys.is_empty() { Err(anyhow::anyhow!("GitHub knows no SSH key of {user}")) } else { Ok(keys) }
 }
 
-async fn add_config_url(gathered: &mut Gathered, url: &str) -> anyhow::Result<()> {
+async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &mut bool) -> anyhow::Result<()> {
+    if sources::needs_network(url) {
+        wait_for_network(network_is_up).await;
+    }
     let ca = gathered.settings().registration_ca_cert.clone().value;
     let document: CloudConfig = persist_fetch(async || sources::fetch(url, ca.as_deref()).await).await?;
     gathered.add_document(Source::ConfigUrl, document).or_exit(ExitCode::Settings)

@@ -2,7 +2,7 @@
 //! ("Microsoft Extensible Firmware Initiative FAT32 File System Specification", version 1.03).
 //!
 //! Every file lies in one piece, which is what the in-place rewriting of `grubenv` counts on. Own code because the crate
-//! at hand (fatfs 0.3.6) gives `.` and `..` long names, which `fsck.vfat` takes for damage.
+//! fatfs (0.3.6) gives `.` and `..` long names, which `fsck.vfat` takes for damage.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -18,7 +18,7 @@ const BUFFERS: usize = 3;
 /// Copies `length` bytes of `source` to each of `offsets`, padded with zeros to whole sectors. Calls `progress` with
 /// the bytes written so far, over all places. Returns the lower-case hex SHA-256 of what was read.
 pub fn copy(
-    source: impl Read + Send,
+    mut source: impl Read + Send,
     length: u64,
     target: &mut dyn Target,
     offsets: &[u64],
@@ -26,24 +26,25 @@ pub fn copy(
 ) -> Result<String, CopyError> {
     let sector = target.sector_bytes() as usize;
     thread::scope(|scope| {
-        let (full_in, full) = mpsc::sync_channel::<(AlignedBuffer, usize)>(BUFFERS);
-        let (free_in, free) = mpsc::channel();
-        for _ in 0..BUFFERS {
-            let _ = free_in.send(AlignedBuffer::new(CHUNK));
-        }
-        let reader = scope.spawn(move || read_and_hash(source, length, &free, &full_in));
-        let mut done = 0;
-        while let Ok((mut buffer, bytes)) = full.recv() {
+        let (filler, drainer) = ring();
+        let reader = scope.spawn(move || {
+            let mut context = Context::new(&SHA256);
+            filler.fill(length, |_, buffer, bytes| {
+                source.read_exact(&mut buffer[..bytes])?;
+                context.update(&buffer[..bytes]);
+                Ok(())
+            })?;
+            Ok(hex::encode(context.finish()))
+        });
+        drainer.drain(|done, buffer, bytes| {
             let padded = bytes.next_multiple_of(sector);
             buffer[bytes..padded].fill(0);
             for (index, offset) in (1..).zip(offsets) {
                 target.write_at(offset + done, &buffer[..padded]).map_err(CopyError::Write)?;
                 progress(done * offsets.len() as u64 + index * bytes as u64);
             }
-            done += bytes as u64;
-            // The reader is gone once it has read everything.
-            let _ = free_in.send(buffer);
-        }
+            Ok(())
+        })?;
         reader.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread ended"))).map_err(CopyError::Read)
     })
 }
@@ -57,57 +58,83 @@ pub enum CopyError {
     Write(#[source] io::Error),
 }
 
-fn read_and_hash(
-    mut source: impl Read,
-    length: u64,
-    free: &mpsc::Receiver<AlignedBuffer>,
-    full: &mpsc::SyncSender<(AlignedBuffer, usize)>,
-) -> io::Result<String> {
-    let mut context = Context::new(&SHA256);
-    let mut left = length;
-    while left > 0 {
-        // Either end of the channel closes when writing has failed, which the caller reports.
-        let Ok(mut buffer) = free.recv() else { break };
-        let bytes = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        source.read_exact(&mut buffer[..bytes])?;
-        context.update(&buffer[..bytes]);
-        left -= bytes as u64;
-        if full.send((buffer, bytes)).is_err() {
-            break;
-        }
-    }
-    Ok(hex::encode(context.finish()))
-}
-
 /// Reads `length` bytes at `offset` back. Returns their lower-case hex SHA-256.
 pub fn digest(target: &mut dyn Target, offset: u64, length: u64, mut progress: impl FnMut(u64)) -> io::Result<String> {
     let sector = target.sector_bytes() as usize;
     thread::scope(|scope| {
-        let (full_in, full) = mpsc::sync_channel::<(AlignedBuffer, usize)>(BUFFERS);
-        let (free_in, free) = mpsc::channel();
-        for _ in 0..BUFFERS {
-            let _ = free_in.send(AlignedBuffer::new(CHUNK));
-        }
+        let (filler, drainer) = ring();
         let hasher = scope.spawn(move || {
             let mut context = Context::new(&SHA256);
-            for (buffer, bytes) in full {
+            drainer.drain(|_, buffer, bytes| {
                 context.update(&buffer[..bytes]);
-                let _ = free_in.send(buffer);
-            }
-            hex::encode(context.finish())
+                Ok::<(), io::Error>(())
+            })?;
+            Ok(hex::encode(context.finish()))
         });
+        filler.fill(length, |done, buffer, bytes| {
+            target.read_at(offset + done, &mut buffer[..bytes.next_multiple_of(sector)])?;
+            progress(done + bytes as u64);
+            Ok(())
+        })?;
+        hasher.join().unwrap_or_else(|_| Err(io::Error::other("the hashing thread ended")))
+    })
+}
+
+/// The end of the ring that is given empty buffers and passes them on full.
+struct Filler {
+    free: mpsc::Receiver<AlignedBuffer>,
+    full: mpsc::SyncSender<(AlignedBuffer, usize)>,
+}
+
+/// The end that is given full buffers and passes them back empty.
+struct Drainer {
+    full: mpsc::Receiver<(AlignedBuffer, usize)>,
+    free: mpsc::Sender<AlignedBuffer>,
+}
+
+/// A few buffers that go round between two threads.
+fn ring() -> (Filler, Drainer) {
+    let (full_in, full) = mpsc::sync_channel(BUFFERS);
+    let (free_in, free) = mpsc::channel();
+    for _ in 0..BUFFERS {
+        let _ = free_in.send(AlignedBuffer::new(CHUNK));
+    }
+    (Filler { free, full: full_in }, Drainer { full, free: free_in })
+}
+
+impl Filler {
+    /// Has `fill` put `length` bytes into buffers: it is given how many came before, a buffer, and how many to put into
+    /// it. Ends early with an error when `fill` does, or when the drainer is gone.
+    fn fill(
+        self,
+        length: u64,
+        mut fill: impl FnMut(u64, &mut AlignedBuffer, usize) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut done = 0;
         while done < length {
-            let mut buffer: AlignedBuffer = free.recv().map_err(io::Error::other)?;
+            let mut buffer = self.free.recv().map_err(io::Error::other)?;
             let bytes = usize::try_from(length - done).unwrap_or(CHUNK).min(CHUNK);
-            target.read_at(offset + done, &mut buffer[..bytes.next_multiple_of(sector)])?;
+            fill(done, &mut buffer, bytes)?;
+            self.full.send((buffer, bytes)).map_err(|_| io::Error::other("nobody takes what is read"))?;
             done += bytes as u64;
-            full_in.send((buffer, bytes)).map_err(io::Error::other)?;
-            progress(done);
         }
-        drop(full_in);
-        hasher.join().map_err(|_| io::Error::other("the hashing thread ended"))
-    })
+        Ok(())
+    }
+}
+
+impl Drainer {
+    /// Gives `take` every full buffer until the filler is gone: how many bytes came before, the buffer, and how many are
+    /// in it. Ends early with the error of `take`.
+    fn drain<E>(self, mut take: impl FnMut(u64, &mut AlignedBuffer, usize) -> Result<(), E>) -> Result<(), E> {
+        let mut done = 0;
+        while let Ok((mut buffer, bytes)) = self.full.recv() {
+            take(done, &mut buffer, bytes)?;
+            done += bytes as u64;
+            // The filler is gone once it has passed on everything.
+            let _ = self.free.send(buffer);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,10 @@ pub fn resolve<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Resolv
     for layer in layers {
         for (key, value) in &layer.entries {
             if !apply(&mut resolved.settings, key, value, layer.source)? {
-                resolved.unknown.push(format!("{key}, from {}, is no setting", layer.source));
+                let source = layer.source;
+                resolved
+                    .unknown
+                    .push(format!("{key}, from {source}, is no setting and is left out; check its spelling"));
             }
         }
     }
@@ -272,7 +275,8 @@ mod tests {
     fn unknown_keys_are_named_and_null_is_not_said() {
         let layer = Layer::from_cloud_config(Source::Medium, &document(json!({"devcie": "/dev/sda", "device": null})));
         let resolved = resolve([&layer]).unwrap();
-        assert_eq!(resolved.unknown, ["devcie, from the medium's registration.yaml, is no setting"]);
+        let unknown = "devcie, from the medium's registration.yaml, is no setting and is left out; check its spelling";
+        assert_eq!(resolved.unknown, [unknown]);
         assert_eq!(*resolved.settings.device, None);
     }
 

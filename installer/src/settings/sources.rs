@@ -17,8 +17,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum DocumentError {
     #[error("reading {}", .path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{name} is no cloud-config that can be used: {problem}")]
-    Malformed { name: String, problem: String },
+    #[error("{name} is no cloud-config that can be used: {problem}; {remedy}")]
+    Malformed { name: String, problem: String, remedy: &'static str },
     #[error("configURL {name}: {scheme}:// is not supported here; serve the document by http, https, or as file://")]
     Scheme { name: String, scheme: String },
     #[error("configURL {name} cannot be understood: {problem}")]
@@ -45,7 +45,7 @@ pub fn read(path: &Path) -> Result<Option<CloudConfig>, DocumentError> {
     let name = path.display().to_string();
     let mut bytes = Vec::new();
     match std::fs::File::open(path).and_then(|file| file.take(READ_LIMIT).read_to_end(&mut bytes)) {
-        Ok(_) => parse(&name, &bytes),
+        Ok(_) => parse(&name, &bytes, remedy(path)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(DocumentError::Read { path: path.to_owned(), source }),
     }
@@ -60,7 +60,8 @@ pub async fn fetch(url: &str, ca: Option<&str>) -> Result<CloudConfig, DocumentE
         "file" => {
             let path = parsed.to_file_path().map_err(|()| malformed("no path of a file".to_owned()))?;
             let found = read(&path)?;
-            return found.ok_or_else(|| DocumentError::Malformed { name, problem: "it is absent or empty".to_owned() });
+            let problem = "it is absent or empty".to_owned();
+            return found.ok_or_else(|| DocumentError::Malformed { name, problem, remedy: remedy(&path) });
         }
         "http" | "https" => download(parsed, ca).await.map_err(|source| {
             // The address may hold a password: the chain shows ours, without it.
@@ -68,8 +69,23 @@ pub async fn fetch(url: &str, ca: Option<&str>) -> Result<CloudConfig, DocumentE
         })?,
         scheme => return Err(DocumentError::Scheme { name, scheme: scheme.to_owned() }),
     };
-    let document = parse(&name, &bytes)?;
-    document.ok_or_else(|| DocumentError::Malformed { name, problem: "it is empty".to_owned() })
+    const REMEDY: &str = "correct it at this address, then start this machine again";
+    let document = parse(&name, &bytes, REMEDY)?;
+    document.ok_or_else(|| DocumentError::Malformed { name, problem: "it is empty".to_owned(), remedy: REMEDY })
+}
+
+/// Whether the document at `url` lies elsewhere than on this machine.
+pub fn needs_network(url: &str) -> bool {
+    !url.starts_with("file:")
+}
+
+/// What to do about a file that cannot be used.
+fn remedy(path: &Path) -> &'static str {
+    if path.ends_with(MEDIUM_FILE) {
+        "put corrected settings into the medium with `ros-image customize`, then start this machine again"
+    } else {
+        "correct the file, then try again"
+    }
 }
 
 /// One attempt to fetch text.
@@ -98,8 +114,8 @@ async fn download(url: reqwest::Url, ca: Option<&str>) -> Result<Vec<u8>, reqwes
     Ok(bytes)
 }
 
-fn parse(name: &str, bytes: &[u8]) -> Result<Option<CloudConfig>, DocumentError> {
-    let malformed = |problem: String| DocumentError::Malformed { name: name.to_owned(), problem };
+fn parse(name: &str, bytes: &[u8], remedy: &'static str) -> Result<Option<CloudConfig>, DocumentError> {
+    let malformed = |problem: String| DocumentError::Malformed { name: name.to_owned(), problem, remedy };
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(error.to_string()))?;
     let document = CloudConfig::parse(text).map_err(|error| malformed(error.to_string()))?;
     Ok(Some(document).filter(|document| !document.0.is_empty()))

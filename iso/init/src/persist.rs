@@ -109,6 +109,22 @@ mod tests {
         }
     }
 
+    /// People read the table, ros-init the list; each line of the list says what it is for.
+    #[test]
+    fn the_readme_has_the_list() {
+        let list = include_str!("../../../overlay/usr/lib/ros/persist.conf");
+        let row = |line: &str| {
+            let (entry, what) = line.split_once('#')?;
+            let [kind, path, mode] = entry.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+            Some(format!("| `{path}` | {kind} | {mode} | {} |", what.trim()))
+        };
+        let rows: Vec<String> = list.lines().filter_map(row).collect();
+        assert_eq!(rows.len(), parse(list).unwrap().len(), "an entry without its reason");
+        let readme = include_str!("../../../overlay/README.md");
+        let documented: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `/")).collect();
+        assert_eq!(documented.join("\n"), rows.join("\n"));
+    }
+
     #[test]
     fn wrong_lines_are_named() {
         for bad in [

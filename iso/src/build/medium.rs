@@ -1,12 +1,9 @@
 //! The hybrid ISO: boots as CD and as USB disk, by BIOS, UEFI and Secure Boot, from one kernel and one menu.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use fatfs::{FileSystem, FormatVolumeOptions, FsOptions, format_volume};
-use fscommon::BufStream;
 
 use super::boot_files::BootFiles;
 use super::release::{KERNEL_ARGUMENTS, MANIFEST};
@@ -16,7 +13,7 @@ use crate::{digest, embed};
 const MENU: &str = include_str!("../../grub/live.cfg");
 /// shim, GRUB and MokManager have 5 MB.
 const EFI_IMAGE_BYTES: u64 = 6 << 20;
-const EFI_VOLUME_ID: u32 = 0x5253_4f53;
+const EFI_VOLUME_ID: &str = "52534f53";
 
 /// The volume id of a release's medium, by which ros-init finds it: never that of another release.
 pub fn volume_id(release: &Path) -> Result<String> {
@@ -35,7 +32,7 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
     text("info", &format!("ros {version} {volume}\n"))?;
     text("registration.yaml", &embed::empty())?;
     boot.write_medium_image(tools, &part("eltorito.img"))?;
-    write_efi_image(boot, &part("efi.img"))?;
+    write_efi_image(boot, tools, epoch, &part("efi.img"))?;
 
     let unfinished = output.with_extension("iso.unfinished");
     let _ = fs::remove_file(&unfinished);
@@ -66,25 +63,24 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
     fs::rename(&unfinished, output).with_context(|| format!("putting {} into place", output.display()))
 }
 
-/// A FAT file system with what UEFI starts; the menu and the kernel are read from the ISO itself.
-fn write_efi_image(boot: &BootFiles, output: &Path) -> Result<()> {
+/// A FAT16 file system with what UEFI starts; the menu and the kernel are read from the ISO itself. By mtools, because
+/// the crate fatfs (0.3.6) gives `.` and `..` long names, which `fsck.vfat` takes for damage.
+fn write_efi_image(boot: &BootFiles, tools: &Tools, epoch: u32, output: &Path) -> Result<()> {
     let describe = || format!("making the EFI image {}", output.display());
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(output).with_context(describe)?;
-    file.set_len(EFI_IMAGE_BYTES).with_context(describe)?;
-    let mut stream = BufStream::new(file);
-    let options = FormatVolumeOptions::new().volume_id(EFI_VOLUME_ID).volume_label(*b"EFI        ");
-    format_volume(&mut stream, options).with_context(describe)?;
-    let filesystem = FileSystem::new(stream, FsOptions::new()).with_context(describe)?;
+    let image = File::create_new(output).with_context(describe)?;
+    image.set_len(EFI_IMAGE_BYTES).with_context(describe)?;
+    let mtool = |name: &str| {
+        let command = tools.command("mtools", name).env("SOURCE_DATE_EPOCH", epoch.to_string());
+        command.env("MTOOLSRC", "/dev/null").arg("-i").arg(output)
+    };
+    let sectors = (EFI_IMAGE_BYTES / 512).to_string();
+    let format = ["-v", "EFI", "-N", EFI_VOLUME_ID, "-c", "2", "-h", "2", "-s", "32", "-T", sectors.as_str(), "::"];
+    mtool("mformat").args(format).run()?;
+    mtool("mmd").args(["::EFI", "::EFI/BOOT"]).run()?;
+    for (name, source) in
+        [("BOOTX64.EFI", boot.shim()), ("grubx64.efi", boot.medium_grub()), ("mmx64.efi", boot.mok_manager())]
     {
-        let folder =
-            filesystem.root_dir().create_dir("EFI").and_then(|efi| efi.create_dir("BOOT")).with_context(describe)?;
-        for (name, source) in
-            [("BOOTX64.EFI", boot.shim()), ("grubx64.efi", boot.medium_grub()), ("mmx64.efi", boot.mok_manager())]
-        {
-            let content = fs::read(&source).with_context(|| format!("reading {}", source.display()))?;
-            let mut file = folder.create_file(name).with_context(describe)?;
-            file.write_all(&content).and_then(|()| file.flush()).with_context(describe)?;
-        }
+        mtool("mcopy").arg(source).arg(format!("::EFI/BOOT/{name}")).run()?;
     }
-    filesystem.unmount().with_context(describe)
+    Ok(())
 }

@@ -9,7 +9,7 @@ use super::archive::Archive;
 use crate::cache::Cache;
 use crate::command::Command;
 
-const PACKAGES: &[&str] = &["erofs-utils", "grub-common", "grub-pc-bin", "kmod", "xorriso"];
+const PACKAGES: &[&str] = &["erofs-utils", "grub-common", "grub-pc-bin", "kmod", "mtools", "xorriso"];
 
 /// An unpacked set of packages whose programs run with their own libraries and without a chroot.
 pub struct Tools {

@@ -1,0 +1,137 @@
+//! `ros-image` on the real ISO: settings go in and out without a trace, and what is no medium of ours is left alone.
+
+use harness::paths;
+use harness::process::said;
+use harness::scratch::Scratch;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const TOKEN: &str = "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyzab";
+
+fn ros_image(arguments: &[&str]) -> Output {
+    Command::new(paths::program("ros-image").unwrap()).args(arguments).output().unwrap()
+}
+
+fn succeeds(arguments: &[&str]) -> String {
+    let output = ros_image(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    said(&output)
+}
+
+/// Settings that name a host, as a file.
+fn settings(folder: &Path, host: &str) -> PathBuf {
+    let file = folder.join(format!("{host}.yaml"));
+    let url = format!("https://{host}/v1-rancheros/registration/{TOKEN}");
+    fs::write(&file, format!("#cloud-config\nrancheros: {{install: {{registrationURL: '{url}'}}}}\n")).unwrap();
+    file
+}
+
+/// What `show` says of a medium's settings.
+fn shown(iso: &str) -> Value {
+    let shown = succeeds(&["show", iso, "--json"]);
+    assert!(!shown.contains(TOKEN), "the token is shown: {shown}");
+    serde_json::from_str::<Value>(&shown).unwrap()["registration"].take()
+}
+
+fn names(shown: &Value, host: &str) {
+    assert_eq!(
+        shown["rancheros"]["install"]["registrationURL"],
+        format!("https://{host}/v1-rancheros/registration/***")
+    );
+}
+
+#[test]
+fn iso_settings_go_in_and_out_in_place() {
+    let scratch = Scratch::new("medium-in-place").unwrap();
+    let original = fs::read(paths::iso().unwrap()).unwrap();
+    let file = scratch.path().join("mine.iso");
+    fs::write(&file, &original).unwrap();
+    let iso = file.to_str().unwrap();
+    for host in ["first.example.org", "second.example.org"] {
+        let settings = settings(scratch.path(), host);
+        succeeds(&["customize", iso, "--registration", settings.to_str().unwrap()]);
+        names(&shown(iso), host);
+        succeeds(&["verify", iso]);
+    }
+    succeeds(&["customize", iso, "--remove"]);
+    assert_eq!(shown(iso), Value::Null);
+    assert!(fs::read(&file).unwrap() == original, "the settings left a trace");
+}
+
+#[test]
+fn iso_settings_go_into_a_copy_and_out_of_it() {
+    let scratch = Scratch::new("medium-copy").unwrap();
+    let source = paths::iso().unwrap();
+    let original = fs::read(&source).unwrap();
+    let (copy, bare) = (scratch.path().join("copy.iso"), scratch.path().join("bare.iso"));
+    let [source, copy, bare] = [&source, &copy, &bare].map(|path| path.to_str().unwrap());
+    let settings = settings(scratch.path(), "copy.example.org");
+    succeeds(&["customize", source, "--registration", settings.to_str().unwrap(), "--output", copy]);
+    names(&shown(copy), "copy.example.org");
+    succeeds(&["verify", copy]);
+    assert!(fs::read(source).unwrap() == original, "the source was changed");
+
+    succeeds(&["customize", copy, "--remove", "--output", bare]);
+    assert!(fs::read(bare).unwrap() == original, "the settings left a trace");
+}
+
+#[test]
+fn iso_without_its_end_or_of_others_is_left_alone() {
+    let scratch = Scratch::new("medium-refused").unwrap();
+    let settings = settings(scratch.path(), "no.example.org");
+    let truncated = scratch.path().join("truncated.iso");
+    fs::copy(paths::iso().unwrap(), &truncated).unwrap();
+    let file = File::options().write(true).open(&truncated).unwrap();
+    // The space for settings, which lies before the release, is still there.
+    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    refused(&truncated, &settings, "is the download complete?");
+
+    let folder = scratch.folder("content").unwrap();
+    fs::write(folder.join("readme.txt"), "somebody's data").unwrap();
+    refused(&foreign(&folder), &settings, "was it built by `ros-image build`?");
+    fs::write(folder.join("registration.yaml"), "somebody's registration").unwrap();
+    refused(&foreign(&folder), &settings, "it was not made by this program");
+}
+
+/// An ISO of another program.
+fn foreign(content: &Path) -> PathBuf {
+    let iso = content.with_extension("iso");
+    let _ = fs::remove_file(&iso);
+    let xorriso = Command::new("xorriso").args(["-as", "mkisofs", "-quiet", "-r", "-o"]).args([&iso, content]).output();
+    let xorriso = xorriso.unwrap();
+    assert!(xorriso.status.success(), "{}", said(&xorriso));
+    iso
+}
+
+fn refused(iso: &Path, settings: &Path, why: &str) {
+    let before = fs::read(iso).unwrap();
+    let [path, settings] = [iso, settings].map(|path| path.to_str().unwrap());
+    for (arguments, why) in [
+        (&["customize", path, "--registration", settings][..], why),
+        (&["customize", path, "--remove"], why),
+        (&["show", path], ""),
+        (&["verify", path], "is damaged or was changed"),
+    ] {
+        let output = ros_image(arguments);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains(path) && said.contains(why), "{arguments:?}: {said}");
+    }
+    assert!(fs::read(iso).unwrap() == before, "{path} was changed");
+}
+
+#[test]
+fn iso_boot_partition_has_no_damage() {
+    let scratch = Scratch::new("medium-efi").unwrap();
+    let image = scratch.path().join("efi.img");
+    let iso = paths::iso().unwrap();
+    for (program, arguments) in [
+        ("xorriso", &["-indev", iso.to_str().unwrap(), "-osirrox", "on", "-extract", "/boot/efi.img"][..]),
+        ("fsck.vfat", &["-n"]),
+    ] {
+        let output = Command::new(program).args(arguments).arg(&image).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", said(&output));
+    }
+}

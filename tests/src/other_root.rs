@@ -1,0 +1,81 @@
+//! A program of ours run as on a machine: with a root of its own, in which the test's files stand at their real paths.
+
+use crate::paths;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Has this host's `/usr` and `/proc`, the user root, and otherwise only what is written into it. Needs no privileges where user
+/// namespaces are allowed; nothing outside of the folder is changed.
+pub struct OtherRoot {
+    folder: PathBuf,
+}
+
+/// Mounts are of this process alone and end with it.
+const ENTER: &str = r#"
+cd "$1"; program=$2; shift 2
+mount --rbind /usr usr; mount --rbind /proc proc; mount --bind "$program" program
+mount --bind kernel-command-line proc/cmdline
+exec /usr/sbin/chroot . /program "$@"
+"#;
+
+impl OtherRoot {
+    /// In a new folder, which becomes `/`.
+    pub fn new(folder: PathBuf) -> Result<Self> {
+        for name in ["usr", "proc"] {
+            let path = folder.join(name);
+            fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        }
+        for name in ["lib", "lib64"] {
+            symlink(Path::new("usr").join(name), folder.join(name)).context("linking the libraries")?;
+        }
+        File::create(folder.join("program")).context("making the program's place")?;
+        let root = Self { folder };
+        root.boot_with("quiet")?;
+        root.write("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")?;
+        root.write("/etc/shadow", "root:*:20000:0:99999:7:::\n")?;
+        root.write("/etc/group", "root:x:0:\n")?;
+        Ok(root)
+    }
+
+    /// Where the file is for this host.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.folder.join(path.trim_start_matches('/'))
+    }
+
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.path(path);
+        let folder = path.parent().unwrap_or(&self.folder);
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        fs::write(&path, content).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// What `/proc/cmdline` says.
+    pub fn boot_with(&self, kernel_command_line: &str) -> Result<()> {
+        self.write("kernel-command-line", kernel_command_line)
+    }
+
+    /// An empty disk `/dev/NAME`, which is a sparse file.
+    pub fn add_disk(&self, name: &str, bytes: u64) -> Result<PathBuf> {
+        let device = format!("/dev/{name}");
+        self.write(&device, "")?;
+        let disk = self.path(&device);
+        File::options().write(true).open(&disk)?.set_len(bytes).context("growing a disk")?;
+        self.write(&format!("/sys/class/block/{name}/size"), (bytes / 512).to_string())?;
+        self.write(&format!("/sys/class/block/{name}/device/model"), "Test")?;
+        Ok(disk)
+    }
+
+    /// Runs a program of this workspace to its end, as the user root.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<Output> {
+        Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-ec", ENTER, "enter"])
+            .arg(&self.folder)
+            .arg(paths::program(program)?)
+            .args(arguments)
+            .output()
+            .with_context(|| format!("running {program} in {}", self.folder.display()))
+    }
+}
