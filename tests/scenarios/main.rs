@@ -6,5 +6,6 @@ mod harness;
 mod install;
 mod installer_register;
 mod interactive;
+mod inventory;
 mod life;
 mod tpm_device;
