@@ -43,7 +43,7 @@ impl Scene {
     async fn ask(&self, secret: &str) -> Result<Value, RefusalCode> {
         let bearer = format!("Bearer {}", STANDARD.encode(secret));
         let (status, _, body) = self.get("/v1-rancheros/inventory", &[("authorization", &bearer)]).await;
-        assert!(!body.contains(&bearer[7..]) && (status == StatusCode::OK || !body.contains("secret-")), "{body}");
+        assert!(secret.is_empty() || !body.contains(&bearer[7..]), "the secret is not repeated: {body}");
         if status == StatusCode::OK {
             return Ok(serde_json::from_str(&body).unwrap());
         }
