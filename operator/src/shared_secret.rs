@@ -147,6 +147,11 @@ impl SharedSecrets {
         holders.into_iter().filter(|other| other != key).collect()
     }
 
+    /// Has the inventories that name a Secret say anew how they stand with it.
+    pub fn note_changed(&self, key: Key) {
+        self.change(|known| known.changed.insert(key));
+    }
+
     /// Secrets of which inventories must say something new, since this was last asked.
     pub fn take_changed(&self) -> Vec<Key> {
         self.change(|known| known.changed.drain().collect())

@@ -92,7 +92,12 @@ async fn reconcile(name: Arc<Name>, context: Arc<Context>) -> Result<Action, Rec
     let cluster = cluster::follow(&machine, &context).await?;
     let secret = secret::look(&machine, &context).await;
     // What was just written, or said by the machine meanwhile, is newer.
-    let Some(machine) = find() else { return Ok(Action::await_change()) };
+    let Some(newer) = find() else { return Ok(Action::await_change()) };
+    if newer.generation != machine.generation {
+        // What was found is of another spec: a token of the cluster before must not pass for one of the new.
+        return Ok(Action::requeue(Duration::ZERO));
+    }
+    let machine = newer;
     let first = machine.hash.as_ref().and_then(|hash| context.inventories.find(hash));
     let finding = validate(&machine, first.as_deref(), context.now().0.as_second());
     let now = context.now();
@@ -105,8 +110,7 @@ async fn reconcile(name: Arc<Name>, context: Arc<Context>) -> Result<Action, Rec
         Finding::Duplicate(_) => Some(DUPLICATE_EVERY),
         _ => None,
     };
-    let secret = machine.secret().map(|_| secret::LOOK_EVERY);
-    let looks = [own, secret, cluster::next_look(&cluster, &status, &now)];
+    let looks = [own, secret::next_look(&secret), cluster::next_look(&cluster, &status, &now)];
     Ok(looks.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue))
 }
 

@@ -17,6 +17,8 @@ const NONCE_HEADER: &str = "x-cattle-nonce";
 const HASH_HEADER: &str = "x-cattle-hash";
 /// Clients send 54 characters.
 const MAX_NONCE: usize = 1024;
+/// Of a SHA-256 in base64.
+const DIGEST_LENGTH: usize = 44;
 
 pub(super) async fn show(State(desk): State<Desk>, headers: HeaderMap) -> Response {
     let text = with_end_of_line(desk.context.endpoint().ca_bundle);
@@ -36,8 +38,10 @@ pub(super) async fn show(State(desk): State<Desk>, headers: HeaderMap) -> Respon
 fn question(headers: &HeaderMap) -> Option<([u8; 32], &str)> {
     let nonce = header_text(headers, NONCE_HEADER).filter(|nonce| !nonce.is_empty() && nonce.len() <= MAX_NONCE)?;
     let encoded = header_text(headers, header::AUTHORIZATION.as_str())?.strip_prefix("Bearer ")?;
-    let digest = STANDARD.decode(encoded.get(..44).filter(|start| start.len() == encoded.len())?).ok()?;
-    Some((digest.try_into().ok()?, nonce))
+    if encoded.len() != DIGEST_LENGTH {
+        return None;
+    }
+    Some((STANDARD.decode(encoded).ok()?.try_into().ok()?, nonce))
 }
 
 async fn keyed_hash(context: &Context, digest: &[u8; 32], nonce: &str, text: &str) -> Option<String> {

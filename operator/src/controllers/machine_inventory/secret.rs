@@ -8,7 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 
 /// How often a Secret is read again for the sake of the condition. Machines are judged by what it holds when they come.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(300);
+const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// How often it is seen whether another machine still has the same.
+const SHARED_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -30,8 +32,11 @@ pub(super) async fn look(machine: &KnownMachine, context: &Context) -> Standing 
             let mut secrets = context.secrets.others(&key, &secret);
             secrets.push(key);
             let machines = secrets.iter().flat_map(|secret| context.inventories.with_secret(secret));
-            let mut others: Vec<Key> =
-                machines.filter(|other| other.uid != machine.uid && !other.deleting).map(|other| other.key()).collect();
+            let others: Vec<_> = machines.filter(|other| other.uid != machine.uid && !other.deleting).collect();
+            // Those that named theirs before this machine named its own do not know yet.
+            let unaware = others.iter().filter(|other| !says_shared(&other.status));
+            unaware.filter_map(|other| other.secret()).for_each(|secret| context.secrets.note_changed(secret));
+            let mut others: Vec<Key> = others.iter().map(|other| other.key()).collect();
             others.sort();
             if others.is_empty() { Standing::Readable } else { Standing::Shared(others) }
         }
@@ -42,6 +47,20 @@ pub(super) async fn look(machine: &KnownMachine, context: &Context) -> Standing 
             tracing::warn!(error, machine = format!("{}/{}", machine.namespace, machine.name), "reading its Secret");
             Standing::Unknown
         }
+    }
+}
+
+fn says_shared(status: &MachineInventoryStatus) -> bool {
+    let condition = status.conditions.find(condition_type::SHARED_SECRET);
+    condition.is_some_and(|condition| condition.reason == reason::SECRET_NOT_UNIQUE)
+}
+
+/// When to look again without being told.
+pub(super) fn next_look(standing: &Standing) -> Option<Duration> {
+    match standing {
+        Standing::NotNamed => None,
+        Standing::Shared(_) => Some(SHARED_EVERY),
+        _ => Some(LOOK_EVERY),
     }
 }
 
@@ -127,5 +146,11 @@ mod tests {
         );
         context.inventories.forget("n", "b");
         assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_READABLE));
+
+        // Another machine that names the same Secret: the first one is to be told.
+        context.secrets.take_changed();
+        context.inventories.enter(fixtures::inventory("d", json!({"machineTokenSecretName": "s-a"})));
+        assert_eq!(reason("d").await.as_deref(), Some(reason::SECRET_NOT_UNIQUE));
+        assert_eq!(context.secrets.take_changed(), [("n".to_owned(), "s-a".to_owned())]);
     }
 }
