@@ -10,6 +10,7 @@ mod sha512_crypt;
 mod system;
 
 use crate::console::{Milestone, announce};
+use crate::join::LastWord;
 use anyhow::{Context, Result};
 use change::Change;
 use document::Document;
@@ -18,7 +19,7 @@ use std::path::Path;
 use system::System;
 
 /// Where the installer left the configuration.
-const CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
+pub const CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
 
 /// Which part of a boot this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,13 @@ pub fn run_in(root: &Path, stage: Stage) -> Result<Applied> {
     let config = CloudConfig::parse(&text).with_context(|| {
         format!("{CLOUD_CONFIG} cannot be read; correct it there, or install again with a corrected registration")
     })?;
-    let (document, mut problems) = Document::read(&config);
+    let (mut document, mut problems) = Document::read(&config);
+    if let Some(rancherd) = &mut document.rancherd {
+        match LastWord::read(root) {
+            Ok(word) => *rancherd = word.over(rancherd),
+            Err(error) => problems.push(format!("rancherd is without what the operator said: {error:#}")),
+        }
+    }
     if stage == Stage::Final {
         // The early stage has said them.
         problems.clear();

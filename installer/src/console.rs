@@ -18,6 +18,7 @@ pub enum Milestone {
     Applied,
     Healthy,
     Booted,
+    Assigned,
     Refused,
     Failed,
 }
@@ -36,6 +37,7 @@ impl Milestone {
             Self::Applied => "applied",
             Self::Healthy => "healthy",
             Self::Booted => "booted",
+            Self::Assigned => "assigned",
             Self::Refused => "refused",
             Self::Failed => "failed",
         }

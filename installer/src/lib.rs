@@ -12,6 +12,7 @@ pub mod grubenv;
 pub mod healthy;
 pub mod identity;
 pub mod interactive;
+pub mod join;
 pub mod log;
 pub mod machine;
 pub mod marker;

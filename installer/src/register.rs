@@ -9,7 +9,7 @@ use crate::identity::Identity;
 pub use backoff::Backoff;
 pub use error::{ConnectError, ExchangeError};
 use protocol::exchange::MachineSide;
-use protocol::message::{Config, Done, EXCHANGE_SECONDS, FromMachine, MachineReport};
+use protocol::message::{Config, Done, EXCHANGE_SECONDS, FromMachine, MachineReport, Recorded};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -82,12 +82,11 @@ impl<C: Connection> Exchange<C> {
     }
 
     /// Ends the exchange; when this returns, the operator has recorded everything that was said.
-    pub async fn finish(mut self, done: Done) -> Result<(), ExchangeError> {
+    pub async fn finish(mut self, done: Done) -> Result<Recorded, ExchangeError> {
         within(CONFIRMATION_SECONDS, async {
             self.say(&FromMachine::Done(done)).await?;
             let frame = self.connection.receive().await?;
-            self.side.receive_done(&frame)?;
-            Ok(())
+            Ok(self.side.receive_done(&frame)?)
         })
         .await
     }

@@ -3,8 +3,10 @@
 use crate::events::Events;
 use crate::inventory_index::InventoryIndex;
 use crate::metrics::Metrics;
+use crate::rancher::Rancher;
 use crate::registration::Endpoint;
 use crate::registration_index::RegistrationIndex;
+use crate::shared_secret::SharedSecrets;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -18,6 +20,8 @@ pub struct Context {
     pub client: Client,
     pub registrations: RegistrationIndex,
     pub inventories: InventoryIndex,
+    pub secrets: SharedSecrets,
+    pub rancher: Rancher,
     pub events: Events,
     pub metrics: Metrics,
     /// How machines reach us; changes when the authority is renewed.

@@ -19,6 +19,8 @@ pub enum ReconcileError {
     Reading { what: String, source: kube::Error },
     #[error("writing the status of {what}")]
     Writing { what: String, source: kube::Error },
+    #[error("making or deleting {what}")]
+    Changing { what: String, source: kube::Error },
 }
 
 /// Runs until `stop`.

@@ -30,6 +30,12 @@ pub const REGISTRATION_ANNOTATION: &str = "rancheros.cattle.io/registration";
 /// means that nothing need be written.
 pub const REGISTERED_DIGEST_ANNOTATION: &str = "rancheros.cattle.io/registered-digest";
 
+/// Holds an inventory back, when it is deleted, until its cluster registration token is deleted too: that one is in
+/// another namespace, where Kubernetes collects nothing by owner.
+pub const TOKEN_FINALIZER: &str = "rancheros.cattle.io/cluster-registration-token";
+/// On a cluster registration token: the inventory that it was made for, `namespace/name`.
+pub const INVENTORY_ANNOTATION: &str = "rancheros.cattle.io/inventory";
+
 /// Condition types, shared by all kinds. `Ready` and `Stalled` are kstatus's: `kubectl wait --for=condition=Ready`
 /// works everywhere, and `Stalled` says that nothing will change until somebody acts.
 pub mod condition_type {
@@ -43,6 +49,10 @@ pub mod condition_type {
     pub const INSTALLED: &str = "Installed";
     /// The installed system started from its disk and said so.
     pub const BOOTED: &str = "Booted";
+    /// The token with which the machine joins its cluster is there. Only on machines with a `clusterName`.
+    pub const ASSIGNED: &str = "Assigned";
+    /// The machine can be told by its shared secret. Only on machines with a `machineTokenSecretName`.
+    pub const SHARED_SECRET: &str = "SharedSecret";
 }
 
 /// Reasons of conditions: CamelCase, stable, counted on by scripts.
@@ -71,6 +81,18 @@ pub mod reason {
     pub const HEALTHY: &str = "Healthy";
     pub const NOT_HEALTHY: &str = "NotHealthy";
     pub const INSTALLATION_FAILED: &str = "InstallationFailed";
+    pub const IDENTIFIED: &str = "Identified";
+    pub const TOKEN_ISSUED: &str = "TokenIssued";
+    pub const RANCHER_NOT_INSTALLED: &str = "RancherNotInstalled";
+    pub const NOT_PERMITTED: &str = "NotPermitted";
+    pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";
+    pub const CLUSTER_NOT_READY: &str = "ClusterNotReady";
+    pub const TOKEN_NOT_ISSUED: &str = "TokenNotIssued";
+    pub const TOKEN_NAME_TAKEN: &str = "TokenNameTaken";
+    pub const SECRET_READABLE: &str = "SecretReadable";
+    pub const SECRET_MISSING: &str = "SecretMissing";
+    pub const SECRET_MALFORMED: &str = "SecretMalformed";
+    pub const SECRET_NOT_UNIQUE: &str = "SecretNotUnique";
 }
 
 /// The definitions of all kinds, as `ros-operator crd` prints them and as the chart installs them: file name, object.

@@ -10,6 +10,9 @@ use k8s_openapi::jiff::Timestamp;
 use protocol::{Refusal, RefusalCode};
 use std::sync::Arc;
 
+/// When a machine whose inventory is being deleted should come back, in seconds.
+const DELETION_RETRY_AFTER: u64 = 5;
+
 /// What happens to a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
@@ -45,6 +48,10 @@ pub fn decide(
             RefusalCode::KnownElsewhere,
             "this machine has an inventory in another namespace; delete that one to register it here",
         ));
+    }
+    if known.as_ref().is_some_and(|machine| machine.deleting) {
+        let message = "the machine's inventory is being deleted; it is registered anew when that is done";
+        return Decision::Refuse(Refusal::new(RefusalCode::Unavailable, message).retry_after(DELETION_RETRY_AFTER));
     }
     if let Some(most) = spec.max_machines
         && !came_through(registration, known.as_deref())
@@ -133,6 +140,16 @@ mod tests {
         }
         let open = with(MachineRegistrationSpec::default());
         assert_eq!(code(decide(&open, known("other", None, None), 0, now())), Some(RefusalCode::KnownElsewhere));
+    }
+
+    #[test]
+    fn a_machine_whose_inventory_is_being_deleted_comes_back_as_a_new_one() {
+        let open = with(MachineRegistrationSpec::default());
+        let going = known("n", None, None).map(|machine| KnownMachine { deleting: true, ..(*machine).clone() });
+        match decide(&open, going.map(Arc::new), 0, now()) {
+            Decision::Refuse(refusal) => assert!(refusal.code.may_succeed_later() && refusal.retry_after.is_some()),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -5,8 +5,11 @@ use crate::crd::{MachineInventory, MachineRegistration};
 use crate::events::Events;
 use crate::inventory_index::InventoryIndex;
 use crate::metrics::Metrics;
+use crate::rancher::Rancher;
 use crate::registration::Endpoint;
 use crate::registration_index::RegistrationIndex;
+use crate::shared_secret::SharedSecrets;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, Response, StatusCode};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -28,6 +31,8 @@ struct State {
     requests: Vec<String>,
     version: u64,
     away: bool,
+    /// Whether Rancher's kinds are served.
+    rancher: bool,
 }
 
 impl FakeApi {
@@ -63,6 +68,45 @@ impl FakeApi {
         of_kind.map(|(_, object)| object.clone()).collect()
     }
 
+    /// As somebody else makes or changes an object; `path` as in a URL.
+    pub fn put(&self, path: &str, mut object: Value) {
+        object["metadata"]["name"] = json!(path.rsplit('/').next());
+        self.0.lock().unwrap().objects.insert(path.to_owned(), object);
+    }
+
+    /// A Secret in namespace `n`.
+    pub fn put_secret(&self, name: &str, type_: &str, token: &str) {
+        let secret = json!({"type": type_, "data": {"token": STANDARD.encode(token)}});
+        self.put(&format!("/api/v1/namespaces/n/secrets/{name}"), secret);
+    }
+
+    /// From now on Rancher's kinds are served.
+    pub fn install_rancher(&self) {
+        self.0.lock().unwrap().rancher = true;
+    }
+
+    /// A Cluster of Rancher's in namespace `n`, which may be managed already.
+    pub fn put_cluster(&self, name: &str, managed_as: Option<&str>) {
+        let cluster = json!({
+            "apiVersion": "provisioning.cattle.io/v1", "kind": "Cluster", "metadata": {"namespace": "n"},
+            "status": {"clusterName": managed_as},
+        });
+        self.put(&format!("/apis/provisioning.cattle.io/v1/namespaces/n/clusters/{name}"), cluster);
+    }
+
+    /// Rancher's part: every ClusterRegistrationToken that has no token gets this one.
+    pub fn issue_tokens(&self, token: &str) {
+        let mut state = self.0.lock().unwrap();
+        let of_kind = state.objects.iter_mut().filter(|(path, _)| path.contains("/clusterregistrationtokens/"));
+        for (_, object) in of_kind.filter(|(_, object)| object["status"]["token"].is_null()) {
+            object["status"]["token"] = json!(token);
+        }
+    }
+
+    pub fn delete(&self, path: &str) {
+        self.0.lock().unwrap().objects.remove(path);
+    }
+
     pub fn delete_all(&self) {
         self.0.lock().unwrap().objects.clear();
     }
@@ -75,6 +119,11 @@ impl FakeApi {
         state.requests.push(format!("{method} {what}"));
         if state.away {
             return failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
+        }
+        let of_rancher =
+            ["/provisioning.cattle.io/", "/management.cattle.io/"].iter().any(|group| path.contains(group));
+        if of_rancher && !state.rancher {
+            return failure(StatusCode::NOT_FOUND, "NotFound");
         }
         state.version += 1;
         let version = json!(state.version.to_string());
@@ -99,11 +148,15 @@ impl FakeApi {
                     object["metadata"]["resourceVersion"] = version;
                     (StatusCode::OK, object.clone())
                 }
-                None => failure(StatusCode::NOT_FOUND, "NotFound"),
+                None => not_found(&kind),
+            },
+            Method::DELETE => match state.objects.remove(&object_path) {
+                Some(object) => (StatusCode::OK, object),
+                None => not_found(&kind),
             },
             Method::GET => match state.objects.get(&object_path) {
                 Some(object) => (StatusCode::OK, object.clone()),
-                None => failure(StatusCode::NOT_FOUND, "NotFound"),
+                None => not_found(&kind),
             },
             _ => failure(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
         }
@@ -136,6 +189,13 @@ fn failure(code: StatusCode, reason: &str) -> (StatusCode, Value) {
     (code, status)
 }
 
+/// For an object of a kind that is served.
+fn not_found(kind: &[&str]) -> (StatusCode, Value) {
+    let (code, mut status) = failure(StatusCode::NOT_FOUND, "NotFound");
+    status["details"] = json!({"name": kind.get(1).or(kind.first())});
+    (code, status)
+}
+
 /// A context whose indexes are complete and empty, at a fixed time.
 pub fn context(api: &FakeApi) -> Context {
     let endpoint = Endpoint { server_url: "https://ros.example.org".into(), ca_bundle: "PEM\n".into() };
@@ -144,6 +204,8 @@ pub fn context(api: &FakeApi) -> Context {
         client: api.client(),
         registrations: RegistrationIndex::default(),
         inventories: InventoryIndex::default(),
+        secrets: SharedSecrets::default(),
+        rancher: Rancher::default(),
         events,
         metrics: Metrics::default(),
         endpoint: watch::channel(endpoint).1,

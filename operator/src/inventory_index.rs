@@ -3,7 +3,9 @@
 //! Fed by one watch. What is large and rarely needed (SMBIOS, hardware) is kept as a digest, so that a fleet's index
 //! is small. What the server itself writes is entered at once; the watch's later word of it changes nothing.
 
-use crate::crd::{MachineInventory, MachineInventoryStatus, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION};
+use crate::crd::{
+    MachineConfig, MachineInventory, MachineInventoryStatus, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION,
+};
 use crate::digest::Digest;
 use kube::ResourceExt;
 use kube::runtime::watcher;
@@ -29,6 +31,11 @@ pub struct KnownMachine {
     /// See [`REGISTERED_DIGEST_ANNOTATION`].
     pub registered_digest: Option<String>,
     pub approved: Option<bool>,
+    /// Absent for a machine that is to join nothing.
+    pub assignment: Option<Box<Assignment>>,
+    /// Somebody deleted the object, and it waits for its finalizers.
+    pub deleting: bool,
+    pub finalizers: Vec<String>,
     /// The status without `hardware`.
     pub status: MachineInventoryStatus,
     pub hardware: Option<Digest>,
@@ -36,6 +43,15 @@ pub struct KnownMachine {
     pub created: i64,
     /// 0 where it is not a number.
     pub resource_version: u64,
+}
+
+/// How a machine is to join its cluster, and by what it may be told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Assignment {
+    pub cluster: Option<String>,
+    /// Name of the Secret with the shared secret, in the machine's namespace.
+    pub secret: Option<String>,
+    pub config: Option<MachineConfig>,
 }
 
 impl KnownMachine {
@@ -53,6 +69,9 @@ impl KnownMachine {
             registration: annotation(REGISTRATION_ANNOTATION),
             registered_digest: annotation(REGISTERED_DIGEST_ANNOTATION),
             approved: object.spec.approved,
+            deleting: object.metadata.deletion_timestamp.is_some(),
+            finalizers: object.metadata.finalizers.take().unwrap_or_default(),
+            assignment: assignment(&mut object),
             status,
             hardware,
             created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
@@ -65,6 +84,21 @@ impl KnownMachine {
         (self.namespace.clone(), self.name.clone())
     }
 
+    /// The cluster that the machine is assigned to.
+    pub fn cluster(&self) -> Option<&str> {
+        self.assignment.as_ref()?.cluster.as_deref()
+    }
+
+    /// What the inventory says of the machine as a node.
+    pub fn config(&self) -> Option<&MachineConfig> {
+        self.assignment.as_ref()?.config.as_ref()
+    }
+
+    /// Namespace and name of the Secret with which the machine may identify itself.
+    pub fn secret(&self) -> Option<Key> {
+        Some((self.namespace.clone(), self.assignment.as_ref()?.secret.clone()?))
+    }
+
     /// For a write that must fail if the object was written since.
     pub fn resource_version(&self) -> String {
         self.resource_version.to_string()
@@ -74,6 +108,16 @@ impl KnownMachine {
     pub fn age(&self, now: i64) -> i64 {
         now.saturating_sub(self.created)
     }
+}
+
+fn assignment(object: &mut MachineInventory) -> Option<Box<Assignment>> {
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let assignment = Assignment {
+        cluster: given(object.spec.cluster_name.take()),
+        secret: given(object.spec.machine_token_secret_name.take()),
+        config: object.spec.config.take().filter(|config| *config != MachineConfig::default()),
+    };
+    (assignment != Assignment::default()).then(|| Box::new(assignment))
 }
 
 /// A machine on its way into the inventory. Counts like one that is in, until dropped.
@@ -106,6 +150,10 @@ pub struct InventoryIndex {
 struct Maps {
     by_key: HashMap<Key, Arc<KnownMachine>>,
     by_hash: HashMap<TpmHash, Vec<Arc<KnownMachine>>>,
+    /// By the SHA-256 of the TPM hash, the first of them: how clients of the first release ask for authorities.
+    by_hash_digest: HashMap<[u8; 32], Arc<KnownMachine>>,
+    /// The machines that name a Secret.
+    by_secret: HashMap<Key, Vec<Arc<KnownMachine>>>,
     /// How many machines came through a registration.
     by_registration: HashMap<Key, usize>,
     /// How many are on their way through one.
@@ -149,6 +197,25 @@ impl InventoryIndex {
     /// The inventory of a machine; of several, the one made first.
     pub fn find(&self, hash: &TpmHash) -> Option<Arc<KnownMachine>> {
         self.read(|maps| maps.by_hash.get(hash)?.first().cloned())
+    }
+
+    /// The inventory of a machine by the SHA-256 of its TPM hash.
+    pub fn find_by_digest(&self, digest: &[u8; 32]) -> Option<Arc<KnownMachine>> {
+        self.read(|maps| maps.by_hash_digest.get(digest).cloned())
+    }
+
+    /// The machines that may identify themselves with what is in a Secret.
+    pub fn with_secret(&self, secret: &Key) -> Vec<Arc<KnownMachine>> {
+        self.read(|maps| maps.by_secret.get(secret).cloned().unwrap_or_default())
+    }
+
+    /// Every Secret that a machine may identify itself with.
+    pub fn secrets(&self) -> Vec<Key> {
+        self.read(|maps| maps.by_secret.keys().cloned().collect())
+    }
+
+    pub fn secret_count(&self) -> usize {
+        self.read(|maps| maps.by_secret.len())
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<KnownMachine>> {
@@ -222,6 +289,10 @@ impl Maps {
             let machines = self.by_hash.entry(hash.clone()).or_default();
             machines.push(machine.clone());
             machines.sort_by(|a, b| (a.created, &a.namespace, &a.name).cmp(&(b.created, &b.namespace, &b.name)));
+            self.by_hash_digest.insert(digest_of(hash), machines[0].clone());
+        }
+        if let Some(secret) = machine.secret() {
+            self.by_secret.entry(secret).or_default().push(machine.clone());
         }
         if let Some(registration) = &machine.registration {
             let key = (machine.namespace.clone(), registration.clone());
@@ -244,8 +315,20 @@ impl Maps {
             && let Some(machines) = self.by_hash.get_mut(hash)
         {
             machines.retain(|other| !Arc::ptr_eq(other, &machine));
+            match machines.first() {
+                Some(first) => self.by_hash_digest.insert(digest_of(hash), first.clone()),
+                None => {
+                    self.by_hash.remove(hash);
+                    self.by_hash_digest.remove(&digest_of(hash))
+                }
+            };
+        }
+        if let Some(secret) = machine.secret()
+            && let Some(machines) = self.by_secret.get_mut(&secret)
+        {
+            machines.retain(|other| !Arc::ptr_eq(other, &machine));
             if machines.is_empty() {
-                self.by_hash.remove(hash);
+                self.by_secret.remove(&secret);
             }
         }
         if let Some(registration) = &machine.registration {
@@ -267,6 +350,10 @@ impl Maps {
         }
         self.complete = true;
     }
+}
+
+fn digest_of(hash: &TpmHash) -> [u8; 32] {
+    crate::shared_secret::sha256(hash.as_str().as_bytes())
 }
 
 #[cfg(test)]
@@ -353,7 +440,28 @@ mod tests {
         index.enter(object("b", 1, 1));
         index.enter(object("a", 1, 2));
         assert_eq!(index.find(&hash(1)).unwrap().name, "a");
+        assert_eq!(index.find_by_digest(&digest_of(&hash(1))).unwrap().name, "a");
         index.apply(Event::Delete(object("a", 1, 3)));
         assert_eq!(index.find(&hash(1)).unwrap().name, "b");
+        assert_eq!(index.find_by_digest(&digest_of(&hash(1))).unwrap().name, "b");
+        index.apply(Event::Delete(object("b", 1, 3)));
+        assert_eq!(index.find_by_digest(&digest_of(&hash(1))), None);
+    }
+
+    #[test]
+    fn a_secret_leads_to_the_machines_that_name_it() {
+        let index = InventoryIndex::default();
+        let secret = ("n".to_owned(), "s".to_owned());
+        let with = |name: &str, version| {
+            let mut object = object(name, name.as_bytes()[0], version);
+            object.spec.machine_token_secret_name = Some("s".into());
+            object
+        };
+        index.enter(with("a", 1));
+        index.enter(with("b", 1));
+        assert_eq!((index.with_secret(&secret).len(), index.secrets()), (2, vec![secret.clone()]));
+        index.enter(object("a", b'a', 2));
+        index.apply(Event::Delete(with("b", 2)));
+        assert_eq!((index.with_secret(&secret).len(), index.secret_count()), (0, 0));
     }
 }

@@ -27,6 +27,8 @@ pub enum Step<'a> {
         attestation: AttestationStatus,
         addresses: &'a [Address],
     },
+    /// Fetched how it joins its cluster, without having registered through us.
+    Fetched,
     Progress(&'a Progress),
     Installed,
     Failed(&'a Failure),
@@ -70,6 +72,13 @@ pub fn after(
             status.attestation = Some(AttestationStatus { time, ..attestation });
             if !addresses.is_empty() {
                 status.addresses = Some(addresses.to_vec());
+            }
+        }
+        Step::Fetched => {
+            if matches!(before.phase, None | Some(Phase::Expected)) {
+                put(types::REGISTERED, true, reason::IDENTIFIED, "it proved who it is, and fetched its configuration");
+                put(types::READY, false, reason::NOT_INSTALLED, "has its configuration; it does not report more");
+                status.phase = Some(Phase::Registered);
             }
         }
         Step::Progress(progress) => {
@@ -265,6 +274,15 @@ mod tests {
         assert!(patch["status"]["failure"].is_null());
         assert!(patch["status"].as_object().unwrap().contains_key("failure"));
         assert!(!patch["status"].as_object().unwrap().contains_key("hardware"));
+    }
+
+    #[test]
+    fn a_machine_that_only_fetches_its_configuration_is_expected_no_more() {
+        let fetched = |before: &MachineInventoryStatus| after(before, Step::Fetched, Some(1), &at(0));
+        let status = fetched(&MachineInventoryStatus::default());
+        assert_eq!(status.phase, Some(Phase::Registered));
+        let running = after(&status, Step::Reported(&report(true, Slot::A)), Some(1), &at(1));
+        assert_eq!(fetched(&running).phase, Some(Phase::Ready));
     }
 
     #[test]

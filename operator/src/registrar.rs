@@ -82,7 +82,8 @@ pub async fn register(
 
 /// The ledger of a machine that has an inventory in the registration's namespace.
 pub fn find(context: &Context, registration: &Registration, hash: &TpmHash) -> Result<Ledger, Refusal> {
-    let known = context.inventories.find(hash).filter(|machine| machine.namespace == registration.namespace);
+    let ours = |machine: &Arc<KnownMachine>| machine.namespace == registration.namespace && !machine.deleting;
+    let known = context.inventories.find(hash).filter(ours);
     known.map(Ledger::new).ok_or_else(unknown)
 }
 
@@ -103,13 +104,19 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    fn new(machine: Arc<KnownMachine>) -> Self {
+    /// Of a machine that proved who it is.
+    pub fn new(machine: Arc<KnownMachine>) -> Self {
         Self { machine, noted: None, phases: Vec::new() }
     }
 
     /// `namespace/name`.
     pub fn inventory(&self) -> String {
         format!("{}/{}", self.machine.namespace, self.machine.name)
+    }
+
+    /// As it was last written.
+    pub fn machine(&self) -> &KnownMachine {
+        &self.machine
     }
 
     pub fn note(&mut self, context: &Context, step: Step<'_>) {

@@ -6,9 +6,11 @@ use crate::controllers;
 use crate::events::Events;
 use crate::inventory_index::InventoryIndex;
 use crate::metrics::Metrics;
+use crate::rancher::Rancher;
 use crate::registration::Endpoint;
 use crate::registration_index::RegistrationIndex;
 use crate::server::{self, Admission, CertificateHolder, Desk, Limits};
+use crate::shared_secret::SharedSecrets;
 use anyhow::Context as _;
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
@@ -61,6 +63,8 @@ pub async fn run(
         client,
         registrations: RegistrationIndex::default(),
         inventories: InventoryIndex::default(),
+        secrets: SharedSecrets::default(),
+        rancher: Rancher::default(),
         events,
         metrics: Metrics::default(),
         endpoint,

@@ -3,13 +3,17 @@
 //! | route                                  | who may                     | what                                      |
 //! |----------------------------------------|-----------------------------|-------------------------------------------|
 //! | `/v1-rancheros/registration/<token>`   | who has the token           | settings for a medium; the exchanges      |
-//! | `/cacerts`, `/v1-rancheros/cacerts`    | everybody                   | PEM of the authorities to trust           |
+//! | `/cacerts`, `/v1-rancheros/…/cacerts`  | everybody                   | PEM of the authorities to trust           |
+//! | all else below `/v1-rancheros/`        | a TPM or a shared secret    | how the machine joins its cluster         |
+//! |                                        | that an inventory knows     |                                           |
 //! | `/healthz`, `/readyz`, `/metrics`      | everybody                   | nothing about any machine                 |
 
 mod admission;
+mod ca_certificates;
 mod exchange;
 mod first_release;
 mod identity;
+mod inventory;
 mod listener;
 mod registration;
 mod tls;
@@ -38,16 +42,12 @@ pub struct Desk {
 pub fn router(desk: Desk) -> Router {
     Router::new()
         .route(&format!("{PATH}/{{token}}"), get(registration::open))
-        .route("/cacerts", get(ca_certificates))
-        .route("/v1-rancheros/cacerts", get(ca_certificates))
+        .route("/v1-rancheros/{*path}", get(inventory::open))
+        .route("/cacerts", get(ca_certificates::show))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(desk)
-}
-
-async fn ca_certificates(State(desk): State<Desk>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain")], desk.context.endpoint().ca_bundle).into_response()
 }
 
 async fn ready(State(desk): State<Desk>) -> Response {

@@ -9,8 +9,10 @@
 //! The operator may say `refused` wherever it may speak, and also in place of listening: that ends the exchange.
 //! Nothing here reads, writes or waits; deadlines belong to whoever holds the socket.
 
+use crate::join::Join;
 use crate::message::{
-    Challenge, Config, Done, FromMachine, FromOperator, Hello, MachineReport, OsReport, Progress, Proof, decode, encode,
+    Challenge, Config, Done, FromMachine, FromOperator, Hello, MachineReport, OsReport, Progress, Proof, Recorded,
+    decode, encode,
 };
 use crate::refusal::{Refusal, RefusalCode};
 
@@ -109,8 +111,9 @@ impl OperatorSide {
     pub fn send_config(&mut self, config: Config) -> Result<String, Refusal> {
         self.send(&FromOperator::Config(Box::new(config)))
     }
-    pub fn send_done(&mut self) -> Result<String, Refusal> {
-        self.send(&FromOperator::Done(Done::default()))
+    /// `join`: how the machine joins its cluster, where it reported.
+    pub fn send_done(&mut self, join: Option<Join>) -> Result<String, Refusal> {
+        self.send(&FromOperator::Done(Box::new(Recorded { join })))
     }
     /// Ends the exchange at any point.
     pub fn refuse(&mut self, refusal: Refusal) -> Result<String, Refusal> {
@@ -150,9 +153,9 @@ impl MachineSide {
         }
     }
 
-    pub fn receive_done(&mut self, frame: &str) -> Result<Done, Refusal> {
+    pub fn receive_done(&mut self, frame: &str) -> Result<Recorded, Refusal> {
         match self.receive(frame)? {
-            FromOperator::Done(done) => Ok(done),
+            FromOperator::Done(recorded) => Ok(*recorded),
             other => Err(unexpected(other.kind(), &["done"])),
         }
     }
@@ -284,7 +287,7 @@ mod tests {
     fn finish(mut operator: OperatorSide, mut machine: MachineSide) {
         let last = operator.receive_installing(&machine.send(&done()).unwrap()).unwrap();
         assert_eq!(last, Installing::Done(Done::default()));
-        machine.receive_done(&operator.send_done().unwrap()).unwrap();
+        machine.receive_done(&operator.send_done(None).unwrap()).unwrap();
         assert!(operator.is_over() && machine.is_over());
     }
 

@@ -7,6 +7,7 @@ pub mod cloud_config_keys;
 pub mod exchange;
 pub mod first_release;
 pub mod hardware;
+pub mod join;
 pub mod message;
 pub mod refusal;
 pub mod release;
@@ -16,6 +17,7 @@ pub mod token;
 pub mod tpm_hash;
 
 pub use cloud_config::CloudConfig;
+pub use join::{Join, JoinConfiguration};
 pub use message::{FromMachine, FromOperator};
 pub use refusal::{Refusal, RefusalCode};
 pub use smbios::SmbiosDocument;

@@ -5,6 +5,7 @@
 
 use crate::cloud_config::CloudConfig;
 use crate::hardware::{Address, Hardware};
+use crate::join::Join;
 use crate::refusal::{Refusal, RefusalCode};
 use crate::smbios::SmbiosDocument;
 use serde::{Deserialize, Serialize};
@@ -39,7 +40,7 @@ pub enum FromMachine {
 pub enum FromOperator {
     Challenge(Challenge),
     Config(Box<Config>),
-    Done(Done),
+    Done(Box<Recorded>),
     Refused(Refusal),
 }
 
@@ -183,13 +184,22 @@ pub enum InstallPhase {
     Rebooting,
 }
 
-/// The end of an exchange, said by the machine and answered by the operator: what was said before is recorded.
+/// The end of an exchange, said by the machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Done {
     /// Absent: success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+}
+
+/// The operator's answer to `done`: what the machine said before is recorded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recorded {
+    /// After `booted` and `report`: how the machine joins its cluster. Operators of before this field do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<Join>,
 }
 
 /// Why an installation ended without an installed machine.

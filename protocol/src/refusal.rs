@@ -107,6 +107,14 @@ refusal_codes! {
     RegistrationInvalid => 409, true;
     /// No credential was presented where one is needed.
     Unauthenticated => 401, false;
+    /// No MachineInventory names a Secret with this shared secret.
+    UnknownSecret => 401, false;
+    /// More than one MachineInventory is known by this shared secret.
+    SecretNotUnique => 409, true;
+    /// The machine's inventory names neither a cluster nor a role for it.
+    NotAssigned => 409, true;
+    /// The machine's cluster has no registration token for it yet; the inventory's conditions say why.
+    ClusterTokenPending => 409, true;
 }
 
 impl std::fmt::Display for RefusalCode {

@@ -3,12 +3,17 @@
 
 use anyhow::{Context, Result, bail};
 use harness::go_program::GoProgram;
+use harness::registration::NAMESPACE;
 use harness::site::Site;
 use harness::swtpm::{EkCertificate, Tpm};
+use harness::wait::{Look, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::process::Command;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const CLIENT: GoProgram = GoProgram {
     name: "first-release-client",
@@ -59,6 +64,48 @@ async fn a_first_release_machine_without_proof_gets_nothing() {
     let error = field.register_at(&unknown, &[]).await.unwrap_err().to_string();
     assert!(error.contains("HTTP 4"), "{error}");
     assert_eq!(field.site.inventories().unwrap(), [] as [Value; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_release_machine_is_told_how_it_joins_by_the_inventory_that_knows_it() {
+    let mut field = Field::new("first-release-join", EkCertificate::Present).await.unwrap();
+    let registered = field.register(&[]).await.unwrap();
+    field.smbios = None;
+    let endpoint = field.site.operator.local_url("/v1-rancheros/inventory");
+    let refused = async |code: &str| {
+        let error = field.register_at(&endpoint, &[]).await.unwrap_err().to_string();
+        assert!(error.contains(code), "{error}");
+    };
+    refused("NotAssigned").await;
+
+    // Registration and inventory are deleted; the machine is expected by its hash alone.
+    let kinds = ["machineregistrations.rancheros.cattle.io", "machineinventories.rancheros.cattle.io"];
+    for kind in kinds {
+        field.site.cluster.kubectl(&["delete", kind, "--all", "--namespace", NAMESPACE], "").unwrap();
+    }
+    until("the machine to be unknown", PATIENCE, async || {
+        let error = field.register_at(&endpoint, &[]).await.unwrap_err().to_string();
+        Ok(if error.contains("UnknownMachine") { Look::Ready(()) } else { Look::NotYet(error) })
+    })
+    .await
+    .unwrap();
+    let object = json!({
+        "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
+        "metadata": {"name": "expected", "namespace": NAMESPACE},
+        "spec": {"tpm": registered["tpmHash"], "config": {"role": "server", "nodeName": "one"}},
+    });
+    field.site.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).unwrap();
+    let told = until("the machine to be known again", PATIENCE, async || {
+        let told = field.register_at(&endpoint, &[]).await;
+        Ok(told.map_or_else(|error| Look::NotYet(error.to_string()), Look::Ready))
+    })
+    .await
+    .unwrap();
+    assert_eq!(told["config"], json!({"role": "server", "nodeName": "one"}));
+    let error = field.register_at(&endpoint, &["-wrong-secret"]).await.unwrap_err().to_string();
+    assert!(error.contains("ProofRejected"), "{error}");
+    let error = field.register(&[]).await.unwrap_err().to_string();
+    assert!(error.contains("UnknownToken"), "a registration that is deleted is closed: {error}");
 }
 
 /// A machine in the field, and where it registers.

@@ -7,6 +7,7 @@ mod harness;
 mod install;
 mod installer_register;
 mod interactive;
+mod inventory;
 mod life;
 mod medium;
 mod oracles;

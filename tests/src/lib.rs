@@ -18,6 +18,7 @@ pub mod paths;
 pub mod port;
 pub mod process;
 pub mod qmp;
+pub mod rancher;
 pub mod registration;
 pub mod scratch;
 pub mod site;

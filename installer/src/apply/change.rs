@@ -2,6 +2,7 @@
 
 use super::document::{CaCerts, Document, WriteFile};
 use super::{Stage, network, script};
+use crate::join::RANCHERD_CONFIG;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::MultiGzDecoder;
@@ -84,7 +85,6 @@ pub fn plan(document: &Document, stage: Stage) -> (Vec<Change>, Vec<String>) {
 const SSHD_CONFIG: &str = "/etc/ssh/sshd_config.d/05-cloud-config.conf";
 const TIMESYNCD_CONFIG: &str = "/etc/systemd/timesyncd.conf.d/50-cloud-config.conf";
 const NETWORK_FOLDER: &str = "/etc/systemd/network";
-const RANCHERD_CONFIG: &str = "/etc/rancher/rancherd/config.yaml";
 
 struct Plan {
     changes: Vec<Change>,

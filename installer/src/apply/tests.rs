@@ -71,6 +71,19 @@ fn a_document_becomes_a_configured_system() {
 }
 
 #[test]
+fn what_the_operator_said_completes_rancherds_configuration() {
+    let root = system(DEMO);
+    let said = protocol::Join {
+        configuration: Some(serde_json::from_str(r#"{"token": "s3cret"}"#).unwrap()),
+        ..protocol::Join::default()
+    };
+    crate::join::take(root.path(), &said).unwrap();
+    fs::remove_file(root.path().join("etc/rancher/rancherd/config.yaml")).unwrap();
+    assert_eq!(apply(&root, Stage::Early).problems, Vec::<String>::new());
+    assert_eq!(read(&root, "etc/rancher/rancherd/config.yaml"), "#cloud-config\nrole: server\ntoken: s3cret\n");
+}
+
+#[test]
 fn the_next_boot_does_the_same_and_leaves_what_is_kept() {
     let root = system("write_files: [{path: /var/kept, content: first}]\nssh_authorized_keys: [a key]\n");
     fs::create_dir_all(root.path().join("run/ros/persistent")).unwrap();

@@ -1,16 +1,19 @@
-//! `report`: an installed system tells its operator that it runs, first after each boot as `booted`.
+//! `report`: an installed system tells its operator that it runs, first after each boot as `booted`, and is told how it
+//! joins its cluster.
 
 use super::network;
 use super::operator::{self, PendingIdentity};
 use crate::cli::ReportOptions;
-use crate::console::{Milestone, announce};
+use crate::console::{self, Milestone, announce};
 use crate::exit_code::{ExitCode, OrExit};
+use crate::join;
 use crate::machine::addresses::addresses;
 use crate::register::Exchange;
 use crate::settings::sources::INSTALLED_FILE;
 use crate::settings::{Gathered, Layer, Source};
 use crate::status::{LAST_REPORT, LastReport, Status};
 use anyhow::Context;
+use protocol::Join;
 use protocol::message::{Done, FromMachine, OsReport, Slot};
 use std::path::Path;
 use std::time::SystemTime;
@@ -38,11 +41,25 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         exchange.say(&if is_first { FromMachine::Booted(report) } else { FromMachine::Report(report) }).await?;
         exchange.finish(Done::default()).await
     };
-    operator::persist(attempt, Some(operator::tell_console)).await?;
+    let answer = operator::persist(attempt, Some(operator::tell_console)).await?;
     remember(Path::new(LAST_REPORT))?;
     if is_first {
         std::fs::write(&recorded, &report.boot_id).with_context(|| format!("writing {}", recorded.display()))?;
         announce(Milestone::Booted, format!("{} from slot {}, recorded by the operator", report.version, report.slot));
+    }
+    match answer.join {
+        Some(join) => take(&join, root),
+        None => Ok(()),
+    }
+}
+
+/// Takes in how this machine joins its cluster, and says what is new about it.
+fn take(join: &Join, root: &Path) -> anyhow::Result<()> {
+    if let Some(pending) = &join.pending {
+        console::note(format!("how to join a cluster is not known yet: {pending}"));
+    }
+    if let Some(news) = join::take(root, join).context("taking in how this machine joins its cluster")? {
+        announce(Milestone::Assigned, news);
     }
     Ok(())
 }

@@ -127,7 +127,9 @@ fn advice(code: RefusalCode) -> &'static str {
         KnownElsewhere => "delete the MachineInventory in the other namespace, or use a MachineRegistration there",
         UnknownMachine => "its MachineInventory was deleted: install the machine again",
         RegistrationInvalid => "the MachineRegistration's conditions say what to correct",
-        Unauthenticated => "only this exchange may be used with a registration",
+        Unauthenticated | UnknownSecret | SecretNotUnique => "only this exchange may be used with a registration",
+        NotAssigned => "set clusterName, or config.role, in the MachineInventory",
+        ClusterTokenPending => "the MachineInventory's conditions say what is missing; this machine keeps asking",
         Internal => "the operator's log has the cause",
     }
 }

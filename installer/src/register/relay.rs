@@ -77,7 +77,7 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
                     Some(exchange) => exchange,
                     None => Exchange::open(&mut transport, &identity).await?,
                 };
-                exchange.finish(done.clone()).await
+                exchange.finish(done.clone()).await.map(drop)
             },
             chance,
             note_retry,

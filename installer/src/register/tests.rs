@@ -126,7 +126,7 @@ fn config() -> String {
     message::encode(&FromOperator::Config(Box::new(config))).unwrap()
 }
 fn done() -> String {
-    message::encode(&FromOperator::Done(Done::default())).unwrap()
+    message::encode(&FromOperator::Done(Box::default())).unwrap()
 }
 fn refused(code: RefusalCode) -> String {
     message::encode(&FromOperator::Refused(Refusal::new(code, "because"))).unwrap()

@@ -2,17 +2,20 @@
 //!
 //! It reads from the index and keeps names only, so that its memory does not grow with what a machine is made of.
 
+mod cluster;
+mod secret;
+
 use super::{DEBOUNCE, ReconcileError, drain, log_watch_error, on_error};
 use crate::context::{Context, FIELD_MANAGER};
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, reason};
 use crate::inventory_index::KnownMachine;
 use crate::machine_life::status_patch;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
-use kube::runtime::reflector::store;
+use kube::runtime::reflector::{ObjectRef, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use std::sync::Arc;
@@ -22,6 +25,8 @@ use std::time::Duration;
 const STATUS_GRACE: i64 = 30;
 /// How often it is seen whether a duplicate is one still.
 const DUPLICATE_EVERY: Duration = Duration::from_secs(60);
+/// How often machines learn that their shared secret is another machine's as well, at most.
+const SECRETS_EVERY: Duration = Duration::from_secs(2);
 
 /// All that the controller keeps of an object.
 type Name = PartialObjectMeta<MachineInventory>;
@@ -41,8 +46,21 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
         .applied_objects();
     let controller = Controller::for_stream(names, reader)
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(4))
+        .reconcile_on(changed_secrets(context.clone()))
         .graceful_shutdown_on(stop);
     drain(controller.run(reconcile, on_error, context)).await;
+}
+
+/// Machines whose Secret was found to hold something else than before, or the same as another.
+fn changed_secrets(context: Arc<Context>) -> impl Stream<Item = ObjectRef<Name>> + Send {
+    stream::unfold(context, |context| async {
+        tokio::time::sleep(SECRETS_EVERY).await;
+        let secrets = context.secrets.take_changed();
+        let machines = secrets.iter().flat_map(|secret| context.inventories.with_secret(secret));
+        let machines = machines.map(|machine| ObjectRef::new(&machine.name).within(&machine.namespace));
+        Some((stream::iter(machines.collect::<Vec<_>>()), context))
+    })
+    .flatten()
 }
 
 fn name_of(event: &watcher::Event<MachineInventory>) -> watcher::Event<Name> {
@@ -65,18 +83,35 @@ fn name_of(event: &watcher::Event<MachineInventory>) -> watcher::Event<Name> {
 }
 
 async fn reconcile(name: Arc<Name>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let Some(machine) = context.inventories.get(&name.namespace().unwrap_or_default(), &name.name_any()) else {
+    let find = || context.inventories.get(&name.namespace().unwrap_or_default(), &name.name_any());
+    let Some(machine) = find() else { return Ok(Action::await_change()) };
+    if machine.deleting {
+        cluster::leave(&machine, &context).await?;
         return Ok(Action::await_change());
-    };
+    }
+    let cluster = cluster::follow(&machine, &context).await?;
+    let secret = secret::look(&machine, &context).await;
+    // What was just written, or said by the machine meanwhile, is newer.
+    let Some(newer) = find() else { return Ok(Action::await_change()) };
+    if newer.generation != machine.generation {
+        // What was found is of another spec: a token of the cluster before must not pass for one of the new.
+        return Ok(Action::requeue(Duration::ZERO));
+    }
+    let machine = newer;
     let first = machine.hash.as_ref().and_then(|hash| context.inventories.find(hash));
     let finding = validate(&machine, first.as_deref(), context.now().0.as_second());
-    let status = build(&machine, &finding, &context.now());
+    let now = context.now();
+    let mut status = build(&machine, &finding, &now);
+    cluster::tell(&machine, &cluster, &mut status, &now);
+    secret::tell(&machine, &secret, &mut status, &now);
     write(&machine, &context, &status).await?;
-    Ok(match finding {
-        Finding::TooEarly => Action::requeue(Duration::from_secs(STATUS_GRACE.unsigned_abs())),
-        Finding::Duplicate(_) => Action::requeue(DUPLICATE_EVERY),
-        _ => Action::await_change(),
-    })
+    let own = match finding {
+        Finding::TooEarly => Some(Duration::from_secs(STATUS_GRACE.unsigned_abs())),
+        Finding::Duplicate(_) => Some(DUPLICATE_EVERY),
+        _ => None,
+    };
+    let looks = [own, secret::next_look(&secret), cluster::next_look(&cluster, &status, &now)];
+    Ok(looks.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue))
 }
 
 /// What is to be said of an object.

@@ -130,7 +130,8 @@ pub struct MachineInventoryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// `Registered`, `Approved`, `Installed`, `Booted`: steps that were reached. `Ready`: the installed system runs
-    /// and is healthy; its message says what is going on. `Stalled`: nothing goes on until somebody acts.
+    /// and is healthy; its message says what is going on. `Stalled`: nothing goes on until somebody acts. `Assigned`:
+    /// the token of its cluster is there. `SharedSecret`: it can be told by its shared secret.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -3,6 +3,7 @@
 use super::admission::{Admitted, shutting_down};
 use super::identity::{add_tpm, judge, puzzle, random};
 use crate::context::Context;
+use crate::join;
 use crate::machine_life::Step;
 use crate::registrar::{self, Identity, Ledger};
 use crate::registration::Registration;
@@ -277,7 +278,7 @@ impl<S: Socket> Exchange<S> {
             Installing::Done(done) => {
                 let step = done.failure.as_ref().map_or(Step::Installed, Step::Failed);
                 self.record(step).await?;
-                let frame = self.side.send_done()?;
+                let frame = self.side.send_done(None)?;
                 self.send(frame).await?;
                 Ok(true)
             }
@@ -287,7 +288,11 @@ impl<S: Socket> Exchange<S> {
     async fn finish_report(&mut self) -> Result<After, End> {
         let frame = self.receive().await?;
         self.side.receive_installing(&frame)?;
-        let frame = self.side.send_done()?;
+        let join = match &self.ledger {
+            Some(ledger) => Some(join::join(&self.context, ledger.machine()).await),
+            None => None,
+        };
+        let frame = self.side.send_done(join)?;
         self.send(frame).await?;
         Ok(After::Nothing)
     }

@@ -25,7 +25,7 @@ pub struct Introduction {
 
 /// Reads the headers, before a websocket is opened: what is wrong with them is said in HTTP.
 pub fn read_headers(headers: &HeaderMap) -> Result<Introduction, Refusal> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let text = |name: &str| header_text(headers, name);
     let authorization = text(header::AUTHORIZATION.as_str()).ok_or_else(|| {
         let message = "neither the subprotocol of this operator nor an Authorization of the first release";
         Refusal::new(RefusalCode::Unauthenticated, message)
@@ -47,19 +47,48 @@ pub async fn run(
     let registration_name = format!("{}/{}", registration.namespace, registration.name);
     let span = tracing::info_span!("first release", registration = registration_name);
     async {
-        context.metrics.in_flight.inc();
-        let deadline = Duration::from_secs(EXCHANGE_SECONDS);
-        let result = timeout(deadline, converse(&mut socket, &context, &registration, &introduction)).await;
-        let result = result.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::DeadlineExceeded, "10 s have passed")));
-        context.metrics.in_flight.dec();
-        context.metrics.count("firstRelease", result.as_ref().err());
-        if let Err(refusal) = &result {
-            tracing::info!(code = %refusal.code, message = refusal.message, "refused");
-        }
-        let _ = timeout(deadline, socket.send(closing(result.err().as_ref()))).await;
+        let result = in_time(&context, converse(&mut socket, &context, &registration, &introduction)).await;
+        conclude(&mut socket, &context, "firstRelease", result).await;
     }
     .instrument(span)
     .await;
+}
+
+/// Holds a conversation to its client's deadline.
+pub(super) async fn in_time(
+    context: &Context,
+    conversation: impl Future<Output = Result<(), Refusal>>,
+) -> Result<(), Refusal> {
+    context.metrics.in_flight.inc();
+    let result = timeout(Duration::from_secs(EXCHANGE_SECONDS), conversation).await;
+    context.metrics.in_flight.dec();
+    result.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::DeadlineExceeded, "10 s have passed")))
+}
+
+/// Counts how a conversation ended, and closes the socket with the code of the refusal if it was one.
+pub(super) async fn conclude(
+    socket: &mut impl Socket,
+    context: &Context,
+    request: &'static str,
+    result: Result<(), Refusal>,
+) {
+    context.metrics.count(request, result.as_ref().err());
+    if let Err(refusal) = &result {
+        tracing::info!(code = %refusal.code, message = refusal.message, "refused");
+    }
+    let _ = timeout(Duration::from_secs(EXCHANGE_SECONDS), socket.send(closing(result.err().as_ref()))).await;
+}
+
+/// Has the machine prove that one TPM holds both of the keys that it presented.
+pub(super) async fn prove(socket: &mut impl Socket, presented: &Presented) -> Result<(), Refusal> {
+    let puzzle = puzzle(&presented.endorsement_key, presented.attestation_key.name())?;
+    send(socket, challenge_message(&puzzle.credential)?.into_bytes()).await?;
+    check_answer(&receive(socket).await?, &puzzle.secret)
+}
+
+/// A header's value, where it is text.
+pub(super) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 async fn converse(
@@ -71,9 +100,7 @@ async fn converse(
     let Introduction { presented, report } = introduction;
     let authorities = context.registrations.authorities(&registration.namespace, &registration.name);
     let identity = judge(registration, authorities, &presented.endorsement_key, &presented.certificates)?;
-    let puzzle = puzzle(&presented.endorsement_key, presented.attestation_key.name())?;
-    send(socket, challenge_message(&puzzle.credential)?.into_bytes()).await?;
-    check_answer(&receive(socket).await?, &puzzle.secret)?;
+    prove(socket, presented).await?;
     let mut ledger = registrar::register(context, registration, &identity, report).await?;
     ledger.write(context).await?;
     tracing::info!(inventory = ledger.inventory(), "registered");
@@ -93,7 +120,7 @@ async fn receive(socket: &mut impl Socket) -> Result<Vec<u8>, Refusal> {
     }
 }
 
-async fn send(socket: &mut impl Socket, bytes: Vec<u8>) -> Result<(), Refusal> {
+pub(super) async fn send(socket: &mut impl Socket, bytes: Vec<u8>) -> Result<(), Refusal> {
     let hung_up = |_| Refusal::new(RefusalCode::ProofRejected, "the machine hung up");
     socket.send(Message::Binary(bytes.into())).await.map_err(hung_up)
 }

@@ -86,6 +86,6 @@ fn find(desk: &Desk, token: &str) -> Result<Arc<Registration>, Refusal> {
     })
 }
 
-fn starting() -> Refusal {
+pub(super) fn starting() -> Refusal {
     Refusal::new(RefusalCode::Unavailable, "the operator is reading the inventory").retry_after(STARTING_RETRY_AFTER)
 }

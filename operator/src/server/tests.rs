@@ -77,7 +77,7 @@ async fn everybody_may_see_health_and_certificates_and_nothing_about_machines() 
         assert!(answer.status.is_success() && answer.body.contains(content), "{path}: {}", answer.body);
         assert!(!answer.body.contains(TOKEN));
     }
-    assert_eq!(get(desk(json!({})), "/v1-rancheros/inventory").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(get(desk(json!({})), "/v1-rancheros/inventory").await.code(), RefusalCode::Unauthenticated);
 }
 
 #[tokio::test]

@@ -1,0 +1,211 @@
+//! How this machine joins its cluster, as the operator last said it: kept, and laid over what the cloud-config has
+//! under `rancherd` wherever rancherd's configuration is written, at boot as well as after a report.
+
+use crate::apply::CLOUD_CONFIG;
+use anyhow::{Context, Result};
+use protocol::{CloudConfig, Join, JoinConfiguration};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, DirBuilder};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// Where rancherd looks first.
+pub const RANCHERD_CONFIG: &str = "/etc/rancher/rancherd/config.yaml";
+/// The operator's last word. It holds the cluster's token: for root only, and new with each installation.
+const LAST_WORD: &str = "/var/lib/ros/join.json";
+
+/// What is kept of the operator's last word.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LastWord {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+    #[serde(default)]
+    configuration: JoinConfiguration,
+}
+
+/// What is new since the operator's word before. `Display` names keys and never shows a value of theirs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct News {
+    cluster: Option<String>,
+    keys: Vec<String>,
+}
+
+impl LastWord {
+    /// What is kept below `root`; nothing where the operator has not spoken.
+    pub fn read(root: &Path) -> Result<Self> {
+        match fs::read(below(root, LAST_WORD)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("reading {LAST_WORD}")),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("reading {LAST_WORD}")),
+        }
+    }
+
+    /// rancherd's configuration: `rancherd` of the cloud-config, and over it the operator's word. As rancherd itself
+    /// does it, mappings are merged and lists appended; anything else is replaced.
+    pub fn over(&self, rancherd: &CloudConfig) -> CloudConfig {
+        let mut whole = rancherd.0.clone();
+        lay_over(&mut whole, &self.configuration.0);
+        CloudConfig(whole)
+    }
+}
+
+/// Takes in what the operator said in answer to a report: writes rancherd's configuration, if the cloud-config asks for
+/// rancherd, and keeps the word. `None`: it says nothing new, or cannot say it now.
+pub fn take(root: &Path, join: &Join) -> Result<Option<News>> {
+    let Some(configuration) = join.configuration.clone() else { return Ok(None) };
+    let word = LastWord { cluster: join.cluster.clone(), configuration };
+    let before = LastWord::read(root)?;
+    let Some(rancherd) = rancherd(root)? else { return Ok(None) };
+    let is_written = word.configuration.is_empty() || below(root, RANCHERD_CONFIG).exists();
+    if word == before && is_written {
+        return Ok(None);
+    }
+    write_secret(&below(root, RANCHERD_CONFIG), word.over(&rancherd).to_yaml().as_bytes())
+        .with_context(|| format!("writing {RANCHERD_CONFIG}"))?;
+    // Last: should this fail, the next report does it all again.
+    let kept = serde_json::to_vec(&word).context("writing what the operator said")?;
+    write_secret(&below(root, LAST_WORD), &kept).with_context(|| format!("writing {LAST_WORD}"))?;
+    Ok(Some(News { keys: changed(&before.configuration, &word.configuration), cluster: word.cluster }))
+}
+
+impl fmt::Display for News {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cluster {
+            Some(cluster) => write!(f, "to cluster {cluster}")?,
+            None => f.write_str("to no cluster of the operator's")?,
+        }
+        if !self.keys.is_empty() {
+            write!(f, "; changed: {}", self.keys.join(", "))?;
+        }
+        write!(f, "; {RANCHERD_CONFIG} is written")
+    }
+}
+
+fn rancherd(root: &Path) -> Result<Option<CloudConfig>> {
+    let text = match fs::read_to_string(below(root, CLOUD_CONFIG)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("reading {CLOUD_CONFIG}")),
+    };
+    let mut config = CloudConfig::parse(&text).with_context(|| format!("reading {CLOUD_CONFIG}"))?;
+    Ok(match config.0.remove("rancherd") {
+        Some(Value::Object(rancherd)) => Some(CloudConfig(rancherd)),
+        _ => None,
+    })
+}
+
+fn lay_over(base: &mut Map<String, Value>, over: &Map<String, Value>) {
+    for (key, value) in over {
+        match (base.get_mut(key), value) {
+            (Some(Value::Object(base)), Value::Object(over)) => lay_over(base, over),
+            (Some(Value::Array(base)), Value::Array(over)) => {
+                for item in over {
+                    if !base.contains(item) {
+                        base.push(item.clone());
+                    }
+                }
+            }
+            (_, value) => {
+                base.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn changed(before: &JoinConfiguration, after: &JoinConfiguration) -> Vec<String> {
+    let keys: BTreeSet<&String> = before.0.keys().chain(after.0.keys()).collect();
+    keys.into_iter().filter(|key| before.0.get(*key) != after.0.get(*key)).cloned().collect()
+}
+
+/// Whoever reads the file meanwhile gets the old one or the new one, and only root reads it.
+fn write_secret(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".ros-").tempfile_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    fs::File::open(folder)?.sync_all()
+}
+
+fn below(root: &Path, path: &str) -> std::path::PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    fn system(cloud_config: &str) -> TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("oem")).unwrap();
+        fs::write(root.path().join("oem/cloud-config.yaml"), cloud_config).unwrap();
+        root
+    }
+    fn told(cluster: &str, configuration: Value) -> Join {
+        let configuration = Some(serde_json::from_value(configuration).unwrap());
+        Join { cluster: Some(cluster.into()), configuration, pending: None }
+    }
+    fn written(root: &TempDir) -> Value {
+        let text = fs::read_to_string(below(root.path(), RANCHERD_CONFIG)).unwrap();
+        Value::Object(CloudConfig::parse(&text).unwrap().0)
+    }
+    const RANCHERD: &str = "rancherd: {server: 'https://ros', token: 'tpm://', labels: [a=1]}";
+
+    #[test]
+    fn the_operators_word_completes_the_cloud_config_for_root_alone() {
+        let root = system(RANCHERD);
+        let join = told("c", json!({"role": "agent", "token": "s3cret", "labels": ["a=1", "b=2"]}));
+        let news = take(root.path(), &join).unwrap().unwrap().to_string();
+        assert_eq!(
+            written(&root),
+            json!({"server": "https://ros", "token": "s3cret", "role": "agent", "labels": ["a=1", "b=2"]})
+        );
+        assert!(news.contains("cluster c; changed: labels, role, token;") && !news.contains("s3cret"), "{news}");
+        for path in [RANCHERD_CONFIG, LAST_WORD] {
+            let mode = fs::metadata(below(root.path(), path)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{path}");
+        }
+        assert_eq!(take(root.path(), &join).unwrap(), None, "nothing new");
+        fs::remove_file(below(root.path(), RANCHERD_CONFIG)).unwrap();
+        assert!(take(root.path(), &join).unwrap().is_some(), "a file that is gone is written again");
+    }
+
+    #[test]
+    fn another_cluster_takes_the_place_of_the_one_before() {
+        let root = system(RANCHERD);
+        take(root.path(), &told("c", json!({"role": "agent", "token": "one", "taints": ["x:NoSchedule"]}))).unwrap();
+        let pending = Join { cluster: Some("d".into()), ..Join::default() };
+        assert_eq!(take(root.path(), &pending).unwrap(), None);
+        assert_eq!(written(&root)["token"], "one", "what is pending changes nothing");
+        let news = take(root.path(), &told("d", json!({"role": "agent", "token": "two"}))).unwrap().unwrap();
+        assert_eq!(news.to_string(), format!("to cluster d; changed: taints, token; {RANCHERD_CONFIG} is written"));
+        assert_eq!((&written(&root)["token"], written(&root).get("taints")), (&json!("two"), None));
+        let nothing = Join { configuration: Some(JoinConfiguration::default()), ..Join::default() };
+        let news = take(root.path(), &nothing).unwrap().unwrap();
+        assert!(news.to_string().starts_with("to no cluster"), "{news}");
+        assert_eq!(written(&root), json!({"server": "https://ros", "token": "tpm://", "labels": ["a=1"]}));
+    }
+
+    #[test]
+    fn without_rancherd_in_the_cloud_config_nothing_is_written() {
+        let root = system("hostname: a");
+        assert_eq!(take(root.path(), &told("c", json!({"token": "t"}))).unwrap(), None);
+        assert!(!below(root.path(), RANCHERD_CONFIG).exists() && !below(root.path(), LAST_WORD).exists());
+    }
+
+    #[test]
+    fn an_operator_that_has_nothing_to_say_changes_nothing() {
+        let root = system(RANCHERD);
+        let nothing = Join { configuration: Some(JoinConfiguration::default()), ..Join::default() };
+        assert_eq!(take(root.path(), &nothing).unwrap(), None);
+        assert!(!below(root.path(), RANCHERD_CONFIG).exists());
+    }
+}

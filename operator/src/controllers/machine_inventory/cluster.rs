@@ -1,0 +1,291 @@
+//! From `spec.clusterName` to the token with which the machine joins: found, made, replaced, deleted.
+//!
+//! A token is one machine's, in the namespace of the management cluster. It goes when the machine is assigned to
+//! another cluster or to none, when the cluster is deleted, and with the inventory, which a finalizer holds back until
+//! then. Where Rancher's kinds are not served any more nothing is held back: there is nothing left to delete.
+
+use super::super::ReconcileError;
+use crate::context::{Context, FIELD_MANAGER};
+use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, TOKEN_FINALIZER, condition_type, reason};
+use crate::inventory_index::{Key, KnownMachine};
+use crate::rancher::Lookup;
+use crate::shared_secret::sha256;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use std::time::Duration;
+
+/// How often a token that is in order is looked at: it may be deleted, or its cluster.
+const IN_ORDER: Duration = Duration::from_secs(15 * 60);
+/// How often something that is missing is looked for: the longer it is missing, the more rarely.
+const MISSING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+/// Longest name of a token: that of a label's value, as in the first release.
+const LONGEST_NAME: usize = 63;
+
+/// Where a machine stands with its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Unassigned,
+    RancherNotInstalled,
+    NotPermitted,
+    NoCluster,
+    ClusterNotReady,
+    /// The name of the machine's token is another machine's.
+    NameTaken(Key),
+    /// Made; Rancher has not issued it.
+    NotIssued(Key),
+    Issued(Key),
+    /// It was looked at a while ago, this long, and nothing changed since.
+    InOrder(Duration),
+}
+
+/// Brings the machine's token to where its inventory says it shall be.
+pub(super) async fn follow(machine: &KnownMachine, context: &Context) -> Result<Standing, ReconcileError> {
+    if let Some(age) = context.rancher.verified(machine).filter(|age| *age < IN_ORDER)
+        && machine.status.conditions.holds(condition_type::ASSIGNED)
+    {
+        return Ok(Standing::InOrder(age));
+    }
+    let found = find_cluster(machine, context).await?;
+    let plan = plan(machine, &found);
+    if let Some(over) = &plan.over {
+        delete_token(machine, context, over).await?;
+    }
+    let Some(key) = plan.wanted else {
+        if plan.over.is_some() || matches!(plan.standing, Standing::Unassigned) {
+            release(machine, context).await?;
+        }
+        return Ok(plan.standing);
+    };
+    hold(machine, context).await?;
+    let standing = have_token(machine, context, key).await?;
+    if matches!(standing, Standing::Issued(_)) {
+        context.rancher.note_verified(machine);
+    }
+    Ok(standing)
+}
+
+/// Deletes the token of an inventory that is being deleted, and lets the inventory go.
+pub(super) async fn leave(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
+    // A token may have been made and not yet noted.
+    let expected = match find_cluster(machine, context).await? {
+        Lookup::Found(Some(managed_as)) => Some(token_key(machine, managed_as)),
+        _ => None,
+    };
+    let noted = noted(machine);
+    for key in noted.iter().chain(expected.iter().filter(|key| Some(*key) != noted.as_ref())) {
+        delete_token(machine, context, key).await?;
+    }
+    context.rancher.forget(&machine.key());
+    release(machine, context).await
+}
+
+/// What the status says of it.
+pub(super) fn tell(machine: &KnownMachine, standing: &Standing, status: &mut MachineInventoryStatus, now: &Time) {
+    let cluster = machine.cluster().unwrap_or_default();
+    let (holds, reason, message) = match standing {
+        Standing::Unassigned => {
+            status.conditions.take_away(condition_type::ASSIGNED);
+            note(status, None);
+            return;
+        }
+        Standing::InOrder(_) => return,
+        Standing::RancherNotInstalled => (
+            false,
+            reason::RANCHER_NOT_INSTALLED,
+            format!(
+                "cluster {cluster} cannot be looked for: this API server has no Clusters of provisioning.cattle.io; \
+                 install Rancher, or remove spec.clusterName and say in spec.config how the machine joins"
+            ),
+        ),
+        Standing::NotPermitted => (
+            false,
+            reason::NOT_PERMITTED,
+            format!(
+                "the operator may not read Clusters in namespace {} or make ClusterRegistrationTokens; \
+                 add the namespace to the chart's registrationNamespaces",
+                machine.namespace
+            ),
+        ),
+        Standing::NoCluster => (
+            false,
+            reason::CLUSTER_NOT_FOUND,
+            format!(
+                "there is no Cluster {cluster} in namespace {}; make it, or correct spec.clusterName",
+                machine.namespace
+            ),
+        ),
+        Standing::ClusterNotReady => (
+            false,
+            reason::CLUSTER_NOT_READY,
+            format!("Cluster {cluster} has no status.clusterName yet; Rancher sets it when it takes the cluster in"),
+        ),
+        Standing::NameTaken((namespace, name)) => (
+            false,
+            reason::TOKEN_NAME_TAKEN,
+            format!("ClusterRegistrationToken {namespace}/{name} was made for another machine; delete it"),
+        ),
+        Standing::NotIssued((namespace, name)) => (
+            false,
+            reason::TOKEN_NOT_ISSUED,
+            format!("ClusterRegistrationToken {namespace}/{name} is made; Rancher has not set its status.token yet"),
+        ),
+        Standing::Issued(_) => (true, reason::TOKEN_ISSUED, format!("the machine can join cluster {cluster}")),
+    };
+    status.conditions.put(condition_type::ASSIGNED, holds, reason, &message, machine.generation, now);
+    match standing {
+        Standing::NotIssued(key) | Standing::Issued(key) => note(status, Some(key)),
+        // It is not known that the token is gone.
+        Standing::RancherNotInstalled | Standing::NotPermitted | Standing::NameTaken(_) => {}
+        _ => note(status, None),
+    }
+}
+
+/// When to look again without being told. `status`: what was made of the standing.
+pub(super) fn next_look(standing: &Standing, status: &MachineInventoryStatus, now: &Time) -> Option<Duration> {
+    match standing {
+        Standing::Unassigned => None,
+        Standing::Issued(_) => Some(IN_ORDER),
+        Standing::InOrder(age) => Some(IN_ORDER.saturating_sub(*age)),
+        _ => {
+            let since = status.conditions.find(condition_type::ASSIGNED)?.last_transition_time.as_ref();
+            let age = since.map_or(0, |since| now.0.as_second().saturating_sub(since.0.as_second()));
+            let quarter = Duration::from_secs(u64::try_from(age).unwrap_or(0) / 4);
+            Some(quarter.clamp(MISSING.0, MISSING.1))
+        }
+    }
+}
+
+struct Plan {
+    /// The token to have.
+    wanted: Option<Key>,
+    /// The token to delete.
+    over: Option<Key>,
+    /// Where that leads, if no token is wanted.
+    standing: Standing,
+}
+
+fn plan(machine: &KnownMachine, found: &Lookup<Option<String>>) -> Plan {
+    let noted = noted(machine);
+    let without = |standing, over| Plan { wanted: None, over, standing };
+    if machine.cluster().is_none() {
+        return without(Standing::Unassigned, noted);
+    }
+    match found {
+        Lookup::NotServed => without(Standing::RancherNotInstalled, None),
+        Lookup::Forbidden => without(Standing::NotPermitted, None),
+        Lookup::Missing => without(Standing::NoCluster, noted),
+        Lookup::Found(None) => without(Standing::ClusterNotReady, noted),
+        Lookup::Found(Some(managed_as)) => {
+            // The first release, or another version, may have named it otherwise.
+            let kept = noted.clone().filter(|(namespace, _)| namespace == managed_as);
+            let wanted = kept.unwrap_or_else(|| token_key(machine, managed_as.clone()));
+            let over = noted.filter(|noted| *noted != wanted);
+            Plan { over, standing: Standing::NotIssued(wanted.clone()), wanted: Some(wanted) }
+        }
+    }
+}
+
+/// The token that the status speaks of.
+fn noted(machine: &KnownMachine) -> Option<Key> {
+    let status = &machine.status;
+    let namespace = status.cluster_registration_token_namespace.clone().filter(|text| !text.is_empty())?;
+    Some((namespace, status.cluster_registration_token_name.clone().filter(|text| !text.is_empty())?))
+}
+
+fn note(status: &mut MachineInventoryStatus, key: Option<&Key>) {
+    status.cluster_registration_token_namespace = key.map(|(namespace, _)| namespace.clone());
+    status.cluster_registration_token_name = key.map(|(_, name)| name.clone());
+}
+
+/// Where a machine's token belongs. Short names are the first release's; in a long one the digest of it all takes the
+/// end's place, long enough that no two machines of a cluster meet.
+fn token_key(machine: &KnownMachine, managed_as: String) -> Key {
+    let name = format!("{managed_as}-{}-token", machine.name);
+    let name = if name.len() <= LONGEST_NAME {
+        name
+    } else {
+        let digest = hex::encode(&sha256(name.as_bytes())[..8]);
+        let start = name[..LONGEST_NAME - digest.len() - 1].trim_end_matches(['-', '.']);
+        format!("{start}-{digest}")
+    };
+    (managed_as, name)
+}
+
+async fn find_cluster(machine: &KnownMachine, context: &Context) -> Result<Lookup<Option<String>>, ReconcileError> {
+    let Some(cluster) = machine.cluster() else { return Ok(Lookup::Missing) };
+    let found = context.rancher.management_cluster(&context.client, &machine.namespace, cluster).await;
+    found.map_err(|source| ReconcileError::Reading { what: format!("Cluster {}/{cluster}", machine.namespace), source })
+}
+
+async fn have_token(machine: &KnownMachine, context: &Context, key: Key) -> Result<Standing, ReconcileError> {
+    let failed = |source| ReconcileError::Changing { what: token_name(&key), source };
+    let mut found = context.rancher.token(&context.client, &key).await.map_err(failed)?;
+    if found == Lookup::Missing {
+        found = context.rancher.make_token(&context.client, &key, machine).await.map_err(failed)?;
+    }
+    Ok(match found {
+        Lookup::Found(token) if !token.is_of(machine) => Standing::NameTaken(key),
+        Lookup::Found(token) if token.token.is_some() => Standing::Issued(key),
+        Lookup::Found(_) => Standing::NotIssued(key),
+        // The namespace of the management cluster is not there yet, or no longer.
+        Lookup::Missing => Standing::ClusterNotReady,
+        Lookup::NotServed => Standing::RancherNotInstalled,
+        Lookup::Forbidden => Standing::NotPermitted,
+    })
+}
+
+async fn delete_token(machine: &KnownMachine, context: &Context, key: &Key) -> Result<(), ReconcileError> {
+    let deleted = context.rancher.delete_token(&context.client, key, machine).await;
+    deleted.map_err(|source| ReconcileError::Changing { what: token_name(key), source })
+}
+
+fn token_name((namespace, name): &Key) -> String {
+    format!("ClusterRegistrationToken {namespace}/{name}")
+}
+
+/// Has the inventory wait for us when it is deleted.
+async fn hold(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
+    if machine.finalizers.iter().any(|finalizer| finalizer == TOKEN_FINALIZER) {
+        return Ok(());
+    }
+    let mut finalizers = machine.finalizers.clone();
+    finalizers.push(TOKEN_FINALIZER.to_owned());
+    set_finalizers(machine, context, finalizers).await
+}
+
+async fn release(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
+    if !machine.finalizers.iter().any(|finalizer| finalizer == TOKEN_FINALIZER) {
+        return Ok(());
+    }
+    let others = machine.finalizers.iter().filter(|finalizer| *finalizer != TOKEN_FINALIZER);
+    set_finalizers(machine, context, others.cloned().collect()).await
+}
+
+async fn set_finalizers(
+    machine: &KnownMachine,
+    context: &Context,
+    finalizers: Vec<String>,
+) -> Result<(), ReconcileError> {
+    // The list is replaced as a whole: with the version read, nobody else's finalizer is lost.
+    let patch = json!({"metadata": {"resourceVersion": machine.resource_version(), "finalizers": finalizers}});
+    let api = Api::<MachineInventory>::namespaced(context.client.clone(), &machine.namespace);
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    match api.patch(&machine.name, &parameters, &Patch::Merge(&patch)).await {
+        Ok(written) => {
+            // The last finalizer of an object that is being deleted takes the object with it.
+            if written.metadata.deletion_timestamp.is_none() {
+                context.inventories.enter(written);
+            }
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(source) => Err(ReconcileError::Writing {
+            what: format!("MachineInventory {}/{}", machine.namespace, machine.name),
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+use super::*;
+use crate::fixtures::{self, FakeApi};
+use serde_json::Value;
+
+struct Scene {
+    api: FakeApi,
+    context: Context,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let api = FakeApi::default();
+        let context = fixtures::context(&api);
+        Self { api, context }
+    }
+
+    /// As somebody applies the inventory.
+    fn apply(&self, spec: Value, generation: i64) {
+        let path = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/a";
+        let kept = self.api.objects("machineinventories").pop();
+        let mut object = serde_json::to_value(fixtures::inventory("a", spec)).unwrap();
+        object["metadata"]["generation"] = generation.into();
+        if let Some(kept) = kept {
+            object["status"] = kept["status"].clone();
+            object["metadata"]["finalizers"] = kept["metadata"]["finalizers"].clone();
+        }
+        self.api.put(path, object.clone());
+        self.context.inventories.forget("n", "a");
+        self.context.inventories.enter(serde_json::from_value(object).unwrap());
+    }
+
+    /// One reconciliation; the condition's reason after it.
+    async fn look(&self) -> String {
+        let machine = self.context.inventories.get("n", "a").unwrap();
+        let standing = follow(&machine, &self.context).await.unwrap();
+        let machine = self.context.inventories.get("n", "a").unwrap();
+        let mut status = machine.status.clone();
+        tell(&machine, &standing, &mut status, &self.context.now());
+        let reason = status.conditions.find(condition_type::ASSIGNED).map(|condition| condition.reason.clone());
+        self.keep(status).await;
+        reason.unwrap_or_default()
+    }
+
+    async fn keep(&self, status: MachineInventoryStatus) {
+        let machine = self.context.inventories.get("n", "a").unwrap();
+        if let Some(patch) = crate::machine_life::status_patch(&machine.status, &status) {
+            let written = crate::inventory_client::patch_status(&self.context.client, "n", "a", &patch).await.unwrap();
+            self.context.inventories.enter(written);
+        }
+    }
+
+    fn tokens(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .api
+            .objects("clusterregistrationtokens")
+            .iter()
+            .map(|token| format!("{}/{}", token["metadata"]["namespace"], token["metadata"]["name"]).replace('"', ""))
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn is_held(&self) -> bool {
+        !self.context.inventories.get("n", "a").unwrap().finalizers.is_empty()
+    }
+}
+
+fn in_cluster(cluster: &str) -> Value {
+    json!({"clusterName": cluster})
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_is_said_until_the_token_is_issued() {
+    let scene = Scene::new();
+    scene.apply(in_cluster("c"), 1);
+    assert_eq!(scene.look().await, reason::RANCHER_NOT_INSTALLED);
+    scene.api.install_rancher();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(scene.look().await, reason::CLUSTER_NOT_FOUND);
+    scene.api.put_cluster("c", None);
+    assert_eq!(scene.look().await, reason::CLUSTER_NOT_READY);
+    assert!(!scene.is_held(), "nothing is to be deleted yet");
+    scene.api.put_cluster("c", Some("c-1"));
+    assert_eq!(scene.look().await, reason::TOKEN_NOT_ISSUED);
+    assert_eq!((scene.tokens(), scene.is_held()), (vec!["c-1/c-1-a-token".to_owned()], true));
+    scene.api.issue_tokens("t");
+    assert_eq!(scene.look().await, reason::TOKEN_ISSUED);
+    let machine = scene.context.inventories.get("n", "a").unwrap();
+    assert_eq!(machine.status.cluster_registration_token_namespace.as_deref(), Some("c-1"));
+
+    scene.api.take_requests();
+    assert_eq!(scene.look().await, reason::TOKEN_ISSUED);
+    assert_eq!(scene.api.take_requests(), [] as [&str; 0], "what is in order is left alone");
+    tokio::time::advance(IN_ORDER).await;
+    assert_eq!(scene.look().await, reason::TOKEN_ISSUED);
+    assert_eq!(scene.api.take_requests(), ["GET clusters", "GET clusterregistrationtokens"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_cluster_is_another_token_and_the_old_one_goes() {
+    let scene = assigned().await;
+    scene.api.put_cluster("d", Some("c-2"));
+    scene.apply(in_cluster("d"), 2);
+    assert_eq!(scene.look().await, reason::TOKEN_NOT_ISSUED);
+    assert_eq!(scene.tokens(), ["c-2/c-2-a-token"]);
+    scene.apply(json!({}), 3);
+    assert_eq!(scene.look().await, "");
+    assert_eq!((scene.tokens().len(), scene.is_held()), (0, false));
+    let machine = scene.context.inventories.get("n", "a").unwrap();
+    assert_eq!(noted(&machine), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_cluster_takes_the_token_along_and_a_deleted_token_is_made_again() {
+    let scene = assigned().await;
+    scene.api.delete("/apis/management.cattle.io/v3/namespaces/c-1/clusterregistrationtokens/c-1-a-token");
+    tokio::time::advance(IN_ORDER).await;
+    assert_eq!(scene.look().await, reason::TOKEN_NOT_ISSUED);
+    assert_eq!(scene.tokens(), ["c-1/c-1-a-token"]);
+    scene.api.delete("/apis/provisioning.cattle.io/v1/namespaces/n/clusters/c");
+    assert_eq!(scene.look().await, reason::CLUSTER_NOT_FOUND);
+    assert_eq!((scene.tokens().len(), scene.is_held()), (0, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_inventory_takes_its_token_along_even_one_that_was_not_noted() {
+    for forgotten in [false, true] {
+        let scene = assigned().await;
+        let mut machine = (*scene.context.inventories.get("n", "a").unwrap()).clone();
+        machine.deleting = true;
+        if forgotten {
+            machine.status.cluster_registration_token_name = None;
+        }
+        leave(&machine, &scene.context).await.unwrap();
+        assert_eq!(scene.tokens().len(), 0);
+        let object = scene.api.objects("machineinventories").pop().unwrap();
+        assert_eq!(object["metadata"]["finalizers"], json!([]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_elses_token_is_neither_used_nor_deleted() {
+    let scene = Scene::new();
+    scene.api.install_rancher();
+    scene.api.put_cluster("c", Some("c-1"));
+    let other = KnownMachine { namespace: "m".into(), name: "a".into(), ..KnownMachine::default() };
+    let key = ("c-1".to_owned(), "c-1-a-token".to_owned());
+    scene.context.rancher.make_token(&scene.context.client, &key, &other).await.unwrap();
+    scene.apply(in_cluster("c"), 1);
+    assert_eq!(scene.look().await, reason::TOKEN_NAME_TAKEN);
+    scene.apply(json!({}), 2);
+    scene.look().await;
+    assert_eq!(scene.tokens().len(), 1);
+}
+
+#[test]
+fn names_are_the_first_releases_while_they_are_short() {
+    let named = |name: &str| {
+        let machine = KnownMachine { name: name.into(), ..KnownMachine::default() };
+        token_key(&machine, "c-m-abcdefgh".into()).1
+    };
+    assert_eq!(named("edge"), "c-m-abcdefgh-edge-token");
+    let (one, two) = (named(&"a".repeat(63)), named(&format!("{}b", "a".repeat(62))));
+    assert!(one.len() <= LONGEST_NAME && one != two && one[..46] == two[..46], "{one} {two}");
+}
+
+#[test]
+fn what_is_missing_for_long_is_looked_for_rarely() {
+    let mut status = MachineInventoryStatus::default();
+    let at = |second| Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap());
+    status.conditions.put(condition_type::ASSIGNED, false, reason::CLUSTER_NOT_FOUND, "", None, &at(0));
+    let looks = [0, 40, 9000].map(|second| next_look(&Standing::NoCluster, &status, &at(second)).unwrap().as_secs());
+    assert_eq!(looks, [2, 10, 300]);
+    assert_eq!(next_look(&Standing::Unassigned, &status, &at(0)), None);
+}
+
+/// A machine whose token is issued.
+async fn assigned() -> Scene {
+    let scene = Scene::new();
+    scene.api.install_rancher();
+    scene.api.put_cluster("c", Some("c-1"));
+    scene.apply(in_cluster("c"), 1);
+    scene.look().await;
+    scene.api.issue_tokens("t");
+    assert_eq!(scene.look().await, reason::TOKEN_ISSUED);
+    scene
+}

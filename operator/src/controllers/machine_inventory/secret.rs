@@ -1,0 +1,156 @@
+//! From `spec.machineTokenSecretName` to a condition: whether a machine can be told by its shared secret.
+
+use crate::context::Context;
+use crate::crd::{Conditions, MachineInventoryStatus, condition_type, reason};
+use crate::inventory_index::{Key, KnownMachine};
+use crate::shared_secret::Reading;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::time::Duration;
+
+/// How often a Secret is read again for the sake of the condition. Machines are judged by what it holds when they come.
+const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// How often it is seen whether another machine still has the same.
+const SHARED_EVERY: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    NotNamed,
+    Readable,
+    Missing,
+    Forbidden,
+    Malformed(&'static str),
+    /// These machines are known by the same shared secret.
+    Shared(Vec<Key>),
+    /// The API server is away; what was said stands.
+    Unknown,
+}
+
+pub(super) async fn look(machine: &KnownMachine, context: &Context) -> Standing {
+    let Some(key) = machine.secret() else { return Standing::NotNamed };
+    match context.secrets.read(&context.client, &key).await {
+        Ok(Reading::Good(secret)) => {
+            let mut secrets = context.secrets.others(&key, &secret);
+            secrets.push(key);
+            let machines = secrets.iter().flat_map(|secret| context.inventories.with_secret(secret));
+            let others: Vec<_> = machines.filter(|other| other.uid != machine.uid && !other.deleting).collect();
+            // Those that named theirs before this machine named its own do not know yet.
+            let unaware = others.iter().filter(|other| !says_shared(&other.status));
+            unaware.filter_map(|other| other.secret()).for_each(|secret| context.secrets.note_changed(secret));
+            let mut others: Vec<Key> = others.iter().map(|other| other.key()).collect();
+            others.sort();
+            if others.is_empty() { Standing::Readable } else { Standing::Shared(others) }
+        }
+        Ok(Reading::Missing) => Standing::Missing,
+        Ok(Reading::Forbidden) => Standing::Forbidden,
+        Ok(Reading::Malformed(why)) => Standing::Malformed(why),
+        Err(error) => {
+            tracing::warn!(error, machine = format!("{}/{}", machine.namespace, machine.name), "reading its Secret");
+            Standing::Unknown
+        }
+    }
+}
+
+fn says_shared(status: &MachineInventoryStatus) -> bool {
+    let condition = status.conditions.find(condition_type::SHARED_SECRET);
+    condition.is_some_and(|condition| condition.reason == reason::SECRET_NOT_UNIQUE)
+}
+
+/// When to look again without being told.
+pub(super) fn next_look(standing: &Standing) -> Option<Duration> {
+    match standing {
+        Standing::NotNamed => None,
+        Standing::Shared(_) => Some(SHARED_EVERY),
+        _ => Some(LOOK_EVERY),
+    }
+}
+
+pub(super) fn tell(machine: &KnownMachine, standing: &Standing, status: &mut MachineInventoryStatus, now: &Time) {
+    let Some((namespace, name)) = machine.secret() else {
+        status.conditions.take_away(condition_type::SHARED_SECRET);
+        return;
+    };
+    let (holds, reason, message) = match standing {
+        Standing::NotNamed | Standing::Unknown => return,
+        Standing::Readable => (true, reason::SECRET_READABLE, "the machine can identify itself with it".to_owned()),
+        Standing::Missing => (
+            false,
+            reason::SECRET_MISSING,
+            format!("there is no Secret {name} in namespace {namespace}; make one of type rancheros.cattle.io/token"),
+        ),
+        Standing::Forbidden => (
+            false,
+            reason::NOT_PERMITTED,
+            format!(
+                "the operator may not read Secrets in namespace {namespace}; \
+                 add it to the chart's registrationNamespaces"
+            ),
+        ),
+        Standing::Malformed(why) => (false, reason::SECRET_MALFORMED, format!("Secret {name}: {why}")),
+        Standing::Shared(others) => {
+            // Other namespaces are other tenants'.
+            let here = others.iter().filter(|(other, _)| *other == namespace).map(|(_, name)| name.as_str());
+            let mut here: Vec<&str> = here.take(3).collect();
+            if here.is_empty() {
+                here.push("one in another namespace");
+            }
+            let message = format!(
+                "another machine ({}) is known by the same shared secret, so neither is believed; give each its own",
+                here.join(", ")
+            );
+            (false, reason::SECRET_NOT_UNIQUE, message)
+        }
+    };
+    status.conditions.put(condition_type::SHARED_SECRET, holds, reason, &message, machine.generation, now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{self, FakeApi};
+    use crate::shared_secret::SECRET_TYPE;
+    use serde_json::json;
+
+    async fn told(context: &Context, name: &str) -> Option<(String, String)> {
+        let machine = context.inventories.get("n", name).unwrap();
+        let standing = look(&machine, context).await;
+        let mut status = MachineInventoryStatus::default();
+        tell(&machine, &standing, &mut status, &context.now());
+        let condition = status.conditions.find(condition_type::SHARED_SECRET)?;
+        Some((condition.reason.clone(), condition.message.clone()))
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_secret_is_said_on_every_machine_concerned() {
+        let api = FakeApi::default();
+        let context = fixtures::context(&api);
+        for (name, spec) in [
+            ("a", json!({"machineTokenSecretName": "s-a"})),
+            ("b", json!({"machineTokenSecretName": "s-b"})),
+            ("c", json!({})),
+        ] {
+            context.inventories.enter(fixtures::inventory(name, spec));
+        }
+        let reason = async |name: &str| told(&context, name).await.map(|(reason, _)| reason);
+        assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_MISSING));
+        assert_eq!(reason("c").await, None);
+        api.put_secret("s-a", "Opaque", "same");
+        assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_MALFORMED));
+        api.put_secret("s-a", SECRET_TYPE, "same");
+        assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_READABLE));
+        api.put_secret("s-b", SECRET_TYPE, "same");
+        assert_eq!(reason("b").await.as_deref(), Some(reason::SECRET_NOT_UNIQUE));
+        let (reason_a, message) = told(&context, "a").await.unwrap();
+        assert!(
+            reason_a == reason::SECRET_NOT_UNIQUE && message.contains("(b)") && !message.contains("same\""),
+            "{message}"
+        );
+        context.inventories.forget("n", "b");
+        assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_READABLE));
+
+        // Another machine that names the same Secret: the first one is to be told.
+        context.secrets.take_changed();
+        context.inventories.enter(fixtures::inventory("d", json!({"machineTokenSecretName": "s-a"})));
+        assert_eq!(reason("d").await.as_deref(), Some(reason::SECRET_NOT_UNIQUE));
+        assert_eq!(context.secrets.take_changed(), [("n".to_owned(), "s-a".to_owned())]);
+    }
+}

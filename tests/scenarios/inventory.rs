@@ -1,0 +1,211 @@
+//! How machines come to the clusters they are assigned to, with somebody who plays Rancher and with nobody.
+
+use anyhow::{Context, Result};
+use aws_lc_rs::{digest, hmac};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use harness::rancher::Rancher;
+use harness::registration::NAMESPACE;
+use harness::site::Site;
+use harness::software_machine::{Endpoint, usual_report};
+use harness::software_tpm::{KeyKind, SoftwareTpm};
+use harness::wait::{Look, until};
+use protocol::message::{Done, OsReport, Slot};
+use protocol::{FromMachine, FromOperator, Join, Refusal, RefusalCode};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const INVENTORIES: &str = "machineinventories.rancheros.cattle.io";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_is_handed_over_moved_and_forgotten() {
+    let site = Site::start("inventory-cluster", json!({})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+    let registered = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
+    let name = registered.inventory.split_once('/').unwrap().1.to_owned();
+    let nothing = report(&endpoint, &tpm).await.unwrap();
+    assert!(nothing.configuration.unwrap().is_empty(), "it is assigned to nothing");
+
+    let rancher = Rancher::install(&site.cluster).unwrap();
+    let taint = json!({"key": "k", "value": "v", "effect": "NoSchedule"});
+    patch(&site, &name, &json!({"clusterName": "one", "config": {"role": "agent", "taints": [taint]}})).unwrap();
+    condition(&site, &name, "Assigned", "ClusterNotFound").await.unwrap();
+    rancher.make_cluster("one").unwrap();
+    condition(&site, &name, "Assigned", "ClusterNotReady").await.unwrap();
+    let waiting = report(&endpoint, &tpm).await.unwrap();
+    assert_eq!((waiting.configuration, waiting.pending.unwrap().code), (None, RefusalCode::ClusterTokenPending));
+    rancher.manage_cluster("one", "c-m-one").unwrap();
+    let token = rancher.issue_token("c-m-one", "token-one").await.unwrap();
+    assert_eq!(token["spec"], json!({"clusterName": "c-m-one"}));
+    condition(&site, &name, "Assigned", "TokenIssued").await.unwrap();
+
+    let join = report(&endpoint, &tpm).await.unwrap();
+    let expected = json!({"role": "agent", "taints": ["k=v:NoSchedule"], "token": "token-one"});
+    assert_eq!(serde_json::to_value(join.configuration.as_ref().unwrap()).unwrap(), expected);
+    let root = site.scratch.folder("root").unwrap();
+    std::fs::create_dir_all(root.join("oem")).unwrap();
+    let cloud_config = registered.cloud_config.to_yaml();
+    std::fs::write(root.join("oem/cloud-config.yaml"), cloud_config).unwrap();
+    let news = installer::join::take(&root, &join).unwrap().unwrap().to_string();
+    assert!(news.starts_with("to cluster one; changed: role, taints, token;"), "{news}");
+    let written = std::fs::read_to_string(root.join("etc/rancher/rancherd/config.yaml")).unwrap();
+    let written: Value = serde_yaml::from_str(&written).unwrap();
+    assert_eq!((&written["token"], &written["role"]), (&json!("token-one"), &json!("agent")));
+    assert_eq!(written["server"], site.operator.url());
+
+    // Moved to another cluster.
+    rancher.make_cluster("two").unwrap();
+    rancher.manage_cluster("two", "c-m-two").unwrap();
+    patch(&site, &name, &json!({"clusterName": "two"})).unwrap();
+    rancher.issue_token("c-m-two", "token-two").await.unwrap();
+    condition(&site, &name, "Assigned", "TokenIssued").await.unwrap();
+    assert_eq!(rancher.tokens("c-m-one").unwrap(), [] as [Value; 0]);
+    let join = report(&endpoint, &tpm).await.unwrap();
+    assert_eq!(join.configuration.as_ref().unwrap().0["token"], "token-two");
+    let news = installer::join::take(&root, &join).unwrap().unwrap().to_string();
+    assert!(news.starts_with("to cluster two; changed: token;"), "{news}");
+
+    let before = site.inventories().unwrap();
+    report(&endpoint, &tpm).await.unwrap();
+    assert_eq!(site.inventories().unwrap(), before, "nothing new is nothing written");
+
+    // Forgotten: the token goes with the inventory.
+    let object = format!("{INVENTORIES}/{name}");
+    site.cluster.kubectl(&["delete", &object, "--namespace", NAMESPACE, "--timeout=60s"], "").unwrap();
+    assert_eq!(rancher.tokens("c-m-two").unwrap(), [] as [Value; 0]);
+    let log = std::fs::read_to_string(site.scratch.path().join("operator/ros-operator.log")).unwrap();
+    assert!(!log.contains("token-one") && !log.contains("token-two"), "a token was logged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_secret_opens_while_it_is_one_machines() {
+    let site = Site::start("inventory-secret", json!({})).await.unwrap();
+    make_inventory(&site, "a", json!({"machineTokenSecretName": "secret-a", "config": {"role": "server"}})).unwrap();
+    condition(&site, "a", "SharedSecret", "SecretMissing").await.unwrap();
+    let ask = async |secret: &str| ask(&site, secret).await.unwrap();
+    make_secret(&site, "secret-a", "known to one").unwrap();
+    until("the secret to be known", PATIENCE, async || {
+        Ok(ask("known to one").await.map_or_else(|refusal| Look::NotYet(refusal.to_string()), Look::Ready))
+    })
+    .await
+    .unwrap();
+    assert_eq!(ask("known to one").await, Ok(json!({"role": "server"})));
+    assert_eq!(ask("guessed").await.unwrap_err().code, RefusalCode::UnknownSecret);
+    vouched(&site, "known to one").await.unwrap();
+    let [inventory] = &site.inventories().unwrap()[..] else { panic!("one inventory") };
+    assert_eq!(inventory["status"]["phase"], "Registered");
+
+    // Without Rancher a cluster cannot be found, which says so and costs nobody else anything.
+    make_inventory(&site, "b", json!({"machineTokenSecretName": "secret-b", "clusterName": "c"})).unwrap();
+    make_secret(&site, "secret-b", "known to two").unwrap();
+    condition(&site, "b", "Assigned", "RancherNotInstalled").await.unwrap();
+    until("the machine to be known and wait for its cluster", PATIENCE, async || {
+        let refusal = ask("known to two").await.unwrap_err();
+        let waits = refusal.code == RefusalCode::ClusterTokenPending;
+        Ok(if waits { Look::Ready(()) } else { Look::NotYet(refusal.to_string()) })
+    })
+    .await
+    .unwrap();
+
+    // Two machines with one secret: neither is believed, and both inventories say why.
+    make_secret(&site, "secret-b", "known to one").unwrap();
+    patch(&site, "b", &json!({"config": {"role": "agent"}})).unwrap();
+    for name in ["a", "b"] {
+        condition(&site, name, "SharedSecret", "SecretNotUnique").await.unwrap();
+    }
+    assert_eq!(ask("known to one").await.unwrap_err().code, RefusalCode::SecretNotUnique);
+    site.cluster.kubectl(&["delete", &format!("{INVENTORIES}/b"), "--namespace", NAMESPACE], "").unwrap();
+    until("the secret to be one machine's again", PATIENCE, async || {
+        Ok(ask("known to one").await.map_or_else(|refusal| Look::NotYet(refusal.to_string()), Look::Ready))
+    })
+    .await
+    .unwrap();
+
+    site.cluster.kubectl(&["delete", "secret/secret-a", "--namespace", NAMESPACE], "").unwrap();
+    assert_eq!(ask("known to one").await.unwrap_err().code, RefusalCode::UnknownSecret, "at once");
+    let log = std::fs::read_to_string(site.scratch.path().join("operator/ros-operator.log")).unwrap();
+    assert!(!log.contains("known to") && !log.contains(&STANDARD.encode("known to one")), "a secret was logged");
+}
+
+/// What a machine that reports is told of joining.
+async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Join> {
+    let mut exchange = endpoint.connect().await?;
+    exchange.prove(tpm).await?;
+    let system = OsReport { version: "0.1.0".into(), slot: Slot::A, healthy: true, ..OsReport::default() };
+    exchange.say(&FromMachine::Report(Box::new(system))).await?;
+    exchange.say(&FromMachine::Done(Done::default())).await?;
+    match exchange.hear().await? {
+        FromOperator::Done(recorded) => recorded.join.context("the operator says nothing of joining"),
+        other => anyhow::bail!("expected done, got {other:?}"),
+    }
+}
+
+/// What rancherd does with a shared secret.
+async fn ask(site: &Site, secret: &str) -> Result<Result<Value, Refusal>> {
+    let request = client(site).await?.get(site.operator.local_url("/v1-rancheros/inventory"));
+    let response = request.header("authorization", format!("Bearer {}", STANDARD.encode(secret))).send().await?;
+    let status = response.status();
+    let body = response.text().await?;
+    if status.is_success() {
+        return Ok(Ok(serde_json::from_str(&body)?));
+    }
+    let refusal: Refusal = serde_json::from_str(&body).with_context(|| format!("reading a refusal: {body}"))?;
+    anyhow::ensure!(refusal.code.http_status() == status.as_u16(), "{status} for {refusal}");
+    Ok(Err(refusal))
+}
+
+/// What rancherd does before it trusts the operator's authority: `hash` of its `pkg/cacerts/cacerts.go`.
+async fn vouched(site: &Site, secret: &str) -> Result<()> {
+    let question = STANDARD.encode(digest::digest(&digest::SHA256, secret.as_bytes()));
+    let request = client(site).await?.get(site.operator.local_url("/v1-rancheros/cacerts"));
+    let request = request.header("authorization", format!("Bearer {question}")).header("x-cattle-nonce", "nonce");
+    let response = request.send().await?.error_for_status()?;
+    let hash = response.headers().get("x-cattle-hash").context("the answer has no X-Cattle-Hash")?.to_str()?.to_owned();
+    let signed = [b"nonce\0", &response.bytes().await?[..], b"\0"].concat();
+    let key = hmac::Key::new(hmac::HMAC_SHA512, secret.as_bytes());
+    anyhow::ensure!(hash == STANDARD.encode(hmac::sign(&key, &signed)), "another hash");
+    Ok(())
+}
+
+async fn client(site: &Site) -> Result<reqwest::Client> {
+    let authority = reqwest::Certificate::from_pem(site.operator.ca().await?.as_bytes())?;
+    Ok(reqwest::Client::builder().tls_certs_only([authority]).timeout(PATIENCE).build()?)
+}
+
+fn make_inventory(site: &Site, name: &str, spec: Value) -> Result<()> {
+    let object = json!({
+        "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
+        "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
+    });
+    site.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).map(drop)
+}
+
+fn make_secret(site: &Site, name: &str, token: &str) -> Result<()> {
+    let object = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "rancheros.cattle.io/token",
+        "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": {"token": token},
+    });
+    site.cluster.kubectl(&["apply", "--server-side", "--filename", "-"], &object.to_string()).map(drop)
+}
+
+fn patch(site: &Site, name: &str, spec: &Value) -> Result<()> {
+    let patch = json!({"spec": spec}).to_string();
+    let object = format!("{INVENTORIES}/{name}");
+    let patch = ["patch", &object, "--namespace", NAMESPACE, "--type=merge", "--patch", &patch];
+    site.cluster.kubectl(&patch, "").map(drop)
+}
+
+/// Waits until an inventory's condition has this reason, for what stands in its spec now.
+async fn condition(site: &Site, name: &str, kind: &str, reason: &str) -> Result<()> {
+    until(&format!("{kind} of {name}: {reason}"), PATIENCE, async || {
+        let inventories = site.inventories()?;
+        let found = inventories.iter().find(|inventory| inventory["metadata"]["name"] == name);
+        let found = found.context("finding the inventory")?;
+        let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let told = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
+        let current = told["observedGeneration"] == found["metadata"]["generation"];
+        Ok(if current && told["reason"] == reason { Look::Ready(()) } else { Look::NotYet(told.to_string()) })
+    })
+    .await
+}

@@ -1,0 +1,67 @@
+//! Rancher, as far as a hand-over can tell: its kinds on the API server, and somebody who fills their status.
+
+use crate::cluster::Cluster;
+use crate::paths;
+use crate::registration::NAMESPACE;
+use crate::wait::{Look, until};
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::fs;
+use std::time::Duration;
+
+pub struct Rancher<'a> {
+    cluster: &'a Cluster,
+}
+
+const TOKENS: &str = "clusterregistrationtokens.management.cattle.io";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl<'a> Rancher<'a> {
+    /// Has the API server know Rancher's kinds.
+    pub fn install(cluster: &'a Cluster) -> Result<Self> {
+        let path = paths::workspace().join("tests/foreign-kinds/rancher.yaml");
+        let kinds = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        cluster.kubectl(&["apply", "--server-side", "-f", "-"], &kinds)?;
+        cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &kinds)?;
+        Ok(Self { cluster })
+    }
+
+    /// A user makes a cluster.
+    pub fn make_cluster(&self, name: &str) -> Result<()> {
+        let metadata = json!({"name": name, "namespace": NAMESPACE});
+        let object = json!({"apiVersion": "provisioning.cattle.io/v1", "kind": "Cluster", "metadata": metadata});
+        self.cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).map(drop)
+    }
+
+    /// Rancher takes a cluster in: under this name, in the namespace of this name.
+    pub fn manage_cluster(&self, name: &str, managed_as: &str) -> Result<()> {
+        self.cluster.kubectl(&["create", "namespace", managed_as], "")?;
+        let object = format!("clusters.provisioning.cattle.io/{name}");
+        self.patch_status(NAMESPACE, &object, &json!({"clusterName": managed_as}))
+    }
+
+    /// All tokens of a management cluster.
+    pub fn tokens(&self, managed_as: &str) -> Result<Vec<Value>> {
+        let list = self.cluster.kubectl(&["get", TOKENS, "--namespace", managed_as, "--output", "json"], "")?;
+        let list: Value = serde_json::from_str(&list).context("reading the tokens")?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Waits for a token that is asked for in a management cluster, and issues it. Gives the object as it was made.
+    pub async fn issue_token(&self, managed_as: &str, token: &str) -> Result<Value> {
+        let asked = until(&format!("a token asked for in {managed_as}"), PATIENCE, async || {
+            let asked = self.tokens(managed_as)?.into_iter().find(|object| object["status"]["token"].is_null());
+            Ok(asked.map_or_else(|| Look::NotYet("none".to_owned()), Look::Ready))
+        })
+        .await?;
+        let name = asked["metadata"]["name"].as_str().context("reading the token's name")?;
+        self.patch_status(managed_as, &format!("{TOKENS}/{name}"), &json!({"token": token}))?;
+        Ok(asked)
+    }
+
+    fn patch_status(&self, namespace: &str, object: &str, status: &Value) -> Result<()> {
+        let patch = json!({"status": status}).to_string();
+        let patch = ["patch", object, "--namespace", namespace, "--subresource=status", "--type=merge", "-p", &patch];
+        self.cluster.kubectl(&patch, "").map(drop)
+    }
+}
