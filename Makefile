@@ -16,7 +16,7 @@ PROGRAMS := $(CARGO_TARGET_DIR)/release
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 STAGE := tests/stage
 
-.PHONY: help demo demo-stop test qemu-test bench image build packages clean
+.PHONY: help demo demo-stop test qemu-test bench image chart build packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -40,9 +40,13 @@ qemu-test: image ## Test with virtual machines only
 bench: image ## Measure speed, sizes and memory
 	$(PROGRAMS)/bench --table README.md
 
-image: build ## Make the OS release and the live ISO in out/image/
+image: build chart ## Make the OS release, the live ISO and the operator's image in out/image/
 	$(STAGE) image   $(PROGRAMS)/ros-image build --output out/image --version $(VERSION) --overlay overlay \
 	  --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
+	$(PROGRAMS)/ros-image operator --output out/image --version $(VERSION) --operator $(PROGRAMS)/ros-operator
+
+chart: build ## Pack the operator's Helm chart in out/chart/
+	$(PROGRAMS)/ros-image chart --output out/chart --version $(VERSION)
 
 build: packages ## Build all programs
 	$(CARGO) build --release --workspace

@@ -7,4 +7,5 @@ mod install;
 mod installer_register;
 mod interactive;
 mod life;
+mod operator_image;
 mod tpm_device;
