@@ -5,6 +5,8 @@ pub mod context;
 pub mod controllers;
 pub mod crd;
 pub mod digest;
+#[cfg(test)]
+mod docs;
 pub mod enroll;
 pub mod events;
 #[cfg(test)]
