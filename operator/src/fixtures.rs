@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::crd::{MachineInventory, MachineRegistration};
 use crate::events::Events;
 use crate::inventory_index::InventoryIndex;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::registration::Endpoint;
 use crate::registration_index::RegistrationIndex;
@@ -63,6 +64,17 @@ impl FakeApi {
         of_kind.map(|(_, object)| object.clone()).collect()
     }
 
+    /// Puts an object at a path, whether there was one or not.
+    pub fn put(&self, path: &str, object: Value) {
+        self.0.lock().unwrap().objects.insert(path.to_owned(), object);
+    }
+
+    /// Merges a patch into the object at a path, as somebody else would.
+    pub fn change(&self, path: &str, patch: Value) {
+        let (status, answer) = self.answer(&Method::PATCH, path, patch);
+        assert!(status.is_success(), "{path}: {answer}");
+    }
+
     pub fn delete_all(&self) {
         self.0.lock().unwrap().objects.clear();
     }
@@ -96,6 +108,17 @@ impl FakeApi {
             Method::PATCH => match state.objects.get_mut(&object_path) {
                 Some(object) => {
                     merge(object, &body);
+                    object["metadata"]["resourceVersion"] = version;
+                    (StatusCode::OK, object.clone())
+                }
+                None => failure(StatusCode::NOT_FOUND, "NotFound"),
+            },
+            Method::PUT => match state.objects.get_mut(&object_path) {
+                Some(object) if object["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] => {
+                    failure(StatusCode::CONFLICT, "Conflict")
+                }
+                Some(object) => {
+                    *object = body;
                     object["metadata"]["resourceVersion"] = version;
                     (StatusCode::OK, object.clone())
                 }
@@ -146,6 +169,7 @@ pub fn context(api: &FakeApi) -> Context {
         inventories: InventoryIndex::default(),
         events,
         metrics: Metrics::default(),
+        leadership: Leadership::always(),
         endpoint: watch::channel(endpoint).1,
         clock: || Timestamp::from_second(1_800_000_000).unwrap(),
     };

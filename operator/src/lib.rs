@@ -1,6 +1,8 @@
 //! The operator: MachineRegistration and MachineInventory controllers, and the server that machines register with.
 
+pub mod address;
 pub mod authority;
+pub mod client;
 pub mod context;
 pub mod controllers;
 pub mod crd;
@@ -11,9 +13,11 @@ pub mod enroll;
 pub mod events;
 #[cfg(test)]
 mod fixtures;
+pub mod front;
 pub mod inventory_client;
 pub mod inventory_index;
 pub mod label;
+pub mod leadership;
 pub mod machine_life;
 pub mod metrics;
 pub mod registrar;

@@ -6,6 +6,7 @@ mod harness;
 mod install;
 mod installer_register;
 mod interactive;
+mod leader;
 mod life;
 mod operator_image;
 mod tpm_device;

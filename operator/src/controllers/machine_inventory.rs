@@ -41,8 +41,9 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
         .applied_objects();
     let controller = Controller::for_stream(names, reader)
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(4))
+        .reconcile_all_on(context.leadership.begins())
         .graceful_shutdown_on(stop);
-    drain(controller.run(reconcile, on_error, context)).await;
+    drain(controller.run(timed, on_error, context)).await;
 }
 
 fn name_of(event: &watcher::Event<MachineInventory>) -> watcher::Event<Name> {
@@ -64,14 +65,21 @@ fn name_of(event: &watcher::Event<MachineInventory>) -> watcher::Event<Name> {
     }
 }
 
-async fn reconcile(name: Arc<Name>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+async fn timed(name: Arc<Name>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    context.metrics.time_reconciliation("MachineInventory", reconcile(name, &context)).await
+}
+
+async fn reconcile(name: Arc<Name>, context: &Context) -> Result<Action, ReconcileError> {
     let Some(machine) = context.inventories.get(&name.namespace().unwrap_or_default(), &name.name_any()) else {
         return Ok(Action::await_change());
     };
     let first = machine.hash.as_ref().and_then(|hash| context.inventories.find(hash));
     let finding = validate(&machine, first.as_deref(), context.now().0.as_second());
     let status = build(&machine, &finding, &context.now());
-    write(&machine, &context, &status).await?;
+    let Some(written) = context.leadership.act(write(&machine, context, &status)).await else {
+        return Ok(Action::await_change());
+    };
+    written?;
     Ok(match finding {
         Finding::TooEarly => Action::requeue(Duration::from_secs(STATUS_GRACE.unsigned_abs())),
         Finding::Duplicate(_) => Action::requeue(DUPLICATE_EVERY),

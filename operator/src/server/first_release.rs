@@ -74,6 +74,7 @@ async fn converse(
     let puzzle = puzzle(&presented.endorsement_key, presented.attestation_key.name())?;
     send(socket, challenge_message(&puzzle.credential)?.into_bytes()).await?;
     check_answer(&receive(socket).await?, &puzzle.secret)?;
+    context.metrics.count_attestation(identity.attestation.ek_certificate);
     let mut ledger = registrar::register(context, registration, &identity, report).await?;
     ledger.write(context).await?;
     tracing::info!(inventory = ledger.inventory(), "registered");
