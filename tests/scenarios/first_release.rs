@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 const CLIENT: GoProgram = GoProgram {
     name: "first-release-client",
+    package: ".",
     linker_flags: "-s -w",
     links: &["first-release-client"],
     effort: "some seconds",

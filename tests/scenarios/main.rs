@@ -1,5 +1,6 @@
 mod api;
 mod bad_days;
+mod chart;
 mod exchange;
 mod first_release;
 mod harness;
