@@ -18,7 +18,7 @@ BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay
   --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
 STAGE := tests/stage
 
-.PHONY: help demo demo-stop test qemu-test bench image hardware-image build packages clean
+.PHONY: help demo demo-stop test qemu-test bench image hardware-image chart build packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -42,11 +42,15 @@ qemu-test: image hardware-image ## Test what needs the image, with virtual machi
 bench: image ## Measure speed, sizes and memory
 	$(PROGRAMS)/bench --table README.md
 
-image: build ## Make the OS release and the live ISO in out/image/
+image: build chart ## Make the OS release, the live ISO and the operator's image in out/image/
 	$(STAGE) image   $(BUILD_IMAGE) --output out/image
+	$(PROGRAMS)/ros-image operator --output out/image --version $(VERSION) --operator $(PROGRAMS)/ros-operator
 
 hardware-image: build ## The same for real hardware, in out/hardware-image/: USB, server disks and network cards
 	$(STAGE) image   $(BUILD_IMAGE) --output out/hardware-image --kernel generic
+
+chart: build ## Pack the operator's Helm chart in out/chart/
+	$(PROGRAMS)/ros-image chart --output out/chart --version $(VERSION)
 
 build: packages ## Build all programs
 	$(CARGO) build --release --workspace

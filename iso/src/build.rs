@@ -1,6 +1,6 @@
 //! From Debian packages to a release and its live ISO, in stages that are kept by the digest of their inputs.
 
-mod archive;
+pub(crate) mod archive;
 mod base;
 mod boot_files;
 mod initrd;
@@ -11,7 +11,7 @@ mod module_list;
 pub mod release;
 mod root;
 mod tools;
-mod tree;
+pub(crate) mod tree;
 pub mod verity;
 
 use std::fs;

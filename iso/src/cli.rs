@@ -15,6 +15,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Build(BuildOptions),
+    Operator(OperatorOptions),
+    Chart(ChartOptions),
     Customize(CustomizeOptions),
     Show(ShowOptions),
     Verify(VerifyOptions),
@@ -58,6 +60,54 @@ pub struct BuildOptions {
     /// Print the result as JSON on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// Build the container image of the operator.
+///
+/// Writes <OUTPUT>/rancheros-operator-<VERSION>.tar, an OCI archive that containerd, Podman and Docker load; no
+/// container daemon is needed. The same inputs give the same bytes.
+#[derive(Debug, Args)]
+pub struct OperatorOptions {
+    /// Folder for the image; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Version of the operator, the image's tag
+    #[arg(long = "version", value_name = "VERSION")]
+    pub operator_version: String,
+    /// The ros-operator to put into the image
+    #[arg(long, value_name = "FILE")]
+    pub operator: PathBuf,
+    /// What the image is called, without its tag; with a registry in front where nodes are to find it loaded
+    #[arg(long, value_name = "NAME", default_value = "rancheros-operator")]
+    pub repository: String,
+    /// Where packages are kept between builds [default: $HOME/.cache/rancheros]
+    #[arg(long, value_name = "DIR", env = "ROS_CACHE")]
+    pub cache: Option<PathBuf>,
+    /// Time stamp of everything in the image, in seconds since 1970
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 1_760_000_000)]
+    pub epoch: u32,
+    /// Ask the mirror for newer packages instead of using those of an earlier build
+    #[arg(long)]
+    pub refresh: bool,
+}
+
+/// Pack the operator's Helm chart.
+///
+/// Writes <OUTPUT>/rancheros-operator-<VERSION>.tgz, for `helm install`. The same inputs give the same bytes.
+#[derive(Debug, Args)]
+pub struct ChartOptions {
+    /// Folder for the packed chart; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Version of the chart, and of the image that it asks for
+    #[arg(long = "version", value_name = "VERSION")]
+    pub chart_version: String,
+    /// The chart
+    #[arg(long, value_name = "DIR", default_value = "chart")]
+    pub chart: PathBuf,
+    /// Time stamp of everything in the package, in seconds since 1970
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 1_760_000_000)]
+    pub epoch: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

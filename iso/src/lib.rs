@@ -1,14 +1,17 @@
 //! Bootable media: building a release and its live ISO, putting registration settings into an existing ISO, and
-//! telling what is in one.
+//! telling what is in one. And the operator's container image.
 
 pub mod build;
 pub mod cache;
+pub mod chart;
 pub mod cli;
 pub mod command;
 pub mod customize;
 pub mod digest;
 pub mod embed;
 pub mod iso9660;
+pub mod oci;
+pub mod operator_image;
 pub mod progress;
 pub mod show;
 pub mod verify;

@@ -11,6 +11,7 @@
 //! So an installed machine, which is given the bundle at every registration, has a year to learn of the successor
 //! before any certificate depends on it.
 
+mod given;
 mod store;
 
 pub use store::{Authority, SECRET_NAME};
@@ -20,6 +21,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use std::net::IpAddr;
+use std::path::PathBuf;
 use x509_cert::der::DecodePem;
 
 const DAY: i64 = 24 * 3600;
@@ -44,7 +46,36 @@ impl std::fmt::Debug for Issued {
     }
 }
 
-/// Everything needed to serve TLS.
+/// Where the certificate comes from that connections are accepted with.
+#[derive(Clone)]
+pub enum CertificateSource {
+    Own(Box<Authority>),
+    /// A folder with the keys of a Secret of the type `kubernetes.io/tls`, and perhaps `ca.crt`.
+    Given(PathBuf),
+}
+
+/// What connections are accepted with, and whom clients should trust for that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    pub server: Issued,
+    /// PEM of the authorities; empty: those that everybody trusts.
+    pub bundle: String,
+}
+
+impl CertificateSource {
+    /// What to serve now, to clients that reach the server by these names and addresses.
+    pub async fn current(&self, hosts: &[String], now: Timestamp) -> anyhow::Result<Served> {
+        match self {
+            Self::Own(authority) => {
+                let material = authority.current(hosts, now).await?;
+                Ok(Served { bundle: material.bundle(), server: material.server })
+            }
+            Self::Given(folder) => given::read(folder),
+        }
+    }
+}
+
+/// All that the operator's own authority consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsMaterial {
     /// The authority that issues.

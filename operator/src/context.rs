@@ -2,6 +2,7 @@
 
 use crate::events::Events;
 use crate::inventory_index::InventoryIndex;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration::Endpoint;
@@ -24,6 +25,8 @@ pub struct Context {
     pub rancher: Rancher,
     pub events: Events,
     pub metrics: Metrics,
+    /// Controllers write only while this replica leads.
+    pub leadership: Leadership,
     /// How machines reach us; changes when the authority is renewed.
     pub endpoint: watch::Receiver<Endpoint>,
     /// The time; an argument for the sake of tests.

@@ -36,10 +36,12 @@ pub const TOKEN_FINALIZER: &str = "rancheros.cattle.io/cluster-registration-toke
 /// On a cluster registration token: the inventory that it was made for, `namespace/name`.
 pub const INVENTORY_ANNOTATION: &str = "rancheros.cattle.io/inventory";
 
-/// Condition types, shared by all kinds. `Ready` and `Stalled` are kstatus's: `kubectl wait --for=condition=Ready`
+/// Condition types, shared by all kinds; docs/conditions.md is made from here. `Ready` and `Stalled` are kstatus's: `kubectl wait --for=condition=Ready`
 /// works everywhere, and `Stalled` says that nothing will change until somebody acts.
 pub mod condition_type {
+    /// What the object is for can be had: machines can register; the machine runs and is healthy.
     pub const READY: &str = "Ready";
+    /// Nothing will change until somebody acts; the message says who and how. Absent otherwise.
     pub const STALLED: &str = "Stalled";
     /// The machine proved its identity and was given its configuration.
     pub const REGISTERED: &str = "Registered";
@@ -55,31 +57,52 @@ pub mod condition_type {
     pub const SHARED_SECRET: &str = "SharedSecret";
 }
 
-/// Reasons of conditions: CamelCase, stable, counted on by scripts.
+/// Reasons of conditions: CamelCase, stable, counted on by scripts. docs/conditions.md is made from here: above each
+/// group a comment with the kind, above each reason one line.
 pub mod reason {
     // MachineRegistration
+    /// Machines can register.
     pub const AVAILABLE: &str = "Available";
+    /// `machineName`, a label or an annotation is not a template that can be filled in.
     pub const INVALID_TEMPLATE: &str = "InvalidTemplate";
+    /// `cloudConfig` does not fit into an answer.
     pub const CLOUD_CONFIG_TOO_LARGE: &str = "CloudConfigTooLarge";
+    /// `expiresAt` has passed.
     pub const EXPIRED: &str = "Expired";
+    /// `maxMachines` have come.
     pub const FULL: &str = "Full";
+    /// The Secret with trusted authorities does not exist.
     pub const TRUST_MISSING: &str = "TrustedCAsMissing";
+    /// The Secret with trusted authorities holds something else.
     pub const TRUST_MALFORMED: &str = "TrustedCAsMalformed";
-    pub const NO_SERVER_URL: &str = "NoServerURL";
     // MachineInventory
+    /// Made by hand; the machine has not come.
     pub const EXPECTED: &str = "Expected";
+    /// `tpmHash` is no TPM hash.
     pub const MALFORMED_IDENTITY: &str = "MalformedIdentity";
+    /// The machine has an older inventory.
     pub const DUPLICATE_IDENTITY: &str = "DuplicateIdentity";
+    /// Somebody must set `spec.approved`.
     pub const APPROVAL_PENDING: &str = "ApprovalPending";
+    /// The machine may have its configuration.
     pub const APPROVED: &str = "Approved";
+    /// The machine proved that it has its TPM.
     pub const ATTESTED: &str = "Attested";
+    /// Registered, and not installed yet.
     pub const NOT_INSTALLED: &str = "NotInstalled";
+    /// The installation runs; the message says how far it is.
     pub const INSTALLING: &str = "Installing";
+    /// The disk holds the release and was read back.
     pub const INSTALLED: &str = "Installed";
+    /// Installed, and not started from its disk yet.
     pub const NOT_BOOTED: &str = "NotBooted";
+    /// Started from its disk.
     pub const BOOTED: &str = "Booted";
+    /// The installed system says that it is well.
     pub const HEALTHY: &str = "Healthy";
+    /// The installed system has not said that it is well.
     pub const NOT_HEALTHY: &str = "NotHealthy";
+    /// The installation failed; `status.failure` says why.
     pub const INSTALLATION_FAILED: &str = "InstallationFailed";
     pub const IDENTIFIED: &str = "Identified";
     pub const TOKEN_ISSUED: &str = "TokenIssued";
@@ -164,12 +187,26 @@ mod tests {
     fn every_field_is_explained() {
         for (file, definition) in definitions() {
             let schema = serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
-            let properties = &schema["openAPIV3Schema"]["properties"];
-            for part in ["spec", "status"] {
-                for (field, schema) in properties[part]["properties"].as_object().unwrap() {
-                    assert!(schema["description"].is_string(), "{file}: {part}.{field} has no description");
-                }
+            let silent = silent_fields(&schema["openAPIV3Schema"], "");
+            assert!(silent.is_empty(), "{file}: `kubectl explain` has no word on {silent:?}; write a doc comment");
+        }
+    }
+
+    /// Paths of all fields below a schema that have no description.
+    fn silent_fields(schema: &serde_json::Value, path: &str) -> Vec<String> {
+        let mut silent = Vec::new();
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field["description"].as_str().is_none_or(str::is_empty) {
+                silent.push(path.clone());
+            }
+            silent.extend(silent_fields(field, &path));
+        }
+        for inner in ["items", "additionalProperties"] {
+            if schema[inner].is_object() {
+                silent.extend(silent_fields(&schema[inner], path));
             }
         }
+        silent
     }
 }

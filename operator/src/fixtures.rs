@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::crd::{MachineInventory, MachineRegistration};
 use crate::events::Events;
 use crate::inventory_index::InventoryIndex;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration::Endpoint;
@@ -103,6 +104,12 @@ impl FakeApi {
         }
     }
 
+    /// Merges a patch into the object at a path, as somebody else would.
+    pub fn change(&self, path: &str, patch: Value) {
+        let (status, answer) = self.answer(&Method::PATCH, path, patch);
+        assert!(status.is_success(), "{path}: {answer}");
+    }
+
     pub fn delete(&self, path: &str) {
         self.0.lock().unwrap().objects.remove(path);
     }
@@ -153,6 +160,17 @@ impl FakeApi {
             Method::DELETE => match state.objects.remove(&object_path) {
                 Some(object) => (StatusCode::OK, object),
                 None => not_found(&kind),
+            },
+            Method::PUT => match state.objects.get_mut(&object_path) {
+                Some(object) if object["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] => {
+                    failure(StatusCode::CONFLICT, "Conflict")
+                }
+                Some(object) => {
+                    *object = body;
+                    object["metadata"]["resourceVersion"] = version;
+                    (StatusCode::OK, object.clone())
+                }
+                None => failure(StatusCode::NOT_FOUND, "NotFound"),
             },
             Method::GET => match state.objects.get(&object_path) {
                 Some(object) => (StatusCode::OK, object.clone()),
@@ -208,6 +226,7 @@ pub fn context(api: &FakeApi) -> Context {
         rancher: Rancher::default(),
         events,
         metrics: Metrics::default(),
+        leadership: Leadership::always(),
         endpoint: watch::channel(endpoint).1,
         clock: || Timestamp::from_second(1_800_000_000).unwrap(),
     };

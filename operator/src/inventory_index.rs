@@ -4,7 +4,8 @@
 //! is small. What the server itself writes is entered at once; the watch's later word of it changes nothing.
 
 use crate::crd::{
-    MachineConfig, MachineInventory, MachineInventoryStatus, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION,
+    MachineConfig, MachineInventory, MachineInventoryStatus, Phase, REGISTERED_DIGEST_ANNOTATION,
+    REGISTRATION_ANNOTATION,
 };
 use crate::digest::Digest;
 use kube::ResourceExt;
@@ -220,6 +221,17 @@ impl InventoryIndex {
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<KnownMachine>> {
         self.read(|maps| maps.by_key.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
+    /// How many machines are in each phase of their life.
+    pub fn phases(&self) -> HashMap<Option<Phase>, usize> {
+        self.read(|maps| {
+            let mut phases = HashMap::new();
+            for machine in maps.by_key.values() {
+                *phases.entry(machine.status.phase).or_default() += 1;
+            }
+            phases
+        })
     }
 
     /// Drops an object that a write found gone, before the watch says so.

@@ -1,18 +1,24 @@
 //! The operator: MachineRegistration and MachineInventory controllers, and the server that machines register with.
 
+pub mod address;
 pub mod authority;
+pub mod client;
 pub mod context;
 pub mod controllers;
 pub mod crd;
 pub mod digest;
+#[cfg(test)]
+mod docs;
 pub mod enroll;
 pub mod events;
 #[cfg(test)]
 mod fixtures;
+pub mod front;
 pub mod inventory_client;
 pub mod inventory_index;
 pub mod join;
 pub mod label;
+pub mod leadership;
 pub mod machine_life;
 pub mod metrics;
 pub mod rancher;

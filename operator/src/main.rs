@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
+use operator::address::Given;
 use operator::{crd, run};
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -36,13 +37,28 @@ struct RunOptions {
     listen: SocketAddr,
     /// URL under which machines reach this server: the start of every registration URL
     #[arg(long, env = "ROS_SERVER_URL")]
-    server_url: String,
+    server_url: Option<String>,
+    /// Without a URL: take Rancher's Setting server-url, where an ingress leads from there to this server
+    #[arg(long, env = "ROS_BESIDE_RANCHER")]
+    beside_rancher: bool,
+    /// Without a URL, and without Rancher: take the address of this Service in the operator's namespace
+    #[arg(long, env = "ROS_SERVICE")]
+    service: Option<String>,
+    /// PEM of the authorities that machines trust, where somebody else ends TLS before this server
+    #[arg(long, env = "ROS_CA")]
+    ca: Option<String>,
+    /// Folder with tls.crt, tls.key and perhaps ca.crt to serve with, in place of a certificate of the operator's own
+    #[arg(long, env = "ROS_CERTIFICATE")]
+    certificate: Option<PathBuf>,
     /// Namespace in which the operator keeps its certificate
     #[arg(long, env = "ROS_NAMESPACE", default_value = "cattle-rancheros-operator-system")]
     namespace: String,
     /// Registrations served at once; further machines are told to come back
     #[arg(long, env = "ROS_EXCHANGES", default_value_t = 256)]
     exchanges: usize,
+    /// What this replica is called in the Lease of whoever leads; its pod's name
+    #[arg(long, env = "ROS_REPLICA", default_value = "ros-operator")]
+    replica: String,
     /// Form of the log on stderr; RUST_LOG says how much
     #[arg(long, env = "ROS_LOG", value_enum, default_value_t = LogForm::Json)]
     log: LogForm,
@@ -67,12 +83,18 @@ fn main() -> anyhow::Result<()> {
 async fn serve(options: RunOptions) -> anyhow::Result<()> {
     let config =
         kube::Config::infer().await.context("finding the cluster (KUBECONFIG, or the pod's service account)")?;
-    let client = kube::Client::try_from(config).context("making a client of the cluster")?;
     let settings = run::Settings {
         listen: options.listen,
-        server_url: options.server_url,
+        address: Given {
+            server_url: options.server_url,
+            beside_rancher: options.beside_rancher,
+            service: options.service,
+            authorities: options.ca,
+        },
+        certificate: options.certificate,
         namespace: options.namespace,
         exchanges: options.exchanges,
+        replica: options.replica,
     };
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
@@ -82,7 +104,7 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    run::run(client, settings, stop).await
+    run::run(config, settings, stop).await
 }
 
 fn start_log(form: LogForm) {

@@ -45,8 +45,16 @@ pub struct Problem {
 pub struct Endpoint {
     /// Such as `https://ros.example.org`, without a slash at the end.
     pub server_url: String,
-    /// PEM of the authorities to trust.
+    /// PEM of the authorities to trust; empty: those that everybody trusts.
     pub ca_bundle: String,
+}
+
+impl Endpoint {
+    /// Whether the URL is a Service's name, which leads nowhere outside the cluster.
+    pub fn is_inside_only(&self) -> bool {
+        let host = self.server_url.trim_start_matches("https://").split([':', '/']).next().unwrap_or_default();
+        host.ends_with(".svc")
+    }
 }
 
 impl Registration {
@@ -88,7 +96,9 @@ impl Registration {
     fn put_address(&self, config: &mut Map<String, Value>, endpoint: &Endpoint) {
         if let Some(url) = self.url(endpoint) {
             put(config, &["rancheros", "install", "registrationURL"], url.into());
-            put(config, &["rancheros", "install", "registrationCACert"], endpoint.ca_bundle.as_str().into());
+            if !endpoint.ca_bundle.is_empty() {
+                put(config, &["rancheros", "install", "registrationCACert"], endpoint.ca_bundle.as_str().into());
+            }
         }
     }
 

@@ -62,7 +62,7 @@ async fn ready(State(desk): State<Desk>) -> Response {
 
 async fn metrics(State(desk): State<Desk>) -> Response {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match desk.context.metrics.text() {
+    match desk.context.metrics.text(&desk.context.inventories) {
         Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(refusal) => refuse(&refusal),
     }

@@ -6,17 +6,22 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Hardware {
+    /// The processors.
     #[serde(default)]
     pub cpu: Cpu,
     /// Installed memory as the kernel sees it, in bytes.
     #[serde(default)]
     pub memory_bytes: u64,
+    /// Disks, the medium among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
+    /// Network interfaces with hardware behind them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<Nic>,
+    /// What started the machine.
     #[serde(default)]
     pub firmware: Firmware,
+    /// The TPM, as it describes itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<TpmInfo>,
 }
@@ -25,6 +30,7 @@ pub struct Hardware {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Cpu {
+    /// As the processor names itself.
     #[serde(default)]
     pub model: String,
     /// As `uname -m` says it.
@@ -41,14 +47,19 @@ pub struct Cpu {
 pub struct Disk {
     /// Kernel name, such as `/dev/vda`.
     pub path: String,
+    /// As the disk names itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
+    /// As the disk tells it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub serial: String,
+    /// Capacity, in bytes.
     #[serde(default)]
     pub size_bytes: u64,
+    /// Whether it has moving parts.
     #[serde(default)]
     pub rotational: bool,
+    /// Whether its medium can be taken out.
     #[serde(default)]
     pub removable: bool,
 }
@@ -57,11 +68,15 @@ pub struct Disk {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Nic {
+    /// Kernel name, such as `eno1`.
     pub name: String,
+    /// Hardware address, in lower-case hex with colons.
     #[serde(default)]
     pub mac: String,
+    /// The kernel's driver.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub driver: String,
+    /// Whether a cable is plugged in, as far as the driver knows.
     #[serde(default)]
     pub link: bool,
 }
@@ -70,13 +85,16 @@ pub struct Nic {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Firmware {
+    /// Which interface the firmware offers.
     #[serde(default)]
     pub kind: FirmwareKind,
     /// Absent where the firmware cannot tell (BIOS).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<bool>,
+    /// SMBIOS: who made the firmware.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub vendor: String,
+    /// SMBIOS: the firmware's version.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
 }
@@ -108,6 +126,7 @@ pub struct TpmInfo {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Address {
+    /// Kernel name of the network interface.
     pub interface: String,
     /// IPv4 or IPv6, without prefix length.
     pub address: String,

@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const CLIENT: GoProgram = GoProgram {
     name: "first-release-client",
+    package: ".",
     linker_flags: "-s -w",
     links: &["first-release-client"],
     effort: "some seconds",

@@ -1,5 +1,6 @@
 mod api;
 mod bad_days;
+mod chart;
 mod cloud_config;
 mod exchange;
 mod first_release;
@@ -8,7 +9,9 @@ mod install;
 mod installer_register;
 mod interactive;
 mod inventory;
+mod leader;
 mod life;
 mod medium;
+mod operator_image;
 mod oracles;
 mod tpm_device;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 /// One program that is each of these by the name it is started under.
 const CONTROL_PLANE: GoProgram = GoProgram {
     name: "control-plane",
+    package: ".",
     // Without these a client that parses the server's version fails: it is "v0.0.0-master" otherwise.
     linker_flags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36 \

@@ -12,6 +12,8 @@ use std::time::Instant;
 pub struct GoProgram {
     /// Folder below `tests/`, and below the cache.
     pub name: &'static str,
+    /// What of its modules is the program: `.`, or the import path of a package.
+    pub package: &'static str,
     pub linker_flags: &'static str,
     /// Names that the program is to be found under.
     pub links: &'static [&'static str],
@@ -45,6 +47,7 @@ impl GoProgram {
         let mut hash = digest::Context::new(&SHA256);
         hash.update(&version.stdout);
         hash.update(self.linker_flags.as_bytes());
+        hash.update(self.package.trim_start_matches('.').as_bytes());
         for path in source_files(sources)? {
             hash.update(&fs::read(&path).with_context(|| format!("reading {}", path.display()))?);
         }
@@ -60,7 +63,7 @@ impl GoProgram {
         let status = Command::new("go")
             .args(["build", "-trimpath", "-ldflags", self.linker_flags, "-o"])
             .arg(unfinished.path().join("program"))
-            .arg(".")
+            .arg(self.package)
             .current_dir(sources)
             .env("CGO_ENABLED", "0")
             .status()

@@ -10,6 +10,7 @@ pub mod control_plane;
 pub mod disk;
 pub mod firmware;
 pub mod go_program;
+pub mod helm;
 pub mod machine;
 pub mod milestone;
 pub mod operator;

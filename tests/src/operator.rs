@@ -12,11 +12,12 @@ use std::time::Duration;
 
 pub struct Operator {
     process: Option<Process>,
-    kubeconfig: PathBuf,
+    /// What it is told beside where to listen.
+    environment: Vec<(String, String)>,
     log: PathBuf,
     port: Port,
-    /// What machines are told: the start of every registration URL.
-    url: String,
+    /// What machines are told; that of the first replica.
+    server_url: String,
 }
 
 /// Where the operator keeps what is its own.
@@ -30,19 +31,55 @@ impl Operator {
     pub async fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
         install_definitions(cluster)?;
         let port = Port::reserve()?;
-        let url = format!("https://{HOST_SEEN_BY_MACHINES}:{}", port.number());
-        Self::start_at(port, url, cluster.kubeconfig(), folder).await
+        let server_url = format!("https://{HOST_SEEN_BY_MACHINES}:{}", port.number());
+        let environment = [
+            ("KUBECONFIG", cluster.kubeconfig().display().to_string()),
+            ("ROS_SERVER_URL", server_url.clone()),
+            ("ROS_NAMESPACE", NAMESPACE.to_owned()),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        Self::start_as(port, server_url, environment, folder).await
     }
 
-    /// A second operator on the same cluster and with the same URL, as behind one Service. It listens elsewhere.
+    /// Starts another replica, at an address of its own, that tells machines the same.
     pub async fn start_replica(&self, folder: &Path) -> Result<Self> {
-        Self::start_at(Port::reserve()?, self.url.clone(), self.kubeconfig.clone(), folder).await
+        Self::start_as(Port::reserve()?, self.server_url.clone(), self.environment.clone(), folder).await
     }
 
-    async fn start_at(port: Port, url: String, kubeconfig: PathBuf, folder: &Path) -> Result<Self> {
-        let mut operator = Self { process: None, kubeconfig, log: folder.join("ros-operator.log"), port, url };
+    /// Starts the operator as a Deployment would, with its environment and the rights of its account. `server_url`:
+    /// what the operator is expected to find out and to tell machines.
+    pub async fn start_deployed(
+        kubeconfig: &Path,
+        mut environment: Vec<(String, String)>,
+        server_url: &str,
+        folder: &Path,
+    ) -> Result<Self> {
+        environment.push(("KUBECONFIG".to_owned(), kubeconfig.display().to_string()));
+        Self::start_as(Port::reserve()?, server_url.to_owned(), environment, folder).await
+    }
+
+    async fn start_as(
+        port: Port,
+        server_url: String,
+        environment: Vec<(String, String)>,
+        folder: &Path,
+    ) -> Result<Self> {
+        let log = folder.join("ros-operator.log");
+        let mut operator = Self { process: None, environment, log, port, server_url };
         operator.resume().await?;
         Ok(operator)
+    }
+
+    /// What the replica is called in the Lease of whoever leads; more follows in it.
+    pub fn replica(&self) -> String {
+        format!("port-{}", self.port.number())
+    }
+
+    /// Ends the operator as a power cut does.
+    pub fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
     }
 
     /// Ends the operator as Kubernetes does, with SIGTERM.
@@ -57,8 +94,8 @@ impl Operator {
         let mut process = Process::start(
             Command::new(paths::program("ros-operator")?)
                 .args(["run", "--listen", &format!("127.0.0.1:{}", self.port.number())])
-                .args(["--server-url", &self.url(), "--namespace", NAMESPACE, "--log", "text"])
-                .env("KUBECONFIG", &self.kubeconfig),
+                .args(["--replica", &self.replica(), "--log", "text"])
+                .envs(self.environment.iter().cloned()),
             &self.log,
         )?;
         let client = self.unpinned_client()?;
@@ -82,7 +119,7 @@ impl Operator {
 
     /// What machines are told: the start of every registration URL.
     pub fn url(&self) -> String {
-        self.url.clone()
+        self.server_url.clone()
     }
 
     /// The same place for programs on this host.

@@ -18,22 +18,21 @@ const ATTEMPTS: usize = 5;
 #[derive(Clone)]
 pub struct Authority {
     secrets: Api<Secret>,
-    hosts: Vec<String>,
 }
 
 impl Authority {
-    /// `hosts`: names and addresses that clients reach the server by.
-    pub fn new(client: Client, namespace: &str, hosts: Vec<String>) -> Self {
-        Self { secrets: Api::namespaced(client, namespace), hosts }
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self { secrets: Api::namespaced(client, namespace) }
     }
 
     /// Reads what is kept, makes or renews what is due, and returns what to serve. Of several replicas that renew at
-    /// once one writes, and the others read what it wrote.
-    pub async fn current(&self, now: Timestamp) -> anyhow::Result<TlsMaterial> {
+    /// once one writes, and the others read what it wrote. `hosts`: names and addresses that clients reach the server
+    /// by.
+    pub async fn current(&self, hosts: &[String], now: Timestamp) -> anyhow::Result<TlsMaterial> {
         for _ in 0..ATTEMPTS {
             let kept = self.secrets.get_opt(SECRET_NAME).await.context("reading Secret ros-operator-tls")?;
             let current = kept.as_ref().and_then(from_secret);
-            let next = renewed(current.as_ref(), &self.hosts, now)?;
+            let next = renewed(current.as_ref(), hosts, now)?;
             if Some(&next) == current.as_ref() {
                 return Ok(next);
             }

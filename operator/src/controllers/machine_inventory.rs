@@ -47,8 +47,9 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
     let controller = Controller::for_stream(names, reader)
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(4))
         .reconcile_on(changed_secrets(context.clone()))
+        .reconcile_all_on(context.leadership.begins())
         .graceful_shutdown_on(stop);
-    drain(controller.run(reconcile, on_error, context)).await;
+    drain(controller.run(timed, on_error, context)).await;
 }
 
 /// Machines whose Secret was found to hold something else than before, or the same as another.
@@ -82,35 +83,49 @@ fn name_of(event: &watcher::Event<MachineInventory>) -> watcher::Event<Name> {
     }
 }
 
-async fn reconcile(name: Arc<Name>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let find = || context.inventories.get(&name.namespace().unwrap_or_default(), &name.name_any());
-    let Some(machine) = find() else { return Ok(Action::await_change()) };
+async fn timed(name: Arc<Name>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    context.metrics.time_reconciliation("MachineInventory", reconcile(name, &context)).await
+}
+
+async fn reconcile(name: Arc<Name>, context: &Context) -> Result<Action, ReconcileError> {
+    let Some(machine) = context.inventories.get(&name.namespace().unwrap_or_default(), &name.name_any()) else {
+        return Ok(Action::await_change());
+    };
+    // Every replica answers machines by their shared secret; everything else is the leader's.
+    let secret = secret::look(&machine, context).await;
+    match context.leadership.act(lead(&machine, &secret, context)).await {
+        Some(action) => action,
+        None => Ok(secret::next_look(&secret).map_or_else(Action::await_change, Action::requeue)),
+    }
+}
+
+async fn lead(machine: &KnownMachine, secret: &secret::Standing, context: &Context) -> Result<Action, ReconcileError> {
     if machine.deleting {
-        cluster::leave(&machine, &context).await?;
+        cluster::leave(machine, context).await?;
         return Ok(Action::await_change());
     }
-    let cluster = cluster::follow(&machine, &context).await?;
-    let secret = secret::look(&machine, &context).await;
+    let cluster = cluster::follow(machine, context).await?;
     // What was just written, or said by the machine meanwhile, is newer.
-    let Some(newer) = find() else { return Ok(Action::await_change()) };
+    let Some(newer) = context.inventories.get(&machine.namespace, &machine.name) else {
+        return Ok(Action::await_change());
+    };
     if newer.generation != machine.generation {
         // What was found is of another spec: a token of the cluster before must not pass for one of the new.
         return Ok(Action::requeue(Duration::ZERO));
     }
-    let machine = newer;
-    let first = machine.hash.as_ref().and_then(|hash| context.inventories.find(hash));
-    let finding = validate(&machine, first.as_deref(), context.now().0.as_second());
+    let first = newer.hash.as_ref().and_then(|hash| context.inventories.find(hash));
+    let finding = validate(&newer, first.as_deref(), context.now().0.as_second());
     let now = context.now();
-    let mut status = build(&machine, &finding, &now);
-    cluster::tell(&machine, &cluster, &mut status, &now);
-    secret::tell(&machine, &secret, &mut status, &now);
-    write(&machine, &context, &status).await?;
+    let mut status = build(&newer, &finding, &now);
+    cluster::tell(&newer, &cluster, &mut status, &now);
+    secret::tell(&newer, secret, &mut status, &now);
+    write(&newer, context, &status).await?;
     let own = match finding {
         Finding::TooEarly => Some(Duration::from_secs(STATUS_GRACE.unsigned_abs())),
         Finding::Duplicate(_) => Some(DUPLICATE_EVERY),
         _ => None,
     };
-    let looks = [own, secret::next_look(&secret), cluster::next_look(&cluster, &status, &now)];
+    let looks = [own, secret::next_look(secret), cluster::next_look(&cluster, &status, &now)];
     Ok(looks.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue))
 }
 

@@ -20,6 +20,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How often `status.machines` follows the inventory, at most.
 const COUNT_EVERY: Duration = Duration::from_secs(2);
@@ -43,8 +44,10 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
     let controller = Controller::for_stream(objects, reader)
         .with_config(Config::default().debounce(Duration::from_millis(50)))
         .reconcile_on(changed_counts(context.clone()))
+        .reconcile_all_on(context.leadership.begins())
+        .reconcile_all_on(changed_endpoints(context.endpoint.clone()))
         .graceful_shutdown_on(stop);
-    drain(controller.run(reconcile, on_error, context)).await;
+    drain(controller.run(timed, on_error, context)).await;
 }
 
 /// Registrations through which machines came or of which machines were deleted.
@@ -58,15 +61,28 @@ fn changed_counts(context: Arc<Context>) -> impl Stream<Item = ObjectRef<Machine
     .flatten()
 }
 
-async fn reconcile(object: Arc<MachineRegistration>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+/// The URL and the authorities stand in what every registration hands out.
+fn changed_endpoints(endpoint: watch::Receiver<Endpoint>) -> impl Stream<Item = ()> + Send {
+    stream::unfold(endpoint, |mut endpoint| async {
+        endpoint.changed().await.ok()?;
+        Some(((), endpoint))
+    })
+}
+
+async fn timed(object: Arc<MachineRegistration>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    context.metrics.time_reconciliation("MachineRegistration", reconcile(object, &context)).await
+}
+
+async fn reconcile(object: Arc<MachineRegistration>, context: &Context) -> Result<Action, ReconcileError> {
     if object.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let found = fetch(&object, &context).await?;
+    let found = fetch(&object, context).await?;
     let problem = validate(&object, &found);
     let status = build(&object, &found, problem.as_ref(), new_token);
-    open(&object, &context, &found);
-    write(&object, &context, &status).await?;
+    // Every replica opens its door; one writes that it is open.
+    open(&object, context, &found);
+    context.leadership.act(write(&object, context, &status)).await.transpose()?;
     Ok(next_look(&object, &found))
 }
 
@@ -143,7 +159,12 @@ fn build(
     let generation = object.metadata.generation;
     match problem {
         None => {
-            let message = "machines can register";
+            let message = if found.endpoint.is_inside_only() {
+                "machines inside the cluster's network can register; for others set the chart's serverURL, an ingress \
+                 or a load balancer"
+            } else {
+                "machines can register"
+            };
             status.conditions.put(condition_type::READY, true, reason::AVAILABLE, message, generation, &found.now);
             status.conditions.take_away(condition_type::STALLED);
         }
@@ -287,6 +308,14 @@ mod tests {
             assert!(status.conditions.holds(condition_type::STALLED));
         }
         assert!(status_of(&object(json!({"maxMachines": 3})), &found()).conditions.holds(condition_type::READY));
+    }
+
+    #[test]
+    fn a_url_that_leads_nowhere_outside_says_what_to_set() {
+        let endpoint = Endpoint { server_url: "https://ros.ns.svc:8443".into(), ca_bundle: "PEM".into() };
+        let status = status_of(&object(json!({})), &Found { endpoint, ..found() });
+        let ready = status.conditions.find(condition_type::READY).unwrap();
+        assert!(ready.message.contains("serverURL"), "{}", ready.message);
     }
 
     #[test]

@@ -120,6 +120,7 @@ pub struct MachineConfig {
     pub cloud_config: Map<String, Value>,
 }
 
+/// What is known of the machine, and how far it is. Written by the operator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineInventoryStatus {

@@ -105,6 +105,7 @@ pub struct TrustedCas {
     pub secret_name: String,
 }
 
+/// The URL, and whether machines can use it. Written by the operator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineRegistrationStatus {

@@ -129,8 +129,11 @@ pub struct ContainerSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostVolume {
+    /// What the volume is called in the pod.
     pub name: String,
+    /// Path on the node.
     pub source: String,
+    /// Path in the container.
     pub destination: String,
 }
 
@@ -215,6 +218,7 @@ pub struct Window {
     pub time_zone: Option<String>,
 }
 
+/// How far the roll-out is. Written by the operator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ManagedOSImageStatus {

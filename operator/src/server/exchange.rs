@@ -158,6 +158,7 @@ impl<S: Socket> Exchange<S> {
     async fn answer(&mut self) -> Result<After, End> {
         let mut identity = self.identify().await?;
         tracing::info!(machine = %identity.hash, "attested");
+        self.context.metrics.count_attestation(identity.attestation.ek_certificate);
         let frame = self.receive().await?;
         match self.side.receive_statement(&frame)? {
             Statement::Machine(report) => {
@@ -188,6 +189,7 @@ impl<S: Socket> Exchange<S> {
 
     /// `hello`, `challenge`, `proof`.
     async fn identify(&mut self) -> Result<Identity, End> {
+        let begun = Instant::now();
         let frame = timeout(HELLO, self.receive()).await.unwrap_or_else(|_| {
             let message = format!("no `hello` within {} s", HELLO.as_secs());
             Err(Refusal::new(RefusalCode::DeadlineExceeded, message).into())
@@ -213,14 +215,18 @@ impl<S: Socket> Exchange<S> {
         };
         let frame = self.side.send_challenge(challenge)?;
         self.send(frame).await?;
+        let challenged = Instant::now();
+        self.context.metrics.time_phase("challenge", challenged - begun);
         let frame = self.receive().await?;
         let proof = self.side.receive_proof(&frame)?;
         check_secret(&puzzle.secret, &proof.secret)?;
         attestation.verify_quote(&proof.quote, &proof.signature, &nonce, QUOTED_PCRS)?;
+        self.context.metrics.time_phase("proof", challenged.elapsed());
         Ok(identity)
     }
 
     async fn register(&mut self, identity: &mut Identity, report: &MachineReport) -> Result<(), End> {
+        let begun = Instant::now();
         add_tpm(&mut identity.attestation, report.hardware.tpm.as_ref());
         let ledger = registrar::register(&self.context, &self.registration, identity, report).await?;
         let inventory = ledger.inventory();
@@ -233,7 +239,9 @@ impl<S: Socket> Exchange<S> {
             report_seconds: REPORT_SECONDS,
         };
         let frame = self.side.send_config(config)?;
-        self.send(frame).await
+        self.send(frame).await?;
+        self.context.metrics.time_phase("config", begun.elapsed());
+        Ok(())
     }
 
     /// Progress, until the machine is done.

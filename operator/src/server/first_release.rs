@@ -101,6 +101,7 @@ async fn converse(
     let authorities = context.registrations.authorities(&registration.namespace, &registration.name);
     let identity = judge(registration, authorities, &presented.endorsement_key, &presented.certificates)?;
     prove(socket, presented).await?;
+    context.metrics.count_attestation(identity.attestation.ek_certificate);
     let mut ledger = registrar::register(context, registration, &identity, report).await?;
     ledger.write(context).await?;
     tracing::info!(inventory = ledger.inventory(), "registered");

@@ -1,6 +1,6 @@
 //! The certificate that connections are accepted with, exchangeable while the server runs.
 
-use crate::authority::TlsMaterial;
+use crate::authority::Issued;
 use anyhow::Context as _;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
@@ -15,13 +15,13 @@ pub struct CertificateHolder {
 }
 
 impl CertificateHolder {
-    pub fn new(material: &TlsMaterial) -> anyhow::Result<Arc<Self>> {
-        Ok(Arc::new(Self { current: RwLock::new(certified_key(material)?) }))
+    pub fn new(server: &Issued) -> anyhow::Result<Arc<Self>> {
+        Ok(Arc::new(Self { current: RwLock::new(certified_key(server)?) }))
     }
 
     /// From now on, new connections are accepted with this.
-    pub fn replace(&self, material: &TlsMaterial) -> anyhow::Result<()> {
-        let key = certified_key(material)?;
+    pub fn replace(&self, server: &Issued) -> anyhow::Result<()> {
+        let key = certified_key(server)?;
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = key;
         Ok(())
     }
@@ -44,11 +44,13 @@ impl ResolvesServerCert for CertificateHolder {
     }
 }
 
-fn certified_key(material: &TlsMaterial) -> anyhow::Result<Arc<CertifiedKey>> {
-    let chain = CertificateDer::pem_slice_iter(material.server.certificate.as_bytes())
+fn certified_key(server: &Issued) -> anyhow::Result<Arc<CertifiedKey>> {
+    let chain = CertificateDer::pem_slice_iter(server.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .context("reading the server's certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(material.server.key.as_bytes()).context("reading the server's key")?;
+    let key = PrivateKeyDer::from_pem_slice(server.key.as_bytes()).context("reading the server's key")?;
     let key = any_supported_type(&key).context("using the server's key")?;
-    Ok(Arc::new(CertifiedKey::new(chain, key)))
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().context("the server's certificate is for another key than the one beside it")?;
+    Ok(Arc::new(certified))
 }

@@ -1,0 +1,33 @@
+{{- define "labels" -}}
+app: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "image" -}}
+{{- $registry := .Values.systemDefaultRegistry | default .Values.global.cattle.systemDefaultRegistry -}}
+{{- with $registry }}{{ . }}/{{ end -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- /* The host of Rancher's own URL; empty without Rancher. */ -}}
+{{- define "rancherHost" -}}
+{{- if .Capabilities.APIVersions.Has "management.cattle.io/v3/Setting" -}}
+{{- $setting := lookup "management.cattle.io/v3" "Setting" "" "server-url" | default dict -}}
+{{- with $setting.value | default $setting.default }}{{ (urlParse .).host }}{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* The host of the ingress; empty where there is to be none. */ -}}
+{{- define "ingressHost" -}}
+{{- $enabled := toString .Values.ingress.enabled -}}
+{{- if eq $enabled "true" -}}
+{{- .Values.ingress.host | default (include "rancherHost" .) | required "ingress.host: the name of the operator's host; Rancher, whose host it is by default, was not found" -}}
+{{- else if and (eq $enabled "auto") .Values.ingress.host -}}
+{{- .Values.ingress.host -}}
+{{- else if and (eq $enabled "auto") (not .Values.serverURL) -}}
+{{- include "rancherHost" . -}}
+{{- end -}}
+{{- end }}

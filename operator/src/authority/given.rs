@@ -1,0 +1,46 @@
+//! A certificate that was given to the operator, in place of one from its own authority.
+
+use super::{Issued, Served};
+use anyhow::Context as _;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// Reads the folder in which a Secret of the type `kubernetes.io/tls` is mounted: `tls.crt` (with intermediates),
+/// `tls.key`, and `ca.crt` with the authorities that machines are to trust. Without `ca.crt` machines trust whom
+/// everybody trusts.
+pub(super) fn read(folder: &Path) -> anyhow::Result<Served> {
+    let text = |name: &str| {
+        let path = folder.join(name);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    };
+    let required = |name: &str| {
+        text(name)?.with_context(|| {
+            format!("{} holds no {name}; is it mounted from a Secret of the type kubernetes.io/tls?", folder.display())
+        })
+    };
+    let server = Issued { certificate: required("tls.crt")?, key: required("tls.key")? };
+    Ok(Served { server, bundle: text("ca.crt")?.unwrap_or_default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mounted_secret_is_read_and_what_is_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("tls.crt") && error.contains("kubernetes.io/tls"), "{error}");
+        for name in ["tls.crt", "tls.key"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        assert_eq!(read(folder.path()).unwrap().bundle, "");
+        std::fs::write(folder.path().join("ca.crt"), "PEM").unwrap();
+        let served = read(folder.path()).unwrap();
+        assert_eq!((served.bundle.as_str(), served.server.key.as_str()), ("PEM", "tls.key"));
+    }
+}

@@ -1,0 +1,147 @@
+//! Which replica runs the controllers: one at a time, the one that holds a Lease. All replicas serve machines.
+//!
+//! Own code, because it is small, and because kubert and kube-leader-election are bound to other versions of the
+//! client. The rules are client-go's: whether a lease has expired is judged by how long it has not moved under the own
+//! clock, never by the times in it, so that clocks need not agree.
+
+mod election;
+mod lease;
+
+pub use election::Election;
+pub use lease::NAME;
+
+use futures::{Stream, stream};
+use tokio::sync::watch;
+
+/// Whether this replica leads, for whoever may act only then.
+#[derive(Clone)]
+pub struct Leadership(watch::Receiver<bool>);
+
+impl Leadership {
+    /// The first value follows what the second is told.
+    pub fn new() -> (Self, watch::Sender<bool>) {
+        let (sender, receiver) = watch::channel(false);
+        (Self(receiver), sender)
+    }
+
+    pub fn is_held(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Acts while this replica leads. `None`: it does not, or ceased to before the action was through, which is then
+    /// dropped where it stands.
+    pub async fn act<T>(&self, action: impl Future<Output = T>) -> Option<T> {
+        let mut held = self.0.clone();
+        if !*held.borrow_and_update() {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            () = turned(&mut held, false) => None,
+            value = action => Some(value),
+        }
+    }
+
+    /// One item each time that this replica begins to lead: what was left to others is then its own to do.
+    pub fn begins(&self) -> impl Stream<Item = ()> + Send + use<> {
+        stream::unfold((self.0.clone(), false), |(mut held, mut before)| async move {
+            loop {
+                turned(&mut held, !before).await;
+                before = !before;
+                if before {
+                    return Some(((), (held, before)));
+                }
+            }
+        })
+    }
+
+    /// Runs `work` anew whenever this replica leads, and drops it when it ceases to; until `stop`. For controllers
+    /// whose watches nobody else needs.
+    pub async fn whenever_held<W: Future<Output = ()>>(&self, stop: impl Future<Output = ()>, work: impl Fn() -> W) {
+        let leading = async {
+            let mut held = self.0.clone();
+            loop {
+                turned(&mut held, true).await;
+                self.act(work()).await;
+                turned(&mut held, false).await;
+            }
+        };
+        tokio::select! {
+            () = leading => {}
+            () = stop => {}
+        }
+    }
+
+    /// That of the only replica.
+    #[cfg(test)]
+    pub fn always() -> Self {
+        Self(watch::channel(true).1)
+    }
+}
+
+/// Waits for a value; for ever when the election has ended with another.
+async fn turned(held: &mut watch::Receiver<bool>, value: bool) {
+    if held.wait_for(|held| *held == value).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::{FutureExt, StreamExt, future};
+    use std::cell::Cell;
+
+    #[tokio::test]
+    async fn who_does_not_lead_does_not_act() {
+        let (leadership, lead) = Leadership::new();
+        assert_eq!(leadership.act(future::ready(1)).await, None);
+        lead.send_replace(true);
+        assert_eq!(leadership.act(future::ready(1)).await, Some(1));
+        assert_eq!(Leadership::always().act(future::ready(1)).await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn an_action_ends_with_the_lead() {
+        let (leadership, lead) = Leadership::new();
+        lead.send_replace(true);
+        let action = leadership.act(future::pending::<()>());
+        tokio::pin!(action);
+        assert!(action.as_mut().now_or_never().is_none());
+        lead.send_replace(false);
+        assert_eq!(action.await, None);
+    }
+
+    #[tokio::test]
+    async fn each_beginning_is_told_once() {
+        let (leadership, lead) = Leadership::new();
+        let begins = leadership.begins();
+        tokio::pin!(begins);
+        assert!(begins.next().now_or_never().is_none());
+        for _ in 0..2 {
+            lead.send_replace(true);
+            assert_eq!(begins.next().await, Some(()));
+            assert!(begins.next().now_or_never().is_none());
+            lead.send_replace(false);
+            assert!(begins.next().now_or_never().is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn work_begins_anew_with_each_lead() {
+        let (leadership, lead) = Leadership::new();
+        let begun = Cell::new(0);
+        let working = leadership.whenever_held(future::pending(), || {
+            begun.set(begun.get() + 1);
+            future::pending()
+        });
+        tokio::pin!(working);
+        for round in 1..3 {
+            assert!(working.as_mut().now_or_never().is_none());
+            lead.send_replace(true);
+            assert!(working.as_mut().now_or_never().is_none());
+            assert_eq!(begun.get(), round);
+            lead.send_replace(false);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The rules of the Lease, over values.
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The Lease, in the operator's own namespace.
+pub const NAME: &str = "ros-operator";
+/// A lease that has not moved for this long may be taken by another replica.
+const DURATION: Duration = Duration::from_secs(10);
+/// Who could not renew for this long leads no more: before anybody else may begin, whatever a request still costs.
+pub(super) const GIVE_UP: Duration = Duration::from_secs(8);
+/// Between two renewals.
+pub(super) const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// Between two looks of who does not lead. With [`DURATION`]: 12 s from a leader's end to the next one's beginning.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// When this replica first saw the lease as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    version: String,
+    since: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    Take,
+    /// Somebody else leads.
+    Wait(Seen),
+}
+
+/// What to do about a lease that is there. `seen`: what the decision before this one remembered.
+pub(super) fn decide(lease: &Lease, seen: Option<Seen>, identity: &str, now: Instant) -> Decision {
+    let holder = holder(lease);
+    if holder.is_empty() || holder == identity {
+        return Decision::Take;
+    }
+    let version = lease.resource_version().unwrap_or_default();
+    let seen = seen.filter(|seen| seen.version == version).unwrap_or(Seen { version, since: now });
+    if now.duration_since(seen.since) >= DURATION { Decision::Take } else { Decision::Wait(seen) }
+}
+
+pub(super) fn holder(lease: &Lease) -> &str {
+    lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
+}
+
+/// The lease in our hands, from now on. It keeps its resource version, so that of two who take it one fails.
+pub(super) fn taken(lease: Option<Lease>, identity: &str, now: Timestamp) -> Lease {
+    let mut lease = lease.unwrap_or_default();
+    lease.metadata.name = Some(NAME.to_owned());
+    let before = lease.spec.take().unwrap_or_default();
+    let ours = before.holder_identity.as_deref() == Some(identity);
+    let transitions = before.lease_transitions.unwrap_or_default();
+    lease.spec = Some(LeaseSpec {
+        holder_identity: Some(identity.to_owned()),
+        lease_duration_seconds: Some(DURATION.as_secs() as i32),
+        acquire_time: before.acquire_time.filter(|_| ours).or(Some(MicroTime(now))),
+        renew_time: Some(MicroTime(now)),
+        lease_transitions: Some(if ours { transitions } else { transitions.saturating_add(1) }),
+        ..LeaseSpec::default()
+    });
+    lease
+}
+
+/// The lease in nobody's hands: the next replica need not wait for it to expire.
+pub(super) fn released(mut lease: Lease) -> Lease {
+    if let Some(spec) = &mut lease.spec {
+        spec.holder_identity = None;
+        spec.acquire_time = None;
+        spec.renew_time = None;
+    }
+    lease
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+    fn lease(holder: &str, version: &str) -> Lease {
+        let mut lease = taken(None, holder, at(0));
+        lease.metadata.resource_version = Some(version.to_owned());
+        lease
+    }
+    fn waited(decision: Decision) -> Option<Seen> {
+        match decision {
+            Decision::Wait(seen) => Some(seen),
+            Decision::Take => None,
+        }
+    }
+
+    #[test]
+    fn a_lease_that_moves_is_left_to_its_holder_and_one_that_stands_still_is_not() {
+        let start = Instant::now();
+        let first = waited(decide(&lease("a", "1"), None, "b", start)).unwrap();
+        let almost = start + DURATION - Duration::from_millis(1);
+        let second = waited(decide(&lease("a", "1"), Some(first.clone()), "b", almost)).unwrap();
+        assert_eq!(second, first);
+        assert_eq!(decide(&lease("a", "1"), Some(first.clone()), "b", start + DURATION), Decision::Take);
+        let renewed = waited(decide(&lease("a", "2"), Some(first), "b", start + DURATION)).unwrap();
+        assert_eq!(renewed.since, start + DURATION);
+    }
+
+    #[test]
+    fn a_released_lease_is_taken_at_once_and_so_is_the_own() {
+        let now = Instant::now();
+        assert_eq!(decide(&released(lease("a", "1")), None, "b", now), Decision::Take);
+        assert_eq!(decide(&lease("b", "1"), None, "b", now), Decision::Take);
+        assert_eq!(decide(&Lease::default(), None, "b", now), Decision::Take);
+    }
+
+    #[test]
+    fn transitions_count_changes_of_hands() {
+        let spec = |lease: &Lease| lease.spec.clone().unwrap();
+        let first = taken(None, "a", at(0));
+        let renewed = taken(Some(first.clone()), "a", at(3));
+        assert_eq!(spec(&renewed).lease_transitions, spec(&first).lease_transitions);
+        assert_eq!(spec(&renewed).acquire_time, Some(MicroTime(at(0))));
+        assert_eq!(spec(&renewed).renew_time, Some(MicroTime(at(3))));
+        let other = taken(Some(renewed.clone()), "b", at(6));
+        assert_eq!(spec(&other).lease_transitions, spec(&renewed).lease_transitions.map(|count| count + 1));
+        assert_eq!(spec(&other).acquire_time, Some(MicroTime(at(6))));
+    }
+
+    #[test]
+    fn who_gives_up_does_so_before_another_begins() {
+        assert!(GIVE_UP < DURATION && RENEW_EVERY * 2 < GIVE_UP);
+        assert!(DURATION + LOOK_EVERY < Duration::from_secs(15));
+    }
+}

@@ -1,0 +1,326 @@
+//! The chart: what it renders, and a cluster in which it is installed as the reference says, with nothing but the rights
+//! that it gives.
+
+use anyhow::{Context, Result};
+use harness::certificates::Authority;
+use harness::cluster::{Cluster, Controllers};
+use harness::helm::{helm, helm_alone};
+use harness::operator::{NAMESPACE, Operator};
+use harness::paths;
+use harness::registration::{self, Registration};
+use harness::scratch::Scratch;
+use harness::software_machine::{Endpoint, usual_report};
+use harness::software_tpm::{KeyKind, SoftwareTpm};
+use harness::wait::{Look, until};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const RELEASE: &str = "rancheros-operator";
+
+/// Values that render everything that is not there by default.
+const EVERYTHING: &str = "replicas=3,ingress.host=ros.example.org,ingress.tlsSecretName=ros-tls,tls.secretName=own,\
+                          metrics.serviceMonitor.enabled=true,networkPolicy.enabled=true,\
+                          global.cattle.systemDefaultRegistry=registry.example.org,service.type=ClusterIP";
+
+#[test]
+fn what_is_rendered_is_what_is_committed() {
+    let scratch = Scratch::new("chart-golden").unwrap();
+    for (name, values) in [("default", ""), ("everything", EVERYTHING)] {
+        let rendered = render(scratch.path(), values).unwrap();
+        let path = paths::workspace().join(format!("tests/golden/chart-{name}.yaml"));
+        if std::env::var_os("ROS_WRITE_GOLDEN").is_some() {
+            std::fs::write(&path, &rendered).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        let difference = committed.lines().zip(rendered.lines()).find(|(committed, rendered)| committed != rendered);
+        assert!(
+            committed == rendered,
+            "{} is not what the chart renders; first difference {difference:?}; if the change is meant, write it with \
+             ROS_WRITE_GOLDEN=1",
+            path.display()
+        );
+    }
+    helm_alone(scratch.path(), &["lint", "--strict", &folder()]).unwrap();
+}
+
+#[test]
+fn wrong_values_are_refused_by_name() {
+    let scratch = Scratch::new("chart-values").unwrap();
+    for (values, told) in [
+        ("serverURL=http://ros.example.org", "serverURL"),
+        ("ingress.enabled=true", "ingress.host"),
+        ("ingress.host=https://ros.example.org", "host"),
+        ("service.type=Loadbalancer", "type"),
+        ("replica=2", "replica"),
+        ("tls.ca=PEM", "ca"),
+    ] {
+        let error = format!("{:#}", render(scratch.path(), values).unwrap_err());
+        assert!(error.contains(told), "{values}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_more() {
+    let scratch = Scratch::new("chart-install").unwrap();
+    let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
+    let chart = package(&scratch.folder("chart").unwrap()).unwrap();
+    let chart = chart.to_str().unwrap();
+
+    helm(&cluster, &["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart]).unwrap();
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"], "").unwrap();
+    let account = account_kubeconfig(&cluster, &scratch.path().join("account")).unwrap();
+    let environment = environment(&cluster).unwrap();
+    let url = format!("https://{RELEASE}.{NAMESPACE}.svc");
+    let folder = scratch.folder("operator").unwrap();
+    let operator = Operator::start_deployed(&account, environment, &url, &folder).await.unwrap();
+
+    // Nobody told where machines reach it, and it says so.
+    let registration = Registration::apply(&cluster, "edge", json!({})).unwrap();
+    assert!(registration.url.starts_with(&url), "{}", registration.url);
+    let message =
+        field(&cluster, "machineregistration/edge", "{.status.conditions[?(@.type=='Ready')].message}").unwrap();
+    assert!(message.contains("serverURL"), "{message}");
+    let endpoint = Endpoint::new(&registration.local_url(&operator).unwrap(), &operator.ca().await.unwrap()).unwrap();
+    let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+    let config = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
+    let name = config.inventory.rsplit('/').next().unwrap().to_owned();
+    assert_eq!(field(&cluster, &format!("machineinventory/{name}"), "{.status.phase}").unwrap(), "Installed");
+
+    let metrics = operator.fetch(&operator.local_url("/metrics")).await.unwrap();
+    for line in [
+        r#"rancheros_exchanges_total{request="register",result="ok",code=""} 1"#,
+        r#"rancheros_exchange_phase_seconds_count{phase="proof"} 1"#,
+        r#"rancheros_attestations_total{certificate="Absent"} 1"#,
+        r#"rancheros_machine_inventories{phase="Installed"} 1"#,
+        r#"rancheros_api_request_seconds_count{method="POST",resource="machineinventories",status="201"} 1"#,
+        r#"rancheros_reconcile_seconds_count{kind="MachineRegistration",result="ok"}"#,
+        "rancheros_leader 1",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    assert!(!metrics.contains(&name), "a machine's name in {metrics}");
+
+    // A load balancer gives the Service an address.
+    let status = r#"{"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}}"#;
+    let patch =
+        ["patch", "service", RELEASE, "-n", NAMESPACE, "--subresource=status", "--type=merge", "--patch", status];
+    cluster.kubectl(&patch, "").unwrap();
+    until("the load balancer's address in the URL", Duration::from_secs(60), async || {
+        let url = field(&cluster, "machineregistration/edge", "{.status.registrationURL}")?;
+        Ok(if url.starts_with("https://192.0.2.7/") { Look::Ready(()) } else { Look::NotYet(url) })
+    })
+    .await
+    .unwrap();
+    let log = std::fs::read_to_string(folder.join("ros-operator.log")).unwrap();
+    assert!(!log.contains("forbidden"), "{log}");
+    refuses_the_rest(&cluster);
+
+    let values = ["--set", "replicas=2,serverURL=https://ros.example.org"];
+    helm(&cluster, &[&["-n", NAMESPACE, "upgrade", RELEASE, chart][..], &values].concat()).unwrap();
+    let replicas = ["get", "deployment", RELEASE, "-n", NAMESPACE, "-o", "jsonpath={.spec.replicas}"];
+    assert_eq!(cluster.kubectl(&replicas, "").unwrap(), "2");
+    cluster.kubectl(&["get", "poddisruptionbudget", RELEASE, "-n", NAMESPACE], "").unwrap();
+    helm(&cluster, &["-n", NAMESPACE, "rollback", RELEASE, "1"]).unwrap();
+
+    drop(operator);
+    helm(&cluster, &["-n", NAMESPACE, "uninstall", RELEASE]).unwrap();
+    assert!(cluster.kubectl(&["get", "deployment,service,clusterrole", RELEASE, "-n", NAMESPACE], "").is_err());
+    // What users and machines made outlives the chart.
+    field(&cluster, &format!("machineinventory/{name}"), "{.metadata.name}").unwrap();
+    field(&cluster, "machineregistration/edge", "{.metadata.name}").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_rancher_it_takes_ranchers_url_and_authorities() {
+    let scratch = Scratch::new("chart-rancher").unwrap();
+    let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
+    let settings = [("server-url", "https://rancher.example.org"), ("cacerts", "-----BEGIN CERTIFICATE-----\nrancher")];
+    cluster.kubectl(&["apply", "-f", "-"], RANCHER).unwrap();
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"], "").unwrap();
+    for (name, value) in settings {
+        let object = json!({
+            "apiVersion": "management.cattle.io/v3", "kind": "Setting", "metadata": {"name": name}, "value": value,
+        });
+        cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).unwrap();
+    }
+    let chart = package(&scratch.folder("chart").unwrap()).unwrap();
+    helm(&cluster, &["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart.to_str().unwrap()]).unwrap();
+    let rule = ["get", "ingress", RELEASE, "-n", NAMESPACE, "-o", "jsonpath={.spec.rules[0]}"];
+    let rule: Value = serde_json::from_str(&cluster.kubectl(&rule, "").unwrap()).unwrap();
+    assert_eq!(
+        (&rule["host"], &rule["http"]["paths"][0]["path"]),
+        (&json!("rancher.example.org"), &json!("/v1-rancheros"))
+    );
+
+    let account = account_kubeconfig(&cluster, &scratch.path().join("account")).unwrap();
+    let folder = scratch.folder("operator").unwrap();
+    let environment = environment(&cluster).unwrap();
+    let operator = Operator::start_deployed(&account, environment, settings[0].1, &folder).await.unwrap();
+    let registration = Registration::apply(&cluster, "edge", json!({})).unwrap();
+    assert!(registration.url.starts_with("https://rancher.example.org/v1-rancheros/"), "{}", registration.url);
+    let medium = operator.fetch(&registration.local_url(&operator).unwrap()).await.unwrap();
+    assert!(medium.contains("registrationCACert") && medium.contains("rancher.example.org"), "{medium}");
+    assert_eq!(operator.ca().await.unwrap(), settings[1].1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_given_is_served_and_its_authority_is_handed_out() {
+    let scratch = Scratch::new("chart-certificate").unwrap();
+    let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
+    let chart = package(&scratch.folder("chart").unwrap()).unwrap();
+    let values = "tls.secretName=own,serverURL=https://ros.example.org";
+    let install = ["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart.to_str().unwrap(), "--set", values];
+    helm(&cluster, &install).unwrap();
+    // What the kubelet would mount.
+    let authority = Authority::new("somebody's").unwrap();
+    let server = authority.server(&["ros.example.org", "127.0.0.1"]).unwrap();
+    let mounted = scratch.folder("mounted").unwrap();
+    let files = [("tls.crt", server.certificate), ("tls.key", server.key), ("ca.crt", authority.certificate())];
+    for (name, content) in files {
+        std::fs::write(mounted.join(name), content).unwrap();
+    }
+    let mut environment = environment(&cluster).unwrap();
+    let folder = environment.iter_mut().find(|(name, _)| name == "ROS_CERTIFICATE").unwrap();
+    folder.1 = mounted.display().to_string();
+
+    let account = account_kubeconfig(&cluster, &scratch.path().join("account")).unwrap();
+    let log = scratch.folder("operator").unwrap();
+    let operator = Operator::start_deployed(&account, environment, "https://ros.example.org", &log).await.unwrap();
+    assert_eq!(operator.ca().await.unwrap(), authority.certificate());
+    let registration = Registration::apply(&cluster, "edge", json!({})).unwrap();
+    let endpoint = Endpoint::new(&registration.local_url(&operator).unwrap(), &authority.certificate()).unwrap();
+    endpoint.register(&SoftwareTpm::new(KeyKind::P256).unwrap(), usual_report("SN-1")).await.unwrap();
+    // Nothing of the operator's own was made beside it.
+    assert!(cluster.kubectl(&["get", "secret", "ros-operator-tls", "-n", NAMESPACE], "").is_err());
+}
+
+/// As much of Rancher as is asked for.
+const RANCHER: &str = r"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: settings.management.cattle.io}
+spec:
+  group: management.cattle.io
+  scope: Cluster
+  names: {kind: Setting, plural: settings, singular: setting}
+  versions:
+  - name: v3
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          value: {type: string}
+          default: {type: string}
+";
+
+fn folder() -> String {
+    paths::workspace().join("chart").display().to_string()
+}
+
+fn render(scratch: &Path, values: &str) -> Result<String> {
+    helm_alone(scratch, &["template", "--namespace", NAMESPACE, RELEASE, &folder(), "--set", values])
+}
+
+/// The chart as `make chart` packs it.
+fn package(output: &Path) -> Result<PathBuf> {
+    let made = Command::new(paths::program("ros-image")?)
+        .args(["chart", "--version", "0.1.0", "--chart", &folder(), "--output"])
+        .arg(output)
+        .output()
+        .context("running ros-image chart")?;
+    anyhow::ensure!(made.status.success(), "ros-image chart: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(output.join(format!("{RELEASE}-0.1.0.tgz")))
+}
+
+/// A kubeconfig of the chart's ServiceAccount and of nobody else.
+fn account_kubeconfig(cluster: &Cluster, path: &Path) -> Result<PathBuf> {
+    let token = cluster.kubectl(&["create", "token", RELEASE, "-n", NAMESPACE], "")?;
+    let text = std::fs::read_to_string(cluster.kubeconfig()).context("reading the admin's kubeconfig")?;
+    let mut kubeconfig: Value = serde_yaml::from_str(&text).context("parsing the admin's kubeconfig")?;
+    kubeconfig["users"][0]["user"] = json!({"token": token.trim()});
+    std::fs::write(path, kubeconfig.to_string()).context("writing the account's kubeconfig")?;
+    Ok(path.to_owned())
+}
+
+/// What the Deployment gives its container, with the fields of the pod filled in.
+fn environment(cluster: &Cluster) -> Result<Vec<(String, String)>> {
+    let path = "jsonpath={.spec.template.spec.containers[0].env}";
+    let variables = cluster.kubectl(&["get", "deployment", RELEASE, "-n", NAMESPACE, "-o", path], "")?;
+    let variables: Vec<Value> = serde_json::from_str(&variables).context("reading the container's environment")?;
+    variables
+        .iter()
+        .map(|variable| {
+            let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+                None => variable["value"].as_str().context("a variable without a value")?,
+                Some("metadata.name") => "pod-1",
+                Some("metadata.namespace") => NAMESPACE,
+                Some(other) => anyhow::bail!("the pod's {other} is not known here"),
+            };
+            Ok((variable["name"].as_str().unwrap_or_default().to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+fn field(cluster: &Cluster, object: &str, path: &str) -> Result<String> {
+    let (kind, name) = object.split_once('/').context("an object is kind/name")?;
+    let object = format!("{kind}.rancheros.cattle.io/{name}");
+    cluster.kubectl(&["get", &object, "-n", registration::NAMESPACE, "-o", &format!("jsonpath={path}")], "")
+}
+
+/// What whoever takes over the operator's account cannot do.
+fn refuses_the_rest(cluster: &Cluster) {
+    let own = Some(NAMESPACE);
+    let refused = [
+        ("get", "", "secrets", Some("somebody-elses"), own),
+        ("list", "", "secrets", None, own),
+        ("watch", "", "secrets", None, own),
+        ("delete", "", "secrets", Some("ros-operator-tls"), own),
+        ("get", "", "secrets", Some("any"), Some("kube-system")),
+        ("list", "", "secrets", None, Some(registration::NAMESPACE)),
+        ("list", "", "secrets", None, None),
+        ("create", "", "secrets", None, Some("kube-system")),
+        ("update", "coordination.k8s.io", "leases", Some("somebody-elses"), own),
+        ("update", "coordination.k8s.io", "leases", Some("ros-operator"), Some("kube-system")),
+        ("get", "", "services", Some("somebody-elses"), own),
+        ("patch", "rancheros.cattle.io", "machineregistrations", None, None),
+        ("delete", "rancheros.cattle.io", "machineregistrations", None, None),
+        ("delete", "rancheros.cattle.io", "machineinventories", None, None),
+        ("get", "management.cattle.io", "settings", Some("auth-token-max-ttl-minutes"), None),
+        ("patch", "management.cattle.io", "settings", Some("server-url"), None),
+        ("create", "", "pods", None, own),
+        ("create", "", "serviceaccounts", None, own),
+        ("create", "rbac.authorization.k8s.io", "clusterrolebindings", None, None),
+        ("escalate", "rbac.authorization.k8s.io", "clusterroles", None, None),
+        ("patch", "apiextensions.k8s.io", "customresourcedefinitions", None, None),
+        ("impersonate", "", "users", Some("admin"), None),
+    ];
+    for question in refused {
+        assert!(!may(cluster, question).unwrap(), "the chart allows {question:?}");
+    }
+    // The question is asked rightly, too.
+    assert!(may(cluster, ("get", "", "secrets", Some("ros-operator-tls"), own)).unwrap());
+}
+
+/// What `kubectl auth can-i` asks: verb, group, resource, name, namespace.
+fn may(
+    cluster: &Cluster,
+    (verb, group, resource, name, namespace): (&str, &str, &str, Option<&str>, Option<&str>),
+) -> Result<bool> {
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": format!("system:serviceaccount:{NAMESPACE}:{RELEASE}"),
+            "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{NAMESPACE}"), "system:authenticated"],
+            "resourceAttributes": {
+                "verb": verb, "group": group, "resource": resource, "name": name, "namespace": namespace,
+            },
+        },
+    });
+    let answer = cluster.kubectl(&["create", "-f", "-", "-o", "jsonpath={.status.allowed}"], &review.to_string())?;
+    Ok(answer == "true")
+}

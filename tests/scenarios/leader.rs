@@ -1,0 +1,111 @@
+//! Two replicas of the operator: both serve machines, one runs the controllers, and either may go at any time.
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use harness::operator::{NAMESPACE, Operator};
+use harness::registration::Registration;
+use harness::site::Site;
+use harness::software_machine::{Endpoint, NoAnswer, usual_report};
+use harness::software_tpm::{KeyKind, SoftwareTpm};
+use harness::wait::{Look, until};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const MACHINES: usize = 80;
+const PARALLEL: usize = 16;
+/// From a leader's violent end to its successor's beginning, and something for a busy host.
+const TAKEN_OVER: Duration = Duration::from_secs(25);
+/// A lease that was given back is found within two seconds.
+const HANDED_OVER: Duration = Duration::from_secs(8);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_the_leader_in_a_herd_loses_nothing_and_doubles_nothing() {
+    let spec = json!({"machineName": "${System Information/Serial Number}-", "cloudConfig": {"hostname": "edge"}});
+    let mut site = Site::start("leader-killed", spec).await.unwrap();
+    leads(&site, &site.operator, TAKEN_OVER).await.unwrap();
+    let second = site.operator.start_replica(&site.scratch.folder("second").unwrap()).await.unwrap();
+    let authority = site.operator.ca().await.unwrap();
+    let endpoints = [&site.operator, &second].map(|operator| {
+        let url = site.registration.local_url(operator).unwrap();
+        Endpoint::new(&url, &authority).unwrap()
+    });
+
+    let machines: Vec<(String, SoftwareTpm)> =
+        (0..MACHINES).map(|number| (format!("SN{number:03}"), SoftwareTpm::new(KeyKind::P256).unwrap())).collect();
+    let registered = AtomicUsize::new(0);
+    let herd = futures::stream::iter(&machines).map(async |(serial, tpm)| {
+        let name = register_anywhere(&endpoints, tpm, serial).await.unwrap();
+        registered.fetch_add(1, Ordering::Relaxed);
+        name
+    });
+    let herd = herd.buffer_unordered(PARALLEL).collect::<BTreeSet<String>>();
+    let killing = async {
+        until("a quarter of the herd", Duration::from_secs(60), async || {
+            let registered = registered.load(Ordering::Relaxed);
+            Ok(if registered < MACHINES / 4 { Look::NotYet(registered.to_string()) } else { Look::Ready(()) })
+        })
+        .await
+        .unwrap();
+        site.operator.kill();
+        Instant::now()
+    };
+    let (names, killed) = futures::join!(herd, killing);
+    assert_eq!(names.len(), MACHINES, "each machine was told of an inventory of its own");
+
+    leads(&site, &second, TAKEN_OVER).await.unwrap();
+    eprintln!("the second replica leads {:.1} s after the first was killed", killed.elapsed().as_secs_f64());
+    let inventories = site.inventories().unwrap();
+    let hashes: BTreeSet<&str> = inventories.iter().filter_map(|each| each["spec"]["tpmHash"].as_str()).collect();
+    assert_eq!((inventories.len(), hashes.len()), (MACHINES, MACHINES));
+    // What only controllers do is done by the one that is left.
+    Registration::apply(&site.cluster, "another", json!({})).unwrap();
+    counted(&site, MACHINES).await.unwrap();
+
+    // Stopping in order hands over without waiting for the lease to expire.
+    site.operator.resume().await.unwrap();
+    let mut second = second;
+    second.stop();
+    leads(&site, &site.operator, HANDED_OVER).await.unwrap();
+    Registration::apply(&site.cluster, "third", json!({})).unwrap();
+}
+
+/// What a machine does with several addresses: whoever answers. A refusal is an error.
+async fn register_anywhere(endpoints: &[Endpoint], tpm: &SoftwareTpm, serial: &str) -> Result<String> {
+    let what = format!("machine {serial} registered");
+    until(&what, Duration::from_secs(60), async || {
+        let mut last = String::new();
+        for endpoint in endpoints {
+            match endpoint.register(tpm, usual_report(serial)).await {
+                Ok(config) => return Ok(Look::Ready(config.inventory)),
+                Err(NoAnswer::Broken(error)) => last = format!("{error:#}"),
+                Err(NoAnswer::Refused(refusal)) => return Err(refusal.into()),
+            }
+        }
+        Ok(Look::NotYet(last))
+    })
+    .await
+}
+
+/// Waits until this replica holds the Lease.
+async fn leads(site: &Site, operator: &Operator, limit: Duration) -> Result<()> {
+    let what = format!("replica {} leads", operator.replica());
+    until(&what, limit, async || {
+        let path = "--output=jsonpath={.spec.holderIdentity}";
+        let holder =
+            site.cluster.kubectl(&["get", "--ignore-not-found", "lease", "ros-operator", "-n", NAMESPACE, path], "")?;
+        Ok(if holder.starts_with(&operator.replica()) { Look::Ready(()) } else { Look::NotYet(holder) })
+    })
+    .await
+}
+
+/// Waits until the registration's status counts this many machines: its controller runs.
+async fn counted(site: &Site, machines: usize) -> Result<()> {
+    let path = format!("jsonpath={{.status.machines}}={machines}");
+    let wait = ["wait", "--timeout=30s", "machineregistrations.rancheros.cattle.io/edge", "--for", &path];
+    site.cluster
+        .kubectl(&[&wait[..], &["-n", harness::registration::NAMESPACE]].concat(), "")
+        .context("waiting for status.machines")?;
+    Ok(())
+}
