@@ -37,6 +37,18 @@ pub enum Lookup<T> {
     Forbidden,
 }
 
+impl<T> Lookup<T> {
+    /// The same of what is read from what was found.
+    fn read<U>(self, read: impl FnOnce(T) -> kube::Result<U>) -> kube::Result<Lookup<U>> {
+        Ok(match self {
+            Self::Found(found) => Lookup::Found(read(found)?),
+            Self::Missing => Lookup::Missing,
+            Self::NotServed => Lookup::NotServed,
+            Self::Forbidden => Lookup::Forbidden,
+        })
+    }
+}
+
 /// A cluster registration token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
@@ -74,24 +86,13 @@ impl Rancher {
             cluster_name: Option<String>,
         }
         let api = Api::namespaced_with(client.clone(), namespace, &clusters());
-        Ok(match self.look(api.get(name)).await? {
-            Lookup::Found(object) => {
-                Lookup::Found(status::<ClusterStatus>(&object)?.cluster_name.filter(|name| !name.is_empty()))
-            }
-            Lookup::Missing => Lookup::Missing,
-            Lookup::NotServed => Lookup::NotServed,
-            Lookup::Forbidden => Lookup::Forbidden,
-        })
+        let found: Lookup<DynamicObject> = self.look(api.get(name)).await?;
+        found.read(|object| Ok(status::<ClusterStatus>(&object)?.cluster_name.filter(|name| !name.is_empty())))
     }
 
     pub async fn token(&self, client: &Client, (namespace, name): &Key) -> kube::Result<Lookup<Token>> {
         let api = Api::namespaced_with(client.clone(), namespace, &tokens());
-        Ok(match self.look(api.get(name)).await? {
-            Lookup::Found(object) => Lookup::Found(token_of(&object)?),
-            Lookup::Missing => Lookup::Missing,
-            Lookup::NotServed => Lookup::NotServed,
-            Lookup::Forbidden => Lookup::Forbidden,
-        })
+        self.look(api.get(name)).await?.read(|object| token_of(&object))
     }
 
     /// Makes a machine's token, or gives the one of that name that is there.
@@ -111,10 +112,7 @@ impl Rancher {
         let api = Api::namespaced_with(client.clone(), namespace, &tokens());
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         match self.look(api.create(&parameters, &object)).await {
-            Ok(Lookup::Found(made)) => Ok(Lookup::Found(token_of(&made)?)),
-            Ok(Lookup::Missing) => Ok(Lookup::Missing),
-            Ok(Lookup::NotServed) => Ok(Lookup::NotServed),
-            Ok(Lookup::Forbidden) => Ok(Lookup::Forbidden),
+            Ok(made) => made.read(|object| token_of(&object)),
             Err(kube::Error::Api(status)) if status.is_already_exists() => self.token(client, key).await,
             Err(error) => Err(error),
         }

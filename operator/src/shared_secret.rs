@@ -6,10 +6,13 @@
 //! that is new opens it with the first machine that knocks: an unknown shared secret has Secrets read anew, a bounded
 //! number of them now and then, however many strangers knock.
 
+mod reading;
+
+pub use reading::{Reading, SECRET_KEY, SECRET_TYPE, SharedSecret, sha256};
+
 use crate::context::Context;
 use crate::inventory_index::{Key, KnownMachine};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
@@ -18,10 +21,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
-
-/// What such a Secret says it is, and the key that holds the shared secret: as in the first release.
-pub const SECRET_TYPE: &str = "rancheros.cattle.io/token";
-pub const SECRET_KEY: &str = "token";
 
 /// The least time between two rounds of reading.
 const ROUND_EVERY: Duration = Duration::from_secs(5);
@@ -33,45 +32,6 @@ const AT_ONCE: usize = 8;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// When a machine should come back while the API server is away, in seconds.
 const RETRY_AFTER: u64 = 15;
-
-/// A shared secret. `Debug` hides it.
-#[derive(Clone)]
-pub struct SharedSecret(Vec<u8>);
-
-impl SharedSecret {
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(bytes.into())
-    }
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-    pub fn digest(&self) -> [u8; 32] {
-        sha256(&self.0)
-    }
-}
-
-impl std::fmt::Debug for SharedSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SharedSecret(…)")
-    }
-}
-
-/// What a reading of a Secret gave.
-#[derive(Clone, Debug)]
-pub enum Reading {
-    Good(SharedSecret),
-    Missing,
-    /// The operator may not read Secrets in this namespace.
-    Forbidden,
-    /// It is there and holds no shared secret; why.
-    Malformed(&'static str),
-}
-
-pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut array = [0; 32];
-    array.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    array
-}
 
 /// What is known of the Secrets that inventories name.
 #[derive(Default)]
@@ -132,7 +92,7 @@ impl SharedSecrets {
     pub async fn read(&self, client: &Client, key: &Key) -> Result<Reading, String> {
         let api = Api::<Secret>::namespaced(client.clone(), &key.0);
         let reading = match timeout(DEADLINE, api.get_opt(&key.1)).await {
-            Ok(Ok(secret)) => reading_of(secret.as_ref()),
+            Ok(Ok(secret)) => Reading::of(secret.as_ref()),
             Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Reading::Forbidden,
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err(format!("no answer within {} s", DEADLINE.as_secs())),
@@ -238,17 +198,6 @@ impl Known {
         due.sort_by_cached_key(|key| self.by_secret.get(key).map(|(_, read)| *read));
         due.truncate(ROUND);
         due
-    }
-}
-
-fn reading_of(secret: Option<&Secret>) -> Reading {
-    let Some(secret) = secret else { return Reading::Missing };
-    if secret.type_.as_deref() != Some(SECRET_TYPE) {
-        return Reading::Malformed("its type is not rancheros.cattle.io/token");
-    }
-    match secret.data.as_ref().and_then(|data| data.get(SECRET_KEY)) {
-        Some(token) if !token.0.is_empty() => Reading::Good(SharedSecret::new(token.0.clone())),
-        _ => Reading::Malformed("its key `token` is absent or empty"),
     }
 }
 

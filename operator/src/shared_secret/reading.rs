@@ -1,0 +1,84 @@
+//! What a Secret holds, if it is one of a machine's.
+
+use aws_lc_rs::digest;
+use k8s_openapi::api::core::v1::Secret;
+
+/// What such a Secret says it is, and the key that holds the shared secret: as in the first release.
+pub const SECRET_TYPE: &str = "rancheros.cattle.io/token";
+pub const SECRET_KEY: &str = "token";
+
+/// A shared secret. `Debug` hides it.
+#[derive(Clone)]
+pub struct SharedSecret(Vec<u8>);
+
+impl SharedSecret {
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(bytes.into())
+    }
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+    pub fn digest(&self) -> [u8; 32] {
+        sha256(&self.0)
+    }
+}
+
+impl std::fmt::Debug for SharedSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedSecret(…)")
+    }
+}
+
+/// What a reading of a Secret gave.
+#[derive(Clone, Debug)]
+pub enum Reading {
+    Good(SharedSecret),
+    Missing,
+    /// The operator may not read Secrets in this namespace.
+    Forbidden,
+    /// It is there and holds no shared secret; why.
+    Malformed(&'static str),
+}
+
+impl Reading {
+    pub fn of(secret: Option<&Secret>) -> Self {
+        let Some(secret) = secret else { return Self::Missing };
+        if secret.type_.as_deref() != Some(SECRET_TYPE) {
+            return Self::Malformed("its type is not rancheros.cattle.io/token");
+        }
+        match secret.data.as_ref().and_then(|data| data.get(SECRET_KEY)) {
+            Some(token) if !token.0.is_empty() => Self::Good(SharedSecret::new(token.0.clone())),
+            _ => Self::Malformed("its key `token` is absent or empty"),
+        }
+    }
+}
+
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut array = [0; 32];
+    array.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    array
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::ByteString;
+
+    fn read(type_: &str, key: &str, token: &str) -> Reading {
+        let data = [(key.to_owned(), ByteString(token.into()))];
+        Reading::of(Some(&Secret { type_: Some(type_.into()), data: Some(data.into()), ..Secret::default() }))
+    }
+
+    #[test]
+    fn type_and_key_are_the_first_releases() {
+        let Reading::Good(secret) = read(SECRET_TYPE, SECRET_KEY, "known") else { panic!("it is one") };
+        assert_eq!(secret.expose(), b"known");
+        assert!(!format!("{secret:?}").contains("known"));
+        for (type_, key, token) in
+            [("Opaque", SECRET_KEY, "x"), (SECRET_TYPE, "other", "x"), (SECRET_TYPE, SECRET_KEY, "")]
+        {
+            assert!(matches!(read(type_, key, token), Reading::Malformed(_)), "{type_} {key}");
+        }
+        assert!(matches!(Reading::of(None), Reading::Missing));
+    }
+}
