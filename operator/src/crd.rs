@@ -30,6 +30,12 @@ pub const REGISTRATION_ANNOTATION: &str = "rancheros.cattle.io/registration";
 /// means that nothing need be written.
 pub const REGISTERED_DIGEST_ANNOTATION: &str = "rancheros.cattle.io/registered-digest";
 
+/// On what is made for a ManagedOSImage, wherever it is: the ManagedOSImage's name and namespace.
+pub const OS_IMAGE_LABEL: &str = "rancheros.cattle.io/managed-os-image";
+pub const OS_IMAGE_NAMESPACE_LABEL: &str = "rancheros.cattle.io/managed-os-image-namespace";
+/// On a ManagedOSImage for which objects were made where its owner references do not reach.
+pub const OS_IMAGE_FINALIZER: &str = "rancheros.cattle.io/managed-os-image";
+
 /// Condition types, shared by all kinds. `Ready` and `Stalled` are kstatus's: `kubectl wait --for=condition=Ready`
 /// works everywhere, and `Stalled` says that nothing will change until somebody acts.
 pub mod condition_type {
@@ -71,6 +77,22 @@ pub mod reason {
     pub const HEALTHY: &str = "Healthy";
     pub const NOT_HEALTHY: &str = "NotHealthy";
     pub const INSTALLATION_FAILED: &str = "InstallationFailed";
+    // ManagedOSImage
+    pub const NO_IMAGE: &str = "NoImage";
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    pub const SECRET_IN_CLOUD_CONFIG: &str = "SecretInCloudConfig";
+    pub const NO_ENGINE: &str = "NoEngine";
+    pub const NOT_ACCEPTED: &str = "NotAccepted";
+    pub const NOT_APPLIED: &str = "NotApplied";
+    pub const NO_TARGET_MATCHED: &str = "NoTargetMatched";
+    pub const NO_NODE_MATCHED: &str = "NoNodeMatched";
+    pub const RELEASE_UNKNOWN: &str = "ReleaseUnknown";
+    pub const PAUSED: &str = "Paused";
+    pub const PROGRESSING: &str = "Progressing";
+    pub const APPLIED_NOT_UPGRADED: &str = "AppliedNotUpgraded";
+    pub const STUCK: &str = "Stuck";
+    pub const FAILED: &str = "Failed";
+    pub const UPGRADED: &str = "Upgraded";
 }
 
 /// The definitions of all kinds, as `ros-operator crd` prints them and as the chart installs them: file name, object.

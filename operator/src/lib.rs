@@ -1,5 +1,6 @@
 //! The operator: MachineRegistration and MachineInventory controllers, and the server that machines register with.
 
+pub mod apply;
 pub mod authority;
 pub mod context;
 pub mod controllers;
@@ -19,3 +20,4 @@ pub mod registration;
 pub mod registration_index;
 pub mod run;
 pub mod server;
+pub mod upgrade;

@@ -7,4 +7,5 @@ mod install;
 mod installer_register;
 mod interactive;
 mod life;
+mod os_image;
 mod tpm_device;

@@ -95,6 +95,5 @@ fn name_version(tree: &mut Tree, version: &str) -> Result<()> {
         bail!("the root tree has no {path}");
     };
     let text = String::from_utf8(content).with_context(|| format!("reading {path}"))?;
-    let text = format!("{text}VERSION_ID={version}\nIMAGE_VERSION={version}\n");
-    tree.insert(path, Node::file(0o644, text))
+    tree.insert(path, Node::file(0o644, text.replace("@VERSION@", version)))
 }
