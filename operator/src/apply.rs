@@ -40,7 +40,8 @@ pub async fn delete(client: &Client, object: &Value) -> kube::Result<bool> {
     let target = Target::of(object);
     match target.api(client).delete(target.name, &DeleteParams::background()).await {
         Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        // Of a kind that is not served there is no reason NotFound, but plain text.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -157,7 +157,8 @@ mod tests {
         (Context { client: kube::Client::new(service, "default"), ..context }, asked)
     }
     fn failure(code: u16) -> (u16, Value) {
-        (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": ""}))
+        let reason = if code == 404 { "NotFound" } else { "" };
+        (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": reason}))
     }
     fn taken(what: &str) -> (u16, Value) {
         let kind = if what.contains("managedosimages") { "ManagedOSImage" } else { "Plan" };

@@ -43,7 +43,8 @@ async fn look(client: &Client) -> kube::Result<Served> {
 async fn serves(client: &Client, api_version: &str, plural: &str) -> kube::Result<bool> {
     match client.list_api_group_resources(api_version).await {
         Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == plural)),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        // Of a group that it does not know the API server says so in plain text, without the reason NotFound.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error),
     }
 }
