@@ -2,6 +2,7 @@
 
 mod machine_inventory;
 mod machine_registration;
+mod managed_os_image;
 
 use crate::context::Context;
 use futures::{StreamExt, future};
@@ -25,7 +26,14 @@ pub enum ReconcileError {
 
 /// Runs until `stop`.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + Clone + 'static) {
-    future::join(machine_registration::run(context.clone(), stop.clone()), machine_inventory::run(context, stop)).await;
+    // What the first two watch, every replica's server needs.
+    let os_images = || managed_os_image::run(context.clone(), stop.clone());
+    future::join3(
+        machine_registration::run(context.clone(), stop.clone()),
+        machine_inventory::run(context.clone(), stop.clone()),
+        context.leadership.whenever_held(stop.clone(), os_images),
+    )
+    .await;
 }
 
 fn on_error<K>(_: Arc<K>, error: &ReconcileError, _: Arc<Context>) -> Action {

@@ -36,6 +36,12 @@ pub const TOKEN_FINALIZER: &str = "rancheros.cattle.io/cluster-registration-toke
 /// On a cluster registration token: the inventory that it was made for, `namespace/name`.
 pub const INVENTORY_ANNOTATION: &str = "rancheros.cattle.io/inventory";
 
+/// On what is made for a ManagedOSImage, wherever it is: the ManagedOSImage's name and namespace.
+pub const OS_IMAGE_LABEL: &str = "rancheros.cattle.io/managed-os-image";
+pub const OS_IMAGE_NAMESPACE_LABEL: &str = "rancheros.cattle.io/managed-os-image-namespace";
+/// On a ManagedOSImage for which objects were made where its owner references do not reach.
+pub const OS_IMAGE_FINALIZER: &str = "rancheros.cattle.io/managed-os-image";
+
 /// Condition types, shared by all kinds; docs/conditions.md is made from here. `Ready` and `Stalled` are kstatus's: `kubectl wait --for=condition=Ready`
 /// works everywhere, and `Stalled` says that nothing will change until somebody acts.
 pub mod condition_type {
@@ -104,18 +110,61 @@ pub mod reason {
     pub const NOT_HEALTHY: &str = "NotHealthy";
     /// The installation failed; `status.failure` says why.
     pub const INSTALLATION_FAILED: &str = "InstallationFailed";
+    /// The machine proved who it is, and fetched its configuration.
     pub const IDENTIFIED: &str = "Identified";
+    /// The cluster's token for this machine is there.
     pub const TOKEN_ISSUED: &str = "TokenIssued";
+    /// No clusters of Rancher are served by this API server.
     pub const RANCHER_NOT_INSTALLED: &str = "RancherNotInstalled";
+    /// The operator may not read clusters or make tokens; the chart's rights are too few.
     pub const NOT_PERMITTED: &str = "NotPermitted";
+    /// `clusterName` names no Cluster in this namespace.
     pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";
+    /// Rancher does not manage the Cluster yet.
     pub const CLUSTER_NOT_READY: &str = "ClusterNotReady";
+    /// Rancher has not issued the token yet.
     pub const TOKEN_NOT_ISSUED: &str = "TokenNotIssued";
+    /// A token of this name is not the machine's; delete it.
     pub const TOKEN_NAME_TAKEN: &str = "TokenNameTaken";
+    /// The Secret holds this machine's shared secret.
     pub const SECRET_READABLE: &str = "SecretReadable";
+    /// `machineTokenSecretName` names no Secret in this namespace.
     pub const SECRET_MISSING: &str = "SecretMissing";
+    /// The Secret is not of type `rancheros.cattle.io/token`, or holds no `token`.
     pub const SECRET_MALFORMED: &str = "SecretMalformed";
+    /// Another machine has the same shared secret; neither is believed.
     pub const SECRET_NOT_UNIQUE: &str = "SecretNotUnique";
+    // ManagedOSImage
+    /// `osImage` is empty: there is nothing to upgrade to.
+    pub const NO_IMAGE: &str = "NoImage";
+    /// The spec cannot be carried out; the message names the field.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// `cloudConfig` holds a secret, which others could read in a Bundle.
+    pub const SECRET_IN_CLOUD_CONFIG: &str = "SecretInCloudConfig";
+    /// Neither Fleet's Bundles nor Plans are served, or not the ones that `engine` asks for.
+    pub const NO_ENGINE: &str = "NoEngine";
+    /// The API server refuses what is to be applied.
+    pub const NOT_ACCEPTED: &str = "NotAccepted";
+    /// Fleet has not applied the Bundle everywhere yet.
+    pub const NOT_APPLIED: &str = "NotApplied";
+    /// `targets` select no cluster.
+    pub const NO_TARGET_MATCHED: &str = "NoTargetMatched";
+    /// `nodeSelector` selects no node.
+    pub const NO_NODE_MATCHED: &str = "NoNodeMatched";
+    /// Which release the image holds is not known: set `spec.release`.
+    pub const RELEASE_UNKNOWN: &str = "ReleaseUnknown";
+    /// `concurrency` is 0, or the roll-out is paused.
+    pub const PAUSED: &str = "Paused";
+    /// Nodes are being upgraded.
+    pub const PROGRESSING: &str = "Progressing";
+    /// Applied; no node has begun yet.
+    pub const APPLIED_NOT_UPGRADED: &str = "AppliedNotUpgraded";
+    /// Nothing has moved for longer than an upgrade takes.
+    pub const STUCK: &str = "Stuck";
+    /// A node could not be upgraded; `status.nodes` says which.
+    pub const FAILED: &str = "Failed";
+    /// Every node concerned runs the release and is healthy.
+    pub const UPGRADED: &str = "Upgraded";
 }
 
 /// The definitions of all kinds, as `ros-operator crd` prints them and as the chart installs them: file name, object.

@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use kube::ResourceExt;
 use kube::runtime::watcher;
 use protocol::TpmHash;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 /// Namespace and name.
@@ -105,6 +105,11 @@ impl KnownMachine {
         self.resource_version.to_string()
     }
 
+    /// What an upgrade goes by.
+    fn of_its_system(&self) -> impl PartialEq {
+        (&self.assignment, &self.status.os)
+    }
+
     /// How long ago the object was made, in seconds.
     pub fn age(&self, now: i64) -> i64 {
         now.saturating_sub(self.created)
@@ -159,6 +164,8 @@ struct Maps {
     by_registration: HashMap<Key, usize>,
     /// How many are on their way through one.
     seats: HashMap<Key, usize>,
+    /// Counts what may concern an upgrade: a machine's release, its cluster, its Node.
+    system_changes: u64,
     /// As of the last [`InventoryIndex::take_changed`].
     published: Option<HashMap<Key, usize>>,
     changed: HashSet<Key>,
@@ -276,6 +283,19 @@ impl InventoryIndex {
         self.read(|maps| Some(maps.published.as_ref()?.get(&key).copied().unwrap_or(0)))
     }
 
+    /// A number that is another one when a machine's system, cluster or Node is.
+    pub fn system_changes(&self) -> u64 {
+        self.read(|maps| maps.system_changes)
+    }
+
+    /// The installed machines of a namespace, in no order.
+    pub fn installed(&self, namespace: &str) -> Vec<Arc<KnownMachine>> {
+        self.read(|maps| {
+            let here = |machine: &&Arc<KnownMachine>| machine.namespace == namespace && machine.status.os.is_some();
+            maps.by_key.values().filter(here).cloned().collect()
+        })
+    }
+
     fn read<T>(&self, question: impl FnOnce(&Maps) -> T) -> T {
         question(&self.maps.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -295,7 +315,12 @@ impl Maps {
             if same_object && machine.resource_version != 0 && machine.resource_version < old.resource_version {
                 return;
             }
+            if old.of_its_system() != machine.of_its_system() {
+                self.system_changes += 1;
+            }
             self.remove_entry(&key);
+        } else {
+            self.system_changes += 1;
         }
         if let Some(hash) = &machine.hash {
             let machines = self.by_hash.entry(hash.clone()).or_default();
@@ -315,6 +340,7 @@ impl Maps {
     }
 
     fn remove(&mut self, key: &Key) {
+        self.system_changes += 1;
         if let Some(listing) = &mut self.listing {
             listing.remove(key);
         }
@@ -358,7 +384,7 @@ impl Maps {
     fn finish_listing(&mut self) {
         if let Some(listed) = self.listing.take() {
             let gone: Vec<Key> = self.by_key.keys().filter(|key| !listed.contains(*key)).cloned().collect();
-            gone.iter().for_each(|key| self.remove_entry(key));
+            gone.iter().for_each(|key| self.remove(key));
         }
         self.complete = true;
     }
@@ -371,6 +397,7 @@ fn digest_of(hash: &TpmHash) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::OsStatus;
     use watcher::Event;
 
     fn hash(n: u8) -> TpmHash {
@@ -444,6 +471,30 @@ mod tests {
         assert!(index.is_complete());
         assert!(index.get("n", "a").is_some() && index.get("n", "c").is_some());
         assert_eq!(index.get("n", "b"), None);
+    }
+
+    #[test]
+    fn a_change_of_the_system_is_told_from_a_sign_of_life() {
+        let index = InventoryIndex::default();
+        index.enter(object("a", 1, 1));
+        let seen = |version: u64, os: Option<&str>| {
+            let mut object = object("a", 1, version);
+            object.status = Some(MachineInventoryStatus {
+                os: os.map(|version| OsStatus { version: Some(version.into()), ..OsStatus::default() }),
+                last_seen: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                    k8s_openapi::jiff::Timestamp::from_second(version.try_into().unwrap()).unwrap(),
+                )),
+                ..MachineInventoryStatus::default()
+            });
+            index.enter(object);
+            index.system_changes()
+        };
+        let registered = seen(2, None);
+        assert_eq!((seen(3, None), index.installed("n").len()), (registered, 0));
+        let installed = seen(4, Some("1"));
+        assert!(installed > registered && index.installed("n").len() == 1 && index.installed("m").is_empty());
+        assert_eq!(seen(5, Some("1")), installed);
+        assert!(seen(6, Some("2")) > installed);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The operator: MachineRegistration and MachineInventory controllers, and the server that machines register with.
 
 pub mod address;
+pub mod apply;
 pub mod authority;
 pub mod client;
 pub mod context;
@@ -28,3 +29,4 @@ pub mod registration_index;
 pub mod run;
 pub mod server;
 pub mod shared_secret;
+pub mod upgrade;

@@ -182,7 +182,7 @@ fn describe(progress: &Progress) -> String {
 
 /// What must be patched to get from one status to the other, as a JSON merge patch; `None` if nothing. A field that
 /// `before` does not hold is never removed: so `hardware`, of which only a digest is kept, stays.
-pub fn status_patch(before: &MachineInventoryStatus, after: &MachineInventoryStatus) -> Option<serde_json::Value> {
+pub fn status_patch<S: serde::Serialize>(before: &S, after: &S) -> Option<serde_json::Value> {
     let fields = |status| match serde_json::to_value(status) {
         Ok(serde_json::Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),

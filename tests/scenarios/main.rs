@@ -14,4 +14,5 @@ mod life;
 mod medium;
 mod operator_image;
 mod oracles;
+mod os_image;
 mod tpm_device;

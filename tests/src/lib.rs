@@ -9,6 +9,7 @@ pub mod console;
 pub mod control_plane;
 pub mod disk;
 pub mod firmware;
+pub mod foreign;
 pub mod go_program;
 pub mod helm;
 pub mod machine;

@@ -105,6 +105,5 @@ fn check_read_ahead(tree: &Tree) -> Result<()> {
 fn name_version(tree: &mut Tree, version: &str) -> Result<()> {
     let path = "usr/lib/os-release";
     let text = tree.text(path)?;
-    let text = format!("{text}VERSION_ID={version}\nIMAGE_VERSION={version}\n");
-    tree.insert(path, Node::file(0o644, text))
+    tree.insert(path, Node::file(0o644, text.replace("@VERSION@", version)))
 }

@@ -29,6 +29,7 @@ use serde_json::{Map, Value};
     printcolumn = r#"{"name":"Nodes","type":"integer","jsonPath":".status.counts.desired"}"#,
     printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.counts.failed"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".status.engine","priority":1}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","priority":1}"#,
     validation = Rule::new("self.metadata.name.size() <= 59")
         .message("the name is at most 59 characters: a Fleet Bundle is named after it, as mos-<name>")
@@ -39,9 +40,14 @@ use serde_json::{Map, Value};
         .message("targets and clusterTargets are two spellings of one field and say different things; remove one")
 )]
 pub struct ManagedOSImageSpec {
-    /// The image that carries the release.
+    /// The image that carries the release. Its entry point upgrades the node it runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os_image: Option<String>,
+    /// The release that the image carries, as machines report it: its name, or the `sha256:` digest of its
+    /// `release.json`. Absent: the tag of `osImage` is the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub release: Option<String>,
     /// Cloud-config to lay over the nodes' own when they are upgraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
@@ -56,7 +62,7 @@ pub struct ManagedOSImageSpec {
     /// Run on a node before it is upgraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepare: Option<ContainerSpec>,
-    /// Whether nodes are cordoned while they are upgraded, where `drain` does not do it already.
+    /// Whether nodes are cordoned while they are upgraded, where `drain` does not do it already. Absent means yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cordon: Option<bool>,
     /// How nodes are drained; absent means not at all. See `kubectl drain --help`.
@@ -66,7 +72,7 @@ pub struct ManagedOSImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub cluster_rollout_strategy: Option<Map<String, Value>>,
-    /// Which clusters, in Fleet's syntax for targets.
+    /// Which clusters, in Fleet's syntax for targets. None in `fleet-local`, where it is always this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub targets: Option<Vec<ClusterTarget>>,
@@ -81,10 +87,11 @@ pub struct ManagedOSImageSpec {
     /// operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
-    /// When nodes may be upgraded; absent means at any time.
+    /// When nodes may be upgraded; absent means at any time. An upgrade Plan knows one window and no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Vec<Window>>,
-    /// How many nodes may fail before no further ones are begun. Absent means 0: the first failure stops.
+    /// How many nodes may fail before no further ones are begun. With Plans a failed node keeps its place among those
+    /// of `concurrency`, so that this is one less than `concurrency`, and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<u32>,
 }
@@ -229,25 +236,37 @@ pub struct ManagedOSImageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// Who carries it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
+    /// Namespace and name of the upgrade Plan, in each cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// The Plan's version: another one means that every node is upgraded anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// When a node last moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progressed_at: Option<Time>,
     /// How many nodes are where.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<NodeCounts>,
-    /// The nodes that are not done, and those that were done last.
+    /// The nodes that are not done, and those that were done last; 50 at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<NodeProgress>>,
     /// Status of the Fleet Bundle, where Fleet does the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub bundle: Option<Map<String, Value>>,
-    /// Fleet's summary, where the first release kept it.
+    /// Fleet's summary, here as well: the first release kept it here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub summary: Option<Map<String, Value>>,
-    /// Fleet's display, where the first release kept it.
+    /// Fleet's display, here as well: the first release kept it here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub display: Option<Map<String, Value>>,
-    /// Fleet's partitions, where the first release kept them.
+    /// Fleet's partitions, here as well: the first release kept them here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form_list")]
     pub partitions: Option<Vec<Value>>,
@@ -284,7 +303,8 @@ pub struct NodeProgress {
     /// The release it goes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// What happens to it.
+    /// What happens to it: `Waiting`, `Upgrading`, `Proving` (runs the release and is not healthy yet), `Done`,
+    /// `Failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// Why it is there.

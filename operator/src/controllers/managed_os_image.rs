@@ -1,0 +1,175 @@
+//! ManagedOSImage: hands an upgrade to who carries it out, and tells how far it is by what the machines say.
+//!
+//! Nothing is read that is not served: which engines there are is asked for now and then, and watches of their kinds
+//! begin when they are.
+
+mod build;
+mod carry_out;
+mod discovery;
+mod fetch;
+mod status;
+mod validate;
+
+use super::{DEBOUNCE, ReconcileError, drain, log_watch_error, on_error};
+use crate::apply;
+use crate::context::Context;
+use crate::crd::{ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, reason};
+use crate::registration::Problem;
+use crate::upgrade::bundle::BUNDLE_API;
+use crate::upgrade::objects::PLAN_API;
+use crate::upgrade::{Carrier, Served};
+use build::build;
+use carry_out::{Applied, carry_out, take_away};
+use fetch::{Found, fetch};
+use futures::{Stream, StreamExt, stream};
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use validate::{Wanted, validate};
+
+/// How often it is seen whether machines reported another system.
+const MACHINES_EVERY: Duration = Duration::from_secs(2);
+/// How often Nodes and Jobs are looked at while something goes on in this cluster, and otherwise.
+const NODES_EVERY: Duration = Duration::from_secs(10);
+const SETTLED_EVERY: Duration = Duration::from_secs(60);
+
+/// What reconciling is given: the operator's context, and which engines there are (`None`: not known yet).
+struct Site {
+    context: Arc<Context>,
+    served: watch::Receiver<Option<Served>>,
+}
+
+pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    let (reader, writer) = store();
+    let (found, served) = watch::channel(None);
+    let objects = watcher(Api::<ManagedOSImage>::all(context.client.clone()), watcher::Config::default())
+        .inspect(log_watch_error("ManagedOSImage"))
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects();
+    let client = &context.client;
+    let bundles = made_for(client, apply::resource(BUNDLE_API, "Bundle"), served.clone(), |served| served.bundles);
+    let plans = made_for(client, apply::resource(PLAN_API, "Plan"), served.clone(), |served| served.plans);
+    let discovery = discovery::keep(context.client.clone(), found);
+    let controller = Controller::for_stream(objects, reader.clone())
+        .with_config(Config::default().debounce(DEBOUNCE).concurrency(2))
+        .reconcile_on(changed_engines(served.clone(), reader.clone()))
+        .reconcile_on(changed_machines(context.clone(), reader))
+        .reconcile_on(bundles)
+        .reconcile_on(plans)
+        .graceful_shutdown_on(stop);
+    let site = Arc::new(Site { context: context.clone(), served });
+    let on_error = |object, error: &_, site: Arc<Site>| on_error(object, error, site.context.clone());
+    let controlling = drain(controller.run(reconcile, on_error, site));
+    tokio::select! {
+        () = controlling => {}
+        () = discovery => {}
+    }
+}
+
+/// The ManagedOSImages for which objects of a kind were made that changed, once the kind is served.
+fn made_for(
+    client: &Client,
+    resource: ApiResource,
+    mut served: watch::Receiver<Option<Served>>,
+    is_served: fn(&Served) -> bool,
+) -> impl Stream<Item = ObjectRef<ManagedOSImage>> + Send + 'static {
+    let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client.clone(), &resource);
+    let begin = async move { served.wait_for(|served| served.as_ref().is_some_and(is_served)).await.is_ok() };
+    stream::once(begin).filter(|served| std::future::ready(*served)).flat_map(move |_| {
+        watcher(api.clone(), watcher::Config::default().labels(OS_IMAGE_LABEL))
+            .inspect(log_watch_error("what is made for a ManagedOSImage"))
+            .default_backoff()
+            .touched_objects()
+            .filter_map(|object| async move {
+                let object = object.ok()?;
+                let labels = object.labels();
+                Some(ObjectRef::new(labels.get(OS_IMAGE_LABEL)?).within(labels.get(OS_IMAGE_NAMESPACE_LABEL)?))
+            })
+    })
+}
+
+fn changed_engines(
+    served: watch::Receiver<Option<Served>>,
+    images: Store<ManagedOSImage>,
+) -> impl Stream<Item = ObjectRef<ManagedOSImage>> + Send {
+    stream::unfold(served, |mut served| async {
+        served.changed().await.ok()?;
+        Some(((), served))
+    })
+    .flat_map(move |()| all(&images))
+}
+
+fn changed_machines(
+    context: Arc<Context>,
+    images: Store<ManagedOSImage>,
+) -> impl Stream<Item = ObjectRef<ManagedOSImage>> + Send {
+    stream::unfold((context, 0), |(context, seen)| async move {
+        loop {
+            tokio::time::sleep(MACHINES_EVERY).await;
+            let changes = context.inventories.system_changes();
+            if changes != seen {
+                return Some(((), (context, changes)));
+            }
+        }
+    })
+    .flat_map(move |()| all(&images))
+}
+
+fn all(images: &Store<ManagedOSImage>) -> impl Stream<Item = ObjectRef<ManagedOSImage>> + Send + use<> {
+    stream::iter(images.state().iter().map(|image| ObjectRef::from_obj(image.as_ref())).collect::<Vec<_>>())
+}
+
+/// What came of carrying an object out, for its status.
+enum Outcome {
+    /// It cannot be, and why.
+    Problem(Problem),
+    /// Something must go before it can be.
+    Waiting(String),
+    CarriedOut {
+        wanted: Box<Wanted>,
+        found: Box<Found>,
+    },
+}
+
+async fn reconcile(object: Arc<ManagedOSImage>, site: Arc<Site>) -> Result<Action, ReconcileError> {
+    let context = &site.context;
+    if object.metadata.deletion_timestamp.is_some() {
+        take_away(&object, context).await?;
+        return Ok(Action::await_change());
+    }
+    let Some(served) = *site.served.borrow() else { return Ok(Action::requeue(DEBOUNCE)) };
+    let outcome = match validate(&object, served) {
+        Err(problem) => Outcome::Problem(problem),
+        Ok(wanted) => match carry_out(&object, context, &build(&object, &wanted)).await? {
+            Applied::Refused(problem) => Outcome::Problem(problem),
+            Applied::Waiting(message) => Outcome::Waiting(message),
+            Applied::As(applied) => {
+                let found = fetch(context, &wanted, applied).await?;
+                Outcome::CarriedOut { wanted: Box::new(wanted), found: Box::new(found) }
+            }
+        },
+    };
+    let status = status::status(&object, &outcome, &context.now());
+    status::write(&object, context, &status).await?;
+    Ok(next_look(&outcome, status::settles_in(&status, &outcome, &context.now())))
+}
+
+/// When to look again without being told.
+fn next_look(outcome: &Outcome, settles_in: Option<Duration>) -> Action {
+    match outcome {
+        Outcome::Problem(problem) if problem.reason == reason::NOT_ACCEPTED => Action::requeue(SETTLED_EVERY),
+        Outcome::Problem(_) => Action::await_change(),
+        Outcome::Waiting(_) => Action::requeue(DEBOUNCE),
+        Outcome::CarriedOut { wanted, .. } => {
+            let every = if wanted.upgrade.is_local() && settles_in.is_some() { NODES_EVERY } else { SETTLED_EVERY };
+            Action::requeue(settles_in.map_or(every, |left| left.clamp(DEBOUNCE, every)))
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Makes what was built, and takes it away.
+
+use super::build::{self, Built, has_finalizer};
+use super::{Context, ManagedOSImage, Problem, ReconcileError};
+use crate::apply::{self, apply};
+use crate::context::FIELD_MANAGER;
+use crate::crd::{OS_IMAGE_FINALIZER, reason};
+use crate::upgrade;
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::reflector::ObjectRef;
+use serde_json::{Value, json};
+
+/// By what Helm, and so Fleet, marks what it applied.
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+pub(super) enum Applied {
+    /// The last object, as it is now, with its status.
+    As(Value),
+    /// The API server does not take it; its words.
+    Refused(Problem),
+    /// Something must go before, and is about to.
+    Waiting(String),
+}
+
+pub(super) async fn carry_out(
+    object: &ManagedOSImage,
+    context: &Context,
+    built: &Built,
+) -> Result<Applied, ReconcileError> {
+    let client = &context.client;
+    delete(context, &built.delete).await?;
+    if let Some(bundle) = &built.predecessor {
+        match apply::delete(client, bundle).await {
+            Ok(true) => return Ok(Applied::Waiting(format!("{} goes first", called(bundle)))),
+            Ok(false) => {}
+            Err(error) => return refused_or_failed("deleting", bundle, error),
+        }
+        if fleets_plan_is_there(object, context).await? {
+            return Ok(Applied::Waiting("the Plan that Fleet brought goes first".to_owned()));
+        }
+    }
+    set_finalizer(object, context, built.finalizer).await?;
+    let mut last = Value::Null;
+    for object in &built.apply {
+        match apply(client, object).await {
+            Ok(applied) => last = applied,
+            Err(error) => return refused_or_failed("applying", object, error),
+        }
+    }
+    Ok(Applied::As(last))
+}
+
+/// Before an object goes: what its owner references do not reach.
+pub(super) async fn take_away(object: &ManagedOSImage, context: &Context) -> Result<(), ReconcileError> {
+    if !has_finalizer(object) {
+        return Ok(());
+    }
+    delete(context, &build::everything(&upgrade::name(&object.name_any()))).await?;
+    set_finalizer(object, context, false).await
+}
+
+/// Where we may not delete we could not have made anything, unless our rights were cut since: then it is logged.
+async fn delete(context: &Context, objects: &[Value]) -> Result<(), ReconcileError> {
+    for object in objects {
+        match apply::delete(&context.client, object).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_forbidden() => {
+                tracing::info!(object = called(object), message = status.message, "not deleted");
+            }
+            Err(source) => return Err(ReconcileError::Writing { what: called(object), source }),
+        }
+    }
+    Ok(())
+}
+
+/// Whether Fleet's agent has not taken away yet what belonged to the Bundle.
+async fn fleets_plan_is_there(object: &ManagedOSImage, context: &Context) -> Result<bool, ReconcileError> {
+    let resource = apply::resource(upgrade::objects::PLAN_API, "Plan");
+    let name = upgrade::name(&object.name_any());
+    let api = apply::api(&context.client, &resource, Some(upgrade::PLAN_NAMESPACE));
+    let plan = api.get_metadata_opt(&name).await;
+    let plan = plan.map_err(|source| ReconcileError::Reading { what: format!("Plan {name}"), source })?;
+    Ok(plan.is_some_and(|plan| plan.labels().get(MANAGED_BY).is_some_and(|by| by == "Helm")))
+}
+
+async fn set_finalizer(object: &ManagedOSImage, context: &Context, wanted: bool) -> Result<(), ReconcileError> {
+    if has_finalizer(object) == wanted {
+        return Ok(());
+    }
+    let mut finalizers: Vec<String> = object.finalizers().to_vec();
+    finalizers.retain(|finalizer| finalizer != OS_IMAGE_FINALIZER);
+    if wanted {
+        finalizers.push(OS_IMAGE_FINALIZER.to_owned());
+    }
+    // With the version read: another controller's finalizer must not be written away.
+    let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
+    let api = Api::<ManagedOSImage>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch(&object.name_any(), &parameters, &Patch::Merge(&patch))
+        .await
+        .map(drop)
+        .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })
+}
+
+/// What the API server will say again is for the status; what may pass is tried again.
+fn refused_or_failed(doing: &str, object: &Value, source: kube::Error) -> Result<Applied, ReconcileError> {
+    match source {
+        kube::Error::Api(status) if is_refusal(&status) => {
+            let message = format!("{doing} {}: {}", called(object), status.message);
+            Ok(Applied::Refused(Problem { reason: reason::NOT_ACCEPTED, message }))
+        }
+        source => Err(ReconcileError::Writing { what: called(object), source }),
+    }
+}
+
+fn is_refusal(status: &kube::core::Status) -> bool {
+    // A field that a kind does not have is told as an error of the server's own by some versions.
+    let unknown_field = status.message.contains("field not declared in schema");
+    unknown_field || (matches!(status.code, 400..500) && !matches!(status.code, 408 | 409 | 429))
+}
+
+/// Such as `Plan cattle-system/mos-x`.
+fn called(object: &Value) -> String {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let (kind, name) = (text("/kind").unwrap_or_default(), text("/metadata/name").unwrap_or_default());
+    match text("/metadata/namespace") {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::validate::validate;
+    use super::*;
+    use crate::fixtures::{self, FakeApi};
+    use crate::upgrade::Served;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    /// An API server that answers each request as told, and what was asked of it.
+    fn scripted(answer: fn(&str) -> (u16, Value)) -> (Context, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let log = asked.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let name = request.uri().path().rsplit('/').take(2).collect::<Vec<_>>();
+            let what = format!("{} {}/{}", request.method(), name[1], name[0]);
+            let (code, body) = answer(&what);
+            log.lock().unwrap().push(what);
+            let response = Response::builder().status(code).body(Body::from(body.to_string().into_bytes())).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let context = fixtures::context(&FakeApi::default());
+        (Context { client: kube::Client::new(service, "default"), ..context }, asked)
+    }
+    fn failure(code: u16) -> (u16, Value) {
+        let reason = if code == 404 { "NotFound" } else { "" };
+        (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": reason}))
+    }
+    fn taken(what: &str) -> (u16, Value) {
+        let kind = if what.contains("managedosimages") { "ManagedOSImage" } else { "Plan" };
+        let api_version =
+            if what.contains("managedosimages") { "rancheros.cattle.io/v1" } else { "upgrade.cattle.io/v1" };
+        (200, json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "mos-x"}, "spec": {}}))
+    }
+    fn object() -> ManagedOSImage {
+        let spec = json!({"osImage": "a:1", "engine": "Plan", "cordon": false});
+        let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
+        object.metadata.namespace = Some("fleet-local".to_owned());
+        object
+    }
+    fn built(object: &ManagedOSImage) -> Built {
+        let served = Served { bundles: true, plans: true, standalone: false };
+        super::super::build::build(object, &validate(object, served).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_bundle_goes_before_anything_is_applied() {
+        let (context, asked) = scripted(taken);
+        let outcome = carry_out(&object(), &context, &built(&object())).await.unwrap();
+        assert!(matches!(outcome, Applied::Waiting(_)));
+        assert_eq!(*asked.lock().unwrap(), ["DELETE bundles/mos-x"]);
+    }
+
+    #[tokio::test]
+    async fn the_finalizer_is_there_before_what_needs_it() {
+        let (context, asked) = scripted(|what| match what {
+            "DELETE bundles/mos-x" | "GET plans/mos-x" => failure(404),
+            what => taken(what),
+        });
+        let outcome = carry_out(&object(), &context, &built(&object())).await.unwrap();
+        assert!(matches!(outcome, Applied::As(_)));
+        let applied = ["PATCH managedosimages/x", "PATCH serviceaccounts/mos-x", "PATCH plans/mos-x"];
+        assert_eq!(asked.lock().unwrap()[2..], applied);
+    }
+
+    #[tokio::test]
+    async fn nothing_of_ours_is_left_and_missing_rights_hold_nobody_up() {
+        let mut object = object();
+        object.metadata.finalizers = Some(vec!["other".to_owned(), OS_IMAGE_FINALIZER.to_owned()]);
+        let (context, asked) = scripted(|what| match what {
+            "DELETE secrets/mos-x" => failure(403),
+            "DELETE plans/mos-x" => failure(404),
+            what => taken(what),
+        });
+        take_away(&object, &context).await.unwrap();
+        let asked = asked.lock().unwrap();
+        assert_eq!(asked.iter().filter(|what| what.starts_with("DELETE")).count(), 8);
+        assert_eq!(asked.last().unwrap(), "PATCH managedosimages/x");
+
+        let (context, asked) = scripted(|what| if what.contains("secrets") { failure(500) } else { taken(what) });
+        assert!(take_away(&object, &context).await.is_err());
+        assert!(!asked.lock().unwrap().iter().any(|what| what.contains("managedosimages")));
+    }
+
+    fn answer(code: u16, message: &str) -> kube::Error {
+        let status = kube::core::Status { code, message: message.to_owned(), ..kube::core::Status::default() };
+        kube::Error::Api(Box::new(status))
+    }
+
+    #[test]
+    fn what_will_be_said_again_is_told_and_the_rest_is_tried_again() {
+        let plan = json!({"kind": "Plan", "metadata": {"name": "mos-x", "namespace": "n"}});
+        for (code, message) in
+            [(403, "no"), (404, "namespaces \"n\" not found"), (500, "x: field not declared in schema")]
+        {
+            match refused_or_failed("applying", &plan, answer(code, message)) {
+                Ok(Applied::Refused(problem)) => {
+                    assert_eq!(problem.message, format!("applying Plan n/mos-x: {message}"))
+                }
+                _ => panic!("{code} is a refusal"),
+            }
+        }
+        for code in [409, 429, 500, 503] {
+            assert!(refused_or_failed("applying", &plan, answer(code, "later")).is_err(), "{code}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What is said of a roll-out, from what was found.
+
+use super::build::plan_of;
+use super::fetch::Found;
+use super::{Context, ManagedOSImage, Outcome, ReconcileError, Wanted};
+use crate::context::FIELD_MANAGER;
+use crate::crd::{Conditions, ManagedOSImageStatus, condition_type, reason};
+use crate::machine_life::status_patch;
+use crate::upgrade::bundle::{BundleStatus, carried_back};
+use crate::upgrade::progress::{self, Phase};
+use crate::upgrade::verdict::{self, Situation, Verdict};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+use std::time::Duration;
+
+pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> ManagedOSImageStatus {
+    let before = object.status.clone().unwrap_or_default();
+    let generation = object.metadata.generation;
+    let (mut status, verdict) = match outcome {
+        Outcome::Problem(problem) => {
+            let verdict = Verdict { reason: problem.reason, message: problem.message.clone(), stalled: true };
+            (before, verdict)
+        }
+        Outcome::Waiting(message) => {
+            let message = message.clone();
+            // Nothing of ours is there: the next look begins as with a new object.
+            let status = ManagedOSImageStatus { conditions: before.conditions, ..ManagedOSImageStatus::default() };
+            (status, Verdict { reason: reason::PROGRESSING, message, stalled: false })
+        }
+        Outcome::CarriedOut { wanted, found } => counted(before, generation, wanted, found, now),
+    };
+    status.observed_generation = generation;
+    let Verdict { reason, message, stalled } = &verdict;
+    status.conditions.put(condition_type::READY, verdict.is_ready(), reason, message, generation, now);
+    if *stalled {
+        status.conditions.put(condition_type::STALLED, true, reason, message, generation, now);
+    } else {
+        status.conditions.take_away(condition_type::STALLED);
+    }
+    status
+}
+
+fn counted(
+    before: ManagedOSImageStatus,
+    generation: Option<i64>,
+    wanted: &Wanted,
+    found: &Found,
+    now: &Time,
+) -> (ManagedOSImageStatus, Verdict) {
+    let upgrade = &wanted.upgrade;
+    let same_version = before.version.as_ref() == Some(&upgrade.plan.version);
+    let known = before.nodes.as_deref().filter(|_| same_version).unwrap_or_default();
+    let progress = if upgrade.is_local() {
+        progress::local(upgrade, &found.nodes, &found.machines, &found.plan, known, now)
+    } else {
+        progress::downstream(upgrade, &found.machines, known, now)
+    };
+    let unchanged = before.counts.as_ref() == Some(&progress.counts) && before.observed_generation == generation;
+    let progressed_at = before.progressed_at.filter(|_| unchanged).unwrap_or_else(|| now.clone());
+    let failed = progress.nodes.iter().find(|node| node.phase == Some(Phase::Failed.to_string()));
+    let bundle = found.bundle.as_ref().and_then(BundleStatus::of);
+    let verdict = verdict::verdict(Situation {
+        upgrade,
+        carrier: wanted.carrier,
+        bundle: bundle.as_ref(),
+        plan_trouble: found.plan.status.trouble().as_deref(),
+        counts: &progress.counts,
+        failure: failed.map(|node| (node.name.as_str(), node.reason.as_deref().unwrap_or_default())),
+        idle: now.0.as_second() - progressed_at.0.as_second(),
+    });
+    let carried = found.bundle.as_ref().and_then(carried_back);
+    let part = |name: &str| carried.as_ref().and_then(|status| status.get(name)).cloned();
+    let status = ManagedOSImageStatus {
+        observed_generation: generation,
+        conditions: before.conditions,
+        engine: Some(wanted.carrier.into()),
+        plan: Some(plan_of(wanted)),
+        version: Some(upgrade.plan.version.clone()),
+        progressed_at: Some(progressed_at),
+        counts: Some(progress.counts),
+        nodes: Some(progress.nodes),
+        summary: part("summary").and_then(|value| value.as_object().cloned()),
+        display: part("display").and_then(|value| value.as_object().cloned()),
+        partitions: part("partitions").and_then(|value| value.as_array().cloned()),
+        bundle: carried,
+    };
+    (status, verdict)
+}
+
+/// How long until a roll-out that does not move is stuck. `None`: it is done, or waits for somebody.
+pub(super) fn settles_in(status: &ManagedOSImageStatus, outcome: &Outcome, now: &Time) -> Option<Duration> {
+    let Outcome::CarriedOut { wanted, .. } = outcome else { return None };
+    if status.conditions.holds(condition_type::READY) || status.conditions.holds(condition_type::STALLED) {
+        return None;
+    }
+    let idle = now.0.as_second() - status.progressed_at.as_ref()?.0.as_second();
+    let left = u64::try_from(verdict::stuck_after(&wanted.upgrade) - idle).unwrap_or(0);
+    Some(Duration::from_secs(left))
+}
+
+pub(super) async fn write(
+    object: &ManagedOSImage,
+    context: &Context,
+    status: &ManagedOSImageStatus,
+) -> Result<(), ReconcileError> {
+    let before = object.status.clone().unwrap_or_default();
+    let Some(mut patch) = status_patch(&before, status) else { return Ok(()) };
+    // A spec that came meanwhile has not been looked at.
+    patch["metadata"] = json!({"resourceVersion": object.resource_version()});
+    let api = Api::<ManagedOSImage>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch_status(&object.name_any(), &parameters, &Patch::Merge(&patch))
+        .await
+        .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })?;
+    let ready = |status: &ManagedOSImageStatus| status.conditions.find(condition_type::READY).cloned();
+    if let Some(after) = ready(status)
+        && ready(&before).is_none_or(|before| before.reason != after.reason)
+    {
+        let warning = status.conditions.holds(condition_type::STALLED);
+        context.events.tell(object.object_ref(&()), warning, &after.reason, &after.message);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::validate::validate;
+    use super::*;
+    use crate::registration::Problem;
+    use crate::upgrade::Served;
+    use crate::upgrade::progress::Machine;
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::Value;
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(1_800_000_000 + second).unwrap())
+    }
+    fn object(spec: Value) -> ManagedOSImage {
+        let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
+        object.metadata.namespace = Some("fleet-default".into());
+        object.metadata.generation = Some(1);
+        object
+    }
+    fn outcome(object: &ManagedOSImage, versions: &[&str]) -> Outcome {
+        let served = Served { bundles: true, plans: true, standalone: false };
+        let machine = |version: &&str| Machine {
+            name: format!("m-{version}"),
+            os: crate::crd::OsStatus { version: Some((*version).into()), healthy: true, ..Default::default() },
+            ..Machine::default()
+        };
+        let bundle = json!({"metadata": {"generation": 1}, "status": {
+            "observedGeneration": 1, "summary": {"desiredReady": 1, "ready": 1}, "display": {"readyClusters": "1/1"},
+            "resourcesSha256Sum": "x",
+        }});
+        let found =
+            Found { bundle: Some(bundle), machines: versions.iter().map(machine).collect(), ..Found::default() };
+        Outcome::CarriedOut { wanted: Box::new(validate(object, served).unwrap()), found: Box::new(found) }
+    }
+    fn reason_of(status: &ManagedOSImageStatus) -> &str {
+        &status.conditions.find(condition_type::READY).unwrap().reason
+    }
+
+    #[test]
+    fn a_roll_out_is_told_from_its_beginning_to_its_end() {
+        let mut object = object(json!({"osImage": "a:v2", "targets": [{"clusterName": "c"}]}));
+        let first = status(&object, &outcome(&object, &["1"]), &at(0));
+        assert_eq!(reason_of(&first), reason::APPLIED_NOT_UPGRADED);
+        assert_eq!(
+            (first.summary.is_some(), first.display.is_some(), first.observed_generation),
+            (true, true, Some(1))
+        );
+        assert!(first.bundle.as_ref().unwrap().get("resourcesSha256Sum").is_none());
+
+        object.status = Some(first.clone());
+        assert_eq!(status(&object, &outcome(&object, &["1"]), &at(60)), first);
+        let stuck = status(&object, &outcome(&object, &["1"]), &at(3600));
+        assert_eq!((reason_of(&stuck), stuck.conditions.holds(condition_type::STALLED)), (reason::STUCK, true));
+
+        object.status = Some(stuck);
+        let done = status(&object, &outcome(&object, &["2"]), &at(4000));
+        assert!(done.conditions.holds(condition_type::READY) && !done.conditions.holds(condition_type::STALLED));
+        assert_eq!(done.progressed_at, Some(at(4000)));
+    }
+
+    #[test]
+    fn a_new_spec_is_given_its_time_and_another_release_forgets() {
+        let mut object = object(json!({"osImage": "a:v2"}));
+        object.status = Some(status(&object, &outcome(&object, &["1"]), &at(0)));
+        object.spec.concurrency = Some(3);
+        object.metadata.generation = Some(2);
+        let next = status(&object, &outcome(&object, &["1"]), &at(9000));
+        assert_eq!((next.progressed_at.clone(), next.observed_generation), (Some(at(9000)), Some(2)));
+        assert_eq!(next.nodes.as_ref().unwrap()[0].since, Some(at(0)));
+        object.status = Some(next);
+        object.spec.os_image = Some("a:v3".into());
+        let other = status(&object, &outcome(&object, &["1"]), &at(9999));
+        assert_eq!(other.nodes.unwrap()[0].since, Some(at(9999)));
+    }
+
+    #[test]
+    fn a_problem_is_said_and_counts_are_kept() {
+        let mut object = object(json!({"osImage": "a:v2"}));
+        object.status = Some(status(&object, &outcome(&object, &["1"]), &at(0)));
+        let problem = Problem { reason: reason::NO_ENGINE, message: "none".into() };
+        let said = status(&object, &Outcome::Problem(problem), &at(1));
+        assert_eq!((reason_of(&said), said.conditions.holds(condition_type::STALLED)), (reason::NO_ENGINE, true));
+        assert_eq!(said.counts, object.status.unwrap().counts);
+    }
+}

@@ -1,0 +1,181 @@
+//! What one ManagedOSImage asks of a cluster, as values: read from its spec once, and written as a Fleet Bundle or as
+//! the objects themselves.
+//!
+//! The sources of what is known of the other side are rancher/system-upgrade-controller d357e23 and rancher/fleet
+//! 3b2c622, and what was seen of both running.
+
+pub mod bundle;
+mod engine;
+mod image;
+pub mod objects;
+mod plan;
+pub mod progress;
+mod release;
+mod secrets;
+pub mod verdict;
+
+pub use engine::{Carrier, PLAN_NAMESPACE, STANDALONE_NAMESPACE, Served, choose};
+pub use image::{ImageReference, MalformedImage};
+pub use plan::{Container, PlanDrain, PlanSecret, PlanSpec, Unsayable};
+pub use release::{Release, Running};
+
+use crate::crd::{ClusterTarget, ManagedOSImage, reason};
+use crate::registration::Problem;
+use kube::ResourceExt;
+use kube::core::Selector;
+use protocol::CloudConfig;
+
+/// The namespace whose ManagedOSImages are for the nodes of this cluster.
+pub const LOCAL_NAMESPACE: &str = "fleet-local";
+
+/// A ManagedOSImage that can be carried out by means of a Plan.
+#[derive(Clone, Debug)]
+pub struct Upgrade {
+    pub image_namespace: String,
+    pub image_name: String,
+    /// Of the Bundle, and of everything in it.
+    pub name: String,
+    pub plan: PlanSpec,
+    /// The document for the nodes, if there is one.
+    pub cloud_config: Option<String>,
+    pub targets: Vec<ClusterTarget>,
+    /// What machines must report to count as done; `None`: nothing says what the image carries.
+    pub release: Option<Release>,
+    /// Which nodes.
+    pub selector: Selector,
+}
+
+impl Upgrade {
+    /// Reads the spec. The problem, if there is one, names the field.
+    pub fn of(object: &ManagedOSImage, carrier: Carrier) -> Result<Self, Problem> {
+        let spec = &object.spec;
+        let invalid = |message: String| Problem { reason: reason::INVALID_SPEC, message };
+        let own_image = spec.upgrade_container.as_ref().and_then(|container| container.image.as_deref());
+        if spec.os_image.as_deref().or(own_image).is_none_or(|image| image.trim().is_empty()) {
+            let message = "nothing is upgraded: name the image that carries the release in spec.osImage".to_owned();
+            return Err(Problem { reason: reason::NO_IMAGE, message });
+        }
+        let name = name(&object.name_any());
+        let config = spec.cloud_config.as_ref().filter(|config| !config.is_empty());
+        if carrier == Carrier::Fleet
+            && let Some(place) = config.and_then(secrets::first_secret)
+        {
+            let message = format!(
+                "spec.cloudConfig.{place} is a secret, and what a Bundle holds can be read in Fleet's Contents; put it \
+                 into the machines' MachineRegistration, or into a Secret in the clusters that spec.prepare uses"
+            );
+            return Err(Problem { reason: reason::SECRET_IN_CLOUD_CONFIG, message });
+        }
+        let cloud_config = config.map(|config| CloudConfig(config.clone()).to_yaml());
+        let plan = plan::plan(&name, spec, cloud_config.as_deref()).map_err(|error| invalid(error.to_string()))?;
+        let selector = spec.node_selector.clone().unwrap_or_default();
+        let selector = Selector::try_from(selector).map_err(|error| invalid(format!("spec.nodeSelector: {error}")))?;
+        let image_namespace = object.namespace().unwrap_or_default();
+        let targets = spec.targets().to_vec();
+        if image_namespace == LOCAL_NAMESPACE && !targets.is_empty() {
+            let message = "spec.targets: in fleet-local it is always this cluster; remove them".to_owned();
+            return Err(invalid(message));
+        }
+        // Of a container of the user's own nothing is known, its tag neither.
+        let image = spec.os_image.as_deref().filter(|_| own_image.is_none());
+        let image: Option<ImageReference> = image.and_then(|image| image.trim().parse().ok());
+        Ok(Self {
+            image_namespace,
+            image_name: object.name_any(),
+            name,
+            plan,
+            cloud_config,
+            targets,
+            release: Release::of(spec.release.as_deref(), image.as_ref()),
+            selector,
+        })
+    }
+
+    /// Whether it is for the nodes of this cluster.
+    pub fn is_local(&self) -> bool {
+        self.image_namespace == LOCAL_NAMESPACE
+    }
+
+    /// Nothing is begun anew; what is under way goes on.
+    pub fn is_paused(&self) -> bool {
+        self.plan.concurrency == 0
+    }
+}
+
+/// Name of a ManagedOSImage's Bundle and Plan. The kind's definition keeps it within 63 characters.
+pub fn name(image: &str) -> String {
+    format!("mos-{image}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    /// Names of the cases in `testdata/os-image/`: `NAME.yaml` is what a user applies, `NAME.bundle.yaml` and
+    /// `NAME.objects.yaml` what is made of it. `ROS_RENEW=1 cargo test ... what_is_rendered` writes the latter anew.
+    const CASES: [&str; 4] = ["default", "reference", "downstream", "registry"];
+
+    fn object(namespace: &str, spec: Value) -> ManagedOSImage {
+        let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
+        object.metadata.namespace = Some(namespace.to_owned());
+        object
+    }
+
+    #[test]
+    fn what_is_rendered_is_what_is_kept() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/os-image");
+        for case in CASES {
+            let text = std::fs::read_to_string(folder.join(format!("{case}.yaml"))).unwrap();
+            let mut object: ManagedOSImage = serde_yaml::from_str(&text).unwrap();
+            object.metadata.uid = Some("00000000-0000-0000-0000-000000000000".to_owned());
+            let upgrade = Upgrade::of(&object, Carrier::Fleet).unwrap();
+            let bundle = serde_yaml::to_string(&bundle::bundle(&object, &upgrade)).unwrap();
+            let objects = objects::objects(&upgrade, "system-upgrade").into_iter().filter_map(|(_, object)| object);
+            let objects: String =
+                objects.map(|object| format!("---\n{}", serde_yaml::to_string(&object).unwrap())).collect();
+            for (file, rendered) in [("bundle", bundle), ("objects", objects)] {
+                let path = folder.join(format!("{case}.{file}.yaml"));
+                if std::env::var_os("ROS_RENEW").is_some() {
+                    std::fs::write(&path, &rendered).unwrap();
+                }
+                let kept = std::fs::read_to_string(&path).unwrap_or_default();
+                assert!(kept == rendered, "{} is not what is rendered:\n{rendered}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_secret_goes_into_a_bundle() {
+        let object = object("fleet-default", json!({"osImage": "a:1", "cloudConfig": {"password": "p"}}));
+        let problem = Upgrade::of(&object, Carrier::Fleet).unwrap_err();
+        assert_eq!(problem.reason, reason::SECRET_IN_CLOUD_CONFIG);
+        assert!(problem.message.contains("spec.cloudConfig.password"), "{}", problem.message);
+        assert!(Upgrade::of(&object, Carrier::Plan).is_ok());
+    }
+
+    #[test]
+    fn without_an_image_nothing_is_asked_for() {
+        for spec in [json!({}), json!({"osImage": " "}), json!({"upgradeContainer": {"args": ["x"]}})] {
+            assert_eq!(Upgrade::of(&object("n", spec), Carrier::Fleet).unwrap_err().reason, reason::NO_IMAGE);
+        }
+    }
+
+    #[test]
+    fn fleet_local_has_one_target() {
+        let targets = json!({"osImage": "a:1", "targets": [{"clusterName": "c"}]});
+        let problem = Upgrade::of(&object(LOCAL_NAMESPACE, targets.clone()), Carrier::Fleet).unwrap_err();
+        assert!(problem.message.contains("spec.targets"), "{}", problem.message);
+        assert_eq!(Upgrade::of(&object("fleet-default", targets), Carrier::Fleet).unwrap().targets.len(), 1);
+    }
+
+    #[test]
+    fn an_image_of_its_own_says_nothing_of_the_release() {
+        let spec = json!({"osImage": "a:1", "upgradeContainer": {"image": "ubuntu:24.04"}});
+        assert_eq!(Upgrade::of(&object("n", spec), Carrier::Fleet).unwrap().release, None);
+        let spec = json!({"osImage": "a:1", "release": "2", "upgradeContainer": {"image": "ubuntu:24.04"}});
+        let release = Upgrade::of(&object("n", spec), Carrier::Fleet).unwrap().release;
+        assert_eq!(release, Some(Release::Name("2".into())));
+    }
+}

@@ -1,0 +1,135 @@
+//! The Fleet Bundle around an upgrade's objects, and what its status says.
+
+use super::objects::{labels, objects};
+use super::{PLAN_NAMESPACE, Upgrade};
+use crate::crd::ManagedOSImage;
+use kube::Resource;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+pub const BUNDLE_API: &str = "fleet.cattle.io/v1alpha1";
+/// The one cluster of the namespace `fleet-local`.
+const LOCAL_CLUSTER: &str = "local";
+
+/// The Bundle for a ManagedOSImage, which owns it.
+///
+/// A document for each object: one that the new content leaves out is deleted by Fleet. Each is JSON, which is YAML as
+/// well: in ours, written as YAML 1.2, Fleet would read a variable's value `no` as false.
+pub fn bundle(object: &ManagedOSImage, upgrade: &Upgrade) -> Value {
+    let resources = objects(upgrade, PLAN_NAMESPACE).into_iter().filter_map(|(name, object)| {
+        let content = format!("{:#}\n", object?);
+        Some(json!({"name": format!("{name}.yaml"), "content": content}))
+    });
+    let resources: Vec<Value> = resources.collect();
+    let targets = match upgrade.is_local() {
+        // Without this nobody is selected, and the Bundle is Ready all the same.
+        true => json!([{"clusterName": LOCAL_CLUSTER}]),
+        false => json!(upgrade.targets),
+    };
+    let mut spec = json!({"defaultNamespace": PLAN_NAMESPACE, "resources": resources, "targets": targets});
+    if let Some(strategy) = &object.spec.cluster_rollout_strategy {
+        spec["rolloutStrategy"] = json!(strategy);
+    }
+    json!({
+        "apiVersion": BUNDLE_API,
+        "kind": "Bundle",
+        "metadata": {
+            "name": upgrade.name,
+            "namespace": upgrade.image_namespace,
+            "labels": labels(upgrade),
+            "ownerReferences": object.owner_ref(&()).into_iter().collect::<Vec<_>>(),
+        },
+        "spec": spec,
+    })
+}
+
+/// A Bundle's status as far as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BundleStatus {
+    pub observed_generation: Option<i64>,
+    pub summary: Summary,
+}
+
+/// Clusters by state. What is counted here is whether the objects were applied, not whether anything was upgraded.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Summary {
+    pub desired_ready: u32,
+    pub ready: u32,
+    pub err_applied: u32,
+    pub not_ready: u32,
+    pub modified: u32,
+    pub non_ready_resources: Vec<NonReady>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NonReady {
+    pub name: String,
+    pub bundle_state: String,
+    pub message: String,
+}
+
+impl BundleStatus {
+    /// `None`: Fleet has not looked at this generation of the Bundle.
+    pub fn of(bundle: &Value) -> Option<Self> {
+        // What cannot be read is as good as not there: Fleet writes it anew.
+        let status: Self = serde_json::from_value(bundle.get("status")?.clone()).ok()?;
+        let generation = bundle.pointer("/metadata/generation").and_then(Value::as_i64);
+        (status.observed_generation.is_some() && status.observed_generation >= generation).then_some(status)
+    }
+
+    /// The first cluster on which it could not be applied, with Fleet's words.
+    pub fn trouble(&self) -> Option<String> {
+        let summary = &self.summary;
+        if summary.err_applied + summary.not_ready + summary.modified == 0 {
+            return None;
+        }
+        let counts =
+            [(summary.err_applied, "ErrApplied"), (summary.not_ready, "NotReady"), (summary.modified, "Modified")];
+        let counts: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, state)| format!("{state}({n})")).collect();
+        let troubled = |one: &&NonReady| matches!(one.bundle_state.as_str(), "ErrApplied" | "NotReady" | "Modified");
+        let first = summary.non_ready_resources.iter().find(troubled);
+        let first = first.map(|one| format!(" [{}: {}]", one.name, one.message)).unwrap_or_default();
+        Some(format!("{}{first}", counts.join(" ")))
+    }
+}
+
+/// What is carried back of a Bundle's status; the digests of contents are Fleet's own affair.
+pub fn carried_back(bundle: &Value) -> Option<Map<String, Value>> {
+    let status = bundle.get("status")?.as_object()?;
+    let carried = ["conditions", "display", "observedGeneration", "partitions", "summary", "unavailable"];
+    let fields = carried.iter().filter_map(|key| Some(((*key).to_owned(), status.get(*key)?.clone())));
+    Some(fields.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_an_older_generation_says_nothing() {
+        let bundle = |observed: Value| {
+            json!({"metadata": {"generation": 2},
+                "status": {"observedGeneration": observed, "summary": {"desiredReady": 1}}})
+        };
+        assert_eq!(BundleStatus::of(&bundle(json!(1))), None);
+        assert_eq!(BundleStatus::of(&bundle(json!("x"))), None);
+        assert_eq!(BundleStatus::of(&json!({"metadata": {"generation": 2}})), None);
+        assert_eq!(BundleStatus::of(&bundle(json!(2))).unwrap().summary.desired_ready, 1);
+    }
+
+    #[test]
+    fn trouble_names_a_cluster_and_fleets_words() {
+        let status = |state: &str, count: Value| -> BundleStatus {
+            serde_json::from_value(json!({"summary": {
+                count.as_str().unwrap(): 2,
+                "nonReadyResources": [{"name": "fleet-default/a", "bundleState": state, "message": "no"}],
+            }}))
+            .unwrap()
+        };
+        assert_eq!(status("ErrApplied", json!("errApplied")).trouble().unwrap(), "ErrApplied(2) [fleet-default/a: no]");
+        assert_eq!(status("WaitApplied", json!("waitApplied")).trouble(), None);
+    }
+}

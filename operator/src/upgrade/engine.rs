@@ -1,0 +1,98 @@
+//! Who carries an upgrade out.
+
+use super::LOCAL_NAMESPACE;
+use crate::crd::{Engine, reason};
+use crate::registration::Problem;
+
+/// Which of the kinds we drive the API server serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Fleet's Bundles.
+    pub bundles: bool,
+    /// System Upgrade Controller's Plans.
+    pub plans: bool,
+    /// Whether the namespace is there in which System Upgrade Controller runs when it came without Rancher.
+    pub standalone: bool,
+}
+
+/// Where System Upgrade Controller runs with Rancher. It looks for Plans in its own namespace and nowhere else.
+pub const PLAN_NAMESPACE: &str = "cattle-system";
+/// Where its own manifest puts it.
+pub const STANDALONE_NAMESPACE: &str = "system-upgrade";
+
+/// An engine that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A Bundle brings the Plan into each cluster.
+    Fleet,
+    /// The Plan is applied here.
+    Plan,
+}
+
+impl From<Carrier> for Engine {
+    fn from(carrier: Carrier) -> Self {
+        match carrier {
+            Carrier::Fleet => Self::Fleet,
+            Carrier::Plan => Self::Plan,
+        }
+    }
+}
+
+impl Carrier {
+    /// Namespace of the Plan.
+    pub fn plan_namespace(self, served: Served) -> &'static str {
+        match self {
+            Self::Plan if served.standalone => STANDALONE_NAMESPACE,
+            Self::Plan | Self::Fleet => PLAN_NAMESPACE,
+        }
+    }
+}
+
+/// The engine for a ManagedOSImage of this namespace, or what is missing.
+pub fn choose(engine: Engine, namespace: &str, served: Served) -> Result<Carrier, Problem> {
+    let local = namespace == LOCAL_NAMESPACE;
+    let missing = match engine {
+        Engine::Auto | Engine::Fleet if served.bundles => return Ok(Carrier::Fleet),
+        Engine::Auto | Engine::Plan if served.plans && local => return Ok(Carrier::Plan),
+        Engine::Auto if local => {
+            "neither Fleet (bundles.fleet.cattle.io) nor System Upgrade Controller (plans.upgrade.cattle.io) is \
+             installed, and this release has no roll-out of the operator's own; install one of them"
+        }
+        Engine::Auto => "Fleet (bundles.fleet.cattle.io) is not installed, and nothing else reaches other clusters",
+        Engine::Fleet => "spec.engine is Fleet, and bundles.fleet.cattle.io are not served; install Fleet",
+        Engine::Plan if !local => {
+            "spec.engine is Plan, and a Plan reaches the nodes of its own cluster only; use Fleet, or the namespace \
+             fleet-local"
+        }
+        Engine::Plan => {
+            "spec.engine is Plan, and plans.upgrade.cattle.io are not served; install System Upgrade Controller"
+        }
+        Engine::Operator => "spec.engine is Operator, and this release has no roll-out of the operator's own; use Auto",
+    };
+    Err(Problem { reason: reason::NO_ENGINE, message: missing.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fleet_goes_before_plans_and_plans_reach_this_cluster_only() {
+        let served = |bundles, plans| Served { bundles, plans, standalone: false };
+        let cases = [
+            (Engine::Auto, "fleet-local", served(true, true), Some(Carrier::Fleet)),
+            (Engine::Auto, "fleet-local", served(false, true), Some(Carrier::Plan)),
+            (Engine::Auto, "fleet-local", served(false, false), None),
+            (Engine::Auto, "fleet-default", served(true, false), Some(Carrier::Fleet)),
+            (Engine::Auto, "fleet-default", served(false, true), None),
+            (Engine::Fleet, "fleet-local", served(false, true), None),
+            (Engine::Plan, "fleet-local", served(true, true), Some(Carrier::Plan)),
+            (Engine::Plan, "fleet-default", served(true, true), None),
+            (Engine::Plan, "fleet-local", served(true, false), None),
+            (Engine::Operator, "fleet-local", served(true, true), None),
+        ];
+        for (engine, namespace, served, carrier) in cases {
+            assert_eq!(choose(engine, namespace, served).ok(), carrier, "{engine:?} {namespace} {served:?}");
+        }
+    }
+}

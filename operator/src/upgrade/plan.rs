@@ -1,0 +1,275 @@
+//! The spec of a System Upgrade Controller's Plan, `upgrade.cattle.io/v1`: the fields that we write.
+//!
+//! Its API server takes more than its controller does. A `drain.timeout` that is a number counts nanoseconds and stops
+//! the controller for every Plan of the cluster, so it is always text; a `version` that is no label value makes no Job
+//! and no error; `env` is pruned in silence, so it is `envs`; with `drain` given, what is left out of it is done.
+
+use crate::crd::{ContainerSpec, Drain, HostVolume, ManagedOSImageSpec, SecondsOrDuration, Window};
+use crate::digest::Digest;
+use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// A label's value is no longer than this, and the Plan's version becomes one.
+const LONGEST_VERSION: usize = 63;
+/// Hex digits of the digest at the end of a version.
+const VERSION_DIGEST: usize = 16;
+/// Where the upgrade container finds the Secret: the first release's place, so that its images find it, too.
+const SECRET_PATH: &str = "/run/data";
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanSpec {
+    pub concurrency: i64,
+    pub version: String,
+    pub service_account_name: String,
+    pub node_selector: LabelSelector,
+    pub tolerations: Vec<Toleration>,
+    pub cordon: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<PlanDrain>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepare: Option<Container>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<PlanSecret>,
+    pub upgrade: Container,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanDrain {
+    /// A Go duration, such as `300s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_period: Option<i32>,
+    pub delete_local_data: bool,
+    pub delete_emptydir_data: bool,
+    pub ignore_daemon_sets: bool,
+    pub force: bool,
+    pub disable_eviction: bool,
+    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_wait_for_delete_timeout: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_selector: Option<LabelSelector>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    pub image: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub envs: Vec<EnvVar>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env_from: Vec<EnvFromSource>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<HostVolume>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<Map<String, Value>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanSecret {
+    pub name: String,
+    pub path: String,
+}
+
+/// What a Plan cannot say; the text names the field and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unsayable(pub String);
+
+/// The Plan of this `name` for a ManagedOSImage. `cloud_config`: the document laid into its Secret of the same name.
+pub fn plan(name: &str, spec: &ManagedOSImageSpec, cloud_config: Option<&str>) -> Result<PlanSpec, Unsayable> {
+    let concurrency = spec.concurrency.unwrap_or(1);
+    let upgrade = upgrade_container(spec)?;
+    let version = version(&upgrade, cloud_config)?;
+    if let Some(most) = spec.max_failures
+        && i64::from(most) != (concurrency - 1).max(0)
+    {
+        return Err(Unsayable(format!(
+            "spec.maxFailures is {most}: in a Plan a failed node keeps its place among the {concurrency} of \
+             spec.concurrency, so that {} may fail; write that, or nothing",
+            (concurrency - 1).max(0)
+        )));
+    }
+    Ok(PlanSpec {
+        concurrency,
+        version,
+        service_account_name: name.to_owned(),
+        node_selector: spec.node_selector.clone().unwrap_or_default(),
+        // A node is upgraded whatever keeps other pods away from it.
+        tolerations: vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }],
+        cordon: spec.cordon.unwrap_or(true),
+        drain: spec.drain.as_ref().map(drain).transpose()?,
+        prepare: spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?,
+        secrets: cloud_config.map(|_| secret(name)).into_iter().collect(),
+        upgrade,
+        window: window(spec.windows.as_deref().unwrap_or_default())?,
+    })
+}
+
+fn secret(name: &str) -> PlanSecret {
+    PlanSecret { name: name.to_owned(), path: SECRET_PATH.to_owned() }
+}
+
+fn upgrade_container(spec: &ManagedOSImageSpec) -> Result<Container, Unsayable> {
+    container(&spec.upgrade_container.clone().unwrap_or_default(), spec.os_image.as_deref())
+}
+
+fn container(spec: &ContainerSpec, default_image: Option<&str>) -> Result<Container, Unsayable> {
+    let image = spec.image.as_deref().or(default_image).unwrap_or_default();
+    // Written out with its tag: left to the controller, an image without one gets the Plan's version as tag.
+    let image: super::ImageReference =
+        image.trim().parse().map_err(|error: super::MalformedImage| Unsayable(error.to_string()))?;
+    Ok(Container {
+        image: image.to_string(),
+        command: spec.command.clone().unwrap_or_default(),
+        args: spec.args.clone().unwrap_or_default(),
+        envs: [spec.env.clone(), spec.envs.clone()].into_iter().flatten().flatten().collect(),
+        env_from: spec.env_from.clone().unwrap_or_default(),
+        volumes: spec.volumes.clone().unwrap_or_default(),
+        security_context: spec.security_context.clone(),
+    })
+}
+
+/// A label value that is another one whenever nodes must be upgraded anew: for another image, another container, other
+/// cloud-config, and for nothing else. The controller compares it and nothing of the container.
+fn version(upgrade: &Container, cloud_config: Option<&str>) -> Result<String, Unsayable> {
+    let image: super::ImageReference =
+        upgrade.image.parse().map_err(|error: super::MalformedImage| Unsayable(error.to_string()))?;
+    let digest = Digest::of(&(upgrade, cloud_config)).to_string();
+    // A tag may begin with an underscore, and after it with anything; a label value may not.
+    let tag = image.short().trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    let tag = &tag[..tag.len().min(LONGEST_VERSION - VERSION_DIGEST - 1)];
+    Ok(format!("{tag}-{}", &digest[..VERSION_DIGEST]).trim_start_matches('-').to_owned())
+}
+
+fn drain(drain: &Drain) -> Result<PlanDrain, Unsayable> {
+    let seconds = |field: &str, value: &Option<SecondsOrDuration>| {
+        let seconds = value.as_ref().map(SecondsOrDuration::seconds).transpose();
+        seconds.map_err(|error| Unsayable(format!("spec.drain.{field}: {error}")))
+    };
+    let short = |field: &str, value: &Option<SecondsOrDuration>| {
+        let seconds = seconds(field, value)?.map(i32::try_from).transpose();
+        seconds.map_err(|_| Unsayable(format!("spec.drain.{field} is longer than {} s", i32::MAX)))
+    };
+    let delete_local_data = drain.delete_local_data.unwrap_or(false);
+    Ok(PlanDrain {
+        timeout: seconds("timeout", &drain.timeout)?.map(|seconds| format!("{seconds}s")),
+        grace_period: short("gracePeriod", &drain.grace_period)?,
+        delete_local_data,
+        delete_emptydir_data: delete_local_data,
+        ignore_daemon_sets: drain.ignore_daemon_sets.unwrap_or(true),
+        force: drain.force.unwrap_or(false),
+        disable_eviction: drain.disable_eviction.unwrap_or(false),
+        skip_wait_for_delete_timeout: short("skipWaitForDeleteTimeout", &drain.skip_wait_for_delete_timeout)?,
+        pod_selector: drain.pod_selector.clone(),
+    })
+}
+
+fn window(windows: &[Window]) -> Result<Option<Window>, Unsayable> {
+    match windows {
+        [] => Ok(None),
+        [window] => Ok(Some(window.clone())),
+        more => Err(Unsayable(format!(
+            "spec.windows has {} windows, and a Plan takes one; make them one, or a ManagedOSImage for each",
+            more.len()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn of(spec: Value) -> Result<PlanSpec, Unsayable> {
+        plan("mos-x", &serde_json::from_value(spec).unwrap(), None)
+    }
+    fn version_of(spec: Value) -> String {
+        of(spec).unwrap().version
+    }
+
+    #[test]
+    fn the_version_changes_with_what_must_run_again_and_with_nothing_else() {
+        let first = version_of(json!({"osImage": "r:5000/os2:v1"}));
+        assert!(first.starts_with("v1-") && first.len() == 19, "{first}");
+        let same = json!({"osImage": "r:5000/os2:v1", "concurrency": 7, "drain": {}, "prepare": {"image": "a"},
+            "nodeSelector": {"matchLabels": {"a": "b"}}, "cordon": false, "upgradeContainer": {}});
+        assert_eq!(version_of(same), first);
+        for other in [
+            json!({"osImage": "other/os2:v1"}),
+            json!({"osImage": format!("r:5000/os2:v1@sha256:{}", "0".repeat(64))}),
+            json!({"osImage": "r:5000/os2:v1", "upgradeContainer": {"args": ["x"]}}),
+        ] {
+            assert_ne!(version_of(other.clone()), first, "{other}");
+        }
+        let spec = serde_json::from_value(json!({"osImage": "r:5000/os2:v1"})).unwrap();
+        assert_ne!(plan("mos-x", &spec, Some("#cloud-config\n")).unwrap().version, first);
+    }
+
+    #[test]
+    fn local_data_is_kept_unless_told_otherwise() {
+        let drain = of(json!({"osImage": "a", "drain": {}})).unwrap().drain.unwrap();
+        assert!(!drain.delete_local_data && !drain.delete_emptydir_data && drain.ignore_daemon_sets);
+        assert_eq!((drain.timeout, drain.grace_period), (None, None));
+        let drain = of(json!({"osImage": "a", "drain": {"deleteLocalData": true}})).unwrap().drain.unwrap();
+        assert!(drain.delete_local_data && drain.delete_emptydir_data);
+    }
+
+    #[test]
+    fn prepare_runs_in_the_release_unless_it_has_its_own_image() {
+        let plan = of(json!({"osImage": "a:1", "prepare": {"command": ["x"]}, "upgradeContainer": {"image": "b"}}));
+        let plan = plan.unwrap();
+        assert_eq!((plan.upgrade.image.as_str(), plan.prepare.unwrap().image.as_str()), ("b:latest", "b:latest"));
+    }
+
+    #[test]
+    fn what_a_plan_cannot_say_is_refused() {
+        let window = json!({"startTime": "22:00"});
+        for (spec, what) in [
+            (json!({"osImage": "Not An Image"}), "no image reference"),
+            (json!({"osImage": "a", "maxFailures": 1}), "spec.maxFailures"),
+            (json!({"osImage": "a", "windows": [window, window]}), "spec.windows"),
+            (json!({"osImage": "a", "drain": {"gracePeriod": "9999999h"}}), "spec.drain.gracePeriod"),
+        ] {
+            let error = of(spec).unwrap_err();
+            assert!(error.to_string().contains(what), "{error}");
+        }
+        assert!(of(json!({"osImage": "a", "maxFailures": 1, "concurrency": 2})).is_ok());
+        assert!(of(json!({"osImage": "a", "maxFailures": 0, "concurrency": 0})).is_ok());
+    }
+
+    proptest! {
+        /// Integers and durations mean seconds; what is written is a duration and int32 seconds.
+        #[test]
+        fn units_survive(seconds in 0u32..=i32::MAX as u32, minutes in 0u32..100_000) {
+            let drain = of(json!({"osImage": "a", "drain": {
+                "timeout": seconds, "gracePeriod": format!("{minutes}m"), "skipWaitForDeleteTimeout": seconds,
+            }})).unwrap().drain.unwrap();
+            prop_assert_eq!(drain.timeout, Some(format!("{seconds}s")));
+            prop_assert_eq!(drain.grace_period, i32::try_from(minutes * 60).ok());
+            prop_assert_eq!(drain.skip_wait_for_delete_timeout, i32::try_from(seconds).ok());
+        }
+
+        #[test]
+        fn a_version_is_a_label_value(tag in "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}") {
+            let version = version_of(json!({"osImage": format!("a:{tag}")}));
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            prop_assert!(version.len() <= LONGEST_VERSION && version.chars().all(fits), "{}", version);
+            prop_assert!(version.starts_with(|c: char| c.is_ascii_alphanumeric()), "{}", version);
+        }
+    }
+}

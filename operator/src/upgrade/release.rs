@@ -1,0 +1,108 @@
+//! The release that machines shall run, and whether one does.
+
+use super::image::ImageReference;
+use crate::crd::OsStatus;
+use protocol::message::Slot;
+
+/// What identifies the release that an image carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Such as `0.1.0` or `v0.1.0`, which are the same: tags often have the `v`, releases have not.
+    Name(String),
+    /// Of its `release.json`: `sha256:` and 64 hex digits.
+    Digest(String),
+}
+
+/// How far a machine is with a release, by what it says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    Healthy,
+    /// It runs the release, which has not proved itself yet.
+    Unproven,
+    Another,
+    /// None of the slots would start.
+    Recovery,
+}
+
+impl Release {
+    /// From what the user says, else from the image's tag. `None`: the image says nothing of it.
+    pub fn of(given: Option<&str>, image: Option<&ImageReference>) -> Option<Self> {
+        match given.map(str::trim).filter(|text| !text.is_empty()) {
+            Some(text) if text.starts_with("sha256:") => Some(Self::Digest(text.to_ascii_lowercase())),
+            Some(text) => Some(Self::Name(text.to_owned())),
+            None => Some(Self::Name(image?.release_tag()?.to_owned())),
+        }
+    }
+
+    pub fn running(&self, os: &OsStatus) -> Running {
+        let is_this = match self {
+            Self::Name(name) => os.version.as_deref().is_some_and(|version| same_name(name, version)),
+            Self::Digest(digest) => os.release.as_deref() == Some(digest),
+        };
+        match (is_this, os.slot.as_deref() == Some(Slot::Recovery.to_string().as_str())) {
+            (_, true) => Running::Recovery,
+            (true, _) if os.healthy => Running::Healthy,
+            (true, _) => Running::Unproven,
+            (false, _) => Running::Another,
+        }
+    }
+
+    /// Whether a Node's `status.nodeInfo.osImage`, which is PRETTY_NAME of its os-release, names this release.
+    /// `None`: a digest is in no such name.
+    pub fn is_named_in(&self, os_image: &str) -> Option<bool> {
+        match self {
+            Self::Name(name) => Some(os_image.split_whitespace().any(|word| same_name(name, word))),
+            Self::Digest(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Release {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(text) | Self::Digest(text) => f.write_str(text),
+        }
+    }
+}
+
+fn same_name(a: &str, b: &str) -> bool {
+    a.strip_prefix('v').unwrap_or(a) == b.strip_prefix('v').unwrap_or(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn os(version: &str, slot: &str, healthy: bool) -> OsStatus {
+        OsStatus {
+            version: Some(version.into()),
+            release: Some("sha256:ab".into()),
+            slot: Some(slot.into()),
+            healthy,
+            ..OsStatus::default()
+        }
+    }
+
+    #[test]
+    fn the_tag_names_the_release_unless_the_user_does() {
+        let image: ImageReference = "rancher/os2:v0.2.0".parse().unwrap();
+        let release = Release::of(None, Some(&image)).unwrap();
+        assert_eq!(release.running(&os("0.2.0", "A", true)), Running::Healthy);
+        assert_eq!(release.running(&os("0.2.0", "B", false)), Running::Unproven);
+        assert_eq!(release.running(&os("0.1.0", "A", true)), Running::Another);
+        assert_eq!(release.running(&os("0.2.0", "Recovery", true)), Running::Recovery);
+        assert_eq!(release.is_named_in("RancherOS 0.2.0"), Some(true));
+        assert_eq!(release.is_named_in("RancherOS 0.2.01"), Some(false));
+
+        let release = Release::of(Some("sha256:AB"), Some(&image)).unwrap();
+        assert_eq!(release.running(&os("other", "A", true)), Running::Healthy);
+        assert_eq!(release.is_named_in("RancherOS 0.2.0"), None);
+    }
+
+    #[test]
+    fn latest_names_no_release() {
+        let image: ImageReference = "rancher/os2".parse().unwrap();
+        assert_eq!(Release::of(None, Some(&image)), None);
+        assert_eq!(Release::of(Some(" "), None), None);
+    }
+}

@@ -1,0 +1,397 @@
+//! A roll-out as its ManagedOSImage tells it, with Fleet and System Upgrade Controller as scripts.
+
+use anyhow::{Context, Result};
+use harness::cluster::{Cluster, Controllers};
+use harness::foreign::{Kinds, deploy_bundle, make_namespace, say_of_bundle, set_status};
+use harness::operator::Operator;
+use harness::paths;
+use harness::scratch::Scratch;
+use harness::wait::{Look, until};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// The operator looks for engines every minute at most.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_of_a_cluster_say_when_they_are_upgraded() {
+    let place = Place::open("os-image-downstream", Controllers::Running).await.unwrap();
+    Kinds::Strict.install_fleet(&place.cluster).unwrap();
+    Kinds::Strict.install_plans(&place.cluster).unwrap();
+    place.machine("a", "shop", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
+    place.machine("b", "depot", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
+    place.image("edge", "fleet-default", json!({"osImage": "r:5000/os2:v0.2.0", "concurrency": 0})).unwrap();
+
+    let bundle = place.bundle("edge", "fleet-default").await.unwrap();
+    say_of_bundle(&place.cluster, &bundle, 0, 0).unwrap();
+    let nobody = place.reason("edge", "fleet-default", "NoTargetMatched").await.unwrap();
+    assert_eq!(condition(&nobody, "Stalled")["status"], "True");
+    assert_eq!(nobody["status"]["display"]["readyClusters"], "0/0");
+
+    let patch = json!({"spec": {"targets": [{"clusterName": "shop"}]}});
+    place.patch("edge", "fleet-default", &patch).unwrap();
+    let bundle = place.bundle_where("edge", "fleet-default", "/spec/targets/0/clusterName", "shop").await.unwrap();
+    deploy_bundle(&place.cluster, &bundle, &["shop"]).unwrap();
+    let paused = place.reason("edge", "fleet-default", "Paused").await.unwrap();
+    assert_eq!(paused["status"]["counts"], json!({"desired": 1, "done": 0, "updating": 0, "failed": 0}));
+    assert_eq!(condition(&paused, "Ready")["status"], "False");
+
+    place.patch("edge", "fleet-default", &json!({"spec": {"concurrency": 1}})).unwrap();
+    let next = place.bundle_where("edge", "fleet-default", "/metadata/generation", "3").await.unwrap();
+    assert_eq!(only_difference(&bundle, &next), ["plan.yaml"]);
+    deploy_bundle(&place.cluster, &next, &["shop"]).unwrap();
+    place.reason("edge", "fleet-default", "AppliedNotUpgraded").await.unwrap();
+
+    place.report("a", json!({"version": "0.2.0", "slot": "B", "healthy": false})).unwrap();
+    let proving = place.reason("edge", "fleet-default", "Progressing").await.unwrap();
+    assert_eq!(proving["status"]["nodes"][0]["phase"], "Proving");
+    place.report("a", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
+    let failed = place.reason("edge", "fleet-default", "Failed").await.unwrap();
+    assert!(message(&failed).contains("FellBack"), "{}", message(&failed));
+    assert_eq!(failed["status"]["counts"]["failed"], 1);
+
+    place.report("a", json!({"version": "0.2.0", "slot": "B", "healthy": true})).unwrap();
+    let done = place.reason("edge", "fleet-default", "Upgraded").await.unwrap();
+    assert_eq!(done["status"]["observedGeneration"], done["metadata"]["generation"]);
+    let wait = ["wait", "managedosimages.rancheros.cattle.io/edge", "--for=condition=Ready", "--timeout=10s"];
+    place.cluster.kubectl(&[&wait[..], &["--namespace", "fleet-default"]].concat(), "").unwrap();
+    // Five reports and as many looks later, the Bundle is what it was when its spec last changed.
+    let last = place.bundle("edge", "fleet-default").await.unwrap();
+    assert_eq!(last["metadata"]["generation"], next["metadata"]["generation"]);
+    assert_eq!(
+        last["metadata"]["managedFields"],
+        place.get("bundles.fleet.cattle.io", "fleet-default", "mos-edge").unwrap().unwrap()["metadata"]["managedFields"]
+    );
+
+    place.delete("edge", "fleet-default").unwrap();
+    place.gone("bundles.fleet.cattle.io", "fleet-default", "mos-edge").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
+    let place = Place::open("os-image-local", Controllers::Absent).await.unwrap();
+    place.image("default-os-image", "fleet-local", json!({"osImage": "rancher/os2:v0.2.0"})).unwrap();
+    let nobody = place.reason("default-os-image", "fleet-local", "NoEngine").await.unwrap();
+    assert!(message(&nobody).contains("no roll-out of the operator's own"), "{}", message(&nobody));
+
+    Kinds::Strict.install_fleet(&place.cluster).unwrap();
+    Kinds::Strict.install_plans(&place.cluster).unwrap();
+    let bundle = place.bundle("default-os-image", "fleet-local").await.unwrap();
+    assert_eq!(bundle["spec"]["targets"], json!([{"clusterName": "local"}]));
+    place.node("n1", "RancherOS 0.1.0").unwrap();
+    place.node("n2", "RancherOS 0.1.0").unwrap();
+    deploy_bundle(&place.cluster, &bundle, &["local"]).unwrap();
+    let applied = place.reason("default-os-image", "fleet-local", "AppliedNotUpgraded").await.unwrap();
+    assert_eq!(applied["status"]["counts"]["desired"], 2);
+
+    let trouble = json!({"conditions": [{"type": "LatestResolved", "status": "False", "reason": "Error",
+        "message": "secret not found"}]});
+    place.plan_status(&trouble).unwrap();
+    let refused = place.reason("default-os-image", "fleet-local", "NotApplied").await.unwrap();
+    assert!(message(&refused).contains("secret not found"), "{}", message(&refused));
+
+    // A Job that failed leaves the Bundle Ready, and is forgotten after a while.
+    let plan = place.get("plans.upgrade.cattle.io", "cattle-system", "mos-default-os-image").unwrap().unwrap();
+    let version = plan["spec"]["version"].clone();
+    let plan_status = |applying: &[&str]| {
+        json!({"latestVersion": version, "latestHash": "hash", "applying": applying,
+            "conditions": [{"type": "Validated", "status": "True"}]})
+    };
+    place.plan_status(&plan_status(&["n1"])).unwrap();
+    place.reason("default-os-image", "fleet-local", "Progressing").await.unwrap();
+    place.failed_job("n1").unwrap();
+    let failed = place.reason("default-os-image", "fleet-local", "Failed").await.unwrap();
+    assert!(message(&failed).contains("BackoffLimitExceeded"), "{}", message(&failed));
+    place.cluster.kubectl(&["delete", "job", "apply-n1", "--namespace", "cattle-system"], "").unwrap();
+
+    place.node("n2", "RancherOS 0.2.0").unwrap();
+    let one = place.image_where("default-os-image", "fleet-local", "/status/counts/done", "1").await.unwrap();
+    assert_eq!(condition(&one, "Ready")["reason"], "Failed", "{}", one["status"]);
+    assert!(
+        place
+            .cluster
+            .kubectl(&["get", "jobs", "--namespace", "cattle-system", "--output=name"], "")
+            .unwrap()
+            .is_empty()
+    );
+    let before = place.bundle("default-os-image", "fleet-local").await.unwrap();
+    place.node("n1", "RancherOS 0.2.0").unwrap();
+    place.reason("default-os-image", "fleet-local", "Upgraded").await.unwrap();
+    let after = place.bundle("default-os-image", "fleet-local").await.unwrap();
+    assert_eq!(before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_fleet_the_plan_is_applied_here_and_taken_away_again() {
+    let place = Place::open("os-image-plan", Controllers::Absent).await.unwrap();
+    make_namespace(&place.cluster, "system-upgrade").unwrap();
+    Kinds::Strict.install_plans(&place.cluster).unwrap();
+    place.node("n1", "RancherOS 0.1.0").unwrap();
+    let spec = json!({"osImage": "a:v0.2.0", "cloudConfig": {"rancherd": {"token": "secret"}}, "drain": {}});
+    place.image("x", "fleet-local", spec).unwrap();
+    let applied = place.reason("x", "fleet-local", "AppliedNotUpgraded").await.unwrap();
+    assert_eq!(applied["status"]["engine"], "Plan");
+    assert_eq!(applied["status"]["plan"], "system-upgrade/mos-x");
+    let plan = place.get("plans.upgrade.cattle.io", "system-upgrade", "mos-x").unwrap().unwrap();
+    assert_eq!(plan["spec"]["secrets"], json!([{"name": "mos-x", "path": "/run/data"}]));
+    for kind in OBJECTS {
+        assert!(place.get(kind, "system-upgrade", "mos-x").unwrap().is_some(), "{kind}");
+    }
+
+    // Less is asked for: what nobody needs goes, what is needed stays as it was.
+    let account = place.get("serviceaccount", "system-upgrade", "mos-x").unwrap();
+    place.patch("x", "fleet-local", &json!({"spec": {"cloudConfig": null, "drain": null, "cordon": false}})).unwrap();
+    for kind in ["secret", "clusterrole", "clusterrolebinding"] {
+        place.gone(kind, "system-upgrade", "mos-x").await.unwrap();
+    }
+    let changed = place.image_where("x", "fleet-local", "/status/observedGeneration", "2").await.unwrap();
+    assert_ne!(changed["status"]["version"], applied["status"]["version"], "other cloud-config runs again");
+    assert_eq!(account, place.get("serviceaccount", "system-upgrade", "mos-x").unwrap());
+
+    // Fleet comes: it takes over, and nothing of ours is in its way.
+    Kinds::Strict.install_fleet(&place.cluster).unwrap();
+    place.bundle("x", "fleet-local").await.unwrap();
+    for kind in OBJECTS {
+        assert_eq!(place.get(kind, "system-upgrade", "mos-x").unwrap(), None, "{kind}");
+    }
+    let fleets = place.image_where("x", "fleet-local", "/status/engine", "Fleet").await.unwrap();
+    assert!(fleets["metadata"].get("finalizers").is_none());
+
+    // And it is asked to go again.
+    place.patch("x", "fleet-local", &json!({"spec": {"engine": "Plan"}})).unwrap();
+    place.gone("bundles.fleet.cattle.io", "fleet-local", "mos-x").await.unwrap();
+    place.image_where("x", "fleet-local", "/status/engine", "Plan").await.unwrap();
+    assert!(place.get("plans.upgrade.cattle.io", "system-upgrade", "mos-x").unwrap().is_some());
+    place.delete("x", "fleet-local").unwrap();
+    for kind in OBJECTS {
+        assert_eq!(place.get(kind, "system-upgrade", "mos-x").unwrap(), None, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_is_taken_by_the_kinds_it_is_made_for() {
+    for kinds in Kinds::available() {
+        let place = Place::open("os-image-kinds", Controllers::Absent).await.unwrap();
+        kinds.install_fleet(&place.cluster).unwrap();
+        kinds.install_plans(&place.cluster).unwrap();
+        let folder = paths::workspace().join("operator/testdata/os-image");
+        for (case, name, strict) in [
+            ("default", "default-os-image", true),
+            ("reference", "arbitrary", true),
+            ("downstream", "edge", false),
+            ("registry", "a-name-of-fifty-nine-characters-the-longest-that-is-allowed", true),
+        ] {
+            let manifest = std::fs::read_to_string(folder.join(format!("{case}.yaml"))).unwrap();
+            let object: Value = serde_yaml::from_str(&manifest).unwrap();
+            let namespace = object["metadata"]["namespace"].as_str().unwrap();
+            place.cluster.kubectl(&["apply", "-f", "-"], &manifest).unwrap();
+            if matches!(kinds, Kinds::Strict) && !strict {
+                // It passes on a field of Fleet's that we do not know; a kind that does not, either, says so.
+                let refused = place.reason(name, namespace, "NotAccepted").await.unwrap();
+                assert!(message(&refused).contains("helm"), "{}", message(&refused));
+                continue;
+            }
+            let bundle = place.bundle(name, namespace).await.unwrap();
+            let kept = std::fs::read_to_string(folder.join(format!("{case}.bundle.yaml"))).unwrap();
+            let kept: Value = serde_yaml::from_str(&kept).unwrap();
+            // The real kinds add defaults of theirs.
+            assert!(holds(&bundle["spec"], &kept["spec"]), "{kinds:?} {case}: {}", bundle["spec"]);
+            deploy_bundle(&place.cluster, &bundle, &["far"]).unwrap();
+        }
+        let unknown = json!({"osImage": "a:1", "targets": [{"clusterNam": "typo"}]});
+        place.image("typo", "fleet-default", unknown).unwrap();
+        let refused = place.reason("typo", "fleet-default", "NotAccepted").await.unwrap();
+        assert!(message(&refused).contains("clusterNam"), "{}", message(&refused));
+        assert_eq!(place.get("bundles.fleet.cattle.io", "fleet-default", "mos-typo").unwrap(), None);
+    }
+}
+
+/// All that is made for a ManagedOSImage where there is no Fleet.
+const OBJECTS: [&str; 5] = ["plans.upgrade.cattle.io", "serviceaccount", "secret", "clusterrole", "clusterrolebinding"];
+
+/// A cluster with the operator on it.
+struct Place {
+    _operator: Operator,
+    cluster: Cluster,
+    _scratch: Scratch,
+}
+
+impl Place {
+    async fn open(name: &str, controllers: Controllers) -> Result<Self> {
+        let scratch = Scratch::new(name)?;
+        let cluster = Cluster::start(&scratch.folder("cluster")?, controllers).await?;
+        let operator = Operator::start(&cluster, &scratch.folder("operator")?).await?;
+        Ok(Self { _operator: operator, cluster, _scratch: scratch })
+    }
+
+    fn image(&self, name: &str, namespace: &str, spec: Value) -> Result<()> {
+        self.apply("rancheros.cattle.io/v1", "ManagedOSImage", name, namespace, json!({"spec": spec}))
+    }
+
+    fn apply(&self, api_version: &str, kind: &str, name: &str, namespace: &str, rest: Value) -> Result<()> {
+        let mut object = rest;
+        object["apiVersion"] = json!(api_version);
+        object["kind"] = json!(kind);
+        object["metadata"]["name"] = json!(name);
+        if !namespace.is_empty() {
+            object["metadata"]["namespace"] = json!(namespace);
+        }
+        self.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string()).map(drop)
+    }
+
+    fn patch(&self, name: &str, namespace: &str, patch: &Value) -> Result<()> {
+        let object = format!("managedosimages.rancheros.cattle.io/{name}");
+        let patch = patch.to_string();
+        let arguments = ["patch", &object, "--namespace", namespace, "--type=merge", "--patch", &patch];
+        self.cluster.kubectl(&arguments, "").map(drop)
+    }
+
+    fn delete(&self, name: &str, namespace: &str) -> Result<()> {
+        let object = format!("managedosimages.rancheros.cattle.io/{name}");
+        self.cluster.kubectl(&["delete", &object, "--namespace", namespace, "--timeout=60s"], "").map(drop)
+    }
+
+    fn machine(&self, name: &str, cluster: &str, os: Value) -> Result<()> {
+        let spec = json!({"spec": {"clusterName": cluster}});
+        self.apply("rancheros.cattle.io/v1", "MachineInventory", name, "fleet-default", spec)?;
+        self.report(name, os)
+    }
+
+    /// As if the machine had said so.
+    fn report(&self, name: &str, os: Value) -> Result<()> {
+        let status = json!({"phase": "Ready", "os": os});
+        set_status(&self.cluster, "machineinventories.rancheros.cattle.io", "fleet-default", name, &status)
+    }
+
+    /// A Node as its kubelet would tell of it.
+    fn node(&self, name: &str, os_image: &str) -> Result<()> {
+        self.apply("v1", "Node", name, "", json!({"metadata": {"labels": {"kubernetes.io/hostname": name}}}))?;
+        let info = ["machineID", "systemUUID", "bootID", "kernelVersion", "containerRuntimeVersion", "kubeletVersion"];
+        let mut info: Value = info.map(|key| (key.to_owned(), json!("x"))).into_iter().collect();
+        for key in ["kubeProxyVersion", "operatingSystem", "architecture"] {
+            info[key] = json!("x");
+        }
+        info["osImage"] = json!(os_image);
+        let status = json!({"status": {"nodeInfo": info, "conditions": [{"type": "Ready", "status": "True"}]}});
+        let status = status.to_string();
+        let arguments = ["patch", "node", name, "--subresource=status", "--type=merge", "--patch", &status];
+        self.cluster.kubectl(&arguments, "").map(drop)
+    }
+
+    fn plan_status(&self, status: &Value) -> Result<()> {
+        set_status(&self.cluster, "plans.upgrade.cattle.io", "cattle-system", "mos-default-os-image", status)
+    }
+
+    /// The Job that the upgrade controller made for a node, after its last pod.
+    fn failed_job(&self, node: &str) -> Result<()> {
+        let labels = json!({
+            "upgrade.cattle.io/plan": "mos-default-os-image",
+            "upgrade.cattle.io/node": node,
+            "plan.upgrade.cattle.io/mos-default-os-image": "hash",
+        });
+        let container = json!({"name": "upgrade", "image": "rancher/os2:v0.2.0"});
+        let job = json!({"metadata": {"labels": labels}, "spec": {"template": {"spec": {
+            "containers": [container], "restartPolicy": "Never"}}}});
+        let name = format!("apply-{node}");
+        self.apply("batch/v1", "Job", &name, "cattle-system", job)?;
+        let time = "2026-11-23T00:00:00Z";
+        let failed = |type_: &str| {
+            json!({"type": type_, "status": "True", "reason": "BackoffLimitExceeded",
+                "message": "three pods failed", "lastTransitionTime": time})
+        };
+        let status = json!({"failed": 3, "startTime": time, "conditions": [failed("FailureTarget"), failed("Failed")]});
+        set_status(&self.cluster, "job", "cattle-system", &name, &status)
+    }
+
+    fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
+        let arguments = ["get", kind, name, "--namespace", namespace, "--ignore-not-found", "--output=json"];
+        let found = self.cluster.kubectl(&[&arguments[..], &["--show-managed-fields"]].concat(), "")?;
+        if found.trim().is_empty() {
+            return Ok(None);
+        }
+        serde_json::from_str(&found).with_context(|| format!("reading {kind} {name}"))
+    }
+
+    async fn bundle(&self, image: &str, namespace: &str) -> Result<Value> {
+        self.found("bundles.fleet.cattle.io", namespace, &format!("mos-{image}"), |_| true).await
+    }
+
+    async fn bundle_where(&self, image: &str, namespace: &str, pointer: &str, value: &str) -> Result<Value> {
+        let name = format!("mos-{image}");
+        self.found("bundles.fleet.cattle.io", namespace, &name, |object| says(object, pointer, value)).await
+    }
+
+    async fn image_where(&self, name: &str, namespace: &str, pointer: &str, value: &str) -> Result<Value> {
+        let kind = "managedosimages.rancheros.cattle.io";
+        self.found(kind, namespace, name, |object| says(object, pointer, value)).await
+    }
+
+    /// The ManagedOSImage, once this is the reason of its Ready condition.
+    async fn reason(&self, name: &str, namespace: &str, reason: &str) -> Result<Value> {
+        let kind = "managedosimages.rancheros.cattle.io";
+        let right = |object: &Value| condition(object, "Ready")["reason"] == reason;
+        self.found(kind, namespace, name, right).await.with_context(|| format!("waiting for {reason}"))
+    }
+
+    async fn found(&self, kind: &str, namespace: &str, name: &str, right: impl Fn(&Value) -> bool) -> Result<Value> {
+        until(&format!("{kind} {namespace}/{name}"), PATIENCE, async || {
+            Ok(match self.get(kind, namespace, name) {
+                Ok(Some(object)) if right(&object) => Look::Ready(object),
+                Ok(object) => Look::NotYet(object.unwrap_or_default()["status"].to_string()),
+                // A kind that is not served yet.
+                Err(error) => Look::NotYet(error.to_string()),
+            })
+        })
+        .await
+    }
+
+    async fn gone(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
+        until(&format!("the end of {kind} {namespace}/{name}"), PATIENCE, async || {
+            Ok(match self.get(kind, namespace, name)? {
+                None => Look::Ready(()),
+                Some(_) => Look::NotYet("it is there".to_owned()),
+            })
+        })
+        .await
+    }
+}
+
+fn says(object: &Value, pointer: &str, value: &str) -> bool {
+    match object.pointer(pointer) {
+        Some(Value::String(text)) => text == value,
+        Some(Value::Number(number)) => number.to_string() == value,
+        Some(_) => false,
+        None => false,
+    }
+}
+
+/// Whether everything of `part` is in `object`.
+fn holds(object: &Value, part: &Value) -> bool {
+    match (object, part) {
+        (Value::Object(object), Value::Object(part)) => {
+            part.iter().all(|(key, part)| object.get(key).is_some_and(|object| holds(object, part)))
+        }
+        (Value::Array(object), Value::Array(part)) => {
+            object.len() == part.len() && object.iter().zip(part).all(|(object, part)| holds(object, part))
+        }
+        (object, part) => object == part,
+    }
+}
+
+fn condition(object: &Value, type_: &str) -> Value {
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.into_iter().find(|condition| condition["type"] == type_).unwrap_or_default()
+}
+
+fn message(object: &Value) -> String {
+    condition(object, "Ready")["message"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Names of the resources in which two Bundles differ.
+fn only_difference(a: &Value, b: &Value) -> Vec<String> {
+    let resources = |bundle: &Value| bundle["spec"]["resources"].as_array().cloned().unwrap_or_default();
+    let (a, b) = (resources(a), resources(b));
+    assert_eq!(a.len(), b.len());
+    let differ = b.iter().zip(&a).filter(|(b, a)| b != a);
+    differ.map(|(b, _)| b["name"].as_str().unwrap_or_default().to_owned()).collect()
+}

@@ -1,0 +1,106 @@
+//! Fleet and System Upgrade Controller as scripts: their kinds, and what they would write. What was seen of the real
+//! ones is what these do.
+
+use crate::cluster::Cluster;
+use crate::paths;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the definitions come from.
+#[derive(Clone, Debug)]
+pub enum Kinds {
+    /// `tests/fixtures/crds`: the fields that we use, and no others.
+    Strict,
+    /// The projects' own, in a folder.
+    Real(PathBuf),
+}
+
+impl Kinds {
+    /// Strict ones always; the real ones where they are: `$ROS_UPSTREAM_CRDS`, or `../shared/upstream-crds`.
+    pub fn available() -> Vec<Self> {
+        let folder = std::env::var_os("ROS_UPSTREAM_CRDS").map(PathBuf::from);
+        let folder = folder.unwrap_or_else(|| paths::workspace().join("../shared/upstream-crds"));
+        if folder.join("fleet.yaml").is_file() {
+            return vec![Self::Strict, Self::Real(folder)];
+        }
+        eprintln!("not tested against Fleet's and the upgrade controller's own schemas: none in {}", folder.display());
+        vec![Self::Strict]
+    }
+
+    pub fn install_fleet(&self, cluster: &Cluster) -> Result<()> {
+        self.install(cluster, "fleet.yaml", "fleet.yaml")
+    }
+
+    pub fn install_plans(&self, cluster: &Cluster) -> Result<()> {
+        self.install(cluster, "plans.yaml", "system-upgrade-controller-plans.yaml")
+    }
+
+    fn install(&self, cluster: &Cluster, strict: &str, real: &str) -> Result<()> {
+        let file = match self {
+            Self::Strict => Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/crds").join(strict),
+            Self::Real(folder) => folder.join(real),
+        };
+        let definitions = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        cluster.kubectl(&["apply", "--server-side", "-f", "-"], &definitions)?;
+        cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &definitions)?;
+        Ok(())
+    }
+}
+
+/// Gives an object this status, beside what its status holds already.
+pub fn set_status(cluster: &Cluster, kind: &str, namespace: &str, name: &str, status: &Value) -> Result<()> {
+    let patch = json!({"status": status}).to_string();
+    let which = ["patch", kind, name, "--namespace", namespace];
+    let how = ["--subresource=status", "--type=merge", "--patch", &patch];
+    cluster.kubectl(&[&which[..], &how].concat(), "").map(drop)
+}
+
+/// What Fleet does with a Bundle in one cluster, which is this one: applies what it holds as strictly as Helm does, and
+/// says so.
+pub fn deploy_bundle(cluster: &Cluster, bundle: &Value, clusters: &[&str]) -> Result<()> {
+    let text = |pointer: &str| bundle.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    make_namespace(cluster, &text("/spec/defaultNamespace"))?;
+    for resource in bundle["spec"]["resources"].as_array().context("finding the Bundle's resources")? {
+        let content = resource["content"].as_str().context("finding a resource's content")?;
+        let apply = ["apply", "--server-side", "--force-conflicts", "--field-manager=helm", "--validate=strict"];
+        cluster.kubectl(&[&apply[..], &["-f", "-"]].concat(), content)?;
+    }
+    for target in clusters {
+        let place = format!("cluster-{target}");
+        make_namespace(cluster, &place)?;
+        let deployment = json!({
+            "apiVersion": "fleet.cattle.io/v1alpha1",
+            "kind": "BundleDeployment",
+            "metadata": {"name": name, "namespace": place, "labels": {
+                "fleet.cattle.io/bundle-name": name,
+                "fleet.cattle.io/bundle-namespace": namespace,
+                "fleet.cattle.io/cluster": target,
+                "fleet.cattle.io/cluster-namespace": namespace,
+            }},
+        });
+        cluster.kubectl(&["apply", "--server-side", "-f", "-"], &deployment.to_string())?;
+    }
+    say_of_bundle(cluster, bundle, clusters.len(), clusters.len())
+}
+
+/// What Fleet says of a Bundle's generation: Ready wherever it was applied, even if that is nowhere.
+pub fn say_of_bundle(cluster: &Cluster, bundle: &Value, desired: usize, ready: usize) -> Result<()> {
+    let text = |pointer: &str| bundle.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let holds = if desired == ready { "True" } else { "False" };
+    let status = json!({
+        "observedGeneration": bundle["metadata"]["generation"],
+        "summary": {"desiredReady": desired, "ready": ready},
+        "display": {"readyClusters": format!("{ready}/{desired}")},
+        "conditions": [{"type": "Ready", "status": holds}],
+    });
+    set_status(cluster, "bundles.fleet.cattle.io", &text("/metadata/namespace"), &text("/metadata/name"), &status)
+}
+
+/// Makes a namespace if it is not there.
+pub fn make_namespace(cluster: &Cluster, name: &str) -> Result<()> {
+    let manifest = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifest.to_string()).map(drop)
+}
