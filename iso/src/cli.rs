@@ -64,8 +64,8 @@ pub struct BuildOptions {
 
 /// Build the container image of the operator.
 ///
-/// Writes <OUTPUT>/rancheros-operator-<VERSION>.tar, an OCI archive that containerd, Podman and Docker load; no
-/// container daemon is needed. The same inputs give the same bytes.
+/// Writes <OUTPUT>/rancheros-operator-<VERSION>.tar, an OCI archive; no container daemon is needed. The same inputs
+/// give the same bytes.
 #[derive(Debug, Args)]
 pub struct OperatorOptions {
     /// Folder for the image; made if it is missing

@@ -2,8 +2,9 @@
 //!
 //! A layer is a tar archive that this crate can write anyway, and the rest are three small JSON documents of the OCI
 //! image specification 1.1 (image-spec: `image-layout.md`, `manifest.md`, `config.md`). umoci and skopeo, which make
-//! such archives as well, put the present time into them, and would be two more programs to fetch. What is written
-//! here is read by `ctr images import`, `podman load`, `docker load` and `skopeo copy oci-archive:`.
+//! such archives as well, put the present time into them, and would be two more programs to fetch. For
+//! `ctr images import`, `podman load`, `docker load` and `skopeo copy oci-archive:`; no test runs one of these: the
+//! tests follow the digests by hand and run the program from the unpacked layer.
 
 use std::io::Write;
 
