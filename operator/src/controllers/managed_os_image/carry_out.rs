@@ -65,7 +65,7 @@ async fn delete(context: &Context, objects: &[Value]) -> Result<(), ReconcileErr
     for object in objects {
         match apply::delete(&context.client, object).await {
             Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_forbidden() => {
+            Err(kube::Error::Api(status)) if status.code == 403 => {
                 tracing::info!(object = called(object), message = status.message, "not deleted");
             }
             Err(source) => return Err(ReconcileError::Writing { what: called(object), source }),
@@ -207,7 +207,7 @@ mod tests {
             what => taken(what),
         });
         take_away(&object, &context).await.unwrap();
-        let asked = asked.lock().unwrap();
+        let asked = asked.lock().unwrap().clone();
         assert_eq!(asked.iter().filter(|what| what.starts_with("DELETE")).count(), 8);
         assert_eq!(asked.last().unwrap(), "PATCH managedosimages/x");
 
