@@ -166,6 +166,7 @@ mod tests {
         let given = Given { beside_rancher: true, service: Some("ros".into()), ..Given::default() };
         let finder = Finder::new(api.client(), "ns", given);
         assert!(finder.find().await.is_err(), "neither Rancher nor the Service");
+        api.install_rancher();
         for (name, value) in [("server-url", "https://rancher.example.org"), ("cacerts", "PEM")] {
             api.put(&format!("/apis/management.cattle.io/v3/settings/{name}"), json!({"value": value, "metadata": {}}));
         }

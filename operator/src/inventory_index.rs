@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use kube::ResourceExt;
 use kube::runtime::watcher;
 use protocol::TpmHash;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 /// Namespace and name.

@@ -22,7 +22,8 @@ const RELEASE: &str = "rancheros-operator";
 /// Values that render everything that is not there by default.
 const EVERYTHING: &str = "replicas=3,ingress.host=ros.example.org,ingress.tlsSecretName=ros-tls,tls.secretName=own,\
                           metrics.serviceMonitor.enabled=true,networkPolicy.enabled=true,\
-                          global.cattle.systemDefaultRegistry=registry.example.org,service.type=ClusterIP";
+                          global.cattle.systemDefaultRegistry=registry.example.org,service.type=ClusterIP,\
+                          planNamespaces[0]=system-upgrade,defaultOSImage.osImage=ros:v2";
 
 #[test]
 fn what_is_rendered_is_what_is_committed() {
@@ -297,6 +298,11 @@ fn refuses_the_rest(cluster: &Cluster) {
         ("escalate", "rbac.authorization.k8s.io", "clusterroles", None, None),
         ("patch", "apiextensions.k8s.io", "customresourcedefinitions", None, None),
         ("impersonate", "", "users", Some("admin"), None),
+        ("patch", "", "nodes", None, None),
+        ("create", "batch", "jobs", None, own),
+        ("create", "upgrade.cattle.io", "plans", None, Some("kube-system")),
+        ("create", "fleet.cattle.io", "bundles", None, Some("kube-system")),
+        ("list", "management.cattle.io", "clusterregistrationtokens", None, None),
     ];
     for question in refused {
         assert!(!may(cluster, question).unwrap(), "the chart allows {question:?}");
