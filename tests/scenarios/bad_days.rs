@@ -8,6 +8,7 @@ use harness::machine::{Drive, Machine, MachineSpec, Medium};
 use harness::milestone::Milestone;
 use harness::scratch::Scratch;
 use harness::swtpm::EkCertificate;
+use harness::wait::{Look, until};
 use harness::workshop::{USER, Workshop};
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
@@ -18,16 +19,6 @@ use std::time::Duration;
 /// A busy host takes several times as long as an idle one.
 const INSTALLED: Duration = Duration::from_secs(900);
 const SHORT: Duration = Duration::from_secs(300);
-
-/// What the installer says in vain, and what the operator keeps of it.
-struct Refusal {
-    /// From the milestone to the end of the console, lines joined by spaces.
-    console: String,
-    /// `status.failure.reason`
-    reason: String,
-    /// `status.failure.message`
-    message: String,
-}
 
 /// One machine that must not be installed.
 struct Attempt {
@@ -61,36 +52,39 @@ impl Attempt {
         Self { scratch, machine, workshop }
     }
 
-    async fn refused(&mut self) -> Refusal {
-        let console = self.fails().await;
+    /// The machine is not installed, `status.failure` has this reason, and all of `words` stand on the console, from the
+    /// milestone on, and in the inventory.
+    async fn refused(&mut self, reason: &str, words: &[&str]) {
+        self.fails().await;
         let machines = self.workshop.machines().unwrap();
         let [name] = &machines[..] else { panic!("one machine, one inventory; there are {machines:?}") };
         let inventory = self.workshop.machine_in_phase(name, "Failed", SHORT).await.unwrap();
-        let text = |field: &str| inventory["status"]["failure"][field].as_str().unwrap_or_default().to_owned();
-        Refusal { console, reason: text("reason"), message: text("message") }
+        let failure = &inventory["status"]["failure"];
+        assert_eq!(failure["reason"], reason, "{failure}");
+        let message = failure["message"].as_str().unwrap_or_default();
+        words.iter().for_each(|word| assert!(message.contains(word), "no {word:?} in the inventory: {message}"));
+        self.console_says(words).await;
     }
 
-    /// What the console says from the failure on.
-    async fn fails(&mut self) -> String {
+    async fn fails(&mut self) {
         self.machine.power_on().await.unwrap();
         let installed = self.machine.wait_for_milestone(Milestone::Rebooting, INSTALLED).await;
-        let failure = installed.expect_err("the machine was installed");
-        let lines = self.machine.console().lines();
-        let told = lines.iter().skip_while(|line| Milestone::Failed.text_in(&line.text).is_none());
-        let console: Vec<&str> = told.map(|line| line.text.trim()).collect();
-        assert!(!console.is_empty(), "{failure:#}");
-        console.join(" ")
+        installed.expect_err("the machine was installed");
     }
-}
 
-impl Refusal {
-    /// All of `words` stand on the console and in the inventory.
-    fn says(&self, reason: &str, words: &[&str]) {
-        assert_eq!(self.reason, reason, "{}", self.message);
-        for word in words {
-            assert!(self.console.contains(word), "no {word:?} on the console: {}", self.console);
-            assert!(self.message.contains(word), "no {word:?} in the inventory: {}", self.message);
-        }
+    /// From the failure on; what is said of it has several lines.
+    async fn console_says(&mut self, words: &[&str]) {
+        until("the words on the console", SHORT, async || {
+            let lines = self.machine.console().lines();
+            let told = lines.iter().skip_while(|line| Milestone::Failed.text_in(&line.text).is_none());
+            let told = told.map(|line| line.text.trim()).collect::<Vec<_>>().join(" ");
+            Ok(match words.iter().find(|word| !told.contains(**word)) {
+                Some(word) => Look::NotYet(format!("no {word:?} in {told:?}")),
+                None => Look::Ready(()),
+            })
+        })
+        .await
+        .unwrap();
     }
 }
 
@@ -103,15 +97,15 @@ async fn vm_without_a_disk() {
     let mut attempt = Attempt::new("bad-no-disk", |_| Vec::new(), json!({})).await;
     // From a CD: the medium would be a disk otherwise.
     attempt.machine.spec.medium.as_mut().unwrap().drive = Drive::Cd;
-    attempt.refused().await.says("NoDisk", &["no disk", "attach one"]);
+    attempt.refused("NoDisk", &["no disk", "attach one"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_without_a_tpm_says_what_to_switch_on_and_leaves_its_disk_alone() {
     let disks = |folder: &Path| vec![empty(folder, "root", 4 * GIB)];
     let mut attempt = Attempt::with_tpm("bad-no-tpm", disks, json!({}), None).await;
-    let console = attempt.fails().await;
-    assert!(console.contains("no TPM") && console.contains("switch the TPM on"), "{console}");
+    attempt.fails().await;
+    attempt.console_says(&["no TPM", "switch the TPM on"]).await;
     assert_eq!(attempt.workshop.machines().unwrap(), [] as [String; 0]);
     let disk = std::fs::metadata(&attempt.machine.spec.disks[0].file).unwrap();
     assert_eq!(disk.blocks(), 0, "something was written to the disk");
@@ -121,7 +115,7 @@ async fn vm_without_a_tpm_says_what_to_switch_on_and_leaves_its_disk_alone() {
 async fn vm_with_two_disks_asks_which() {
     let disks = |folder: &Path| vec![empty(folder, "left", 4 * GIB), empty(folder, "right", 4 * GIB)];
     let mut attempt = Attempt::new("bad-two-disks", disks, json!({})).await;
-    attempt.refused().await.says("SeveralDisks", &["/dev/vda", "left", "/dev/vdb", "right", "device"]);
+    attempt.refused("SeveralDisks", &["/dev/vda", "left", "/dev/vdb", "right", "device"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +129,7 @@ async fn vm_with_somebodys_partitions_leaves_them_alone() {
     };
     let mut attempt = Attempt::new("bad-foreign", foreign, json!({"device": "/dev/vda"})).await;
     let before = attempt.machine.spec.disks[0].read_at(0, 4 << 20).unwrap();
-    attempt.refused().await.says("DiskHasContent", &["/dev/vda", "wipe: true"]);
+    attempt.refused("DiskHasContent", &["/dev/vda", "wipe: true"]).await;
     assert!(attempt.machine.spec.disks[0].read_at(0, 4 << 20).unwrap() == before, "the disk was written to");
 }
 
@@ -143,14 +137,14 @@ async fn vm_with_somebodys_partitions_leaves_them_alone() {
 async fn vm_with_a_small_disk_says_how_much_is_needed() {
     let small = |folder: &Path| vec![empty(folder, "small", GIB / 2)];
     let mut attempt = Attempt::new("bad-small", small, json!({"device": "/dev/vda"})).await;
-    attempt.refused().await.says("DiskTooSmall", &["/dev/vda", "512.0 MiB", "needs at least"]);
+    attempt.refused("DiskTooSmall", &["/dev/vda", "512.0 MiB", "needs at least"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_offered_its_own_medium_refuses() {
     let disks = |folder: &Path| vec![empty(folder, "root", 4 * GIB)];
     let mut attempt = Attempt::new("bad-medium", disks, json!({"device": "/dev/sda", "wipe": true})).await;
-    attempt.refused().await.says("DiskIsBootMedium", &["/dev/sda", "another disk"]);
+    attempt.refused("DiskIsBootMedium", &["/dev/sda", "another disk"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +152,7 @@ async fn vm_whose_disk_fails_half_way_boots_nothing_from_it() {
     // 40 MiB into slot A: the root image is some 60 MiB.
     let failing = |folder: &Path| vec![empty(folder, "failing", 4 * GIB).with_fault(WriteFault { at_byte: 300 << 20 })];
     let mut attempt = Attempt::new("bad-write", failing, json!({})).await;
-    attempt.refused().await.says("WriteFailed", &["/dev/vda", "serial failing", "replace it", "Input/output error"]);
+    attempt.refused("WriteFailed", &["/dev/vda", "serial failing", "replace it", "Input/output error"]).await;
     let disk = &attempt.machine.spec.disks[0];
     assert_eq!(disk.partition("COS_BOOT").unwrap(), None, "a partition table");
     assert!(disk.read_at(0, 512).unwrap()[510..] != [0x55, 0xaa], "a boot sector");

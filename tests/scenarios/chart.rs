@@ -128,7 +128,9 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     drop(operator);
     helm(&cluster, &["-n", NAMESPACE, "uninstall", RELEASE]).unwrap();
     assert!(cluster.kubectl(&["get", "deployment,service,clusterrole", RELEASE, "-n", NAMESPACE], "").is_err());
-    // What users and machines made outlives the chart.
+    // What users and machines made outlives the chart, and so does what they may have edited.
+    let os_image = ["get", "managedosimages", "default-os-image", "-n", "fleet-local"];
+    cluster.kubectl(&os_image, "").unwrap();
     field(&cluster, &format!("machineinventory/{name}"), "{.metadata.name}").unwrap();
     field(&cluster, "machineregistration/edge", "{.metadata.name}").unwrap();
 }
@@ -137,7 +139,8 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
 async fn beside_rancher_it_takes_ranchers_url_and_authorities() {
     let scratch = Scratch::new("chart-rancher").unwrap();
     let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
-    let settings = [("server-url", "https://rancher.example.org"), ("cacerts", "-----BEGIN CERTIFICATE-----\nrancher")];
+    let settings =
+        [("server-url", "https://rancher.example.org"), ("cacerts", "-----BEGIN CERTIFICATE-----\nrancher\n")];
     cluster.kubectl(&["apply", "-f", "-"], RANCHER).unwrap();
     cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"], "").unwrap();
     for (name, value) in settings {
