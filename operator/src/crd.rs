@@ -42,8 +42,8 @@ pub const OS_IMAGE_NAMESPACE_LABEL: &str = "rancheros.cattle.io/managed-os-image
 /// On a ManagedOSImage for which objects were made where its owner references do not reach.
 pub const OS_IMAGE_FINALIZER: &str = "rancheros.cattle.io/managed-os-image";
 
-/// Condition types, shared by all kinds; docs/conditions.md is made from here. `Ready` and `Stalled` are kstatus's: `kubectl wait --for=condition=Ready`
-/// works everywhere, and `Stalled` says that nothing will change until somebody acts.
+/// Condition types, shared by all kinds; docs/conditions.md is made from here. `Ready` and `Stalled` are kstatus's:
+/// `kubectl wait --for=condition=Ready` works everywhere, and `Stalled` says that nothing will change until somebody acts.
 pub mod condition_type {
     /// What the object is for can be had: machines can register; the machine runs and is healthy.
     pub const READY: &str = "Ready";

@@ -1,6 +1,12 @@
-//! A short digest of a value, to see whether it changed without keeping it.
+//! Digests: of bytes, and a short one of a value, to see whether it changed without keeping it.
 
 use serde::Serialize;
+
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut array = [0; 32];
+    array.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    array
+}
 
 /// The first 128 bits of the SHA-256 of a value's JSON. Maps of ours are ordered, so equal values have equal JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,9 +16,8 @@ impl Digest {
     /// A value that has no JSON (a map with other keys than text) has the digest of nothing.
     pub fn of(value: &impl Serialize) -> Self {
         let json = serde_json::to_vec(value).unwrap_or_default();
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &json);
         let mut short = [0; 16];
-        short.copy_from_slice(&digest.as_ref()[..16]);
+        short.copy_from_slice(&sha256(&json)[..16]);
         Self(short)
     }
 }

@@ -391,7 +391,7 @@ impl Maps {
 }
 
 fn digest_of(hash: &TpmHash) -> [u8; 32] {
-    crate::shared_secret::sha256(hash.as_str().as_bytes())
+    crate::digest::sha256(hash.as_str().as_bytes())
 }
 
 #[cfg(test)]

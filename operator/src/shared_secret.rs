@@ -8,7 +8,7 @@
 
 mod reading;
 
-pub use reading::{Reading, SECRET_KEY, SECRET_TYPE, SharedSecret, sha256};
+pub use reading::{Reading, SECRET_KEY, SECRET_TYPE, SharedSecret};
 
 use crate::context::Context;
 use crate::inventory_index::{Key, KnownMachine};

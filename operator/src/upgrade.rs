@@ -114,7 +114,8 @@ mod tests {
     use std::path::Path;
 
     /// Names of the cases in `testdata/os-image/`: `NAME.yaml` is what a user applies, `NAME.bundle.yaml` and
-    /// `NAME.objects.yaml` what is made of it. `ROS_RENEW=1 cargo test ... what_is_rendered` writes the latter anew.
+    /// `NAME.objects.yaml` what is made of it.
+    /// `ROS_WRITE_GOLDEN=1 cargo test ... what_is_rendered` writes the latter anew.
     const CASES: [&str; 4] = ["default", "reference", "downstream", "registry"];
 
     fn object(namespace: &str, spec: Value) -> ManagedOSImage {
@@ -137,7 +138,7 @@ mod tests {
                 objects.map(|object| format!("---\n{}", serde_yaml::to_string(&object).unwrap())).collect();
             for (file, rendered) in [("bundle", bundle), ("objects", objects)] {
                 let path = folder.join(format!("{case}.{file}.yaml"));
-                if std::env::var_os("ROS_RENEW").is_some() {
+                if std::env::var_os("ROS_WRITE_GOLDEN").is_some() {
                     std::fs::write(&path, &rendered).unwrap();
                 }
                 let kept = std::fs::read_to_string(&path).unwrap_or_default();

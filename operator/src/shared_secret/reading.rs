@@ -1,6 +1,6 @@
 //! What a Secret holds, if it is one of a machine's.
 
-use aws_lc_rs::digest;
+use crate::digest::sha256;
 use k8s_openapi::api::core::v1::Secret;
 
 /// What such a Secret says it is, and the key that holds the shared secret: as in the first release.
@@ -51,12 +51,6 @@ impl Reading {
             _ => Self::Malformed("its key `token` is absent or empty"),
         }
     }
-}
-
-pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut array = [0; 32];
-    array.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    array
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use crate::context::{Context, FIELD_MANAGER};
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, TOKEN_FINALIZER, condition_type, reason};
 use crate::inventory_index::{Key, KnownMachine};
 use crate::rancher::Lookup;
-use crate::shared_secret::sha256;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
@@ -205,7 +204,7 @@ fn token_key(machine: &KnownMachine, managed_as: String) -> Key {
     let name = if name.len() <= LONGEST_NAME {
         name
     } else {
-        let digest = hex::encode(&sha256(name.as_bytes())[..8]);
+        let digest = hex::encode(&crate::digest::sha256(name.as_bytes())[..8]);
         let start = name[..LONGEST_NAME - digest.len() - 1].trim_end_matches(['-', '.']);
         format!("{start}-{digest}")
     };

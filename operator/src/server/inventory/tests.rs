@@ -107,7 +107,7 @@ async fn without_credentials_nobody_is_told_anything() {
 async fn authorities_are_shown_to_all_and_vouched_for_to_who_is_known() {
     let hash = "d68795c6192af9922692f050b1a4fe2bda5c93a1d8c0d8f1c8a0a7a8f6b1e3c4";
     let scene = Scene::new(json!({"machineTokenSecretName": "s", "tpm": hash})).await;
-    let digest = |known: &str| format!("Bearer {}", STANDARD.encode(crate::shared_secret::sha256(known.as_bytes())));
+    let digest = |known: &str| format!("Bearer {}", STANDARD.encode(crate::digest::sha256(known.as_bytes())));
     for path in ["/cacerts", "/v1-rancheros/cacerts", "/v1-rancheros/some/cacerts"] {
         for (known, vouched) in [("secret", true), (hash, true), ("stranger", false)] {
             let headers = [("authorization", digest(known)), ("x-cattle-nonce", "n".to_owned())];
