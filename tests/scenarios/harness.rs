@@ -1,9 +1,11 @@
 //! The harness's own parts, before anything of ours runs on them.
 
+use harness::accelerator::Accelerator;
 use harness::cluster::{Cluster, Controllers};
 use harness::disk::{Disk, GIB};
 use harness::firmware::Firmware;
 use harness::machine::{Machine, MachineSpec};
+use harness::paths;
 use harness::scratch::Scratch;
 use harness::swtpm::{EkCertificate, Tpm};
 use k8s_openapi::api::core::v1::Namespace;
@@ -48,4 +50,10 @@ async fn vm_firmware_starts_again_after_a_power_cut() {
         machine.console().wait_for_text("UEFI Interactive Shell", Duration::from_secs(120)).await.unwrap();
         machine.cut_power();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_what_shows_that_kvm_works_is_seen_where_a_machine_runs() {
+    let boots = || Accelerator::Tcg.boots(&paths::kernel(), Duration::from_secs(180));
+    assert!(tokio::task::spawn_blocking(boots).await.unwrap().unwrap());
 }

@@ -41,6 +41,11 @@ pub fn iso() -> Result<PathBuf> {
     only_iso(&output().join("image"), "make image")
 }
 
+/// The kernel that `make image` left in `out/image/`.
+pub fn kernel() -> PathBuf {
+    output().join("image/release/vmlinuz")
+}
+
 /// The live ISO with the kernel for real hardware, as `make hardware-image` left it.
 pub fn hardware_iso() -> Result<PathBuf> {
     only_iso(&output().join("hardware-image"), "make hardware-image")

@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Show the whole loop on this host, and leave it running
 #[derive(Parser)]
@@ -49,9 +50,20 @@ async fn main() -> Result<()> {
         Action::Start { firmware } => tokio::select! {
             outcome = start(&folder, firmware) => outcome,
             // Dropping the other branch ends what it started.
-            _ = tokio::signal::ctrl_c() => bail!("interrupted; nothing is left running"),
+            () = interruption()? => bail!("interrupted; nothing is left running"),
         },
     }
+}
+
+/// From the keyboard, or from whoever started `make`.
+fn interruption() -> Result<impl Future<Output = ()>> {
+    let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    Ok(async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated.recv() => {}
+        }
+    })
 }
 
 async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
