@@ -1,8 +1,10 @@
 //! What every part of the operator is given.
 
 use crate::events::Events;
+use crate::inventory_client::InventoryClient;
 use crate::inventory_index::InventoryIndex;
 use crate::leadership::Leadership;
+use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration::Endpoint;
@@ -21,6 +23,8 @@ pub struct Context {
     pub client: Client,
     pub registrations: RegistrationIndex,
     pub inventories: InventoryIndex,
+    pub inventory_client: InventoryClient,
+    pub lookup: Lookup,
     pub secrets: SharedSecrets,
     pub rancher: Rancher,
     pub events: Events,
@@ -41,9 +45,5 @@ impl Context {
     }
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint.borrow().clone()
-    }
-    /// Whether both first listings are through: before that, nobody can be told apart.
-    pub fn is_ready(&self) -> bool {
-        self.registrations.is_complete() && self.inventories.is_complete()
     }
 }

@@ -3,8 +3,10 @@
 use crate::context::Context;
 use crate::crd::{MachineInventory, MachineRegistration};
 use crate::events::Events;
+use crate::inventory_client::InventoryClient;
 use crate::inventory_index::InventoryIndex;
 use crate::leadership::Leadership;
+use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration::Endpoint;
@@ -45,7 +47,10 @@ impl FakeApi {
                 let (parts, body) = request.into_parts();
                 let body = body.collect_bytes().await.unwrap_or_default();
                 let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-                let (status, answer) = api.answer(&parts.method, parts.uri.path(), body);
+                let (status, answer) = match listed_hash(&parts) {
+                    Some(hash) => (StatusCode::OK, api.with_hash(hash)),
+                    None => api.answer(&parts.method, parts.uri.path(), body),
+                };
                 let answer = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes()));
                 Ok::<_, Infallible>(answer.expect("a response of fixed parts"))
             }
@@ -118,6 +123,14 @@ impl FakeApi {
         self.0.lock().unwrap().objects.clear();
     }
 
+    /// A list of inventories, as a field selector asks for it.
+    fn with_hash(&self, hash: &str) -> Value {
+        let wanted = |object: &Value| object["spec"]["tpmHash"] == hash;
+        self.0.lock().unwrap().requests.push("LIST machineinventories".to_owned());
+        let items: Vec<Value> = self.objects("machineinventories").into_iter().filter(wanted).collect();
+        json!({"apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventoryList", "metadata": {}, "items": items})
+    }
+
     fn answer(&self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
         let mut state = self.0.lock().unwrap();
         let kind = path.split('/').skip(6).collect::<Vec<_>>();
@@ -181,6 +194,15 @@ impl FakeApi {
     }
 }
 
+/// The hash that a list of inventories is asked for by; the other spelling of the field finds nothing here.
+fn listed_hash(request: &http::request::Parts) -> Option<&str> {
+    let query = request.uri.query().filter(|_| request.method == Method::GET)?;
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("fieldSelector=spec.tpm"))
+        .map(|field| field.strip_prefix("Hash%3D").unwrap_or("none"))
+}
+
 /// JSON merge patch, RFC 7396.
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
@@ -222,6 +244,8 @@ pub fn context(api: &FakeApi) -> Context {
         client: api.client(),
         registrations: RegistrationIndex::default(),
         inventories: InventoryIndex::default(),
+        inventory_client: InventoryClient::new(api.client()),
+        lookup: Lookup::default(),
         secrets: SharedSecrets::default(),
         rancher: Rancher::default(),
         events,

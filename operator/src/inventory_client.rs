@@ -1,15 +1,20 @@
-//! Writes to MachineInventory objects, each with a deadline: a machine gets an answer even when the API server does
-//! not.
+//! Requests for MachineInventory objects, each with a deadline: a machine gets an answer even when the API server does
+//! not. A herd of machines queues up here, in the order in which they came: an API server that is asked for more than it
+//! can do at once does all of it late, and what comes after its deadline is work for nothing.
 
 use crate::context::FIELD_MANAGER;
 use crate::crd::MachineInventory;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use crate::seen_inventory::SeenInventory;
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
-use protocol::{Refusal, RefusalCode};
+use protocol::{Refusal, RefusalCode, TpmHash};
 use serde_json::Value;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
-/// How long one request may take.
+/// Requests at once. The API server is at its fastest long before.
+const AT_ONCE: usize = 32;
+/// How long one request may wait for its turn, and how long it may take then.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// When a machine should come back while the API server is away, in seconds.
 const RETRY_AFTER: u64 = 15;
@@ -29,47 +34,79 @@ pub enum WriteError {
     Refused(Refusal),
 }
 
-pub async fn make(client: &Client, object: &MachineInventory) -> Result<Made, Refusal> {
-    let api = Api::<MachineInventory>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    match timed(api.create(&parameters, object)).await {
-        Ok(made) => Ok(Made::New(Box::new(made))),
-        Err(Failed::Api(status)) if status.is_already_exists() => {
-            let there = timed(api.get(&object.name_any())).await.map_err(Refusal::from)?;
-            Ok(Made::Taken(Box::new(there)))
-        }
-        Err(error) => Err(error.into()),
+/// Asks and writes, some requests at once.
+pub struct InventoryClient {
+    client: Client,
+    places: Semaphore,
+}
+
+impl InventoryClient {
+    pub fn new(client: Client) -> Self {
+        Self { client, places: Semaphore::new(AT_ONCE) }
     }
-}
 
-/// Applies a JSON merge patch to the object, without its status.
-pub async fn patch(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    patch: &Value,
-) -> Result<MachineInventory, WriteError> {
-    let api = Api::<MachineInventory>::namespaced(client.clone(), namespace);
-    written(timed(api.patch(name, &parameters(), &Patch::Merge(patch))).await)
-}
+    pub async fn make(&self, object: &MachineInventory) -> Result<Made, Refusal> {
+        let api = Api::<MachineInventory>::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        match self.timed(api.create(&parameters, object)).await {
+            Ok(made) => Ok(Made::New(Box::new(made))),
+            Err(Failed::Api(status)) if status.is_already_exists() => {
+                let there = self.timed(api.get(&object.name_any())).await.map_err(Refusal::from)?;
+                Ok(Made::Taken(Box::new(there)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
 
-/// Applies a JSON merge patch to the object's status.
-pub async fn patch_status(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    patch: &Value,
-) -> Result<MachineInventory, WriteError> {
-    let api = Api::<MachineInventory>::namespaced(client.clone(), namespace);
-    written(timed(api.patch_status(name, &parameters(), &Patch::Merge(patch))).await)
+    /// The inventories of a machine, in whichever spelling they hold its hash.
+    pub async fn with_hash(&self, hash: &TpmHash) -> Result<Vec<MachineInventory>, Refusal> {
+        let api = Api::<SeenInventory>::all(self.client.clone());
+        let with = async |field: &str| {
+            let parameters = ListParams::default().fields(&format!("{field}={hash}"));
+            self.timed(api.list(&parameters)).await
+        };
+        let lists = futures::try_join!(with("spec.tpmHash"), with("spec.tpm")).map_err(Refusal::from)?;
+        Ok(lists.0.items.into_iter().chain(lists.1.items).map(|seen| seen.0).collect())
+    }
+
+    /// Applies a JSON merge patch to the object, without its status.
+    pub async fn patch(&self, namespace: &str, name: &str, patch: &Value) -> Result<MachineInventory, WriteError> {
+        let api = Api::<SeenInventory>::namespaced(self.client.clone(), namespace);
+        written(self.timed(api.patch(name, &parameters(), &Patch::Merge(patch))).await)
+    }
+
+    /// Applies a JSON merge patch to the object's status.
+    pub async fn patch_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<MachineInventory, WriteError> {
+        let api = Api::<SeenInventory>::namespaced(self.client.clone(), namespace);
+        written(self.timed(api.patch_status(name, &parameters(), &Patch::Merge(patch))).await)
+    }
+
+    /// One request, when it is its turn.
+    async fn timed<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failed> {
+        // The places are never closed.
+        let Ok(_place) = tokio::time::timeout(DEADLINE, self.places.acquire()).await else {
+            return Err(Failed::Other(format!("no turn within {} s", DEADLINE.as_secs())));
+        };
+        match tokio::time::timeout(DEADLINE, request).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(kube::Error::Api(status))) => Err(Failed::Api(status)),
+            Ok(Err(error)) => Err(Failed::Other(error.to_string())),
+            Err(_) => Err(Failed::Other(format!("no answer within {} s", DEADLINE.as_secs()))),
+        }
+    }
 }
 
 fn parameters() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
-fn written(result: Result<MachineInventory, Failed>) -> Result<MachineInventory, WriteError> {
-    result.map_err(|error| match error {
+fn written(result: Result<SeenInventory, Failed>) -> Result<MachineInventory, WriteError> {
+    result.map(|seen| seen.0).map_err(|error| match error {
         Failed::Api(status) if status.is_not_found() => WriteError::Gone,
         error => WriteError::Refused(error.into()),
     })
@@ -79,15 +116,6 @@ fn written(result: Result<MachineInventory, Failed>) -> Result<MachineInventory,
 enum Failed {
     Api(Box<kube::core::Status>),
     Other(String),
-}
-
-async fn timed<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failed> {
-    match tokio::time::timeout(DEADLINE, request).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(kube::Error::Api(status))) => Err(Failed::Api(status)),
-        Ok(Err(error)) => Err(Failed::Other(error.to_string())),
-        Err(_) => Err(Failed::Other(format!("no answer within {} s", DEADLINE.as_secs()))),
-    }
 }
 
 impl From<Failed> for Refusal {

@@ -3,13 +3,17 @@
 //! Fed by one watch. What is large and rarely needed (SMBIOS, hardware) is kept as a digest, so that a fleet's index
 //! is small. What the server itself writes is entered at once; the watch's later word of it changes nothing.
 
-use crate::crd::{
-    MachineConfig, MachineInventory, MachineInventoryStatus, Phase, REGISTERED_DIGEST_ANNOTATION,
-    REGISTRATION_ANNOTATION,
-};
-use crate::digest::Digest;
+mod count;
+mod known_machine;
+mod maps;
+
+pub use count::Seat;
+pub use known_machine::{Assignment, KnownMachine};
+
+use crate::crd::{MachineInventory, Phase};
 use kube::ResourceExt;
 use kube::runtime::watcher;
+use maps::{Maps, digest_of};
 use protocol::TpmHash;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
@@ -17,161 +21,9 @@ use std::sync::{Arc, RwLock};
 /// Namespace and name.
 pub type Key = (String, String);
 
-/// A MachineInventory without its large parts.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct KnownMachine {
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
-    pub generation: Option<i64>,
-    pub hash: Option<TpmHash>,
-    /// Whether an identity is given that is no TPM hash.
-    pub malformed_identity: bool,
-    /// Name of the MachineRegistration through which it came, if it came through one.
-    pub registration: Option<String>,
-    /// See [`REGISTERED_DIGEST_ANNOTATION`].
-    pub registered_digest: Option<String>,
-    pub approved: Option<bool>,
-    /// Absent for a machine that is to join nothing.
-    pub assignment: Option<Box<Assignment>>,
-    /// Somebody deleted the object, and it waits for its finalizers.
-    pub deleting: bool,
-    pub finalizers: Vec<String>,
-    /// The status without `hardware`.
-    pub status: MachineInventoryStatus,
-    pub hardware: Option<Digest>,
-    /// When the object was made, in seconds since 1970: of several inventories of one machine the first counts.
-    pub created: i64,
-    /// 0 where it is not a number.
-    pub resource_version: u64,
-}
-
-/// How a machine is to join its cluster, and by what it may be told.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Assignment {
-    pub cluster: Option<String>,
-    /// Name of the Secret with the shared secret, in the machine's namespace.
-    pub secret: Option<String>,
-    pub config: Option<MachineConfig>,
-}
-
-impl KnownMachine {
-    pub fn of(mut object: MachineInventory) -> Self {
-        let mut status = object.status.take().unwrap_or_default();
-        let hardware = status.hardware.take().map(|hardware| Digest::of(&hardware));
-        let annotation = |key: &str| object.annotations().get(key).cloned();
-        Self {
-            namespace: object.namespace().unwrap_or_default(),
-            name: object.name_any(),
-            uid: object.uid().unwrap_or_default(),
-            generation: object.metadata.generation,
-            hash: object.spec.tpm_hash(),
-            malformed_identity: object.spec.identity().is_some() && object.spec.tpm_hash().is_none(),
-            registration: annotation(REGISTRATION_ANNOTATION),
-            registered_digest: annotation(REGISTERED_DIGEST_ANNOTATION),
-            approved: object.spec.approved,
-            deleting: object.metadata.deletion_timestamp.is_some(),
-            finalizers: object.metadata.finalizers.take().unwrap_or_default(),
-            assignment: assignment(&mut object),
-            status,
-            hardware,
-            created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
-            // Opaque in name, but compared as a number by Kubernetes' own clients; 0 lets everything pass.
-            resource_version: object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0),
-        }
-    }
-
-    pub fn key(&self) -> Key {
-        (self.namespace.clone(), self.name.clone())
-    }
-
-    /// The cluster that the machine is assigned to.
-    pub fn cluster(&self) -> Option<&str> {
-        self.assignment.as_ref()?.cluster.as_deref()
-    }
-
-    /// What the inventory says of the machine as a node.
-    pub fn config(&self) -> Option<&MachineConfig> {
-        self.assignment.as_ref()?.config.as_ref()
-    }
-
-    /// Namespace and name of the Secret with which the machine may identify itself.
-    pub fn secret(&self) -> Option<Key> {
-        Some((self.namespace.clone(), self.assignment.as_ref()?.secret.clone()?))
-    }
-
-    /// For a write that must fail if the object was written since.
-    pub fn resource_version(&self) -> String {
-        self.resource_version.to_string()
-    }
-
-    /// What an upgrade goes by.
-    fn of_its_system(&self) -> impl PartialEq {
-        (&self.assignment, &self.status.os)
-    }
-
-    /// How long ago the object was made, in seconds.
-    pub fn age(&self, now: i64) -> i64 {
-        now.saturating_sub(self.created)
-    }
-}
-
-fn assignment(object: &mut MachineInventory) -> Option<Box<Assignment>> {
-    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let assignment = Assignment {
-        cluster: given(object.spec.cluster_name.take()),
-        secret: given(object.spec.machine_token_secret_name.take()),
-        config: object.spec.config.take().filter(|config| *config != MachineConfig::default()),
-    };
-    (assignment != Assignment::default()).then(|| Box::new(assignment))
-}
-
-/// A machine on its way into the inventory. Counts like one that is in, until dropped.
-pub struct Seat<'a> {
-    index: &'a InventoryIndex,
-    key: Key,
-    /// Machines that were in or on their way before this one.
-    pub taken_before: usize,
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        self.index.write(|maps| {
-            if let Some(seats) = maps.seats.get_mut(&self.key) {
-                *seats -= 1;
-                if *seats == 0 {
-                    maps.seats.remove(&self.key);
-                }
-            }
-        });
-    }
-}
-
 #[derive(Default)]
 pub struct InventoryIndex {
     maps: RwLock<Maps>,
-}
-
-#[derive(Default)]
-struct Maps {
-    by_key: HashMap<Key, Arc<KnownMachine>>,
-    by_hash: HashMap<TpmHash, Vec<Arc<KnownMachine>>>,
-    /// By the SHA-256 of the TPM hash, the first of them: how clients of the first release ask for authorities.
-    by_hash_digest: HashMap<[u8; 32], Arc<KnownMachine>>,
-    /// The machines that name a Secret.
-    by_secret: HashMap<Key, Vec<Arc<KnownMachine>>>,
-    /// How many machines came through a registration.
-    by_registration: HashMap<Key, usize>,
-    /// How many are on their way through one.
-    seats: HashMap<Key, usize>,
-    /// Counts what may concern an upgrade: a machine's release, its cluster, its Node.
-    system_changes: u64,
-    /// As of the last [`InventoryIndex::take_changed`].
-    published: Option<HashMap<Key, usize>>,
-    changed: HashSet<Key>,
-    /// Keys seen since a watch began anew; what is missing at its end was deleted meanwhile.
-    listing: Option<HashSet<Key>>,
-    complete: bool,
 }
 
 impl InventoryIndex {
@@ -192,6 +44,10 @@ impl InventoryIndex {
     /// Enters an object, whether the watch brought it or an own write returned it. An older version than the one
     /// known is ignored.
     pub fn enter(&self, object: MachineInventory) -> Arc<KnownMachine> {
+        // The watch brings what was just written once more.
+        if let Some(known) = self.write(|maps| maps.recall(&object)) {
+            return known;
+        }
         let machine = Arc::new(KnownMachine::of(object));
         self.write(|maps| maps.insert(machine.clone()));
         machine
@@ -204,12 +60,24 @@ impl InventoryIndex {
 
     /// The inventory of a machine; of several, the one made first.
     pub fn find(&self, hash: &TpmHash) -> Option<Arc<KnownMachine>> {
-        self.read(|maps| maps.by_hash.get(hash)?.first().cloned())
+        self.find_by_digest(&digest_of(hash))
+    }
+
+    /// All inventories of one machine, if there are several.
+    pub fn of_one_machine(&self, hash: &TpmHash) -> Vec<Arc<KnownMachine>> {
+        let machines = self.read(|maps| maps.by_hash_digest.get(&digest_of(hash)).cloned());
+        machines.filter(|machines| machines.len() > 1).unwrap_or_default()
+    }
+
+    /// All inventories of machines that have several.
+    pub fn doubles(&self) -> Vec<Arc<KnownMachine>> {
+        let several = |machines: &&Vec<_>| machines.len() > 1;
+        self.read(|maps| maps.by_hash_digest.values().filter(several).flatten().cloned().collect())
     }
 
     /// The inventory of a machine by the SHA-256 of its TPM hash.
     pub fn find_by_digest(&self, digest: &[u8; 32]) -> Option<Arc<KnownMachine>> {
-        self.read(|maps| maps.by_hash_digest.get(digest).cloned())
+        self.read(|maps| maps.by_hash_digest.get(digest)?.first().cloned())
     }
 
     /// The machines that may identify themselves with what is in a Secret.
@@ -246,43 +114,6 @@ impl InventoryIndex {
         self.write(|maps| maps.remove(&(namespace.to_owned(), name.to_owned())));
     }
 
-    /// Counts a machine in before it is: of many that come at once, no more are admitted than one after the other.
-    pub fn take_seat(&self, namespace: &str, registration: &str) -> Seat<'_> {
-        let key = (namespace.to_owned(), registration.to_owned());
-        let taken_before = self.write(|maps| {
-            let seats = maps.seats.entry(key.clone()).or_default();
-            *seats += 1;
-            *seats - 1 + maps.by_registration.get(&key).copied().unwrap_or(0)
-        });
-        Seat { index: self, key, taken_before }
-    }
-
-    /// The registrations whose count changed since this was last asked; from now on [`InventoryIndex::published`]
-    /// gives the new counts. None before the first listing is through.
-    pub fn take_changed(&self) -> Vec<Key> {
-        self.write(|maps| {
-            if !maps.complete {
-                return Vec::new();
-            }
-            let changed: Vec<Key> = maps.changed.drain().collect();
-            let published = maps.published.get_or_insert_default();
-            for key in &changed {
-                match maps.by_registration.get(key) {
-                    Some(count) => published.insert(key.clone(), *count),
-                    None => published.remove(key),
-                };
-            }
-            changed
-        })
-    }
-
-    /// A count that moves only now and then, for a status: one that followed each machine would be written for each.
-    /// `None`: not counted yet.
-    pub fn published(&self, namespace: &str, registration: &str) -> Option<usize> {
-        let key = (namespace.to_owned(), registration.to_owned());
-        self.read(|maps| Some(maps.published.as_ref()?.get(&key).copied().unwrap_or(0)))
-    }
-
     /// A number that is another one when a machine's system, cluster or Node is.
     pub fn system_changes(&self) -> u64 {
         self.read(|maps| maps.system_changes)
@@ -304,100 +135,10 @@ impl InventoryIndex {
     }
 }
 
-impl Maps {
-    fn insert(&mut self, machine: Arc<KnownMachine>) {
-        let key = machine.key();
-        if let Some(listing) = &mut self.listing {
-            listing.insert(key.clone());
-        }
-        if let Some(old) = self.by_key.get(&key) {
-            let same_object = old.uid == machine.uid;
-            if same_object && machine.resource_version != 0 && machine.resource_version < old.resource_version {
-                return;
-            }
-            if old.of_its_system() != machine.of_its_system() {
-                self.system_changes += 1;
-            }
-            self.remove_entry(&key);
-        } else {
-            self.system_changes += 1;
-        }
-        if let Some(hash) = &machine.hash {
-            let machines = self.by_hash.entry(hash.clone()).or_default();
-            machines.push(machine.clone());
-            machines.sort_by(|a, b| (a.created, &a.namespace, &a.name).cmp(&(b.created, &b.namespace, &b.name)));
-            self.by_hash_digest.insert(digest_of(hash), machines[0].clone());
-        }
-        if let Some(secret) = machine.secret() {
-            self.by_secret.entry(secret).or_default().push(machine.clone());
-        }
-        if let Some(registration) = &machine.registration {
-            let key = (machine.namespace.clone(), registration.clone());
-            *self.by_registration.entry(key.clone()).or_default() += 1;
-            self.changed.insert(key);
-        }
-        self.by_key.insert(key, machine);
-    }
-
-    fn remove(&mut self, key: &Key) {
-        self.system_changes += 1;
-        if let Some(listing) = &mut self.listing {
-            listing.remove(key);
-        }
-        self.remove_entry(key);
-    }
-
-    fn remove_entry(&mut self, key: &Key) {
-        let Some(machine) = self.by_key.remove(key) else { return };
-        if let Some(hash) = &machine.hash
-            && let Some(machines) = self.by_hash.get_mut(hash)
-        {
-            machines.retain(|other| !Arc::ptr_eq(other, &machine));
-            match machines.first() {
-                Some(first) => self.by_hash_digest.insert(digest_of(hash), first.clone()),
-                None => {
-                    self.by_hash.remove(hash);
-                    self.by_hash_digest.remove(&digest_of(hash))
-                }
-            };
-        }
-        if let Some(secret) = machine.secret()
-            && let Some(machines) = self.by_secret.get_mut(&secret)
-        {
-            machines.retain(|other| !Arc::ptr_eq(other, &machine));
-            if machines.is_empty() {
-                self.by_secret.remove(&secret);
-            }
-        }
-        if let Some(registration) = &machine.registration {
-            let key = (machine.namespace.clone(), registration.clone());
-            if let Some(count) = self.by_registration.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    self.by_registration.remove(&key);
-                }
-                self.changed.insert(key);
-            }
-        }
-    }
-
-    fn finish_listing(&mut self) {
-        if let Some(listed) = self.listing.take() {
-            let gone: Vec<Key> = self.by_key.keys().filter(|key| !listed.contains(*key)).cloned().collect();
-            gone.iter().for_each(|key| self.remove(key));
-        }
-        self.complete = true;
-    }
-}
-
-fn digest_of(hash: &TpmHash) -> [u8; 32] {
-    crate::digest::sha256(hash.as_str().as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::OsStatus;
+    use crate::crd::{MachineInventoryStatus, OsStatus, REGISTRATION_ANNOTATION};
     use watcher::Event;
 
     fn hash(n: u8) -> TpmHash {

@@ -64,7 +64,7 @@ pub fn after(
                 status.phase = Some(Phase::ApprovalPending);
             }
             status.failure = None;
-            status.hardware = hardware.map(|hardware| *hardware);
+            status.hardware = hardware;
             // The time of a proof is news only if the proof is.
             let time = before.attestation.as_ref().and_then(|earlier| earlier.time.clone());
             let unchanged = Some(AttestationStatus { time: time.clone(), ..attestation.clone() }) == before.attestation;
@@ -182,7 +182,10 @@ fn describe(progress: &Progress) -> String {
 
 /// What must be patched to get from one status to the other, as a JSON merge patch; `None` if nothing. A field that
 /// `before` does not hold is never removed: so `hardware`, of which only a digest is kept, stays.
-pub fn status_patch<S: serde::Serialize>(before: &S, after: &S) -> Option<serde_json::Value> {
+pub fn status_patch<S: serde::Serialize + PartialEq>(before: &S, after: &S) -> Option<serde_json::Value> {
+    if before == after {
+        return None;
+    }
     let fields = |status| match serde_json::to_value(status) {
         Ok(serde_json::Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),

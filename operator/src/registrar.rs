@@ -10,8 +10,9 @@ use crate::digest::Digest;
 use crate::enroll::machine_name::CANDIDATES;
 use crate::enroll::record::Record;
 use crate::enroll::{self, Decision};
-use crate::inventory_client::{self, Made, WriteError};
+use crate::inventory_client::{Made, WriteError};
 use crate::inventory_index::KnownMachine;
+use crate::lookup;
 use crate::machine_life::{self, Step};
 use crate::registration::Registration;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -44,7 +45,10 @@ pub async fn register(
     })?;
     let record = Record::new(registration, templates, identity.hash.clone(), &report.smbios);
     for _ in 0..ATTEMPTS {
-        let known = context.inventories.find(&identity.hash);
+        if registration.spec.max_machines.is_some() && !context.inventories.is_complete() {
+            return Err(lookup::starting());
+        }
+        let known = context.lookup.find(context, &identity.hash).await?;
         // Held until the machine is in the index, or is sent away.
         let seat = (!enroll::came_through(registration, known.as_deref()))
             .then(|| context.inventories.take_seat(&registration.namespace, &registration.name));
@@ -81,9 +85,9 @@ pub async fn register(
 }
 
 /// The ledger of a machine that has an inventory in the registration's namespace.
-pub fn find(context: &Context, registration: &Registration, hash: &TpmHash) -> Result<Ledger, Refusal> {
+pub async fn find(context: &Context, registration: &Registration, hash: &TpmHash) -> Result<Ledger, Refusal> {
     let ours = |machine: &Arc<KnownMachine>| machine.namespace == registration.namespace && !machine.deleting;
-    let known = context.inventories.find(hash).filter(ours);
+    let known = context.lookup.find(context, hash).await?.filter(ours);
     known.map(Ledger::new).ok_or_else(unknown)
 }
 
@@ -147,7 +151,7 @@ impl Ledger {
             return Ok(());
         };
         context.metrics.writes.inc();
-        match inventory_client::patch_status(&context.client, &machine.namespace, &machine.name, &patch).await {
+        match context.inventory_client.patch_status(&machine.namespace, &machine.name, &patch).await {
             Ok(object) => {
                 for (phase, message) in self.phases.drain(..) {
                     let warning = phase == Phase::Failed;
@@ -172,7 +176,7 @@ async fn make(context: &Context, record: &Record, approved: bool) -> Result<Arc<
     for candidate in 0..CANDIDATES {
         let object = record.object(approved, candidate);
         context.metrics.writes.inc();
-        match inventory_client::make(&context.client, &object).await? {
+        match context.inventory_client.make(&object).await? {
             Made::New(made) => return Ok(context.inventories.enter(*made)),
             Made::Taken(there) if there.spec.tpm_hash() == object.spec.tpm_hash() => {
                 return Ok(context.inventories.enter(*there));
@@ -194,7 +198,7 @@ async fn update(
 ) -> Result<Option<Arc<KnownMachine>>, Refusal> {
     let Some(patch) = record.patch(&known) else { return Ok(Some(known)) };
     context.metrics.writes.inc();
-    match inventory_client::patch(&context.client, &known.namespace, &known.name, &patch).await {
+    match context.inventory_client.patch(&known.namespace, &known.name, &patch).await {
         Ok(object) => Ok(Some(context.inventories.enter(object))),
         Err(WriteError::Gone) => {
             // The index has not heard of it yet; the next attempt must not find the machine again.

@@ -7,8 +7,10 @@ use crate::context::Context;
 use crate::controllers;
 use crate::events::Events;
 use crate::front::{self, Front};
+use crate::inventory_client::InventoryClient;
 use crate::inventory_index::InventoryIndex;
 use crate::leadership::{Election, Leadership};
+use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration_index::RegistrationIndex;
@@ -72,9 +74,11 @@ pub async fn run(
     let (leadership, lead) = Leadership::new();
     let election = Election::new(client.clone(), &settings.namespace, &settings.replica, lead, metrics.leads.clone())?;
     let context = Arc::new(Context {
-        client,
+        client: client.clone(),
         registrations: RegistrationIndex::default(),
         inventories: InventoryIndex::default(),
+        inventory_client: InventoryClient::new(client.clone()),
+        lookup: Lookup::default(),
         secrets: SharedSecrets::default(),
         rancher: Rancher::default(),
         events,

@@ -1,8 +1,10 @@
 //! MachineInventory: states that follow from the objects and not from anything a machine says.
 //!
-//! It reads from the index and keeps names only, so that its memory does not grow with what a machine is made of.
+//! It reads from the index and keeps names only, those of objects of which something is to be said: so neither its
+//! memory nor its work grows with a fleet that is well.
 
 mod cluster;
+mod looks;
 mod secret;
 
 use super::{DEBOUNCE, ReconcileError, drain, log_watch_error, on_error};
@@ -10,19 +12,23 @@ use crate::context::{Context, FIELD_MANAGER};
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, reason};
 use crate::inventory_index::KnownMachine;
 use crate::machine_life::status_patch;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use crate::seen_inventory::SeenInventory;
+use futures::{Stream, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams};
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Resource, ResourceExt};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// An object that the server just made has no status yet for a moment. After this, in seconds, it will not come.
 const STATUS_GRACE: i64 = 30;
+/// Objects that the first listing brings at once: a few MB. With fewer a large fleet takes longer to read, for each page
+/// costs the API server a look at all of them.
+const PAGE: u32 = 2_000;
 /// How often it is seen whether a duplicate is one still.
 const DUPLICATE_EVERY: Duration = Duration::from_secs(60);
 /// How often machines learn that their shared secret is another machine's as well, at most.
@@ -34,13 +40,9 @@ type Name = PartialObjectMeta<MachineInventory>;
 pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (reader, writer) = store();
     let index = context.clone();
-    let names = watcher(Api::<MachineInventory>::all(context.client.clone()), watcher::Config::default())
+    let names = watcher(Api::<SeenInventory>::all(context.client.clone()), watcher::Config::default().page_size(PAGE))
         .inspect(log_watch_error("MachineInventory"))
-        .map_ok(move |event| {
-            let names = name_of(&event);
-            index.inventories.apply(event);
-            names
-        })
+        .flat_map(move |event| stream::iter(looks::looks(&index, event)))
         .default_backoff()
         .reflect(writer)
         .applied_objects();
@@ -62,25 +64,6 @@ fn changed_secrets(context: Arc<Context>) -> impl Stream<Item = ObjectRef<Name>>
         Some((stream::iter(machines.collect::<Vec<_>>()), context))
     })
     .flatten()
-}
-
-fn name_of(event: &watcher::Event<MachineInventory>) -> watcher::Event<Name> {
-    let name = |object: &MachineInventory| Name {
-        types: None,
-        metadata: ObjectMeta {
-            namespace: object.namespace(),
-            name: object.meta().name.clone(),
-            ..ObjectMeta::default()
-        },
-        _phantom: std::marker::PhantomData,
-    };
-    match event {
-        watcher::Event::Init => watcher::Event::Init,
-        watcher::Event::InitApply(object) => watcher::Event::InitApply(name(object)),
-        watcher::Event::InitDone => watcher::Event::InitDone,
-        watcher::Event::Apply(object) => watcher::Event::Apply(name(object)),
-        watcher::Event::Delete(object) => watcher::Event::Delete(name(object)),
-    }
 }
 
 async fn timed(name: Arc<Name>, context: Arc<Context>) -> Result<Action, ReconcileError> {

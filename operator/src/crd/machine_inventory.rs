@@ -138,7 +138,7 @@ pub struct MachineInventoryStatus {
     pub conditions: Vec<Condition>,
     /// What the machine is made of, as it said when it registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hardware: Option<Hardware>,
+    pub hardware: Option<Box<Hardware>>,
     /// What the machine proved when it registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<AttestationStatus>,

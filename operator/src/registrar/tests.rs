@@ -93,7 +93,7 @@ async fn a_name_that_another_machine_has_is_lengthened() {
     let mut theirs = fixtures::inventory(name, json!({"tpmHash": TpmHash::of_public_key(b"b").as_str()}));
     theirs.metadata.resource_version = None;
     let scene = Scene::new(json!({"machineName": "edge"}));
-    inventory_client::make(&scene.context.client, &theirs).await.unwrap();
+    scene.context.inventory_client.make(&theirs).await.unwrap();
     let second = scene.register("a", "1").await.unwrap();
     assert!(second.starts_with(&format!("{namespace}/edge-")) && second.len() > first.len(), "{first} {second}");
 }
@@ -102,7 +102,7 @@ async fn a_name_that_another_machine_has_is_lengthened() {
 async fn a_machine_made_by_hand_is_adopted() {
     let scene = Scene::new(json!({"machineInventoryLabels": {"rack": "7"}}));
     let expected = fixtures::inventory("expected", json!({"tpm": TpmHash::of_public_key(b"a").as_str()}));
-    let Made::New(expected) = inventory_client::make(&scene.context.client, &expected).await.unwrap() else {
+    let Made::New(expected) = scene.context.inventory_client.make(&expected).await.unwrap() else {
         panic!("it is new")
     };
     scene.context.inventories.enter(*expected);
@@ -142,10 +142,10 @@ async fn a_machine_that_waits_for_approval_is_recorded_and_refused() {
 #[tokio::test]
 async fn what_is_said_of_an_unknown_machine_is_refused_and_a_failure_is_recorded() {
     let scene = Scene::new(json!({}));
-    let unknown = find(&scene.context, &scene.registration, &identity("a").hash).map(|_| ()).unwrap_err();
+    let unknown = find(&scene.context, &scene.registration, &identity("a").hash).await.map(|_| ()).unwrap_err();
     assert_eq!(unknown.code, RefusalCode::UnknownMachine);
     scene.register("a", "1").await.unwrap();
-    let mut ledger = find(&scene.context, &scene.registration, &identity("a").hash).ok().unwrap();
+    let mut ledger = find(&scene.context, &scene.registration, &identity("a").hash).await.ok().unwrap();
     let failure = Failure { reason: "NoDisk".into(), message: "no disk is there".into() };
     ledger.note(&scene.context, Step::Failed(&failure));
     ledger.write(&scene.context).await.unwrap();

@@ -168,19 +168,19 @@ impl<S: Socket> Exchange<S> {
             }
             Statement::Booted(report) => {
                 self.request = "booted";
-                self.open_ledger(&identity)?;
+                self.open_ledger(&identity).await?;
                 self.record(Step::Reported(&report)).await?;
                 self.finish_report().await
             }
             Statement::Report(report) => {
                 self.request = "report";
-                self.open_ledger(&identity)?;
+                self.open_ledger(&identity).await?;
                 self.record(Step::Reported(&report)).await?;
                 self.finish_report().await
             }
             Statement::Installing(first) => {
                 self.request = "resume";
-                self.open_ledger(&identity)?;
+                self.open_ledger(&identity).await?;
                 let over = self.installing(first).await?;
                 Ok(if over { After::Nothing } else { After::Installation })
             }
@@ -305,8 +305,8 @@ impl<S: Socket> Exchange<S> {
         Ok(After::Nothing)
     }
 
-    fn open_ledger(&mut self, identity: &Identity) -> Result<(), End> {
-        self.ledger = Some(registrar::find(&self.context, &self.registration, &identity.hash)?);
+    async fn open_ledger(&mut self, identity: &Identity) -> Result<(), End> {
+        self.ledger = Some(registrar::find(&self.context, &self.registration, &identity.hash).await?);
         Ok(())
     }
 

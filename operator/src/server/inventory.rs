@@ -7,11 +7,11 @@
 use super::admission::Admitted;
 use super::exchange::Socket;
 use super::first_release::{self, conclude, header_text, in_time, prove};
-use super::registration::starting;
 use super::{Desk, ca_certificates, refuse};
 use crate::context::Context;
 use crate::inventory_index::KnownMachine;
 use crate::join;
+use crate::lookup::starting;
 use crate::machine_life::Step;
 use crate::registrar::Ledger;
 use crate::shared_secret::SharedSecret;
@@ -91,7 +91,7 @@ impl Credential {
 /// Answers a machine with a shared secret.
 async fn answer(desk: &Desk, secret: &SharedSecret) -> Result<Response, Refusal> {
     let context = &desk.context;
-    if !context.is_ready() {
+    if !context.inventories.is_complete() {
         return Err(starting());
     }
     let _admitted = desk.admission.admit()?;
@@ -112,9 +112,6 @@ fn enter(
         let message = "a TPM proves itself over a websocket; this is a plain request";
         Refusal::new(RefusalCode::Unauthenticated, message)
     })?;
-    if !desk.context.is_ready() {
-        return Err(starting());
-    }
     let admitted = desk.admission.admit()?;
     let context = desk.context.clone();
     let upgrade = upgrade.max_message_size(MAX_READ).max_frame_size(MAX_READ).write_buffer_size(0);
@@ -134,7 +131,8 @@ async fn run(mut socket: impl Socket, context: Arc<Context>, presented: Presente
 
 async fn converse(socket: &mut impl Socket, context: &Context, presented: &Presented) -> Result<(), Refusal> {
     prove(socket, presented).await?;
-    let machine = context.inventories.find(&presented.endorsement_key.tpm_hash()).ok_or_else(|| {
+    let known = context.lookup.find(context, &presented.endorsement_key.tpm_hash()).await?;
+    let machine = known.ok_or_else(|| {
         let message = "no MachineInventory has this TPM's hash; register the machine, or make one with spec.tpm";
         Refusal::new(RefusalCode::UnknownMachine, message)
     })?;

@@ -2,6 +2,7 @@
 
 use super::{Desk, exchange, first_release, refuse};
 use crate::enroll;
+use crate::lookup::starting;
 use crate::registration::{Registration, check_size};
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -17,8 +18,6 @@ use std::sync::Arc;
 const MAX_READ: usize = 4 * MAX_FRAME;
 /// Each exchange has its buffers; with the library's default of 128 KiB a herd would cost more in buffers than in work.
 const BUFFER: usize = 8 * 1024;
-/// When to come back while the operator reads what it has to know, in seconds.
-const STARTING_RETRY_AFTER: u64 = 2;
 
 pub(super) async fn open(
     State(desk): State<Desk>,
@@ -50,9 +49,6 @@ fn settings(desk: &Desk, token: &str) -> Result<Response, Refusal> {
 
 fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Result<Response, Refusal> {
     let registration = find(desk, token)?;
-    if !desk.context.is_ready() {
-        return Err(starting());
-    }
     if let Err(problem) = &registration.templates {
         return Err(Refusal::new(RefusalCode::RegistrationInvalid, problem.message.clone()));
     }
@@ -84,8 +80,4 @@ fn find(desk: &Desk, token: &str) -> Result<Arc<Registration>, Refusal> {
         let message = "no MachineRegistration has this token; take the URL from its status.registrationURL";
         Refusal::new(RefusalCode::UnknownToken, message)
     })
-}
-
-pub(super) fn starting() -> Refusal {
-    Refusal::new(RefusalCode::Unavailable, "the operator is reading the inventory").retry_after(STARTING_RETRY_AFTER)
 }

@@ -34,6 +34,8 @@ impl CertificateHolder {
             .with_no_client_auth()
             .with_cert_resolver(self);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // A machine that comes back is another process, or minutes away: nobody would show a ticket.
+        config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }
 }

@@ -44,7 +44,7 @@ impl Scene {
     async fn keep(&self, status: MachineInventoryStatus) {
         let machine = self.context.inventories.get("n", "a").unwrap();
         if let Some(patch) = crate::machine_life::status_patch(&machine.status, &status) {
-            let written = crate::inventory_client::patch_status(&self.context.client, "n", "a", &patch).await.unwrap();
+            let written = self.context.inventory_client.patch_status("n", "a", &patch).await.unwrap();
             self.context.inventories.enter(written);
         }
     }

@@ -1,0 +1,165 @@
+//! Which inventories the controller must look at: of a fleet that is well, next to none.
+
+use super::{Finding, Name, build, cluster, secret, validate};
+use crate::context::Context;
+use crate::inventory_index::KnownMachine;
+use crate::seen_inventory::SeenInventory;
+use kube::api::ObjectMeta;
+use kube::runtime::watcher;
+use protocol::TpmHash;
+use std::sync::Arc;
+
+/// Enters what the watch says into the index; gives the objects of which something must be said, and takes away those
+/// that are settled: of a fleet, nearly all.
+pub(super) fn looks(
+    context: &Context,
+    event: watcher::Result<watcher::Event<SeenInventory>>,
+) -> Vec<watcher::Result<watcher::Event<Name>>> {
+    use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+    let event = match event {
+        Ok(event) => event,
+        Err(error) => return vec![Err(error)],
+    };
+    let index = &context.inventories;
+    // Whether an inventory is a machine's first depends on its others.
+    let others = |hash: Option<&TpmHash>| hash.map(|hash| index.of_one_machine(hash)).unwrap_or_default();
+    let again = |machines: Vec<Arc<KnownMachine>>| machines.into_iter().map(|machine| Apply(name_of(&machine)));
+    let events: Vec<_> = match event {
+        Init => {
+            index.apply(Init);
+            vec![Init]
+        }
+        InitApply(object) => {
+            let machine = index.enter(object.0);
+            if is_settled(&machine, context) { vec![] } else { vec![InitApply(name_of(&machine))] }
+        }
+        InitDone => {
+            index.apply(InitDone);
+            let doubles = index.doubles().into_iter().map(|machine| InitApply(name_of(&machine)));
+            doubles.chain([InitDone]).collect()
+        }
+        Apply(object) => {
+            let machine = index.enter(object.0);
+            let own = if is_settled(&machine, context) { Delete } else { Apply };
+            [own(name_of(&machine))].into_iter().chain(again(others(machine.hash.as_ref()))).collect()
+        }
+        Delete(object) => {
+            let machine = KnownMachine::of(object.0);
+            index.forget(&machine.namespace, &machine.name);
+            let left = machine.hash.as_ref().and_then(|hash| index.find(hash));
+            [Delete(name_of(&machine))].into_iter().chain(again(left.into_iter().collect())).collect()
+        }
+    };
+    events.into_iter().map(Ok).collect()
+}
+
+fn name_of(machine: &KnownMachine) -> Name {
+    Name {
+        types: None,
+        metadata: ObjectMeta {
+            namespace: Some(machine.namespace.clone()),
+            name: Some(machine.name.clone()),
+            ..ObjectMeta::default()
+        },
+        _phantom: std::marker::PhantomData,
+    }
+}
+
+/// Whether a reconciliation would find nothing to do, now or later.
+fn is_settled(machine: &KnownMachine, context: &Context) -> bool {
+    if machine.deleting || !machine.finalizers.is_empty() || machine.cluster().is_some() || machine.secret().is_some() {
+        return false;
+    }
+    let first = machine.hash.as_ref().and_then(|hash| context.inventories.find(hash));
+    let now = context.now();
+    let finding = validate(machine, first.as_deref(), now.0.as_second());
+    if finding != Finding::Nothing {
+        return false;
+    }
+    let mut status = build(machine, &finding, &now);
+    cluster::tell(machine, &cluster::Standing::Unassigned, &mut status, &now);
+    secret::tell(machine, &secret::Standing::NotNamed, &mut status, &now);
+    status == machine.status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::{MachineInventory, Phase};
+    use crate::fixtures::{self, FakeApi};
+    use crate::inventory_index::InventoryIndex;
+    use kube::ResourceExt;
+    use serde_json::json;
+    use watcher::Event;
+
+    fn machine(name: &str, hash: char, phase: Option<Phase>) -> MachineInventory {
+        let mut object = fixtures::inventory(name, json!({"tpmHash": hash.to_string().repeat(64)}));
+        object.metadata.generation = Some(1);
+        let mut status = crate::crd::MachineInventoryStatus { phase, ..Default::default() };
+        status.observed_generation = phase.map(|_| 1);
+        object.status = Some(status);
+        object
+    }
+
+    /// What becomes of an event: the kind of each that is handed on, and the object's name.
+    fn handed_on(context: &Context, event: Event<MachineInventory>) -> Vec<String> {
+        let event = match event {
+            Event::Init => Event::Init,
+            Event::InitDone => Event::InitDone,
+            Event::InitApply(object) => Event::InitApply(SeenInventory(object)),
+            Event::Apply(object) => Event::Apply(SeenInventory(object)),
+            Event::Delete(object) => Event::Delete(SeenInventory(object)),
+        };
+        let events = looks(context, Ok(event)).into_iter().map(Result::unwrap);
+        let told = events.map(|event| match event {
+            Event::Init => "init".to_owned(),
+            Event::InitDone => "done".to_owned(),
+            Event::InitApply(name) | Event::Apply(name) => format!("look at {}", name.name_any()),
+            Event::Delete(name) => format!("leave {}", name.name_any()),
+        });
+        told.collect()
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_is_well_is_left_alone_until_something_is_to_be_said() {
+        let context = fixtures::context(&FakeApi::default());
+        let well = machine("a", 'a', Some(Phase::Ready));
+        assert_eq!(handed_on(&context, Event::Apply(well.clone())), ["leave a"]);
+        for change in [
+            json!({"spec": {"clusterName": "c"}}),
+            json!({"spec": {"machineTokenSecretName": "s"}}),
+            json!({"spec": {"tpmHash": "no hash"}}),
+            json!({"metadata": {"generation": 2}}),
+            json!({"metadata": {"finalizers": ["rancheros.cattle.io/token"]}}),
+            json!({"metadata": {"deletionTimestamp": "2026-11-22T00:00:00Z"}}),
+            json!({"status": {"phase": "Expected"}}),
+            json!({"status": {"clusterRegistrationTokenName": "left over"}}),
+        ] {
+            let mut object = serde_json::to_value(&well).unwrap();
+            object["metadata"]["resourceVersion"] = json!("2");
+            for (part, fields) in change.as_object().unwrap() {
+                for (field, value) in fields.as_object().unwrap() {
+                    object[part][field] = value.clone();
+                }
+            }
+            let context = fixtures::context(&FakeApi::default());
+            let changed = serde_json::from_value(object).unwrap();
+            assert_eq!(handed_on(&context, Event::Apply(changed)), ["look at a"], "{change}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_inventory_of_a_machine_is_looked_at_however_it_is_found() {
+        let context = fixtures::context(&FakeApi::default());
+        let (a, b) = (machine("a", 'a', Some(Phase::Ready)), machine("b", 'a', Some(Phase::Ready)));
+        assert_eq!(handed_on(&context, Event::Apply(b.clone())), ["leave b"]);
+        assert_eq!(handed_on(&context, Event::Apply(a.clone())), ["leave a", "look at a", "look at b"]);
+        assert_eq!(handed_on(&context, Event::Delete(a.clone())), ["leave a", "look at b"]);
+
+        let context = Context { inventories: InventoryIndex::default(), ..fixtures::context(&FakeApi::default()) };
+        assert_eq!(handed_on(&context, Event::Init), ["init"]);
+        assert_eq!(handed_on(&context, Event::InitApply(b)), [] as [&str; 0]);
+        assert_eq!(handed_on(&context, Event::InitApply(a)), [] as [&str; 0]);
+        assert_eq!(handed_on(&context, Event::InitDone), ["look at a", "look at b", "done"]);
+    }
+}

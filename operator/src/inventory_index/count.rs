@@ -1,0 +1,91 @@
+//! How many machines came through each registration: for its limit at once, for its status now and then.
+
+use super::{InventoryIndex, Key};
+use std::collections::{HashMap, HashSet};
+
+#[derive(Default)]
+pub(super) struct Counts {
+    /// Machines that came through a registration.
+    arrived: HashMap<Key, usize>,
+    /// Machines on their way through one.
+    seats: HashMap<Key, usize>,
+    /// As of the last [`InventoryIndex::take_changed`].
+    published: Option<HashMap<Key, usize>>,
+    changed: HashSet<Key>,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, registration: Key) {
+        *self.arrived.entry(registration.clone()).or_default() += 1;
+        self.changed.insert(registration);
+    }
+
+    pub(super) fn take_away(&mut self, registration: Key) {
+        decrement(&mut self.arrived, &registration);
+        self.changed.insert(registration);
+    }
+
+    /// How many were in or on their way before.
+    fn take_seat(&mut self, registration: &Key) -> usize {
+        let seats = self.seats.entry(registration.clone()).or_default();
+        *seats += 1;
+        *seats - 1 + self.arrived.get(registration).copied().unwrap_or(0)
+    }
+
+    fn publish(&mut self) -> Vec<Key> {
+        let changed: Vec<Key> = self.changed.drain().collect();
+        let published = self.published.get_or_insert_default();
+        for registration in &changed {
+            match self.arrived.get(registration) {
+                Some(count) => published.insert(registration.clone(), *count),
+                None => published.remove(registration),
+            };
+        }
+        changed
+    }
+}
+
+fn decrement(counts: &mut HashMap<Key, usize>, key: &Key) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+/// A machine on its way into the inventory. Counts like one that is in, until dropped.
+pub struct Seat<'a> {
+    index: &'a InventoryIndex,
+    registration: Key,
+    /// Machines that were in or on their way before this one.
+    pub taken_before: usize,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.index.write(|maps| decrement(&mut maps.counts.seats, &self.registration));
+    }
+}
+
+impl InventoryIndex {
+    /// Counts a machine in before it is: of many that come at once, no more are admitted than one after the other.
+    pub fn take_seat(&self, namespace: &str, registration: &str) -> Seat<'_> {
+        let registration = (namespace.to_owned(), registration.to_owned());
+        let taken_before = self.write(|maps| maps.counts.take_seat(&registration));
+        Seat { index: self, registration, taken_before }
+    }
+
+    /// The registrations whose count changed since this was last asked; from now on [`InventoryIndex::published`]
+    /// gives the new counts. None before the first listing is through.
+    pub fn take_changed(&self) -> Vec<Key> {
+        self.write(|maps| if maps.complete { maps.counts.publish() } else { Vec::new() })
+    }
+
+    /// A count that moves only now and then, for a status: one that followed each machine would be written for each.
+    /// `None`: not counted yet.
+    pub fn published(&self, namespace: &str, registration: &str) -> Option<usize> {
+        let registration = (namespace.to_owned(), registration.to_owned());
+        self.read(|maps| Some(maps.counts.published.as_ref()?.get(&registration).copied().unwrap_or(0)))
+    }
+}

@@ -1,0 +1,125 @@
+//! The maps behind the index, which always tell of the same objects.
+
+use super::count::Counts;
+use super::{Key, KnownMachine, known_machine};
+use crate::crd::MachineInventory;
+use kube::{Resource, ResourceExt};
+use protocol::TpmHash;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+#[derive(Default)]
+pub(super) struct Maps {
+    pub(super) by_key: HashMap<Key, Arc<KnownMachine>>,
+    /// By the SHA-256 of the TPM hash, as clients of the first release ask for authorities; in the order in which they
+    /// were made, and never empty.
+    pub(super) by_hash_digest: HashMap<[u8; 32], Vec<Arc<KnownMachine>>>,
+    /// The machines that name a Secret.
+    pub(super) by_secret: HashMap<Key, Vec<Arc<KnownMachine>>>,
+    pub(super) counts: Counts,
+    /// Counts what may concern an upgrade: a machine's release, its cluster, its Node.
+    pub(super) system_changes: u64,
+    /// Keys seen since a watch began anew; what is missing at its end was deleted meanwhile.
+    pub(super) listing: Option<HashSet<Key>>,
+    pub(super) complete: bool,
+}
+
+impl Maps {
+    /// The entry of an object, if it is of this very version.
+    pub(super) fn recall(&mut self, object: &MachineInventory) -> Option<Arc<KnownMachine>> {
+        let key = (object.namespace().unwrap_or_default(), object.name_any());
+        let known = self.by_key.get(&key)?;
+        let version = known_machine::resource_version(object);
+        if version == 0 || version != known.resource_version || object.meta().uid.as_ref() != Some(&known.uid) {
+            return None;
+        }
+        let known = known.clone();
+        if let Some(listing) = &mut self.listing {
+            listing.insert(key);
+        }
+        Some(known)
+    }
+
+    pub(super) fn insert(&mut self, machine: Arc<KnownMachine>) {
+        let key = machine.key();
+        if let Some(listing) = &mut self.listing {
+            listing.insert(key.clone());
+        }
+        if let Some(old) = self.by_key.get(&key) {
+            let same_object = old.uid == machine.uid;
+            if same_object && machine.resource_version != 0 && machine.resource_version < old.resource_version {
+                return;
+            }
+            if old.of_its_system() != machine.of_its_system() {
+                self.system_changes += 1;
+            }
+            self.remove_entry(&key);
+        } else {
+            self.system_changes += 1;
+        }
+        if let Some(hash) = &machine.hash {
+            match self.by_hash_digest.entry(digest_of(hash)) {
+                Entry::Vacant(place) => {
+                    place.insert(vec![machine.clone()]);
+                }
+                Entry::Occupied(mut there) => {
+                    let machines = there.get_mut();
+                    machines.push(machine.clone());
+                    machines
+                        .sort_by(|a, b| (a.created, &a.namespace, &a.name).cmp(&(b.created, &b.namespace, &b.name)));
+                }
+            }
+        }
+        if let Some(secret) = machine.secret() {
+            self.by_secret.entry(secret).or_default().push(machine.clone());
+        }
+        if let Some(registration) = &machine.registration {
+            self.counts.add((machine.namespace.clone(), registration.clone()));
+        }
+        self.by_key.insert(key, machine);
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) {
+        self.system_changes += 1;
+        if let Some(listing) = &mut self.listing {
+            listing.remove(key);
+        }
+        self.remove_entry(key);
+    }
+
+    fn remove_entry(&mut self, key: &Key) {
+        let Some(machine) = self.by_key.remove(key) else { return };
+        if let Some(hash) = &machine.hash
+            && let Entry::Occupied(mut machines) = self.by_hash_digest.entry(digest_of(hash))
+        {
+            machines.get_mut().retain(|other| !Arc::ptr_eq(other, &machine));
+            if machines.get().is_empty() {
+                machines.remove();
+            }
+        }
+        if let Some(secret) = machine.secret()
+            && let Some(machines) = self.by_secret.get_mut(&secret)
+        {
+            machines.retain(|other| !Arc::ptr_eq(other, &machine));
+            if machines.is_empty() {
+                self.by_secret.remove(&secret);
+            }
+        }
+        if let Some(registration) = &machine.registration {
+            self.counts.take_away((machine.namespace.clone(), registration.clone()));
+        }
+    }
+
+    pub(super) fn finish_listing(&mut self) {
+        if let Some(listed) = self.listing.take() {
+            let gone: Vec<Key> = self.by_key.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+            gone.iter().for_each(|key| self.remove(key));
+        }
+        self.complete = true;
+    }
+}
+
+pub(super) fn digest_of(hash: &TpmHash) -> [u8; 32] {
+    crate::digest::sha256(hash.as_str().as_bytes())
+}

@@ -1,0 +1,82 @@
+//! Finds a machine's inventory also while the first listing goes on: with a large fleet that takes seconds, in which new
+//! machines need not wait.
+
+use crate::context::Context;
+use crate::inventory_index::KnownMachine;
+use protocol::{Refusal, RefusalCode, TpmHash};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// The API server goes through all inventories for each question: more at once would hold up the listing.
+const AT_ONCE: usize = 4;
+/// When to come back while the operator reads what it has to know, in seconds.
+const RETRY_AFTER: u64 = 2;
+
+/// Looks for machines, a few at once.
+pub struct Lookup(Semaphore);
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Self(Semaphore::new(AT_ONCE))
+    }
+}
+
+impl Lookup {
+    /// The inventory of a machine; of several, the one made first.
+    pub async fn find(&self, context: &Context, hash: &TpmHash) -> Result<Option<Arc<KnownMachine>>, Refusal> {
+        let known = context.inventories.find(hash);
+        if known.is_some() || context.inventories.is_complete() {
+            return Ok(known);
+        }
+        let _place = self.0.try_acquire().map_err(|_| starting())?;
+        for object in context.inventory_client.with_hash(hash).await? {
+            context.inventories.enter(object);
+        }
+        Ok(context.inventories.find(hash))
+    }
+}
+
+/// The refusal of who must wait for the end of the listing.
+pub fn starting() -> Refusal {
+    Refusal::new(RefusalCode::Unavailable, "the operator is reading the inventory").retry_after(RETRY_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{self, FakeApi};
+    use crate::inventory_index::InventoryIndex;
+    use serde_json::json;
+
+    fn starting_with(api: &FakeApi) -> Context {
+        Context { inventories: InventoryIndex::default(), ..fixtures::context(api) }
+    }
+
+    #[tokio::test]
+    async fn before_everything_is_read_a_machine_is_asked_for_and_afterwards_never() {
+        let (api, hash) = (FakeApi::default(), TpmHash::of_public_key(b"a"));
+        let object = fixtures::inventory("a", json!({"tpmHash": hash.as_str()}));
+        api.put(
+            "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/a",
+            serde_json::to_value(object).unwrap(),
+        );
+        let context = starting_with(&api);
+        let found = context.lookup.find(&context, &hash).await.unwrap();
+        assert_eq!(found.map(|machine| machine.name.clone()), Some("a".to_owned()));
+        let stranger = TpmHash::of_public_key(b"b");
+        assert_eq!(context.lookup.find(&context, &stranger).await.unwrap(), None);
+        assert!(!api.take_requests().is_empty());
+
+        let context = fixtures::context(&api);
+        assert_eq!(context.lookup.find(&context, &hash).await.unwrap(), None);
+        assert_eq!(api.take_requests(), [] as [&str; 0]);
+    }
+
+    #[tokio::test]
+    async fn one_question_too_many_is_told_when_to_come_back() {
+        let context = starting_with(&FakeApi::default());
+        let _places = context.lookup.0.try_acquire_many(AT_ONCE as u32).unwrap();
+        let refusal = context.lookup.find(&context, &TpmHash::of_public_key(b"a")).await.unwrap_err();
+        assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Unavailable, Some(RETRY_AFTER)));
+    }
+}
