@@ -4,9 +4,12 @@ mod api_writes;
 mod figure;
 mod installation;
 mod medium;
+mod population;
 mod process_cost;
 mod registrations;
 mod report;
+mod round;
+mod scale;
 
 pub use figure::{Figure, Outcome, Sample, Target};
 pub use registrations::Load;
@@ -22,6 +25,8 @@ pub enum Measurement {
     Medium,
     /// The operator under load: machines that register, with TPMs in memory
     Registrations,
+    /// The operator with a herd at once, and with ten and fifty thousand inventories
+    Scale,
     /// A virtual machine from power-on to its report, and its disk's speed
     Installation,
 }
@@ -35,12 +40,13 @@ pub struct Settings {
 }
 
 impl Measurement {
-    pub const ALL: &'static [Self] = &[Self::Medium, Self::Registrations, Self::Installation];
+    pub const ALL: &'static [Self] = &[Self::Medium, Self::Registrations, Self::Scale, Self::Installation];
 
     pub fn figures(self) -> &'static [&'static Figure] {
         match self {
             Self::Medium => medium::FIGURES,
             Self::Registrations => registrations::FIGURES,
+            Self::Scale => scale::FIGURES,
             Self::Installation => installation::FIGURES,
         }
     }
@@ -54,6 +60,7 @@ impl Measurement {
         match self {
             Self::Medium => medium::measure(settings.iso.as_deref()),
             Self::Registrations => registrations::measure(&settings.load).await,
+            Self::Scale => scale::measure().await,
             Self::Installation => installation::measure().await,
         }
     }

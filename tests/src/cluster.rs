@@ -2,6 +2,7 @@
 
 use crate::certificates::Authority;
 use crate::control_plane;
+use crate::etcd::Etcd;
 use crate::port::Port;
 use crate::process::{KeptProcess, Process};
 use crate::wait::{Look, until};
@@ -127,7 +128,7 @@ impl Cluster {
     pub async fn start_api_server(&mut self) -> Result<()> {
         let mut server = Process::start(
             Command::new(self.programs.join("kube-apiserver"))
-                .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port.number()))
+                .arg(format!("--etcd-servers={}", self.etcd_url()))
                 .arg(format!("--secure-port={}", self.api_port.number()))
                 // No machine reaches the server by its service's address, so nobody needs to find it there.
                 .args(["--bind-address=127.0.0.1", "--advertise-address=10.0.2.2", "--endpoint-reconciler-type=none"])
@@ -180,6 +181,15 @@ impl Cluster {
             self.other_ports.push(port);
         }
         Ok(())
+    }
+
+    /// The store behind the API server.
+    pub fn etcd(&self) -> Etcd {
+        Etcd::new(&self.etcd_url())
+    }
+
+    fn etcd_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.etcd_port.number())
     }
 
     /// What runs for this cluster, in the order of ending.

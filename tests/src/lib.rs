@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod console;
 pub mod control_plane;
 pub mod disk;
+pub mod etcd;
 pub mod firmware;
 pub mod foreign;
 pub mod go_program;

@@ -89,7 +89,7 @@ impl Operator {
         }
     }
 
-    /// Starts it again after `stop`, at the same address.
+    /// Starts it again after `stop`, at the same address, and waits until it has read everything.
     pub async fn resume(&mut self) -> Result<()> {
         let mut process = Process::start(
             Command::new(paths::program("ros-operator")?)
@@ -102,8 +102,11 @@ impl Operator {
         let address = self.local_url("/readyz");
         until("the operator's /readyz", READY, async || {
             process.check_running()?;
-            Ok(match client.get(&address).send().await.and_then(reqwest::Response::error_for_status) {
-                Ok(_) => Look::Ready(()),
+            let answer = async { client.get(&address).send().await?.error_for_status()?.text().await };
+            Ok(match answer.await {
+                // Before that, machines are served but not everything is known.
+                Ok(text) if text == "ok\n" => Look::Ready(()),
+                Ok(text) => Look::NotYet(text),
                 Err(error) => Look::NotYet(format!("{error:?}")),
             })
         })

@@ -45,6 +45,15 @@ impl ApiWrites {
         Self(added.filter(|(_, count)| *count > 0.0).collect())
     }
 
+    /// Of one resource, its subresources included.
+    pub fn of(&self, resource: &str) -> f64 {
+        let ours = |name: &str| {
+            let mut words = name.split([' ', '/']);
+            words.nth(1) == Some(resource)
+        };
+        self.0.iter().filter(|(name, _)| ours(name)).fold(0.0, |sum, (_, count)| sum + count)
+    }
+
     pub fn total(&self) -> f64 {
         self.0.values().sum()
     }
@@ -75,6 +84,6 @@ mod tests {
         );
         let added = now.since(&earlier);
         assert_eq!(added.to_string(), "2 × APPLY machineinventories/status 200, 2 × POST events 201");
-        assert_eq!(added.total(), 4.0);
+        assert_eq!((added.of("machineinventories"), added.of("events"), added.total()), (2.0, 2.0, 4.0));
     }
 }
