@@ -3,6 +3,7 @@
 use crate::events::Events;
 use crate::inventory_index::InventoryIndex;
 use crate::leadership::Leadership;
+use crate::media::Shelf;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration::Endpoint;
@@ -23,6 +24,8 @@ pub struct Context {
     pub inventories: InventoryIndex,
     pub secrets: SharedSecrets,
     pub rancher: Rancher,
+    /// Base media, and places for who downloads them.
+    pub media: Shelf,
     pub events: Events,
     pub metrics: Metrics,
     /// Controllers write only while this replica leads.

@@ -21,6 +21,7 @@ pub mod join;
 pub mod label;
 pub mod leadership;
 pub mod machine_life;
+pub mod media;
 pub mod metrics;
 pub mod rancher;
 pub mod registrar;
