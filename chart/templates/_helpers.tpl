@@ -31,3 +31,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- include "rancherHost" . -}}
 {{- end -}}
 {{- end }}
+
+{{- /* Where media come from: "volume", "url", or nothing. */ -}}
+{{- define "media" -}}
+{{- if and .Values.media.volume .Values.media.url -}}
+{{- fail "media.volume and media.url: media come from one of them; leave the other out" -}}
+{{- else if .Values.media.volume -}}
+volume
+{{- else if .Values.media.url -}}
+{{- $_ := required "media.sha256: what sha256sum prints of the ISO at media.url" .Values.media.sha256 -}}
+url
+{{- end -}}
+{{- end }}

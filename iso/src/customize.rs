@@ -5,11 +5,11 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use medium::iso9660::{Extent, Volume};
+use medium::reserved_space;
 use serde::Serialize;
 
 use crate::cli::CustomizeOptions;
-use crate::embed;
-use crate::iso9660::{Extent, Volume};
 
 /// What was changed; printed with `--json`.
 #[derive(Debug, Serialize)]
@@ -27,11 +27,11 @@ pub fn run(options: &CustomizeOptions) -> Result<()> {
     let content = match &options.registration {
         Some(path) => {
             let settings = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-            embed::filled(&settings).with_context(|| format!("checking {}", path.display()))?
+            reserved_space::filled(&settings).with_context(|| format!("checking {}", path.display()))?
         }
-        None => embed::empty().into_bytes(),
+        None => reserved_space::empty().into_bytes(),
     };
-    let (volume_id, extent) = reserved_space(&options.iso)?;
+    let (volume_id, extent) = open(&options.iso)?;
     let changed = match &options.output {
         Some(output) => {
             write_copy(&options.iso, output, extent, &content)?;
@@ -56,21 +56,11 @@ pub fn run(options: &CustomizeOptions) -> Result<()> {
     )
 }
 
-/// Volume id of the ISO at `path`, and the extent of its /registration.yaml.
-fn reserved_space(path: &Path) -> Result<(String, Extent)> {
+/// Volume id of the ISO at `path`, and where its reserved space is.
+fn open(path: &Path) -> Result<(String, Extent)> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let mut volume = Volume::open(file).with_context(|| format!("reading {}", path.display()))?;
-    let extent = volume.find(embed::PATH).with_context(|| {
-        format!("looking for the reserved space in {}; was it built by `ros-image build`?", path.display())
-    })?;
-    ensure!(
-        extent.size == embed::RESERVED_BYTES as u64,
-        "{}: {} has {} bytes instead of {}; it was not made by this program",
-        path.display(),
-        embed::PATH,
-        extent.size,
-        embed::RESERVED_BYTES
-    );
+    let extent = reserved_space::find(&mut volume).with_context(|| format!("changing {}", path.display()))?;
     Ok((volume.id, extent))
 }
 

@@ -8,8 +8,6 @@ pub mod cli;
 pub mod command;
 pub mod customize;
 pub mod digest;
-pub mod embed;
-pub mod iso9660;
 pub mod oci;
 pub mod operator_image;
 pub mod progress;

@@ -4,14 +4,15 @@ use std::fs::File;
 use std::io::{Read, Seek};
 
 use anyhow::{Context, Result};
+use medium::iso9660::Volume;
+use medium::reserved_space;
 use protocol::CloudConfig;
 use protocol::release::ReleaseManifest;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::ShowOptions;
-use crate::iso9660::Volume;
-use crate::{embed, progress};
+use crate::progress;
 
 /// Path of the manifest on the medium.
 pub const MANIFEST: &str = "/release/release.json";
@@ -53,8 +54,8 @@ pub fn manifest(volume: &mut Volume<impl Read + Seek>) -> Result<ReleaseManifest
 fn inspect(iso: impl Read + Seek) -> Result<Shown> {
     let mut volume = Volume::open(iso)?;
     let release = manifest(&mut volume)?;
-    let settings = volume.read(embed::PATH, embed::RESERVED_BYTES as u64)?;
-    let registration = embed::read(&settings)?.map(|mut config| {
+    let settings = volume.read(reserved_space::PATH, reserved_space::RESERVED_BYTES as u64)?;
+    let registration = reserved_space::read(&settings)?.map(|mut config| {
         config.0.iter_mut().for_each(|(key, value)| mask(key, value));
         config
     });

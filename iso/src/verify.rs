@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 
 use anyhow::{Context, Result, bail, ensure};
+use medium::iso9660::Volume;
 use protocol::release::{ReleaseFile, ReleaseManifest};
 use serde::Serialize;
 
 use crate::build::verity;
 use crate::cli::VerifyOptions;
-use crate::iso9660::Volume;
 use crate::{digest, progress, show};
 
 /// The outcome of a good check; a bad one is an error.

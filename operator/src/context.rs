@@ -5,6 +5,7 @@ use crate::inventory_client::InventoryClient;
 use crate::inventory_index::InventoryIndex;
 use crate::leadership::Leadership;
 use crate::lookup::Lookup;
+use crate::media::Shelf;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration::Endpoint;
@@ -27,6 +28,8 @@ pub struct Context {
     pub lookup: Lookup,
     pub secrets: SharedSecrets,
     pub rancher: Rancher,
+    /// Base media, and places for who downloads them.
+    pub media: Shelf,
     pub events: Events,
     pub metrics: Metrics,
     /// Controllers write only while this replica leads.

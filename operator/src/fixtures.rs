@@ -7,6 +7,7 @@ use crate::inventory_client::InventoryClient;
 use crate::inventory_index::InventoryIndex;
 use crate::leadership::Leadership;
 use crate::lookup::Lookup;
+use crate::media::Shelf;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration::Endpoint;
@@ -18,9 +19,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::client::Body;
 use kube::runtime::watcher::Event;
+use medium::reserved_space;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -248,6 +251,7 @@ pub fn context(api: &FakeApi) -> Context {
         lookup: Lookup::default(),
         secrets: SharedSecrets::default(),
         rancher: Rancher::default(),
+        media: Shelf::new(None, 1).0,
         events,
         metrics: Metrics::default(),
         leadership: Leadership::always(),
@@ -282,4 +286,39 @@ pub fn inventory(name: &str, spec: Value) -> MachineInventory {
         "spec": spec,
     }))
     .unwrap()
+}
+
+/// A base medium as a file: as much of an ISO 9660 volume as is looked at, a reserved space in the middle, and bytes
+/// that differ by `fill` and by where they stand.
+pub fn base_medium(folder: &Path, name: &str, fill: u8) -> PathBuf {
+    const BLOCK: usize = 2048;
+    const SPACE: usize = 30;
+    let blocks = SPACE + reserved_space::RESERVED_BYTES / BLOCK + 70;
+    let mut image: Vec<u8> = (0..blocks * BLOCK).map(|at| fill.wrapping_add((at / 7) as u8)).collect();
+    let mut put = |block: usize, at: usize, bytes: &[u8]| {
+        let at = block * BLOCK + at;
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    let record = |flags: u8, block: usize, size: usize, name: &[u8]| {
+        let mut record = vec![0; 33];
+        record[2..6].copy_from_slice(&(block as u32).to_le_bytes());
+        record[10..14].copy_from_slice(&(size as u32).to_le_bytes());
+        record[25] = flags;
+        record[32] = name.len() as u8;
+        record.extend(name);
+        record.resize(record.len().next_multiple_of(2), 0);
+        record[0] = record.len() as u8;
+        record
+    };
+    put(16, 0, b"\x01CD001\x01");
+    put(16, 80, &(blocks as u32).to_le_bytes());
+    put(16, 128, &(BLOCK as u16).to_le_bytes());
+    put(16, 156, &record(2, 18, BLOCK, b"\0"));
+    put(17, 0, b"\xffCD001\x01");
+    put(18, 0, &[0; BLOCK]);
+    put(18, 0, &record(0, SPACE, reserved_space::RESERVED_BYTES, b"REGISTRATION.YAML;1"));
+    put(SPACE, 0, reserved_space::empty().as_bytes());
+    let path = folder.join(name);
+    std::fs::write(&path, image).unwrap();
+    path
 }

@@ -22,6 +22,7 @@ pub mod label;
 pub mod leadership;
 pub mod lookup;
 pub mod machine_life;
+pub mod media;
 pub mod metrics;
 pub mod rancher;
 pub mod registrar;

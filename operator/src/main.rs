@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use operator::address::Given;
+use operator::media::{Origin, Source};
 use operator::{crd, run};
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     /// Serves machines and keeps the API's objects, until SIGTERM
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     /// Prints the definitions of the API's kinds, for `kubectl apply -f -`
     Crd {
         /// Writes a file for each kind into this folder instead
@@ -60,6 +61,18 @@ struct RunOptions {
     /// Registrations served at once; further machines are told to come back
     #[arg(long, env = "ROS_EXCHANGES", default_value_t = 256)]
     exchanges: usize,
+    /// A live ISO of `ros-image build`, or a folder of them: handed out to each registration with its settings in it
+    #[arg(long, env = "ROS_MEDIA", value_name = "PATH")]
+    media: Option<PathBuf>,
+    /// Where to fetch an ISO from at the start, into the folder of --media
+    #[arg(long, env = "ROS_MEDIA_URL", value_name = "URL", requires_all = ["media", "media_sha256"])]
+    media_url: Option<String>,
+    /// SHA-256 of what --media-url gives
+    #[arg(long, env = "ROS_MEDIA_SHA256", value_name = "HEX", requires = "media_url")]
+    media_sha256: Option<String>,
+    /// Media sent at once; further readers are told to come back
+    #[arg(long, env = "ROS_DOWNLOADS", default_value_t = 32)]
+    downloads: usize,
     /// What this replica is called in the Lease of whoever leads; its pod's name
     #[arg(long, env = "ROS_REPLICA", default_value = "ros-operator")]
     replica: String,
@@ -79,12 +92,13 @@ fn main() -> anyhow::Result<()> {
         Command::Crd { directory } => print_definitions(directory),
         Command::Run(options) => {
             start_log(options.log);
-            tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(serve(options))
+            tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(serve(*options))
         }
     }
 }
 
 async fn serve(options: RunOptions) -> anyhow::Result<()> {
+    let media = source(&options)?;
     let config =
         kube::Config::infer().await.context("finding the cluster (KUBECONFIG, or the pod's service account)")?;
     let settings = run::Settings {
@@ -98,6 +112,8 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
         certificate: options.certificate,
         namespace: options.namespace,
         exchanges: options.exchanges,
+        media,
+        downloads: options.downloads,
         replica: options.replica,
     };
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
@@ -109,6 +125,15 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
         }
     };
     run::run(config, settings, stop).await
+}
+
+fn source(options: &RunOptions) -> anyhow::Result<Option<Source>> {
+    let Some(path) = options.media.clone() else { return Ok(None) };
+    let origin = match (&options.media_url, &options.media_sha256) {
+        (Some(url), Some(sha256)) => Some(Origin::new(url, sha256)?),
+        _ => None,
+    };
+    Ok(Some(Source { path, origin }))
 }
 
 fn start_log(form: LogForm) {

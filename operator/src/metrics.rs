@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
-    /// What was asked: `register`, `report`, `firstRelease`, or `open` for what ended before it asked.
+    /// What was asked: `register`, `report`, `firstRelease`, `inventory`, `media`, or `open` for what ended before it
+    /// asked.
     request: &'static str,
     /// `ok` or `refused`.
     result: &'static str,
@@ -109,6 +110,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     pub installing: Gauge,
     pub connections: Gauge,
+    pub downloads: Gauge,
+    pub downloaded: Counter,
     pub seconds: Histogram,
     pub writes: Counter,
 }
@@ -118,6 +121,7 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("rancheros");
         let outcomes = Family::<Outcome, Counter>::default();
         let (in_flight, installing, connections) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let (downloads, downloaded) = (Gauge::default(), Counter::default());
         let seconds = histogram();
         let writes = Counter::default();
         let (phases, reconciliations, requests) = (histograms(), histograms(), histograms());
@@ -128,6 +132,8 @@ impl Default for Metrics {
         registry.register("exchanges_in_flight", "Admitted exchanges before their answer", in_flight.clone());
         registry.register("machines_installing", "Machines that report progress now", installing.clone());
         registry.register("connections", "Open connections", connections.clone());
+        registry.register("downloads", "Media that are being sent", downloads.clone());
+        registry.register("downloaded_bytes", "Bytes of media sent", downloaded.clone());
         registry.register("exchange_seconds", "From the first message to the answer", seconds.clone());
         registry.register("inventory_writes", "Requests that changed a MachineInventory", writes.clone());
         registry.register("exchange_phase_seconds", "Parts of an exchange", phases.clone());
@@ -149,6 +155,8 @@ impl Default for Metrics {
             in_flight,
             installing,
             connections,
+            downloads,
+            downloaded,
             seconds,
             writes,
         }

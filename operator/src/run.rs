@@ -11,6 +11,7 @@ use crate::inventory_client::InventoryClient;
 use crate::inventory_index::InventoryIndex;
 use crate::leadership::{Election, Leadership};
 use crate::lookup::Lookup;
+use crate::media::{self, Shelf};
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration_index::RegistrationIndex;
@@ -45,6 +46,10 @@ pub struct Settings {
     pub namespace: String,
     /// Exchanges at once, before their answer.
     pub exchanges: usize,
+    /// Where base media come from; `None`: none are served.
+    pub media: Option<media::Source>,
+    /// Media sent at once.
+    pub downloads: usize,
     /// What this replica is called, in the Lease of whoever leads.
     pub replica: String,
 }
@@ -73,6 +78,7 @@ pub async fn run(
     let (events, write_events) = Events::new(client.clone());
     let (leadership, lead) = Leadership::new();
     let election = Election::new(client.clone(), &settings.namespace, &settings.replica, lead, metrics.leads.clone())?;
+    let (shelf, keeper) = Shelf::new(settings.media, settings.downloads);
     let context = Arc::new(Context {
         client: client.clone(),
         registrations: RegistrationIndex::default(),
@@ -81,6 +87,7 @@ pub async fn run(
         lookup: Lookup::default(),
         secrets: SharedSecrets::default(),
         rancher: Rancher::default(),
+        media: shelf,
         events,
         metrics,
         leadership,
@@ -92,6 +99,7 @@ pub async fn run(
     let tls = TlsAcceptor::from(certificate.clone().server_config()?);
 
     let background = tokio::spawn(write_events);
+    let keeping = keeper.map(|keeper| tokio::spawn(keeper.run()));
     let renewal = tokio::spawn(front.keep(certificate, endpoint_sender, served));
     let connections = context.metrics.connections.clone();
     let serving = tokio::spawn(server::serve(listener, tls, router, Limits::default(), connections, stop.clone()));
@@ -116,6 +124,9 @@ pub async fn run(
     serving.await.context("stopping the server")?;
     background.abort();
     renewal.abort();
+    if let Some(keeping) = keeping {
+        keeping.abort();
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! | route                                  | who may                     | what                                      |
 //! |----------------------------------------|-----------------------------|-------------------------------------------|
 //! | `/v1-rancheros/registration/<token>`   | who has the token           | settings for a medium; the exchanges      |
+//! | `/v1-rancheros/media/<token>/<name>`   | who has the token           | a medium with those settings              |
 //! | `/cacerts`, `/v1-rancheros/…/cacerts`  | everybody                   | PEM of the authorities to trust           |
 //! | all else below `/v1-rancheros/`        | a TPM or a shared secret    | how the machine joins its cluster         |
 //! |                                        | that an inventory knows     |                                           |
@@ -15,6 +16,7 @@ mod first_release;
 mod identity;
 mod inventory;
 mod listener;
+mod media;
 mod registration;
 mod tls;
 
@@ -42,6 +44,7 @@ pub struct Desk {
 pub fn router(desk: Desk) -> Router {
     Router::new()
         .route(&format!("{PATH}/{{token}}"), get(registration::open))
+        .route(&format!("{}/{{token}}/{{name}}", crate::media::PATH), get(media::open))
         .route("/v1-rancheros/{*path}", get(inventory::open))
         .route("/cacerts", get(ca_certificates::show))
         .route("/healthz", get(|| async { "ok\n" }))

@@ -61,13 +61,15 @@ refusal_codes! {
     MalformedToken => 400, false;
     /// No MachineRegistration has this token.
     UnknownToken => 404, false;
+    /// No medium of this name is served.
+    UnknownMedium => 404, false;
     /// The registration's `expiresAt` has passed.
     RegistrationExpired => 410, false;
     /// The registration already has `maxMachines` machines.
     TooManyMachines => 403, true;
     /// The machine is known and waits for somebody to approve it.
     ApprovalPending => 403, true;
-    /// More exchanges are in flight than the operator admits.
+    /// More exchanges or downloads are in flight than the operator admits.
     Busy => 429, true;
     /// The operator cannot reach its API server.
     Unavailable => 503, true;
@@ -83,7 +85,7 @@ refusal_codes! {
     UnexpectedMessage => 400, false;
     /// A message is larger than the limit.
     MessageTooBig => 413, false;
-    /// The exchange took longer than it may.
+    /// The exchange took longer than it may, or the reader of a medium was too slow.
     DeadlineExceeded => 408, true;
     /// The endorsement key is of a kind or size that is not supported.
     UnsupportedEndorsementKey => 400, false;

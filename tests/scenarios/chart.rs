@@ -23,7 +23,9 @@ const RELEASE: &str = "rancheros-operator";
 const EVERYTHING: &str = "replicas=3,ingress.host=ros.example.org,ingress.tlsSecretName=ros-tls,tls.secretName=own,\
                           metrics.serviceMonitor.enabled=true,networkPolicy.enabled=true,\
                           global.cattle.systemDefaultRegistry=registry.example.org,service.type=ClusterIP,\
-                          planNamespaces[0]=system-upgrade,defaultOSImage.osImage=ros:v2";
+                          planNamespaces[0]=system-upgrade,defaultOSImage.osImage=ros:v2,\
+                          media.url=https://media.example.org:8443/ros.iso,media.sha256=\
+                          aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
 #[test]
 fn what_is_rendered_is_what_is_committed() {
@@ -56,10 +58,27 @@ fn wrong_values_are_refused_by_name() {
         ("service.type=Loadbalancer", "type"),
         ("replica=2", "replica"),
         ("tls.ca=PEM", "ca"),
+        ("media.url=ftp://example.org/ros.iso", "url"),
+        ("media.url=https://example.org/ros.iso", "media.sha256"),
+        ("media.url=https://example.org/ros.iso,media.volume.hostPath.path=/srv", "leave the other out"),
     ] {
         let error = format!("{:#}", render(scratch.path(), values).unwrap_err());
         assert!(error.contains(told), "{values}: {error}");
     }
+}
+
+#[test]
+fn media_come_from_any_volume() {
+    let scratch = Scratch::new("chart-media").unwrap();
+    let rendered = render(scratch.path(), "media.volume.persistentVolumeClaim.claimName=isos").unwrap();
+    let documents = rendered.split("\n---\n").map(|text| serde_yaml::from_str::<Value>(text).unwrap());
+    let deployment = documents.into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(pod["volumes"], json!([{"name": "media", "persistentVolumeClaim": {"claimName": "isos"}}]));
+    let mount = &pod["containers"][0]["volumeMounts"][0];
+    assert_eq!((&mount["name"], &mount["readOnly"]), (&json!("media"), &json!(true)));
+    let told = json!({"name": "ROS_MEDIA", "value": mount["mountPath"]});
+    assert!(pod["containers"][0]["env"].as_array().unwrap().contains(&told), "{pod}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ mod interactive;
 mod inventory;
 mod leader;
 mod life;
+mod media;
 mod medium;
 mod operator_image;
 mod oracles;

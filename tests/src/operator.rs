@@ -29,6 +29,11 @@ const READY: Duration = Duration::from_secs(90);
 impl Operator {
     /// Installs the CRDs and the namespaces of the reference, starts the operator, and waits until it is ready.
     pub async fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
+        Self::start_with(cluster, folder, &[]).await
+    }
+
+    /// The same with settings of its own, as environment variables.
+    pub async fn start_with(cluster: &Cluster, folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         install_definitions(cluster)?;
         let port = Port::reserve()?;
         let server_url = format!("https://{HOST_SEEN_BY_MACHINES}:{}", port.number());
@@ -37,7 +42,8 @@ impl Operator {
             ("ROS_SERVER_URL", server_url.clone()),
             ("ROS_NAMESPACE", NAMESPACE.to_owned()),
         ];
-        let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let mut environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         Self::start_as(port, server_url, environment, folder).await
     }
 

@@ -112,6 +112,7 @@ fn advice(code: RefusalCode) -> &'static str {
         MalformedToken | UnknownToken => {
             "make a new medium with the registrationURL that `kubectl get machineregistration -o wide` shows"
         }
+        UnknownMedium => "take the medium's URL from the MachineRegistration's status.mediaURLs",
         RegistrationExpired => "raise the MachineRegistration's expiresAt, or make a medium for another one",
         TooManyMachines => "raise the MachineRegistration's maxMachines, or delete machines that are gone",
         ApprovalPending => "approve the MachineInventory; this machine keeps asking",

@@ -4,11 +4,12 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use medium::reserved_space;
 
 use super::boot_files::BootFiles;
 use super::release::{KERNEL_ARGUMENTS, MANIFEST};
 use super::tools::Tools;
-use crate::{digest, embed};
+use crate::digest;
 
 const MENU: &str = include_str!("../../grub/live.cfg");
 /// shim, GRUB and MokManager have 5 MB.
@@ -30,7 +31,7 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
         |name: &str, content: &str| fs::write(part(name), content).with_context(|| format!("writing the ISO's {name}"));
     text("grub.cfg", &MENU.replace("@VOLUME@", &volume).replace("@ARGUMENTS@", KERNEL_ARGUMENTS))?;
     text("info", &format!("ros {version} {volume}\n"))?;
-    text("registration.yaml", &embed::empty())?;
+    text("registration.yaml", &reserved_space::empty())?;
     boot.write_medium_image(tools, &part("eltorito.img"))?;
     write_efi_image(boot, tools, epoch, &part("efi.img"))?;
 

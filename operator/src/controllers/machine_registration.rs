@@ -5,6 +5,7 @@
 use super::{DEBOUNCE, ReconcileError, drain, log_watch_error, on_error};
 use crate::context::{Context, FIELD_MANAGER};
 use crate::crd::{Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
+use crate::media;
 use crate::registration::{self, Endpoint, Problem, Registration};
 use crate::registration_index::Authorities;
 use futures::{Stream, StreamExt, stream};
@@ -17,7 +18,8 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use protocol::RegistrationToken;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -45,7 +47,9 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
         .with_config(Config::default().debounce(Duration::from_millis(50)))
         .reconcile_on(changed_counts(context.clone()))
         .reconcile_all_on(context.leadership.begins())
-        .reconcile_all_on(changed_endpoints(context.endpoint.clone()))
+        // The URL and the authorities stand in what every registration hands out, and media are listed in each.
+        .reconcile_all_on(changes(context.endpoint.clone()))
+        .reconcile_all_on(changes(context.media.watch()))
         .graceful_shutdown_on(stop);
     drain(controller.run(timed, on_error, context)).await;
 }
@@ -61,11 +65,10 @@ fn changed_counts(context: Arc<Context>) -> impl Stream<Item = ObjectRef<Machine
     .flatten()
 }
 
-/// The URL and the authorities stand in what every registration hands out.
-fn changed_endpoints(endpoint: watch::Receiver<Endpoint>) -> impl Stream<Item = ()> + Send {
-    stream::unfold(endpoint, |mut endpoint| async {
-        endpoint.changed().await.ok()?;
-        Some(((), endpoint))
+fn changes<T: Send + Sync>(told: watch::Receiver<T>) -> impl Stream<Item = ()> + Send {
+    stream::unfold(told, |mut told| async {
+        told.changed().await.ok()?;
+        Some(((), told))
     })
 }
 
@@ -93,6 +96,8 @@ struct Found {
     machines: Option<u32>,
     /// `None`: none are asked for.
     authorities: Option<Result<Authorities, Problem>>,
+    /// File names of media; `None`: not looked at yet.
+    media: Option<Vec<String>>,
     now: Time,
 }
 
@@ -117,6 +122,7 @@ async fn fetch(object: &MachineRegistration, context: &Context) -> Result<Found,
         endpoint: context.endpoint(),
         machines: count.map(|count| count.try_into().unwrap_or(u32::MAX)),
         authorities,
+        media: context.media.names(),
         now: context.now(),
     })
 }
@@ -155,6 +161,10 @@ fn build(
     status.observed_generation = object.metadata.generation;
     status.registration_url = Some(registration::url(&found.endpoint, &token));
     status.registration_token = Some(token.expose().to_owned());
+    if let Some(names) = &found.media {
+        let urls = names.iter().map(|name| (name.clone(), media::url(&found.endpoint, &token, name)));
+        status.media_urls = Some(urls.collect()).filter(|urls: &BTreeMap<_, _>| !urls.is_empty());
+    }
     status.machines = found.machines.unwrap_or(status.machines);
     let generation = object.metadata.generation;
     match problem {
@@ -191,10 +201,11 @@ async fn write(
         return Ok(());
     }
     // With the version read: of two replicas that make a token each, one must lose.
-    let patch = json!({
+    let mut patch = json!({
         "metadata": {"resourceVersion": object.resource_version()},
         "status": status,
     });
+    patch["status"]["mediaURLs"] = media_patch(object.status.as_ref().and_then(|s| s.media_urls.as_ref()), status);
     let api = Api::<MachineRegistration>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     api.patch_status(&object.name_any(), &parameters, &Patch::Merge(&patch))
@@ -209,6 +220,14 @@ async fn write(
         context.events.tell(object.object_ref(&()), warning, &after.reason, &after.message);
     }
     Ok(())
+}
+
+/// `status.mediaURLs` in a merge patch, which keeps what it does not name: media that are gone are named as null.
+fn media_patch(before: Option<&BTreeMap<String, String>>, status: &MachineRegistrationStatus) -> Value {
+    let Some(now) = &status.media_urls else { return Value::Null };
+    let gone = before.into_iter().flat_map(BTreeMap::keys).filter(|name| !now.contains_key(*name));
+    let gone = gone.map(|name| (name.clone(), Value::Null));
+    now.iter().map(|(name, url)| (name.clone(), json!(url))).chain(gone).collect()
 }
 
 /// When to look again without being told.
@@ -268,6 +287,7 @@ mod tests {
             endpoint: Endpoint { server_url: "https://ros".into(), ca_bundle: "PEM".into() },
             machines: Some(2),
             authorities: None,
+            media: Some(Vec::new()),
             now: Time(Timestamp::from_second(1_800_000_000).unwrap()),
         }
     }
@@ -291,6 +311,24 @@ mod tests {
         let later = Found { now: Time(Timestamp::from_second(1_800_009_999).unwrap()), ..found() };
         let again = build(&object, &later, None, || unreachable!("the token is kept"));
         assert_eq!(again, status);
+    }
+
+    #[test]
+    fn media_are_listed_as_they_are_and_kept_while_nothing_is_known() {
+        let listing =
+            |names: &[&str]| Found { media: Some(names.iter().map(|n| (*n).to_owned()).collect()), ..found() };
+        let mut object = object(json!({}));
+        let status = status_of(&object, &listing(&["a.iso", "b.iso"]));
+        let urls = status.media_urls.clone().unwrap();
+        let token = "t".repeat(54);
+        assert_eq!(urls["b.iso"], format!("https://ros/v1-rancheros/media/{token}/b.iso"));
+        object.status = Some(status.clone());
+        assert_eq!(status_of(&object, &Found { media: None, ..found() }), status);
+
+        let fewer = status_of(&object, &listing(&["b.iso"]));
+        assert_eq!(media_patch(Some(&urls), &fewer), json!({"a.iso": null, "b.iso": urls["b.iso"]}));
+        let none = status_of(&object, &listing(&[]));
+        assert_eq!((&none.media_urls, media_patch(Some(&urls), &none)), (&None, Value::Null));
     }
 
     #[test]

@@ -122,7 +122,8 @@ pub struct MachineRegistrationStatus {
     /// The secret part of the URL. Delete it to have another one made; media with the old one are then refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration_token: Option<String>,
-    /// Media that carry this registration already, by kind.
+    /// Media that carry this registration already, by file name: live ISOs for a stick or for a server's virtual CD.
+    /// Absent where the operator was given none (the chart's `media`).
     #[serde(rename = "mediaURLs", default, skip_serializing_if = "Option::is_none")]
     pub media_urls: Option<BTreeMap<String, String>>,
     /// How many MachineInventory objects came through here.

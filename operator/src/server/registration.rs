@@ -69,7 +69,8 @@ fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocketUpgrad
     Ok(upgrade.on_upgrade(move |socket| first_release::run(socket, context, registration, presented, admitted)))
 }
 
-fn find(desk: &Desk, token: &str) -> Result<Arc<Registration>, Refusal> {
+/// The registration of a token in a path.
+pub(super) fn find(desk: &Desk, token: &str) -> Result<Arc<Registration>, Refusal> {
     let token: RegistrationToken = token.parse().map_err(|error: protocol::token::MalformedToken| {
         Refusal::new(RefusalCode::MalformedToken, format!("{error}; the registration URL was cut or mistyped"))
     })?;

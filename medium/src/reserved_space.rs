@@ -1,13 +1,28 @@
 //! The space that a medium reserves for registration settings: the file /registration.yaml of fixed size, filled up
 //! with newlines, so that it can be written in place and is plain YAML at any time.
 
+use std::io::{Read, Seek};
+
 use anyhow::{Context, Result, ensure};
 use protocol::CloudConfig;
+
+use crate::iso9660::{Extent, Volume};
 
 /// Path on the medium.
 pub const PATH: &str = "/registration.yaml";
 /// Size of the file in bytes.
 pub const RESERVED_BYTES: usize = 64 << 10;
+
+/// Where a volume's reserved space is. It has [`RESERVED_BYTES`].
+pub fn find(volume: &mut Volume<impl Read + Seek>) -> Result<Extent> {
+    let extent = volume.find(PATH).context("looking for the reserved space; was it built by `ros-image build`?")?;
+    ensure!(
+        extent.size == RESERVED_BYTES as u64,
+        "{PATH} has {} bytes instead of {RESERVED_BYTES}; it was not made by this program",
+        extent.size
+    );
+    Ok(extent)
+}
 
 /// The content of a medium without settings.
 pub fn empty() -> String {

@@ -1,0 +1,101 @@
+//! Bootable media that carry a registration already: a base medium, and over it the settings of one registration, put
+//! together while they are sent. The bytes are those that `ros-image customize` writes; nothing is stored for a
+//! registration.
+//!
+//! ```text
+//! folder ─► keeper: looks, digests ─► Shelf ─► server/media: selection (HTTP), customized (bytes)
+//! URL ─► fetch ─┘                       └─► MachineRegistration status.mediaURLs
+//! ```
+
+mod base_medium;
+mod customized;
+mod fetch;
+mod keeper;
+mod selection;
+
+pub use base_medium::BaseMedium;
+pub use customized::Customized;
+pub use fetch::Origin;
+pub use keeper::Keeper;
+pub use selection::{Selection, select};
+
+use crate::registration::Endpoint;
+use protocol::{Refusal, RefusalCode, RegistrationToken};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// The path under which media are served.
+pub const PATH: &str = "/v1-rancheros/media";
+/// When to come back for a medium that is being fetched or read, or when downloads are many; in seconds.
+const RETRY_AFTER: u64 = 10;
+
+/// Where base media come from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// A file, or a folder whose `*.iso` are served.
+    pub path: PathBuf,
+    /// What is fetched into the folder first.
+    pub origin: Option<Origin>,
+}
+
+/// The base media by file name; `None` before the first look at them.
+type Media = Option<BTreeMap<String, Arc<BaseMedium>>>;
+
+/// The base media as they are now, and places for those who download them.
+#[derive(Clone)]
+pub struct Shelf {
+    media: watch::Receiver<Media>,
+    places: Arc<Semaphore>,
+}
+
+impl Shelf {
+    /// For at most `most` downloads at once. Without a source there are no media; with one, the keeper must run.
+    pub fn new(source: Option<Source>, most: usize) -> (Self, Option<Keeper>) {
+        let (sender, media) = watch::channel(if source.is_some() { None } else { Some(BTreeMap::new()) });
+        let keeper = source.map(|source| Keeper::new(source, sender));
+        (Self { media, places: Arc::new(Semaphore::new(most)) }, keeper)
+    }
+
+    /// File names of all media; `None` before the first look at them.
+    pub fn names(&self) -> Option<Vec<String>> {
+        self.media.borrow().as_ref().map(|media| media.keys().cloned().collect())
+    }
+
+    /// Tells of every change.
+    pub fn watch(&self) -> watch::Receiver<Media> {
+        self.media.clone()
+    }
+
+    pub fn find(&self, name: &str) -> Result<Arc<BaseMedium>, Refusal> {
+        let media = self.media.borrow();
+        let Some(media) = media.as_ref() else {
+            let message = "the operator is fetching or reading its media";
+            return Err(Refusal::new(RefusalCode::Unavailable, message).retry_after(RETRY_AFTER));
+        };
+        media.get(name).cloned().ok_or_else(|| {
+            let message = "no medium of this name is served; take the URL from the registration's status.mediaURLs";
+            Refusal::new(RefusalCode::UnknownMedium, message)
+        })
+    }
+
+    /// A place for a download, until it is dropped.
+    pub fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.places.clone().try_acquire_owned().map_err(|_| {
+            let message = "as many media as are sent at once are being sent";
+            Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_AFTER)
+        })
+    }
+}
+
+/// The URL of a medium for whoever has the token.
+pub fn url(endpoint: &Endpoint, token: &RegistrationToken, name: &str) -> String {
+    format!("{}{PATH}/{}/{name}", endpoint.server_url, token.expose())
+}
+
+/// What was promised about a medium's bytes is not true any more; the next look at the folder will tell.
+pub fn changed_underneath() -> Refusal {
+    let message = "the medium is being replaced; it is served again when it has been read";
+    Refusal::new(RefusalCode::Unavailable, message).retry_after(RETRY_AFTER)
+}

@@ -1,0 +1,165 @@
+//! A base medium: an image without a registration, with space for one.
+
+use anyhow::{Context as _, ensure};
+use aws_lc_rs::digest;
+use medium::iso9660::Volume;
+use medium::reserved_space;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+/// How much is read at once to be digested.
+const BUFFER: usize = 1 << 20;
+/// What serves as the name of a medium's file, and so as part of a URL and of a header.
+const LONGEST_NAME: usize = 128;
+const EXTENSION: &str = ".iso";
+
+/// An opened file, held open: a file that takes its place under the same name does not reach into downloads that have
+/// begun.
+#[derive(Debug)]
+pub struct BaseMedium {
+    file: File,
+    stamp: Stamp,
+    /// Where the reserved space begins.
+    space: u64,
+    sha256: [u8; 32],
+}
+
+/// By which it is seen that a file is another one, or was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    pub fn of(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+impl BaseMedium {
+    /// Reads all of the file, to know its digest.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let file = File::open(path).context("opening it")?;
+        let stamp = Stamp::of(&file.metadata().context("inspecting it")?);
+        let extent = reserved_space::find(&mut Volume::open(&file)?)?;
+        let sha256 = sha256(&file).context("reading it")?;
+        let medium = Self { file, stamp, space: extent.offset, sha256 };
+        ensure!(medium.is_unchanged(), "it is being written");
+        Ok(medium)
+    }
+
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        self.stamp.size
+    }
+
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    pub fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
+    }
+
+    /// Where the reserved space begins.
+    pub fn space(&self) -> u64 {
+        self.space
+    }
+
+    /// Whether the file is still what was digested: somebody may write to it in place.
+    pub fn is_unchanged(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
+    }
+
+    /// These bytes of the file; an error if it has been written to since it was digested.
+    pub fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, range.start)?;
+        // Looked at after the bytes were read, so that none of another content are given away.
+        if self.is_unchanged() { Ok(bytes) } else { Err(io::Error::other("the medium was written to")) }
+    }
+}
+
+/// Whether a file of this name is served: the name stands in URLs and headers as it is.
+pub fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    name.len() <= LONGEST_NAME
+        && name.strip_suffix(EXTENSION).is_some_and(|stem| !stem.is_empty() && !stem.starts_with(['.', '-']))
+        && name.chars().all(plain)
+}
+
+fn sha256(mut file: &File) -> io::Result<[u8; 32]> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut buffer = vec![0; BUFFER];
+    file.seek(SeekFrom::Start(0))?;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => context.update(&buffer[..read]),
+        }
+    }
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(context.finish().as_ref());
+    Ok(sha256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures;
+
+    #[test]
+    fn a_medium_of_ours_opens_and_others_are_refused_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = fixtures::base_medium(folder.path(), "a.iso", 7);
+        let bytes = std::fs::read(&path).unwrap();
+        let medium = BaseMedium::open(&path).unwrap();
+        assert_eq!((medium.size(), *medium.sha256()), (bytes.len() as u64, crate::digest::sha256(&bytes)));
+        assert_eq!(medium.read(5..9000).unwrap(), bytes[5..9000]);
+
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(format!("{:#}", BaseMedium::open(&path).unwrap_err()).contains("is the download complete?"));
+        std::fs::write(&path, "#!/bin/sh").unwrap();
+        assert!(format!("{:#}", BaseMedium::open(&path).unwrap_err()).contains("not an ISO 9660 image"));
+    }
+
+    #[test]
+    fn bytes_of_a_file_that_was_written_to_are_not_given_away_and_those_of_a_replaced_one_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = fixtures::base_medium(folder.path(), "a.iso", 7);
+        let before = std::fs::read(&path).unwrap();
+        let medium = BaseMedium::open(&path).unwrap();
+        let other = fixtures::base_medium(folder.path(), "b.iso", 8);
+        std::fs::rename(other, &path).unwrap();
+        assert_eq!(medium.read(0..before.len() as u64).unwrap(), before);
+
+        let medium = BaseMedium::open(&path).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert!(!medium.is_unchanged() && medium.read(0..1).is_err());
+    }
+
+    #[test]
+    fn names_are_those_that_need_no_quoting_anywhere() {
+        for good in ["ros-0.1.0-x86_64.iso", "a.iso"] {
+            assert!(is_name(good), "{good}");
+        }
+        let long = format!("{}.iso", "a".repeat(LONGEST_NAME));
+        for bad in ["", ".iso", ".a.iso", "-a.iso", "a b.iso", "a\".iso", "ä.iso", "../a.iso", "a.ISO", "a.img", &long]
+        {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}

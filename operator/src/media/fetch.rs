@@ -1,0 +1,169 @@
+//! A base medium from a URL, once at the start, into a folder of this replica's own.
+
+use super::base_medium::is_name;
+use anyhow::{Context as _, bail, ensure};
+use aws_lc_rs::digest;
+use std::path::Path;
+use std::time::Duration;
+use tokio::fs::{self, File};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Without a byte for so long, an attempt is given up.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// A medium is some hundred MB; a wrong URL must not fill a node's disk.
+const LARGEST: u64 = 8 << 30;
+const BUFFER: usize = 1 << 20;
+
+/// A URL that was checked, and the digest of what is there. Its `Debug` hides what may be a credential.
+#[derive(Clone)]
+pub struct Origin {
+    url: reqwest::Url,
+    sha256: String,
+    /// The last part of the URL, which becomes the medium's name.
+    name: String,
+}
+
+impl Origin {
+    /// `sha256` in hex, as `sha256sum` prints it.
+    pub fn new(url: &str, sha256: &str) -> anyhow::Result<Self> {
+        let url: reqwest::Url = url.parse().context("reading the medium's URL")?;
+        ensure!(matches!(url.scheme(), "http" | "https"), "the medium's URL starts with neither http:// nor https://");
+        let name = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default().to_owned();
+        ensure!(is_name(&name), "the medium's URL ends in {name:?}; it must end in a file name such as ros.iso");
+        let sha256 = sha256.to_ascii_lowercase();
+        let is_digest = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+        ensure!(is_digest, "the medium's SHA-256 must be 64 hex digits, as sha256sum prints them");
+        Ok(Self { url, sha256, name })
+    }
+
+    /// For logs: without user, password and query.
+    pub fn shown(&self) -> String {
+        format!("{}://{}{}", self.url.scheme(), self.url.host_str().unwrap_or_default(), self.url.path())
+    }
+
+    /// Leaves the medium in the folder, under its name and with its digest, or nothing new. What is there from before a
+    /// restart is not fetched again.
+    pub async fn fetch_into(&self, folder: &Path) -> anyhow::Result<()> {
+        let path = folder.join(&self.name);
+        if let Ok(file) = File::open(&path).await
+            && sha256(file).await.with_context(|| format!("reading {}", path.display()))? == self.sha256
+        {
+            return Ok(());
+        }
+        tracing::info!(url = self.shown(), "fetching a medium");
+        let part = folder.join(format!("{}.part", self.name));
+        let fetched = self.download(&part).await;
+        if fetched.is_err() {
+            // Room for the next attempt. That it could not be removed is not what matters.
+            let _ = fs::remove_file(&part).await;
+        }
+        fetched?;
+        fs::rename(&part, &path).await.with_context(|| format!("putting {} into place", path.display()))
+    }
+
+    async fn download(&self, part: &Path) -> anyhow::Result<()> {
+        let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
+        let answer = client.context("making an HTTP client")?.get(self.url.clone()).send().await;
+        // The URL is said by whoever logs this, without what may be secret in it.
+        let answer = answer.and_then(reqwest::Response::error_for_status).map_err(reqwest::Error::without_url);
+        let mut answer = answer.context("asking for it")?;
+        let describe = || format!("writing {}", part.display());
+        let mut file = File::create(part).await.with_context(describe)?;
+        let mut context = digest::Context::new(&digest::SHA256);
+        let mut size = 0;
+        while let Some(bytes) = answer.chunk().await.map_err(reqwest::Error::without_url).context("receiving it")? {
+            size += bytes.len() as u64;
+            ensure!(size <= LARGEST, "it has more than {LARGEST} bytes");
+            context.update(&bytes);
+            file.write_all(&bytes).await.with_context(describe)?;
+        }
+        file.flush().await.with_context(describe)?;
+        let actual = hex::encode(context.finish());
+        if actual != self.sha256 {
+            bail!("it has the SHA-256 {actual} instead of {}", self.sha256);
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
+async fn sha256(mut file: File) -> std::io::Result<String> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match file.read(&mut buffer).await? {
+            0 => return Ok(hex::encode(context.finish())),
+            read => context.update(&buffer[..read]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::extract::State;
+    use axum::routing::get;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::net::TcpListener;
+
+    const CONTENT: &[u8] = b"a medium";
+
+    /// The URL of a server that has one medium, and how often it was asked for it.
+    async fn serve() -> (String, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let give = |State(asked): State<Arc<AtomicUsize>>| async move {
+            asked.fetch_add(1, Ordering::SeqCst);
+            CONTENT
+        };
+        let router = Router::new().route("/media/a.iso", get(give)).with_state(asked.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/media/a.iso?token=s3cret", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (url, asked)
+    }
+
+    #[tokio::test]
+    async fn a_medium_is_fetched_once_and_only_with_its_digest() {
+        let (url, asked) = serve().await;
+        let folder = tempfile::tempdir().unwrap();
+        let fetch = async |url: &str, sha256: &str| Origin::new(url, sha256).unwrap().fetch_into(folder.path()).await;
+        let good = hex::encode(crate::digest::sha256(CONTENT));
+        let error = format!("{:#}", fetch(&url, &"0".repeat(64)).await.unwrap_err());
+        assert!(error.contains(&good), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing stays of what is wrong");
+        for _ in 0..2 {
+            fetch(&url, &good.to_uppercase()).await.unwrap();
+            assert_eq!(std::fs::read(folder.path().join("a.iso")).unwrap(), CONTENT);
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        let missing = url.replace("/media/", "/nothing/");
+        std::fs::remove_file(folder.path().join("a.iso")).unwrap();
+        let error = format!("{:#}", fetch(&missing, &good).await.unwrap_err());
+        assert!(error.contains("404") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_url_names_a_medium_and_its_credentials_are_not_shown() {
+        let digest = "ab".repeat(32);
+        let origin = Origin::new("https://user:s3cret@a.test/x/ros-1.iso?sig=s3cret", &digest).unwrap();
+        assert_eq!((origin.name.as_str(), format!("{origin:?}").as_str()), ("ros-1.iso", "https://a.test/x/ros-1.iso"));
+        for (url, sha256, told) in [
+            ("https://a.test/", digest.as_str(), "must end in a file name"),
+            ("https://a.test/a%20b.iso", &digest, "must end in a file name"),
+            ("ftp://a.test/a.iso", &digest, "neither http://"),
+            ("a.iso", &digest, "the medium's URL"),
+            ("https://a.test/a.iso", "abc", "64 hex digits"),
+        ] {
+            let error = format!("{:#}", Origin::new(url, sha256).unwrap_err());
+            assert!(error.contains(told), "{url}: {error}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Looks after the base media: fetches the one that is to be fetched, and follows what is put into the folder.
+
+use super::base_medium::{Stamp, is_name};
+use super::{BaseMedium, Media, Source};
+use anyhow::Context as _;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Between two looks at the folder: a look at files that have not changed asks for no more than their times.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Between two attempts to fetch.
+const FETCH_RETRY: Duration = Duration::from_secs(30);
+/// More than these are not served: all of them are held open.
+const MOST: usize = 64;
+
+pub struct Keeper {
+    source: Source,
+    media: watch::Sender<Media>,
+}
+
+/// Every file that was looked at, and what it is: `None` where it cannot be served, which was said then.
+type Known = HashMap<PathBuf, (Stamp, Option<Arc<BaseMedium>>)>;
+
+impl Keeper {
+    pub(super) fn new(source: Source, media: watch::Sender<Media>) -> Self {
+        Self { source, media }
+    }
+
+    /// As long as the operator runs.
+    pub async fn run(self) {
+        if let Some(origin) = &self.source.origin {
+            while let Err(error) = origin.fetch_into(&self.source.path).await {
+                tracing::warn!(error = format!("{error:#}"), url = origin.shown(), "fetching a medium");
+                tokio::time::sleep(FETCH_RETRY).await;
+            }
+        }
+        let mut known = Known::new();
+        let mut complaint = String::new();
+        loop {
+            let path = self.source.path.clone();
+            let looking = tokio::task::spawn_blocking(move || {
+                let found = look(&path, &mut known);
+                (found, known)
+            });
+            let Ok((found, kept)) = looking.await else { return tracing::error!("looking at media panicked") };
+            known = kept;
+            match found {
+                Ok(found) => {
+                    complaint.clear();
+                    self.publish(found);
+                }
+                // Said once: a volume that is not there today may be there tomorrow.
+                Err(error) if format!("{error:#}") != complaint => {
+                    complaint = format!("{error:#}");
+                    tracing::warn!(error = complaint, "looking at media");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn publish(&self, found: BTreeMap<String, Arc<BaseMedium>>) {
+        self.media.send_if_modified(|media| {
+            let stamps = |media: &BTreeMap<String, Arc<BaseMedium>>| {
+                media.iter().map(|(name, medium)| (name.clone(), medium.stamp())).collect::<Vec<_>>()
+            };
+            let unchanged = media.as_ref().is_some_and(|media| stamps(media) == stamps(&found));
+            if !unchanged {
+                tracing::info!(media = found.keys().cloned().collect::<Vec<_>>().join(" "), "serving media");
+                *media = Some(found);
+            }
+            !unchanged
+        });
+    }
+}
+
+/// The media at `path`, a file or a folder. Reads those that changed since they were entered in `known`.
+fn look(path: &Path, known: &mut Known) -> anyhow::Result<BTreeMap<String, Arc<BaseMedium>>> {
+    let mut files = Vec::new();
+    if fs::metadata(path).with_context(|| format!("inspecting {}", path.display()))?.is_dir() {
+        for entry in fs::read_dir(path).with_context(|| format!("listing {}", path.display()))? {
+            files.push(entry.with_context(|| format!("listing {}", path.display()))?.path());
+        }
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "iso"));
+        files.sort();
+    } else {
+        files.push(path.to_owned());
+    }
+    known.retain(|file, _| files.contains(file));
+    let mut found = BTreeMap::new();
+    for file in files {
+        let Some(medium) = enter(&file, known) else { continue };
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if found.len() < MOST {
+            found.insert(name, medium);
+        }
+    }
+    Ok(found)
+}
+
+/// The medium in a file, which is read only if it is not known as it is now.
+fn enter(file: &Path, known: &mut Known) -> Option<Arc<BaseMedium>> {
+    // A file that has just gone is no medium any more.
+    let stamp = Stamp::of(&fs::metadata(file).ok()?);
+    if let Some((then, medium)) = known.get(file)
+        && *then == stamp
+    {
+        return medium.clone();
+    }
+    let opened = match file.file_name().and_then(|name| name.to_str()) {
+        Some(name) if is_name(name) => BaseMedium::open(file),
+        _ => Err(anyhow::anyhow!("its name is not one of letters, digits and `.`, `_`, `-` that ends in .iso")),
+    };
+    let medium = match opened {
+        Ok(medium) => Some(Arc::new(medium)),
+        Err(error) => {
+            tracing::warn!(file = %file.display(), error = format!("{error:#}"), "a file is not served as a medium");
+            None
+        }
+    };
+    let stamp = medium.as_ref().map_or(stamp, |medium| medium.stamp());
+    known.insert(file.to_owned(), (stamp, medium.clone()));
+    medium
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures;
+
+    fn names(media: &BTreeMap<String, Arc<BaseMedium>>) -> Vec<&str> {
+        media.keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn a_folder_gives_its_media_and_a_file_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut known = Known::new();
+        assert!(look(folder.path(), &mut known).unwrap().is_empty());
+        let file = fixtures::base_medium(folder.path(), "a.iso", 1);
+        fixtures::base_medium(folder.path(), "b.iso", 2);
+        fixtures::base_medium(folder.path(), "not this one.iso", 3);
+        fs::write(folder.path().join("others.iso"), "somebody's data").unwrap();
+        fs::write(folder.path().join("c.iso.part"), "half of one").unwrap();
+        fs::create_dir(folder.path().join("lost+found")).unwrap();
+        assert_eq!(names(&look(folder.path(), &mut known).unwrap()), ["a.iso", "b.iso"]);
+        assert_eq!(names(&look(&file, &mut known).unwrap()), ["a.iso"]);
+        assert!(look(&folder.path().join("nothing"), &mut known).is_err());
+    }
+
+    #[test]
+    fn only_what_changed_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut known = Known::new();
+        for (name, fill) in [("a.iso", 1), ("b.iso", 2)] {
+            fixtures::base_medium(folder.path(), name, fill);
+        }
+        let before = look(folder.path(), &mut known).unwrap();
+        let replacement = fixtures::base_medium(folder.path(), "new", 9);
+        fs::rename(replacement, folder.path().join("a.iso")).unwrap();
+        let after = look(folder.path(), &mut known).unwrap();
+        assert!(Arc::ptr_eq(&before["b.iso"], &after["b.iso"]));
+        assert_ne!(before["a.iso"].sha256(), after["a.iso"].sha256());
+        fs::remove_file(folder.path().join("a.iso")).unwrap();
+        assert_eq!(names(&look(folder.path(), &mut known).unwrap()), ["b.iso"]);
+        assert_eq!(known.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_look_that_finds_the_same_tells_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        fixtures::base_medium(folder.path(), "a.iso", 1);
+        let mut known = Known::new();
+        let (media, mut told) = watch::channel(None);
+        let keeper = Keeper::new(Source { path: folder.path().into(), origin: None }, media);
+        keeper.publish(look(folder.path(), &mut known).unwrap());
+        assert!(told.has_changed().unwrap());
+        told.mark_unchanged();
+        keeper.publish(look(folder.path(), &mut known).unwrap());
+        assert!(!told.has_changed().unwrap());
+    }
+}

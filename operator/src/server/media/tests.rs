@@ -1,0 +1,192 @@
+use super::*;
+use crate::fixtures::{self, FakeApi};
+use crate::media::{PATH, Shelf, Source};
+use crate::server::{Admission, router};
+use axum::body::to_bytes;
+use axum::http::Request;
+use kube::runtime::watcher::Event;
+use medium::reserved_space;
+use serde_json::{Value, json};
+use std::path::Path as FilePath;
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+const TOKEN: &str = "tttttttttttttttttttttttttttttttttttttttttttttttttttttt";
+const NAME: &str = "ros.iso";
+
+/// A desk with one medium, for this many downloads at once.
+async fn desk(spec: Value, most: usize) -> (Desk, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    fixtures::base_medium(folder.path(), NAME, 7);
+    let (shelf, keeper) = Shelf::new(Some(Source { path: folder.path().into(), origin: None }), most);
+    let mut seen = shelf.watch();
+    tokio::spawn(keeper.unwrap().run());
+    seen.wait_for(Option::is_some).await.unwrap();
+    (desk_with(spec, shelf), folder)
+}
+
+fn desk_with(spec: Value, shelf: Shelf) -> Desk {
+    let context = Context { media: shelf, ..fixtures::context(&FakeApi::default()) };
+    context.registrations.apply(&Event::Apply(fixtures::registration(spec, TOKEN)));
+    Desk { context: Arc::new(context), admission: Admission::new(1).0 }
+}
+
+async fn ask(desk: &Desk, method: Method, path: &str, headers: &[(header::HeaderName, &str)]) -> Response {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(name, *value);
+    }
+    router(desk.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+}
+
+async fn get(desk: &Desk, headers: &[(header::HeaderName, &str)]) -> Response {
+    ask(desk, Method::GET, &format!("{PATH}/{TOKEN}/{NAME}"), headers).await
+}
+
+async fn bytes(response: Response) -> Bytes {
+    to_bytes(response.into_body(), 1 << 24).await.unwrap()
+}
+
+async fn code(response: Response) -> RefusalCode {
+    serde_json::from_slice::<Refusal>(&bytes(response).await).unwrap().code
+}
+
+fn text(response: &Response, name: header::HeaderName) -> &str {
+    response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+/// What `ros-image customize` would make of the base medium and of what the registration's URL gives.
+async fn customized(desk: &Desk, folder: &FilePath) -> Vec<u8> {
+    let url = format!("{}/{TOKEN}", crate::registration::PATH);
+    let settings = bytes(ask(desk, Method::GET, &url, &[]).await).await;
+    let settings = reserved_space::filled(std::str::from_utf8(&settings).unwrap()).unwrap();
+    let mut medium = std::fs::read(folder.join(NAME)).unwrap();
+    let mut volume = medium::iso9660::Volume::open(std::io::Cursor::new(&medium)).unwrap();
+    let space = reserved_space::find(&mut volume).unwrap().offset as usize;
+    medium[space..space + settings.len()].copy_from_slice(&settings);
+    medium
+}
+
+#[tokio::test]
+async fn the_whole_and_its_parts_are_what_customize_makes() {
+    let (desk, folder) = desk(json!({}), 1).await;
+    let expected = customized(&desk, folder.path()).await;
+    let response = get(&desk, &[]).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(text(&response, header::CONTENT_LENGTH), expected.len().to_string());
+    assert_eq!(text(&response, header::CONTENT_DISPOSITION), "attachment; filename=\"door-ros.iso\"");
+    assert_eq!(text(&response, header::ACCEPT_RANGES), "bytes");
+    assert!(bytes(response).await == expected);
+    // Parts that begin before the settings, within them and after them, and one that is all of it.
+    let size = expected.len();
+    for (start, end) in [(0, size), (0, 40_000), (40_000, 100_000), (100_000, size), (size - 1, size)] {
+        let response = get(&desk, &[(header::RANGE, &format!("bytes={start}-{}", end - 1))]).await;
+        assert_eq!(response.status(), StatusCode::PARTIAL_CONTENT);
+        assert_eq!(text(&response, header::CONTENT_RANGE), format!("bytes {start}-{}/{size}", end - 1));
+        assert_eq!(text(&response, header::CONTENT_LENGTH), (end - start).to_string());
+        assert!(bytes(response).await == expected[start..end], "{start}..{end}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_the_medium_or_asks_beyond_it_is_told_so_without_it() {
+    let (desk, folder) = desk(json!({}), 0).await;
+    let size = std::fs::metadata(folder.path().join(NAME)).unwrap().len();
+    // With no place for a download: these need none.
+    let head = ask(&desk, Method::HEAD, &format!("{PATH}/{TOKEN}/{NAME}"), &[]).await;
+    assert_eq!((head.status(), text(&head, header::CONTENT_LENGTH)), (StatusCode::OK, size.to_string().as_str()));
+    let etag = text(&head, header::ETAG).to_owned();
+    assert!(etag.starts_with('"') && !etag.contains(TOKEN), "{etag}");
+    assert!(bytes(head).await.is_empty());
+    let known = get(&desk, &[(header::IF_NONE_MATCH, &etag)]).await;
+    assert_eq!((known.status(), text(&known, header::ETAG)), (StatusCode::NOT_MODIFIED, etag.as_str()));
+    let beyond = get(&desk, &[(header::RANGE, &format!("bytes={size}-"))]).await;
+    assert_eq!(beyond.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(text(&beyond, header::CONTENT_RANGE), format!("bytes */{size}"));
+    assert_eq!(get(&desk, &[(header::IF_MATCH, "\"other\"")]).await.status(), StatusCode::PRECONDITION_FAILED);
+}
+
+#[tokio::test]
+async fn a_resumption_of_another_medium_is_the_whole_of_this_one() {
+    let (desk, folder) = desk(json!({}), 1).await;
+    let head = ask(&desk, Method::HEAD, &format!("{PATH}/{TOKEN}/{NAME}"), &[]).await;
+    let etag = text(&head, header::ETAG).to_owned();
+    let size = std::fs::metadata(folder.path().join(NAME)).unwrap().len();
+    let range = (header::RANGE, "bytes=5-");
+    for (tag, status, length) in
+        [(etag.as_str(), StatusCode::PARTIAL_CONTENT, size - 5), ("\"other\"", StatusCode::OK, size)]
+    {
+        let response = get(&desk, &[range.clone(), (header::IF_RANGE, tag)]).await;
+        assert_eq!(response.status(), status, "{tag}");
+        assert_eq!(bytes(response).await.len() as u64, length);
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_token_or_names_no_medium_learns_only_that() {
+    let (open, _folder) = desk(json!({}), 1).await;
+    let stranger = TOKEN.replace('t', "u");
+    for (path, refused, status) in [
+        (format!("{PATH}/short/{NAME}"), RefusalCode::MalformedToken, StatusCode::BAD_REQUEST),
+        (format!("{PATH}/{stranger}/{NAME}"), RefusalCode::UnknownToken, StatusCode::NOT_FOUND),
+        (format!("{PATH}/{stranger}/other.iso"), RefusalCode::UnknownToken, StatusCode::NOT_FOUND),
+        (format!("{PATH}/{TOKEN}/other.iso"), RefusalCode::UnknownMedium, StatusCode::NOT_FOUND),
+        (format!("{PATH}/{TOKEN}/..%2F{NAME}"), RefusalCode::UnknownMedium, StatusCode::NOT_FOUND),
+        (format!("{PATH}/{TOKEN}"), RefusalCode::Unauthenticated, StatusCode::UNAUTHORIZED),
+    ] {
+        let response = ask(&open, Method::GET, &path, &[]).await;
+        assert_eq!(response.status(), status, "{path}");
+        let body = String::from_utf8(bytes(response).await.to_vec()).unwrap();
+        assert!(!body.contains(&stranger) && !body.contains(TOKEN), "{body}");
+        assert_eq!(serde_json::from_str::<Refusal>(&body).unwrap().code, refused, "{path}");
+    }
+    let (expired, _folder) = desk(json!({"expiresAt": "2020-01-01T00:00:00Z"}), 1).await;
+    assert_eq!(code(get(&expired, &[]).await).await, RefusalCode::RegistrationExpired);
+    let post = ask(&open, Method::POST, &format!("{PATH}/{TOKEN}/{NAME}"), &[]).await;
+    assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn media_that_were_not_read_yet_are_worth_waiting_for() {
+    // The keeper does not run.
+    let (shelf, _keeper) = Shelf::new(Some(Source { path: "/nothing".into(), origin: None }), 1);
+    let response = get(&desk_with(json!({}), shelf), &[]).await;
+    assert!(response.headers().contains_key(header::RETRY_AFTER));
+    assert_eq!(code(response).await, RefusalCode::Unavailable);
+    let without = Shelf::new(None, 1).0;
+    assert_eq!(code(get(&desk_with(json!({}), without), &[]).await).await, RefusalCode::UnknownMedium);
+}
+
+#[tokio::test]
+async fn a_medium_that_is_written_to_is_not_given_away() {
+    let (desk, folder) = desk(json!({}), 1).await;
+    let begun = get(&desk, &[]).await;
+    let file = std::fs::File::options().write(true).open(folder.path().join(NAME)).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert!(to_bytes(begun.into_body(), 1 << 24).await.is_err(), "a download that has begun ends early");
+    assert_eq!(code(get(&desk, &[]).await).await, RefusalCode::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_too_many_is_told_when_to_come_back_and_a_slow_reader_loses_its_place() {
+    let (desk, _folder) = desk(json!({}), 1).await;
+    let slow = get(&desk, &[]).await;
+    let busy = get(&desk, &[]).await;
+    assert_eq!(
+        (busy.status(), busy.headers().contains_key(header::RETRY_AFTER)),
+        (StatusCode::TOO_MANY_REQUESTS, true)
+    );
+    assert_eq!(code(busy).await, RefusalCode::Busy);
+    // Time passes as there is nothing to do: the reader takes nothing.
+    tokio::time::sleep(PIECE_TIMEOUT + Duration::from_secs(1)).await;
+    let next = get(&desk, &[]).await;
+    assert_eq!(next.status(), StatusCode::OK);
+    let whole = bytes(next).await.len();
+    assert!(bytes(slow).await.len() < whole, "the slow one's connection is closed before the promised length");
+    // A reader that goes away gives its place back, too.
+    drop(get(&desk, &[]).await);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(get(&desk, &[]).await.status(), StatusCode::OK);
+    let text = desk.context.metrics.text(&desk.context.inventories).unwrap();
+    assert!(text.contains(r#"{request="media",result="refused",code="DeadlineExceeded"} 1"#), "{text}");
+}

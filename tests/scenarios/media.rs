@@ -1,0 +1,187 @@
+//! Media that the operator hands out with a registration in them: byte for byte what `ros-image customize` makes of the
+//! same base medium, in one piece or in several.
+
+use anyhow::{Context, Result, ensure};
+use harness::cluster::{Cluster, Controllers};
+use harness::operator::Operator;
+use harness::paths;
+use harness::process::said;
+use harness::registration::{self, Registration};
+use harness::scratch::Scratch;
+use harness::wait::{Look, until};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+/// Until a change of the operator's media is seen in a registration's status.
+const NOTICED: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_medium_downloaded_in_parts_is_the_one_that_customize_makes() {
+    let scratch = Scratch::new("media-parts").unwrap();
+    let base = synthetic(&scratch.folder("base").unwrap()).unwrap();
+    let place = Place::open(&scratch, &base).await.unwrap();
+    let downloaded = place.downloads_what_customize_makes().await.unwrap();
+
+    let shown =
+        place.run(Command::new(paths::program("ros-image").unwrap()).arg("show").arg(&downloaded).arg("--json"));
+    let shown: Value = serde_json::from_str(&shown.unwrap()).unwrap();
+    let url = shown["registration"]["rancheros"]["install"]["registrationURL"].as_str().unwrap();
+    assert!(place.registration.url.starts_with(url.trim_end_matches("***")), "{url}");
+    assert_eq!(shown["release"]["version"], "0.1.0");
+
+    let log = fs::read_to_string(scratch.path().join("operator/ros-operator.log")).unwrap();
+    let (_, token) = place.registration.url.rsplit_once('/').unwrap();
+    assert!(log.contains("sending a medium") && !log.contains(token), "{log}");
+    let metrics = place.operator.fetch(&place.operator.local_url("/metrics")).await.unwrap();
+    assert!(metrics.contains(r#"rancheros_exchanges_total{request="media",result="ok",code=""}"#), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_base_medium_has_another_tag_and_one_that_is_gone_is_listed_no_more() {
+    let scratch = Scratch::new("media-changes").unwrap();
+    let base = synthetic(&scratch.folder("base").unwrap()).unwrap();
+    let place = Place::open(&scratch, &base).await.unwrap();
+    let url = place.url("synthetic.iso").await.unwrap();
+    let before = place.headers(&url).unwrap();
+    assert!(before.contains("HTTP/1.1 200") && before.contains("etag: \""), "{before}");
+
+    // Another release, put in place of the first as `mv` does it.
+    let other = scratch.path().join("other.iso");
+    let mut content = fs::read(&base).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::write(&other, content).unwrap();
+    fs::rename(&other, place.media.join("synthetic.iso")).unwrap();
+    fs::copy(&base, place.media.join("second.iso")).unwrap();
+    place.url("second.iso").await.unwrap();
+    assert_eq!(place.url("synthetic.iso").await.unwrap(), url, "its address stays");
+    let after = place.headers(&url).unwrap();
+    let tag = |headers: &str| headers.lines().find(|line| line.starts_with("etag:")).unwrap().to_owned();
+    assert_ne!(tag(&before), tag(&after));
+
+    for name in ["synthetic.iso", "second.iso"] {
+        fs::remove_file(place.media.join(name)).unwrap();
+    }
+    until("no media in the status", NOTICED, async || {
+        let listed = place.listed()?;
+        Ok(if listed.is_null() { Look::Ready(()) } else { Look::NotYet(listed.to_string()) })
+    })
+    .await
+    .unwrap();
+    assert!(place.headers(&url).unwrap().contains("HTTP/1.1 404"));
+}
+
+/// A cluster, and an operator with media.
+pub struct Place {
+    operator: Operator,
+    cluster: Cluster,
+    registration: Registration,
+    /// The folder of base media.
+    media: PathBuf,
+    /// Where the operator's authority and what is downloaded are kept.
+    folder: PathBuf,
+}
+
+impl Place {
+    /// With one medium, a copy of `base` under its name.
+    pub async fn open(scratch: &Scratch, base: &Path) -> Result<Self> {
+        let media = scratch.folder("media")?;
+        fs::copy(base, media.join(base.file_name().unwrap_or_default())).context("copying the base medium")?;
+        let cluster = Cluster::start(&scratch.folder("cluster")?, Controllers::Absent).await?;
+        let settings = [("ROS_MEDIA", media.to_str().context("the folder's name")?)];
+        let operator = Operator::start_with(&cluster, &scratch.folder("operator")?, &settings).await?;
+        let registration = Registration::apply(&cluster, "edge", json!({}))?;
+        let folder = scratch.folder("downloads")?;
+        fs::write(folder.join("ca.pem"), operator.ca().await?).context("writing the operator's authority")?;
+        Ok(Self { operator, cluster, registration, media, folder })
+    }
+
+    /// Downloads the only medium, interrupted once and resumed by `curl -C -`, and compares it with what
+    /// `ros-image customize` makes. Gives the download.
+    pub async fn downloads_what_customize_makes(&self) -> Result<PathBuf> {
+        let entry = fs::read_dir(&self.media)?.next().context("no base medium")??;
+        let url = self.url(&entry.file_name().to_string_lossy()).await?;
+        let settings = self.folder.join("registration.yaml");
+        fs::write(&settings, self.operator.fetch(&self.registration.local_url(&self.operator)?).await?)?;
+        let expected = self.folder.join("customized.iso");
+        let mut customize = Command::new(paths::program("ros-image")?);
+        customize.arg("customize").arg(entry.path()).arg("--registration").arg(&settings).arg("--output");
+        self.run(customize.arg(&expected))?;
+        let expected = fs::read(&expected)?;
+
+        // The second part begins within the settings.
+        let downloaded = self.folder.join("downloaded.iso");
+        let registration = b"registrationURL";
+        let space = expected.windows(registration.len()).position(|window| window == registration);
+        let middle = space.context("no settings in what customize made")? + 5;
+        self.download(&["--range", &format!("0-{}", middle - 1)], &downloaded, &url)?;
+        ensure!(fs::metadata(&downloaded)?.len() == middle as u64, "another length than was asked for");
+        self.download(&["--continue-at", "-"], &downloaded, &url)?;
+        ensure!(fs::read(&downloaded)? == expected, "the download is not what customize makes");
+        let whole = self.folder.join("whole.iso");
+        self.download(&[], &whole, &url)?;
+        ensure!(fs::read(&whole)? == expected, "the download in one piece is not what customize makes");
+        Ok(downloaded)
+    }
+
+    /// The address of a medium for this host, once the status lists it.
+    async fn url(&self, name: &str) -> Result<String> {
+        let what = format!("{name} in status.mediaURLs");
+        let url = until(&what, NOTICED, async || {
+            let listed = self.listed()?;
+            Ok(listed[name]
+                .as_str()
+                .map_or_else(|| Look::NotYet(listed.to_string()), |url| Look::Ready(url.to_owned())))
+        });
+        let url = url.await?;
+        let path = url.strip_prefix(&self.operator.url()).context("an address that is not the operator's")?;
+        Ok(self.operator.local_url(path))
+    }
+
+    /// `status.mediaURLs`; null if there are none.
+    fn listed(&self) -> Result<Value> {
+        let object = "machineregistrations.rancheros.cattle.io/edge";
+        let arguments = ["get", object, "--namespace", registration::NAMESPACE, "--output", "json"];
+        let object: Value = serde_json::from_str(&self.cluster.kubectl(&arguments, "")?)?;
+        Ok(object["status"]["mediaURLs"].clone())
+    }
+
+    /// What a HEAD gives.
+    fn headers(&self, url: &str) -> Result<String> {
+        self.run(self.curl().args(["--head", url]))
+    }
+
+    fn download(&self, options: &[&str], output: &Path, url: &str) -> Result<String> {
+        self.run(self.curl().args(options).args(["--fail", url, "--output"]).arg(output))
+    }
+
+    fn curl(&self) -> Command {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--cacert"]).arg(self.folder.join("ca.pem"));
+        curl
+    }
+
+    fn run(&self, command: &mut Command) -> Result<String> {
+        let output: Output = command.output().with_context(|| format!("starting {:?}", command.get_program()))?;
+        ensure!(output.status.success(), "{:?}: {}", command.get_program(), said(&output));
+        String::from_utf8(output.stdout).context("reading what it printed")
+    }
+}
+
+/// A medium with a manifest, a reserved space and nothing to boot.
+fn synthetic(folder: &Path) -> Result<PathBuf> {
+    let content = folder.join("content");
+    fs::create_dir_all(content.join("release"))?;
+    let manifest = paths::workspace().join("protocol/testdata/release.json");
+    fs::copy(manifest, content.join("release/release.json"))?;
+    fs::write(content.join("registration.yaml"), "\n".repeat(64 << 10))?;
+    let filler: Vec<u8> = (0..600_000u32).map(|at| (at / 251) as u8).collect();
+    fs::write(content.join("release/root.erofs"), filler)?;
+    let iso = folder.join("synthetic.iso");
+    let made = Command::new("xorriso").args(["-as", "mkisofs", "-quiet", "-r", "-o"]).args([&iso, &content]).output();
+    let made = made.context("starting xorriso")?;
+    ensure!(made.status.success(), "xorriso: {}", said(&made));
+    Ok(iso)
+}
