@@ -6,9 +6,12 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
+{{- define "defaultRegistry" -}}
+{{- .Values.systemDefaultRegistry | default .Values.global.cattle.systemDefaultRegistry | trimSuffix "/" -}}
+{{- end }}
+
 {{- define "image" -}}
-{{- $registry := .Values.systemDefaultRegistry | default .Values.global.cattle.systemDefaultRegistry -}}
-{{- with $registry }}{{ . }}/{{ end -}}
+{{- with include "defaultRegistry" . }}{{ . }}/{{ end -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 

@@ -8,6 +8,7 @@ use crate::rancher::Rancher;
 use crate::registration::Endpoint;
 use crate::registration_index::RegistrationIndex;
 use crate::shared_secret::SharedSecrets;
+use crate::upgrade::DefaultRegistry;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;

@@ -10,6 +10,7 @@ use crate::rancher::Rancher;
 use crate::registration::Endpoint;
 use crate::registration_index::RegistrationIndex;
 use crate::shared_secret::SharedSecrets;
+use crate::upgrade::DefaultRegistry;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, Response, StatusCode};
 use k8s_openapi::jiff::Timestamp;

@@ -1,5 +1,6 @@
 //! The operator: MachineRegistration and MachineInventory controllers, and the server that machines register with.
 
+pub mod absence;
 pub mod address;
 pub mod apply;
 pub mod authority;

@@ -21,7 +21,7 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     /// Serves machines and keeps the API's objects, until SIGTERM
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     /// Prints the definitions of the API's kinds, for `kubectl apply -f -`
     Crd {
         /// Writes a file for each kind into this folder instead
@@ -75,7 +75,7 @@ fn main() -> anyhow::Result<()> {
         Command::Crd { directory } => print_definitions(directory),
         Command::Run(options) => {
             start_log(options.log);
-            tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(serve(options))
+            tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(serve(*options))
         }
     }
 }

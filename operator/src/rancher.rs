@@ -1,19 +1,21 @@
-//! The two kinds of Rancher that a hand-over needs, as far as it needs them: where a cluster is managed, and the token
-//! with which a machine joins it.
+//! The kinds of Rancher that we go by, as far as we do: where a cluster is managed, the token with which a machine joins
+//! it, and settings.
 //!
 //! | kind                                               | read                 | written                       |
 //! |----------------------------------------------------|----------------------|-------------------------------|
 //! | `provisioning.cattle.io/v1` Cluster                | `status.clusterName` | never                         |
 //! | `management.cattle.io/v3` ClusterRegistrationToken | `status.token`       | made with `spec.clusterName`, |
 //! |                                                    |                      | deleted                       |
+//! | `management.cattle.io/v3` Setting                  | `value`, `default`   | never                         |
 //!
 //! Where Rancher is not installed these kinds are not served. One request a minute finds that out for all machines.
 
+use crate::absence::{is_absent, is_not_served};
 use crate::context::FIELD_MANAGER;
 use crate::crd::INVENTORY_ANNOTATION;
 use crate::inventory_index::{Key, KnownMachine};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, PostParams, Preconditions};
-use kube::core::{GroupVersionKind, Status};
+use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -184,10 +186,17 @@ fn inventory(machine: &KnownMachine) -> String {
     format!("{}/{}", machine.namespace, machine.name)
 }
 
-/// An API server that knows the kind names, in its answer, the object that it does not have. One that does not know
-/// the kind has only the path to speak of.
-fn is_not_served(status: &Status) -> bool {
-    status.code == 404 && status.details.as_ref().is_none_or(|details| details.name.is_empty())
+/// The value of a Setting; empty where there is none, or no Rancher.
+pub async fn setting(client: &Client, name: &str) -> kube::Result<String> {
+    let kind = GroupVersionKind::gvk("management.cattle.io", "v3", "Setting");
+    let settings = ApiResource::from_gvk_with_plural(&kind, "settings");
+    let setting = match Api::<DynamicObject>::all_with(client.clone(), &settings).get(name).await {
+        Ok(setting) => setting.data,
+        Err(kube::Error::Api(status)) if is_absent(&status) => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
+    let text = |key: &str| setting.get(key).and_then(|value| value.as_str()).filter(|text| !text.is_empty());
+    Ok(text("value").or(text("default")).unwrap_or_default().to_owned())
 }
 
 fn clusters() -> ApiResource {

@@ -14,6 +14,7 @@ use crate::rancher::Rancher;
 use crate::registration_index::RegistrationIndex;
 use crate::server::{self, Admission, CertificateHolder, Desk, Limits};
 use crate::shared_secret::SharedSecrets;
+use crate::upgrade::DefaultRegistry;
 use anyhow::Context as _;
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;

@@ -7,6 +7,7 @@ use harness::cluster::{Cluster, Controllers};
 use harness::helm::{helm, helm_alone};
 use harness::operator::{NAMESPACE, Operator};
 use harness::paths;
+use harness::rancher::Rancher;
 use harness::registration::{self, Registration};
 use harness::scratch::Scratch;
 use harness::software_machine::{Endpoint, usual_report};
@@ -72,7 +73,9 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     helm(&cluster, &["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart]).unwrap();
     cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"], "").unwrap();
     let account = account_kubeconfig(&cluster, &scratch.path().join("account")).unwrap();
-    let environment = environment(&cluster).unwrap();
+    let mut environment = environment(&cluster).unwrap();
+    // As if Rancher had gone since: the API server does not even know its kinds.
+    environment.push(("ROS_BESIDE_RANCHER".to_owned(), "true".to_owned()));
     let url = format!("https://{RELEASE}.{NAMESPACE}.svc");
     let folder = scratch.folder("operator").unwrap();
     let operator = Operator::start_deployed(&account, environment, &url, &folder).await.unwrap();
@@ -141,14 +144,8 @@ async fn beside_rancher_it_takes_ranchers_url_and_authorities() {
     let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
     let settings =
         [("server-url", "https://rancher.example.org"), ("cacerts", "-----BEGIN CERTIFICATE-----\nrancher\n")];
-    cluster.kubectl(&["apply", "-f", "-"], RANCHER).unwrap();
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"], "").unwrap();
-    for (name, value) in settings {
-        let object = json!({
-            "apiVersion": "management.cattle.io/v3", "kind": "Setting", "metadata": {"name": name}, "value": value,
-        });
-        cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).unwrap();
-    }
+    let rancher = Rancher::install(&cluster).unwrap();
+    settings.into_iter().for_each(|(name, value)| rancher.set(name, value).unwrap());
     let chart = package(&scratch.folder("chart").unwrap()).unwrap();
     helm(&cluster, &["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart.to_str().unwrap()]).unwrap();
     let rule = ["get", "ingress", RELEASE, "-n", NAMESPACE, "-o", "jsonpath={.spec.rules[0]}"];
@@ -199,27 +196,6 @@ async fn a_certificate_that_is_given_is_served_and_its_authority_is_handed_out()
     // Nothing of the operator's own was made beside it.
     assert!(cluster.kubectl(&["get", "secret", "ros-operator-tls", "-n", NAMESPACE], "").is_err());
 }
-
-/// As much of Rancher as is asked for.
-const RANCHER: &str = r"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: settings.management.cattle.io}
-spec:
-  group: management.cattle.io
-  scope: Cluster
-  names: {kind: Setting, plural: settings, singular: setting}
-  versions:
-  - name: v3
-    served: true
-    storage: true
-    schema:
-      openAPIV3Schema:
-        type: object
-        properties:
-          value: {type: string}
-          default: {type: string}
-";
 
 fn folder() -> String {
     paths::workspace().join("chart").display().to_string()

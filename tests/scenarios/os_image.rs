@@ -5,6 +5,7 @@ use harness::cluster::{Cluster, Controllers};
 use harness::foreign::{Kinds, deploy_bundle, make_namespace, say_of_bundle, set_status};
 use harness::operator::Operator;
 use harness::paths;
+use harness::rancher::Rancher;
 use harness::scratch::Scratch;
 use harness::wait::{Look, until};
 use serde_json::{Value, json};
@@ -147,6 +148,13 @@ async fn without_fleet_the_plan_is_applied_here_and_taken_away_again() {
     let changed = place.image_where("x", "fleet-local", "/status/observedGeneration", "2").await.unwrap();
     assert_ne!(changed["status"]["version"], applied["status"]["version"], "other cloud-config runs again");
     assert_eq!(account, place.get("serviceaccount", "system-upgrade", "mos-x").unwrap());
+
+    // Rancher comes, and says where images are pulled from: the same image, so that nothing runs again.
+    let rancher = Rancher::install(&place.cluster).unwrap();
+    rancher.set("system-default-registry", "mirror.example.org:5000").unwrap();
+    let mirrored = |plan: &Value| says(plan, "/spec/upgrade/image", "mirror.example.org:5000/a:v0.2.0");
+    let plan = place.found("plans.upgrade.cattle.io", "system-upgrade", "mos-x", mirrored).await.unwrap();
+    assert_eq!(plan["spec"]["version"], changed["status"]["version"]);
 
     // Fleet comes: it takes over, and nothing of ours is in its way.
     Kinds::Strict.install_fleet(&place.cluster).unwrap();
