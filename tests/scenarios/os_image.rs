@@ -50,12 +50,14 @@ async fn machines_of_a_cluster_say_when_they_are_upgraded() {
     let failed = place.reason("edge", "fleet-default", "Failed").await.unwrap();
     assert!(message(&failed).contains("FellBack"), "{}", message(&failed));
     assert_eq!(failed["status"]["counts"]["failed"], 1);
+    place.metrics_say(r#"rancheros_upgrade_nodes{phase="failed"} 1"#).await.unwrap();
 
     place.report("a", json!({"version": "0.2.0", "slot": "B", "healthy": true})).unwrap();
     let done = place.reason("edge", "fleet-default", "Upgraded").await.unwrap();
     assert_eq!(done["status"]["observedGeneration"], done["metadata"]["generation"]);
     let wait = ["wait", "managedosimages.rancheros.cattle.io/edge", "--for=condition=Ready", "--timeout=10s"];
     place.cluster.kubectl(&[&wait[..], &["--namespace", "fleet-default"]].concat(), "").unwrap();
+    place.metrics_say(r#"rancheros_upgrade_nodes{phase="done"} 1"#).await.unwrap();
     // Five reports and as many looks later, the Bundle is what it was when its spec last changed.
     let last = place.bundle("edge", "fleet-default").await.unwrap();
     assert_eq!(last["metadata"]["generation"], next["metadata"]["generation"]);
@@ -65,6 +67,7 @@ async fn machines_of_a_cluster_say_when_they_are_upgraded() {
     );
 
     place.delete("edge", "fleet-default").unwrap();
+    place.metrics_say(r#"rancheros_upgrade_nodes{phase="done"} 0"#).await.unwrap();
     place.gone("bundles.fleet.cattle.io", "fleet-default", "mos-edge").await.unwrap();
 }
 
@@ -219,7 +222,7 @@ const OBJECTS: [&str; 5] = ["plans.upgrade.cattle.io", "serviceaccount", "secret
 
 /// A cluster with the operator on it.
 struct Place {
-    _operator: Operator,
+    operator: Operator,
     cluster: Cluster,
     _scratch: Scratch,
 }
@@ -229,7 +232,7 @@ impl Place {
         let scratch = Scratch::new(name)?;
         let cluster = Cluster::start(&scratch.folder("cluster")?, controllers).await?;
         let operator = Operator::start(&cluster, &scratch.folder("operator")?).await?;
-        Ok(Self { _operator: operator, cluster, _scratch: scratch })
+        Ok(Self { operator, cluster, _scratch: scratch })
     }
 
     fn image(&self, name: &str, namespace: &str, spec: Value) -> Result<()> {
@@ -349,6 +352,15 @@ impl Place {
                 // A kind that is not served yet.
                 Err(error) => Look::NotYet(error.to_string()),
             })
+        })
+        .await
+    }
+
+    async fn metrics_say(&self, line: &str) -> Result<()> {
+        until(&format!("{line} in the metrics"), PATIENCE, async || {
+            let text = self.operator.fetch(&self.operator.local_url("/metrics")).await?;
+            let lines = || text.lines().filter(|line| line.contains("upgrade_nodes")).collect::<Vec<_>>().join("\n");
+            Ok(if text.lines().any(|one| one == line) { Look::Ready(()) } else { Look::NotYet(lines()) })
         })
         .await
     }

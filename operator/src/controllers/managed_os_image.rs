@@ -48,7 +48,8 @@ struct Site {
 
 pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (reader, writer) = store();
-    let (found, served) = watch::channel(None);
+    let _following = context.metrics.follow(reader.clone());
+    let (found, surroundings) = watch::channel(None);
     let objects = watcher(Api::<ManagedOSImage>::all(context.client.clone()), watcher::Config::default())
         .inspect(log_watch_error("ManagedOSImage"))
         .default_backoff()
@@ -68,7 +69,7 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
         .graceful_shutdown_on(stop);
     let site = Arc::new(Site { context: context.clone(), surroundings });
     let on_error = |object, error: &_, site: Arc<Site>| on_error(object, error, site.context.clone());
-    let controlling = drain(controller.run(reconcile, on_error, site));
+    let controlling = drain(controller.run(timed, on_error, site));
     tokio::select! {
         () = controlling => {}
         () = discovery => {}
@@ -140,7 +141,11 @@ enum Outcome {
     },
 }
 
-async fn reconcile(object: Arc<ManagedOSImage>, site: Arc<Site>) -> Result<Action, ReconcileError> {
+async fn timed(object: Arc<ManagedOSImage>, site: Arc<Site>) -> Result<Action, ReconcileError> {
+    site.context.metrics.time_reconciliation("ManagedOSImage", reconcile(object, &site)).await
+}
+
+async fn reconcile(object: Arc<ManagedOSImage>, site: &Site) -> Result<Action, ReconcileError> {
     let context = &site.context;
     if object.metadata.deletion_timestamp.is_some() {
         take_away(&object, context).await?;
