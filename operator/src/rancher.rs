@@ -27,6 +27,8 @@ use tokio::time::Instant;
 
 /// How long nobody asks again after a kind was found not to be served.
 const ABSENT: Duration = Duration::from_secs(60);
+/// How old Rancher's URL may be.
+const URL_AGE: Duration = Duration::from_secs(60);
 
 /// What a look for an object gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +72,8 @@ impl std::fmt::Debug for Token {
 #[derive(Default)]
 pub struct Rancher {
     absent_until: Mutex<Option<Instant>>,
+    /// Rancher's own URL, and when it was read.
+    server_url: Mutex<Option<(String, Instant)>>,
     /// When a machine's token was last seen to be in order, and for which generation of its inventory.
     verified: Mutex<HashMap<Key, (Option<i64>, Instant)>>,
 }
@@ -90,6 +94,18 @@ impl Rancher {
         let api = Api::namespaced_with(client.clone(), namespace, &clusters());
         let found: Lookup<DynamicObject> = self.look(api.get(name)).await?;
         found.read(|object| Ok(status::<ClusterStatus>(&object)?.cluster_name.filter(|name| !name.is_empty())))
+    }
+
+    /// Under which URL Rancher is reached, by its Setting; empty where it has none.
+    pub async fn server_url(&self, client: &Client) -> kube::Result<String> {
+        let known = || self.server_url.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let young = known().clone().filter(|(_, read)| read.elapsed() < URL_AGE);
+        if let Some((url, _)) = young {
+            return Ok(url);
+        }
+        let url = setting(client, "server-url").await?.trim_end_matches('/').to_owned();
+        *known() = Some((url.clone(), Instant::now()));
+        Ok(url)
     }
 
     pub async fn token(&self, client: &Client, (namespace, name): &Key) -> kube::Result<Lookup<Token>> {
