@@ -30,4 +30,5 @@ pub mod registration_index;
 pub mod run;
 pub mod server;
 pub mod shared_secret;
+pub mod tpm_vendors;
 pub mod upgrade;

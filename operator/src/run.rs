@@ -11,7 +11,7 @@ use crate::inventory_index::InventoryIndex;
 use crate::leadership::{Election, Leadership};
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
-use crate::registration_index::RegistrationIndex;
+use crate::registration_index::{Authorities, RegistrationIndex};
 use crate::server::{self, Admission, CertificateHolder, Desk, Limits};
 use crate::shared_secret::SharedSecrets;
 use crate::upgrade::DefaultRegistry;
@@ -42,6 +42,10 @@ pub struct Settings {
     pub certificate: Option<PathBuf>,
     /// Where the operator keeps what is its own.
     pub namespace: String,
+    /// Authorities of TPM vendors, for registrations that name none.
+    pub tpm_vendors: Authorities,
+    /// Of upgrade images that name none, where Rancher has no word on it.
+    pub default_registry: DefaultRegistry,
     /// Exchanges at once, before their answer.
     pub exchanges: usize,
     /// What this replica is called, in the Lease of whoever leads.
@@ -82,6 +86,8 @@ pub async fn run(
         metrics,
         leadership,
         endpoint,
+        tpm_vendors: settings.tpm_vendors,
+        default_registry: settings.default_registry,
         clock: Timestamp::now,
     });
     let (admission, drain) = Admission::new(settings.exchanges);

@@ -28,6 +28,8 @@ fn it_holds_what_it_says_and_its_program_runs_in_it_alone() {
 
     let root = scratch.folder("root").unwrap();
     unpack(&blob(&layout, layer).unwrap(), &root).unwrap();
+    let vendors = fs::read_to_string(root.join("usr/share/ros-operator/tpm-vendors.pem")).unwrap();
+    assert!(vendors.matches("BEGIN CERTIFICATE").count() >= 20, "{vendors}");
     // What the container's user could write to, were the root file system writable.
     let writable = writable_by_others(&root).unwrap();
     assert_eq!(writable, [root.join("tmp")]);

@@ -201,8 +201,7 @@ impl<S: Socket> Exchange<S> {
         })?;
         let endorsement = EndorsementKey::from_spki_der(&hello.ek_public)?;
         let attestation = AttestationKey::parse(&hello.ak_public)?;
-        let authorities = self.context.registrations.authorities(&self.registration.namespace, &self.registration.name);
-        let identity = judge(&self.registration, authorities, &endorsement, &hello.ek_certificates)?;
+        let identity = judge(&self.context, &self.registration, &endorsement, &hello.ek_certificates)?;
         let puzzle = puzzle(&endorsement, attestation.name())?;
         let nonce = random::<32>()?;
         let challenge = Challenge {
