@@ -16,6 +16,7 @@ mod identity;
 mod inventory;
 mod listener;
 mod registration;
+mod secret_holder;
 mod tls;
 
 pub use admission::{Admission, Drain};
