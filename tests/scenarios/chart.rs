@@ -1,9 +1,11 @@
 //! The chart: what it renders, and a cluster in which it is installed as the reference says, with nothing but the rights
 //! that it gives.
 
+use super::os_image::holds;
 use anyhow::{Context, Result};
 use harness::certificates::Authority;
 use harness::cluster::{Cluster, Controllers};
+use harness::foreign::make_namespace;
 use harness::helm::{helm, helm_alone};
 use harness::operator::{NAMESPACE, Operator};
 use harness::paths;
@@ -14,6 +16,7 @@ use harness::software_machine::{Endpoint, usual_report};
 use harness::software_tpm::{KeyKind, SoftwareTpm};
 use harness::wait::{Look, until};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -139,6 +142,68 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn everything_that_can_be_switched_on_is_taken_by_the_api_server_as_it_is_written() {
+    let scratch = Scratch::new("chart-everything").unwrap();
+    let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
+    make_namespace(&cluster, "system-upgrade").unwrap();
+    let monitors = paths::workspace().join("tests/foreign-kinds/service-monitor.yaml");
+    let monitors = std::fs::read_to_string(monitors).unwrap();
+    cluster.kubectl(&["apply", "-f", "-"], &monitors).unwrap();
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &monitors).unwrap();
+    let chart = package(&scratch.folder("chart").unwrap()).unwrap();
+    let chart = chart.to_str().unwrap();
+    let install = ["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart, "--set", EVERYTHING];
+    helm(&cluster, &install).unwrap();
+
+    // Whatever a kind does not know would be missing, or another number, when it is read back.
+    let manifest = helm(&cluster, &["-n", NAMESPACE, "get", "manifest", RELEASE]).unwrap();
+    let written = cluster.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", "-"], &manifest).unwrap();
+    let mut kinds = BTreeSet::new();
+    for written in serde_json::Deserializer::from_str(&written).into_iter::<Value>() {
+        let written = written.unwrap();
+        let objects = written["items"].as_array().cloned().unwrap_or_else(|| vec![written.clone()]);
+        for object in objects {
+            let one = object.to_string();
+            let there = cluster.kubectl(&["get", "-o", "json", "-f", "-"], &one).unwrap();
+            let there: Value = serde_json::from_str(&there).unwrap();
+            let there = &there["items"][0];
+            assert!(holds(there, &object), "written: {object}\nread: {there}");
+            kinds.insert(object["kind"].as_str().unwrap().to_owned());
+        }
+    }
+    let extras = ["Ingress", "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor"];
+    assert!(extras.iter().all(|kind| kinds.contains(*kind)) && kinds.contains("Deployment"), "{kinds:?}");
+    let selected = |kind: &str, path: &str| {
+        let path = format!("jsonpath={path}");
+        cluster.kubectl(&["get", kind, RELEASE, "-n", NAMESPACE, "-o", &path], "").unwrap()
+    };
+    let pods = selected("deployment", "{.spec.template.metadata.labels.app}");
+    for kind in ["networkpolicy", "poddisruptionbudget", "servicemonitor"] {
+        let path = if kind == "networkpolicy" {
+            "{.spec.podSelector.matchLabels.app}"
+        } else {
+            "{.spec.selector.matchLabels.app}"
+        };
+        assert_eq!(selected(kind, path), pods, "{kind}");
+    }
+    // Ports are named, and a name that nobody has would let nobody in.
+    assert_eq!(selected("service", "{.spec.ports[0].name}"), selected("servicemonitor", "{.spec.endpoints[0].port}"));
+    assert_eq!(
+        selected("service", "{.spec.ports[0].name}"),
+        selected("ingress", "{.spec.rules[0].http.paths[0].backend.service.port.name}")
+    );
+    let container_port = selected("deployment", "{.spec.template.spec.containers[0].ports[0].name}");
+    assert_eq!(selected("networkpolicy", "{.spec.ingress[0].ports[0].port}"), container_port);
+    assert_eq!(selected("service", "{.spec.ports[0].targetPort}"), container_port);
+
+    let less =
+        ["-n", NAMESPACE, "upgrade", RELEASE, chart, "--reset-values", "--set", "serverURL=https://ros.example.org"];
+    helm(&cluster, &less).unwrap();
+    let extras = ["get", "ingress,networkpolicy,poddisruptionbudget,servicemonitor", "-n", NAMESPACE, "-o", "name"];
+    assert_eq!(cluster.kubectl(&extras, "").unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beside_rancher_it_takes_ranchers_url_and_authorities() {
     let scratch = Scratch::new("chart-rancher").unwrap();
     let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
@@ -164,6 +229,13 @@ async fn beside_rancher_it_takes_ranchers_url_and_authorities() {
     let medium = operator.fetch(&registration.local_url(&operator).unwrap()).await.unwrap();
     assert!(medium.contains("registrationCACert") && medium.contains("rancher.example.org"), "{medium}");
     assert_eq!(operator.ca().await.unwrap(), settings[1].1);
+
+    // A Rancher that no ingress leads to: the operator has an address of its own.
+    rancher.set("server-url", "https://192.0.2.1:8443").unwrap();
+    let chart = chart.to_str().unwrap();
+    let rendered = ["-n", NAMESPACE, "upgrade", RELEASE, chart, "--dry-run=server"];
+    let rendered = helm(&cluster, &rendered).unwrap();
+    assert!(!rendered.contains("kind: Ingress") && !rendered.contains("ROS_BESIDE_RANCHER"), "{rendered}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

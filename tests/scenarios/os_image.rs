@@ -385,11 +385,12 @@ fn says(object: &Value, pointer: &str, value: &str) -> bool {
     }
 }
 
-/// Whether everything of `part` is in `object`.
-fn holds(object: &Value, part: &Value) -> bool {
+/// Whether everything of `part` is in `object`. Empty text may be missing: the API server leaves it out of some kinds.
+pub(super) fn holds(object: &Value, part: &Value) -> bool {
     match (object, part) {
         (Value::Object(object), Value::Object(part)) => {
-            part.iter().all(|(key, part)| object.get(key).is_some_and(|object| holds(object, part)))
+            let in_object = |key: &str, part: &Value| object.get(key).is_some_and(|object| holds(object, part));
+            part.iter().all(|(key, part)| in_object(key, part) || part.as_str() == Some(""))
         }
         (Value::Array(object), Value::Array(part)) => {
             object.len() == part.len() && object.iter().zip(part).all(|(object, part)| holds(object, part))
