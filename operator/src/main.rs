@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Installs, configures and lists machines for Kubernetes
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "ros-operator", version)]
 struct Options {
     #[command(subcommand)]
     command: Command,
