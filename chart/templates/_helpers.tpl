@@ -6,17 +6,23 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
+{{- define "defaultRegistry" -}}
+{{- .Values.systemDefaultRegistry | default .Values.global.cattle.systemDefaultRegistry | trimSuffix "/" -}}
+{{- end }}
+
 {{- define "image" -}}
-{{- $registry := .Values.systemDefaultRegistry | default .Values.global.cattle.systemDefaultRegistry -}}
-{{- with $registry }}{{ . }}/{{ end -}}
+{{- with include "defaultRegistry" . }}{{ . }}/{{ end -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{- /* The host of Rancher's own URL; empty without Rancher. */ -}}
+{{- /* The host of Rancher's own URL; empty without Rancher, and where no ingress can have it: an address or a port. */ -}}
 {{- define "rancherHost" -}}
 {{- if .Capabilities.APIVersions.Has "management.cattle.io/v3/Setting" -}}
 {{- $setting := lookup "management.cattle.io/v3" "Setting" "" "server-url" | default dict -}}
-{{- with $setting.value | default $setting.default }}{{ (urlParse .).host }}{{ end -}}
+{{- with $setting.value | default $setting.default -}}
+{{- $host := (urlParse .).host | trimSuffix ":443" -}}
+{{- if not (regexMatch ":|^[0-9.]+$" $host) }}{{ $host }}{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
 
@@ -24,7 +30,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "ingressHost" -}}
 {{- $enabled := toString .Values.ingress.enabled -}}
 {{- if eq $enabled "true" -}}
-{{- .Values.ingress.host | default (include "rancherHost" .) | required "ingress.host: the name of the operator's host; Rancher, whose host it is by default, was not found" -}}
+{{- .Values.ingress.host | default (include "rancherHost" .) | required "ingress.host: the name of the operator's host; Rancher, whose host it is by default, was not found, or its server-url names an address or a port" -}}
 {{- else if and (eq $enabled "auto") .Values.ingress.host -}}
 {{- .Values.ingress.host -}}
 {{- else if and (eq $enabled "auto") (not .Values.serverURL) -}}

@@ -1,68 +1,101 @@
-//! The machine's identity, ready to be proved: what `hello` says, and the answers to the operator's challenge.
+//! The machine's identity, ready to be proved: by its TPM or, where it has none, by a shared secret.
 
-use crate::tpm::{Tpm, TpmError};
-use protocol::TpmHash;
+mod by_tpm;
+
+use crate::settings::Secret;
+pub use by_tpm::TpmIdentity;
+use protocol::SharedSecret;
 use protocol::hardware::TpmInfo;
-use protocol::message::{Challenge, Hello, Proof, VERSIONS};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use protocol::message::{SecretChallenge, SecretHello, SecretProof, VERSIONS};
+use serde_json::Value;
+use std::fmt;
 
-/// The firmware's event log (securityfs), in the TCG crypto-agile format.
-const EVENT_LOG: &str = "sys/kernel/security/tpm0/binary_bios_measurements";
-/// A larger log is left out: base64 makes 4 bytes of 3, and the message that carries it must stay below its limit.
-const LARGEST_EVENT_LOG: usize = protocol::message::MAX_FRAME / 2;
-
-/// A TPM whose keys are made, and what they are.
+/// Who this machine proves to be.
 #[derive(Clone)]
-pub struct Identity {
-    tpm: Arc<Mutex<Box<dyn Tpm>>>,
-    hello: Hello,
-    info: TpmInfo,
-    event_log: Option<Vec<u8>>,
+pub enum Identity {
+    Tpm(TpmIdentity),
+    SharedSecret(SecretIdentity),
 }
 
 impl Identity {
-    /// Makes the keys. Blocks for seconds on hardware, so it runs while the network comes up.
-    /// `root`: `/`, below which the event log is found. `client`: shown in the operator's log.
-    pub fn prepare(mut tpm: Box<dyn Tpm>, root: &Path, client: String) -> Result<Self, TpmError> {
-        let hello = Hello {
-            versions: VERSIONS.to_vec(),
-            ek_public: tpm.endorsement_key()?,
-            ek_certificates: tpm.endorsement_certificates()?,
-            ak_public: tpm.attestation_key()?,
-            client: Some(client),
-        };
-        let event_log = std::fs::read(root.join(EVENT_LOG)).ok().filter(|log| log.len() <= LARGEST_EVENT_LOG);
-        let info = tpm.info()?;
-        tracing::debug!(hash = %TpmHash::of_public_key(&hello.ek_public), "the TPM's keys are made");
-        Ok(Self { tpm: Arc::new(Mutex::new(tpm)), hello, info, event_log })
-    }
-
-    pub fn hello(&self) -> &Hello {
-        &self.hello
-    }
-
-    pub fn info(&self) -> &TpmInfo {
-        &self.info
-    }
-
-    pub fn hash(&self) -> TpmHash {
-        TpmHash::of_public_key(&self.hello.ek_public)
-    }
-
-    /// Answers a challenge, on a thread of its own: the TPM blocks.
-    pub async fn prove(&self, challenge: Challenge) -> Result<Proof, TpmError> {
-        let (tpm, event_log) = (Arc::clone(&self.tpm), self.event_log.clone());
-        let answer = move || {
-            // A panic elsewhere leaves the TPM as usable as it was: each call stands alone.
-            let mut tpm = tpm.lock().unwrap_or_else(PoisonError::into_inner);
-            let secret = tpm.activate(&challenge.credential, &challenge.encrypted_secret)?;
-            let quote = tpm.quote(&challenge.nonce, &challenge.pcrs)?;
-            Ok(Proof { secret, quote: quote.attest, signature: quote.signature, event_log })
-        };
-        match tokio::task::spawn_blocking(answer).await {
-            Ok(proof) => proof,
-            Err(stopped) => std::panic::resume_unwind(stopped.into_panic()),
+    /// Who made the TPM, if there is one.
+    pub fn tpm_info(&self) -> Option<&TpmInfo> {
+        match self {
+            Self::Tpm(identity) => Some(identity.info()),
+            Self::SharedSecret(_) => None,
         }
+    }
+
+    /// What rancherd is to identify itself with, where the operator's answer says "by the TPM" and there is none.
+    pub fn complete(&self, cloud_config: &mut protocol::CloudConfig) {
+        if let Self::SharedSecret(identity) = self
+            && let Some(Value::Object(rancherd)) = cloud_config.0.get_mut("rancherd")
+            && rancherd.get("token").is_some_and(|token| token == BY_TPM)
+        {
+            rancherd.insert("token".to_owned(), identity.secret.expose().into());
+        }
+    }
+}
+
+/// In place of a token.
+const BY_TPM: &str = "tpm://";
+
+/// For the console.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tpm(identity) => write!(f, "TPM {}", identity.hash()),
+            Self::SharedSecret(_) => f.write_str("shared secret"),
+        }
+    }
+}
+
+/// A machine without a TPM.
+#[derive(Clone)]
+pub struct SecretIdentity {
+    secret: Secret,
+    client: String,
+}
+
+impl SecretIdentity {
+    /// `client`: shown in the operator's log.
+    pub fn new(secret: Secret, client: String) -> Self {
+        Self { secret, client }
+    }
+
+    pub fn hello(&self) -> SecretHello {
+        let digest = self.shared_secret().digest().to_vec();
+        SecretHello { versions: VERSIONS.to_vec(), digest, client: Some(self.client.clone()) }
+    }
+
+    pub fn prove(&self, challenge: &SecretChallenge) -> SecretProof {
+        SecretProof { answer: self.shared_secret().prove(&challenge.nonce) }
+    }
+
+    fn shared_secret(&self) -> SharedSecret {
+        SharedSecret::new(self.secret.expose())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::CloudConfig;
+    use serde_json::json;
+
+    #[test]
+    fn the_secret_takes_the_place_of_a_tpm_that_is_not_there_and_of_nothing_else() {
+        let identity = Identity::SharedSecret(SecretIdentity::new(Secret::new("s3cret"), "test".to_owned()));
+        let completed = |config: Value| {
+            let mut config: CloudConfig = serde_json::from_value(config).unwrap();
+            identity.complete(&mut config);
+            Value::Object(config.0)
+        };
+        let told = completed(json!({"rancherd": {"server": "https://a", "token": "tpm://"}, "hostname": "h"}));
+        assert_eq!(told, json!({"rancherd": {"server": "https://a", "token": "s3cret"}, "hostname": "h"}));
+        for other in [json!({"hostname": "h"}), json!({"rancherd": {"token": "own"}}), json!({"rancherd": {}})] {
+            assert_eq!(completed(other.clone()), other);
+        }
+        assert_eq!(identity.to_string(), "shared secret");
     }
 }

@@ -158,6 +158,7 @@ pub mod tests {
     fn a_plan_shows_what_matters_and_hides_secrets() {
         let settings = Settings {
             registration_url: Setting::new(Some("https://h/v1-rancheros/registration/token".into()), Source::Medium),
+            registration_secret: Setting::new(Some(crate::settings::Secret::new("s3cret")), Source::Medium),
             ..Settings::default()
         };
         let plan = plan_for(blank_disk("/dev/vda"), &settings, &cloud_config()).unwrap();
@@ -167,7 +168,9 @@ pub mod tests {
         }
         let serialized = serde_json::to_string(&plan).unwrap();
         for text in [&shown, &serialized, &format!("{plan:?}")] {
-            assert!(!text.contains("topsecret") && !text.contains("registration/token"), "{text}");
+            for secret in ["topsecret", "registration/token", "s3cret"] {
+                assert!(!text.contains(secret), "{text}");
+            }
         }
     }
 

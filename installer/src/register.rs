@@ -5,7 +5,7 @@ mod error;
 pub mod relay;
 pub mod websocket;
 
-use crate::identity::Identity;
+use crate::identity::{Identity, SecretIdentity, TpmIdentity};
 pub use backoff::Backoff;
 pub use error::{ConnectError, ExchangeError};
 use protocol::exchange::MachineSide;
@@ -47,17 +47,36 @@ impl<C: Connection> Exchange<C> {
             let connection = transport.connect().await?;
             tracing::debug!("connected");
             let mut exchange = Self { connection, side: MachineSide::default(), correlation: String::new() };
-            exchange.say(&FromMachine::Hello(identity.hello().clone())).await?;
-            let frame = exchange.connection.receive().await?;
-            let challenge = exchange.side.receive_challenge(&frame)?;
-            exchange.correlation.clone_from(&challenge.correlation);
-            tracing::debug!(exchange.correlation, "answering the challenge");
-            let proof = identity.prove(challenge).await?;
-            exchange.say(&FromMachine::Proof(proof)).await?;
+            match identity {
+                Identity::Tpm(identity) => exchange.prove_by_tpm(identity).await?,
+                Identity::SharedSecret(identity) => exchange.prove_by_secret(identity).await?,
+            }
             tracing::debug!("proof sent");
             Ok(exchange)
         })
         .await
+    }
+
+    async fn prove_by_tpm(&mut self, identity: &TpmIdentity) -> Result<(), ExchangeError> {
+        self.say(&FromMachine::Hello(identity.hello().clone())).await?;
+        let frame = self.connection.receive().await?;
+        let challenge = self.side.receive_challenge(&frame)?;
+        self.answering(&challenge.correlation);
+        let proof = identity.prove(challenge).await?;
+        self.say(&FromMachine::Proof(proof)).await
+    }
+
+    async fn prove_by_secret(&mut self, identity: &SecretIdentity) -> Result<(), ExchangeError> {
+        self.say(&FromMachine::SecretHello(identity.hello())).await?;
+        let frame = self.connection.receive().await?;
+        let challenge = self.side.receive_secret_challenge(&frame)?;
+        self.answering(&challenge.correlation);
+        self.say(&FromMachine::SecretProof(identity.prove(&challenge))).await
+    }
+
+    fn answering(&mut self, correlation: &str) {
+        correlation.clone_into(&mut self.correlation);
+        tracing::debug!(correlation, "answering the challenge");
     }
 
     /// What names this exchange in the operator's log.

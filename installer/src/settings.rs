@@ -19,6 +19,9 @@ pub struct Settings {
     pub registration_url: Setting<Option<String>>,
     /// `registrationCACert`: PEM. When given, only certificates under it are accepted.
     pub registration_ca_cert: Setting<Option<String>>,
+    /// `registrationSecret`: by what the operator knows this machine if it has no TPM; what the Secret holds that its
+    /// MachineInventory names.
+    pub registration_secret: Setting<Option<Secret>>,
     /// `device`: the target's path, or one of its links.
     pub device: Setting<Option<String>>,
     /// `deviceSelector`: how to find the target when its path is not known.

@@ -43,7 +43,8 @@ pub fn tpm_hash(tpm: &mut dyn Tpm) -> Result<TpmHash, TpmError> {
 pub enum TpmError {
     #[error(
         "this machine has no TPM 2.0: {} does not exist; switch the TPM on in the firmware's setup (\"TPM\", \
-         \"PTT\" or \"fTPM\"), or give the virtual machine one",
+         \"PTT\" or \"fTPM\"), give the virtual machine one, or set registrationSecret to a shared secret by which its \
+         MachineInventory knows it",
         .0.display()
     )]
     Absent(PathBuf),

@@ -7,10 +7,11 @@
 //! | the address that the Service was given by a load balancer          | the operator's                       |
 //! | the Service's name: reached from inside the cluster only           | the operator's                       |
 
+use crate::rancher;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::Api;
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -70,22 +71,14 @@ impl Finder {
     }
 
     async fn rancher(&self) -> anyhow::Result<Option<Rancher>> {
-        let server_url = self.setting("server-url").await?;
+        let setting = async |name: &str| {
+            rancher::setting(&self.client, name).await.with_context(|| format!("reading Rancher's Setting {name}"))
+        };
+        let server_url = setting("server-url").await?;
         if server_url.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Rancher { server_url, authorities: self.setting("cacerts").await? }))
-    }
-
-    /// The value of a Setting of `management.cattle.io/v3`; empty where there is none, or no Rancher.
-    async fn setting(&self, name: &str) -> anyhow::Result<String> {
-        let kind = GroupVersionKind::gvk("management.cattle.io", "v3", "Setting");
-        let kind = ApiResource::from_gvk_with_plural(&kind, "settings");
-        let settings = Api::<DynamicObject>::all_with(self.client.clone(), &kind);
-        let setting = settings.get_opt(name).await.with_context(|| format!("reading Rancher's Setting {name}"))?;
-        let setting = setting.map(|setting| setting.data).unwrap_or_default();
-        let text = |key: &str| setting.get(key).and_then(|value| value.as_str()).filter(|text| !text.is_empty());
-        Ok(text("value").or(text("default")).unwrap_or_default().to_owned())
+        Ok(Some(Rancher { server_url, authorities: setting("cacerts").await? }))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Server-side apply of objects whose kinds are known by name only.
 
+use crate::absence::is_absent;
 use crate::context::FIELD_MANAGER;
 use kube::Client;
 use kube::api::{
@@ -40,8 +41,7 @@ pub async fn delete(client: &Client, object: &Value) -> kube::Result<bool> {
     let target = Target::of(object);
     match target.api(client).delete(target.name, &DeleteParams::background()).await {
         Ok(_) => Ok(true),
-        // Of a kind that is not served there is no reason NotFound, but plain text.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(false),
         Err(error) => Err(error),
     }
 }

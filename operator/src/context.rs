@@ -9,8 +9,9 @@ use crate::media::Shelf;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration::Endpoint;
-use crate::registration_index::RegistrationIndex;
+use crate::registration_index::{Authorities, RegistrationIndex};
 use crate::shared_secret::SharedSecrets;
+use crate::upgrade::DefaultRegistry;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -36,6 +37,10 @@ pub struct Context {
     pub leadership: Leadership,
     /// How machines reach us; changes when the authority is renewed.
     pub endpoint: watch::Receiver<Endpoint>,
+    /// Those of TPM vendors, for registrations that name none; perhaps none.
+    pub tpm_vendors: Authorities,
+    /// Of upgrade images that name none, where Rancher has no word on it.
+    pub default_registry: DefaultRegistry,
     /// The time; an argument for the sake of tests.
     pub clock: fn() -> Timestamp,
 }

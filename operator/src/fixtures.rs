@@ -11,8 +11,9 @@ use crate::media::Shelf;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
 use crate::registration::Endpoint;
-use crate::registration_index::RegistrationIndex;
+use crate::registration_index::{Authorities, RegistrationIndex};
 use crate::shared_secret::SharedSecrets;
+use crate::upgrade::DefaultRegistry;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, Response, StatusCode};
 use k8s_openapi::jiff::Timestamp;
@@ -256,6 +257,8 @@ pub fn context(api: &FakeApi) -> Context {
         metrics: Metrics::default(),
         leadership: Leadership::always(),
         endpoint: watch::channel(endpoint).1,
+        tpm_vendors: Authorities::default(),
+        default_registry: DefaultRegistry::default(),
         clock: || Timestamp::from_second(1_800_000_000).unwrap(),
     };
     for event in [Event::Init, Event::InitDone] {

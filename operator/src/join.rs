@@ -22,8 +22,19 @@ pub async fn configuration(context: &Context, machine: &KnownMachine) -> Result<
     match decide(machine)? {
         Decision::Nothing => Ok(None),
         Decision::Settings => render(config, None).map(Some),
-        Decision::Token(key) => render(config, Some(read_token(context, machine, &key).await?)).map(Some),
+        Decision::Token(key) => {
+            let token = read_token(context, machine, &key).await?;
+            let server = rancher_elsewhere(context).await?;
+            render(config, Some(Issued { token, server })).map(Some)
+        }
     }
+}
+
+/// What Rancher has for a machine.
+struct Issued {
+    token: String,
+    /// Where the token is taken, if not at the operator's own URL.
+    server: Option<String>,
 }
 
 /// The same for a machine that reports: what cannot be told now is no reason to refuse its report.
@@ -75,24 +86,39 @@ fn pending(message: String) -> Refusal {
 }
 
 async fn read_token(context: &Context, machine: &KnownMachine, key: &Key) -> Result<String, Refusal> {
-    let unavailable = |error: String| {
-        tracing::warn!(error, "reading a ClusterRegistrationToken");
-        let message = "the operator cannot read the cluster's token now";
-        Refusal::new(RefusalCode::Unavailable, message).retry_after(RETRY_AFTER)
-    };
-    let read = timeout(DEADLINE, context.rancher.token(&context.client, key)).await;
-    let read = read.map_err(|_| unavailable(format!("no answer within {} s", DEADLINE.as_secs())))?;
-    let lookup = read.map_err(|error| unavailable(error.to_string()))?;
-    let issued = match lookup {
+    let issued = match in_time(context.rancher.token(&context.client, key)).await? {
         Lookup::Found(token) if token.is_of(machine) => token.token,
         _ => None,
     };
     issued.ok_or_else(|| pending("the token was deleted; the operator is about to make another".to_owned()))
 }
 
+/// Rancher's URL, where machines reach the operator under another one: registration is the operator's, joining is
+/// Rancher's.
+async fn rancher_elsewhere(context: &Context) -> Result<Option<String>, Refusal> {
+    let url = in_time(context.rancher.server_url(&context.client)).await?;
+    Ok(Some(url).filter(|url| !url.is_empty() && *url != context.endpoint().server_url))
+}
+
+async fn in_time<T>(question: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
+    let unavailable = |error: String| {
+        tracing::warn!(error, "reading how a machine joins its cluster");
+        let message = "the operator cannot read the cluster's token now";
+        Refusal::new(RefusalCode::Unavailable, message).retry_after(RETRY_AFTER)
+    };
+    let answer = timeout(DEADLINE, question).await;
+    let answer = answer.map_err(|_| unavailable(format!("no answer within {} s", DEADLINE.as_secs())))?;
+    answer.map_err(|error| unavailable(error.to_string()))
+}
+
 /// In the first release's form: what is not set is left out, labels and taints are text.
-fn render(config: MachineConfig, token: Option<String>) -> Result<JoinConfiguration, Refusal> {
+fn render(config: MachineConfig, issued: Option<Issued>) -> Result<JoinConfiguration, Refusal> {
     let mut fields = config.cloud_config;
+    let (token, server) = issued.map(|issued| (issued.token, issued.server)).unzip();
+    // Who wrote another one into the inventory knows better.
+    if let Some(server) = server.flatten() {
+        fields.entry("server").or_insert(server.into());
+    }
     let texts = [
         ("role", &config.role),
         ("nodeName", &config.node_name),
@@ -161,7 +187,8 @@ mod tests {
             "labels": {"b": "2", "a": "1"}, "kubernetesVersion": "v1.33",
         }))
         .unwrap();
-        let answer = render(config, Some("t".into())).unwrap();
+        let issued = Issued { token: "t".into(), server: None };
+        let answer = render(config, Some(issued)).unwrap();
         assert_eq!(
             Value::Object(answer.0),
             json!({
@@ -208,11 +235,34 @@ mod tests {
         assert_eq!((waiting.configuration, waiting.pending.unwrap().code), (None, RefusalCode::ClusterTokenPending));
         api.issue_tokens("s3cret");
         let told = join(&context, &machine).await;
-        assert_eq!(told.configuration.unwrap().0["token"], "s3cret");
+        let configured = told.configuration.unwrap().0;
+        assert_eq!((&configured["token"], configured.get("server")), (&json!("s3cret"), None));
         assert_eq!((told.cluster.as_deref(), told.pending), (Some("c"), None));
         let other = KnownMachine { name: "b".into(), ..machine.clone() };
         assert_eq!(configuration(&context, &other).await.unwrap_err().code, RefusalCode::ClusterTokenPending);
         api.set_away(true);
         assert_eq!(configuration(&context, &machine).await.unwrap_err().code, RefusalCode::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn where_rancher_has_a_url_of_its_own_a_machine_joins_there() {
+        for (url, config, server) in [
+            ("https://rancher.example.org/", json!({"role": "agent"}), Some("https://rancher.example.org")),
+            ("https://rancher.example.org", json!({"role": "agent", "server": "https://own"}), Some("https://own")),
+            // Under which machines reach the operator in tests: it is beside Rancher.
+            ("https://ros.example.org", json!({"role": "agent"}), None),
+            ("", json!({"role": "agent"}), None),
+        ] {
+            let api = FakeApi::default();
+            api.install_rancher();
+            api.put("/apis/management.cattle.io/v3/settings/server-url", json!({"value": url, "metadata": {}}));
+            let context = fixtures::context(&api);
+            let machine = assigned(json!({"clusterName": "c", "config": config}), 2);
+            let key = ("c-1".to_owned(), "c-1-a-token".to_owned());
+            context.rancher.make_token(&context.client, &key, &machine).await.unwrap();
+            api.issue_tokens("s3cret");
+            let configuration = configuration(&context, &machine).await.unwrap().unwrap();
+            assert_eq!(configuration.0.get("server").and_then(Value::as_str), server, "{url}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The operator: MachineRegistration and MachineInventory controllers, and the server that machines register with.
 
+pub mod absence;
 pub mod address;
 pub mod apply;
 pub mod authority;
@@ -32,4 +33,5 @@ pub mod run;
 pub mod seen_inventory;
 pub mod server;
 pub mod shared_secret;
+pub mod tpm_vendors;
 pub mod upgrade;

@@ -21,10 +21,11 @@ pub const LAST_SEEN_SECONDS: i64 = 300;
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
     /// Proved its identity and asked for its configuration. `hardware`: only if it is not what is recorded.
+    /// `attestation`: of its TPM, absent where a shared secret stands for one.
     Registered {
         approved: bool,
         hardware: Option<Box<Hardware>>,
-        attestation: AttestationStatus,
+        attestation: Option<AttestationStatus>,
         addresses: &'a [Address],
     },
     /// Fetched how it joins its cluster, without having registered through us.
@@ -50,7 +51,10 @@ pub fn after(
     };
     match step {
         Step::Registered { approved, hardware, attestation, addresses } => {
-            put(types::REGISTERED, true, reason::ATTESTED, "its TPM holds the keys it showed");
+            match attestation {
+                Some(_) => put(types::REGISTERED, true, reason::ATTESTED, "its TPM holds the keys it showed"),
+                None => put(types::REGISTERED, true, reason::IDENTIFIED, "it has the shared secret of its inventory"),
+            }
             put(types::INSTALLED, false, reason::NOT_INSTALLED, "");
             put(types::BOOTED, false, reason::NOT_BOOTED, "");
             if approved {
@@ -65,11 +69,12 @@ pub fn after(
             }
             status.failure = None;
             status.hardware = hardware;
-            // The time of a proof is news only if the proof is.
-            let time = before.attestation.as_ref().and_then(|earlier| earlier.time.clone());
-            let unchanged = Some(AttestationStatus { time: time.clone(), ..attestation.clone() }) == before.attestation;
-            let time = if unchanged { time } else { Some(now.clone()) };
-            status.attestation = Some(AttestationStatus { time, ..attestation });
+            status.attestation = attestation.map(|attestation| {
+                // The time of a proof is news only if the proof is.
+                let time = before.attestation.as_ref().and_then(|earlier| earlier.time.clone());
+                let same = Some(AttestationStatus { time: time.clone(), ..attestation.clone() }) == before.attestation;
+                AttestationStatus { time: if same { time } else { Some(now.clone()) }, ..attestation }
+            });
             if !addresses.is_empty() {
                 status.addresses = Some(addresses.to_vec());
             }
@@ -212,7 +217,8 @@ mod tests {
         Time(Timestamp::from_second(1_800_000_000 + second).unwrap())
     }
     fn registered() -> Step<'static> {
-        Step::Registered { approved: true, hardware: None, attestation: AttestationStatus::default(), addresses: &[] }
+        let attestation = Some(AttestationStatus::default());
+        Step::Registered { approved: true, hardware: None, attestation, addresses: &[] }
     }
     fn report(healthy: bool, slot: Slot) -> OsReport {
         OsReport { version: "1".into(), healthy, slot, boot_id: "b".into(), ..OsReport::default() }
@@ -246,6 +252,14 @@ mod tests {
         assert!(status.conditions.holds(types::READY) && status.conditions.holds(types::INSTALLED));
         let again = after(&status, registered(), Some(1), &at(20));
         assert!(!again.conditions.holds(types::INSTALLED) && !again.conditions.holds(types::READY));
+    }
+
+    #[test]
+    fn a_shared_secret_is_no_attestation() {
+        let step = Step::Registered { approved: true, hardware: None, attestation: None, addresses: &[] };
+        let status = after(&MachineInventoryStatus::default(), step, Some(1), &at(0));
+        assert_eq!(status.conditions.find(types::REGISTERED).unwrap().reason, reason::IDENTIFIED);
+        assert_eq!((status.attestation, status.phase), (None, Some(Phase::Registered)));
     }
 
     #[test]

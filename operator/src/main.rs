@@ -4,7 +4,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use operator::address::Given;
 use operator::media::{Origin, Source};
-use operator::{crd, run};
+use operator::upgrade::DefaultRegistry;
+use operator::{crd, run, tpm_vendors};
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Installs, configures and lists machines for Kubernetes
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "ros-operator", version)]
 struct Options {
     #[command(subcommand)]
     command: Command,
@@ -58,6 +59,12 @@ struct RunOptions {
     /// Namespace in which the operator keeps its certificate
     #[arg(long, env = "ROS_NAMESPACE", default_value = "cattle-rancheros-operator-system")]
     namespace: String,
+    /// PEM of TPM vendors' authorities, for registrations that require an endorsement key certificate and name none
+    #[arg(long, env = "ROS_TPM_VENDORS", value_name = "FILE")]
+    tpm_vendors: Option<PathBuf>,
+    /// Registry of upgrade images that name none, unless Rancher's Setting system-default-registry says another
+    #[arg(long, env = "ROS_DEFAULT_REGISTRY", default_value = "")]
+    default_registry: String,
     /// Registrations served at once; further machines are told to come back
     #[arg(long, env = "ROS_EXCHANGES", default_value_t = 256)]
     exchanges: usize,
@@ -99,6 +106,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn serve(options: RunOptions) -> anyhow::Result<()> {
     let media = source(&options)?;
+    let tpm_vendors = options.tpm_vendors.as_deref().map(tpm_vendors::read).transpose()?.unwrap_or_default();
     let config =
         kube::Config::infer().await.context("finding the cluster (KUBECONFIG, or the pod's service account)")?;
     let settings = run::Settings {
@@ -111,6 +119,8 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
         },
         certificate: options.certificate,
         namespace: options.namespace,
+        tpm_vendors,
+        default_registry: DefaultRegistry::new(&options.default_registry),
         exchanges: options.exchanges,
         media,
         downloads: options.downloads,

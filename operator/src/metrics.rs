@@ -1,7 +1,8 @@
 //! What `/metrics` shows. No label names a machine: cardinality does not grow with the fleet.
 
-use crate::crd::Phase;
+use crate::crd::{ManagedOSImage, Phase};
 use crate::inventory_index::InventoryIndex;
+use kube::runtime::reflector::Store;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -10,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use protocol::{Refusal, RefusalCode};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -41,6 +43,12 @@ struct CertificateLabel {
 struct InventoryLabel {
     /// A phase of MachineInventory, or `None` before there is one.
     phase: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpgradeLabel {
+    /// `waiting`, `updating`, `done` or `failed`, as a ManagedOSImage's `status.counts` has them.
+    phase: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -103,6 +111,8 @@ pub struct Metrics {
     phases: Family<ExchangeLabel, Histogram, fn() -> Histogram>,
     certificates: Family<CertificateLabel, Counter>,
     inventories: Family<InventoryLabel, Gauge>,
+    upgrades: Family<UpgradeLabel, Gauge>,
+    os_images: OsImages,
     reconciliations: Family<ReconcileLabel, Histogram, fn() -> Histogram>,
     pub requests: RequestTimes,
     pub leads: Gauge,
@@ -127,6 +137,7 @@ impl Default for Metrics {
         let (phases, reconciliations, requests) = (histograms(), histograms(), histograms());
         let certificates = Family::<CertificateLabel, Counter>::default();
         let inventories = Family::<InventoryLabel, Gauge>::default();
+        let upgrades = Family::<UpgradeLabel, Gauge>::default();
         let leads = Gauge::default();
         registry.register("exchanges", "Exchanges that ended, by what was asked and what came of it", outcomes.clone());
         registry.register("exchanges_in_flight", "Admitted exchanges before their answer", in_flight.clone());
@@ -139,6 +150,8 @@ impl Default for Metrics {
         registry.register("exchange_phase_seconds", "Parts of an exchange", phases.clone());
         registry.register("attestations", "Proved identities, by endorsement key certificate", certificates.clone());
         registry.register("machine_inventories", "MachineInventory objects, by phase", inventories.clone());
+        let help = "Nodes of all ManagedOSImages, by how far they are; told by the replica that leads";
+        registry.register("upgrade_nodes", help, upgrades.clone());
         registry.register("reconcile_seconds", "Reconciliations, by kind and result", reconciliations.clone());
         registry.register("api_request_seconds", "Requests to the API server, to the answer", requests.clone());
         registry.register("leader", "1 where this replica runs the controllers", leads.clone());
@@ -148,6 +161,8 @@ impl Default for Metrics {
             phases,
             certificates,
             inventories,
+            upgrades,
+            os_images: OsImages::default(),
             reconciliations,
             requests,
             leads,
@@ -195,8 +210,34 @@ impl Metrics {
         result
     }
 
-    /// In the text format of OpenMetrics. Inventories are counted now: nobody is told of each that changes its phase.
+    /// Counts the nodes of these ManagedOSImages, for as long as the guard lives.
+    pub fn follow(&self, images: Store<ManagedOSImage>) -> Following {
+        *self.os_images.lock().unwrap_or_else(PoisonError::into_inner) = Some(images);
+        Following(self.os_images.clone())
+    }
+
+    fn count_upgrades(&self) {
+        self.upgrades.clear();
+        let images = self.os_images.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(images) = images else { return };
+        let mut nodes = [("waiting", 0), ("updating", 0), ("done", 0), ("failed", 0)];
+        for image in images.state() {
+            let Some(counts) = image.status.as_ref().and_then(|status| status.counts.as_ref()) else { continue };
+            let moving = [counts.updating, counts.done, counts.failed];
+            let waiting = counts.desired.saturating_sub(moving.iter().sum());
+            for (sum, count) in nodes.iter_mut().zip([waiting].into_iter().chain(moving)) {
+                sum.1 += i64::from(count);
+            }
+        }
+        for (phase, count) in nodes {
+            self.upgrades.get_or_create(&UpgradeLabel { phase }).set(count);
+        }
+    }
+
+    /// In the text format of OpenMetrics. Inventories and upgrades are counted now: nobody is told of each that changes
+    /// its phase.
     pub fn text(&self, inventories: &InventoryIndex) -> Result<String, Refusal> {
+        self.count_upgrades();
         self.inventories.clear();
         for (phase, count) in inventories.phases() {
             let phase = phase.map_or_else(|| "None".to_owned(), |phase: Phase| format!("{phase:?}"));
@@ -209,9 +250,56 @@ impl Metrics {
     }
 }
 
+/// Where the replica that leads has the ManagedOSImages.
+type OsImages = Arc<Mutex<Option<Store<ManagedOSImage>>>>;
+
+/// Ends the counting of ManagedOSImages when dropped: who does not lead does not know them.
+pub struct Following(OsImages);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube::runtime::{reflector, watcher};
+    use serde_json::json;
+
+    fn os_image(name: &str, counts: serde_json::Value) -> ManagedOSImage {
+        serde_json::from_value(json!({
+            "apiVersion": "rancheros.cattle.io/v1", "kind": "ManagedOSImage",
+            "metadata": {"namespace": "n", "name": name}, "spec": {}, "status": {"counts": counts},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn nodes_of_all_roll_outs_are_counted_by_phase_while_this_replica_leads() {
+        let metrics = Metrics::default();
+        let upgrades = || {
+            let text = metrics.text(&InventoryIndex::default()).unwrap();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("rancheros_upgrade_nodes{phase="));
+            lines.map(str::to_owned).collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(upgrades(), [] as [String; 0]);
+        let (images, mut writer) = reflector::store();
+        let following = metrics.follow(images);
+        for image in [
+            os_image("a", json!({"desired": 7, "done": 2, "updating": 1, "failed": 1})),
+            os_image("b", json!({"desired": 1, "done": 1})),
+            os_image("new", json!(null)),
+        ] {
+            writer.apply_watcher_event(&watcher::Event::Apply(image));
+        }
+        assert_eq!(upgrades(), [r#""done"} 3"#, r#""failed"} 1"#, r#""updating"} 1"#, r#""waiting"} 3"#]);
+        writer.apply_watcher_event(&watcher::Event::Delete(os_image("a", json!(null))));
+        assert_eq!(upgrades(), [r#""done"} 1"#, r#""failed"} 0"#, r#""updating"} 0"#, r#""waiting"} 0"#]);
+        drop(following);
+        assert_eq!(upgrades(), [] as [String; 0]);
+    }
 
     #[test]
     fn outcomes_are_counted_by_code() {

@@ -1,19 +1,21 @@
-//! The two kinds of Rancher that a hand-over needs, as far as it needs them: where a cluster is managed, and the token
-//! with which a machine joins it.
+//! The kinds of Rancher that we go by, as far as we do: where a cluster is managed, the token with which a machine joins
+//! it, and settings.
 //!
 //! | kind                                               | read                 | written                       |
 //! |----------------------------------------------------|----------------------|-------------------------------|
 //! | `provisioning.cattle.io/v1` Cluster                | `status.clusterName` | never                         |
 //! | `management.cattle.io/v3` ClusterRegistrationToken | `status.token`       | made with `spec.clusterName`, |
 //! |                                                    |                      | deleted                       |
+//! | `management.cattle.io/v3` Setting                  | `value`, `default`   | never                         |
 //!
 //! Where Rancher is not installed these kinds are not served. One request a minute finds that out for all machines.
 
+use crate::absence::{is_absent, is_not_served};
 use crate::context::FIELD_MANAGER;
 use crate::crd::INVENTORY_ANNOTATION;
 use crate::inventory_index::{Key, KnownMachine};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, PostParams, Preconditions};
-use kube::core::{GroupVersionKind, Status};
+use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +27,8 @@ use tokio::time::Instant;
 
 /// How long nobody asks again after a kind was found not to be served.
 const ABSENT: Duration = Duration::from_secs(60);
+/// How old Rancher's URL may be.
+const URL_AGE: Duration = Duration::from_secs(60);
 
 /// What a look for an object gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +72,8 @@ impl std::fmt::Debug for Token {
 #[derive(Default)]
 pub struct Rancher {
     absent_until: Mutex<Option<Instant>>,
+    /// Rancher's own URL, and when it was read.
+    server_url: Mutex<Option<(String, Instant)>>,
     /// When a machine's token was last seen to be in order, and for which generation of its inventory.
     verified: Mutex<HashMap<Key, (Option<i64>, Instant)>>,
 }
@@ -88,6 +94,18 @@ impl Rancher {
         let api = Api::namespaced_with(client.clone(), namespace, &clusters());
         let found: Lookup<DynamicObject> = self.look(api.get(name)).await?;
         found.read(|object| Ok(status::<ClusterStatus>(&object)?.cluster_name.filter(|name| !name.is_empty())))
+    }
+
+    /// Under which URL Rancher is reached, by its Setting; empty where it has none.
+    pub async fn server_url(&self, client: &Client) -> kube::Result<String> {
+        let known = || self.server_url.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let young = known().clone().filter(|(_, read)| read.elapsed() < URL_AGE);
+        if let Some((url, _)) = young {
+            return Ok(url);
+        }
+        let url = setting(client, "server-url").await?.trim_end_matches('/').to_owned();
+        *known() = Some((url.clone(), Instant::now()));
+        Ok(url)
     }
 
     pub async fn token(&self, client: &Client, (namespace, name): &Key) -> kube::Result<Lookup<Token>> {
@@ -184,10 +202,17 @@ fn inventory(machine: &KnownMachine) -> String {
     format!("{}/{}", machine.namespace, machine.name)
 }
 
-/// An API server that knows the kind names, in its answer, the object that it does not have. One that does not know
-/// the kind has only the path to speak of.
-fn is_not_served(status: &Status) -> bool {
-    status.code == 404 && status.details.as_ref().is_none_or(|details| details.name.is_empty())
+/// The value of a Setting; empty where there is none, or no Rancher.
+pub async fn setting(client: &Client, name: &str) -> kube::Result<String> {
+    let kind = GroupVersionKind::gvk("management.cattle.io", "v3", "Setting");
+    let settings = ApiResource::from_gvk_with_plural(&kind, "settings");
+    let setting = match Api::<DynamicObject>::all_with(client.clone(), &settings).get(name).await {
+        Ok(setting) => setting.data,
+        Err(kube::Error::Api(status)) if is_absent(&status) => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
+    let text = |key: &str| setting.get(key).and_then(|value| value.as_str()).filter(|text| !text.is_empty());
+    Ok(text("value").or(text("default")).unwrap_or_default().to_owned())
 }
 
 fn clusters() -> ApiResource {

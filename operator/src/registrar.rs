@@ -14,7 +14,7 @@ use crate::inventory_client::{Made, WriteError};
 use crate::inventory_index::KnownMachine;
 use crate::lookup;
 use crate::machine_life::{self, Step};
-use crate::registration::Registration;
+use crate::registration::{Registration, Templates};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use protocol::hardware::Hardware;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 /// How often an inventory may vanish, or change hands, under one registration before the machine is sent away.
 const ATTEMPTS: usize = 3;
 
-/// What a machine proved.
+/// What a machine proved by its TPM.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub hash: TpmHash,
@@ -40,10 +40,8 @@ pub async fn register(
     identity: &Identity,
     report: &MachineReport,
 ) -> Result<Ledger, Refusal> {
-    let templates = registration.templates.as_ref().map_err(|problem| {
-        Refusal::new(RefusalCode::RegistrationInvalid, format!("{}: {}", problem.reason, problem.message))
-    })?;
-    let record = Record::new(registration, templates, identity.hash.clone(), &report.smbios);
+    let templates = templates(registration)?;
+    let record = Record::new(registration, templates, &report.smbios);
     for _ in 0..ATTEMPTS {
         if registration.spec.max_machines.is_some() && !context.inventories.is_complete() {
             return Err(lookup::starting());
@@ -55,40 +53,89 @@ pub async fn register(
         let admitted = seat.as_ref().map_or(0, |seat| seat.taken_before);
         let (machine, approved) = match enroll::decide(registration, known, admitted, context.now().0) {
             Decision::Refuse(refusal) => return Err(refusal),
-            Decision::Enroll { approved } => (make(context, &record, approved).await?, approved),
+            Decision::Enroll { approved } => (make(context, &record, &identity.hash, approved).await?, approved),
             Decision::Known { machine, approved } => {
                 let Some(machine) = update(context, &record, machine).await? else { continue };
                 (machine, approved)
             }
         };
         drop(seat);
-        // A client of the first release does not know its hardware, which is no reason to forget it.
-        let told = report.hardware != Hardware::default();
-        let news = told && machine.hardware != Some(Digest::of(&report.hardware));
-        let mut ledger = Ledger::new(machine);
-        ledger.note(
-            context,
-            Step::Registered {
-                approved,
-                hardware: news.then(|| Box::new(report.hardware.clone())),
-                attestation: identity.attestation.clone(),
-                addresses: &report.addresses,
-            },
-        );
-        if !approved {
-            ledger.write(context).await?;
-            return Err(enroll::approval_pending(&ledger.inventory()));
-        }
-        return Ok(ledger);
+        return note_registered(context, machine, approved, Some(identity.attestation.clone()), report).await;
     }
-    Err(Refusal::new(RefusalCode::Unavailable, "the machine's inventory was deleted meanwhile").retry_after(5))
+    Err(deleted_meanwhile())
+}
+
+/// The same for a machine that has an inventory already and proved itself by the shared secret of that one: it is
+/// recognised or sent away, and nothing is made for it.
+pub async fn register_known(
+    context: &Context,
+    registration: &Registration,
+    machine: &Arc<KnownMachine>,
+    report: &MachineReport,
+) -> Result<Ledger, Refusal> {
+    let templates = templates(registration)?;
+    let record = Record::new(registration, templates, &report.smbios);
+    // As it is now, if it is the same still: somebody may have changed their mind since the proof began.
+    let same = |newest: &Arc<KnownMachine>| newest.uid == machine.uid && newest.secret() == machine.secret();
+    let newest = context.inventories.get(&machine.namespace, &machine.name).filter(same);
+    let machine = newest.ok_or_else(unknown)?;
+    let seat = (!enroll::came_through(registration, Some(&machine)))
+        .then(|| context.inventories.take_seat(&registration.namespace, &registration.name));
+    let admitted = seat.as_ref().map_or(0, |seat| seat.taken_before);
+    match enroll::decide(registration, Some(machine), admitted, context.now().0) {
+        Decision::Refuse(refusal) => Err(refusal),
+        Decision::Enroll { .. } => Err(unknown()),
+        Decision::Known { machine, approved } => {
+            let machine = update(context, &record, machine).await?.ok_or_else(deleted_meanwhile)?;
+            drop(seat);
+            note_registered(context, machine, approved, None, report).await
+        }
+    }
+}
+
+fn templates(registration: &Registration) -> Result<&Templates, Refusal> {
+    registration.templates.as_ref().map_err(|problem| {
+        Refusal::new(RefusalCode::RegistrationInvalid, format!("{}: {}", problem.reason, problem.message))
+    })
+}
+
+async fn note_registered(
+    context: &Context,
+    machine: Arc<KnownMachine>,
+    approved: bool,
+    attestation: Option<AttestationStatus>,
+    report: &MachineReport,
+) -> Result<Ledger, Refusal> {
+    // A client of the first release does not know its hardware, which is no reason to forget it.
+    let told = report.hardware != Hardware::default();
+    let news = told && machine.hardware != Some(Digest::of(&report.hardware));
+    let hardware = news.then(|| Box::new(report.hardware.clone()));
+    let mut ledger = Ledger::new(machine);
+    ledger.note(context, Step::Registered { approved, hardware, attestation, addresses: &report.addresses });
+    if !approved {
+        ledger.write(context).await?;
+        return Err(enroll::approval_pending(&ledger.inventory()));
+    }
+    Ok(ledger)
+}
+
+fn deleted_meanwhile() -> Refusal {
+    Refusal::new(RefusalCode::Unavailable, "the machine's inventory was deleted meanwhile").retry_after(5)
 }
 
 /// The ledger of a machine that has an inventory in the registration's namespace.
 pub async fn find(context: &Context, registration: &Registration, hash: &TpmHash) -> Result<Ledger, Refusal> {
-    let ours = |machine: &Arc<KnownMachine>| machine.namespace == registration.namespace && !machine.deleting;
-    let known = context.lookup.find(context, hash).await?.filter(ours);
-    known.map(Ledger::new).ok_or_else(unknown)
+    let known = context.lookup.find(context, hash).await?;
+    known.filter(|machine| is_ours(registration, machine)).map(Ledger::new).ok_or_else(unknown)
+}
+
+/// The same of a machine that proved itself by the shared secret of its inventory.
+pub fn find_known(registration: &Registration, machine: &Arc<KnownMachine>) -> Result<Ledger, Refusal> {
+    if is_ours(registration, machine) { Ok(Ledger::new(machine.clone())) } else { Err(unknown()) }
+}
+
+fn is_ours(registration: &Registration, machine: &KnownMachine) -> bool {
+    machine.namespace == registration.namespace && !machine.deleting
 }
 
 fn unknown() -> Refusal {
@@ -172,9 +219,14 @@ impl Ledger {
 
 /// Makes the inventory of a new machine. Where the name is taken by the same machine, that was another replica, or
 /// another connection, in the same moment: the one that is there is taken.
-async fn make(context: &Context, record: &Record, approved: bool) -> Result<Arc<KnownMachine>, Refusal> {
+async fn make(
+    context: &Context,
+    record: &Record,
+    hash: &TpmHash,
+    approved: bool,
+) -> Result<Arc<KnownMachine>, Refusal> {
     for candidate in 0..CANDIDATES {
-        let object = record.object(approved, candidate);
+        let object = record.object(hash, approved, candidate);
         context.metrics.writes.inc();
         match context.inventory_client.make(&object).await? {
             Made::New(made) => return Ok(context.inventories.enter(*made)),

@@ -14,9 +14,10 @@ use crate::lookup::Lookup;
 use crate::media::{self, Shelf};
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
-use crate::registration_index::RegistrationIndex;
+use crate::registration_index::{Authorities, RegistrationIndex};
 use crate::server::{self, Admission, CertificateHolder, Desk, Limits};
 use crate::shared_secret::SharedSecrets;
+use crate::upgrade::DefaultRegistry;
 use anyhow::Context as _;
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
@@ -44,6 +45,10 @@ pub struct Settings {
     pub certificate: Option<PathBuf>,
     /// Where the operator keeps what is its own.
     pub namespace: String,
+    /// Authorities of TPM vendors, for registrations that name none.
+    pub tpm_vendors: Authorities,
+    /// Of upgrade images that name none, where Rancher has no word on it.
+    pub default_registry: DefaultRegistry,
     /// Exchanges at once, before their answer.
     pub exchanges: usize,
     /// Where base media come from; `None`: none are served.
@@ -92,6 +97,8 @@ pub async fn run(
         metrics,
         leadership,
         endpoint,
+        tpm_vendors: settings.tpm_vendors,
+        default_registry: settings.default_registry,
         clock: Timestamp::now,
     });
     let (admission, drain) = Admission::new(settings.exchanges);

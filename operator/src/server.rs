@@ -18,6 +18,7 @@ mod inventory;
 mod listener;
 mod media;
 mod registration;
+mod secret_holder;
 mod tls;
 
 pub use admission::{Admission, Drain};

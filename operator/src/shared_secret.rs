@@ -8,7 +8,7 @@
 
 mod reading;
 
-pub use reading::{Reading, SECRET_KEY, SECRET_TYPE, SharedSecret};
+pub use reading::{Reading, SECRET_KEY, SECRET_TYPE};
 
 use crate::context::Context;
 use crate::inventory_index::{Key, KnownMachine};
@@ -16,7 +16,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use protocol::{Refusal, RefusalCode};
+use protocol::{Refusal, RefusalCode, SharedSecret};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -50,23 +50,34 @@ struct Known {
 }
 
 impl SharedSecrets {
-    /// The one machine that is known by a shared secret.
+    /// The one machine that is known by a shared secret that it shows.
     pub async fn find(&self, context: &Context, shown: &SharedSecret) -> Result<Arc<KnownMachine>, Refusal> {
+        let (machine, held) = self.find_claimed(context, &shown.digest()).await?;
+        verify_slices_are_equal(held.expose(), shown.expose()).map_err(|_| unknown())?;
+        Ok(machine)
+    }
+
+    /// The one machine that is known by the shared secret with this digest, and that secret: whether who named it has it
+    /// is still to be proved.
+    pub async fn find_claimed(
+        &self,
+        context: &Context,
+        digest: &[u8],
+    ) -> Result<(Arc<KnownMachine>, SharedSecret), Refusal> {
+        let digest: [u8; 32] = digest.try_into().map_err(|_| unknown())?;
         let mut machines = Vec::new();
-        for secret in self.holders(context, &shown.digest()).await? {
+        for secret in self.holders(context, &digest).await? {
             if let Reading::Good(held) = self.read(&context.client, &secret).await.map_err(unavailable)?
-                && verify_slices_are_equal(held.expose(), shown.expose()).is_ok()
+                && held.digest() == digest
             {
-                machines.extend(context.inventories.with_secret(&secret));
+                machines.extend(
+                    context.inventories.with_secret(&secret).into_iter().map(|machine| (machine, held.clone())),
+                );
             }
         }
-        machines.retain(|machine| !machine.deleting);
+        machines.retain(|(machine, _)| !machine.deleting);
         match machines.len() {
-            0 => Err(Refusal::new(
-                RefusalCode::UnknownSecret,
-                "no MachineInventory names a Secret with this shared secret (spec.machineTokenSecretName)",
-            )
-            .retry_after(RETRY_AFTER)),
+            0 => Err(unknown()),
             1 => Ok(machines.remove(0)),
             _ => Err(Refusal::new(
                 RefusalCode::SecretNotUnique,
@@ -199,6 +210,11 @@ impl Known {
         due.truncate(ROUND);
         due
     }
+}
+
+fn unknown() -> Refusal {
+    let message = "no MachineInventory names a Secret with this shared secret (spec.machineTokenSecretName)";
+    Refusal::new(RefusalCode::UnknownSecret, message).retry_after(RETRY_AFTER)
 }
 
 fn unavailable(error: String) -> Refusal {

@@ -10,6 +10,7 @@ mod image;
 pub mod objects;
 mod plan;
 pub mod progress;
+mod registry;
 mod release;
 mod secrets;
 pub mod verdict;
@@ -17,6 +18,7 @@ pub mod verdict;
 pub use engine::{Carrier, PLAN_NAMESPACE, STANDALONE_NAMESPACE, Served, choose};
 pub use image::{ImageReference, MalformedImage};
 pub use plan::{Container, PlanDrain, PlanSecret, PlanSpec, Unsayable};
+pub use registry::{DefaultRegistry, UnusableRegistry};
 pub use release::{Release, Running};
 
 use crate::crd::{ClusterTarget, ManagedOSImage, reason};
@@ -46,8 +48,8 @@ pub struct Upgrade {
 }
 
 impl Upgrade {
-    /// Reads the spec. The problem, if there is one, names the field.
-    pub fn of(object: &ManagedOSImage, carrier: Carrier) -> Result<Self, Problem> {
+    /// Reads the spec. `registry`: of images that name none. The problem, if there is one, names the field.
+    pub fn of(object: &ManagedOSImage, carrier: Carrier, registry: &DefaultRegistry) -> Result<Self, Problem> {
         let spec = &object.spec;
         let invalid = |message: String| Problem { reason: reason::INVALID_SPEC, message };
         let own_image = spec.upgrade_container.as_ref().and_then(|container| container.image.as_deref());
@@ -67,7 +69,8 @@ impl Upgrade {
             return Err(Problem { reason: reason::SECRET_IN_CLOUD_CONFIG, message });
         }
         let cloud_config = config.map(|config| CloudConfig(config.clone()).to_yaml());
-        let plan = plan::plan(&name, spec, cloud_config.as_deref()).map_err(|error| invalid(error.to_string()))?;
+        let plan = plan::plan(&name, spec, cloud_config.as_deref(), registry);
+        let plan = plan.map_err(|error| invalid(error.to_string()))?;
         let selector = spec.node_selector.clone().unwrap_or_default();
         let selector = Selector::try_from(selector).map_err(|error| invalid(format!("spec.nodeSelector: {error}")))?;
         let image_namespace = object.namespace().unwrap_or_default();
@@ -113,10 +116,16 @@ mod tests {
     use serde_json::{Value, json};
     use std::path::Path;
 
-    /// Names of the cases in `testdata/os-image/`: `NAME.yaml` is what a user applies, `NAME.bundle.yaml` and
-    /// `NAME.objects.yaml` what is made of it.
+    /// Names of the cases in `testdata/os-image/`, each with the cluster's default registry: `NAME.yaml` is what a user
+    /// applies, `NAME.bundle.yaml` and `NAME.objects.yaml` what is made of it.
     /// `ROS_WRITE_GOLDEN=1 cargo test ... what_is_rendered` writes the latter anew.
-    const CASES: [&str; 4] = ["default", "reference", "downstream", "registry"];
+    const CASES: [(&str, &str); 5] = [
+        ("default", ""),
+        ("reference", ""),
+        ("downstream", ""),
+        ("registry", "mirror.example.org"),
+        ("default-registry", "mirror.example.org:5000/rancher"),
+    ];
 
     fn object(namespace: &str, spec: Value) -> ManagedOSImage {
         let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
@@ -124,14 +133,18 @@ mod tests {
         object
     }
 
+    fn upgrade(object: &ManagedOSImage) -> Result<Upgrade, Problem> {
+        Upgrade::of(object, Carrier::Fleet, &DefaultRegistry::default())
+    }
+
     #[test]
     fn what_is_rendered_is_what_is_kept() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/os-image");
-        for case in CASES {
+        for (case, registry) in CASES {
             let text = std::fs::read_to_string(folder.join(format!("{case}.yaml"))).unwrap();
             let mut object: ManagedOSImage = serde_yaml::from_str(&text).unwrap();
             object.metadata.uid = Some("00000000-0000-0000-0000-000000000000".to_owned());
-            let upgrade = Upgrade::of(&object, Carrier::Fleet).unwrap();
+            let upgrade = Upgrade::of(&object, Carrier::Fleet, &DefaultRegistry::new(registry)).unwrap();
             let bundle = serde_yaml::to_string(&bundle::bundle(&object, &upgrade)).unwrap();
             let objects = objects::objects(&upgrade, "system-upgrade").into_iter().filter_map(|(_, object)| object);
             let objects: String =
@@ -150,33 +163,33 @@ mod tests {
     #[test]
     fn nothing_secret_goes_into_a_bundle() {
         let object = object("fleet-default", json!({"osImage": "a:1", "cloudConfig": {"password": "p"}}));
-        let problem = Upgrade::of(&object, Carrier::Fleet).unwrap_err();
+        let problem = upgrade(&object).unwrap_err();
         assert_eq!(problem.reason, reason::SECRET_IN_CLOUD_CONFIG);
         assert!(problem.message.contains("spec.cloudConfig.password"), "{}", problem.message);
-        assert!(Upgrade::of(&object, Carrier::Plan).is_ok());
+        assert!(Upgrade::of(&object, Carrier::Plan, &DefaultRegistry::default()).is_ok());
     }
 
     #[test]
     fn without_an_image_nothing_is_asked_for() {
         for spec in [json!({}), json!({"osImage": " "}), json!({"upgradeContainer": {"args": ["x"]}})] {
-            assert_eq!(Upgrade::of(&object("n", spec), Carrier::Fleet).unwrap_err().reason, reason::NO_IMAGE);
+            assert_eq!(upgrade(&object("n", spec)).unwrap_err().reason, reason::NO_IMAGE);
         }
     }
 
     #[test]
     fn fleet_local_has_one_target() {
         let targets = json!({"osImage": "a:1", "targets": [{"clusterName": "c"}]});
-        let problem = Upgrade::of(&object(LOCAL_NAMESPACE, targets.clone()), Carrier::Fleet).unwrap_err();
+        let problem = upgrade(&object(LOCAL_NAMESPACE, targets.clone())).unwrap_err();
         assert!(problem.message.contains("spec.targets"), "{}", problem.message);
-        assert_eq!(Upgrade::of(&object("fleet-default", targets), Carrier::Fleet).unwrap().targets.len(), 1);
+        assert_eq!(upgrade(&object("fleet-default", targets)).unwrap().targets.len(), 1);
     }
 
     #[test]
     fn an_image_of_its_own_says_nothing_of_the_release() {
         let spec = json!({"osImage": "a:1", "upgradeContainer": {"image": "ubuntu:24.04"}});
-        assert_eq!(Upgrade::of(&object("n", spec), Carrier::Fleet).unwrap().release, None);
+        assert_eq!(upgrade(&object("n", spec)).unwrap().release, None);
         let spec = json!({"osImage": "a:1", "release": "2", "upgradeContainer": {"image": "ubuntu:24.04"}});
-        let release = Upgrade::of(&object("n", spec), Carrier::Fleet).unwrap().release;
+        let release = upgrade(&object("n", spec)).unwrap().release;
         assert_eq!(release, Some(Release::Name("2".into())));
     }
 }

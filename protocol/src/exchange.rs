@@ -6,13 +6,16 @@
 //!                           → progress* ───────────────────→ done → done
 //! ```
 //!
+//! A machine without a TPM opens with `secretHello → secretChallenge → secretProof`. The two openings have no stage in
+//! common: who began with one can only end with the same.
+//!
 //! The operator may say `refused` wherever it may speak, and also in place of listening: that ends the exchange.
 //! Nothing here reads, writes or waits; deadlines belong to whoever holds the socket.
 
 use crate::join::Join;
 use crate::message::{
     Challenge, Config, Done, FromMachine, FromOperator, Hello, MachineReport, OsReport, Progress, Proof, Recorded,
-    decode, encode,
+    SecretChallenge, SecretHello, SecretProof, decode, encode,
 };
 use crate::refusal::{Refusal, RefusalCode};
 
@@ -23,6 +26,13 @@ pub struct OperatorSide(Stage);
 /// The machine's side.
 #[derive(Debug)]
 pub struct MachineSide(Stage);
+
+/// By what a machine wants to be known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Opening {
+    Tpm(Hello),
+    SharedSecret(SecretHello),
+}
 
 /// What a machine wants, once it is believed.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +59,8 @@ enum Stage {
     Hello,
     Challenge,
     Proof,
+    SecretChallenge,
+    SecretProof,
     Statement,
     Config,
     Progress,
@@ -71,10 +83,11 @@ impl Default for MachineSide {
 
 /// Every `receive_…` reads one text frame. Its error is the refusal to answer with, and the exchange is then over.
 impl OperatorSide {
-    pub fn receive_hello(&mut self, frame: &str) -> Result<Hello, Refusal> {
+    pub fn receive_opening(&mut self, frame: &str) -> Result<Opening, Refusal> {
         match self.receive(frame)? {
-            FromMachine::Hello(hello) => Ok(hello),
-            other => Err(unexpected(other.kind(), &["hello"])),
+            FromMachine::Hello(hello) => Ok(Opening::Tpm(hello)),
+            FromMachine::SecretHello(hello) => Ok(Opening::SharedSecret(hello)),
+            other => Err(unexpected(other.kind(), Stage::Hello.expects())),
         }
     }
 
@@ -82,6 +95,13 @@ impl OperatorSide {
         match self.receive(frame)? {
             FromMachine::Proof(proof) => Ok(proof),
             other => Err(unexpected(other.kind(), &["proof"])),
+        }
+    }
+
+    pub fn receive_secret_proof(&mut self, frame: &str) -> Result<SecretProof, Refusal> {
+        match self.receive(frame)? {
+            FromMachine::SecretProof(proof) => Ok(proof),
+            other => Err(unexpected(other.kind(), Stage::SecretProof.expects())),
         }
     }
 
@@ -107,6 +127,9 @@ impl OperatorSide {
 
     pub fn send_challenge(&mut self, challenge: Challenge) -> Result<String, Refusal> {
         self.send(&FromOperator::Challenge(challenge))
+    }
+    pub fn send_secret_challenge(&mut self, challenge: SecretChallenge) -> Result<String, Refusal> {
+        self.send(&FromOperator::SecretChallenge(challenge))
     }
     pub fn send_config(&mut self, config: Config) -> Result<String, Refusal> {
         self.send(&FromOperator::Config(Box::new(config)))
@@ -143,6 +166,13 @@ impl MachineSide {
         match self.receive(frame)? {
             FromOperator::Challenge(challenge) => Ok(challenge),
             other => Err(unexpected(other.kind(), &["challenge"])),
+        }
+    }
+
+    pub fn receive_secret_challenge(&mut self, frame: &str) -> Result<SecretChallenge, Refusal> {
+        match self.receive(frame)? {
+            FromOperator::SecretChallenge(challenge) => Ok(challenge),
+            other => Err(unexpected(other.kind(), Stage::SecretChallenge.expects())),
         }
     }
 
@@ -194,6 +224,8 @@ impl Stage {
         match (self, message) {
             (Stage::Hello, M::Hello(_)) => Ok(Stage::Challenge),
             (Stage::Proof, M::Proof(_)) => Ok(Stage::Statement),
+            (Stage::Hello, M::SecretHello(_)) => Ok(Stage::SecretChallenge),
+            (Stage::SecretProof, M::SecretProof(_)) => Ok(Stage::Statement),
             (Stage::Statement, M::Machine(_)) => Ok(Stage::Config),
             (Stage::Statement, M::Booted(_) | M::Report(_)) => Ok(Stage::MachineDone),
             (Stage::Statement | Stage::Progress, M::Progress(_)) => Ok(Stage::Progress),
@@ -207,6 +239,7 @@ impl Stage {
         match (self, message) {
             (_, O::Refused(_)) => Ok(Stage::Over),
             (Stage::Challenge, O::Challenge(_)) => Ok(Stage::Proof),
+            (Stage::SecretChallenge, O::SecretChallenge(_)) => Ok(Stage::SecretProof),
             (Stage::Config, O::Config(_)) => Ok(Stage::Progress),
             (Stage::OperatorDone, O::Done(_)) => Ok(Stage::Over),
             _ => Err(unexpected(message.kind(), self.expects())),
@@ -215,9 +248,11 @@ impl Stage {
 
     fn expects(self) -> &'static [&'static str] {
         match self {
-            Stage::Hello => &["hello"],
+            Stage::Hello => &["hello", "secretHello"],
             Stage::Challenge => &["challenge"],
             Stage::Proof => &["proof"],
+            Stage::SecretChallenge => &["secretChallenge"],
+            Stage::SecretProof => &["secretProof"],
             Stage::Statement => &["machine", "booted", "report", "progress", "done"],
             Stage::Config => &["config"],
             Stage::Progress => &["progress", "done"],
@@ -236,6 +271,7 @@ fn unexpected(message: &str, expected: &[&str]) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn hello() -> FromMachine {
         FromMachine::Hello(Hello {
@@ -259,6 +295,15 @@ mod tests {
     fn proof() -> FromMachine {
         FromMachine::Proof(Proof { secret: vec![], quote: vec![], signature: vec![], event_log: None })
     }
+    fn secret_hello() -> FromMachine {
+        FromMachine::SecretHello(SecretHello { versions: vec![1], digest: vec![0; 32], client: None })
+    }
+    fn secret_challenge() -> SecretChallenge {
+        SecretChallenge { version: 1, nonce: vec![0; 32], correlation: "c".into() }
+    }
+    fn secret_proof() -> FromMachine {
+        FromMachine::SecretProof(SecretProof { answer: vec![1] })
+    }
     fn config() -> Config {
         Config {
             inventory: "fleet-default/m-1".into(),
@@ -278,7 +323,7 @@ mod tests {
     /// Both sides, up to the point where the machine may say what it wants.
     fn proven() -> (OperatorSide, MachineSide) {
         let (mut operator, mut machine) = (OperatorSide::default(), MachineSide::default());
-        operator.receive_hello(&machine.send(&hello()).unwrap()).unwrap();
+        operator.receive_opening(&machine.send(&hello()).unwrap()).unwrap();
         machine.receive_challenge(&operator.send_challenge(challenge()).unwrap()).unwrap();
         operator.receive_proof(&machine.send(&proof()).unwrap()).unwrap();
         (operator, machine)
@@ -321,10 +366,49 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_without_a_tpm_opens_with_its_secret_and_goes_on_like_any_other() {
+        let (mut operator, mut machine) = (OperatorSide::default(), MachineSide::default());
+        let opening = operator.receive_opening(&machine.send(&secret_hello()).unwrap()).unwrap();
+        assert!(matches!(opening, Opening::SharedSecret(_)));
+        let challenge = operator.send_secret_challenge(secret_challenge()).unwrap();
+        assert_eq!(machine.receive_secret_challenge(&challenge), Ok(secret_challenge()));
+        operator.receive_secret_proof(&machine.send(&secret_proof()).unwrap()).unwrap();
+        operator.receive_statement(&machine.send(&progress()).unwrap()).unwrap();
+        finish(operator, machine);
+    }
+
+    proptest! {
+        /// Whatever is said in whatever order: who may state something has been through one whole opening, and nothing
+        /// of the other.
+        #[test]
+        fn there_are_two_ways_to_be_believed_and_no_mixture(said in proptest::collection::vec(0usize..6, 0..8)) {
+            let mut side = OperatorSide::default();
+            let mut accepted = Vec::new();
+            for what in said {
+                let (name, result) = match what {
+                    0 => ("hello", side.receive_opening(&encode(&hello()).unwrap()).map(drop)),
+                    1 => ("challenge", side.send_challenge(challenge()).map(drop)),
+                    2 => ("proof", side.receive_proof(&encode(&proof()).unwrap()).map(drop)),
+                    3 => ("secretHello", side.receive_opening(&encode(&secret_hello()).unwrap()).map(drop)),
+                    4 => ("secretChallenge", side.send_secret_challenge(secret_challenge()).map(drop)),
+                    _ => ("secretProof", side.receive_secret_proof(&encode(&secret_proof()).unwrap()).map(drop)),
+                };
+                if result.is_ok() {
+                    accepted.push(name);
+                }
+            }
+            let believed = side.receive_statement(&encode(&progress()).unwrap()).is_ok();
+            let openings = [["hello", "challenge", "proof"], ["secretHello", "secretChallenge", "secretProof"]];
+            prop_assert_eq!(believed, openings.iter().any(|opening| accepted == opening), "{:?}", accepted);
+            prop_assert!(openings.iter().any(|opening| opening.starts_with(&accepted)), "{:?}", accepted);
+        }
+    }
+
+    #[test]
     fn what_is_out_of_order_is_refused_by_name() {
-        let refusal = OperatorSide::default().receive_hello(&encode(&proof()).unwrap()).unwrap_err();
+        let refusal = OperatorSide::default().receive_opening(&encode(&proof()).unwrap()).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::UnexpectedMessage);
-        assert_eq!(refusal.message, "`proof` may not stand here; expected: hello");
+        assert_eq!(refusal.message, "`proof` may not stand here; expected: hello or secretHello");
 
         let (mut operator, _) = proven();
         let again = operator.receive_statement(&encode(&hello()).unwrap()).unwrap_err();

@@ -27,6 +27,8 @@ pub const QUOTED_PCRS: &[u8] = &[0, 4, 7];
 pub enum FromMachine {
     Hello(Hello),
     Proof(Proof),
+    SecretHello(SecretHello),
+    SecretProof(SecretProof),
     Machine(Box<MachineReport>),
     Booted(Box<OsReport>),
     Report(Box<OsReport>),
@@ -39,6 +41,7 @@ pub enum FromMachine {
 #[serde(tag = "type", rename_all = "camelCase")]
 pub enum FromOperator {
     Challenge(Challenge),
+    SecretChallenge(SecretChallenge),
     Config(Box<Config>),
     Done(Box<Recorded>),
     Refused(Refusal),
@@ -50,6 +53,8 @@ impl FromMachine {
         match self {
             FromMachine::Hello(_) => "hello",
             FromMachine::Proof(_) => "proof",
+            FromMachine::SecretHello(_) => "secretHello",
+            FromMachine::SecretProof(_) => "secretProof",
             FromMachine::Machine(_) => "machine",
             FromMachine::Booted(_) => "booted",
             FromMachine::Report(_) => "report",
@@ -64,6 +69,7 @@ impl FromOperator {
     pub fn kind(&self) -> &'static str {
         match self {
             FromOperator::Challenge(_) => "challenge",
+            FromOperator::SecretChallenge(_) => "secretChallenge",
             FromOperator::Config(_) => "config",
             FromOperator::Done(_) => "done",
             FromOperator::Refused(_) => "refused",
@@ -136,6 +142,41 @@ pub struct Proof {
     /// The firmware's event log (TCG crypto-agile format), when it is there and fits.
     #[serde(default, with = "optional_bytes", skip_serializing_if = "Option::is_none")]
     pub event_log: Option<Vec<u8>>,
+}
+
+/// Who speaks, of a machine without a TPM: it is known by a shared secret; see [`crate::shared_secret`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretHello {
+    /// Versions of the message set the machine speaks, newest first.
+    pub versions: Vec<u32>,
+    /// SHA-256 of the shared secret.
+    #[serde(with = "bytes")]
+    pub digest: Vec<u8>,
+    /// As in [`Hello`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+}
+
+/// What only somebody who has the shared secret can answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretChallenge {
+    /// As in [`Challenge`].
+    pub version: u32,
+    /// 32 bytes.
+    #[serde(with = "bytes")]
+    pub nonce: Vec<u8>,
+    /// As in [`Challenge`].
+    pub correlation: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretProof {
+    /// What [`crate::SharedSecret::prove`] gave.
+    #[serde(with = "bytes")]
+    pub answer: Vec<u8>,
 }
 
 /// Everything learned about the host; asks for its configuration.
@@ -293,10 +334,11 @@ pub trait KnownTypes {
     const TYPES: &'static [&'static str];
 }
 impl KnownTypes for FromMachine {
-    const TYPES: &'static [&'static str] = &["hello", "proof", "machine", "booted", "report", "progress", "done"];
+    const TYPES: &'static [&'static str] =
+        &["hello", "proof", "secretHello", "secretProof", "machine", "booted", "report", "progress", "done"];
 }
 impl KnownTypes for FromOperator {
-    const TYPES: &'static [&'static str] = &["challenge", "config", "done", "refused"];
+    const TYPES: &'static [&'static str] = &["challenge", "secretChallenge", "config", "done", "refused"];
 }
 
 pub(crate) mod bytes {
@@ -357,7 +399,7 @@ mod tests {
         assert_eq!(decode::<FromMachine>(newer), Ok(FromMachine::Done(Done::default())));
         let refusal = decode::<FromMachine>(r#"{"type":"challenge"}"#).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::UnknownMessage);
-        assert!(refusal.message.contains("hello, proof, machine"), "{refusal}");
+        assert!(refusal.message.contains("hello, proof, secretHello"), "{refusal}");
         for broken in ["", "[]", "{", r#"{"type":1}"#, r#"{"type":"hello"}"#] {
             assert_eq!(decode::<FromMachine>(broken).unwrap_err().code, RefusalCode::MalformedMessage, "{broken:?}");
         }
@@ -377,6 +419,8 @@ mod tests {
             FromMachine::Machine(Box::default()).kind(),
             FromMachine::Report(Box::default()).kind(),
             FromMachine::Booted(Box::default()).kind(),
+            FromMachine::SecretHello(SecretHello { versions: vec![], digest: vec![], client: None }).kind(),
+            FromMachine::SecretProof(SecretProof { answer: vec![] }).kind(),
         ];
         assert!(kinds.iter().all(|kind| FromMachine::TYPES.contains(kind)));
         let refused = FromOperator::Refused(Refusal::new(RefusalCode::Busy, "full"));

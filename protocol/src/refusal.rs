@@ -110,9 +110,13 @@ refusal_codes! {
     /// No credential was presented where one is needed.
     Unauthenticated => 401, false;
     /// No MachineInventory names a Secret with this shared secret.
-    UnknownSecret => 401, false;
+    UnknownSecret => 401, true;
     /// More than one MachineInventory is known by this shared secret.
     SecretNotUnique => 409, true;
+    /// The machine did not prove that it has the shared secret that it named.
+    SharedSecretRejected => 403, false;
+    /// The registration, or the machine's inventory, asks for a TPM; a shared secret will not do.
+    SharedSecretNotAccepted => 403, true;
     /// The machine's inventory names neither a cluster nor a role for it.
     NotAssigned => 409, true;
     /// The machine's cluster has no registration token for it yet; the inventory's conditions say why.

@@ -1,18 +1,22 @@
 //! The chart: what it renders, and a cluster in which it is installed as the reference says, with nothing but the rights
 //! that it gives.
 
+use super::os_image::holds;
 use anyhow::{Context, Result};
 use harness::certificates::Authority;
 use harness::cluster::{Cluster, Controllers};
+use harness::foreign::make_namespace;
 use harness::helm::{helm, helm_alone};
 use harness::operator::{NAMESPACE, Operator};
 use harness::paths;
+use harness::rancher::Rancher;
 use harness::registration::{self, Registration};
 use harness::scratch::Scratch;
 use harness::software_machine::{Endpoint, usual_report};
 use harness::software_tpm::{KeyKind, SoftwareTpm};
 use harness::wait::{Look, until};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -91,7 +95,9 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     helm(&cluster, &["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart]).unwrap();
     cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"], "").unwrap();
     let account = account_kubeconfig(&cluster, &scratch.path().join("account")).unwrap();
-    let environment = environment(&cluster).unwrap();
+    let mut environment = environment(&cluster).unwrap();
+    // As if Rancher had gone since: the API server does not even know its kinds.
+    environment.push(("ROS_BESIDE_RANCHER".to_owned(), "true".to_owned()));
     let url = format!("https://{RELEASE}.{NAMESPACE}.svc");
     let folder = scratch.folder("operator").unwrap();
     let operator = Operator::start_deployed(&account, environment, &url, &folder).await.unwrap();
@@ -155,19 +161,75 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn everything_that_can_be_switched_on_is_taken_by_the_api_server_as_it_is_written() {
+    let scratch = Scratch::new("chart-everything").unwrap();
+    let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
+    make_namespace(&cluster, "system-upgrade").unwrap();
+    let monitors = paths::workspace().join("tests/foreign-kinds/service-monitor.yaml");
+    let monitors = std::fs::read_to_string(monitors).unwrap();
+    cluster.kubectl(&["apply", "-f", "-"], &monitors).unwrap();
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &monitors).unwrap();
+    let chart = package(&scratch.folder("chart").unwrap()).unwrap();
+    let chart = chart.to_str().unwrap();
+    let install = ["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart, "--set", EVERYTHING];
+    helm(&cluster, &install).unwrap();
+
+    // Whatever a kind does not know would be missing, or another number, when it is read back.
+    let manifest = helm(&cluster, &["-n", NAMESPACE, "get", "manifest", RELEASE]).unwrap();
+    let written = cluster.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", "-"], &manifest).unwrap();
+    let mut kinds = BTreeSet::new();
+    for written in serde_json::Deserializer::from_str(&written).into_iter::<Value>() {
+        let written = written.unwrap();
+        let objects = written["items"].as_array().cloned().unwrap_or_else(|| vec![written.clone()]);
+        for object in objects {
+            let one = object.to_string();
+            let there = cluster.kubectl(&["get", "-o", "json", "-f", "-"], &one).unwrap();
+            let there: Value = serde_json::from_str(&there).unwrap();
+            let there = &there["items"][0];
+            assert!(holds(there, &object), "written: {object}\nread: {there}");
+            kinds.insert(object["kind"].as_str().unwrap().to_owned());
+        }
+    }
+    let extras = ["Ingress", "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor"];
+    assert!(extras.iter().all(|kind| kinds.contains(*kind)) && kinds.contains("Deployment"), "{kinds:?}");
+    let selected = |kind: &str, path: &str| {
+        let path = format!("jsonpath={path}");
+        cluster.kubectl(&["get", kind, RELEASE, "-n", NAMESPACE, "-o", &path], "").unwrap()
+    };
+    let pods = selected("deployment", "{.spec.template.metadata.labels.app}");
+    for kind in ["networkpolicy", "poddisruptionbudget", "servicemonitor"] {
+        let path = if kind == "networkpolicy" {
+            "{.spec.podSelector.matchLabels.app}"
+        } else {
+            "{.spec.selector.matchLabels.app}"
+        };
+        assert_eq!(selected(kind, path), pods, "{kind}");
+    }
+    // Ports are named, and a name that nobody has would let nobody in.
+    assert_eq!(selected("service", "{.spec.ports[0].name}"), selected("servicemonitor", "{.spec.endpoints[0].port}"));
+    assert_eq!(
+        selected("service", "{.spec.ports[0].name}"),
+        selected("ingress", "{.spec.rules[0].http.paths[0].backend.service.port.name}")
+    );
+    let container_port = selected("deployment", "{.spec.template.spec.containers[0].ports[0].name}");
+    assert_eq!(selected("networkpolicy", "{.spec.ingress[0].ports[0].port}"), container_port);
+    assert_eq!(selected("service", "{.spec.ports[0].targetPort}"), container_port);
+
+    let less =
+        ["-n", NAMESPACE, "upgrade", RELEASE, chart, "--reset-values", "--set", "serverURL=https://ros.example.org"];
+    helm(&cluster, &less).unwrap();
+    let extras = ["get", "ingress,networkpolicy,poddisruptionbudget,servicemonitor", "-n", NAMESPACE, "-o", "name"];
+    assert_eq!(cluster.kubectl(&extras, "").unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beside_rancher_it_takes_ranchers_url_and_authorities() {
     let scratch = Scratch::new("chart-rancher").unwrap();
     let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
     let settings =
         [("server-url", "https://rancher.example.org"), ("cacerts", "-----BEGIN CERTIFICATE-----\nrancher\n")];
-    cluster.kubectl(&["apply", "-f", "-"], RANCHER).unwrap();
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"], "").unwrap();
-    for (name, value) in settings {
-        let object = json!({
-            "apiVersion": "management.cattle.io/v3", "kind": "Setting", "metadata": {"name": name}, "value": value,
-        });
-        cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).unwrap();
-    }
+    let rancher = Rancher::install(&cluster).unwrap();
+    settings.into_iter().for_each(|(name, value)| rancher.set(name, value).unwrap());
     let chart = package(&scratch.folder("chart").unwrap()).unwrap();
     helm(&cluster, &["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart.to_str().unwrap()]).unwrap();
     let rule = ["get", "ingress", RELEASE, "-n", NAMESPACE, "-o", "jsonpath={.spec.rules[0]}"];
@@ -186,6 +248,13 @@ async fn beside_rancher_it_takes_ranchers_url_and_authorities() {
     let medium = operator.fetch(&registration.local_url(&operator).unwrap()).await.unwrap();
     assert!(medium.contains("registrationCACert") && medium.contains("rancher.example.org"), "{medium}");
     assert_eq!(operator.ca().await.unwrap(), settings[1].1);
+
+    // A Rancher that no ingress leads to: the operator has an address of its own.
+    rancher.set("server-url", "https://192.0.2.1:8443").unwrap();
+    let chart = chart.to_str().unwrap();
+    let rendered = ["-n", NAMESPACE, "upgrade", RELEASE, chart, "--dry-run=server"];
+    let rendered = helm(&cluster, &rendered).unwrap();
+    assert!(!rendered.contains("kind: Ingress") && !rendered.contains("ROS_BESIDE_RANCHER"), "{rendered}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,27 +287,6 @@ async fn a_certificate_that_is_given_is_served_and_its_authority_is_handed_out()
     // Nothing of the operator's own was made beside it.
     assert!(cluster.kubectl(&["get", "secret", "ros-operator-tls", "-n", NAMESPACE], "").is_err());
 }
-
-/// As much of Rancher as is asked for.
-const RANCHER: &str = r"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: settings.management.cattle.io}
-spec:
-  group: management.cattle.io
-  scope: Cluster
-  names: {kind: Setting, plural: settings, singular: setting}
-  versions:
-  - name: v3
-    served: true
-    storage: true
-    schema:
-      openAPIV3Schema:
-        type: object
-        properties:
-          value: {type: string}
-          default: {type: string}
-";
 
 fn folder() -> String {
     paths::workspace().join("chart").display().to_string()

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use aws_lc_rs::{digest, hmac};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use harness::cluster::Cluster;
 use harness::rancher::Rancher;
 use harness::registration::NAMESPACE;
 use harness::site::Site;
@@ -81,10 +82,11 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_secret_opens_while_it_is_one_machines() {
     let site = Site::start("inventory-secret", json!({})).await.unwrap();
-    make_inventory(&site, "a", json!({"machineTokenSecretName": "secret-a", "config": {"role": "server"}})).unwrap();
+    make_inventory(&site.cluster, "a", json!({"machineTokenSecretName": "secret-a", "config": {"role": "server"}}))
+        .unwrap();
     condition(&site, "a", "SharedSecret", "SecretMissing").await.unwrap();
     let ask = async |secret: &str| ask(&site, secret).await.unwrap();
-    make_secret(&site, "secret-a", "known to one").unwrap();
+    make_secret(&site.cluster, "secret-a", "known to one").unwrap();
     until("the secret to be known", PATIENCE, async || {
         Ok(ask("known to one").await.map_or_else(|refusal| Look::NotYet(refusal.to_string()), Look::Ready))
     })
@@ -97,8 +99,8 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     assert_eq!(inventory["status"]["phase"], "Registered");
 
     // Without Rancher a cluster cannot be found, which says so and costs nobody else anything.
-    make_inventory(&site, "b", json!({"machineTokenSecretName": "secret-b", "clusterName": "c"})).unwrap();
-    make_secret(&site, "secret-b", "known to two").unwrap();
+    make_inventory(&site.cluster, "b", json!({"machineTokenSecretName": "secret-b", "clusterName": "c"})).unwrap();
+    make_secret(&site.cluster, "secret-b", "known to two").unwrap();
     condition(&site, "b", "Assigned", "RancherNotInstalled").await.unwrap();
     until("the machine to be known and wait for its cluster", PATIENCE, async || {
         let refusal = ask("known to two").await.unwrap_err();
@@ -109,7 +111,7 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     .unwrap();
 
     // Two machines with one secret: neither is believed, and both inventories say why.
-    make_secret(&site, "secret-b", "known to one").unwrap();
+    make_secret(&site.cluster, "secret-b", "known to one").unwrap();
     patch(&site, "b", &json!({"config": {"role": "agent"}})).unwrap();
     for name in ["a", "b"] {
         condition(&site, name, "SharedSecret", "SecretNotUnique").await.unwrap();
@@ -173,23 +175,23 @@ async fn client(site: &Site) -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().tls_certs_only([authority]).timeout(PATIENCE).build()?)
 }
 
-fn make_inventory(site: &Site, name: &str, spec: Value) -> Result<()> {
+pub(super) fn make_inventory(cluster: &Cluster, name: &str, spec: Value) -> Result<()> {
     let object = json!({
         "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
         "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
     });
-    site.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).map(drop)
+    cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).map(drop)
 }
 
-fn make_secret(site: &Site, name: &str, token: &str) -> Result<()> {
+pub(super) fn make_secret(cluster: &Cluster, name: &str, token: &str) -> Result<()> {
     let object = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "rancheros.cattle.io/token",
         "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": {"token": token},
     });
-    site.cluster.kubectl(&["apply", "--server-side", "--filename", "-"], &object.to_string()).map(drop)
+    cluster.kubectl(&["apply", "--server-side", "--filename", "-"], &object.to_string()).map(drop)
 }
 
-fn patch(site: &Site, name: &str, spec: &Value) -> Result<()> {
+pub(super) fn patch(site: &Site, name: &str, spec: &Value) -> Result<()> {
     let patch = json!({"spec": spec}).to_string();
     let object = format!("{INVENTORIES}/{name}");
     let patch = ["patch", &object, "--namespace", NAMESPACE, "--type=merge", "--patch", &patch];

@@ -17,3 +17,4 @@ mod operator_image;
 mod oracles;
 mod os_image;
 mod tpm_device;
+mod without_tpm;

@@ -1,14 +1,22 @@
-//! The operator's image: read back as a runtime reads it, and its program run where nothing else is.
+//! The operator's image: read back as a runtime reads it, and its program run where nothing else is, and by a runtime.
 
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
+use harness::cluster::{Cluster, Controllers};
+use harness::container::Container;
+use harness::operator::install_definitions;
 use harness::paths;
+use harness::port::Port;
+use harness::process::said;
+use harness::registration::Registration;
 use harness::scratch::Scratch;
+use harness::wait::{Look, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 #[test]
 fn it_holds_what_it_says_and_its_program_runs_in_it_alone() {
@@ -28,6 +36,8 @@ fn it_holds_what_it_says_and_its_program_runs_in_it_alone() {
 
     let root = scratch.folder("root").unwrap();
     unpack(&blob(&layout, layer).unwrap(), &root).unwrap();
+    let vendors = fs::read_to_string(root.join("usr/share/ros-operator/tpm-vendors.pem")).unwrap();
+    assert!(vendors.matches("BEGIN CERTIFICATE").count() >= 20, "{vendors}");
     // What the container's user could write to, were the root file system writable.
     let writable = writable_by_others(&root).unwrap();
     assert_eq!(writable, [root.join("tmp")]);
@@ -43,6 +53,66 @@ fn it_holds_what_it_says_and_its_program_runs_in_it_alone() {
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(printed.contains("machineregistrations.rancheros.cattle.io"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_runtime_runs_it_with_no_rights_and_nothing_to_write_to() {
+    let scratch = Scratch::new("operator-container").unwrap();
+    let image = build(&scratch.folder("image").unwrap()).unwrap();
+    let layout = scratch.folder("layout").unwrap();
+    unpack(&image, &layout).unwrap();
+    let container = Container::unpack(&layout, "0.1.0", &scratch.folder("container").unwrap()).unwrap();
+    let version = container.run(&["--version"]).unwrap();
+    assert_eq!(said(&version), "ros-operator 0.1.0\n");
+    let definitions = container.run(&["crd"]).unwrap();
+    assert!(said(&definitions).contains("machineregistrations.rancheros.cattle.io"), "{}", said(&definitions));
+
+    // The TPM vendors' roots are in it, and are read before anything else is done.
+    let without = container.run(&["run", "--tpm-vendors", "/etc/passwd"]).unwrap();
+    assert!(said(&without).contains("holds no certificate"), "{}", said(&without));
+
+    // And as it runs for good.
+    let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
+    install_definitions(&cluster).unwrap();
+    let mounted = scratch.folder("kube").unwrap();
+    fs::copy(cluster.kubeconfig(), mounted.join("config")).unwrap();
+    fs::set_permissions(mounted.join("config"), fs::Permissions::from_mode(0o444)).unwrap();
+    container.mount(&mounted, "/kube").unwrap();
+    let port = Port::reserve().unwrap();
+    let url = format!("https://127.0.0.1:{}", port.number());
+    let listen = format!("127.0.0.1:{}", port.number());
+    let environment = [("KUBECONFIG", "/kube/config"), ("ROS_SERVER_URL", url.as_str())];
+    let log = scratch.path().join("container.log");
+    let mut operator = container.start(&["run", "--listen", &listen], &environment, &log).unwrap();
+    let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().unwrap();
+    until("the container's /readyz", Duration::from_secs(60), async || {
+        operator.check_running()?;
+        let answer = client.get(format!("{url}/readyz")).send().await;
+        Ok(match answer.and_then(reqwest::Response::error_for_status) {
+            Ok(_) => Look::Ready(()),
+            Err(error) => Look::NotYet(format!("{error:?}")),
+        })
+    })
+    .await
+    .unwrap();
+    let status = container.proc("status").unwrap();
+    for line in
+        ["Uid:\t65532\t65532\t65532\t65532", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"]
+    {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    let mounts = container.proc("mountinfo").unwrap();
+    let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap();
+    assert!(root.split(' ').nth(5).unwrap().split(',').any(|option| option == "ro"), "{root}");
+    let registration = Registration::apply(&cluster, "edge", json!({})).unwrap();
+    assert!(registration.url.starts_with(&url), "{}", registration.url);
+
+    assert!(operator.said().contains("authorities of TPM vendors"), "{}", operator.said());
+
+    // SIGTERM reaches it, and it ends in order.
+    operator.terminate().unwrap();
+    let status = operator.wait(Duration::from_secs(30)).await.unwrap();
+    assert!(status.success(), "{}", operator.said());
 }
 
 fn build(output: &Path) -> Result<PathBuf> {

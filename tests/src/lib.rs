@@ -6,6 +6,7 @@ pub mod bench;
 pub mod certificates;
 pub mod cluster;
 pub mod console;
+pub mod container;
 pub mod control_plane;
 pub mod disk;
 pub mod etcd;

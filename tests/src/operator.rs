@@ -167,7 +167,8 @@ impl Operator {
     }
 }
 
-fn install_definitions(cluster: &Cluster) -> Result<()> {
+/// What `ros-operator crd` prints, and the namespaces of the reference.
+pub fn install_definitions(cluster: &Cluster) -> Result<()> {
     let output =
         Command::new(paths::program("ros-operator")?).arg("crd").output().context("running ros-operator crd")?;
     if !output.status.success() {

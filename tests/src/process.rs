@@ -78,6 +78,12 @@ impl Process {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// SIGTERM, without waiting for what comes of it.
+    pub fn terminate(&self) -> Result<()> {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)
+            .with_context(|| format!("sending SIGTERM to {} (pid {})", self.name, self.child.id()))
+    }
+
     /// SIGTERM, and SIGKILL when that is not enough.
     pub fn stop(mut self) {
         self.end();

@@ -59,6 +59,14 @@ impl<'a> Rancher<'a> {
         Ok(asked)
     }
 
+    /// An administrator changes a Setting.
+    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+        let object = json!({
+            "apiVersion": "management.cattle.io/v3", "kind": "Setting", "metadata": {"name": name}, "value": value,
+        });
+        self.cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).map(drop)
+    }
+
     fn patch_status(&self, namespace: &str, object: &str, status: &Value) -> Result<()> {
         let patch = json!({"status": status}).to_string();
         let patch = ["patch", object, "--namespace", namespace, "--subresource=status", "--type=merge", "-p", &patch];

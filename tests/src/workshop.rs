@@ -50,9 +50,26 @@ impl Workshop {
 
     /// The same from an ISO of the caller's.
     pub async fn medium_from(&self, original: &Path, registration: &str, spec: Value) -> Result<PathBuf> {
+        self.medium_saying(original, registration, spec, json!({})).await
+    }
+
+    /// The same with more settings for the installer beside those of the registration.
+    pub async fn medium_saying(
+        &self,
+        original: &Path,
+        registration: &str,
+        spec: Value,
+        install: Value,
+    ) -> Result<PathBuf> {
         let registration = Registration::apply(&self.cluster, registration, spec)?;
         let settings = self.folder.join("registration.yaml");
-        let text = self.operator.fetch(&registration.local_url(&self.operator)?).await?;
+        let mut text = self.operator.fetch(&registration.local_url(&self.operator)?).await?;
+        if let Some(more) = install.as_object().filter(|more| !more.is_empty()) {
+            let mut document: Value = serde_yaml::from_str(&text).context("reading the registration's settings")?;
+            let install = document["rancheros"]["install"].as_object_mut().context("finding rancheros.install")?;
+            install.extend(more.clone());
+            text = document.to_string();
+        }
         fs::write(&settings, text).with_context(|| format!("writing {}", settings.display()))?;
         let iso = self.folder.join("install.iso");
         let output = Command::new(paths::program("ros-image")?)

@@ -56,10 +56,10 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     };
     let identity = identity.take().unwrap_or_else(begin_identity);
     wait_for_network(&mut network_is_up).await;
-    let identity = identity.ready().await?;
+    let identity = identity.ready(gathered.settings()).await?;
     let (exchange, config) =
         operator::register(&mut transport, &identity, &machine, Some(operator::tell_console)).await?;
-    announce(Milestone::Attested, format!("TPM {}, exchange {}", identity.hash(), exchange.correlation()));
+    announce(Milestone::Attested, format!("{identity}, exchange {}", exchange.correlation()));
     announce(Milestone::Registered, format!("as {}", config.inventory));
     let added = gathered.add_document(Source::Operator, config.cloud_config);
     let job = added.map(|()| Job { gathered, root: root.to_owned(), release }).map_err(InstallError::from);

@@ -2,7 +2,7 @@
 
 use crate::console::{self, Milestone, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
-use crate::identity::Identity;
+use crate::identity::{Identity, SecretIdentity, TpmIdentity};
 use crate::machine::Machine;
 use crate::machine::addresses::addresses;
 use crate::register::websocket::{WebSocketConnection, WebSocketTransport};
@@ -15,22 +15,32 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
+/// In the operator's log.
+const CLIENT: &str = concat!("ros-installer/", env!("CARGO_PKG_VERSION"));
+
 /// An identity that is being prepared while other things happen.
-pub struct PendingIdentity(JoinHandle<Result<Identity, TpmError>>);
+pub struct PendingIdentity(JoinHandle<Result<TpmIdentity, TpmError>>);
 
 impl PendingIdentity {
     /// Starts making the TPM's keys on a thread of its own.
     pub fn begin(tcti: String, root: PathBuf) -> Self {
-        let client = concat!("ros-installer/", env!("CARGO_PKG_VERSION")).to_owned();
-        Self(tokio::task::spawn_blocking(move || Identity::prepare(Box::new(DeviceTpm::open(&tcti)?), &root, client)))
+        let prepare = move || TpmIdentity::prepare(Box::new(DeviceTpm::open(&tcti)?), &root, CLIENT.to_owned());
+        Self(tokio::task::spawn_blocking(prepare))
     }
 
-    pub async fn ready(self) -> anyhow::Result<Identity> {
+    /// By the TPM; on a machine without one by the settings' shared secret, if there is one.
+    pub async fn ready(self, settings: &Settings) -> anyhow::Result<Identity> {
         let prepared = match self.0.await {
             Ok(prepared) => prepared,
             Err(stopped) => std::panic::resume_unwind(stopped.into_panic()),
         };
-        prepared.map_err(|error| error.exit_code().with(error).context("preparing this machine's identity"))
+        match (prepared, &*settings.registration_secret) {
+            (Ok(identity), _) => Ok(Identity::Tpm(identity)),
+            (Err(TpmError::Absent(_)), Some(secret)) => {
+                Ok(Identity::SharedSecret(SecretIdentity::new(secret.clone(), CLIENT.to_owned())))
+            }
+            (Err(error), _) => Err(error.exit_code().with(error).context("preparing this machine's identity")),
+        }
     }
 }
 
@@ -52,9 +62,10 @@ pub async fn register(
     let attempt = async || {
         let mut exchange = Exchange::open(transport, identity).await?;
         let mut hardware = machine.hardware.clone();
-        hardware.tpm = Some(identity.info().clone());
+        hardware.tpm = identity.tpm_info().cloned();
         let report = MachineReport { smbios: machine.smbios.clone(), hardware, addresses: addresses() };
-        let config = exchange.configure(report).await?;
+        let mut config = exchange.configure(report).await?;
+        identity.complete(&mut config.cloud_config);
         Ok((exchange, config))
     };
     persist(attempt, tell).await

@@ -22,7 +22,7 @@ pub async fn run(options: &RegisterOptions, root: &Path) -> anyhow::Result<()> {
         .or_exit(ExitCode::Settings)?;
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let machine = Machine::probe(root);
-    let identity = identity.ready().await?;
+    let identity = identity.ready(gathered.settings()).await?;
     let tell = (!options.once).then_some(operator::tell_caller as operator::Tell);
     let (_exchange, config) = operator::register(&mut transport, &identity, &machine, tell).await?;
     match options.output {

@@ -32,7 +32,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let report = os_report(&Status::read().context("describing this system")?, root)?;
     network::wait().await;
-    let identity = identity.ready().await?;
+    let identity = identity.ready(gathered.settings()).await?;
     let recorded = root.join(BOOTED_RECORDED);
     let is_first = !recorded.exists();
     let attempt = async || {

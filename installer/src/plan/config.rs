@@ -20,6 +20,9 @@ pub(super) fn files(settings: &Settings, cloud_config: &CloudConfig) -> Vec<Conf
         if let Some(certificate) = &*settings.registration_ca_cert {
             install.insert("registrationCACert".into(), certificate.as_str().into());
         }
+        if let Some(secret) = &*settings.registration_secret {
+            install.insert("registrationSecret".into(), secret.expose().into());
+        }
         let document = Map::from_iter([("rancheros".to_owned(), json!({ "install": install }))]);
         files.push(file(REGISTRATION, CloudConfig(document)));
     }
@@ -68,12 +71,14 @@ mod tests {
         let settings = Settings {
             registration_url: Setting::new(Some("https://h/x".into()), Source::Medium),
             registration_ca_cert: Setting::new(Some("PEM\nPEM\n".into()), Source::Medium),
+            registration_secret: Setting::new(Some(Secret::new("s3cret")), Source::Medium),
             password: Setting::new(Some(Secret::new("$6$hash")), Source::Answer),
             ..Settings::default()
         };
         let files = files(&settings, &CloudConfig::default());
         assert_eq!(parsed(&files[0]), json!({"password": "$6$hash"}));
-        let install = json!({"registrationURL": "https://h/x", "registrationCACert": "PEM\nPEM\n"});
+        let install = json!({"registrationURL": "https://h/x", "registrationCACert": "PEM\nPEM\n",
+            "registrationSecret": "s3cret"});
         assert_eq!(parsed(&files[1]), json!({"rancheros": {"install": install}}));
     }
 }

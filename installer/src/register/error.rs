@@ -128,7 +128,14 @@ fn advice(code: RefusalCode) -> &'static str {
         KnownElsewhere => "delete the MachineInventory in the other namespace, or use a MachineRegistration there",
         UnknownMachine => "its MachineInventory was deleted: install the machine again",
         RegistrationInvalid => "the MachineRegistration's conditions say what to correct",
-        Unauthenticated | UnknownSecret | SecretNotUnique => "only this exchange may be used with a registration",
+        UnknownSecret => {
+            "make a MachineInventory for this machine, whose machineTokenSecretName names a Secret that holds its \
+             registrationSecret; this machine keeps asking"
+        }
+        SecretNotUnique => "give each machine a secret of its own; this machine keeps asking",
+        SharedSecretRejected => "see whether something else answers at this address",
+        SharedSecretNotAccepted => "switch the TPM on, or change what asks for one; this machine keeps asking",
+        Unauthenticated => "only this exchange may be used with a registration",
         NotAssigned => "set clusterName, or config.role, in the MachineInventory",
         ClusterTokenPending => "the MachineInventory's conditions say what is missing; this machine keeps asking",
         Internal => "the operator's log has the cause",

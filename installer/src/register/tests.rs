@@ -2,9 +2,10 @@
 
 use super::relay::Relay;
 use super::*;
+use crate::settings::Secret;
 use crate::tpm::{Quote, Tpm, TpmError};
 use protocol::hardware::TpmInfo;
-use protocol::message::{self, Challenge, FromOperator, InstallPhase, Progress};
+use protocol::message::{self, Challenge, FromOperator, InstallPhase, Progress, SecretChallenge};
 use protocol::{Refusal, RefusalCode};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -37,7 +38,7 @@ impl Tpm for FakeTpm {
 }
 
 fn identity() -> Identity {
-    Identity::prepare(Box::new(FakeTpm), Path::new("/nonexistent"), "test".to_owned()).unwrap()
+    Identity::Tpm(TpmIdentity::prepare(Box::new(FakeTpm), Path::new("/nonexistent"), "test".to_owned()).unwrap())
 }
 
 /// What one attempt to connect meets.
@@ -154,6 +155,23 @@ async fn a_machine_registers() {
     let (result, causes) = registered(&mut ScriptTransport(script.clone(), now)).await;
     assert_eq!((result.unwrap().as_str(), causes.len()), ("fleet-default/m-1", 0));
     assert_eq!(*script.heard.borrow(), ["hello", "proof", "machine"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_without_a_tpm_registers_by_its_secret() {
+    let challenge = SecretChallenge { version: 1, nonce: vec![7; 32], correlation: "c-2".into() };
+    let challenge = message::encode(&FromOperator::SecretChallenge(challenge)).unwrap();
+    let (script, now) = Script::new([Attempt::Says(vec![challenge, config()])]);
+    let identity = Identity::SharedSecret(SecretIdentity::new(Secret::new("s3cret"), "test".to_owned()));
+    let mut exchange = Exchange::open(&mut ScriptTransport(script.clone(), now), &identity).await.unwrap();
+    exchange.configure(MachineReport::default()).await.unwrap();
+    assert_eq!(exchange.correlation(), "c-2");
+    assert_eq!(*script.heard.borrow(), ["secretHello", "secretProof", "machine"]);
+
+    // An operator that asks for a TPM's proof instead gets none.
+    let (script, now) = Script::new([Attempt::Says(vec![self::challenge()])]);
+    let error = Exchange::open(&mut ScriptTransport(script, now), &identity).await.map(drop).unwrap_err();
+    assert_eq!(error.refusal().map(|refusal| refusal.code), Some(RefusalCode::UnexpectedMessage));
 }
 
 #[tokio::test(start_paused = true)]

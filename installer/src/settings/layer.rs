@@ -95,6 +95,7 @@ const SPELLING: &[&str] = &[
     "configURL",
     "registrationURL",
     "registrationCACert",
+    "registrationSecret",
     "forceEFI",
     "noFormat",
     "powerOff",
@@ -128,6 +129,10 @@ fn apply(settings: &mut Settings, key: &str, value: &Value, source: Source) -> R
         "registrationcacert" => {
             let pem = certificate(&text()?).ok_or_else(|| must_be("a certificate as PEM, or PEM in base64"))?;
             settings.registration_ca_cert = Setting::new(Some(pem), source);
+        }
+        "registrationsecret" => {
+            let secret = text().ok().filter(|text| !text.is_empty()).ok_or_else(|| must_be("text, and not empty"))?;
+            settings.registration_secret = Setting::new(Some(Secret::new(secret)), source);
         }
         "device" => settings.device = Setting::new(Some(text()?), source),
         "automatic" => settings.automatic = Setting::new(flag()?, source),
@@ -269,6 +274,16 @@ mod tests {
         assert_eq!(refused(json!({"wipe": "perhaps"})).rule, "true or false");
         assert_eq!(refused(json!({"deviceSelector": {"minSize": "big"}})).key, "deviceSelector.minSize");
         assert_eq!(refused(json!({"password": ["x"]})).key, "password");
+        assert_eq!(refused(json!({"registrationSecret": ""})).key, "registrationSecret");
+    }
+
+    #[test]
+    fn a_registration_secret_is_taken_from_anywhere_and_never_shown() {
+        let medium = Layer::from_cloud_config(Source::Medium, &document(json!({"registrationSecret": "m3dium"})));
+        let kernel = Layer::from_kernel_command_line("rancheros.install.registration_secret=k3rnel");
+        let settings = resolve([&medium, &kernel]).unwrap().settings;
+        assert_eq!(settings.registration_secret.as_ref().map(Secret::expose), Some("k3rnel"));
+        assert!(!format!("{settings:?}").contains("k3rnel"));
     }
 
     #[test]

@@ -15,11 +15,12 @@ use crate::apply;
 use crate::context::Context;
 use crate::crd::{ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, reason};
 use crate::registration::Problem;
+use crate::upgrade::Carrier;
 use crate::upgrade::bundle::BUNDLE_API;
 use crate::upgrade::objects::PLAN_API;
-use crate::upgrade::{Carrier, Served};
 use build::build;
 use carry_out::{Applied, carry_out, take_away};
+use discovery::Surroundings;
 use fetch::{Found, fetch};
 use futures::{Stream, StreamExt, stream};
 use kube::api::{Api, ApiResource, DynamicObject};
@@ -39,34 +40,36 @@ const MACHINES_EVERY: Duration = Duration::from_secs(2);
 const NODES_EVERY: Duration = Duration::from_secs(10);
 const SETTLED_EVERY: Duration = Duration::from_secs(60);
 
-/// What reconciling is given: the operator's context, and which engines there are (`None`: not known yet).
+/// What reconciling is given: the operator's context, and what is around (`None`: not known yet).
 struct Site {
     context: Arc<Context>,
-    served: watch::Receiver<Option<Served>>,
+    surroundings: watch::Receiver<Option<Surroundings>>,
 }
 
 pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (reader, writer) = store();
-    let (found, served) = watch::channel(None);
+    let _following = context.metrics.follow(reader.clone());
+    let (found, surroundings) = watch::channel(None);
     let objects = watcher(Api::<ManagedOSImage>::all(context.client.clone()), watcher::Config::default())
         .inspect(log_watch_error("ManagedOSImage"))
         .default_backoff()
         .reflect(writer)
         .applied_objects();
     let client = &context.client;
-    let bundles = made_for(client, apply::resource(BUNDLE_API, "Bundle"), served.clone(), |served| served.bundles);
-    let plans = made_for(client, apply::resource(PLAN_API, "Plan"), served.clone(), |served| served.plans);
-    let discovery = discovery::keep(context.client.clone(), found);
+    let bundles =
+        made_for(client, apply::resource(BUNDLE_API, "Bundle"), surroundings.clone(), |found| found.served.bundles);
+    let plans = made_for(client, apply::resource(PLAN_API, "Plan"), surroundings.clone(), |found| found.served.plans);
+    let discovery = discovery::keep(context.client.clone(), context.default_registry.clone(), found);
     let controller = Controller::for_stream(objects, reader.clone())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(2))
-        .reconcile_on(changed_engines(served.clone(), reader.clone()))
+        .reconcile_on(changed_surroundings(surroundings.clone(), reader.clone()))
         .reconcile_on(changed_machines(context.clone(), reader))
         .reconcile_on(bundles)
         .reconcile_on(plans)
         .graceful_shutdown_on(stop);
-    let site = Arc::new(Site { context: context.clone(), served });
+    let site = Arc::new(Site { context: context.clone(), surroundings });
     let on_error = |object, error: &_, site: Arc<Site>| on_error(object, error, site.context.clone());
-    let controlling = drain(controller.run(reconcile, on_error, site));
+    let controlling = drain(controller.run(timed, on_error, site));
     tokio::select! {
         () = controlling => {}
         () = discovery => {}
@@ -77,11 +80,11 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
 fn made_for(
     client: &Client,
     resource: ApiResource,
-    mut served: watch::Receiver<Option<Served>>,
-    is_served: fn(&Served) -> bool,
+    mut surroundings: watch::Receiver<Option<Surroundings>>,
+    is_served: fn(&Surroundings) -> bool,
 ) -> impl Stream<Item = ObjectRef<ManagedOSImage>> + Send + 'static {
     let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client.clone(), &resource);
-    let begin = async move { served.wait_for(|served| served.as_ref().is_some_and(is_served)).await.is_ok() };
+    let begin = async move { surroundings.wait_for(|found| found.as_ref().is_some_and(is_served)).await.is_ok() };
     stream::once(begin).filter(|served| std::future::ready(*served)).flat_map(move |_| {
         watcher(api.clone(), watcher::Config::default().labels(OS_IMAGE_LABEL))
             .inspect(log_watch_error("what is made for a ManagedOSImage"))
@@ -95,13 +98,13 @@ fn made_for(
     })
 }
 
-fn changed_engines(
-    served: watch::Receiver<Option<Served>>,
+fn changed_surroundings(
+    surroundings: watch::Receiver<Option<Surroundings>>,
     images: Store<ManagedOSImage>,
 ) -> impl Stream<Item = ObjectRef<ManagedOSImage>> + Send {
-    stream::unfold(served, |mut served| async {
-        served.changed().await.ok()?;
-        Some(((), served))
+    stream::unfold(surroundings, |mut surroundings| async {
+        surroundings.changed().await.ok()?;
+        Some(((), surroundings))
     })
     .flat_map(move |()| all(&images))
 }
@@ -138,14 +141,19 @@ enum Outcome {
     },
 }
 
-async fn reconcile(object: Arc<ManagedOSImage>, site: Arc<Site>) -> Result<Action, ReconcileError> {
+async fn timed(object: Arc<ManagedOSImage>, site: Arc<Site>) -> Result<Action, ReconcileError> {
+    site.context.metrics.time_reconciliation("ManagedOSImage", reconcile(object, &site)).await
+}
+
+async fn reconcile(object: Arc<ManagedOSImage>, site: &Site) -> Result<Action, ReconcileError> {
     let context = &site.context;
     if object.metadata.deletion_timestamp.is_some() {
         take_away(&object, context).await?;
         return Ok(Action::await_change());
     }
-    let Some(served) = *site.served.borrow() else { return Ok(Action::requeue(DEBOUNCE)) };
-    let outcome = match validate(&object, served) {
+    let surroundings = site.surroundings.borrow().clone();
+    let Some(surroundings) = surroundings else { return Ok(Action::requeue(DEBOUNCE)) };
+    let outcome = match validate(&object, &surroundings) {
         Err(problem) => Outcome::Problem(problem),
         Ok(wanted) => match carry_out(&object, context, &build(&object, &wanted)).await? {
             Applied::Refused(problem) => Outcome::Problem(problem),

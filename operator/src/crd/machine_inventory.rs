@@ -184,6 +184,9 @@ pub struct AttestationStatus {
     /// Issuer of that certificate, as in RFC 4514.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ek_certificate_issuer: Option<String>,
+    /// Subject of the trusted authority that it leads to: of the registration's, or of the TPM vendors'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek_certificate_authority: Option<String>,
     /// Maker of the TPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm_manufacturer: Option<String>,
@@ -197,9 +200,9 @@ pub struct AttestationStatus {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum EkCertificateResult {
-    /// Leads to one of the registration's trusted authorities.
+    /// Leads to one of the registration's trusted authorities or, where it names none, to a TPM vendor's.
     Trusted,
-    /// Is for this key; no authorities were given to check it against.
+    /// Is for this key; whether it leads to anybody is not known.
     Unverified,
     /// The TPM holds none.
     Absent,

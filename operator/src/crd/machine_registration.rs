@@ -79,12 +79,13 @@ pub enum Approval {
         .message("trustedCAs is without effect while ekCertificate is Ignored; remove one of them")
 )]
 pub struct AttestationPolicy {
-    /// The certificate that the TPM's maker gave the endorsement key. `Required`: a machine without one is refused.
-    /// `IfPresent` (default): one that is there must be for this key, and lead to `trustedCAs` if those are given.
-    /// `Ignored`: it is not looked at.
+    /// The certificate that the TPM's maker gave the endorsement key. `Required`: it must be there, and lead to
+    /// `trustedCAs` or, where those are not given, to the root of a TPM vendor that the operator has. `IfPresent`
+    /// (default): one that is there must be for this key, and lead to `trustedCAs` if those are given. `Ignored`: it is
+    /// not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ek_certificate: Option<EkCertificatePolicy>,
-    /// Authorities one of which must have issued the endorsement key certificate.
+    /// Authorities one of which must have issued the endorsement key certificate, in place of the TPM vendors'.
     #[serde(rename = "trustedCAs", default, skip_serializing_if = "Option::is_none")]
     pub trusted_cas: Option<TrustedCas>,
 }

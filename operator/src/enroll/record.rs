@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 pub struct Record {
     namespace: String,
     registration: String,
-    hash: TpmHash,
     /// The name template, filled in but not yet made a name.
     name: Rendered,
     labels: BTreeMap<String, String>,
@@ -24,7 +23,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub fn new(registration: &Registration, templates: &Templates, hash: TpmHash, smbios: &SmbiosDocument) -> Self {
+    pub fn new(registration: &Registration, templates: &Templates, smbios: &SmbiosDocument) -> Self {
         let labels = templates.labels.iter();
         let labels = labels.map(|(key, template)| (key.clone(), template.render(smbios).to_label_value()));
         let annotations = templates.annotations.iter();
@@ -33,7 +32,6 @@ impl Record {
         Self {
             namespace: registration.namespace.clone(),
             registration: registration.name.clone(),
-            hash,
             name: templates.machine_name.render(smbios),
             labels: labels.collect(),
             annotations: annotations.collect(),
@@ -41,15 +39,16 @@ impl Record {
         }
     }
 
-    /// The inventory to make. `candidate`: how many of its names were found taken by other machines.
-    pub fn object(&self, approved: bool, candidate: usize) -> MachineInventory {
+    /// The inventory to make of the machine with this hash. `candidate`: how many of its names were found taken by other
+    /// machines.
+    pub fn object(&self, hash: &TpmHash, approved: bool, candidate: usize) -> MachineInventory {
         let spec = MachineInventorySpec {
-            tpm_hash: Some(self.hash.to_string()),
+            tpm_hash: Some(hash.to_string()),
             smbios: (!self.smbios.is_empty()).then(|| self.smbios.clone()),
             approved: (!approved).then_some(false),
             ..MachineInventorySpec::default()
         };
-        let mut object = MachineInventory::new(&machine_name(&self.name, &self.hash, candidate), spec);
+        let mut object = MachineInventory::new(&machine_name(&self.name, hash, candidate), spec);
         object.metadata.namespace = Some(self.namespace.clone());
         object.metadata.labels = Some(self.labels.clone()).filter(|labels| !labels.is_empty());
         let mut annotations = self.annotations.clone();
@@ -106,23 +105,26 @@ mod tests {
         let registration = Registration::for_tests("n", "door", spec.unwrap());
         let smbios = serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap();
         let templates = registration.templates.clone().unwrap();
-        Record::new(&registration, &templates, TpmHash::of_public_key(b"k"), &smbios)
+        Record::new(&registration, &templates, &smbios)
+    }
+    fn hash() -> TpmHash {
+        TpmHash::of_public_key(b"k")
     }
 
     #[test]
     fn an_inventory_is_made_of_registration_and_machine() {
-        let object = record("No 42!").object(true, 0);
+        let object = record("No 42!").object(&hash(), true, 0);
         assert_eq!(object.labels()["serial"], "No-42");
         assert_eq!(object.annotations()["note"], "from No 42!");
         assert_eq!(object.annotations()[REGISTRATION_ANNOTATION], "door");
-        assert_eq!(object.spec.tpm_hash(), Some(TpmHash::of_public_key(b"k")));
-        assert_eq!((object.spec.approved, record("x").object(false, 0).spec.approved), (None, Some(false)));
+        assert_eq!(object.spec.tpm_hash(), Some(hash()));
+        assert_eq!((object.spec.approved, record("x").object(&hash(), false, 0).spec.approved), (None, Some(false)));
         assert!(object.name_any().starts_with("m-no-42-"), "{}", object.name_any());
     }
 
     #[test]
     fn what_is_recorded_is_not_written_again() {
-        let known = KnownMachine::of(record("1").object(true, 0));
+        let known = KnownMachine::of(record("1").object(&hash(), true, 0));
         assert_eq!(record("1").patch(&known), None);
         let patch = record("2").patch(&known).unwrap();
         assert_eq!(patch["metadata"]["labels"]["serial"], "2");

@@ -165,3 +165,34 @@ async fn of_many_at_once_no_more_are_admitted_than_may_be() {
     assert!(refused.iter().all(|code| *code == RefusalCode::TooManyMachines));
     assert!(scene.inventories().len() <= 3, "{}", scene.inventories().len());
 }
+
+#[tokio::test]
+async fn a_machine_known_by_its_secret_is_recognised_and_never_made() {
+    let scene = Scene::new(json!({"machineInventoryLabels": {"serial": "${System Information/Serial Number}"}}));
+    let object = fixtures::inventory("by-hand", json!({"machineTokenSecretName": "s"}));
+    let path = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/by-hand";
+    scene.api.put(path, serde_json::to_value(&object).unwrap());
+    let machine = scene.context.inventories.enter(object);
+    let register = async || {
+        let result = register_known(&scene.context, &scene.registration, &machine, &report("1")).await;
+        let mut ledger = result.map_err(|refusal| refusal.code)?;
+        ledger.write(&scene.context).await.map_err(|refusal| refusal.code)
+    };
+    register().await.unwrap();
+    let [recorded] = &scene.inventories()[..] else { panic!("the one that was there") };
+    assert_eq!(
+        (&recorded["metadata"]["labels"]["serial"], &recorded["status"]["phase"]),
+        (&json!("1"), &json!("Registered"))
+    );
+    assert_eq!((recorded["spec"].get("tpmHash"), recorded["status"].get("attestation")), (None, None));
+    scene.api.take_requests();
+    register().await.unwrap();
+    assert_eq!(scene.api.take_requests(), [] as [&str; 0], "nothing new");
+
+    let stranger = Arc::new(KnownMachine { namespace: "other".into(), ..(*machine).clone() });
+    assert_eq!(find_known(&scene.registration, &stranger).map(drop).unwrap_err().code, RefusalCode::UnknownMachine);
+    let mut without = fixtures::inventory("by-hand", json!({}));
+    without.metadata.resource_version = Some("999".to_owned());
+    scene.context.inventories.enter(without);
+    assert_eq!(register().await, Err(RefusalCode::UnknownMachine), "its inventory names no Secret any more");
+}

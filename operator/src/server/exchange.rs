@@ -2,7 +2,9 @@
 
 use super::admission::{Admitted, shutting_down};
 use super::identity::{add_tpm, judge, puzzle, random};
+use super::secret_holder;
 use crate::context::Context;
+use crate::inventory_index::KnownMachine;
 use crate::join;
 use crate::machine_life::Step;
 use crate::registrar::{self, Identity, Ledger};
@@ -11,8 +13,11 @@ use axum::Error;
 use axum::extract::ws::Message;
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use protocol::attestation::{AttestationKey, EndorsementKey, check_secret};
-use protocol::exchange::{Installing, OperatorSide, Statement};
-use protocol::message::{Challenge, Config, EXCHANGE_SECONDS, InstallPhase, MachineReport, QUOTED_PCRS, VERSIONS};
+use protocol::exchange::{Installing, Opening, OperatorSide, Statement};
+use protocol::message::{
+    Challenge, Config, EXCHANGE_SECONDS, Hello, InstallPhase, MachineReport, QUOTED_PCRS, SecretChallenge, SecretHello,
+    agree_on_version,
+};
 use protocol::{Refusal, RefusalCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +96,13 @@ struct Exchange<S> {
     last_progress: Option<(InstallPhase, Instant)>,
 }
 
+/// Who a machine proved to be.
+enum Peer {
+    Tpm(Identity),
+    /// By the shared secret of this inventory.
+    SecretHolder(Arc<KnownMachine>),
+}
+
 /// What follows the answer.
 enum After {
     Installation,
@@ -156,53 +168,63 @@ impl<S: Socket> Exchange<S> {
     }
 
     async fn answer(&mut self) -> Result<After, End> {
-        let mut identity = self.identify().await?;
-        tracing::info!(machine = %identity.hash, "attested");
-        self.context.metrics.count_attestation(identity.attestation.ek_certificate);
+        let peer = self.identify().await?;
         let frame = self.receive().await?;
         match self.side.receive_statement(&frame)? {
             Statement::Machine(report) => {
                 self.request = "register";
-                self.register(&mut identity, &report).await?;
+                self.register(peer, &report).await?;
                 Ok(After::Installation)
             }
             Statement::Booted(report) => {
                 self.request = "booted";
-                self.open_ledger(&identity).await?;
+                self.open_ledger(&peer).await?;
                 self.record(Step::Reported(&report)).await?;
                 self.finish_report().await
             }
             Statement::Report(report) => {
                 self.request = "report";
-                self.open_ledger(&identity).await?;
+                self.open_ledger(&peer).await?;
                 self.record(Step::Reported(&report)).await?;
                 self.finish_report().await
             }
             Statement::Installing(first) => {
                 self.request = "resume";
-                self.open_ledger(&identity).await?;
+                self.open_ledger(&peer).await?;
                 let over = self.installing(first).await?;
                 Ok(if over { After::Nothing } else { After::Installation })
             }
         }
     }
 
-    /// `hello`, `challenge`, `proof`.
-    async fn identify(&mut self) -> Result<Identity, End> {
+    /// From the first message to a proof.
+    async fn identify(&mut self) -> Result<Peer, End> {
         let begun = Instant::now();
         let frame = timeout(HELLO, self.receive()).await.unwrap_or_else(|_| {
             let message = format!("no `hello` within {} s", HELLO.as_secs());
             Err(Refusal::new(RefusalCode::DeadlineExceeded, message).into())
         })?;
-        let hello = self.side.receive_hello(&frame)?;
-        let version = VERSIONS.iter().find(|version| hello.versions.contains(version)).copied().ok_or_else(|| {
-            let message = format!("the machine speaks versions {:?}, the operator {VERSIONS:?}", hello.versions);
-            Refusal::new(RefusalCode::UnsupportedVersion, message)
-        })?;
+        match self.side.receive_opening(&frame)? {
+            Opening::Tpm(hello) => {
+                let identity = self.identify_by_tpm(&hello, begun).await?;
+                tracing::info!(machine = %identity.hash, "attested");
+                self.context.metrics.count_attestation(identity.attestation.ek_certificate);
+                Ok(Peer::Tpm(identity))
+            }
+            Opening::SharedSecret(hello) => {
+                let machine = self.identify_by_secret(&hello, begun).await?;
+                tracing::info!(inventory = format!("{}/{}", machine.namespace, machine.name), "has its shared secret");
+                Ok(Peer::SecretHolder(machine))
+            }
+        }
+    }
+
+    /// `hello`, `challenge`, `proof`.
+    async fn identify_by_tpm(&mut self, hello: &Hello, begun: Instant) -> Result<Identity, End> {
+        let version = agree_on_version(&hello.versions)?;
         let endorsement = EndorsementKey::from_spki_der(&hello.ek_public)?;
         let attestation = AttestationKey::parse(&hello.ak_public)?;
-        let authorities = self.context.registrations.authorities(&self.registration.namespace, &self.registration.name);
-        let identity = judge(&self.registration, authorities, &endorsement, &hello.ek_certificates)?;
+        let identity = judge(&self.context, &self.registration, &endorsement, &hello.ek_certificates)?;
         let puzzle = puzzle(&endorsement, attestation.name())?;
         let nonce = random::<32>()?;
         let challenge = Challenge {
@@ -225,10 +247,36 @@ impl<S: Socket> Exchange<S> {
         Ok(identity)
     }
 
-    async fn register(&mut self, identity: &mut Identity, report: &MachineReport) -> Result<(), End> {
+    /// `secretHello`, `secretChallenge`, `secretProof`.
+    async fn identify_by_secret(&mut self, hello: &SecretHello, begun: Instant) -> Result<Arc<KnownMachine>, End> {
+        let version = agree_on_version(&hello.versions)?;
+        let (machine, secret) = secret_holder::claimed(&self.context, &hello.digest).await?;
+        let nonce = random::<32>()?;
+        let correlation = self.correlation.clone();
+        let challenge = SecretChallenge { version, nonce: nonce.to_vec(), correlation };
+        let frame = self.side.send_secret_challenge(challenge)?;
+        self.send(frame).await?;
+        let challenged = Instant::now();
+        self.context.metrics.time_phase("challenge", challenged - begun);
+        let frame = self.receive().await?;
+        let proof = self.side.receive_secret_proof(&frame)?;
+        secret.check(&nonce, &proof.answer)?;
+        secret_holder::accept(&self.registration, &machine)?;
+        self.context.metrics.time_phase("proof", challenged.elapsed());
+        Ok(machine)
+    }
+
+    async fn register(&mut self, peer: Peer, report: &MachineReport) -> Result<(), End> {
         let begun = Instant::now();
-        add_tpm(&mut identity.attestation, report.hardware.tpm.as_ref());
-        let ledger = registrar::register(&self.context, &self.registration, identity, report).await?;
+        let ledger = match peer {
+            Peer::Tpm(mut identity) => {
+                add_tpm(&mut identity.attestation, report.hardware.tpm.as_ref());
+                registrar::register(&self.context, &self.registration, &identity, report).await?
+            }
+            Peer::SecretHolder(machine) => {
+                registrar::register_known(&self.context, &self.registration, &machine, report).await?
+            }
+        };
         let inventory = ledger.inventory();
         self.ledger = Some(ledger);
         tracing::info!(inventory, "registered");
@@ -305,8 +353,11 @@ impl<S: Socket> Exchange<S> {
         Ok(After::Nothing)
     }
 
-    async fn open_ledger(&mut self, identity: &Identity) -> Result<(), End> {
-        self.ledger = Some(registrar::find(&self.context, &self.registration, &identity.hash).await?);
+    async fn open_ledger(&mut self, peer: &Peer) -> Result<(), End> {
+        self.ledger = Some(match peer {
+            Peer::Tpm(identity) => registrar::find(&self.context, &self.registration, &identity.hash).await?,
+            Peer::SecretHolder(machine) => registrar::find_known(&self.registration, machine)?,
+        });
         Ok(())
     }
 

@@ -98,8 +98,7 @@ async fn converse(
     introduction: &Introduction,
 ) -> Result<(), Refusal> {
     let Introduction { presented, report } = introduction;
-    let authorities = context.registrations.authorities(&registration.namespace, &registration.name);
-    let identity = judge(registration, authorities, &presented.endorsement_key, &presented.certificates)?;
+    let identity = judge(context, registration, &presented.endorsement_key, &presented.certificates)?;
     prove(socket, presented).await?;
     context.metrics.count_attestation(identity.attestation.ek_certificate);
     let mut ledger = registrar::register(context, registration, &identity, report).await?;

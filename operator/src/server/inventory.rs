@@ -14,7 +14,6 @@ use crate::join;
 use crate::lookup::starting;
 use crate::machine_life::Step;
 use crate::registrar::Ledger;
-use crate::shared_secret::SharedSecret;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Path, State};
@@ -22,7 +21,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use protocol::first_release::{AUTHORIZATION_PREFIX, Presented};
-use protocol::{JoinConfiguration, Refusal, RefusalCode};
+use protocol::{JoinConfiguration, Refusal, RefusalCode, SharedSecret};
 use std::sync::Arc;
 use tracing::Instrument;
 

@@ -1,33 +1,11 @@
 //! What a Secret holds, if it is one of a machine's.
 
-use crate::digest::sha256;
 use k8s_openapi::api::core::v1::Secret;
+use protocol::SharedSecret;
 
 /// What such a Secret says it is, and the key that holds the shared secret: as in the first release.
 pub const SECRET_TYPE: &str = "rancheros.cattle.io/token";
 pub const SECRET_KEY: &str = "token";
-
-/// A shared secret. `Debug` hides it.
-#[derive(Clone)]
-pub struct SharedSecret(Vec<u8>);
-
-impl SharedSecret {
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(bytes.into())
-    }
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-    pub fn digest(&self) -> [u8; 32] {
-        sha256(&self.0)
-    }
-}
-
-impl std::fmt::Debug for SharedSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SharedSecret(…)")
-    }
-}
 
 /// What a reading of a Secret gave.
 #[derive(Clone, Debug)]

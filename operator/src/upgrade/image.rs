@@ -25,6 +25,11 @@ impl ImageReference {
         self.tag.as_deref().filter(|tag| *tag != DEFAULT_TAG)
     }
 
+    /// Whether it says where it is to be pulled from.
+    pub fn names_registry(&self) -> bool {
+        split_registry(&self.name).0.is_some()
+    }
+
     /// The tag or, where there is none, the beginning of the digest.
     pub fn short(&self) -> &str {
         let digest = || self.digest.as_deref()?.split(':').nth(1)?.get(..12);
@@ -72,11 +77,16 @@ impl fmt::Display for ImageReference {
     }
 }
 
-fn is_name(name: &str) -> bool {
-    let (registry, path) = match name.split_once('/') {
+/// The registry, if one is named, and the rest.
+fn split_registry(name: &str) -> (Option<&str>, &str) {
+    match name.split_once('/') {
         Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => (Some(first), path),
         _ => (None, name),
-    };
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let (registry, path) = split_registry(name);
     name.len() <= LONGEST_NAME && registry.is_none_or(is_registry) && path.split('/').all(is_part)
 }
 

@@ -107,13 +107,13 @@ fn with(mut object: Value, upgrade: &Upgrade, namespace: Option<&str>) -> Value 
 mod tests {
     use super::*;
     use crate::crd::ManagedOSImage;
-    use crate::upgrade::Carrier;
+    use crate::upgrade::{Carrier, DefaultRegistry};
 
     #[test]
     fn identities_are_those_of_the_objects() {
         let spec = json!({"osImage": "a:1", "drain": {}, "cloudConfig": {"hostname": "h"}});
         let object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
-        let upgrade = Upgrade::of(&object, Carrier::Plan).unwrap();
+        let upgrade = Upgrade::of(&object, Carrier::Plan, &DefaultRegistry::default()).unwrap();
         for (identity, (_, object)) in identities(&upgrade.name, "n").into_iter().zip(objects(&upgrade, "n")) {
             let object = object.unwrap();
             for pointer in ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace"] {
@@ -126,7 +126,8 @@ mod tests {
     fn pods_of_a_plan_may_do_what_is_asked_of_them() {
         let of = |spec: Value| {
             let object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
-            serde_json::to_string(&rules(&Upgrade::of(&object, Carrier::Plan).unwrap())).unwrap()
+            serde_json::to_string(&rules(&Upgrade::of(&object, Carrier::Plan, &DefaultRegistry::default()).unwrap()))
+                .unwrap()
         };
         assert_eq!(of(json!({"osImage": "a", "cordon": false})), "[]");
         assert!(!of(json!({"osImage": "a"})).contains("pods"));

@@ -4,6 +4,7 @@
 //! the controller for every Plan of the cluster, so it is always text; a `version` that is no label value makes no Job
 //! and no error; `env` is pruned in silence, so it is `envs`; with `drain` given, what is left out of it is done.
 
+use super::{DefaultRegistry, ImageReference, MalformedImage};
 use crate::crd::{ContainerSpec, Drain, HostVolume, ManagedOSImageSpec, SecondsOrDuration, Window};
 use crate::digest::Digest;
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, Toleration};
@@ -90,10 +91,22 @@ pub struct PlanSecret {
 pub struct Unsayable(pub String);
 
 /// The Plan of this `name` for a ManagedOSImage. `cloud_config`: the document laid into its Secret of the same name.
-pub fn plan(name: &str, spec: &ManagedOSImageSpec, cloud_config: Option<&str>) -> Result<PlanSpec, Unsayable> {
+/// `registry`: of images that name none.
+pub fn plan(
+    name: &str,
+    spec: &ManagedOSImageSpec,
+    cloud_config: Option<&str>,
+    registry: &DefaultRegistry,
+) -> Result<PlanSpec, Unsayable> {
     let concurrency = spec.concurrency.unwrap_or(1);
-    let upgrade = upgrade_container(spec)?;
+    let mut upgrade = upgrade_container(spec)?;
+    // Of what the user says: the same image from another registry is nothing to upgrade to.
     let version = version(&upgrade, cloud_config)?;
+    let mut prepare = spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?;
+    for container in [&mut upgrade].into_iter().chain(&mut prepare) {
+        let image = registry.complete(&image(&container.image)?);
+        container.image = image.map_err(|error| Unsayable(error.to_string()))?.to_string();
+    }
     if let Some(most) = spec.max_failures
         && i64::from(most) != (concurrency - 1).max(0)
     {
@@ -112,7 +125,7 @@ pub fn plan(name: &str, spec: &ManagedOSImageSpec, cloud_config: Option<&str>) -
         tolerations: vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }],
         cordon: spec.cordon.unwrap_or(true),
         drain: spec.drain.as_ref().map(drain).transpose()?,
-        prepare: spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?,
+        prepare,
         secrets: cloud_config.map(|_| secret(name)).into_iter().collect(),
         upgrade,
         window: window(spec.windows.as_deref().unwrap_or_default())?,
@@ -128,12 +141,10 @@ fn upgrade_container(spec: &ManagedOSImageSpec) -> Result<Container, Unsayable> 
 }
 
 fn container(spec: &ContainerSpec, default_image: Option<&str>) -> Result<Container, Unsayable> {
-    let image = spec.image.as_deref().or(default_image).unwrap_or_default();
-    // Written out with its tag: left to the controller, an image without one gets the Plan's version as tag.
-    let image: super::ImageReference =
-        image.trim().parse().map_err(|error: super::MalformedImage| Unsayable(error.to_string()))?;
+    let given = spec.image.as_deref().or(default_image).unwrap_or_default();
     Ok(Container {
-        image: image.to_string(),
+        // Written out with its tag: left to the controller, an image without one gets the Plan's version as tag.
+        image: image(given)?.to_string(),
         command: spec.command.clone().unwrap_or_default(),
         args: spec.args.clone().unwrap_or_default(),
         envs: [spec.env.clone(), spec.envs.clone()].into_iter().flatten().flatten().collect(),
@@ -143,11 +154,14 @@ fn container(spec: &ContainerSpec, default_image: Option<&str>) -> Result<Contai
     })
 }
 
+fn image(text: &str) -> Result<ImageReference, Unsayable> {
+    text.trim().parse().map_err(|error: MalformedImage| Unsayable(error.to_string()))
+}
+
 /// A label value that is another one whenever nodes must be upgraded anew: for another image, another container, other
 /// cloud-config, and for nothing else. The controller compares it and nothing of the container.
 fn version(upgrade: &Container, cloud_config: Option<&str>) -> Result<String, Unsayable> {
-    let image: super::ImageReference =
-        upgrade.image.parse().map_err(|error: super::MalformedImage| Unsayable(error.to_string()))?;
+    let image = image(&upgrade.image)?;
     let digest = Digest::of(&(upgrade, cloud_config)).to_string();
     // A tag may begin with an underscore, and after it with anything; a label value may not.
     let tag = image.short().trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
@@ -196,7 +210,7 @@ mod tests {
     use serde_json::json;
 
     fn of(spec: Value) -> Result<PlanSpec, Unsayable> {
-        plan("mos-x", &serde_json::from_value(spec).unwrap(), None)
+        plan("mos-x", &serde_json::from_value(spec).unwrap(), None, &DefaultRegistry::default())
     }
     fn version_of(spec: Value) -> String {
         of(spec).unwrap().version
@@ -217,7 +231,8 @@ mod tests {
             assert_ne!(version_of(other.clone()), first, "{other}");
         }
         let spec = serde_json::from_value(json!({"osImage": "r:5000/os2:v1"})).unwrap();
-        assert_ne!(plan("mos-x", &spec, Some("#cloud-config\n")).unwrap().version, first);
+        let registry = DefaultRegistry::default();
+        assert_ne!(plan("mos-x", &spec, Some("#cloud-config\n"), &registry).unwrap().version, first);
     }
 
     #[test]
@@ -234,6 +249,18 @@ mod tests {
         let plan = of(json!({"osImage": "a:1", "prepare": {"command": ["x"]}, "upgradeContainer": {"image": "b"}}));
         let plan = plan.unwrap();
         assert_eq!((plan.upgrade.image.as_str(), plan.prepare.unwrap().image.as_str()), ("b:latest", "b:latest"));
+    }
+
+    #[test]
+    fn a_default_registry_is_put_in_front_and_has_nothing_run_again() {
+        let spec = json!({"osImage": "os2:v1", "prepare": {"image": "quay.io/a:1"}});
+        let spec = serde_json::from_value(spec).unwrap();
+        let here = plan("mos-x", &spec, None, &DefaultRegistry::new("r.example.org")).unwrap();
+        let there = plan("mos-x", &spec, None, &DefaultRegistry::default()).unwrap();
+        let images = (here.upgrade.image.as_str(), here.prepare.unwrap().image);
+        assert_eq!(images, ("r.example.org/os2:v1", "quay.io/a:1".to_owned()));
+        assert_eq!(here.version, there.version);
+        assert!(plan("mos-x", &spec, None, &DefaultRegistry::new("https://r")).is_err());
     }
 
     #[test]

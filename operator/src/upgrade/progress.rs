@@ -260,7 +260,7 @@ fn remembered(upgrade: &Upgrade, seen: Vec<Seen>, before: &[NodeProgress], now: 
 
 #[cfg(test)]
 mod tests {
-    use super::super::Carrier;
+    use super::super::{Carrier, DefaultRegistry};
     use super::*;
     use crate::crd::ManagedOSImage;
     use k8s_openapi::jiff::Timestamp;
@@ -272,7 +272,7 @@ mod tests {
     fn upgrade(spec: Value) -> Upgrade {
         let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
         object.metadata.namespace = Some("fleet-local".to_owned());
-        Upgrade::of(&object, Carrier::Fleet).unwrap()
+        Upgrade::of(&object, Carrier::Fleet, &DefaultRegistry::default()).unwrap()
     }
     fn to_v2() -> Upgrade {
         upgrade(json!({"osImage": "a:v2"}))

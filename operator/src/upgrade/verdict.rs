@@ -155,13 +155,14 @@ fn waiting(situation: Situation<'_>, reason: &'static str, message: String) -> V
 mod tests {
     use super::*;
     use crate::crd::ManagedOSImage;
+    use crate::upgrade::DefaultRegistry;
     use crate::upgrade::bundle::Summary;
     use serde_json::{Value, json};
 
     fn upgrade(namespace: &str, spec: Value) -> Upgrade {
         let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
         object.metadata.namespace = Some(namespace.to_owned());
-        Upgrade::of(&object, Carrier::Fleet).unwrap()
+        Upgrade::of(&object, Carrier::Fleet, &DefaultRegistry::default()).unwrap()
     }
     fn bundle(desired_ready: u32, ready: u32) -> BundleStatus {
         BundleStatus { summary: Summary { desired_ready, ready, ..Summary::default() }, ..BundleStatus::default() }

@@ -35,8 +35,9 @@ pub struct EndorsementCertificate {
     /// `tpmManufacturer` and `tpmModel` of the subject alternative name, where it has them.
     pub manufacturer: Option<String>,
     pub model: Option<String>,
-    /// Whether it leads to one of the trusted authorities. False only where none was given to check against.
-    pub trusted: bool,
+    /// Subject of the trusted authority that it leads to, as in RFC 4514. `None` only where none was given to check
+    /// against.
+    pub authority: Option<String>,
 }
 
 impl EndorsementCertificate {
@@ -68,10 +69,11 @@ impl EndorsementCertificate {
             return Err(Refusal::new(RefusalCode::EndorsementCertificateMismatch, reason));
         }
         check_usage(&certificate).map_err(untrusted)?;
-        if !trusted.is_empty() {
-            check_path(der, intermediates, trusted, now).map_err(untrusted)?;
-        }
-        Ok(describe(&certificate, !trusted.is_empty()))
+        let authority = match trusted {
+            [] => None,
+            trusted => Some(check_path(der, intermediates, trusted, now).map_err(untrusted)?),
+        };
+        Ok(describe(&certificate, authority))
     }
 
     /// The key that a certificate is for, as SubjectPublicKeyInfo DER; for peers that show their key only that way.
@@ -117,7 +119,8 @@ fn check_usage(certificate: &Certificate) -> Result<(), String> {
     }
 }
 
-fn check_path(der: &[u8], intermediates: &[Vec<u8>], trusted: &[Vec<u8>], now: SystemTime) -> Result<(), String> {
+/// The subject of the authority at the end of the path.
+fn check_path(der: &[u8], intermediates: &[Vec<u8>], trusted: &[Vec<u8>], now: SystemTime) -> Result<String, String> {
     let leaf = CertificateDer::from(der);
     let leaf = EndEntityCert::try_from(&leaf).map_err(|e| format!("it cannot be read: {e}"))?;
     let intermediates = intermediates
@@ -126,24 +129,28 @@ fn check_path(der: &[u8], intermediates: &[Vec<u8>], trusted: &[Vec<u8>], now: S
         .collect::<Result<Vec<_>, _>>()?;
     let trusted: Vec<CertificateDer> = trusted.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     // A trusted authority that cannot be read trusts nobody.
-    let anchors: Vec<_> = trusted.iter().filter_map(|der| anchor_from_trusted_cert(der).ok()).collect();
+    let (anchors, authorities): (Vec<_>, Vec<_>) =
+        trusted.iter().filter_map(|der| Some((anchor_from_trusted_cert(der).ok()?, der))).unzip();
     let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     // The leaf's usage is checked above. Required here, it would be asked of the intermediates too, which lack it.
     let usage = KeyUsage::required_if_present(&EK_CERTIFICATE_DER);
-    leaf.verify_for_usage(
-        webpki::ALL_VERIFICATION_ALGS,
-        &anchors,
-        &intermediates,
-        UnixTime::since_unix_epoch(since_epoch),
-        usage,
-        None,
-        None,
-    )
-    .map(|_| ())
-    .map_err(|e| format!("no valid path leads to an authority that the registration trusts ({e})"))
+    let path = leaf
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            &intermediates,
+            UnixTime::since_unix_epoch(since_epoch),
+            usage,
+            None,
+            None,
+        )
+        .map_err(|e| format!("no valid path leads to an authority that the registration trusts ({e})"))?;
+    let authority = anchors.iter().zip(authorities).find(|(anchor, _)| *anchor == path.anchor());
+    let authority = authority.and_then(|(_, der)| Certificate::from_der(der).ok());
+    Ok(authority.map(|authority| authority.tbs_certificate().subject().to_string()).unwrap_or_default())
 }
 
-fn describe(certificate: &Certificate, trusted: bool) -> EndorsementCertificate {
+fn describe(certificate: &Certificate, authority: Option<String>) -> EndorsementCertificate {
     let fields = certificate.tbs_certificate();
     let names = fields.get_extension::<SubjectAltName>().ok().flatten().map(|(_, names)| names.0).unwrap_or_default();
     let attribute = |wanted: ObjectIdentifier| {
@@ -162,7 +169,7 @@ fn describe(certificate: &Certificate, trusted: bool) -> EndorsementCertificate 
         serial: fields.serial_number().to_string(),
         manufacturer: attribute(TPM_MANUFACTURER),
         model: attribute(TPM_MODEL),
-        trusted,
+        authority,
     }
 }
 
@@ -188,11 +195,13 @@ mod tests {
     #[test]
     fn a_certificate_that_leads_to_a_trusted_authority_is_taken() {
         let certificate = check(&[CERTIFICATE, ISSUER], KEY, &[ROOT]).unwrap();
-        assert!(certificate.trusted);
+        assert_eq!(certificate.authority.as_deref(), Some("CN=swtpm-localca-rootca"));
         assert_eq!(certificate.issuer, "CN=swtpm-localca");
         assert_eq!(certificate.model.as_deref(), Some("swtpm"));
-        assert!(check(&[CERTIFICATE], KEY, &[ISSUER]).unwrap().trusted, "the issuer itself may be trusted");
-        assert!(!check(&[CERTIFICATE], KEY, &[]).unwrap().trusted, "nothing to check against");
+        let authority = |trusted: &[&[u8]]| check(&[CERTIFICATE], KEY, trusted).unwrap().authority;
+        assert_eq!(authority(&[ISSUER]).as_deref(), Some("CN=swtpm-localca"), "the issuer itself may be trusted");
+        assert_eq!(authority(&[b"junk", ISSUER]).as_deref(), Some("CN=swtpm-localca"));
+        assert_eq!(authority(&[]), None, "nothing to check against");
     }
 
     #[test]

@@ -91,6 +91,7 @@ fn identity_of_bundle(object: &ManagedOSImage) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::discovery::Surroundings;
     use super::super::validate::validate;
     use super::*;
     use crate::crd::ManagedOSImageStatus;
@@ -103,8 +104,9 @@ mod tests {
         object
     }
     fn built(object: &ManagedOSImage, bundles: bool) -> Built {
-        let served = Served { bundles, plans: true, standalone: true };
-        build(object, &validate(object, served).unwrap())
+        let surroundings =
+            Surroundings { served: Served { bundles, plans: true, standalone: true }, ..Surroundings::default() };
+        build(object, &validate(object, &surroundings).unwrap())
     }
     fn kinds(objects: &[Value]) -> Vec<&str> {
         objects.iter().map(|object| object["kind"].as_str().unwrap()).collect()

@@ -132,6 +132,7 @@ fn called(object: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::discovery::Surroundings;
     use super::super::validate::validate;
     use super::*;
     use crate::fixtures::{self, FakeApi};
@@ -173,8 +174,11 @@ mod tests {
         object
     }
     fn built(object: &ManagedOSImage) -> Built {
-        let served = Served { bundles: true, plans: true, standalone: false };
-        super::super::build::build(object, &validate(object, served).unwrap())
+        let surroundings = Surroundings {
+            served: Served { bundles: true, plans: true, standalone: false },
+            ..Surroundings::default()
+        };
+        super::super::build::build(object, &validate(object, &surroundings).unwrap())
     }
 
     #[tokio::test]

@@ -1,8 +1,11 @@
-//! Which engines the cluster has: asked for now and then, as they are installed and removed without telling us.
+//! What upgrades go by in a cluster: which engines it has, and where its images come from. Asked for now and then, as it
+//! changes without telling us.
 
+use crate::absence::is_absent;
+use crate::rancher;
 use crate::upgrade::bundle::BUNDLE_API;
 use crate::upgrade::objects::PLAN_API;
-use crate::upgrade::{STANDALONE_NAMESPACE, Served};
+use crate::upgrade::{DefaultRegistry, STANDALONE_NAMESPACE, Served};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use std::time::Duration;
@@ -12,20 +15,33 @@ use tokio::sync::watch;
 const FIRST: Duration = Duration::from_secs(5);
 const SELDOM: Duration = Duration::from_secs(60);
 
-/// Keeps the channel up to date for as long as anybody listens.
-pub(super) async fn keep(client: Client, found: watch::Sender<Option<Served>>) {
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Surroundings {
+    pub(super) served: Served,
+    /// Of images that name none.
+    pub(super) registry: DefaultRegistry,
+}
+
+/// Keeps the channel up to date for as long as anybody listens. `registry`: the one given to the operator.
+pub(super) async fn keep(client: Client, registry: DefaultRegistry, found: watch::Sender<Option<Surroundings>>) {
     let mut pause = FIRST;
     while !found.is_closed() {
-        match look(&client).await {
-            Ok(served) => {
-                let changed = found.send_if_modified(|known| known.replace(served) != Some(served));
+        match look(&client, &registry).await {
+            Ok(surroundings) => {
+                let served = surroundings.served;
+                let changed = found.send_if_modified(|known| {
+                    let changed = known.as_ref() != Some(&surroundings);
+                    *known = Some(surroundings);
+                    changed
+                });
                 if changed {
-                    tracing::info!(fleet = served.bundles, plans = served.plans, "engines for upgrades");
+                    tracing::info!(fleet = served.bundles, plans = served.plans, "what upgrades go by");
                 }
                 pause = if changed { FIRST } else { (pause * 2).min(SELDOM) };
             }
             Err(error) => {
-                tracing::warn!(%error, "asking which engines for upgrades there are");
+                tracing::warn!(%error, "asking what upgrades go by");
                 pause = (pause * 2).min(SELDOM);
             }
         }
@@ -33,18 +49,18 @@ pub(super) async fn keep(client: Client, found: watch::Sender<Option<Served>>) {
     }
 }
 
-async fn look(client: &Client) -> kube::Result<Served> {
+async fn look(client: &Client, given: &DefaultRegistry) -> kube::Result<Surroundings> {
     let bundles = serves(client, BUNDLE_API, "bundles").await?;
     let plans = serves(client, PLAN_API, "plans").await?;
     let standalone = plans && has_namespace(client, STANDALONE_NAMESPACE).await?;
-    Ok(Served { bundles, plans, standalone })
+    let registry = DefaultRegistry::new(&rancher::setting(client, "system-default-registry").await?).or(given);
+    Ok(Surroundings { served: Served { bundles, plans, standalone }, registry })
 }
 
 async fn serves(client: &Client, api_version: &str, plural: &str) -> kube::Result<bool> {
     match client.list_api_group_resources(api_version).await {
         Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == plural)),
-        // Of a group that it does not know the API server says so in plain text, without the reason NotFound.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -127,6 +127,7 @@ pub(super) async fn write(
 
 #[cfg(test)]
 mod tests {
+    use super::super::discovery::Surroundings;
     use super::super::validate::validate;
     use super::*;
     use crate::registration::Problem;
@@ -145,7 +146,10 @@ mod tests {
         object
     }
     fn outcome(object: &ManagedOSImage, versions: &[&str]) -> Outcome {
-        let served = Served { bundles: true, plans: true, standalone: false };
+        let surroundings = Surroundings {
+            served: Served { bundles: true, plans: true, standalone: false },
+            ..Surroundings::default()
+        };
         let machine = |version: &&str| Machine {
             name: format!("m-{version}"),
             os: crate::crd::OsStatus { version: Some((*version).into()), healthy: true, ..Default::default() },
@@ -157,7 +161,7 @@ mod tests {
         }});
         let found =
             Found { bundle: Some(bundle), machines: versions.iter().map(machine).collect(), ..Found::default() };
-        Outcome::CarriedOut { wanted: Box::new(validate(object, served).unwrap()), found: Box::new(found) }
+        Outcome::CarriedOut { wanted: Box::new(validate(object, &surroundings).unwrap()), found: Box::new(found) }
     }
     fn reason_of(status: &ManagedOSImageStatus) -> &str {
         &status.conditions.find(condition_type::READY).unwrap().reason

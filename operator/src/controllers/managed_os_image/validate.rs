@@ -1,5 +1,6 @@
 //! Whether an object can be carried out, and by whom.
 
+use super::discovery::Surroundings;
 use crate::crd::ManagedOSImage;
 use crate::registration::Problem;
 use crate::upgrade::{Carrier, Served, Upgrade, choose};
@@ -15,9 +16,10 @@ pub(super) struct Wanted {
     pub(super) served: Served,
 }
 
-pub(super) fn validate(object: &ManagedOSImage, served: Served) -> Result<Wanted, Problem> {
+pub(super) fn validate(object: &ManagedOSImage, surroundings: &Surroundings) -> Result<Wanted, Problem> {
+    let served = surroundings.served;
     let engine = object.spec.engine.unwrap_or_default();
     let carrier = choose(engine, &object.namespace().unwrap_or_default(), served)?;
-    let upgrade = Upgrade::of(object, carrier)?;
+    let upgrade = Upgrade::of(object, carrier, &surroundings.registry)?;
     Ok(Wanted { carrier, upgrade, plan_namespace: carrier.plan_namespace(served), served })
 }

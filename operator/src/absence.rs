@@ -1,0 +1,32 @@
+//! What a 404 of the API server means. Of a kind that it serves it names, in a Status, the object that it does not have;
+//! of a kind that it does not serve it says "404 page not found" in plain text, which has no reason and names nothing.
+
+use kube::core::Status;
+
+/// Whether an object is not there, be it that not even its kind is.
+pub fn is_absent(status: &Status) -> bool {
+    status.code == 404
+}
+
+/// Whether the kind itself is not served.
+pub fn is_not_served(status: &Status) -> bool {
+    is_absent(status) && status.details.as_ref().is_none_or(|details| details.name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_object_that_is_not_there_is_told_from_a_kind_that_is_not_served() {
+        // As answered by kube-apiserver 1.36 for a Secret, for a kind of a group that it does not know, and when it refuses.
+        let object = json!({"status": "Failure", "message": "secrets \"x\" not found", "reason": "NotFound",
+            "details": {"name": "x", "kind": "secrets"}, "code": 404});
+        let object: Status = serde_json::from_value(object).unwrap();
+        let kind = Status::failure("404 page not found", "Failed to parse error data").with_code(404);
+        let refused = Status::failure("no", "Forbidden").with_code(403);
+        let told = |status: &Status| (is_absent(status), is_not_served(status));
+        assert_eq!((told(&object), told(&kind), told(&refused)), ((true, false), (true, true), (false, false)));
+    }
+}

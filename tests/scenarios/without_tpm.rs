@@ -1,0 +1,209 @@
+//! A machine without a TPM, known by a secret that an inventory made by hand names: it registers, reports, and is told how
+//! it joins its cluster, like any other machine.
+
+use super::inventory::{make_inventory, make_secret, patch};
+use anyhow::{Context, Result};
+use harness::cluster::Controllers;
+use harness::disk::{Disk, GIB};
+use harness::firmware::Firmware;
+use harness::machine::{Drive, Machine, MachineSpec, Medium};
+use harness::milestone::Milestone;
+use harness::paths;
+use harness::process::said;
+use harness::registration::{NAMESPACE, Registration};
+use harness::scratch::Scratch;
+use harness::site::Site;
+use harness::software_machine::NoAnswer;
+use harness::wait::{Look, until};
+use harness::workshop::Workshop;
+use installer::identity::{Identity, SecretIdentity};
+use installer::register::Exchange;
+use installer::register::websocket::WebSocketTransport;
+use installer::settings::Secret;
+use protocol::message::{Done, OsReport, SecretHello, SecretProof, Slot};
+use protocol::{FromMachine, FromOperator, RefusalCode, SharedSecret};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+/// A busy host takes several times as long as an idle one.
+const INSTALLED: Duration = Duration::from_secs(900);
+const SHORT: Duration = Duration::from_secs(300);
+const SECRET: &str = "4b1d-known-to-the-till-and-to-the-inventory";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
+    let spec = json!({
+        "cloudConfig": {"hostname": "till-7", "rancherd": {"labels": ["from=registration"]}},
+        "machineInventoryLabels": {"site": "shop"},
+    });
+    let site = Site::start("without-tpm", spec).await.unwrap();
+    let till = Till::with(&site, SECRET).await.unwrap();
+
+    // Nobody is taken in by a secret alone; who makes the inventory later need not touch the machine.
+    let refused = till.register(&[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    for expected in ["UnknownSecret", "machineTokenSecretName", "keeps asking"] {
+        assert!(said(&refused).contains(expected), "no {expected:?} in {}", said(&refused));
+    }
+    assert_eq!(site.inventories().unwrap(), [] as [Value; 0]);
+    make_secret(&site.cluster, "till-7", SECRET).unwrap();
+    let config = json!({"role": "agent", "token": "joins-the-cluster"});
+    make_inventory(&site.cluster, "till-7", json!({"machineTokenSecretName": "till-7", "config": config})).unwrap();
+
+    let registered = until("the secret to be known", Duration::from_secs(60), async || {
+        let output = till.register(&["--output", "json", "--debug"]);
+        let text = said(&output);
+        Ok(if output.status.success() { Look::Ready(output) } else { Look::NotYet(text) })
+    });
+    let registered = registered.await.unwrap();
+    let answer: Value = serde_json::from_slice(&registered.stdout).unwrap();
+    assert_eq!(answer["inventory"], format!("{NAMESPACE}/till-7"));
+    assert_eq!(
+        (&answer["cloudConfig"]["hostname"], &answer["cloudConfig"]["rancherd"]["token"]),
+        (&json!("till-7"), &json!(SECRET))
+    );
+    assert!(!String::from_utf8_lossy(&registered.stderr).contains(SECRET), "the secret was shown");
+    let [inventory] = &site.inventories().unwrap()[..] else { panic!("the one that was made by hand") };
+    assert_eq!(
+        (&inventory["status"]["phase"], &inventory["metadata"]["labels"]["site"]),
+        (&json!("Registered"), &json!("shop"))
+    );
+    assert_eq!((inventory["spec"].get("tpmHash"), inventory["status"].get("attestation")), (None, None));
+
+    // The installed system: `report` without its look at the disk that it runs from.
+    let identity = Identity::SharedSecret(SecretIdentity::new(Secret::new(SECRET), "test".to_owned()));
+    let mut transport =
+        WebSocketTransport::new(&site.url().unwrap(), Some(&site.operator.ca().await.unwrap())).unwrap();
+    let mut exchange = Exchange::open(&mut transport, &identity).await.unwrap();
+    let system = OsReport { version: "0.1.0".into(), slot: Slot::A, healthy: true, ..OsReport::default() };
+    exchange.say(&FromMachine::Booted(Box::new(system))).await.unwrap();
+    let join = exchange.finish(Done::default()).await.unwrap().join.unwrap();
+    let root = site.scratch.folder("root").unwrap();
+    std::fs::create_dir_all(root.join("oem")).unwrap();
+    std::fs::write(root.join("oem/cloud-config.yaml"), serde_yaml::to_string(&answer["cloudConfig"]).unwrap()).unwrap();
+    installer::join::take(&root, &join).unwrap().unwrap();
+    let written = std::fs::read_to_string(root.join("etc/rancher/rancherd/config.yaml")).unwrap();
+    let written: Value = serde_yaml::from_str(&written).unwrap();
+    assert_eq!((&written["role"], &written["token"]), (&json!("agent"), &json!("joins-the-cluster")));
+    let [inventory] = &site.inventories().unwrap()[..] else { panic!("one inventory") };
+    assert_eq!(
+        (&inventory["status"]["phase"], &inventory["status"]["os"]["version"]),
+        (&json!("Ready"), &json!("0.1.0"))
+    );
+
+    let log = std::fs::read_to_string(site.scratch.path().join("operator/ros-operator.log")).unwrap();
+    assert!(!log.contains(SECRET) && !log.contains("joins-the-cluster"), "a secret was logged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
+    let site = Site::start("without-tpm-refused", json!({})).await.unwrap();
+    make_secret(&site.cluster, "till-7", SECRET).unwrap();
+    make_inventory(&site.cluster, "till-7", json!({"machineTokenSecretName": "till-7"})).unwrap();
+    let till = Till::with(&site, SECRET).await.unwrap();
+    until("the secret to be known", Duration::from_secs(60), async || {
+        let output = till.register(&[]);
+        Ok(if output.status.success() { Look::Ready(()) } else { Look::NotYet(said(&output)) })
+    })
+    .await
+    .unwrap();
+
+    // Who knows the digest, but not what it is of; and who heard an answer to another nonce.
+    for answer in [SharedSecret::new("guessed").prove(&[0; 32]), SharedSecret::new(SECRET).prove(&[0; 32]), Vec::new()]
+    {
+        let mut exchange = site.endpoint().await.unwrap().connect().await.unwrap();
+        let digest = SharedSecret::new(SECRET).digest().to_vec();
+        exchange.say(&FromMachine::SecretHello(SecretHello { versions: vec![1], digest, client: None })).await.unwrap();
+        let FromOperator::SecretChallenge(challenge) = exchange.hear().await.unwrap() else { panic!("a challenge") };
+        assert_eq!(challenge.nonce.len(), 32);
+        exchange.say(&FromMachine::SecretProof(SecretProof { answer })).await.unwrap();
+        match exchange.hear().await {
+            Err(NoAnswer::Refused(refusal)) => assert_eq!(refusal.code, RefusalCode::SharedSecretRejected),
+            other => panic!("{other:?} is no refusal"),
+        }
+    }
+
+    // A registration that wants to see a vendor's certificate, and an inventory that names a TPM.
+    let strict = json!({"attestation": {"ekCertificate": "Required"}});
+    let strict = Registration::apply(&site.cluster, "strict", strict).unwrap().local_url(&site.operator).unwrap();
+    let refused = till.register(&["--registration-url", &strict]);
+    assert!(
+        said(&refused).contains("SharedSecretNotAccepted") && said(&refused).contains("ekCertificate"),
+        "{}",
+        said(&refused)
+    );
+    patch(&site, "till-7", &json!({"tpm": "ab".repeat(32)})).unwrap();
+    until("the inventory's TPM to count", Duration::from_secs(60), async || {
+        let text = said(&till.register(&[]));
+        let counts = text.contains("SharedSecretNotAccepted") && text.contains("tpmHash");
+        Ok(if counts { Look::Ready(()) } else { Look::NotYet(text) })
+    })
+    .await
+    .unwrap();
+    assert_eq!(site.inventories().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_without_a_tpm_is_installed_by_its_secret_and_told_how_it_joins() {
+    let scratch = Scratch::new("install-without-tpm").unwrap();
+    let workshop = Workshop::open(&scratch.folder("workshop").unwrap(), Controllers::Absent).await.unwrap();
+    make_secret(&workshop.cluster, "till-7", SECRET).unwrap();
+    let config = json!({"role": "agent", "token": "joins-the-cluster"});
+    let inventory = json!({"machineTokenSecretName": "till-7", "config": config});
+    make_inventory(&workshop.cluster, "till-7", inventory).unwrap();
+    let mut registration = workshop.example_registration().unwrap();
+    registration["cloudConfig"]["ssh_authorized_keys"] = json!([workshop.key.public]);
+    let install = json!({"registrationSecret": SECRET});
+    let medium = workshop.medium_saying(&paths::iso().unwrap(), "edge", registration, install).await.unwrap();
+
+    let mut spec = MachineSpec::new(Firmware::Uefi, "TILL-7");
+    spec.tpm = None;
+    spec.disks.push(Disk::empty(scratch.path(), "root", 4 * GIB).unwrap());
+    spec.medium = Some(Medium { file: medium, drive: Drive::Cd });
+    let mut machine = Machine::assemble(&scratch.folder("machine").unwrap(), spec).await.unwrap();
+    machine.power_on().await.unwrap();
+    machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
+    let inventory = workshop.machine_in_phase("till-7", "Ready", SHORT).await.unwrap();
+    assert_eq!(inventory["status"]["os"]["slot"], "A");
+    assert_eq!(workshop.machines().unwrap(), ["till-7"]);
+
+    let root = async |command: &str| workshop.key.run("root", machine.ssh_port(), command, SHORT).await;
+    until("the word of the operator in rancherd's configuration", SHORT, async || {
+        let text = root("cat /etc/rancher/rancherd/config.yaml").await?;
+        Ok(if text.contains("joins-the-cluster") { Look::Ready(()) } else { Look::NotYet("another token".to_owned()) })
+    })
+    .await
+    .unwrap();
+    assert_eq!(root("stat --format %a:%u /oem/registration.yaml").await.unwrap().trim(), "600:0");
+    let shown = root("ros-installer status; ros-installer probe; journalctl --boot; cat /proc/cmdline").await.unwrap();
+    let console = machine.console().lines().iter().map(|line| line.text.clone()).collect::<String>();
+    assert!(!shown.contains(SECRET) && !console.contains(SECRET), "the secret was shown");
+}
+
+/// A host without a TPM, and the settings on its medium.
+struct Till {
+    settings: PathBuf,
+}
+
+impl Till {
+    async fn with(site: &Site, secret: &str) -> Result<Self> {
+        let install = json!({
+            "registrationURL": site.url()?, "registrationCACert": site.operator.ca().await?, "registrationSecret": secret,
+        });
+        let settings = site.scratch.folder("medium")?.join("registration.yaml");
+        std::fs::write(&settings, json!({"rancheros": {"install": install}}).to_string())
+            .context("writing settings")?;
+        Ok(Self { settings })
+    }
+
+    fn register(&self, more: &[&str]) -> Output {
+        Command::new(paths::program("ros-installer").unwrap())
+            .args(["register", "--once", "--tcti", "device:/nonexistent/tpmrm0", "--settings-file"])
+            .arg(&self.settings)
+            .args(more)
+            .output()
+            .unwrap()
+    }
+}
