@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use operator::address::Given;
 use operator::media::{Origin, Source};
 use operator::upgrade::DefaultRegistry;
@@ -124,6 +125,7 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
         exchanges: options.exchanges,
         media,
         downloads: options.downloads,
+        open_files: open_files().context("asking how many files may be open")?,
         replica: options.replica,
     };
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
@@ -144,6 +146,13 @@ fn source(options: &RunOptions) -> anyhow::Result<Option<Source>> {
         _ => None,
     };
     Ok(Some(Source { path, origin }))
+}
+
+/// Raises the limit of open files to the most that is allowed, and gives it: what a process starts with is often 1024.
+fn open_files() -> nix::Result<usize> {
+    let (now, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let allowed = setrlimit(Resource::RLIMIT_NOFILE, most, most).map_or(now, |()| most);
+    Ok(allowed.try_into().unwrap_or(usize::MAX))
 }
 
 fn start_log(form: LogForm) {

@@ -40,6 +40,12 @@ struct CertificateLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RoomLabel {
+    /// `silent`: before its first byte. `speaking`: before its first request, or while it read an answer.
+    connection: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InventoryLabel {
     /// A phase of MachineInventory, or `None` before there is one.
     phase: String,
@@ -122,6 +128,7 @@ pub struct Metrics {
     pub connections: Gauge,
     pub downloads: Gauge,
     pub downloaded: Counter,
+    rooms: Family<RoomLabel, Counter>,
     pub seconds: Histogram,
     pub writes: Counter,
 }
@@ -132,6 +139,7 @@ impl Default for Metrics {
         let outcomes = Family::<Outcome, Counter>::default();
         let (in_flight, installing, connections) = (Gauge::default(), Gauge::default(), Gauge::default());
         let (downloads, downloaded) = (Gauge::default(), Counter::default());
+        let rooms = Family::<RoomLabel, Counter>::default();
         let seconds = histogram();
         let writes = Counter::default();
         let (phases, reconciliations, requests) = (histograms(), histograms(), histograms());
@@ -145,6 +153,7 @@ impl Default for Metrics {
         registry.register("connections", "Open connections", connections.clone());
         registry.register("downloads", "Media that are being sent", downloads.clone());
         registry.register("downloaded_bytes", "Bytes of media sent", downloaded.clone());
+        registry.register("connections_made_room", "Connections ended because others waited", rooms.clone());
         registry.register("exchange_seconds", "From the first message to the answer", seconds.clone());
         registry.register("inventory_writes", "Requests that changed a MachineInventory", writes.clone());
         registry.register("exchange_phase_seconds", "Parts of an exchange", phases.clone());
@@ -172,6 +181,7 @@ impl Default for Metrics {
             connections,
             downloads,
             downloaded,
+            rooms,
             seconds,
             writes,
         }
@@ -184,6 +194,11 @@ impl Metrics {
         let code = refusal.map(|refusal| refusal.code.to_string()).unwrap_or_default();
         let result = if refusal.is_some() { "refused" } else { "ok" };
         self.outcomes.get_or_create(&Outcome { request, result, code }).inc();
+    }
+
+    /// Counts a connection that made room for another; `connection` as in the label.
+    pub fn count_room(&self, connection: &'static str) {
+        self.rooms.get_or_create(&RoomLabel { connection }).inc();
     }
 
     /// `phase` as in the label.
@@ -328,6 +343,7 @@ mod tests {
     async fn every_figure_is_shown() {
         let metrics = Metrics::default();
         metrics.time_phase("proof", Duration::from_millis(3));
+        metrics.count_room("silent");
         metrics.count_attestation(Some(crate::crd::EkCertificateResult::Trusted));
         metrics.requests.observe("POST", "/api/v1/namespaces/n/secrets", Some(201), Duration::from_millis(1));
         metrics.time_reconciliation("K", async { Err::<(), _>(()) }).await.unwrap_err();
@@ -336,6 +352,7 @@ mod tests {
         let text = metrics.text(&inventories).unwrap();
         for line in [
             r#"rancheros_exchange_phase_seconds_count{phase="proof"} 1"#,
+            r#"rancheros_connections_made_room_total{connection="silent"} 1"#,
             r#"rancheros_attestations_total{certificate="Trusted"} 1"#,
             r#"rancheros_api_request_seconds_count{method="POST",resource="secrets",status="201"} 1"#,
             r#"rancheros_reconcile_seconds_count{kind="K",result="failed"} 1"#,

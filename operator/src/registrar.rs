@@ -170,6 +170,11 @@ impl Ledger {
         &self.machine
     }
 
+    /// Whether nothing is noted that is not written.
+    pub fn is_written(&self) -> bool {
+        self.noted.is_none()
+    }
+
     pub fn note(&mut self, context: &Context, step: Step<'_>) {
         if self.noted.is_none()
             && let Some(newest) = context.inventories.get(&self.machine.namespace, &self.machine.name)

@@ -26,7 +26,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
@@ -55,6 +54,8 @@ pub struct Settings {
     pub media: Option<media::Source>,
     /// Media sent at once.
     pub downloads: usize,
+    /// Files that the process may have open; a connection is one.
+    pub open_files: usize,
     /// What this replica is called, in the Lease of whoever leads.
     pub replica: String,
 }
@@ -65,8 +66,7 @@ pub async fn run(
     settings: Settings,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let listener =
-        TcpListener::bind(settings.listen).await.with_context(|| format!("listening on {}", settings.listen))?;
+    let listener = server::listen(settings.listen).with_context(|| format!("listening on {}", settings.listen))?;
     let address = listener.local_addr().context("asking for the address listened on")?;
     if let Some(url) = &settings.address.server_url {
         front::hosts(url)?;
@@ -102,14 +102,17 @@ pub async fn run(
         clock: Timestamp::now,
     });
     let (admission, drain) = Admission::new(settings.exchanges);
-    let router = server::router(Desk { context: context.clone(), admission });
-    let tls = TlsAcceptor::from(certificate.clone().server_config()?);
+    let service = server::Service {
+        tls: TlsAcceptor::from(certificate.clone().server_config()?),
+        router: server::router(Desk::new(context.clone(), admission)),
+        limits: Limits::for_open_files(settings.open_files),
+        context: context.clone(),
+    };
 
     let background = tokio::spawn(write_events);
     let keeping = keeper.map(|keeper| tokio::spawn(keeper.run()));
     let renewal = tokio::spawn(front.keep(certificate, endpoint_sender, served));
-    let connections = context.metrics.connections.clone();
-    let serving = tokio::spawn(server::serve(listener, tls, router, Limits::default(), connections, stop.clone()));
+    let serving = tokio::spawn(server::serve(listener, service, stop.clone()));
     let controlling = tokio::spawn(controllers::run(context, stop.clone()));
     let stopped = stop.clone();
     // Nothing is written by a controller after the lease was given back.

@@ -17,12 +17,13 @@ mod identity;
 mod inventory;
 mod listener;
 mod media;
+mod places;
 mod registration;
 mod secret_holder;
 mod tls;
 
 pub use admission::{Admission, Drain};
-pub use listener::{Limits, serve};
+pub use listener::{Limits, Service, listen, serve};
 pub use tls::CertificateHolder;
 
 use crate::context::Context;
@@ -40,6 +41,15 @@ use std::sync::Arc;
 pub struct Desk {
     pub context: Arc<Context>,
     pub admission: Admission,
+    /// To the inventory endpoint, where everybody may ask: strangers must not take the places of those who have a token.
+    pub inquiries: Admission,
+}
+
+impl Desk {
+    pub fn new(context: Arc<Context>, admission: Admission) -> Self {
+        let inquiries = admission.apart();
+        Self { context, admission, inquiries }
+    }
 }
 
 pub fn router(desk: Desk) -> Router {

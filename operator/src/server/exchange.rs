@@ -1,6 +1,6 @@
 //! Our exchange, from `hello` to `done`: a socket on one side, [`protocol::exchange`] and the registrar on the other.
 
-use super::admission::{Admitted, shutting_down};
+use super::admission::{Admitted, made_room, shutting_down};
 use super::identity::{add_tpm, judge, puzzle, random};
 use super::secret_holder;
 use crate::context::Context;
@@ -26,6 +26,10 @@ use tracing::Instrument;
 
 /// A machine that connects has its `hello` ready.
 const HELLO: Duration = Duration::from_secs(10);
+/// How long a message may take, when other machines wait for the place: one that the machine has ready.
+const HURRY: Duration = Duration::from_secs(2);
+/// The same for one that its TPM must make first, and TPMs are slow.
+const HURRY_OF_TPM: Duration = Duration::from_secs(15);
 /// How long an exchange before its answer may go on when the operator stops.
 const CLOSING: Duration = Duration::from_secs(8);
 /// A machine that installs says something at least this often, or is taken for gone.
@@ -34,6 +38,8 @@ const SILENCE: Duration = Duration::from_secs(15 * 60);
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 /// What a machine said with its request for configuration is written when it says more, or after this.
 const SOON: Duration = Duration::from_secs(1);
+/// When it is tried again to write what could not be written.
+const WRITE_AGAIN: Duration = Duration::from_secs(5);
 /// How long sending one message may take: a peer that does not read is not waited for.
 const SENDING: Duration = Duration::from_secs(10);
 /// In which an installation should be done.
@@ -153,6 +159,7 @@ impl<S: Socket> Exchange<S> {
     async fn answer_in_time(&mut self) -> Result<After, End> {
         let deadline = Instant::now() + Duration::from_secs(EXCHANGE_SECONDS);
         let mut closing = self.admitted.watch();
+        let wanted = self.admitted.wanted();
         let answer = self.answer();
         let cut_short = async {
             closing.closing().await;
@@ -164,12 +171,13 @@ impl<S: Socket> Exchange<S> {
                 Err(Refusal::new(RefusalCode::DeadlineExceeded, message).into())
             }),
             () = cut_short => Err(shutting_down().into()),
+            () = wanted => Err(made_room().into()),
         }
     }
 
     async fn answer(&mut self) -> Result<After, End> {
         let peer = self.identify().await?;
-        let frame = self.receive().await?;
+        let frame = self.receive(HURRY).await?;
         match self.side.receive_statement(&frame)? {
             Statement::Machine(report) => {
                 self.request = "register";
@@ -200,7 +208,7 @@ impl<S: Socket> Exchange<S> {
     /// From the first message to a proof.
     async fn identify(&mut self) -> Result<Peer, End> {
         let begun = Instant::now();
-        let frame = timeout(HELLO, self.receive()).await.unwrap_or_else(|_| {
+        let frame = timeout(HELLO, self.receive(HURRY)).await.unwrap_or_else(|_| {
             let message = format!("no `hello` within {} s", HELLO.as_secs());
             Err(Refusal::new(RefusalCode::DeadlineExceeded, message).into())
         })?;
@@ -239,7 +247,7 @@ impl<S: Socket> Exchange<S> {
         self.send(frame).await?;
         let challenged = Instant::now();
         self.context.metrics.time_phase("challenge", challenged - begun);
-        let frame = self.receive().await?;
+        let frame = self.receive(HURRY_OF_TPM).await?;
         let proof = self.side.receive_proof(&frame)?;
         check_secret(&puzzle.secret, &proof.secret)?;
         attestation.verify_quote(&proof.quote, &proof.signature, &nonce, QUOTED_PCRS)?;
@@ -258,7 +266,7 @@ impl<S: Socket> Exchange<S> {
         self.send(frame).await?;
         let challenged = Instant::now();
         self.context.metrics.time_phase("challenge", challenged - begun);
-        let frame = self.receive().await?;
+        let frame = self.receive(HURRY).await?;
         let proof = self.side.receive_secret_proof(&frame)?;
         secret.check(&nonce, &proof.answer)?;
         secret_holder::accept(&self.registration, &machine)?;
@@ -295,25 +303,25 @@ impl<S: Socket> Exchange<S> {
     /// Progress, until the machine is done.
     async fn follow_installation(&mut self) -> Result<(), End> {
         let mut closing = self.admitted.watch();
-        let mut patience = SOON;
+        let (mut heard, mut patience) = (Instant::now(), SOON);
         loop {
             let frame = tokio::select! {
-                frame = timeout(patience, self.receive()) => frame,
+                frame = timeout(patience, self.receive(HURRY)) => frame,
                 () = closing.closing() => return Err(shutting_down().into()),
             };
-            let Ok(frame) = frame else {
-                if patience == SILENCE {
-                    return Err(End::HungUp);
+            if let Ok(frame) = frame {
+                heard = Instant::now();
+                let message = self.side.receive_installing(&frame?)?;
+                if self.installing(message).await? {
+                    return Ok(());
                 }
-                patience = SILENCE;
+            } else if heard.elapsed() >= SILENCE {
+                return Err(End::HungUp);
+            } else {
                 self.write_if_possible().await?;
-                continue;
-            };
-            patience = SILENCE;
-            let message = self.side.receive_installing(&frame?)?;
-            if self.installing(message).await? {
-                return Ok(());
             }
+            let written = self.ledger.as_ref().is_none_or(Ledger::is_written);
+            patience = if written { SILENCE.saturating_sub(heard.elapsed()) } else { WRITE_AGAIN };
         }
     }
 
@@ -342,7 +350,7 @@ impl<S: Socket> Exchange<S> {
     }
 
     async fn finish_report(&mut self) -> Result<After, End> {
-        let frame = self.receive().await?;
+        let frame = self.receive(HURRY).await?;
         self.side.receive_installing(&frame)?;
         let join = match &self.ledger {
             Some(ledger) => Some(join::join(&self.context, ledger.machine()).await),
@@ -386,8 +394,15 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    /// The next text frame.
-    async fn receive(&mut self) -> Result<String, End> {
+    /// The next text frame. `hurry`: how long it may take when others wait for the place.
+    async fn receive(&mut self, hurry: Duration) -> Result<String, End> {
+        self.admitted.waits(hurry);
+        let frame = self.next_frame().await;
+        self.admitted.works();
+        frame
+    }
+
+    async fn next_frame(&mut self) -> Result<String, End> {
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),

@@ -42,7 +42,7 @@ pub(super) async fn open(
         return ca_certificates::show(State(desk), headers).await;
     }
     let answer = match Credential::of(&path, &headers) {
-        Ok(Credential::Tpm(presented)) => enter(&desk, *presented, upgrade),
+        Ok(Credential::Tpm(presented)) => enter(&desk, *presented, upgrade).await,
         Ok(Credential::Secret(secret)) => answer(&desk, &secret).await,
         Err(refusal) => Err(refusal),
     };
@@ -93,7 +93,7 @@ async fn answer(desk: &Desk, secret: &SharedSecret) -> Result<Response, Refusal>
     if !context.inventories.is_complete() {
         return Err(starting());
     }
-    let _admitted = desk.admission.admit()?;
+    let _admitted = desk.inquiries.admit().await?;
     let machine = context.secrets.find(context, secret).await?;
     let configuration = configuration(context, &machine).await?;
     note(context, machine).await;
@@ -102,7 +102,7 @@ async fn answer(desk: &Desk, secret: &SharedSecret) -> Result<Response, Refusal>
 }
 
 /// Opens a websocket for a machine with a TPM.
-fn enter(
+async fn enter(
     desk: &Desk,
     presented: Presented,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -111,7 +111,7 @@ fn enter(
         let message = "a TPM proves itself over a websocket; this is a plain request";
         Refusal::new(RefusalCode::Unauthenticated, message)
     })?;
-    let admitted = desk.admission.admit()?;
+    let admitted = desk.inquiries.admit().await?;
     let context = desk.context.clone();
     let upgrade = upgrade.max_message_size(MAX_READ).max_frame_size(MAX_READ).write_buffer_size(0);
     Ok(upgrade.on_upgrade(move |socket| run(socket, context, presented, admitted)))

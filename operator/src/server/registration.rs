@@ -13,9 +13,9 @@ use protocol::message::{MAX_FRAME, SUBPROTOCOL};
 use protocol::{Refusal, RefusalCode, RegistrationToken};
 use std::sync::Arc;
 
-/// What the socket takes before it gives up on a message: more than a message may have, so that one somewhat too big
-/// is still read and answered with its reason.
-const MAX_READ: usize = 4 * MAX_FRAME;
+/// What the socket takes before it gives up on a message: little more than a message may have, as every admitted
+/// stranger can make us keep as much.
+const MAX_READ: usize = MAX_FRAME + BUFFER;
 /// Each exchange has its buffers; with the library's default of 128 KiB a herd would cost more in buffers than in work.
 const BUFFER: usize = 8 * 1024;
 
@@ -26,7 +26,7 @@ pub(super) async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     let answer = match upgrade {
-        Ok(upgrade) => enter(&desk, &token, &headers, upgrade),
+        Ok(upgrade) => enter(&desk, &token, &headers, upgrade).await,
         Err(_) if !headers.contains_key(header::UPGRADE) => settings(&desk, &token),
         Err(rejection) => Err(Refusal::new(RefusalCode::MalformedMessage, rejection.body_text())),
     };
@@ -47,14 +47,14 @@ fn settings(desk: &Desk, token: &str) -> Result<Response, Refusal> {
     Ok(([(header::CONTENT_TYPE, "text/yaml")], settings.to_yaml()).into_response())
 }
 
-fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Result<Response, Refusal> {
+async fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Result<Response, Refusal> {
     let registration = find(desk, token)?;
     if let Err(problem) = &registration.templates {
         return Err(Refusal::new(RefusalCode::RegistrationInvalid, problem.message.clone()));
     }
     check_size(&registration, &desk.context.endpoint())
         .map_err(|problem| Refusal::new(RefusalCode::RegistrationInvalid, problem.message))?;
-    let admitted = desk.admission.admit()?;
+    let admitted = desk.admission.admit().await?;
     let context = desk.context.clone();
     let upgrade = upgrade
         .max_message_size(MAX_READ)

@@ -24,7 +24,7 @@ impl Answer {
 fn desk(spec: Value) -> Desk {
     let context = fixtures::context(&FakeApi::default());
     context.registrations.apply(&Event::Apply(fixtures::registration(spec, TOKEN)));
-    Desk { context: Arc::new(context), admission: Admission::new(1).0 }
+    Desk::new(Arc::new(context), Admission::new(1).0)
 }
 
 async fn get(desk: Desk, path: &str) -> Answer {
@@ -89,7 +89,7 @@ async fn an_operator_that_stops_or_starts_is_not_ready() {
 
     let mut context = fixtures::context(&FakeApi::default());
     context.registrations = Default::default();
-    let starting = Desk { context: Arc::new(context), admission: Admission::new(1).0 };
+    let starting = Desk::new(Arc::new(context), Admission::new(1).0);
     assert_eq!(get(starting.clone(), "/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
     let answer = get(starting, &format!("{PATH}/{TOKEN}")).await;
     assert_eq!((answer.code(), answer.retry_after), (RefusalCode::Unavailable, true));

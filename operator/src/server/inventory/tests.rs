@@ -25,7 +25,7 @@ impl Scene {
         api.put(path, serde_json::to_value(&object).unwrap());
         context.inventories.enter(object);
         api.put_secret("s", SECRET_TYPE, "secret");
-        Self { api, desk: Desk { context: Arc::new(context), admission: Admission::new(1).0 } }
+        Self { api, desk: Desk::new(Arc::new(context), Admission::new(1).0) }
     }
 
     async fn get(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {

@@ -28,7 +28,7 @@ async fn desk(spec: Value, most: usize) -> (Desk, TempDir) {
 fn desk_with(spec: Value, shelf: Shelf) -> Desk {
     let context = Context { media: shelf, ..fixtures::context(&FakeApi::default()) };
     context.registrations.apply(&Event::Apply(fixtures::registration(spec, TOKEN)));
-    Desk { context: Arc::new(context), admission: Admission::new(1).0 }
+    Desk::new(Arc::new(context), Admission::new(1).0)
 }
 
 async fn ask(desk: &Desk, method: Method, path: &str, headers: &[(header::HeaderName, &str)]) -> Response {
