@@ -3,6 +3,7 @@
 mod machine_inventory;
 mod machine_registration;
 mod managed_os_image;
+mod watch;
 
 use crate::context::Context;
 use futures::{StreamExt, future};
@@ -39,22 +40,14 @@ pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + 
 fn on_error<K>(_: Arc<K>, error: &ReconcileError, _: Arc<Context>) -> Action {
     use std::error::Error as _;
     // Two writers in one moment is nothing to tell anybody of; the newer object comes by itself.
-    if let ReconcileError::Writing { source: kube::Error::Api(status), .. } = error
+    if let ReconcileError::Writing { source: kube::Error::Api(status), .. }
+    | ReconcileError::Changing { source: kube::Error::Api(status), .. } = error
         && (status.is_conflict() || status.is_not_found())
     {
         return Action::requeue(DEBOUNCE);
     }
     tracing::warn!(%error, cause = error.source().map(ToString::to_string), "reconciling");
     Action::requeue(RETRY)
-}
-
-/// Logs what a watch could not do; the watch itself goes on after a while.
-fn log_watch_error<T>(kind: &'static str) -> impl Fn(&Result<T, kube::runtime::watcher::Error>) {
-    move |result| {
-        if let Err(error) = result {
-            tracing::warn!(kind, %error, "watching");
-        }
-    }
 }
 
 async fn drain<T>(stream: impl futures::Stream<Item = T>) {

@@ -5,6 +5,7 @@ pub mod address;
 pub mod apply;
 pub mod authority;
 pub mod client;
+pub mod clock_jumps;
 pub mod context;
 pub mod controllers;
 pub mod crd;

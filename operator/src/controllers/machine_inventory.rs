@@ -7,7 +7,8 @@ mod cluster;
 mod looks;
 mod secret;
 
-use super::{DEBOUNCE, ReconcileError, drain, log_watch_error, on_error};
+use super::watch::keep_watching;
+use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::{Context, FIELD_MANAGER};
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, reason};
 use crate::inventory_index::KnownMachine;
@@ -40,10 +41,9 @@ type Name = PartialObjectMeta<MachineInventory>;
 pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (reader, writer) = store();
     let index = context.clone();
-    let names = watcher(Api::<SeenInventory>::all(context.client.clone()), watcher::Config::default().page_size(PAGE))
-        .inspect(log_watch_error("MachineInventory"))
+    let all = Api::<SeenInventory>::all(context.client.clone());
+    let names = keep_watching(all, watcher::Config::default().page_size(PAGE), "MachineInventory")
         .flat_map(move |event| stream::iter(looks::looks(&index, event)))
-        .default_backoff()
         .reflect(writer)
         .applied_objects();
     let controller = Controller::for_stream(names, reader)

@@ -2,7 +2,9 @@
 //!
 //! A registration that is deleted closes its door at once; the machines that came through it stay.
 
-use super::{DEBOUNCE, ReconcileError, drain, log_watch_error, on_error};
+use super::watch::keep_watching;
+use super::{DEBOUNCE, ReconcileError, drain, on_error};
+use crate::clock_jumps::clock_jumps;
 use crate::context::{Context, FIELD_MANAGER};
 use crate::crd::{Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
 use crate::media;
@@ -33,14 +35,13 @@ const AUTHORITIES_MISSING: Duration = Duration::from_secs(15);
 pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (reader, writer) = store();
     let index = context.clone();
-    let objects = watcher(Api::<MachineRegistration>::all(context.client.clone()), watcher::Config::default())
-        .inspect(log_watch_error("MachineRegistration"))
+    let all = Api::<MachineRegistration>::all(context.client.clone());
+    let objects = keep_watching(all, watcher::Config::default(), "MachineRegistration")
         .inspect(move |event| {
             if let Ok(event) = event {
                 index.registrations.apply(event);
             }
         })
-        .default_backoff()
         .reflect(writer)
         .applied_objects();
     let controller = Controller::for_stream(objects, reader)
@@ -50,6 +51,8 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
         // The URL and the authorities stand in what every registration hands out, and media are listed in each.
         .reconcile_all_on(changes(context.endpoint.clone()))
         .reconcile_all_on(changes(context.media.watch()))
+        // When a registration expires is reckoned in time that passes.
+        .reconcile_all_on(clock_jumps(context.clock))
         .graceful_shutdown_on(stop);
     drain(controller.run(timed, on_error, context)).await;
 }

@@ -10,7 +10,8 @@ mod fetch;
 mod status;
 mod validate;
 
-use super::{DEBOUNCE, ReconcileError, drain, log_watch_error, on_error};
+use super::watch::keep_watching;
+use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::apply;
 use crate::context::Context;
 use crate::crd::{ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, reason};
@@ -50,11 +51,8 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
     let (reader, writer) = store();
     let _following = context.metrics.follow(reader.clone());
     let (found, surroundings) = watch::channel(None);
-    let objects = watcher(Api::<ManagedOSImage>::all(context.client.clone()), watcher::Config::default())
-        .inspect(log_watch_error("ManagedOSImage"))
-        .default_backoff()
-        .reflect(writer)
-        .applied_objects();
+    let all = Api::<ManagedOSImage>::all(context.client.clone());
+    let objects = keep_watching(all, watcher::Config::default(), "ManagedOSImage").reflect(writer).applied_objects();
     let client = &context.client;
     let bundles =
         made_for(client, apply::resource(BUNDLE_API, "Bundle"), surroundings.clone(), |found| found.served.bundles);
@@ -86,15 +84,17 @@ fn made_for(
     let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client.clone(), &resource);
     let begin = async move { surroundings.wait_for(|found| found.as_ref().is_some_and(is_served)).await.is_ok() };
     stream::once(begin).filter(|served| std::future::ready(*served)).flat_map(move |_| {
-        watcher(api.clone(), watcher::Config::default().labels(OS_IMAGE_LABEL))
-            .inspect(log_watch_error("what is made for a ManagedOSImage"))
-            .default_backoff()
-            .touched_objects()
-            .filter_map(|object| async move {
-                let object = object.ok()?;
-                let labels = object.labels();
-                Some(ObjectRef::new(labels.get(OS_IMAGE_LABEL)?).within(labels.get(OS_IMAGE_NAMESPACE_LABEL)?))
-            })
+        keep_watching(
+            api.clone(),
+            watcher::Config::default().labels(OS_IMAGE_LABEL),
+            "what is made for a ManagedOSImage",
+        )
+        .touched_objects()
+        .filter_map(|object| async move {
+            let object = object.ok()?;
+            let labels = object.labels();
+            Some(ObjectRef::new(labels.get(OS_IMAGE_LABEL)?).within(labels.get(OS_IMAGE_NAMESPACE_LABEL)?))
+        })
     })
 }
 

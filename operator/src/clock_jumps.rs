@@ -1,0 +1,57 @@
+//! Tells when the clock was set, or the host slept: what was to be done at some time of day is then due sooner or later
+//! than was reckoned.
+
+use futures::{Stream, stream};
+use k8s_openapi::jiff::Timestamp;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// What is less is a busy host, or a clock that is put right little by little. In milliseconds.
+const JUMP: i128 = 30_000;
+
+/// One item for each jump of this clock against the time that passes.
+pub fn clock_jumps(clock: fn() -> Timestamp) -> impl Stream<Item = ()> + Send {
+    stream::unfold((clock(), Instant::now()), move |(mut time, mut passed)| async move {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let (time_now, passed_now) = (clock(), Instant::now());
+            let by_clock = i128::from(time_now.as_millisecond()) - i128::from(time.as_millisecond());
+            let jump = by_clock - (passed_now - passed).as_millis() as i128;
+            (time, passed) = (time_now, passed_now);
+            if jump.abs() >= JUMP {
+                tracing::warn!(seconds = (jump / 1000) as i64, "the clock jumped");
+                return Some(((), (time, passed)));
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::{FutureExt, StreamExt};
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    static SET_BY: AtomicI64 = AtomicI64::new(0);
+
+    fn clock() -> Timestamp {
+        static START: OnceLock<Instant> = OnceLock::new();
+        let passed = START.get_or_init(Instant::now).elapsed().as_secs() as i64;
+        Timestamp::from_second(1_800_000_000 + passed + SET_BY.load(Ordering::Relaxed)).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_jump_is_told_once_whichever_way_it_went_and_time_that_passes_is_none() {
+        let jumps = clock_jumps(clock);
+        tokio::pin!(jumps);
+        for set_by in [3600, -3600, 0] {
+            SET_BY.store(set_by, Ordering::Relaxed);
+            assert_eq!(jumps.next().await, Some(()));
+            let quiet = tokio::time::timeout(Duration::from_secs(3600), jumps.next());
+            assert!(quiet.await.is_err(), "after {set_by}");
+        }
+        assert!(jumps.next().now_or_never().is_none());
+    }
+}
