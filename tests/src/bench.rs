@@ -5,7 +5,7 @@ mod figure;
 mod installation;
 mod medium;
 mod population;
-mod process_cost;
+pub mod process_cost;
 mod registrations;
 mod report;
 mod round;

@@ -34,17 +34,29 @@ impl Operator {
 
     /// The same with settings of its own, as environment variables.
     pub async fn start_with(cluster: &Cluster, folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        let mut operator = Self::prepare(cluster, &cluster.kubeconfig(), folder)?;
+        settings.iter().for_each(|(name, value)| operator.set(name, value));
+        operator.resume().await?;
+        Ok(operator)
+    }
+
+    /// Installs the CRDs and the namespaces of the reference, for an operator that is yet to be started and asks the
+    /// API server by this kubeconfig.
+    pub fn prepare(cluster: &Cluster, kubeconfig: &Path, folder: &Path) -> Result<Self> {
         install_definitions(cluster)?;
         let port = Port::reserve()?;
         let server_url = format!("https://{HOST_SEEN_BY_MACHINES}:{}", port.number());
-        let environment = [
-            ("KUBECONFIG", cluster.kubeconfig().display().to_string()),
-            ("ROS_SERVER_URL", server_url.clone()),
-            ("ROS_NAMESPACE", NAMESPACE.to_owned()),
-        ];
-        let mut environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Self::start_as(port, server_url, environment, folder).await
+        let mut operator =
+            Self { process: None, environment: Vec::new(), log: folder.join("ros-operator.log"), port, server_url };
+        operator.set("KUBECONFIG", &kubeconfig.display().to_string());
+        operator.set("ROS_SERVER_URL", &operator.url());
+        operator.set("ROS_NAMESPACE", NAMESPACE);
+        Ok(operator)
+    }
+
+    /// Sets an environment variable, from the next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts another replica, at an address of its own, that tells machines the same.
@@ -97,15 +109,28 @@ impl Operator {
 
     /// Starts it again after `stop`, at the same address, and waits until it has read everything.
     pub async fn resume(&mut self) -> Result<()> {
-        let mut process = Process::start(
+        self.launch()?;
+        self.ready().await
+    }
+
+    /// Starts it without waiting for it.
+    pub fn launch(&mut self) -> Result<()> {
+        let process = Process::start(
             Command::new(paths::program("ros-operator")?)
                 .args(["run", "--listen", &format!("127.0.0.1:{}", self.port.number())])
                 .args(["--replica", &self.replica(), "--log", "text"])
                 .envs(self.environment.iter().cloned()),
             &self.log,
         )?;
-        let client = self.unpinned_client()?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&mut self) -> Result<()> {
+        let client = unpinned_client()?;
         let address = self.local_url("/readyz");
+        let process = self.process.as_mut().context("waiting for an operator that was not started")?;
         until("the operator's /readyz", READY, async || {
             process.check_running()?;
             let answer = async { client.get(&address).send().await?.error_for_status()?.text().await };
@@ -116,9 +141,7 @@ impl Operator {
                 Err(error) => Look::NotYet(format!("{error:?}")),
             })
         })
-        .await?;
-        self.process = Some(process);
-        Ok(())
+        .await
     }
 
     /// Of the running operator.
@@ -148,23 +171,23 @@ impl Operator {
 
     /// What a GET of a URL gives.
     pub async fn fetch(&self, url: &str) -> Result<String> {
-        let response = self.unpinned_client()?.get(url).send().await.context("asking the operator")?;
-        response
-            .error_for_status()
-            .context("asking the operator")?
-            .text()
-            .await
-            .context("reading the operator's answer")
+        fetch(url).await
     }
+}
 
-    /// Nothing is known of the CA yet: this is the client that learns it, over loopback.
-    fn unpinned_client(&self) -> Result<reqwest::Client> {
-        reqwest::Client::builder()
-            .tls_danger_accept_invalid_certs(true)
-            .timeout(Duration::from_secs(10))
-            .build()
-            .context("making an HTTP client")
-    }
+/// What a GET of an operator's URL gives.
+pub async fn fetch(url: &str) -> Result<String> {
+    let response = unpinned_client()?.get(url).send().await.context("asking the operator")?;
+    response.error_for_status().context("asking the operator")?.text().await.context("reading the operator's answer")
+}
+
+/// Nothing is known of the CA yet: this is the client that learns it, over loopback.
+fn unpinned_client() -> Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .tls_danger_accept_invalid_certs(true)
+        .timeout(Duration::from_secs(10))
+        .build()
+        .context("making an HTTP client")
 }
 
 /// What `ros-operator crd` prints, and the namespaces of the reference.

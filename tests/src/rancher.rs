@@ -26,6 +26,11 @@ impl<'a> Rancher<'a> {
         Ok(Self { cluster })
     }
 
+    /// Where it was installed before.
+    pub fn of(cluster: &'a Cluster) -> Self {
+        Self { cluster }
+    }
+
     /// A user makes a cluster.
     pub fn make_cluster(&self, name: &str) -> Result<()> {
         let metadata = json!({"name": name, "namespace": NAMESPACE});

@@ -7,12 +7,15 @@ use protocol::hardware::{Address, Cpu, Disk, Firmware, FirmwareKind, Hardware, N
 use protocol::message::{Challenge, Config, Done, MachineReport, SUBPROTOCOL, decode, encode};
 use protocol::{FromMachine, FromOperator, Refusal, SmbiosDocument};
 use rustls::client::Resumption;
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
@@ -78,6 +81,30 @@ impl Endpoint {
         }
     }
 
+    /// Where the operator listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        let url: http::Uri = self.url.parse().context("reading the registration URL")?;
+        let address = url.authority().context("finding the address in the registration URL")?;
+        address.as_str().parse().context("reading the address in the registration URL")
+    }
+
+    /// TLS as a machine speaks it, for who says something else over it.
+    pub async fn shake_hands(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
+        let name = ServerName::from(self.address()?.ip());
+        TlsConnector::from(self.tls.clone()).connect(name, stream).await.context("shaking hands")
+    }
+
+    /// The request with which a machine opens its websocket.
+    pub fn upgrade_request(&self) -> Result<String> {
+        let url: http::Uri = self.url.parse().context("reading the registration URL")?;
+        Ok(format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n",
+            url.path(),
+            self.address()?
+        ))
+    }
+
     /// A whole exchange of an honest machine that asks for its configuration.
     pub async fn register(&self, tpm: &SoftwareTpm, report: MachineReport) -> Result<Config, NoAnswer> {
         let mut exchange = self.connect().await?;
@@ -132,6 +159,10 @@ impl Exchange {
 
     pub async fn ask_for_config(&mut self, report: MachineReport) -> Result<Config, NoAnswer> {
         self.say(&FromMachine::Machine(Box::new(report))).await?;
+        self.hear_config().await
+    }
+
+    pub async fn hear_config(&mut self) -> Result<Config, NoAnswer> {
         match self.hear().await? {
             FromOperator::Config(config) => Ok(*config),
             other => Err(anyhow!("expected a configuration, got {other:?}").into()),

@@ -1,0 +1,128 @@
+//! The operator's clock jumps by an hour, forwards and back, as clocks do that are set.
+
+use anyhow::{Context, Result};
+use harness::cluster::{Cluster, Controllers};
+use harness::operator::{NAMESPACE as OWN_NAMESPACE, Operator};
+use harness::registration::{NAMESPACE, Registration};
+use harness::scratch::Scratch;
+use harness::software_machine::{Endpoint, usual_report};
+use harness::software_tpm::{KeyKind, SoftwareTpm};
+use harness::wait::{Look, until};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use protocol::RefusalCode;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const HOUR: i64 = 3600;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_by_an_hour_costs_no_lead_and_no_machine() {
+    let scratch = Scratch::new("clock").unwrap();
+    let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
+    let mut operator =
+        Operator::prepare(&cluster, &cluster.kubeconfig(), &scratch.folder("operator").unwrap()).unwrap();
+    let clock = Clock::of(&mut operator, scratch.path()).unwrap();
+    operator.resume().await.unwrap();
+    let open = Registration::apply(&cluster, "open", json!({})).unwrap();
+    let half_an_hour = Timestamp::now() + SignedDuration::from_mins(30);
+    let expires = json!({"expiresAt": half_an_hour.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
+    let closing = Registration::apply(&cluster, "closing", expires).unwrap();
+    let authority = operator.ca().await.unwrap();
+    let endpoint =
+        |registration: &Registration| Endpoint::new(&registration.local_url(&operator).unwrap(), &authority).unwrap();
+    let (open, closing) = (endpoint(&open), endpoint(&closing));
+    let old = SoftwareTpm::new(KeyKind::P256).unwrap();
+    open.register(&old, usual_report("SN-1")).await.unwrap();
+    let (holder, first_renewal) = lease(&cluster).unwrap();
+
+    for (round, jump) in [HOUR, -HOUR, 0].into_iter().enumerate() {
+        clock.set(jump).unwrap();
+        // The clock did jump, and the lead was kept.
+        until("a renewal at the new time", PATIENCE, async || {
+            let (now_held_by, renewed) = lease(&cluster)?;
+            anyhow::ensure!(now_held_by == holder, "{now_held_by} leads in place of {holder}");
+            let off = renewed.duration_since(Timestamp::now()).as_secs() - jump;
+            Ok(if off.abs() < HOUR / 2 { Look::Ready(()) } else { Look::NotYet(format!("{off} s off")) })
+        })
+        .await
+        .unwrap();
+        let new = SoftwareTpm::new(KeyKind::P256).unwrap();
+        for tpm in [&old, &new] {
+            open.register(tpm, usual_report("SN-1")).await.unwrap();
+        }
+        assert_eq!(inventories(&cluster).unwrap().len(), round + 2);
+        // By this clock it is over, or not any more.
+        let outcome = closing.register(&new, usual_report("SN-1")).await;
+        let reason = if jump == HOUR { "Expired" } else { "Available" };
+        match outcome {
+            Err(error) if jump == HOUR => assert_eq!(error.refusal().unwrap().code, RefusalCode::RegistrationExpired),
+            outcome => drop(outcome.unwrap()),
+        }
+        assert_eq!(operator.ca().await.unwrap(), authority);
+        ready(&cluster, "closing", reason).await.unwrap();
+    }
+    let (_, last_renewal) = lease(&cluster).unwrap();
+    assert!(last_renewal > first_renewal);
+    // Nobody was seen in a time that has not come.
+    let machines = inventories(&cluster).unwrap();
+    let seen = machines.iter().find(|machine| machine["spec"]["tpmHash"] == old.hash().as_str()).unwrap();
+    let seen: Timestamp = seen["status"]["lastSeen"].as_str().unwrap().parse().unwrap();
+    assert!(seen <= Timestamp::now(), "{seen}");
+}
+
+/// What a program takes for the time of day, by Debian's libfaketime. What it measures durations with goes on.
+struct Clock {
+    file: PathBuf,
+}
+
+impl Clock {
+    fn of(operator: &mut Operator, folder: &Path) -> Result<Self> {
+        let clock = Self { file: folder.join("clock") };
+        clock.set(0)?;
+        let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH);
+        anyhow::ensure!(Path::new(&library).exists(), "{library} is missing; qemu/install-packages installs it");
+        operator.set("LD_PRELOAD", &library);
+        operator.set("FAKETIME_TIMESTAMP_FILE", &clock.file.display().to_string());
+        operator.set("FAKETIME_NO_CACHE", "1");
+        operator.set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        Ok(clock)
+    }
+
+    /// So many seconds from the true time.
+    fn set(&self, seconds: i64) -> Result<()> {
+        // In one step: it is read at every look at the clock.
+        let next = self.file.with_extension("next");
+        std::fs::write(&next, format!("{seconds:+}\n")).context("writing the next time")?;
+        std::fs::rename(&next, &self.file).context("setting the clock")
+    }
+}
+
+/// Who leads, and when that was last said.
+fn lease(cluster: &Cluster) -> Result<(String, Timestamp)> {
+    let lease =
+        cluster.kubectl(&["get", "lease", "ros-operator", "--namespace", OWN_NAMESPACE, "--output=json"], "")?;
+    let lease: Value = serde_json::from_str(&lease).context("reading the Lease")?;
+    let renewed = lease["spec"]["renewTime"].as_str().context("finding the time in the Lease")?;
+    let renewed = renewed.parse().context("reading the time in the Lease")?;
+    Ok((lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned(), renewed))
+}
+
+fn inventories(cluster: &Cluster) -> Result<Vec<Value>> {
+    let kind = "machineinventories.rancheros.cattle.io";
+    let list = cluster.kubectl(&["get", kind, "--namespace", NAMESPACE, "--output", "json"], "")?;
+    let list: Value = serde_json::from_str(&list).context("reading the inventories")?;
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
+}
+
+/// Waits until a registration's condition says what its door does.
+async fn ready(cluster: &Cluster, registration: &str, reason: &str) -> Result<()> {
+    let object = format!("machineregistrations.rancheros.cattle.io/{registration}");
+    let path = "--output=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";
+    until(&format!("{registration} to be {reason}"), PATIENCE, async || {
+        let told = cluster.kubectl(&["get", &object, "--namespace", NAMESPACE, path], "")?;
+        Ok(if told == reason { Look::Ready(()) } else { Look::NotYet(told) })
+    })
+    .await
+}

@@ -1,0 +1,180 @@
+//! The operator killed at every step: whatever it was about to write, or had just written and did not live to know.
+
+use anyhow::{Context, Result};
+use harness::cluster::{Cluster, Controllers};
+use harness::fault_proxy::{Asked, Fault, FaultProxy};
+use harness::operator::{NAMESPACE, Operator};
+use harness::scratch::Scratch;
+use harness::site::Site;
+use harness::software_machine::{Endpoint, Exchange, NoAnswer, usual_report};
+use harness::software_tpm::{KeyKind, SoftwareTpm};
+use harness::story::Story;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::DeleteParams;
+use protocol::FromMachine;
+use protocol::message::{Done, InstallPhase, Progress};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// Must be among the writes at which the operator was killed: the story was told, and not another. A write that is new
+/// is killed at without being named here.
+const WRITES: [&str; 14] = [
+    "POST secrets",
+    "POST leases",
+    "PATCH machineregistrations/status",
+    "POST machineinventories",
+    "PATCH machineinventories/status Registered",
+    "PATCH machineinventories/status Installing",
+    "PATCH machineinventories/status Installed",
+    "PATCH machineinventories/status Ready",
+    "POST clusterregistrationtokens",
+    "PATCH bundles",
+    "PATCH managedosimages",
+    "PATCH managedosimages/status",
+    "PATCH plans",
+    "DELETE clusterregistrationtokens",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_and_after_every_write_it_makes_nothing_twice_and_loses_nothing() {
+    let scratch = Scratch::new("killed-at-writes").unwrap();
+    let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
+    let proxy = FaultProxy::start(&cluster, scratch.path()).await.unwrap();
+    let folder = scratch.folder("operator").unwrap();
+    let operator = Operator::prepare(&cluster, proxy.kubeconfig(), &folder).unwrap();
+    let story = Story::prepare(&cluster, operator.local_url("")).await.unwrap();
+
+    let killed_at = Arc::<Mutex<BTreeMap<String, usize>>>::default();
+    let script = killed_at.clone();
+    proxy.script(move |asked| stop_each_write_twice(&mut script.lock().unwrap(), asked));
+    let client = cluster.client().await.unwrap();
+    let (story_told, end) = oneshot::channel();
+    // On a thread of its own: in the story people wait for programs of theirs, and nothing else happens beside them.
+    let killing = tokio::task::spawn_blocking(|| {
+        Handle::current().block_on(async {
+            tokio::select! {
+                ended = kill_and_start(operator, proxy, client) => ended,
+                _ = end => Ok(()),
+            }
+        })
+    });
+    let told = story.tell().await;
+    drop::<oneshot::Sender<()>>(story_told);
+    killing.await.unwrap().unwrap();
+    told.unwrap();
+    let kills = killed_at.lock().unwrap().clone();
+    let writes: BTreeSet<&str> = kills.keys().map(String::as_str).collect();
+    println!("killed before and after each of {} writes: {writes:?}", writes.len());
+    let missing: Vec<_> = WRITES.iter().filter(|write| !writes.contains(**write)).collect();
+    assert!(missing.is_empty(), "not among the writes: {missing:?}");
+}
+
+/// The first time before it has an effect, the second time after.
+fn stop_each_write_twice(killed_at: &mut BTreeMap<String, usize>, asked: &Asked) -> Fault {
+    if !asked.is_write() {
+        return Fault::None;
+    }
+    let times = killed_at.entry(asked.to_string()).or_default();
+    *times += 1;
+    match times {
+        1 => Fault::StoppedBefore,
+        2 => Fault::StoppedAfter,
+        _ => Fault::None,
+    }
+}
+
+/// Kills the operator wherever the proxy stops it, and starts it again. Ends with an error only.
+async fn kill_and_start(mut operator: Operator, mut proxy: FaultProxy, client: kube::Client) -> Result<()> {
+    let leases = kube::Api::<Lease>::namespaced(client, NAMESPACE);
+    loop {
+        operator.launch()?;
+        tokio::select! {
+            ready = operator.ready() => {
+                ready?;
+                proxy.stopped().await?;
+            }
+            stopped = proxy.stopped() => drop(stopped?),
+        }
+        operator.kill();
+        proxy.forget_stopped();
+        // That a dead leader is followed within 15 s is told elsewhere, and would be most of the time here.
+        match leases.delete("ros-operator", &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            deleted => drop(deleted.context("deleting the dead leader's Lease")?),
+        }
+    }
+}
+
+/// The steps of an exchange, each after the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Connected,
+    Hello,
+    Challenged,
+    Proved,
+    Asked,
+    Configured,
+    Progressed,
+    Done,
+}
+
+const STEPS: [Step; 8] = [
+    Step::Connected,
+    Step::Hello,
+    Step::Challenged,
+    Step::Proved,
+    Step::Asked,
+    Step::Configured,
+    Step::Progressed,
+    Step::Done,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_step_of_an_exchange_it_knows_the_machine_when_it_comes_again() {
+    let mut site = Site::start("killed-in-exchange", json!({})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    for (number, step) in STEPS.into_iter().enumerate() {
+        let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+        let coming = up_to(step, &endpoint, &tpm).await;
+        let (exchange, told) = coming.with_context(|| format!("coming to {step:?}")).unwrap();
+        site.operator.kill();
+        drop(exchange);
+        site.operator.resume().await.unwrap();
+        let again = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap().inventory;
+        assert!(told.is_none_or(|told| told == again), "{step:?}: another inventory, {again}");
+        let inventories = site.inventories().unwrap();
+        assert_eq!(inventories.len(), number + 1, "{step:?}");
+        let own = inventories.iter().find(|inventory| inventory["spec"]["tpmHash"] == tpm.hash().as_str()).unwrap();
+        assert_eq!(own["status"]["phase"], "Installed", "{step:?}");
+        assert!(own["status"]["hardware"].is_object(), "{step:?}: {}", own["status"]);
+    }
+}
+
+/// An honest exchange as far as this step, and the inventory that the machine was told, if it was told one.
+async fn up_to(last: Step, endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<(Exchange, Option<String>), NoAnswer> {
+    let (mut challenge, mut inventory) = (None, None);
+    let mut exchange = endpoint.connect().await?;
+    for step in STEPS.into_iter().skip(1).take_while(|step| *step <= last) {
+        match step {
+            Step::Connected => {}
+            Step::Hello => exchange.say(&FromMachine::Hello(tpm.hello())).await?,
+            Step::Challenged => challenge = Some(exchange.hear_challenge().await?),
+            Step::Proved => {
+                let challenge = challenge.as_ref().context("proving without a challenge")?;
+                exchange.say(&FromMachine::Proof(tpm.proof(challenge)?)).await?;
+            }
+            Step::Asked => exchange.say(&FromMachine::Machine(Box::new(usual_report("SN-1")))).await?,
+            Step::Configured => inventory = Some(exchange.hear_config().await?.inventory),
+            Step::Progressed => {
+                let message = String::new();
+                let progress = Progress { phase: InstallPhase::Writing, bytes: 1, total_bytes: 2, message };
+                exchange.say(&FromMachine::Progress(progress)).await?;
+            }
+            Step::Done => exchange.say(&FromMachine::Done(Done::default())).await?,
+        }
+    }
+    Ok((exchange, inventory))
+}

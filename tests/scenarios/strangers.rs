@@ -1,0 +1,150 @@
+//! Who means no good and has no right to anything: however many they are, honest machines get through, and what the
+//! operator keeps of strangers is bounded.
+
+use anyhow::{Context, Result};
+use aws_lc_rs::rand;
+use harness::bench::process_cost::resident_memory;
+use harness::site::Site;
+use harness::software_machine::{Endpoint, NoAnswer, usual_report};
+use harness::software_tpm::{KeyKind, SoftwareTpm};
+use harness::stranger::{Crowd, Manner};
+use harness::wait::{Look, until};
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A machine's own patience with a connection is 30 s.
+const PATIENCE: Duration = Duration::from_secs(30);
+const MIB: u64 = 1 << 20;
+/// The chart gives the operator 256 MiB; an inventory of thousands takes a part of it.
+const MEMORY: u64 = 192 * MIB;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_connections_that_say_nothing_keep_no_machine_out() {
+    let site = Site::start("strangers-silent", json!({})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    let crowd = Crowd::gather(10_000, &endpoint, Manner::Silent).unwrap();
+    crowd.all_came().await.unwrap();
+    machines_get_through(&site, &endpoint, "10,000 silent connections", 2).await.unwrap();
+    drop(crowd);
+    nothing_is_left_of_strangers(&site).await.unwrap();
+    assert!(figure(&site, r#"connections_made_room_total{connection="silent"}"#).await.unwrap() > 0);
+    assert_eq!(site.inventories().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_slowly_or_nonsense_keeps_no_machine_out() {
+    let site = Site::start("strangers-speak", json!({})).await.unwrap();
+    let endpoint = site.endpoint().await.unwrap();
+    // More than there are places for, each with almost as much as a request's headers may have.
+    let crowd = Crowd::gather(700, &endpoint, Manner::SlowHeaders(60_000)).unwrap();
+    crowd.all_came().await.unwrap();
+    machines_get_through(&site, &endpoint, "700 slow requests", 2).await.unwrap();
+    drop(crowd);
+    nothing_is_left_of_strangers(&site).await.unwrap();
+    assert!(figure(&site, r#"connections_made_room_total{connection="speaking"}"#).await.unwrap() > 0);
+
+    // These have a medium, and with it the token.
+    let crowd = Crowd::gather(300, &endpoint, Manner::SlowFrames).unwrap();
+    crowd.all_came().await.unwrap();
+    machines_get_through(&site, &endpoint, "300 slow websockets", 2).await.unwrap();
+    drop(crowd);
+    nothing_is_left_of_strangers(&site).await.unwrap();
+    assert!(figure(&site, REFUSED_BUSY).await.unwrap() > 0);
+
+    talk_nonsense(&endpoint).await.unwrap();
+    until("two messages refused for their size", PATIENCE, async || {
+        let refused = figure(&site, REFUSED_TOO_BIG).await?;
+        Ok(if refused == 2 { Look::Ready(()) } else { Look::NotYet(refused.to_string()) })
+    })
+    .await
+    .unwrap();
+    machines_get_through(&site, &endpoint, "nonsense", 1).await.unwrap();
+    nothing_is_left_of_strangers(&site).await.unwrap();
+    assert_eq!(site.inventories().unwrap().len(), 5);
+}
+
+const REFUSED_BUSY: &str = r#"exchanges_total{request="open",result="refused",code="Busy"}"#;
+const REFUSED_TOO_BIG: &str = r#"exchanges_total{request="open",result="refused",code="MessageTooBig"}"#;
+
+/// Each of so many machines within its patience, one after the other.
+async fn machines_get_through(site: &Site, endpoint: &Endpoint, among: &str, machines: usize) -> Result<()> {
+    for number in 1..=machines {
+        let tpm = SoftwareTpm::new(KeyKind::P256)?;
+        let begun = Instant::now();
+        until(&format!("machine {number} to get through {among}"), PATIENCE, async || {
+            match timeout(PATIENCE, endpoint.register(&tpm, usual_report("SN-1"))).await {
+                Ok(Ok(_)) => Ok(Look::Ready(())),
+                Ok(Err(NoAnswer::Refused(refusal))) if !refusal.code.may_succeed_later() => Err(refusal.into()),
+                Ok(Err(error)) => Ok(Look::NotYet(error.to_string())),
+                Err(_) => anyhow::bail!("no answer within {} s", PATIENCE.as_secs()),
+            }
+        })
+        .await?;
+        println!("machine {number} among {among}: {} ms", begun.elapsed().as_millis());
+    }
+    let [_, highest] = resident_memory(site.operator.pid()?)?;
+    println!("memory among {among}: {} MiB at its highest", highest / MIB);
+    anyhow::ensure!(highest < MEMORY, "{} MiB of memory among {among}", highest / MIB);
+    Ok(())
+}
+
+/// All at once: each is sent away, whatever it hears of it.
+async fn talk_nonsense(endpoint: &Endpoint) -> Result<()> {
+    let mut random = vec![0; 1_000_000];
+    rand::fill(&mut random).ok().context("making random bytes")?;
+    // RFC 6455, section 5.2: the last frame of a text, or a binary one, with eight bytes of length; the mask.
+    let frame = |opcode: u8| {
+        let length = (random.len() as u64).to_be_bytes();
+        [&[0x80 | opcode, 0x80 | 127][..], &length, &[0; 4], &random].concat()
+    };
+    let upgrade = endpoint.upgrade_request()?.into_bytes();
+    let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(MIB as usize)).into_bytes();
+    let many = "X: y\r\n".repeat(MIB as usize / 6);
+    let many = format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n").into_bytes();
+    let framed = [1, 2].map(|opcode| [upgrade.clone(), frame(opcode)].concat());
+    let unframed = [upgrade, random.clone()].concat();
+    for nonsense in [long, many, unframed].into_iter().chain(framed) {
+        let answer = over_tls(endpoint, &nonsense).await?;
+        let accepted = answer.starts_with("HTTP/1.1 200");
+        anyhow::ensure!(!accepted, "{} bytes of nonsense were answered with {answer}", nonsense.len());
+    }
+    let mut stream = TcpStream::connect(endpoint.address()?).await?;
+    // It may be sent away before its last byte.
+    let _ = stream.write_all(&random).await;
+    ended(&mut stream).await.map(drop)
+}
+
+async fn over_tls(endpoint: &Endpoint, nonsense: &[u8]) -> Result<String> {
+    let mut stream = endpoint.shake_hands(TcpStream::connect(endpoint.address()?).await?).await?;
+    let _ = stream.write_all(nonsense).await;
+    let _ = stream.flush().await;
+    ended(&mut stream).await
+}
+
+/// What was said until the connection ended.
+async fn ended(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<String> {
+    let mut said = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut said)).await.context("waiting for the end of a connection")?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+async fn nothing_is_left_of_strangers(site: &Site) -> Result<()> {
+    until("nothing left of strangers", PATIENCE, async || {
+        // The one that asks is one.
+        Ok(match (figure(site, "connections").await, figure(site, "exchanges_in_flight").await) {
+            (Ok(1), Ok(0)) => Look::Ready(()),
+            left => Look::NotYet(format!("{left:?}")),
+        })
+    })
+    .await
+}
+
+/// One of the operator's figures; 0 where it has not been counted yet.
+async fn figure(site: &Site, name: &str) -> Result<u64> {
+    let figures = site.operator.fetch(&site.operator.local_url("/metrics")).await?;
+    let line = figures.lines().find_map(|line| line.strip_prefix("rancheros_")?.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(Ok(0), |value| value.parse().with_context(|| format!("reading {name}: {value}")))
+}

@@ -1,0 +1,228 @@
+//! All that the operator does for one machine and one upgrade, from the first registration to the end of everything, as
+//! told by people and a machine who come back until they got what they want. For tests in which something fails
+//! meanwhile: whatever it is, the story ends the same way.
+
+use crate::cluster::Cluster;
+use crate::foreign::{Kinds, make_namespace};
+use crate::operator::fetch;
+use crate::rancher::Rancher;
+use crate::registration::{NAMESPACE, Registration};
+use crate::software_machine::{Endpoint, NoAnswer, usual_report};
+use crate::software_tpm::{KeyKind, SoftwareTpm};
+use crate::wait::{Look, until};
+use anyhow::{Context, Result, bail, ensure};
+use protocol::FromMachine;
+use protocol::message::{InstallPhase, OsReport, Progress, Slot};
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+pub struct Story<'a> {
+    cluster: &'a Cluster,
+    client: kube::Client,
+    /// The operator's, such as `https://127.0.0.1:20000`.
+    address: String,
+    tpm: SoftwareTpm,
+    /// Every inventory that the machine was ever told to be its own.
+    told: RefCell<BTreeSet<String>>,
+}
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const INVENTORIES: &str = "/apis/rancheros.cattle.io/v1/machineinventories";
+const TOKENS: &str = "/apis/management.cattle.io/v3/clusterregistrationtokens";
+const IMAGE: &str = "/apis/rancheros.cattle.io/v1/namespaces/fleet-local/managedosimages/x";
+const BUNDLES: &str = "/apis/fleet.cattle.io/v1alpha1/bundles";
+const PLANS: &str = "/apis/upgrade.cattle.io/v1/plans";
+/// What belongs to the Plan.
+const BESIDE_PLAN: [&str; 4] = [
+    "/api/v1/namespaces/system-upgrade/serviceaccounts/mos-x",
+    "/api/v1/namespaces/system-upgrade/secrets/mos-x",
+    "/apis/rbac.authorization.k8s.io/v1/clusterroles/mos-x",
+    "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/mos-x",
+];
+const MANAGEMENT_CLUSTER: &str = "c-m-shop";
+
+impl<'a> Story<'a> {
+    /// Installs what it takes beside the operator's own kinds. `address`: where the operator is, or will be.
+    pub async fn prepare(cluster: &'a Cluster, address: String) -> Result<Self> {
+        Kinds::Strict.install_fleet(cluster)?;
+        Kinds::Strict.install_plans(cluster)?;
+        make_namespace(cluster, "system-upgrade")?;
+        let rancher = Rancher::install(cluster)?;
+        rancher.make_cluster("shop")?;
+        rancher.manage_cluster("shop", MANAGEMENT_CLUSTER)?;
+        let (client, tpm) = (cluster.client().await?, SoftwareTpm::new(KeyKind::P256)?);
+        Ok(Self { cluster, client, address, tpm, told: RefCell::default() })
+    }
+
+    /// From the beginning to the end, where nothing is left but the registration.
+    pub async fn tell(&self) -> Result<()> {
+        let endpoint = self.open_registration().await?;
+        self.persist("the machine to be installed", async || self.install(&endpoint).await).await?;
+        self.persist("the machine's report", async || self.report(&endpoint).await).await?;
+        let inventory = self.only_inventory().await?;
+        self.join_cluster(&inventory).await?;
+        self.upgrade().await?;
+        self.check().await?;
+        self.end(&inventory).await
+    }
+
+    async fn open_registration(&self) -> Result<Endpoint> {
+        let registration = Registration::apply(self.cluster, "edge", json!({}))?;
+        let path = registration.url.find("/v1-rancheros/").map(|start| &registration.url[start..]);
+        let url = format!("{}{}", self.address, path.context("finding the path in the registration URL")?);
+        let authority = format!("{}/cacerts", self.address);
+        let authority = self.persist("the authority", async || Ok(fetch(&authority).await?)).await?;
+        Endpoint::new(&url, &authority)
+    }
+
+    async fn install(&self, endpoint: &Endpoint) -> Result<(), NoAnswer> {
+        let mut exchange = endpoint.connect().await?;
+        exchange.prove(&self.tpm).await?;
+        let config = exchange.ask_for_config(usual_report("SN-1")).await?;
+        self.told.borrow_mut().insert(config.inventory);
+        // What is said at once would be one write with what follows.
+        let registered = |inventories: &Vec<Value>| phase(inventories.first()).is_some();
+        self.seen("the machine's phase", async || self.list(INVENTORIES).await, registered).await?;
+        let message = String::new();
+        let progress = Progress { phase: InstallPhase::Writing, bytes: 1, total_bytes: 2, message };
+        exchange.say(&FromMachine::Progress(progress)).await?;
+        exchange.finish().await
+    }
+
+    async fn report(&self, endpoint: &Endpoint) -> Result<(), NoAnswer> {
+        let mut exchange = endpoint.connect().await?;
+        exchange.prove(&self.tpm).await?;
+        let system = OsReport { version: "0.1.0".into(), slot: Slot::A, healthy: true, ..OsReport::default() };
+        exchange.say(&FromMachine::Report(Box::new(system))).await?;
+        exchange.finish().await
+    }
+
+    async fn only_inventory(&self) -> Result<String> {
+        let inventories = self.list(INVENTORIES).await?;
+        let [inventory] = &inventories[..] else { bail!("one machine, {} inventories", inventories.len()) };
+        let name = inventory["metadata"]["name"].as_str().context("reading an inventory's name")?;
+        let told = BTreeSet::from([format!("{NAMESPACE}/{name}")]);
+        ensure!(*self.told.borrow() == told, "the machine was told {:?}, there is {name}", self.told.borrow());
+        ensure!(inventory["status"]["phase"] == "Ready", "its status: {}", inventory["status"]);
+        ensure!(inventory["status"]["hardware"].is_object(), "what it is made of was lost: {}", inventory["status"]);
+        Ok(name.to_owned())
+    }
+
+    async fn join_cluster(&self, inventory: &str) -> Result<()> {
+        let object = format!("machineinventories.rancheros.cattle.io/{inventory}");
+        self.patch(&object, NAMESPACE, &json!({"clusterName": "shop", "config": {"role": "agent"}}))?;
+        self.seen("a token asked for", async || self.list(TOKENS).await, |tokens| !tokens.is_empty()).await?;
+        Rancher::of(self.cluster).issue_token(MANAGEMENT_CLUSTER, "token").await?;
+        let assigned = |inventories: &Vec<Value>| condition(inventories.first(), "Assigned") == "TokenIssued";
+        self.seen("the machine assigned", async || self.list(INVENTORIES).await, assigned).await?;
+        Ok(())
+    }
+
+    /// By Fleet at first, then by a Plan.
+    async fn upgrade(&self) -> Result<()> {
+        let object = json!({
+            "apiVersion": "rancheros.cattle.io/v1",
+            "kind": "ManagedOSImage",
+            "metadata": {"name": "x", "namespace": "fleet-local"},
+            "spec": {"osImage": "a:v0.2.0", "cloudConfig": {"hostname": "x"}, "drain": {}},
+        });
+        self.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string())?;
+        self.seen("a Bundle", async || self.list(BUNDLES).await, |bundles| !bundles.is_empty()).await?;
+        self.seen("Fleet in the status", async || self.get(IMAGE).await, |image| engine(image) == "Fleet").await?;
+        self.patch("managedosimages.rancheros.cattle.io/x", "fleet-local", &json!({"engine": "Plan"}))?;
+        self.seen("the Plan in the status", async || self.get(IMAGE).await, |image| engine(image) == "Plan").await?;
+        Ok(())
+    }
+
+    /// Nothing is there twice, and nothing is missing.
+    async fn check(&self) -> Result<()> {
+        self.only_inventory().await?;
+        for (path, count) in [(TOKENS, 1), (BUNDLES, 0), (PLANS, 1)] {
+            let found = self.list(path).await?.len();
+            ensure!(found == count, "{path}: {found} in place of {count}");
+        }
+        for path in BESIDE_PLAN {
+            ensure!(self.get(path).await?.is_object(), "{path} is missing");
+        }
+        Ok(())
+    }
+
+    async fn end(&self, inventory: &str) -> Result<()> {
+        let delete = |object: &str, namespace: &str| {
+            self.cluster.kubectl(&["delete", object, "--namespace", namespace, "--wait=false"], "")
+        };
+        delete("managedosimages.rancheros.cattle.io/x", "fleet-local")?;
+        delete(&format!("machineinventories.rancheros.cattle.io/{inventory}"), NAMESPACE)?;
+        self.seen("the upgrade's end", async || self.get(IMAGE).await, Value::is_null).await?;
+        self.seen("the machine's end", async || self.list(INVENTORIES).await, Vec::is_empty).await?;
+        for path in [TOKENS, BUNDLES, PLANS] {
+            ensure!(self.list(path).await?.is_empty(), "{path}: something is left");
+        }
+        for path in BESIDE_PLAN {
+            ensure!(self.get(path).await?.is_null(), "{path} is left");
+        }
+        Ok(())
+    }
+
+    fn patch(&self, object: &str, namespace: &str, spec: &Value) -> Result<()> {
+        let patch = json!({"spec": spec}).to_string();
+        let arguments = ["patch", object, "--namespace", namespace, "--type=merge", "--patch", &patch];
+        self.cluster.kubectl(&arguments, "").map(drop)
+    }
+
+    /// Comes back after every failure. Nobody honest is ever sent away for good.
+    async fn persist<T>(&self, what: &str, mut attempt: impl AsyncFnMut() -> Result<T, NoAnswer>) -> Result<T> {
+        until(what, PATIENCE, async || match attempt().await {
+            Ok(value) => Ok(Look::Ready(value)),
+            Err(NoAnswer::Refused(refusal)) if !refusal.code.may_succeed_later() => Err(refusal.into()),
+            Err(error) => Ok(Look::NotYet(error.to_string())),
+        })
+        .await
+    }
+
+    async fn seen<T: std::fmt::Debug>(
+        &self,
+        what: &str,
+        mut look: impl AsyncFnMut() -> Result<T>,
+        right: impl Fn(&T) -> bool,
+    ) -> Result<T> {
+        until(what, PATIENCE, async || {
+            let found = look().await?;
+            Ok(if right(&found) { Look::Ready(found) } else { Look::NotYet(format!("{found:?}")) })
+        })
+        .await
+    }
+
+    async fn list(&self, path: &str) -> Result<Vec<Value>> {
+        Ok(self.get(path).await?["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Null where nothing is.
+    async fn get(&self, path: &str) -> Result<Value> {
+        let request = http::Request::get(path).body(Vec::new()).with_context(|| format!("asking for {path}"))?;
+        match self.client.request::<Value>(request).await {
+            Ok(object) => Ok(object),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Value::Null),
+            Err(error) => Err(error).with_context(|| format!("asking for {path}")),
+        }
+    }
+}
+
+fn phase(inventory: Option<&Value>) -> Option<&str> {
+    inventory?["status"]["phase"].as_str()
+}
+
+fn engine(image: &Value) -> &str {
+    image["status"]["engine"].as_str().unwrap_or_default()
+}
+
+/// The reason of a condition that stands for what the spec is now.
+fn condition(object: Option<&Value>, type_: &str) -> String {
+    let Some(object) = object else { return String::new() };
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let current = |condition: &Value| condition["observedGeneration"] == object["metadata"]["generation"];
+    let told = conditions.into_iter().find(|condition| condition["type"] == type_ && current(condition));
+    told.and_then(|condition| condition["reason"].as_str().map(str::to_owned)).unwrap_or_default()
+}
