@@ -64,7 +64,7 @@ async fn what_happens_while_watches_are_broken_is_known_after() {
         let name = format!("{loss:?}").to_lowercase();
         place.make_registration(&name).unwrap();
         if matches!(loss, Loss::Compaction) {
-            place.cluster.compact().await.unwrap();
+            place.cluster.etcd().compact().await.unwrap();
             place.cluster.stop_api_server();
             place.cluster.start_api_server().await.unwrap();
         }

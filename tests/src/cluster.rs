@@ -9,7 +9,7 @@ use crate::wait::{Look, until};
 use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -153,20 +153,6 @@ impl Cluster {
         })
         .await?;
         self.api_server = Some(server);
-        Ok(())
-    }
-
-    /// Has etcd forget everything but the present, as it does every few minutes: a watch cannot be resumed from before.
-    pub async fn compact(&self) -> Result<()> {
-        let ask = async |path: &str, question: Value| {
-            let url = format!("http://127.0.0.1:{}/v3/kv/{path}", self.etcd_port.number());
-            let answer = reqwest::Client::new().post(url).json(&question).send().await?.error_for_status()?;
-            answer.json::<Value>().await
-        };
-        let any = json!({"key": STANDARD.encode([0]), "count_only": true});
-        let now = ask("range", any).await.context("asking etcd for its revision")?;
-        let compaction = json!({"revision": now["header"]["revision"], "physical": true});
-        ask("compaction", compaction).await.context("compacting etcd")?;
         Ok(())
     }
 

@@ -38,6 +38,13 @@ impl Etcd {
         Ok(())
     }
 
+    /// Forgets everything but the present, as it does every few minutes: a watch cannot be resumed from before.
+    pub async fn compact(&self) -> Result<()> {
+        let now = self.ask("range", &json!({"key": STANDARD.encode([0]), "count_only": true})).await?;
+        self.ask("compaction", &json!({"revision": now["header"]["revision"], "physical": true})).await?;
+        Ok(())
+    }
+
     async fn ask(&self, method: &str, question: &Value) -> Result<Value> {
         let url = format!("{}/v3/kv/{method}", self.url);
         let asked = self.client.post(url).json(question).send().await.and_then(reqwest::Response::error_for_status);
