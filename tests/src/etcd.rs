@@ -4,10 +4,11 @@
 
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures::{StreamExt, TryStreamExt, future};
 use serde_json::{Value, json};
 
-/// Operations that etcd takes in one transaction, unless told otherwise (`--max-txn-ops`).
-const OPERATIONS: usize = 128;
+/// Values that are on their way at once.
+const AT_ONCE: usize = 16;
 
 pub struct Etcd {
     client: reqwest::Client,
@@ -27,15 +28,13 @@ impl Etcd {
         STANDARD.decode(value).with_context(|| format!("reading etcd's {key}"))
     }
 
-    /// Stores values, many in one transaction.
+    /// Stores values, several at once but each by itself: what one transaction stores has one revision, and a watch of
+    /// Kubernetes' that is resumed in its middle never brings the rest.
     pub async fn put(&self, pairs: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<()> {
-        let mut pairs = pairs.into_iter().peekable();
-        while pairs.peek().is_some() {
-            let put = |(key, value): (String, Vec<u8>)| json!({"requestPut": {"key": STANDARD.encode(key), "value": STANDARD.encode(value)}});
-            let operations: Vec<Value> = pairs.by_ref().take(OPERATIONS).map(put).collect();
-            self.ask("txn", &json!({"success": operations})).await?;
-        }
-        Ok(())
+        let put = |(key, value): (String, Vec<u8>)| async move {
+            self.ask("put", &json!({"key": STANDARD.encode(key), "value": STANDARD.encode(value)})).await
+        };
+        futures::stream::iter(pairs).map(put).buffer_unordered(AT_ONCE).try_for_each(|_| future::ready(Ok(()))).await
     }
 
     /// Forgets everything but the present, as it does every few minutes: a watch cannot be resumed from before.
