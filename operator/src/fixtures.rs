@@ -264,9 +264,7 @@ pub fn context(api: &FakeApi) -> Context {
     for event in [Event::Init, Event::InitDone] {
         context.registrations.apply(&event);
     }
-    for event in [Event::Init, Event::InitDone] {
-        context.inventories.apply(event);
-    }
+    context.inventories.finish_listing();
     context
 }
 

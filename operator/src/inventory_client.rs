@@ -6,7 +6,8 @@ use crate::context::FIELD_MANAGER;
 use crate::crd::MachineInventory;
 use crate::seen_inventory::SeenInventory;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt};
+use kube::core::Request;
+use kube::{Client, Resource, ResourceExt};
 use protocol::{Refusal, RefusalCode, TpmHash};
 use serde_json::Value;
 use std::time::Duration;
@@ -46,16 +47,25 @@ impl InventoryClient {
     }
 
     pub async fn make(&self, object: &MachineInventory) -> Result<Made, Refusal> {
-        let api = Api::<MachineInventory>::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
-        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        match self.timed(api.create(&parameters, object)).await {
-            Ok(made) => Ok(Made::New(Box::new(made))),
+        let namespace = object.namespace().unwrap_or_default();
+        match self.timed(self.create(&namespace, object)).await {
+            Ok(made) => Ok(Made::New(Box::new(made.0))),
             Err(Failed::Api(status)) if status.is_already_exists() => {
+                let api = Api::<SeenInventory>::namespaced(self.client.clone(), &namespace);
                 let there = self.timed(api.get(&object.name_any())).await.map_err(Refusal::from)?;
-                Ok(Made::Taken(Box::new(there)))
+                Ok(Made::Taken(Box::new(there.0)))
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Sends the whole object, and reads of the answer what is of interest.
+    async fn create(&self, namespace: &str, object: &MachineInventory) -> kube::Result<SeenInventory> {
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+        let collection = Request::new(SeenInventory::url_path(&(), Some(namespace)));
+        let request = collection.create(&parameters, body).map_err(kube::Error::BuildRequest)?;
+        self.client.request(request).await
     }
 
     /// The inventories of a machine, in whichever spelling they hold its hash.

@@ -11,8 +11,6 @@ pub use count::Seat;
 pub use known_machine::{Assignment, KnownMachine};
 
 use crate::crd::{MachineInventory, Phase};
-use kube::ResourceExt;
-use kube::runtime::watcher;
 use maps::{Maps, digest_of};
 use protocol::TpmHash;
 use std::collections::{HashMap, HashSet};
@@ -27,22 +25,17 @@ pub struct InventoryIndex {
 }
 
 impl InventoryIndex {
-    /// Takes in what the watch says.
-    pub fn apply(&self, event: watcher::Event<MachineInventory>) {
-        match event {
-            watcher::Event::Init => self.write(|maps| maps.listing = Some(HashSet::new())),
-            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
-                self.enter(object);
-            }
-            watcher::Event::Delete(object) => {
-                self.forget(&object.namespace().unwrap_or_default(), &object.name_any());
-            }
-            watcher::Event::InitDone => self.write(Maps::finish_listing),
-        }
+    /// The watch lists everything anew: what it does not bring until [`InventoryIndex::finish_listing`] is gone.
+    pub fn begin_listing(&self) {
+        self.write(|maps| maps.listing = Some(HashSet::new()));
+    }
+
+    pub fn finish_listing(&self) {
+        self.write(Maps::finish_listing);
     }
 
     /// Enters an object, whether the watch brought it or an own write returned it. An older version than the one
-    /// known is ignored.
+    /// known is ignored. The dear part, of which nobody else should wait for the end, lies between two locks.
     pub fn enter(&self, object: MachineInventory) -> Arc<KnownMachine> {
         // The watch brings what was just written once more.
         if let Some(known) = self.write(|maps| maps.recall(&object)) {
@@ -109,7 +102,7 @@ impl InventoryIndex {
         })
     }
 
-    /// Drops an object that a write found gone, before the watch says so.
+    /// Drops an object that is gone: because the watch says so, or because a write found it so.
     pub fn forget(&self, namespace: &str, name: &str) {
         self.write(|maps| maps.remove(&(namespace.to_owned(), name.to_owned())));
     }
@@ -139,7 +132,6 @@ impl InventoryIndex {
 mod tests {
     use super::*;
     use crate::crd::{MachineInventoryStatus, OsStatus, REGISTRATION_ANNOTATION};
-    use watcher::Event;
 
     fn hash(n: u8) -> TpmHash {
         TpmHash::of_public_key(&[n])
@@ -172,16 +164,16 @@ mod tests {
     #[test]
     fn a_machine_is_found_by_hash_until_it_is_deleted() {
         let index = InventoryIndex::default();
-        index.apply(Event::Apply(object("a", 1, 1)));
+        index.enter(object("a", 1, 1));
         assert_eq!(index.find(&hash(1)).unwrap().name, "a");
         assert_eq!((taken(&index, "door"), taken(&index, "other")), (1, 0));
         assert_eq!((index.take_changed(), index.published("n", "door")), (vec![], None));
-        index.apply(Event::Init);
-        index.apply(Event::InitApply(object("a", 1, 1)));
-        index.apply(Event::InitDone);
+        index.begin_listing();
+        index.enter(object("a", 1, 1));
+        index.finish_listing();
         assert_eq!(index.take_changed(), [("n".to_owned(), "door".to_owned())]);
         assert_eq!((index.published("n", "door"), index.take_changed()), (Some(1), vec![]));
-        index.apply(Event::Delete(object("a", 1, 2)));
+        index.forget("n", "a");
         assert_eq!((index.find(&hash(1)), taken(&index, "door")), (None, 0));
     }
 
@@ -191,9 +183,9 @@ mod tests {
         let mut own = object("a", 1, 9);
         own.spec.approved = Some(true);
         index.enter(own);
-        index.apply(Event::Apply(object("a", 1, 8)));
+        index.enter(object("a", 1, 8));
         assert_eq!(index.get("n", "a").unwrap().approved, Some(true));
-        index.apply(Event::Apply(object("a", 1, 10)));
+        index.enter(object("a", 1, 10));
         assert_eq!(index.get("n", "a").unwrap().approved, None);
         assert_eq!(taken(&index, "door"), 1);
     }
@@ -202,13 +194,13 @@ mod tests {
     fn what_was_deleted_while_the_watch_was_broken_is_gone_after_the_next_listing() {
         let index = InventoryIndex::default();
         for name in ["a", "b"] {
-            index.apply(Event::Apply(object(name, name.as_bytes()[0], 1)));
+            index.enter(object(name, name.as_bytes()[0], 1));
         }
         assert!(!index.is_complete());
-        index.apply(Event::Init);
-        index.apply(Event::InitApply(object("a", b'a', 1)));
+        index.begin_listing();
+        index.enter(object("a", b'a', 1));
         index.enter(object("c", b'c', 5));
-        index.apply(Event::InitDone);
+        index.finish_listing();
         assert!(index.is_complete());
         assert!(index.get("n", "a").is_some() && index.get("n", "c").is_some());
         assert_eq!(index.get("n", "b"), None);
@@ -245,10 +237,10 @@ mod tests {
         index.enter(object("a", 1, 2));
         assert_eq!(index.find(&hash(1)).unwrap().name, "a");
         assert_eq!(index.find_by_digest(&digest_of(&hash(1))).unwrap().name, "a");
-        index.apply(Event::Delete(object("a", 1, 3)));
+        index.forget("n", "a");
         assert_eq!(index.find(&hash(1)).unwrap().name, "b");
         assert_eq!(index.find_by_digest(&digest_of(&hash(1))).unwrap().name, "b");
-        index.apply(Event::Delete(object("b", 1, 3)));
+        index.forget("n", "b");
         assert_eq!(index.find_by_digest(&digest_of(&hash(1))), None);
     }
 
@@ -265,7 +257,7 @@ mod tests {
         index.enter(with("b", 1));
         assert_eq!((index.with_secret(&secret).len(), index.secrets()), (2, vec![secret.clone()]));
         index.enter(object("a", b'a', 2));
-        index.apply(Event::Delete(with("b", 2)));
+        index.forget("n", "b");
         assert_eq!((index.with_secret(&secret).len(), index.secret_count()), (0, 0));
     }
 }

@@ -1,7 +1,7 @@
-//! A MachineInventory as it is read from the API server: without `managedFields`, which are half of an object and its
-//! dearest part to parse, and which nobody here asks for.
+//! A MachineInventory as it is read from the API server: without `managedFields` and `spec.smbios`, which are most of
+//! an object and its dearest parts to parse, and which nobody here asks for.
 
-use crate::crd::{MachineInventory, MachineInventorySpec, MachineInventoryStatus};
+use crate::crd::{MachineConfig, MachineInventory, MachineInventorySpec, MachineInventoryStatus};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// The object, with what of its metadata the operator uses.
+/// The object, with what of it the operator uses.
 #[derive(Clone, Debug)]
 pub struct SeenInventory(pub MachineInventory);
 
@@ -18,7 +18,7 @@ pub struct SeenInventory(pub MachineInventory);
 struct Object {
     metadata: Metadata,
     #[serde(default)]
-    spec: MachineInventorySpec,
+    spec: Spec,
     status: Option<MachineInventoryStatus>,
 }
 
@@ -37,6 +37,17 @@ struct Metadata {
     annotations: Option<BTreeMap<String, String>>,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    tpm_hash: Option<String>,
+    tpm: Option<String>,
+    cluster_name: Option<String>,
+    machine_token_secret_name: Option<String>,
+    config: Option<MachineConfig>,
+    approved: Option<bool>,
+}
+
 impl<'de> Deserialize<'de> for SeenInventory {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Object { metadata, spec, status } = Object::deserialize(deserializer)?;
@@ -52,6 +63,15 @@ impl<'de> Deserialize<'de> for SeenInventory {
             labels: metadata.labels,
             annotations: metadata.annotations,
             ..ObjectMeta::default()
+        };
+        let spec = MachineInventorySpec {
+            tpm_hash: spec.tpm_hash,
+            tpm: spec.tpm,
+            smbios: None,
+            cluster_name: spec.cluster_name,
+            machine_token_secret_name: spec.machine_token_secret_name,
+            config: spec.config,
+            approved: spec.approved,
         };
         Ok(Self(MachineInventory { metadata, spec, status }))
     }
@@ -98,12 +118,16 @@ mod tests {
                 "annotations": {crate::crd::REGISTRATION_ANNOTATION: "door", crate::crd::REGISTERED_DIGEST_ANNOTATION: "d"},
                 "managedFields": [{"manager": "m", "operation": "Update", "fieldsV1": {"f:spec": {}}}],
             },
-            "spec": {"tpm": "a".repeat(64), "clusterName": "c", "approved": false, "smbios": {"System": {"Serial": "1"}}},
+            "spec": {
+                "tpm": "a".repeat(64), "tpmHash": "a".repeat(64), "clusterName": "c", "machineTokenSecretName": "s",
+                "config": {"role": "agent", "hostname": "h"}, "approved": false, "smbios": {"System": {"Serial": "1"}},
+            },
             "status": {"phase": "Ready", "conditions": [{"type": "Ready", "status": "True"}]},
         });
-        let whole: MachineInventory = serde_json::from_value(object.clone()).unwrap();
+        let mut whole: MachineInventory = serde_json::from_value(object.clone()).unwrap();
         let seen: SeenInventory = serde_json::from_value(object).unwrap();
         assert_eq!(seen.0.metadata.managed_fields, None);
+        assert!(whole.spec.smbios.take().is_some());
         assert_eq!((&seen.0.spec, &seen.0.metadata.labels), (&whole.spec, &whole.metadata.labels));
         assert_eq!(KnownMachine::of(seen.0), KnownMachine::of(whole));
     }

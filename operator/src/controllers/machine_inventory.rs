@@ -197,12 +197,12 @@ async fn write(
     let Some(mut patch) = status_patch(&machine.status, status) else { return Ok(()) };
     // What the machine said since this was read must not be undone.
     patch["metadata"] = serde_json::json!({"resourceVersion": machine.resource_version()});
-    let api = Api::<MachineInventory>::namespaced(context.client.clone(), &machine.namespace);
+    let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let written = api.patch_status(&machine.name, &parameters, &Patch::Merge(&patch)).await.map_err(|source| {
         ReconcileError::Writing { what: format!("MachineInventory {}/{}", machine.namespace, machine.name), source }
     })?;
-    context.inventories.enter(written);
+    context.inventories.enter(written.0);
     Ok(())
 }
 

@@ -27,6 +27,8 @@ const MANY: usize = 50_000;
 const IDLE: Duration = Duration::from_secs(60);
 /// The operator's own count of its requests to the API server.
 const REQUESTS: &str = "rancheros_api_request_seconds_count{";
+/// Those that write events.
+const EVENTS: &str = r#"resource="events""#;
 const MIB: f64 = 1048576.0;
 
 static IDLE_MEMORY: Figure = Figure::new("idle-memory", "operator's memory, idle", "MiB").at_most(40.0);
@@ -107,6 +109,7 @@ pub async fn measure() -> Result<Vec<Sample>> {
     let again = Round::take(&client, pid, &sample, SAMPLE_PARALLEL, register).await?;
     samples.push(AGAIN_CPU.is(again.processor_per_success()));
 
+    wait_until_told(&site).await?;
     let (processor, before) = (processor_time(pid)?, metrics(&site).await?);
     tokio::time::sleep(IDLE).await;
     let (processor, after) = (processor_time(pid)? - processor, metrics(&site).await?);
@@ -175,6 +178,21 @@ async fn wait_until_read(site: &Site, count: usize) -> Result<()> {
     })
     .await?;
     wait_until_idle(site.operator.pid()?).await
+}
+
+/// Until the last event is written: they are left for later, ten a second, and cost too little to be seen as work.
+async fn wait_until_told(site: &Site) -> Result<()> {
+    /// Looks are 100 ms apart, so one second.
+    const LOOKS: usize = 10;
+    let mut seen = Vec::new();
+    until("the last event", Duration::from_secs(60), async || {
+        let metrics = metrics(site).await?;
+        let told = metrics.lines().filter(|line| line.contains(EVENTS)).map(|line| sum(line, REQUESTS)).sum::<f64>();
+        seen.push(told);
+        let quiet_since = seen.len().checked_sub(LOOKS).map(|index| seen[index]);
+        Ok(if quiet_since == Some(told) { Look::Ready(()) } else { Look::NotYet(format!("{told} requests")) })
+    })
+    .await
 }
 
 async fn metrics(site: &Site) -> Result<String> {

@@ -6,9 +6,10 @@
 
 use super::super::ReconcileError;
 use crate::context::{Context, FIELD_MANAGER};
-use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, TOKEN_FINALIZER, condition_type, reason};
+use crate::crd::{Conditions, MachineInventoryStatus, TOKEN_FINALIZER, condition_type, reason};
 use crate::inventory_index::{Key, KnownMachine};
 use crate::rancher::Lookup;
+use crate::seen_inventory::SeenInventory;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
@@ -268,13 +269,13 @@ async fn set_finalizers(
 ) -> Result<(), ReconcileError> {
     // The list is replaced as a whole: with the version read, nobody else's finalizer is lost.
     let patch = json!({"metadata": {"resourceVersion": machine.resource_version(), "finalizers": finalizers}});
-    let api = Api::<MachineInventory>::namespaced(context.client.clone(), &machine.namespace);
+    let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     match api.patch(&machine.name, &parameters, &Patch::Merge(&patch)).await {
         Ok(written) => {
             // The last finalizer of an object that is being deleted takes the object with it.
-            if written.metadata.deletion_timestamp.is_none() {
-                context.inventories.enter(written);
+            if written.0.metadata.deletion_timestamp.is_none() {
+                context.inventories.enter(written.0);
             }
             Ok(())
         }

@@ -26,7 +26,7 @@ pub(super) fn looks(
     let again = |machines: Vec<Arc<KnownMachine>>| machines.into_iter().map(|machine| Apply(name_of(&machine)));
     let events: Vec<_> = match event {
         Init => {
-            index.apply(Init);
+            index.begin_listing();
             vec![Init]
         }
         InitApply(object) => {
@@ -34,7 +34,7 @@ pub(super) fn looks(
             if is_settled(&machine, context) { vec![] } else { vec![InitApply(name_of(&machine))] }
         }
         InitDone => {
-            index.apply(InitDone);
+            index.finish_listing();
             let doubles = index.doubles().into_iter().map(|machine| InitApply(name_of(&machine)));
             doubles.chain([InitDone]).collect()
         }
