@@ -8,6 +8,7 @@ use harness::milestone::{Milestone, timeline};
 use harness::paths;
 use harness::process::said;
 use harness::scratch::Scratch;
+use harness::wait::{Look, until};
 use harness::workshop::{USER, Workshop};
 use serde_json::{Value, json};
 use std::fs;
@@ -46,6 +47,7 @@ async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
     let mut registration = workshop.example_registration().unwrap();
     // Only root may switch the machine off.
     registration["cloudConfig"]["ssh_authorized_keys"] = json!([workshop.key.public]);
+    registration["cloudConfig"]["rancherd"] = json!({"role": "server", "labels": ["from=registration"]});
     let medium = workshop.medium_from(iso, "edge", registration).await.unwrap();
     let mut spec = MachineSpec::new(firmware, "INSTALL-7");
     let disk = Disk::empty(scratch.path(), "root", 4 * GIB).unwrap();
@@ -76,6 +78,7 @@ async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
     for (field, value) in expected.as_object().unwrap() {
         assert_eq!(&inventory["status"]["hardware"]["firmware"][field], value, "{}", inventory["status"]);
     }
+    a_change_of_its_inventory_reaches_the_machine(&workshop, &machine, &machines[0]).await;
     for (name, at) in timeline(&machine.console().lines()) {
         println!("{name:<11}{:7.1}", at.as_secs_f64());
     }
@@ -86,6 +89,27 @@ async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
     machine.wait_for_power_off(SHORT).await.unwrap();
     the_slot_holds_the_released_root(&disk, &iso.with_file_name("release"));
     other_tools_find_nothing_wrong(&disk, scratch.path());
+}
+
+/// With its next report, which is not waited for here.
+async fn a_change_of_its_inventory_reaches_the_machine(workshop: &Workshop, machine: &Machine, name: &str) {
+    let root = async |command: &str| workshop.key.run("root", machine.ssh_port(), command, SHORT).await;
+    let configuration = async || -> anyhow::Result<Value> {
+        let text = root("systemctl start ros-report.service; cat /etc/rancher/rancherd/config.yaml").await?;
+        Ok(serde_yaml::from_str(&text)?)
+    };
+    assert_eq!(configuration().await.unwrap()["role"], "server");
+    workshop.configure_machine(name, &json!({"role": "agent", "token": "joins-the-cluster"})).unwrap();
+    let changed = until("the new role in rancherd's configuration", SHORT, async || {
+        let written = configuration().await?;
+        let agent = written["role"] == "agent";
+        Ok(if agent { Look::Ready(written) } else { Look::NotYet("the role it had".to_owned()) })
+    });
+    let changed = changed.await.unwrap();
+    assert_eq!(changed["token"], "joins-the-cluster");
+    assert_eq!(changed["labels"], json!(["from=registration"]));
+    let journal = root("journalctl --boot --unit ros-report.service --output cat").await.unwrap();
+    assert!(journal.contains("role") && !journal.contains("joins-the-cluster"), "{journal}");
 }
 
 /// After an orderly end: a power cut leaves a journal to replay.
