@@ -1,7 +1,7 @@
 //! Tells the operator how far an installation is, and never holds it up: whatever happens to the connection, the disk
 //! is written on.
 
-use super::{Exchange, ExchangeError, Transport, with_retries};
+use super::{Backoff, Exchange, ExchangeError, Transport, with_retries};
 use crate::identity::Identity;
 use protocol::message::{Done, FromMachine, Progress};
 use std::time::Duration;
@@ -18,13 +18,17 @@ pub struct Relay<T: Transport, R> {
     transport: T,
     identity: Identity,
     exchange: Option<Exchange<T::Connection>>,
+    /// When the operator may be asked again; never, if it refused for good.
+    not_before: Option<Instant>,
+    backoff: Backoff,
     chance: R,
 }
 
 impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
     /// `exchange`: the one in which the configuration came.
     pub fn new(transport: T, identity: Identity, exchange: Exchange<T::Connection>, chance: R) -> Self {
-        Self { transport, identity, exchange: Some(exchange), chance }
+        let (not_before, backoff) = (Some(Instant::now()), Backoff::remote());
+        Self { transport, identity, exchange: Some(exchange), not_before, backoff, chance }
     }
 
     /// Passes on what `updates` shows, newest only, until its sender is dropped.
@@ -70,7 +74,7 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
 
     /// Says how the installation ended and waits, for a bounded time, until the operator has recorded it.
     pub async fn finish(self, done: Done) -> Result<(), ExchangeError> {
-        let Self { mut transport, identity, exchange: mut open, chance } = self;
+        let Self { mut transport, identity, exchange: mut open, chance, .. } = self;
         let last_word = with_retries(
             async || {
                 let exchange = match open.take() {
@@ -86,13 +90,13 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
     }
 
     async fn reconnect(&mut self) {
+        match self.not_before {
+            Some(time) => sleep_until(time).await,
+            None => std::future::pending().await,
+        }
         match self.open().await {
             Ok(exchange) => self.exchange = Some(exchange),
-            Err(error) => {
-                // Refused for good: the installation still ends well, and its first boot says so.
-                tracing::warn!("the operator wants no more progress: {error}");
-                std::future::pending::<()>().await;
-            }
+            Err(error) => self.lost(&error),
         }
     }
 
@@ -101,9 +105,18 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
         with_retries(async || Exchange::open(transport, identity).await, chance, note_retry).await
     }
 
+    /// After a refusal the operator is left in peace for a while, or for good: the installation still ends well, and its
+    /// first boot says so.
     fn lost(&mut self, error: &ExchangeError) {
-        tracing::info!("the connection to the operator broke: {error}; the installation goes on");
         self.exchange = None;
+        if !error.may_succeed_later() {
+            tracing::warn!("the operator wants no more progress: {error}");
+            self.not_before = None;
+            return;
+        }
+        tracing::info!("the connection to the operator broke: {error}; the installation goes on");
+        let wait = error.refusal().map(|refusal| self.backoff.next(refusal.retry_after, (self.chance)()));
+        self.not_before = Some(Instant::now() + wait.unwrap_or_default());
     }
 }
 

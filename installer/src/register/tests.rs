@@ -303,3 +303,32 @@ async fn progress_is_passed_on_once_a_second_and_the_end_is_not_waited_for_for_e
     assert!(matches!(error, ExchangeError::TimedOut { seconds: 60 }), "{error}");
     assert!(now.elapsed() < Duration::from_secs(70));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_that_wants_no_progress_is_left_in_peace() {
+    let refused = |code, retry_after: Option<u64>| {
+        let mut refusal = Refusal::new(code, "no");
+        refusal.retry_after = retry_after;
+        message::encode(&FromOperator::Refused(refusal)).unwrap()
+    };
+    let (script, now) = Script::new([
+        Attempt::Stays(vec![challenge(), refused(RefusalCode::Busy, Some(60))]),
+        Attempt::Stays(vec![challenge(), refused(RefusalCode::UnknownMachine, None)]),
+        Attempt::Stays(vec![challenge(), done()]),
+    ]);
+    let mut transport = ScriptTransport(script.clone(), now);
+    let identity = identity();
+    let exchange = Exchange::open(&mut transport, &identity).await.unwrap();
+    let mut relay = Relay::new(transport, identity, exchange, || 0.0);
+    let (sender, updates) = watch::channel(None);
+    let install = async {
+        for bytes in 0..300 {
+            sender.send_replace(writing(bytes));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        drop(sender);
+    };
+    tokio::join!(relay.run(updates), install);
+    relay.finish(Done::default()).await.unwrap();
+    assert_eq!(*script.tried.borrow(), [0, 60, 300], "once when it said so, and then for the last word");
+}
