@@ -21,59 +21,62 @@ pub const EXCHANGE_SECONDS: u64 = 60;
 /// PCRs of the SHA-256 bank that a quote covers: firmware, boot loader, Secure Boot policy.
 pub const QUOTED_PCRS: &[u8] = &[0, 4, 7];
 
-/// What a machine says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "camelCase")]
-pub enum FromMachine {
-    Hello(Hello),
-    Proof(Proof),
-    SecretHello(SecretHello),
-    SecretProof(SecretProof),
-    Machine(Box<MachineReport>),
-    Booted(Box<OsReport>),
-    Report(Box<OsReport>),
-    Progress(Progress),
-    Done(Done),
-}
-
-/// What the operator says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "camelCase")]
-pub enum FromOperator {
-    Challenge(Challenge),
-    SecretChallenge(SecretChallenge),
-    Config(Box<Config>),
-    Done(Box<Recorded>),
-    Refused(Refusal),
-}
-
-impl FromMachine {
-    /// The message's `type`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            FromMachine::Hello(_) => "hello",
-            FromMachine::Proof(_) => "proof",
-            FromMachine::SecretHello(_) => "secretHello",
-            FromMachine::SecretProof(_) => "secretProof",
-            FromMachine::Machine(_) => "machine",
-            FromMachine::Booted(_) => "booted",
-            FromMachine::Report(_) => "report",
-            FromMachine::Progress(_) => "progress",
-            FromMachine::Done(_) => "done",
+/// Messages told apart by their `type`: the enum, the names and the reading of a frame, from one table. serde's own `tag`
+/// would read a frame into a tree first, and then could not tell where in the frame an error is.
+macro_rules! message_set {
+    ($(#[$documentation:meta])* $set:ident { $($kind:literal => $variant:ident($content:ty),)+ }) => {
+        $(#[$documentation])*
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        #[serde(tag = "type")]
+        pub enum $set {
+            $(#[serde(rename = $kind)] $variant($content),)+
         }
+
+        impl $set {
+            /// The message's `type`.
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => $kind,)+
+                }
+            }
+        }
+
+        impl MessageSet for $set {
+            const TYPES: &'static [&'static str] = &[$($kind),+];
+
+            fn read(kind: &str, frame: &str) -> Option<serde_json::Result<Self>> {
+                match kind {
+                    $($kind => Some(serde_json::from_str(frame).map(Self::$variant)),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+message_set! {
+    /// What a machine says.
+    FromMachine {
+        "hello" => Hello(Hello),
+        "proof" => Proof(Proof),
+        "secretHello" => SecretHello(SecretHello),
+        "secretProof" => SecretProof(SecretProof),
+        "machine" => Machine(Box<MachineReport>),
+        "booted" => Booted(Box<OsReport>),
+        "report" => Report(Box<OsReport>),
+        "progress" => Progress(Progress),
+        "done" => Done(Done),
     }
 }
 
-impl FromOperator {
-    /// The message's `type`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            FromOperator::Challenge(_) => "challenge",
-            FromOperator::SecretChallenge(_) => "secretChallenge",
-            FromOperator::Config(_) => "config",
-            FromOperator::Done(_) => "done",
-            FromOperator::Refused(_) => "refused",
-        }
+message_set! {
+    /// What the operator says.
+    FromOperator {
+        "challenge" => Challenge(Challenge),
+        "secretChallenge" => SecretChallenge(SecretChallenge),
+        "config" => Config(Box<Config>),
+        "done" => Done(Box<Recorded>),
+        "refused" => Refused(Refusal),
     }
 }
 
@@ -292,7 +295,7 @@ impl std::fmt::Display for Slot {
 }
 
 /// Reads one frame. The error is the refusal that its sender gets.
-pub fn decode<T: serde::de::DeserializeOwned + KnownTypes>(frame: &str) -> Result<T, Refusal> {
+pub fn decode<T: MessageSet>(frame: &str) -> Result<T, Refusal> {
     if frame.len() > MAX_FRAME {
         return Err(Refusal::new(
             RefusalCode::MessageTooBig,
@@ -306,15 +309,12 @@ pub fn decode<T: serde::de::DeserializeOwned + KnownTypes>(frame: &str) -> Resul
     }
     let malformed = |error: serde_json::Error| Refusal::new(RefusalCode::MalformedMessage, error.to_string());
     let tag: Tag = serde_json::from_str(frame).map_err(malformed)?;
-    if !T::TYPES.contains(&tag.kind.as_str()) {
+    T::read(&tag.kind, frame).map(|read| read.map_err(malformed)).unwrap_or_else(|| {
         // The sender's word is not repeated in full: it is theirs, and may be long.
         let kind: String = tag.kind.chars().take(40).collect();
-        return Err(Refusal::new(
-            RefusalCode::UnknownMessage,
-            format!("message type {kind:?}; known here: {}", T::TYPES.join(", ")),
-        ));
-    }
-    serde_json::from_str(frame).map_err(malformed)
+        let message = format!("message type {kind:?}; known here: {}", T::TYPES.join(", "));
+        Err(Refusal::new(RefusalCode::UnknownMessage, message))
+    })
 }
 
 /// Writes one frame.
@@ -329,16 +329,13 @@ pub fn encode<T: Serialize>(message: &T) -> Result<String, Refusal> {
     Ok(frame)
 }
 
-/// The `type` values that a set of messages knows.
-pub trait KnownTypes {
+/// What one end may say.
+pub trait MessageSet: Sized {
+    /// The `type` values that it knows.
     const TYPES: &'static [&'static str];
-}
-impl KnownTypes for FromMachine {
-    const TYPES: &'static [&'static str] =
-        &["hello", "proof", "secretHello", "secretProof", "machine", "booted", "report", "progress", "done"];
-}
-impl KnownTypes for FromOperator {
-    const TYPES: &'static [&'static str] = &["challenge", "secretChallenge", "config", "done", "refused"];
+
+    /// Reads a frame of this `type`; `None`: there is none such.
+    fn read(kind: &str, frame: &str) -> Option<serde_json::Result<Self>>;
 }
 
 pub(crate) mod bytes {
