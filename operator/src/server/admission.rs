@@ -7,12 +7,17 @@ use tokio::sync::watch;
 
 /// Seconds after which a machine that was not admitted, or whose exchange was ended, should come back.
 const RETRY_AFTER: u64 = 5;
+/// The same when as many install as may; an installation takes minutes.
+const RETRY_INSTALLATION_AFTER: u64 = 60;
+/// Installations that are followed for each exchange that is held: next to no work, and 32 KiB each.
+const INSTALLATIONS_PER_EXCHANGE: usize = 8;
 
 /// Admits exchanges up to a bound.
 #[derive(Clone)]
 pub struct Admission {
     most: usize,
     places: Places,
+    installations: Places,
     closing: watch::Receiver<bool>,
     /// One clone is held by each exchange: when all are dropped, nothing is in flight.
     in_flight: watch::Sender<()>,
@@ -24,20 +29,23 @@ pub struct Drain {
     in_flight: watch::Sender<()>,
 }
 
-/// An admitted exchange. Its place is free again when it is dropped or was answered.
+/// An admitted exchange. Its place is free again when it is dropped, or goes on as an installation.
 pub struct Admitted {
-    place: Option<Place>,
+    place: Place,
+    installations: Places,
+    /// Reserved, for after the answer.
+    installation: Option<Place>,
     closing: watch::Receiver<bool>,
     _in_flight: watch::Receiver<()>,
 }
 
 impl Admission {
-    /// For at most `most` exchanges at once.
+    /// For at most `most` exchanges at once, and some times as many installations that follow from them.
     pub fn new(most: usize) -> (Self, Drain) {
         let (closing, closed) = watch::channel(false);
         let (in_flight, _) = watch::channel(());
-        let places = Places::new(most);
-        let admission = Self { most, places, closing: closed, in_flight: in_flight.clone() };
+        let (places, installations) = (Places::new(most), Places::new(most * INSTALLATIONS_PER_EXCHANGE));
+        let admission = Self { most, places, installations, closing: closed, in_flight: in_flight.clone() };
         (admission, Drain { closing, in_flight })
     }
 
@@ -58,39 +66,47 @@ impl Admission {
             Refusal::new(RefusalCode::Busy, "as many machines as are served at once are being served")
                 .retry_after(RETRY_AFTER)
         })?;
-        Ok(Admitted { place: Some(place), closing: self.closing.clone(), _in_flight: self.in_flight.subscribe() })
+        Ok(Admitted {
+            place,
+            installations: self.installations.clone(),
+            installation: None,
+            closing: self.closing.clone(),
+            _in_flight: self.in_flight.subscribe(),
+        })
     }
 }
 
 impl Admitted {
-    /// Gives the place back while the exchange goes on: a machine that installs takes minutes and next to no work.
-    pub fn give_place_back(&mut self) {
-        self.place = None;
+    /// Sees to it that the exchange can go on as an installation.
+    pub async fn reserve_installation(&mut self) -> Result<(), Refusal> {
+        let place = self.installations.take_now().await.ok_or_else(|| {
+            let message = "as many machines as are followed at once are being installed";
+            Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_INSTALLATION_AFTER)
+        })?;
+        self.installation = Some(place);
+        Ok(())
+    }
+
+    /// From now on it is an installation, if one was reserved; another machine may have its place as an exchange.
+    pub fn go_on_as_installation(&mut self) {
+        if let Some(place) = self.installation.take() {
+            self.place = place;
+        }
     }
 
     /// The machine's next message is waited for; when that takes longer than this, another machine may have its place.
     pub fn waits(&self, patience: Duration) {
-        if let Some(place) = &self.place {
-            place.waits(patience);
-        }
+        self.place.waits(patience);
     }
 
     /// The machine is not waited for.
     pub fn works(&self) {
-        if let Some(place) = &self.place {
-            place.works();
-        }
+        self.place.works();
     }
 
-    /// Waits until another machine wants the place; for ever if it was given back.
+    /// Waits until another machine wants the place.
     pub fn wanted(&self) -> impl Future<Output = ()> + Send + use<> {
-        let wanted = self.place.as_ref().map(Place::wanted);
-        async move {
-            match wanted {
-                Some(wanted) => wanted.await,
-                None => std::future::pending().await,
-            }
-        }
+        self.place.wanted()
     }
 
     /// Tells when the operator stops.
@@ -140,8 +156,30 @@ mod tests {
         let refusal = admission.admit().await.err().unwrap();
         assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Busy, Some(RETRY_AFTER)));
         assert!(admission.apart().admit().await.is_ok());
-        first.give_place_back();
+        first.reserve_installation().await.unwrap();
+        first.go_on_as_installation();
         assert!(admission.admit().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn installations_are_bounded_and_one_that_is_silent_makes_room() {
+        let (admission, _drain) = Admission::new(1);
+        let mut followed = Vec::new();
+        for _ in 0..INSTALLATIONS_PER_EXCHANGE {
+            let mut admitted = admission.admit().await.ok().unwrap();
+            admitted.reserve_installation().await.unwrap();
+            admitted.go_on_as_installation();
+            followed.push(admitted);
+        }
+        let mut late = admission.admit().await.ok().unwrap();
+        let refusal = late.reserve_installation().await.unwrap_err();
+        assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Busy, Some(RETRY_INSTALLATION_AFTER)));
+        let silent = followed.pop().unwrap();
+        silent.waits(Duration::from_secs(60));
+        let silent = tokio::spawn(async move { silent.wanted().await });
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        late.reserve_installation().await.unwrap();
+        assert!(silent.is_finished());
     }
 
     #[tokio::test(start_paused = true)]

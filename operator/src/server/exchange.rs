@@ -30,6 +30,8 @@ const HELLO: Duration = Duration::from_secs(10);
 const HURRY: Duration = Duration::from_secs(2);
 /// The same for one that its TPM must make first, and TPMs are slow.
 const HURRY_OF_TPM: Duration = Duration::from_secs(15);
+/// The same for one that installs, and says how far it is every second, but for what its disk does in one go.
+const HURRY_OF_DISK: Duration = Duration::from_secs(120);
 /// How long an exchange before its answer may go on when the operator stops.
 const CLOSING: Duration = Duration::from_secs(8);
 /// A machine that installs says something at least this often, or is taken for gone.
@@ -126,7 +128,7 @@ impl<S: Socket> Exchange<S> {
             Ok(After::Installation) => {
                 self.context.metrics.count(self.request, None);
                 self.request = "install";
-                self.admitted.give_place_back();
+                self.admitted.go_on_as_installation();
                 self.context.metrics.installing.inc();
                 let end = self.follow_installation().await;
                 self.context.metrics.installing.dec();
@@ -181,6 +183,7 @@ impl<S: Socket> Exchange<S> {
         match self.side.receive_statement(&frame)? {
             Statement::Machine(report) => {
                 self.request = "register";
+                self.admitted.reserve_installation().await?;
                 self.register(peer, &report).await?;
                 Ok(After::Installation)
             }
@@ -199,6 +202,9 @@ impl<S: Socket> Exchange<S> {
             Statement::Installing(first) => {
                 self.request = "resume";
                 self.open_ledger(&peer).await?;
+                if matches!(first, Installing::Progress(_)) {
+                    self.admitted.reserve_installation().await?;
+                }
                 let over = self.installing(first).await?;
                 Ok(if over { After::Nothing } else { After::Installation })
             }
@@ -215,13 +221,14 @@ impl<S: Socket> Exchange<S> {
         match self.side.receive_opening(&frame)? {
             Opening::Tpm(hello) => {
                 let identity = self.identify_by_tpm(&hello, begun).await?;
-                tracing::info!(machine = %identity.hash, "attested");
+                // Not for each machine of a fleet, every few minutes.
+                tracing::debug!(machine = %identity.hash, "attested");
                 self.context.metrics.count_attestation(identity.attestation.ek_certificate);
                 Ok(Peer::Tpm(identity))
             }
             Opening::SharedSecret(hello) => {
                 let machine = self.identify_by_secret(&hello, begun).await?;
-                tracing::info!(inventory = format!("{}/{}", machine.namespace, machine.name), "has its shared secret");
+                tracing::debug!(inventory = format!("{}/{}", machine.namespace, machine.name), "has its shared secret");
                 Ok(Peer::SecretHolder(machine))
             }
         }
@@ -302,12 +309,14 @@ impl<S: Socket> Exchange<S> {
 
     /// Progress, until the machine is done.
     async fn follow_installation(&mut self) -> Result<(), End> {
-        let mut closing = self.admitted.watch();
+        let (mut closing, wanted) = (self.admitted.watch(), self.admitted.wanted());
+        let mut wanted = std::pin::pin!(wanted);
         let (mut heard, mut patience) = (Instant::now(), SOON);
         loop {
             let frame = tokio::select! {
-                frame = timeout(patience, self.receive(HURRY)) => frame,
+                frame = timeout(patience, self.receive(HURRY_OF_DISK)) => frame,
                 () = closing.closing() => return Err(shutting_down().into()),
+                () = &mut wanted => return Err(made_room().into()),
             };
             if let Ok(frame) = frame {
                 heard = Instant::now();
