@@ -1,7 +1,7 @@
 //! Server-side apply of objects whose kinds are known by name only.
 
 use crate::absence::is_absent;
-use crate::context::FIELD_MANAGER;
+use crate::client::FIELD_MANAGER;
 use kube::Client;
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, ValidationDirective,

@@ -9,6 +9,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tower::{BoxError, Layer, Service};
 
+/// Who we are to the API server: as manager of fields and as reporter of events.
+pub const FIELD_MANAGER: &str = "ros-operator";
+
 /// To an answer's headers, retries included: as long as an API server itself works on a request. A watch is answered
 /// when it begins.
 const ANSWER: Duration = Duration::from_secs(60);

@@ -17,9 +17,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use tokio::sync::watch;
 
-/// Who we are to the API server: as manager of fields and as reporter of events.
-pub const FIELD_MANAGER: &str = "ros-operator";
-
 /// Shared by controllers and server.
 pub struct Context {
     pub client: Client,

@@ -1,7 +1,7 @@
 //! Kubernetes events, as a courtesy: they never hold up what they tell of, and a herd of machines does not turn into a
 //! herd of events. What must be known stands in conditions.
 
-use crate::context::FIELD_MANAGER;
+use crate::client::FIELD_MANAGER;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 /// Events that wait to be written; beyond it the newest are dropped.
 const WAITING: usize = 64;
-/// The least time between two events: ten a second at most.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The least time between two events: four a second at most, for each costs the API server as much as a machine's.
+const PAUSE: Duration = Duration::from_millis(250);
 /// The API server's limit on a note, in bytes.
 const LONGEST_NOTE: usize = 1024;
 

@@ -2,7 +2,7 @@
 //! not. A herd of machines queues up here, in the order in which they came: an API server that is asked for more than it
 //! can do at once does all of it late, and what comes after its deadline is work for nothing.
 
-use crate::context::FIELD_MANAGER;
+use crate::client::FIELD_MANAGER;
 use crate::crd::MachineInventory;
 use crate::seen_inventory::SeenInventory;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};

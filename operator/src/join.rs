@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::crd::{ConditionStatus, Conditions, MachineConfig, condition_type};
 use crate::enroll;
 use crate::inventory_index::{Key, KnownMachine};
-use crate::rancher::Lookup;
+use crate::rancher::Sought;
 use k8s_openapi::api::core::v1::Taint;
 use protocol::{Join, JoinConfiguration, Refusal, RefusalCode};
 use serde_json::{Value, json};
@@ -87,7 +87,7 @@ fn pending(message: String) -> Refusal {
 
 async fn read_token(context: &Context, machine: &KnownMachine, key: &Key) -> Result<String, Refusal> {
     let issued = match in_time(context.rancher.token(&context.client, key)).await? {
-        Lookup::Found(token) if token.is_of(machine) => token.token,
+        Sought::Found(token) if token.is_of(machine) => token.token,
         _ => None,
     };
     issued.ok_or_else(|| pending("the token was deleted; the operator is about to make another".to_owned()))

@@ -12,6 +12,8 @@ use crate::crd::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::hardware::{Address, Hardware};
 use protocol::message::{Failure, InstallPhase, OsReport, Progress, Slot};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// `lastSeen` is not written more often than this, in seconds: a fleet that only says "still here" costs its API
 /// server nothing in between.
@@ -187,25 +189,21 @@ fn describe(progress: &Progress) -> String {
 
 /// What must be patched to get from one status to the other, as a JSON merge patch; `None` if nothing. A field that
 /// `before` does not hold is never removed: so `hardware`, of which only a digest is kept, stays.
-pub fn status_patch<S: serde::Serialize + PartialEq>(before: &S, after: &S) -> Option<serde_json::Value> {
+pub fn status_patch<S: Serialize + PartialEq>(before: &S, after: &S) -> Option<Value> {
     if before == after {
         return None;
     }
     let fields = |status| match serde_json::to_value(status) {
-        Ok(serde_json::Value::Object(fields)) => fields,
-        _ => serde_json::Map::new(),
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
     };
     let (before, after) = (fields(before), fields(after));
-    let mut patch = serde_json::Map::new();
-    for (key, value) in &after {
-        if before.get(key) != Some(value) {
-            patch.insert(key.clone(), value.clone());
-        }
-    }
-    for key in before.keys().filter(|key| !after.contains_key(*key)) {
-        patch.insert(key.clone(), serde_json::Value::Null);
-    }
-    (!patch.is_empty()).then(|| serde_json::json!({"status": patch}))
+    let over: Vec<_> = before.keys().filter(|key| !after.contains_key(*key)).cloned().collect();
+    let over = over.into_iter().map(|key| (key, Value::Null));
+    let changed = after.into_iter().filter(|(key, value)| before.get(key) != Some(value));
+    let patch: Map<_, _> = changed.chain(over).collect();
+    // Moved, where `json!` would copy.
+    (!patch.is_empty()).then(|| Value::Object(Map::from_iter([("status".to_owned(), Value::Object(patch))])))
 }
 
 #[cfg(test)]

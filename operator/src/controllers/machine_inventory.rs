@@ -9,7 +9,8 @@ mod secret;
 
 use super::watch::keep_watching;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
-use crate::context::{Context, FIELD_MANAGER};
+use crate::client::FIELD_MANAGER;
+use crate::context::Context;
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, reason};
 use crate::inventory_index::KnownMachine;
 use crate::machine_life::status_patch;
@@ -29,7 +30,7 @@ use std::time::Duration;
 const STATUS_GRACE: i64 = 30;
 /// Objects that the first listing brings at once: a few MB. With fewer a large fleet takes longer to read, for each page
 /// costs the API server a look at all of them.
-const PAGE: u32 = 2_000;
+const PAGE: u32 = 4_000;
 /// How often it is seen whether a duplicate is one still.
 const DUPLICATE_EVERY: Duration = Duration::from_secs(60);
 /// How often machines learn that their shared secret is another machine's as well, at most.

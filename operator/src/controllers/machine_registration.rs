@@ -4,8 +4,9 @@
 
 use super::watch::keep_watching;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
+use crate::client::FIELD_MANAGER;
 use crate::clock_jumps::clock_jumps;
-use crate::context::{Context, FIELD_MANAGER};
+use crate::context::Context;
 use crate::crd::{Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
 use crate::media;
 use crate::registration::{self, Endpoint, Problem, Registration};

@@ -2,11 +2,12 @@
 
 use crate::authority::Issued;
 use anyhow::Context as _;
-use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ServerConfig};
 use std::sync::{Arc, RwLock};
 
 #[derive(Debug)]
@@ -28,16 +29,24 @@ impl CertificateHolder {
 
     /// TLS 1.2 and 1.3 with HTTP/1.1: websockets need no more.
     pub fn server_config(self: Arc<Self>) -> anyhow::Result<Arc<ServerConfig>> {
-        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_safe_default_protocol_versions()
             .context("choosing TLS versions")?
             .with_no_client_auth()
             .with_cert_resolver(self);
+        config.ignore_client_order = true;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A machine that comes back is another process, or minutes away: nobody would show a ticket.
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }
+}
+
+/// As strong, and cheaper by a tenth of a handshake: processors have instructions for SHA-256, and not for SHA-384.
+fn provider() -> CryptoProvider {
+    let mut provider = default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
 }
 
 impl ResolvesServerCert for CertificateHolder {

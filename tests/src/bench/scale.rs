@@ -8,10 +8,11 @@ use super::registrations::registration_spec;
 use super::round::Round;
 use crate::registration::NAMESPACE;
 use crate::site::Site;
-use crate::software_machine::{Endpoint, usual_report};
+use crate::software_machine::{Endpoint, Exchange, usual_report};
 use crate::software_tpm::{KeyKind, SoftwareTpm, Vendor};
 use crate::wait::{Look, until};
 use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt, stream};
 use std::time::{Duration, Instant};
 
 /// Machines of the herd, and how many of them at once.
@@ -36,6 +37,8 @@ static HERD_FAILURES: Figure = Figure::new("herd-failures", "2,000 machines, 200
 static HERD_TAIL: Figure =
     Figure::new("herd-p99", "2,000 machines, 200 at once: one exchange, 99 of 100", "ms").at_most(2000.0);
 static HERD_MEMORY: Figure = Figure::new("herd-memory", "operator's memory at its highest, herd", "MiB").at_most(96.0);
+static INSTALLING_MEMORY: Figure =
+    Figure::new("installing-memory", "operator's memory, 2,000 machines installing", "MiB");
 static SOME_MEMORY: Figure = Figure::new("memory-10k", "operator's memory, 10,000 inventories", "MiB").at_most(64.0);
 static MANY_MEMORY: Figure = Figure::new("memory-50k", "operator's memory, 50,000 inventories", "MiB").at_most(200.0);
 static NEW_CPU: Figure =
@@ -60,6 +63,7 @@ pub static FIGURES: &[&Figure] = &[
     &HERD_FAILURES,
     &HERD_TAIL,
     &HERD_MEMORY,
+    &INSTALLING_MEMORY,
     &SOME_MEMORY,
     &MANY_MEMORY,
     &NEW_CPU,
@@ -84,7 +88,8 @@ pub async fn measure() -> Result<Vec<Sample>> {
     wait_until_idle(pid).await?;
     let mut samples = vec![IDLE_MEMORY.is(memory_now(pid)?)];
 
-    let herd = Round::take(&client, pid, &machines("HERD", HERD)?, HERD_PARALLEL, register).await?;
+    let machines_of_herd = machines("HERD", HERD)?;
+    let herd = Round::take(&client, pid, &machines_of_herd, HERD_PARALLEL, register).await?;
     if let Some(first) = herd.run.failures.first() {
         eprintln!("  {} of the herd failed; the first: {first}", herd.run.failures.len());
     }
@@ -92,6 +97,8 @@ pub async fn measure() -> Result<Vec<Sample>> {
     samples.push(HERD_FAILURES.is(herd.run.failures.len() as f64));
     samples.push(HERD_TAIL.is(herd.run.latency(0.99)?));
     samples.push(HERD_MEMORY.is(highest as f64 / MIB));
+
+    samples.push(INSTALLING_MEMORY.is(memory_while_installing(pid, &endpoint, &machines_of_herd).await?));
 
     let etcd = site.cluster.etcd();
     let original = site.inventories()?.first().and_then(|object| Some(object["metadata"]["name"].as_str()?.to_owned()));
@@ -163,6 +170,25 @@ impl Machine {
         endpoint.register(&self.tpm, usual_report(&self.serial)).await?;
         Ok(())
     }
+
+    /// Up to its configuration, with which it would begin to install.
+    async fn begin(&self, endpoint: &Endpoint) -> Result<Exchange> {
+        let mut exchange = endpoint.connect().await?;
+        exchange.prove(&self.tpm).await?;
+        exchange.ask_for_config(usual_report(&self.serial)).await?;
+        Ok(exchange)
+    }
+}
+
+/// While all of them hold the connection through which they would say how far they are.
+async fn memory_while_installing(pid: u32, endpoint: &Endpoint, machines: &[Machine]) -> Result<f64> {
+    let begin = stream::iter(machines).map(|machine| machine.begin(endpoint)).buffer_unordered(HERD_PARALLEL);
+    let exchanges: Vec<Exchange> = begin.try_collect().await.context("beginning an installation")?;
+    wait_until_idle(pid).await?;
+    let memory = memory_now(pid)?;
+    drop(exchanges);
+    wait_until_idle(pid).await?;
+    Ok(memory)
 }
 
 fn memory_now(pid: u32) -> Result<f64> {
@@ -180,7 +206,7 @@ async fn wait_until_read(site: &Site, count: usize) -> Result<()> {
     wait_until_idle(site.operator.pid()?).await
 }
 
-/// Until the last event is written: they are left for later, ten a second, and cost too little to be seen as work.
+/// Until the last event is written: they are left for later, a few a second, and cost too little to be seen as work.
 async fn wait_until_told(site: &Site) -> Result<()> {
     /// Looks are 100 ms apart, so one second.
     const LOOKS: usize = 10;

@@ -5,10 +5,11 @@
 //! then. Where Rancher's kinds are not served any more nothing is held back: there is nothing left to delete.
 
 use super::super::ReconcileError;
-use crate::context::{Context, FIELD_MANAGER};
+use crate::client::FIELD_MANAGER;
+use crate::context::Context;
 use crate::crd::{Conditions, MachineInventoryStatus, TOKEN_FINALIZER, condition_type, reason};
 use crate::inventory_index::{Key, KnownMachine};
-use crate::rancher::Lookup;
+use crate::rancher::Sought;
 use crate::seen_inventory::SeenInventory;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
@@ -69,7 +70,7 @@ pub(super) async fn follow(machine: &KnownMachine, context: &Context) -> Result<
 pub(super) async fn leave(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
     // A token may have been made and not yet noted.
     let expected = match find_cluster(machine, context).await? {
-        Lookup::Found(Some(managed_as)) => Some(token_key(machine, managed_as)),
+        Sought::Found(Some(managed_as)) => Some(token_key(machine, managed_as)),
         _ => None,
     };
     let noted = noted(machine);
@@ -165,18 +166,18 @@ struct Plan {
     standing: Standing,
 }
 
-fn plan(machine: &KnownMachine, found: &Lookup<Option<String>>) -> Plan {
+fn plan(machine: &KnownMachine, found: &Sought<Option<String>>) -> Plan {
     let noted = noted(machine);
     let without = |standing, over| Plan { wanted: None, over, standing };
     if machine.cluster().is_none() {
         return without(Standing::Unassigned, noted);
     }
     match found {
-        Lookup::NotServed => without(Standing::RancherNotInstalled, None),
-        Lookup::Forbidden => without(Standing::NotPermitted, None),
-        Lookup::Missing => without(Standing::NoCluster, noted),
-        Lookup::Found(None) => without(Standing::ClusterNotReady, noted),
-        Lookup::Found(Some(managed_as)) => {
+        Sought::NotServed => without(Standing::RancherNotInstalled, None),
+        Sought::Forbidden => without(Standing::NotPermitted, None),
+        Sought::Missing => without(Standing::NoCluster, noted),
+        Sought::Found(None) => without(Standing::ClusterNotReady, noted),
+        Sought::Found(Some(managed_as)) => {
             // The first release, or another version, may have named it otherwise.
             let kept = noted.clone().filter(|(namespace, _)| namespace == managed_as);
             let wanted = kept.unwrap_or_else(|| token_key(machine, managed_as.clone()));
@@ -212,8 +213,8 @@ fn token_key(machine: &KnownMachine, managed_as: String) -> Key {
     (managed_as, name)
 }
 
-async fn find_cluster(machine: &KnownMachine, context: &Context) -> Result<Lookup<Option<String>>, ReconcileError> {
-    let Some(cluster) = machine.cluster() else { return Ok(Lookup::Missing) };
+async fn find_cluster(machine: &KnownMachine, context: &Context) -> Result<Sought<Option<String>>, ReconcileError> {
+    let Some(cluster) = machine.cluster() else { return Ok(Sought::Missing) };
     let found = context.rancher.management_cluster(&context.client, &machine.namespace, cluster).await;
     found.map_err(|source| ReconcileError::Reading { what: format!("Cluster {}/{cluster}", machine.namespace), source })
 }
@@ -221,17 +222,17 @@ async fn find_cluster(machine: &KnownMachine, context: &Context) -> Result<Looku
 async fn have_token(machine: &KnownMachine, context: &Context, key: Key) -> Result<Standing, ReconcileError> {
     let failed = |source| ReconcileError::Changing { what: token_name(&key), source };
     let mut found = context.rancher.token(&context.client, &key).await.map_err(failed)?;
-    if found == Lookup::Missing {
+    if found == Sought::Missing {
         found = context.rancher.make_token(&context.client, &key, machine).await.map_err(failed)?;
     }
     Ok(match found {
-        Lookup::Found(token) if !token.is_of(machine) => Standing::NameTaken(key),
-        Lookup::Found(token) if token.token.is_some() => Standing::Issued(key),
-        Lookup::Found(_) => Standing::NotIssued(key),
+        Sought::Found(token) if !token.is_of(machine) => Standing::NameTaken(key),
+        Sought::Found(token) if token.token.is_some() => Standing::Issued(key),
+        Sought::Found(_) => Standing::NotIssued(key),
         // The namespace of the management cluster is not there yet, or no longer.
-        Lookup::Missing => Standing::ClusterNotReady,
-        Lookup::NotServed => Standing::RancherNotInstalled,
-        Lookup::Forbidden => Standing::NotPermitted,
+        Sought::Missing => Standing::ClusterNotReady,
+        Sought::NotServed => Standing::RancherNotInstalled,
+        Sought::Forbidden => Standing::NotPermitted,
     })
 }
 

@@ -3,7 +3,7 @@
 use super::build::{self, Built, has_finalizer};
 use super::{Context, ManagedOSImage, Problem, ReconcileError};
 use crate::apply::{self, apply};
-use crate::context::FIELD_MANAGER;
+use crate::client::FIELD_MANAGER;
 use crate::crd::{OS_IMAGE_FINALIZER, reason};
 use crate::upgrade;
 use kube::ResourceExt;

@@ -3,7 +3,7 @@
 use super::build::plan_of;
 use super::fetch::Found;
 use super::{Context, ManagedOSImage, Outcome, ReconcileError, Wanted};
-use crate::context::FIELD_MANAGER;
+use crate::client::FIELD_MANAGER;
 use crate::crd::{Conditions, ManagedOSImageStatus, condition_type, reason};
 use crate::machine_life::status_patch;
 use crate::upgrade::bundle::{BundleStatus, carried_back};
