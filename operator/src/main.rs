@@ -69,7 +69,7 @@ struct RunOptions {
     /// Registry of upgrade images that name none, unless Rancher's Setting system-default-registry says another
     #[arg(long, env = "ROS_DEFAULT_REGISTRY", default_value = "")]
     default_registry: String,
-    /// Registrations served at once; further machines are told to come back
+    /// Registrations served at once; eight times as many installations are followed. Further machines come back later
     #[arg(long, env = "ROS_EXCHANGES", default_value_t = 256)]
     exchanges: usize,
     /// A live ISO of `ros-image build`, or a folder of them: handed out to each registration with its settings in it

@@ -37,8 +37,6 @@ static HERD_FAILURES: Figure = Figure::new("herd-failures", "2,000 machines, 200
 static HERD_TAIL: Figure =
     Figure::new("herd-p99", "2,000 machines, 200 at once: one exchange, 99 of 100", "ms").at_most(2000.0);
 static HERD_MEMORY: Figure = Figure::new("herd-memory", "operator's memory at its highest, herd", "MiB").at_most(96.0);
-static INSTALLING_MEMORY: Figure =
-    Figure::new("installing-memory", "operator's memory, 2,000 machines installing", "MiB");
 static SOME_MEMORY: Figure = Figure::new("memory-10k", "operator's memory, 10,000 inventories", "MiB").at_most(64.0);
 static MANY_MEMORY: Figure = Figure::new("memory-50k", "operator's memory, 50,000 inventories", "MiB").at_most(200.0);
 static NEW_CPU: Figure =
@@ -50,6 +48,8 @@ static IDLE_CPU: Figure =
     Figure::new("idle-cpu-50k", "operator's processor time, idle, 50,000 inventories", "% of a core").at_most(1.0);
 static IDLE_REQUESTS: Figure =
     Figure::new("idle-requests-50k", "operator's API requests, idle, 50,000 inventories", "/s").at_most(1.0);
+static INSTALLING_MEMORY: Figure =
+    Figure::new("installing-memory-50k", "operator's memory, 2,000 machines installing, 50,000 inventories", "MiB");
 static RESTART: Figure =
     Figure::new("restart-50k", "restart until everything is read, 50,000 inventories", "s").at_most(10.0);
 static FIRST_SERVED: Figure =
@@ -63,13 +63,13 @@ pub static FIGURES: &[&Figure] = &[
     &HERD_FAILURES,
     &HERD_TAIL,
     &HERD_MEMORY,
-    &INSTALLING_MEMORY,
     &SOME_MEMORY,
     &MANY_MEMORY,
     &NEW_CPU,
     &AGAIN_CPU,
     &IDLE_CPU,
     &IDLE_REQUESTS,
+    &INSTALLING_MEMORY,
     &RESTART,
     &FIRST_SERVED,
     &RESTART_MEMORY,
@@ -88,8 +88,8 @@ pub async fn measure() -> Result<Vec<Sample>> {
     wait_until_idle(pid).await?;
     let mut samples = vec![IDLE_MEMORY.is(memory_now(pid)?)];
 
-    let machines_of_herd = machines("HERD", HERD)?;
-    let herd = Round::take(&client, pid, &machines_of_herd, HERD_PARALLEL, register).await?;
+    let members = machines("HERD", HERD)?;
+    let herd = Round::take(&client, pid, &members, HERD_PARALLEL, register).await?;
     if let Some(first) = herd.run.failures.first() {
         eprintln!("  {} of the herd failed; the first: {first}", herd.run.failures.len());
     }
@@ -97,8 +97,6 @@ pub async fn measure() -> Result<Vec<Sample>> {
     samples.push(HERD_FAILURES.is(herd.run.failures.len() as f64));
     samples.push(HERD_TAIL.is(herd.run.latency(0.99)?));
     samples.push(HERD_MEMORY.is(highest as f64 / MIB));
-
-    samples.push(INSTALLING_MEMORY.is(memory_while_installing(pid, &endpoint, &machines_of_herd).await?));
 
     let etcd = site.cluster.etcd();
     let original = site.inventories()?.first().and_then(|object| Some(object["metadata"]["name"].as_str()?.to_owned()));
@@ -125,6 +123,8 @@ pub async fn measure() -> Result<Vec<Sample>> {
         eprintln!("  while idle, in all: {}", line.trim_start_matches(REQUESTS));
     }
     samples.push(IDLE_REQUESTS.is((sum(&after, REQUESTS) - sum(&before, REQUESTS)) / IDLE.as_secs_f64()));
+
+    samples.push(INSTALLING_MEMORY.is(memory_while_installing(pid, &endpoint, &members).await?));
 
     samples.extend(restart(&mut site, &Machine::new("LATE".to_owned(), &vendor)?).await?);
     Ok(samples)
