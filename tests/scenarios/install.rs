@@ -1,5 +1,6 @@
 //! Power on, hands off: from an empty disk to a machine that answers, on each firmware.
 
+use super::inventory::patch;
 use harness::cluster::Controllers;
 use harness::disk::{Disk, GIB};
 use harness::firmware::Firmware;
@@ -99,7 +100,8 @@ async fn a_change_of_its_inventory_reaches_the_machine(workshop: &Workshop, mach
         Ok(serde_yaml::from_str(&text)?)
     };
     assert_eq!(configuration().await.unwrap()["role"], "server");
-    workshop.configure_machine(name, &json!({"role": "agent", "token": "joins-the-cluster"})).unwrap();
+    let agent = json!({"config": {"role": "agent", "token": "joins-the-cluster"}});
+    patch(&workshop.cluster, name, &agent).unwrap();
     let changed = until("the new role in rancherd's configuration", SHORT, async || {
         let written = configuration().await?;
         let agent = written["role"] == "agent";

@@ -30,7 +30,8 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
 
     let rancher = Rancher::install(&site.cluster).unwrap();
     let taint = json!({"key": "k", "value": "v", "effect": "NoSchedule"});
-    patch(&site, &name, &json!({"clusterName": "one", "config": {"role": "agent", "taints": [taint]}})).unwrap();
+    patch(&site.cluster, &name, &json!({"clusterName": "one", "config": {"role": "agent", "taints": [taint]}}))
+        .unwrap();
     condition(&site, &name, "Assigned", "ClusterNotFound").await.unwrap();
     rancher.make_cluster("one").unwrap();
     condition(&site, &name, "Assigned", "ClusterNotReady").await.unwrap();
@@ -58,7 +59,7 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     // Moved to another cluster.
     rancher.make_cluster("two").unwrap();
     rancher.manage_cluster("two", "c-m-two").unwrap();
-    patch(&site, &name, &json!({"clusterName": "two"})).unwrap();
+    patch(&site.cluster, &name, &json!({"clusterName": "two"})).unwrap();
     rancher.issue_token("c-m-two", "token-two").await.unwrap();
     condition(&site, &name, "Assigned", "TokenIssued").await.unwrap();
     assert_eq!(rancher.tokens("c-m-one").unwrap(), [] as [Value; 0]);
@@ -112,7 +113,7 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
 
     // Two machines with one secret: neither is believed, and both inventories say why.
     make_secret(&site.cluster, "secret-b", "known to one").unwrap();
-    patch(&site, "b", &json!({"config": {"role": "agent"}})).unwrap();
+    patch(&site.cluster, "b", &json!({"config": {"role": "agent"}})).unwrap();
     for name in ["a", "b"] {
         condition(&site, name, "SharedSecret", "SecretNotUnique").await.unwrap();
     }
@@ -191,11 +192,11 @@ pub(super) fn make_secret(cluster: &Cluster, name: &str, token: &str) -> Result<
     cluster.kubectl(&["apply", "--server-side", "--filename", "-"], &object.to_string()).map(drop)
 }
 
-pub(super) fn patch(site: &Site, name: &str, spec: &Value) -> Result<()> {
+pub(super) fn patch(cluster: &Cluster, name: &str, spec: &Value) -> Result<()> {
     let patch = json!({"spec": spec}).to_string();
     let object = format!("{INVENTORIES}/{name}");
     let patch = ["patch", &object, "--namespace", NAMESPACE, "--type=merge", "--patch", &patch];
-    site.cluster.kubectl(&patch, "").map(drop)
+    cluster.kubectl(&patch, "").map(drop)
 }
 
 /// Waits until an inventory's condition has this reason, for what stands in its spec now.

@@ -134,7 +134,7 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
         "{}",
         said(&refused)
     );
-    patch(&site, "till-7", &json!({"tpm": "ab".repeat(32)})).unwrap();
+    patch(&site.cluster, "till-7", &json!({"tpm": "ab".repeat(32)})).unwrap();
     until("the inventory's TPM to count", Duration::from_secs(60), async || {
         let text = said(&till.register(&[]));
         let counts = text.contains("SharedSecretNotAccepted") && text.contains("tpmHash");

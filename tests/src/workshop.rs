@@ -106,14 +106,6 @@ impl Workshop {
         .await
     }
 
-    /// Says in a machine's inventory how it joins its cluster.
-    pub fn configure_machine(&self, name: &str, config: &Value) -> Result<()> {
-        let object = format!("machineinventories.rancheros.cattle.io/{name}");
-        let patch = json!({"spec": {"config": config}}).to_string();
-        let arguments = ["patch", &object, "--namespace", NAMESPACE, "--type=merge", "--patch", &patch];
-        self.cluster.kubectl(&arguments, "").map(drop)
-    }
-
     /// Names of all machines.
     pub fn machines(&self) -> Result<Vec<String>> {
         let arguments =

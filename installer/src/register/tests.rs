@@ -250,6 +250,14 @@ fn writing(bytes: u64) -> Option<Progress> {
     Some(Progress { phase: InstallPhase::Writing, bytes, total_bytes: 100, message: String::new() })
 }
 
+/// An installation with so many steps, each of which takes this long.
+async fn write_on(progress: watch::Sender<Option<Progress>>, steps: u64, pause: Duration) {
+    for bytes in 0..steps {
+        progress.send_replace(writing(bytes));
+        tokio::time::sleep(pause).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_installation_goes_on_while_the_operator_is_away_and_is_told_afterwards() {
     let (script, now) = Script::new([
@@ -264,11 +272,7 @@ async fn an_installation_goes_on_while_the_operator_is_away_and_is_told_afterwar
     let mut relay = Relay::new(transport, identity, exchange, || 0.5);
     let (sender, updates) = watch::channel(None);
     let install = async {
-        for bytes in 0..20 {
-            sender.send_replace(writing(bytes));
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        drop(sender);
+        write_on(sender, 20, Duration::from_millis(500)).await;
         now.elapsed()
     };
     let ((), took) = tokio::join!(relay.run(updates), install);
@@ -289,14 +293,7 @@ async fn progress_is_passed_on_once_a_second_and_the_end_is_not_waited_for_for_e
     let exchange = Exchange::open(&mut transport, &identity).await.unwrap();
     let mut relay = Relay::new(transport, identity, exchange, || 0.5);
     let (sender, updates) = watch::channel(None);
-    let install = async {
-        for bytes in 0..50 {
-            sender.send_replace(writing(bytes));
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        drop(sender);
-    };
-    tokio::join!(relay.run(updates), install);
+    tokio::join!(relay.run(updates), write_on(sender, 50, Duration::from_millis(100)));
     let progress = script.heard.borrow().iter().filter(|kind| **kind == "progress").count();
     assert!((4..=6).contains(&progress), "{progress} reports in five seconds");
     let error = relay.finish(Done::default()).await.unwrap_err();
@@ -321,14 +318,7 @@ async fn an_operator_that_wants_no_progress_is_left_in_peace() {
     let exchange = Exchange::open(&mut transport, &identity).await.unwrap();
     let mut relay = Relay::new(transport, identity, exchange, || 0.0);
     let (sender, updates) = watch::channel(None);
-    let install = async {
-        for bytes in 0..300 {
-            sender.send_replace(writing(bytes));
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        drop(sender);
-    };
-    tokio::join!(relay.run(updates), install);
+    tokio::join!(relay.run(updates), write_on(sender, 300, Duration::from_secs(1)));
     relay.finish(Done::default()).await.unwrap();
     assert_eq!(*script.tried.borrow(), [0, 60, 300], "once when it said so, and then for the last word");
 }

@@ -36,16 +36,28 @@ pub fn resident_memory(pid: u32) -> Result<[u64; 2]> {
 
 /// Waits until the program has used no processor time for a while: what it was asked for is done.
 pub async fn wait_until_idle(pid: u32) -> Result<()> {
-    /// Looks are 100 ms apart, so one second; a tick in it is housekeeping.
+    // A tick in a second is housekeeping.
+    until_still("an idle operator", "ms of processor time", 10.0, async || Ok(processor_time(pid)?.as_millis() as f64))
+        .await
+}
+
+/// Waits, for a minute at most, until a number has grown by no more than `housekeeping` for a second.
+pub async fn until_still(
+    what: &str,
+    unit: &str,
+    housekeeping: f64,
+    mut number: impl AsyncFnMut() -> Result<f64>,
+) -> Result<()> {
+    /// Looks are 100 ms apart.
     const LOOKS: usize = 10;
     let mut seen = Vec::new();
-    until("an idle operator", Duration::from_secs(60), async || {
-        let now = processor_time(pid)?;
+    until(what, Duration::from_secs(60), async || {
+        let now = number().await?;
         seen.push(now);
-        let quiet_since = seen.len().checked_sub(LOOKS).map(|index| seen[index]);
-        Ok(match quiet_since {
-            Some(then) if now - then <= Duration::from_millis(10) => Look::Ready(()),
-            _ => Look::NotYet(format!("{} ms of processor time so far", now.as_millis())),
+        let second_ago = seen.len().checked_sub(LOOKS).map(|index| seen[index]);
+        Ok(match second_ago {
+            Some(then) if now - then <= housekeeping => Look::Ready(()),
+            _ => Look::NotYet(format!("{now} {unit} so far")),
         })
     })
     .await

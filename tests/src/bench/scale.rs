@@ -3,7 +3,7 @@
 
 use super::figure::{Figure, Sample};
 use super::population::populate;
-use super::process_cost::{processor_time, resident_memory, wait_until_idle};
+use super::process_cost::{processor_time, resident_memory, until_still, wait_until_idle};
 use super::registrations::registration_spec;
 use super::round::Round;
 use crate::registration::NAMESPACE;
@@ -208,15 +208,9 @@ async fn wait_until_read(site: &Site, count: usize) -> Result<()> {
 
 /// Until the last event is written: they are left for later, a few a second, and cost too little to be seen as work.
 async fn wait_until_told(site: &Site) -> Result<()> {
-    /// Looks are 100 ms apart, so one second.
-    const LOOKS: usize = 10;
-    let mut seen = Vec::new();
-    until("the last event", Duration::from_secs(60), async || {
+    until_still("the last event", "events", 0.0, async || {
         let metrics = metrics(site).await?;
-        let told = metrics.lines().filter(|line| line.contains(EVENTS)).map(|line| sum(line, REQUESTS)).sum::<f64>();
-        seen.push(told);
-        let quiet_since = seen.len().checked_sub(LOOKS).map(|index| seen[index]);
-        Ok(if quiet_since == Some(told) { Look::Ready(()) } else { Look::NotYet(format!("{told} requests")) })
+        Ok(metrics.lines().filter(|line| line.contains(EVENTS)).map(|line| sum(line, REQUESTS)).sum())
     })
     .await
 }
