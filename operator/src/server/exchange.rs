@@ -21,6 +21,7 @@ use protocol::message::{
 use protocol::{Refusal, RefusalCode};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument;
 
@@ -145,7 +146,7 @@ impl<S: Socket> Exchange<S> {
                 self.context.metrics.count(self.request, Some(&refusal));
                 if let Ok(frame) = self.side.refuse(refusal) {
                     // It may be gone already; then there is nobody to tell.
-                    let _ = self.send(frame).await;
+                    let _ = self.send_last(frame).await;
                 }
             }
         }
@@ -352,7 +353,7 @@ impl<S: Socket> Exchange<S> {
                 let step = done.failure.as_ref().map_or(Step::Installed, Step::Failed);
                 self.record(step).await?;
                 let frame = self.side.send_done(None)?;
-                self.send(frame).await?;
+                self.send_last(frame).await?;
                 Ok(true)
             }
         }
@@ -366,7 +367,7 @@ impl<S: Socket> Exchange<S> {
             None => None,
         };
         let frame = self.side.send_done(join)?;
-        self.send(frame).await?;
+        self.send_last(frame).await?;
         Ok(After::Nothing)
     }
 
@@ -427,10 +428,19 @@ impl<S: Socket> Exchange<S> {
     }
 
     async fn send(&mut self, frame: String) -> Result<(), End> {
-        match timeout(SENDING, self.socket.send(Message::Text(frame.into()))).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(End::HungUp),
-        }
+        sent(timeout(SENDING, self.socket.send(Message::Text(frame.into()))).await)
+    }
+
+    /// The same for the last frame, which goes out with the closing one: one packet less for each machine.
+    async fn send_last(&mut self, frame: String) -> Result<(), End> {
+        sent(timeout(SENDING, self.socket.feed(Message::Text(frame.into()))).await)
+    }
+}
+
+fn sent(result: Result<Result<(), Error>, Elapsed>) -> Result<(), End> {
+    match result {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(End::HungUp),
     }
 }
 

@@ -60,7 +60,7 @@ async fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocket
         .max_message_size(MAX_READ)
         .max_frame_size(MAX_READ)
         .read_buffer_size(BUFFER)
-        .write_buffer_size(0)
+        .write_buffer_size(BUFFER)
         .protocols([SUBPROTOCOL]);
     if upgrade.selected_protocol().is_some() {
         return Ok(upgrade.on_upgrade(move |socket| exchange::run(socket, context, registration, admitted)));
