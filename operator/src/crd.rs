@@ -8,12 +8,14 @@ mod duration;
 mod machine_inventory;
 mod machine_registration;
 mod managed_os_image;
+mod text;
 
 pub use condition::{Condition, ConditionStatus, Conditions};
 pub use duration::{MalformedDuration, SecondsOrDuration};
 pub use machine_inventory::*;
 pub use machine_registration::*;
 pub use managed_os_image::*;
+pub use text::Text;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -42,129 +44,154 @@ pub const OS_IMAGE_NAMESPACE_LABEL: &str = "rancheros.cattle.io/managed-os-image
 /// On a ManagedOSImage for which objects were made where its owner references do not reach.
 pub const OS_IMAGE_FINALIZER: &str = "rancheros.cattle.io/managed-os-image";
 
+/// Constants, and the list of them.
+macro_rules! words {
+    ($($(#[$meaning:meta])* pub const $name:ident: &str = $word:literal;)*) => {
+        $($(#[$meaning])* pub const $name: &str = $word;)*
+
+        pub const ALL: &[&str] = &[$($word),*];
+    };
+}
+
 /// Condition types, shared by all kinds; docs/conditions.md is made from here. `Ready` and `Stalled` are kstatus's:
 /// `kubectl wait --for=condition=Ready` works everywhere, and `Stalled` says that nothing will change until somebody acts.
 pub mod condition_type {
-    /// What the object is for can be had: machines can register; the machine runs and is healthy.
-    pub const READY: &str = "Ready";
-    /// Nothing will change until somebody acts; the message says who and how. Absent otherwise.
-    pub const STALLED: &str = "Stalled";
-    /// The machine proved its identity and was given its configuration.
-    pub const REGISTERED: &str = "Registered";
-    /// The machine may have its configuration.
-    pub const APPROVED: &str = "Approved";
-    /// The disk holds the release and was read back.
-    pub const INSTALLED: &str = "Installed";
-    /// The installed system started from its disk and said so.
-    pub const BOOTED: &str = "Booted";
-    /// The token with which the machine joins its cluster is there. Only on machines with a `clusterName`.
-    pub const ASSIGNED: &str = "Assigned";
-    /// The machine can be told by its shared secret. Only on machines with a `machineTokenSecretName`.
-    pub const SHARED_SECRET: &str = "SharedSecret";
+    words! {
+        /// What the object is for can be had: machines can register; the machine runs and is healthy.
+        pub const READY: &str = "Ready";
+        /// Nothing will change until somebody acts; the message says who and how. Absent otherwise.
+        pub const STALLED: &str = "Stalled";
+        /// The machine proved its identity and was given its configuration.
+        pub const REGISTERED: &str = "Registered";
+        /// The machine may have its configuration.
+        pub const APPROVED: &str = "Approved";
+        /// The disk holds the release and was read back.
+        pub const INSTALLED: &str = "Installed";
+        /// The installed system started from its disk and said so.
+        pub const BOOTED: &str = "Booted";
+        /// The token with which the machine joins its cluster is there. Only on machines with a `clusterName`.
+        pub const ASSIGNED: &str = "Assigned";
+        /// The machine can be told by its shared secret. Only on machines with a `machineTokenSecretName`.
+        pub const SHARED_SECRET: &str = "SharedSecret";
+    }
 }
 
 /// Reasons of conditions: CamelCase, stable, counted on by scripts. docs/conditions.md is made from here: above each
 /// group a comment with the kind, above each reason one line.
 pub mod reason {
-    // MachineRegistration
-    /// Machines can register.
-    pub const AVAILABLE: &str = "Available";
-    /// `machineName`, a label or an annotation is not a template that can be filled in.
-    pub const INVALID_TEMPLATE: &str = "InvalidTemplate";
-    /// `cloudConfig` does not fit into an answer.
-    pub const CLOUD_CONFIG_TOO_LARGE: &str = "CloudConfigTooLarge";
-    /// `expiresAt` has passed.
-    pub const EXPIRED: &str = "Expired";
-    /// `maxMachines` have come.
-    pub const FULL: &str = "Full";
-    /// The Secret with trusted authorities does not exist.
-    pub const TRUST_MISSING: &str = "TrustedCAsMissing";
-    /// The Secret with trusted authorities holds something else.
-    pub const TRUST_MALFORMED: &str = "TrustedCAsMalformed";
-    // MachineInventory
-    /// Made by hand; the machine has not come.
-    pub const EXPECTED: &str = "Expected";
-    /// `tpmHash` is no TPM hash.
-    pub const MALFORMED_IDENTITY: &str = "MalformedIdentity";
-    /// The machine has an older inventory.
-    pub const DUPLICATE_IDENTITY: &str = "DuplicateIdentity";
-    /// Somebody must set `spec.approved`.
-    pub const APPROVAL_PENDING: &str = "ApprovalPending";
-    /// The machine may have its configuration.
-    pub const APPROVED: &str = "Approved";
-    /// The machine proved that it has its TPM.
-    pub const ATTESTED: &str = "Attested";
-    /// Registered, and not installed yet.
-    pub const NOT_INSTALLED: &str = "NotInstalled";
-    /// The installation runs; the message says how far it is.
-    pub const INSTALLING: &str = "Installing";
-    /// The disk holds the release and was read back.
-    pub const INSTALLED: &str = "Installed";
-    /// Installed, and not started from its disk yet.
-    pub const NOT_BOOTED: &str = "NotBooted";
-    /// Started from its disk.
-    pub const BOOTED: &str = "Booted";
-    /// The installed system says that it is well.
-    pub const HEALTHY: &str = "Healthy";
-    /// The installed system has not said that it is well.
-    pub const NOT_HEALTHY: &str = "NotHealthy";
-    /// The installation failed; `status.failure` says why.
-    pub const INSTALLATION_FAILED: &str = "InstallationFailed";
-    /// The machine proved who it is, and fetched its configuration.
-    pub const IDENTIFIED: &str = "Identified";
-    /// The cluster's token for this machine is there.
-    pub const TOKEN_ISSUED: &str = "TokenIssued";
-    /// No clusters of Rancher are served by this API server.
-    pub const RANCHER_NOT_INSTALLED: &str = "RancherNotInstalled";
-    /// The operator may not read clusters or make tokens; the chart's rights are too few.
-    pub const NOT_PERMITTED: &str = "NotPermitted";
-    /// `clusterName` names no Cluster in this namespace.
-    pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";
-    /// Rancher does not manage the Cluster yet.
-    pub const CLUSTER_NOT_READY: &str = "ClusterNotReady";
-    /// Rancher has not issued the token yet.
-    pub const TOKEN_NOT_ISSUED: &str = "TokenNotIssued";
-    /// A token of this name is not the machine's; delete it.
-    pub const TOKEN_NAME_TAKEN: &str = "TokenNameTaken";
-    /// The Secret holds this machine's shared secret.
-    pub const SECRET_READABLE: &str = "SecretReadable";
-    /// `machineTokenSecretName` names no Secret in this namespace.
-    pub const SECRET_MISSING: &str = "SecretMissing";
-    /// The Secret is not of type `rancheros.cattle.io/token`, or holds no `token`.
-    pub const SECRET_MALFORMED: &str = "SecretMalformed";
-    /// Another machine has the same shared secret; neither is believed.
-    pub const SECRET_NOT_UNIQUE: &str = "SecretNotUnique";
-    // ManagedOSImage
-    /// `osImage` is empty: there is nothing to upgrade to.
-    pub const NO_IMAGE: &str = "NoImage";
-    /// The spec cannot be carried out; the message names the field.
-    pub const INVALID_SPEC: &str = "InvalidSpec";
-    /// `cloudConfig` holds a secret, which others could read in a Bundle.
-    pub const SECRET_IN_CLOUD_CONFIG: &str = "SecretInCloudConfig";
-    /// Neither Fleet's Bundles nor Plans are served, or not the ones that `engine` asks for.
-    pub const NO_ENGINE: &str = "NoEngine";
-    /// The API server refuses what is to be applied.
-    pub const NOT_ACCEPTED: &str = "NotAccepted";
-    /// Fleet has not applied the Bundle everywhere yet.
-    pub const NOT_APPLIED: &str = "NotApplied";
-    /// `targets` select no cluster.
-    pub const NO_TARGET_MATCHED: &str = "NoTargetMatched";
-    /// `nodeSelector` selects no node.
-    pub const NO_NODE_MATCHED: &str = "NoNodeMatched";
-    /// Which release the image holds is not known: set `spec.release`.
-    pub const RELEASE_UNKNOWN: &str = "ReleaseUnknown";
-    /// `concurrency` is 0, or the roll-out is paused.
-    pub const PAUSED: &str = "Paused";
-    /// Nodes are being upgraded.
-    pub const PROGRESSING: &str = "Progressing";
-    /// Applied; no node has begun yet.
-    pub const APPLIED_NOT_UPGRADED: &str = "AppliedNotUpgraded";
-    /// Nothing has moved for longer than an upgrade takes.
-    pub const STUCK: &str = "Stuck";
-    /// A node could not be upgraded; `status.nodes` says which.
-    pub const FAILED: &str = "Failed";
-    /// Every node concerned runs the release and is healthy.
-    pub const UPGRADED: &str = "Upgraded";
+    words! {
+        // MachineRegistration
+        /// Machines can register.
+        pub const AVAILABLE: &str = "Available";
+        /// `machineName`, a label or an annotation is not a template that can be filled in.
+        pub const INVALID_TEMPLATE: &str = "InvalidTemplate";
+        /// `cloudConfig` does not fit into an answer.
+        pub const CLOUD_CONFIG_TOO_LARGE: &str = "CloudConfigTooLarge";
+        /// `expiresAt` has passed.
+        pub const EXPIRED: &str = "Expired";
+        /// `maxMachines` have come.
+        pub const FULL: &str = "Full";
+        /// The Secret with trusted authorities does not exist.
+        pub const TRUST_MISSING: &str = "TrustedCAsMissing";
+        /// The Secret with trusted authorities holds something else.
+        pub const TRUST_MALFORMED: &str = "TrustedCAsMalformed";
+        // MachineInventory
+        /// Made by hand; the machine has not come.
+        pub const EXPECTED: &str = "Expected";
+        /// `tpmHash` is no TPM hash.
+        pub const MALFORMED_IDENTITY: &str = "MalformedIdentity";
+        /// The machine has an older inventory.
+        pub const DUPLICATE_IDENTITY: &str = "DuplicateIdentity";
+        /// Somebody must set `spec.approved`.
+        pub const APPROVAL_PENDING: &str = "ApprovalPending";
+        /// The machine may have its configuration.
+        pub const APPROVED: &str = "Approved";
+        /// The machine proved that it has its TPM.
+        pub const ATTESTED: &str = "Attested";
+        /// Registered, and not installed yet.
+        pub const NOT_INSTALLED: &str = "NotInstalled";
+        /// The installation runs; the message says how far it is.
+        pub const INSTALLING: &str = "Installing";
+        /// The disk holds the release and was read back.
+        pub const INSTALLED: &str = "Installed";
+        /// Installed, and not started from its disk yet.
+        pub const NOT_BOOTED: &str = "NotBooted";
+        /// Started from its disk.
+        pub const BOOTED: &str = "Booted";
+        /// The installed system says that it is well.
+        pub const HEALTHY: &str = "Healthy";
+        /// The installed system has not said that it is well.
+        pub const NOT_HEALTHY: &str = "NotHealthy";
+        /// The installation failed; `status.failure` says why.
+        pub const INSTALLATION_FAILED: &str = "InstallationFailed";
+        /// The machine proved who it is, and fetched its configuration.
+        pub const IDENTIFIED: &str = "Identified";
+        /// The cluster's token for this machine is there.
+        pub const TOKEN_ISSUED: &str = "TokenIssued";
+        /// No clusters of Rancher are served by this API server.
+        pub const RANCHER_NOT_INSTALLED: &str = "RancherNotInstalled";
+        /// The operator may not read clusters or make tokens; the chart's rights are too few.
+        pub const NOT_PERMITTED: &str = "NotPermitted";
+        /// `clusterName` names no Cluster in this namespace.
+        pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";
+        /// Rancher does not manage the Cluster yet.
+        pub const CLUSTER_NOT_READY: &str = "ClusterNotReady";
+        /// Rancher has not issued the token yet.
+        pub const TOKEN_NOT_ISSUED: &str = "TokenNotIssued";
+        /// A token of this name is not the machine's; delete it.
+        pub const TOKEN_NAME_TAKEN: &str = "TokenNameTaken";
+        /// The Secret holds this machine's shared secret.
+        pub const SECRET_READABLE: &str = "SecretReadable";
+        /// `machineTokenSecretName` names no Secret in this namespace.
+        pub const SECRET_MISSING: &str = "SecretMissing";
+        /// The Secret is not of type `rancheros.cattle.io/token`, or holds no `token`.
+        pub const SECRET_MALFORMED: &str = "SecretMalformed";
+        /// Another machine has the same shared secret; neither is believed.
+        pub const SECRET_NOT_UNIQUE: &str = "SecretNotUnique";
+        // ManagedOSImage
+        /// `osImage` is empty: there is nothing to upgrade to.
+        pub const NO_IMAGE: &str = "NoImage";
+        /// The spec cannot be carried out; the message names the field.
+        pub const INVALID_SPEC: &str = "InvalidSpec";
+        /// `cloudConfig` holds a secret, which others could read in a Bundle.
+        pub const SECRET_IN_CLOUD_CONFIG: &str = "SecretInCloudConfig";
+        /// Neither Fleet's Bundles nor Plans are served, or not the ones that `engine` asks for.
+        pub const NO_ENGINE: &str = "NoEngine";
+        /// The API server refuses what is to be applied.
+        pub const NOT_ACCEPTED: &str = "NotAccepted";
+        /// Fleet has not applied the Bundle everywhere yet.
+        pub const NOT_APPLIED: &str = "NotApplied";
+        /// `targets` select no cluster.
+        pub const NO_TARGET_MATCHED: &str = "NoTargetMatched";
+        /// `nodeSelector` selects no node.
+        pub const NO_NODE_MATCHED: &str = "NoNodeMatched";
+        /// Which release the image holds is not known: set `spec.release`.
+        pub const RELEASE_UNKNOWN: &str = "ReleaseUnknown";
+        /// `concurrency` is 0, or the roll-out is paused.
+        pub const PAUSED: &str = "Paused";
+        /// Nodes are being upgraded.
+        pub const PROGRESSING: &str = "Progressing";
+        /// Applied; no node has begun yet.
+        pub const APPLIED_NOT_UPGRADED: &str = "AppliedNotUpgraded";
+        /// Nothing has moved for longer than an upgrade takes.
+        pub const STUCK: &str = "Stuck";
+        /// A node could not be upgraded; `status.nodes` says which.
+        pub const FAILED: &str = "Failed";
+        /// Every node concerned runs the release and is healthy.
+        pub const UPGRADED: &str = "Upgraded";
+    }
+}
+
+/// Messages of conditions that most machines have.
+pub mod message {
+    words! {
+        pub const HOLDS_ITS_KEYS: &str = "its TPM holds the keys it showed";
+        pub const HAS_ITS_SECRET: &str = "it has the shared secret of its inventory";
+        pub const INSTALLATION_FOLLOWS: &str = "registered; the installation follows";
+        pub const READ_BACK: &str = "written and read back";
+        pub const FIRST_BOOT_FOLLOWS: &str = "installed; the first boot from its disk follows";
+        pub const NOT_COME_YET: &str = "the machine has not registered yet";
+    }
 }
 
 /// The definitions of all kinds, as `ros-operator crd` prints them and as the chart installs them: file name, object.

@@ -7,7 +7,7 @@
 //! ```
 
 use crate::crd::{
-    AttestationStatus, Conditions, MachineInventoryStatus, OsStatus, Phase, condition_type as types, reason,
+    AttestationStatus, Conditions, MachineInventoryStatus, OsStatus, Phase, condition_type as types, message, reason,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::hardware::{Address, Hardware};
@@ -54,14 +54,14 @@ pub fn after(
     match step {
         Step::Registered { approved, hardware, attestation, addresses } => {
             match attestation {
-                Some(_) => put(types::REGISTERED, true, reason::ATTESTED, "its TPM holds the keys it showed"),
-                None => put(types::REGISTERED, true, reason::IDENTIFIED, "it has the shared secret of its inventory"),
+                Some(_) => put(types::REGISTERED, true, reason::ATTESTED, message::HOLDS_ITS_KEYS),
+                None => put(types::REGISTERED, true, reason::IDENTIFIED, message::HAS_ITS_SECRET),
             }
             put(types::INSTALLED, false, reason::NOT_INSTALLED, "");
             put(types::BOOTED, false, reason::NOT_BOOTED, "");
             if approved {
                 put(types::APPROVED, true, reason::APPROVED, "");
-                put(types::READY, false, reason::NOT_INSTALLED, "registered; the installation follows");
+                put(types::READY, false, reason::NOT_INSTALLED, message::INSTALLATION_FOLLOWS);
                 status.phase = Some(Phase::Registered);
             } else {
                 let message = "set spec.approved to true to let it have its configuration";
@@ -94,8 +94,8 @@ pub fn after(
             status.failure = None;
         }
         Step::Installed => {
-            put(types::INSTALLED, true, reason::INSTALLED, "written and read back");
-            put(types::READY, false, reason::NOT_BOOTED, "installed; the first boot from its disk follows");
+            put(types::INSTALLED, true, reason::INSTALLED, message::READ_BACK);
+            put(types::READY, false, reason::NOT_BOOTED, message::FIRST_BOOT_FOLLOWS);
             status.phase = Some(Phase::Installed);
             status.failure = None;
         }
@@ -110,7 +110,7 @@ pub fn after(
             status.addresses = Some(report.addresses.clone());
             if report.slot != Slot::Live {
                 let what = format!("release {} from slot {}", report.version, report.slot);
-                put(types::INSTALLED, true, reason::INSTALLED, "written and read back");
+                put(types::INSTALLED, true, reason::INSTALLED, message::READ_BACK);
                 put(types::BOOTED, true, reason::BOOTED, &what);
                 let ready = report.healthy && report.slot != Slot::Recovery;
                 if ready {

@@ -5,7 +5,7 @@
 //! in one breath are one write.
 
 use crate::context::Context;
-use crate::crd::{AttestationStatus, Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type};
+use crate::crd::{AttestationStatus, Conditions, MachineInventory, MachineInventoryStatus, Phase, Text, condition_type};
 use crate::digest::Digest;
 use crate::enroll::machine_name::CANDIDATES;
 use crate::enroll::record::Record;
@@ -151,7 +151,7 @@ pub struct Ledger {
     /// What is to be written, if that is not all written.
     noted: Option<MachineInventoryStatus>,
     /// Phases gone through since the last write, with what is to be told of each.
-    phases: Vec<(Phase, String)>,
+    phases: Vec<(Phase, Text)>,
 }
 
 impl Ledger {

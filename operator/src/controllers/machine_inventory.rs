@@ -11,7 +11,7 @@ use super::watch::keep_watching;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::client::FIELD_MANAGER;
 use crate::context::Context;
-use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, reason};
+use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, message, reason};
 use crate::inventory_index::KnownMachine;
 use crate::machine_life::status_patch;
 use crate::seen_inventory::SeenInventory;
@@ -138,7 +138,7 @@ fn validate(machine: &KnownMachine, first: Option<&KnownMachine>, now: i64) -> F
     if let Some(first) = first.filter(|first| first.uid != machine.uid) {
         return Finding::Duplicate(format!("{}/{}", first.namespace, first.name));
     }
-    let stalled = machine.status.conditions.find(condition_type::STALLED).map(|condition| condition.reason.as_str());
+    let stalled = machine.status.conditions.find(condition_type::STALLED).map(|condition| &*condition.reason);
     let resolved = matches!(stalled, Some(reason::MALFORMED_IDENTITY | reason::DUPLICATE_IDENTITY));
     match machine.status.phase {
         None if machine.registration.is_some() && machine.age(now) < STATUS_GRACE => Finding::TooEarly,
@@ -169,7 +169,7 @@ fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInvent
             status.phase = Some(Phase::Registered);
         }
         Finding::Expected => {
-            say(false, reason::EXPECTED, "the machine has not registered yet");
+            say(false, reason::EXPECTED, message::NOT_COME_YET);
             status.phase = Some(Phase::Expected);
         }
         Finding::MalformedIdentity => {
@@ -221,7 +221,7 @@ mod tests {
         machine
     }
     fn reason_of(machine: &KnownMachine, finding: &Finding) -> Option<String> {
-        build(machine, finding, &now()).conditions.find(condition_type::READY).map(|ready| ready.reason.clone())
+        build(machine, finding, &now()).conditions.find(condition_type::READY).map(|ready| ready.reason.to_string())
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Conditions as kstatus reads them, in a list keyed by type.
 
+use super::Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,15 +12,15 @@ use serde::{Deserialize, Serialize};
 pub struct Condition {
     /// Which aspect; at most one condition of each type.
     #[serde(rename = "type")]
-    pub type_: String,
+    pub type_: Text,
     /// Whether it holds.
     pub status: ConditionStatus,
     /// CamelCase, stable; scripts may count on it.
     #[serde(default)]
-    pub reason: String,
+    pub reason: Text,
     /// For a person: what, which, and what to do next.
     #[serde(default)]
-    pub message: String,
+    pub message: Text,
     /// When `status` last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transition_time: Option<Time>,
@@ -62,10 +63,10 @@ impl Conditions for Vec<Condition> {
         let status = ConditionStatus::from(holds);
         let unchanged = self.find(type_).filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
         let condition = Condition {
-            type_: type_.to_owned(),
+            type_: type_.into(),
             status,
-            reason: reason.to_owned(),
-            message: message.to_owned(),
+            reason: reason.into(),
+            message: message.into(),
             last_transition_time: Some(unchanged.unwrap_or_else(|| now.clone())),
             observed_generation: generation,
         };
@@ -104,6 +105,6 @@ mod tests {
     #[test]
     fn the_first_releases_conditions_are_readable() {
         let old: Condition = serde_json::from_str(r#"{"type":"Ready","status":"True","lastUpdateTime":"x"}"#).unwrap();
-        assert_eq!((old.status, old.reason.as_str()), (ConditionStatus::True, ""));
+        assert_eq!((old.status, &*old.reason), (ConditionStatus::True, ""));
     }
 }

@@ -116,7 +116,7 @@ mod tests {
         let mut status = MachineInventoryStatus::default();
         tell(&machine, &standing, &mut status, &context.now());
         let condition = status.conditions.find(condition_type::SHARED_SECRET)?;
-        Some((condition.reason.clone(), condition.message.clone()))
+        Some((condition.reason.to_string(), condition.message.to_string()))
     }
 
     #[tokio::test]

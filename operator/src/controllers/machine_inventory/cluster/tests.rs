@@ -36,7 +36,7 @@ impl Scene {
         let machine = self.context.inventories.get("n", "a").unwrap();
         let mut status = machine.status.clone();
         tell(&machine, &standing, &mut status, &self.context.now());
-        let reason = status.conditions.find(condition_type::ASSIGNED).map(|condition| condition.reason.clone());
+        let reason = status.conditions.find(condition_type::ASSIGNED).map(|condition| condition.reason.to_string());
         self.keep(status).await;
         reason.unwrap_or_default()
     }
