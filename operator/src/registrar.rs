@@ -226,7 +226,7 @@ impl Ledger {
 /// another connection, in the same moment: the one that is there is taken.
 async fn make(
     context: &Context,
-    record: &Record,
+    record: &Record<'_>,
     hash: &TpmHash,
     approved: bool,
 ) -> Result<Arc<KnownMachine>, Refusal> {
@@ -250,7 +250,7 @@ async fn make(
 /// Brings labels, annotations and SMBIOS up to date. `None`: the inventory is gone.
 async fn update(
     context: &Context,
-    record: &Record,
+    record: &Record<'_>,
     known: Arc<KnownMachine>,
 ) -> Result<Option<Arc<KnownMachine>>, Refusal> {
     let Some(patch) = record.patch(&known) else { return Ok(Some(known)) };

@@ -12,18 +12,18 @@ use std::collections::BTreeMap;
 
 /// What a registration says about one machine, its templates filled in.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record {
+pub struct Record<'a> {
     namespace: String,
     registration: String,
     /// The name template, filled in but not yet made a name.
     name: Rendered,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
-    smbios: Map<String, Value>,
+    smbios: &'a SmbiosDocument,
 }
 
-impl Record {
-    pub fn new(registration: &Registration, templates: &Templates, smbios: &SmbiosDocument) -> Self {
+impl<'a> Record<'a> {
+    pub fn new(registration: &Registration, templates: &Templates, smbios: &'a SmbiosDocument) -> Self {
         let labels = templates.labels.iter();
         let labels = labels.map(|(key, template)| (key.clone(), template.render(smbios).to_label_value()));
         let annotations = templates.annotations.iter();
@@ -35,7 +35,7 @@ impl Record {
             name: templates.machine_name.render(smbios),
             labels: labels.collect(),
             annotations: annotations.collect(),
-            smbios: smbios_fields(smbios),
+            smbios,
         }
     }
 
@@ -44,7 +44,7 @@ impl Record {
     pub fn object(&self, hash: &TpmHash, approved: bool, candidate: usize) -> MachineInventory {
         let spec = MachineInventorySpec {
             tpm_hash: Some(hash.to_string()),
-            smbios: (!self.smbios.is_empty()).then(|| self.smbios.clone()),
+            smbios: (!self.smbios.0.is_empty()).then(|| fields(self.smbios)),
             approved: (!approved).then_some(false),
             ..MachineInventorySpec::default()
         };
@@ -74,18 +74,18 @@ impl Record {
         if !self.labels.is_empty() {
             patch["metadata"]["labels"] = json!(self.labels);
         }
-        if !self.smbios.is_empty() {
+        if !self.smbios.0.is_empty() {
             patch["spec"] = json!({"smbios": self.smbios});
         }
         Some(patch)
     }
 
     fn digest(&self) -> String {
-        Digest::of(&(&self.labels, &self.annotations, &self.smbios)).to_string()
+        Digest::of(&(&self.labels, &self.annotations, self.smbios)).to_string()
     }
 }
 
-fn smbios_fields(smbios: &SmbiosDocument) -> Map<String, Value> {
+fn fields(smbios: &SmbiosDocument) -> Map<String, Value> {
     match serde_json::to_value(smbios) {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),
@@ -97,15 +97,17 @@ mod tests {
     use super::*;
     use kube::ResourceExt;
 
-    fn record(serial: &str) -> Record {
+    fn smbios(serial: &str) -> SmbiosDocument {
+        serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap()
+    }
+    fn record(smbios: &SmbiosDocument) -> Record<'_> {
         let spec = serde_json::from_value(json!({
             "machineInventoryLabels": {"serial": "${System Information/Serial Number}"},
             "machineInventoryAnnotations": {"note": "from ${System Information/Serial Number}"},
         }));
         let registration = Registration::for_tests("n", "door", spec.unwrap());
-        let smbios = serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap();
         let templates = registration.templates.clone().unwrap();
-        Record::new(&registration, &templates, &smbios)
+        Record::new(&registration, &templates, smbios)
     }
     fn hash() -> TpmHash {
         TpmHash::of_public_key(b"k")
@@ -113,20 +115,23 @@ mod tests {
 
     #[test]
     fn an_inventory_is_made_of_registration_and_machine() {
-        let object = record("No 42!").object(&hash(), true, 0);
+        let object = record(&smbios("No 42!")).object(&hash(), true, 0);
         assert_eq!(object.labels()["serial"], "No-42");
         assert_eq!(object.annotations()["note"], "from No 42!");
         assert_eq!(object.annotations()[REGISTRATION_ANNOTATION], "door");
         assert_eq!(object.spec.tpm_hash(), Some(hash()));
-        assert_eq!((object.spec.approved, record("x").object(&hash(), false, 0).spec.approved), (None, Some(false)));
+        assert_eq!(
+            (object.spec.approved, record(&smbios("x")).object(&hash(), false, 0).spec.approved),
+            (None, Some(false))
+        );
         assert!(object.name_any().starts_with("m-no-42-"), "{}", object.name_any());
     }
 
     #[test]
     fn what_is_recorded_is_not_written_again() {
-        let known = KnownMachine::of(record("1").object(&hash(), true, 0));
-        assert_eq!(record("1").patch(&known), None);
-        let patch = record("2").patch(&known).unwrap();
+        let known = KnownMachine::of(record(&smbios("1")).object(&hash(), true, 0));
+        assert_eq!(record(&smbios("1")).patch(&known), None);
+        let patch = record(&smbios("2")).patch(&known).unwrap();
         assert_eq!(patch["metadata"]["labels"]["serial"], "2");
         assert_eq!(patch["spec"]["smbios"]["System Information"]["Serial Number"], "2");
         assert!(patch["spec"].get("tpmHash").is_none());
