@@ -102,6 +102,12 @@ impl InventoryIndex {
         })
     }
 
+    /// The machines of which no phase is known, in no order.
+    pub fn without_phase(&self) -> Vec<Arc<KnownMachine>> {
+        let none = |machine: &&Arc<KnownMachine>| machine.status.phase.is_none();
+        self.read(|maps| maps.by_key.values().filter(none).cloned().collect())
+    }
+
     /// Drops an object that is gone: because the watch says so, or because a write found it so.
     pub fn forget(&self, namespace: &str, name: &str) {
         self.write(|maps| maps.remove(&(namespace.to_owned(), name.to_owned())));

@@ -43,10 +43,9 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
     let (reader, writer) = store();
     let index = context.clone();
     let all = Api::<SeenInventory>::all(context.client.clone());
-    let names = keep_watching(all, watcher::Config::default().page_size(PAGE), "MachineInventory")
-        .flat_map(move |event| stream::iter(looks::looks(&index, event)))
-        .reflect(writer)
-        .applied_objects();
+    let told = keep_watching(all, watcher::Config::default().page_size(PAGE), "MachineInventory")
+        .flat_map(move |event| stream::iter(looks::looks(&index, event)));
+    let names = stream::select(told, looks::left_without_status(context.clone())).reflect(writer).applied_objects();
     let controller = Controller::for_stream(names, reader)
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(4))
         .reconcile_on(changed_secrets(context.clone()))

@@ -1,13 +1,15 @@
 //! Which inventories the controller must look at: of a fleet that is well, next to none.
 
-use super::{Finding, Name, build, cluster, secret, validate};
+use super::{Finding, Name, STATUS_GRACE, build, cluster, secret, validate};
 use crate::context::Context;
 use crate::inventory_index::KnownMachine;
 use crate::seen_inventory::SeenInventory;
+use futures::{Stream, StreamExt, stream};
 use kube::api::ObjectMeta;
 use kube::runtime::watcher;
 use protocol::TpmHash;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Enters what the watch says into the index; gives the objects of which something must be said, and takes away those
 /// that are settled: of a fleet, nearly all.
@@ -53,6 +55,20 @@ pub(super) fn looks(
     events.into_iter().map(Ok).collect()
 }
 
+/// Those that the server made and gave no status, as soon as it will not do so any more. Each is told of again until it
+/// has one; the many that have it a moment later cost the controller nothing.
+pub(super) fn left_without_status(context: Arc<Context>) -> impl Stream<Item = watcher::Result<watcher::Event<Name>>> {
+    let machines = stream::unfold(context, |context| async {
+        tokio::time::sleep(Duration::from_secs(STATUS_GRACE.unsigned_abs())).await;
+        let now = context.now().0.as_second();
+        let left = context.inventories.without_phase();
+        let left = left.into_iter().filter(|machine| validate(machine, None, now) == Finding::Unrecorded);
+        let looks: Vec<_> = left.map(|machine| Ok(watcher::Event::Apply(name_of(&machine)))).collect();
+        Some((stream::iter(looks), context))
+    });
+    machines.flatten()
+}
+
 fn name_of(machine: &KnownMachine) -> Name {
     Name {
         types: None,
@@ -65,7 +81,7 @@ fn name_of(machine: &KnownMachine) -> Name {
     }
 }
 
-/// Whether a reconciliation would find nothing to do, now or later.
+/// Whether a reconciliation would find nothing to do, now or later, but for what [`left_without_status`] tells of.
 fn is_settled(machine: &KnownMachine, context: &Context) -> bool {
     if machine.deleting || !machine.finalizers.is_empty() || machine.cluster().is_some() || machine.secret().is_some() {
         return false;
@@ -74,7 +90,7 @@ fn is_settled(machine: &KnownMachine, context: &Context) -> bool {
     let now = context.now();
     let finding = validate(machine, first.as_deref(), now.0.as_second());
     if finding != Finding::Nothing {
-        return false;
+        return finding == Finding::TooEarly;
     }
     let mut status = build(machine, &finding, &now);
     cluster::tell(machine, &cluster::Standing::Unassigned, &mut status, &now);
@@ -88,6 +104,8 @@ mod tests {
     use crate::crd::{MachineInventory, Phase};
     use crate::fixtures::{self, FakeApi};
     use crate::inventory_index::InventoryIndex;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::SignedDuration;
     use kube::ResourceExt;
     use serde_json::json;
     use watcher::Event;
@@ -161,5 +179,24 @@ mod tests {
         assert_eq!(handed_on(&context, Event::InitApply(b)), [] as [&str; 0]);
         assert_eq!(handed_on(&context, Event::InitApply(a)), [] as [&str; 0]);
         assert_eq!(handed_on(&context, Event::InitDone), ["look at a", "look at b", "done"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_was_given_no_status_is_looked_at_when_none_will_come() {
+        let context = Arc::new(fixtures::context(&FakeApi::default()));
+        let made = |name: &str, hash, seconds_ago: i64| {
+            let mut object = machine(name, hash, None);
+            let door = (crate::crd::REGISTRATION_ANNOTATION.to_owned(), "door".to_owned());
+            object.metadata.annotations = Some([door].into());
+            let time = context.now().0.checked_sub(SignedDuration::from_secs(seconds_ago)).unwrap();
+            object.metadata.creation_timestamp = Some(Time(time));
+            object
+        };
+        assert_eq!(handed_on(&context, Event::Apply(made("a", 'a', STATUS_GRACE - 1))), ["leave a"]);
+        assert_eq!(handed_on(&context, Event::Apply(made("b", 'b', STATUS_GRACE))), ["look at b"]);
+        assert_eq!(handed_on(&context, Event::Apply(machine("c", 'c', Some(Phase::Ready)))), ["leave c"]);
+        let mut left = std::pin::pin!(left_without_status(context.clone()));
+        let Some(Ok(Event::Apply(name))) = left.next().await else { panic!("an object to look at") };
+        assert_eq!(name.name_any(), "b");
     }
 }
