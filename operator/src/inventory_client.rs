@@ -4,8 +4,10 @@
 
 use crate::client::FIELD_MANAGER;
 use crate::crd::MachineInventory;
-use crate::seen_inventory::SeenInventory;
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use crate::seen_inventory::{SeenInventory, SeenMetadata};
+use axum::http;
+use axum::http::header::{ACCEPT, HeaderValue};
+use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::Request;
 use kube::{Client, Resource, ResourceExt};
 use protocol::{Refusal, RefusalCode, TpmHash};
@@ -20,9 +22,15 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// When a machine should come back while the API server is away, in seconds.
 const RETRY_AFTER: u64 = 15;
 
+/// What is asked for in answer to a write, of an object that is known but for its metadata: half of the API server's
+/// work with the answer, and of ours, is the rest of it.
+const METADATA: HeaderValue =
+    HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json;q=0.5");
+
 /// What became of an attempt to make an inventory.
 #[derive(Debug)]
 pub enum Made {
+    /// As it was sent, with the metadata that it was given.
     New(Box<MachineInventory>),
     /// One of that name is there, of this machine or of another.
     Taken(Box<MachineInventory>),
@@ -46,10 +54,13 @@ impl InventoryClient {
         Self { client, places: Semaphore::new(AT_ONCE) }
     }
 
-    pub async fn make(&self, object: &MachineInventory) -> Result<Made, Refusal> {
+    pub async fn make(&self, mut object: MachineInventory) -> Result<Made, Refusal> {
         let namespace = object.namespace().unwrap_or_default();
-        match self.timed(self.create(&namespace, object)).await {
-            Ok(made) => Ok(Made::New(Box::new(made.0))),
+        match self.timed(self.create(&namespace, &object)).await {
+            Ok(SeenMetadata(metadata)) => {
+                object.metadata = metadata;
+                Ok(Made::New(Box::new(object)))
+            }
             Err(Failed::Api(status)) if status.is_already_exists() => {
                 let api = Api::<SeenInventory>::namespaced(self.client.clone(), &namespace);
                 let there = self.timed(api.get(&object.name_any())).await.map_err(Refusal::from)?;
@@ -59,12 +70,19 @@ impl InventoryClient {
         }
     }
 
-    /// Sends the whole object, and reads of the answer what is of interest.
-    async fn create(&self, namespace: &str, object: &MachineInventory) -> kube::Result<SeenInventory> {
+    async fn create(&self, namespace: &str, object: &MachineInventory) -> kube::Result<SeenMetadata> {
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
         let collection = Request::new(SeenInventory::url_path(&(), Some(namespace)));
-        let request = collection.create(&parameters, body).map_err(kube::Error::BuildRequest)?;
+        self.write(collection.create(&parameters, body)).await
+    }
+
+    async fn write(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> kube::Result<SeenMetadata> {
+        let mut request = request.map_err(kube::Error::BuildRequest)?;
+        request.headers_mut().insert(ACCEPT, METADATA);
         self.client.request(request).await
     }
 
@@ -82,18 +100,14 @@ impl InventoryClient {
     /// Applies a JSON merge patch to the object, without its status.
     pub async fn patch(&self, namespace: &str, name: &str, patch: &Value) -> Result<MachineInventory, WriteError> {
         let api = Api::<SeenInventory>::namespaced(self.client.clone(), namespace);
-        written(self.timed(api.patch(name, &parameters(), &Patch::Merge(patch))).await)
+        written(self.timed(api.patch(name, &parameters(), &Patch::Merge(patch))).await).map(|seen| seen.0)
     }
 
-    /// Applies a JSON merge patch to the object's status.
-    pub async fn patch_status(
-        &self,
-        namespace: &str,
-        name: &str,
-        patch: &Value,
-    ) -> Result<MachineInventory, WriteError> {
-        let api = Api::<SeenInventory>::namespaced(self.client.clone(), namespace);
-        written(self.timed(api.patch_status(name, &parameters(), &Patch::Merge(patch))).await)
+    /// Applies a JSON merge patch to the object's status. The answer: its metadata.
+    pub async fn patch_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<ObjectMeta, WriteError> {
+        let collection = Request::new(SeenInventory::url_path(&(), Some(namespace)));
+        let request = collection.patch_subresource("status", name, &parameters(), &Patch::Merge(patch));
+        written(self.timed(self.write(request)).await).map(|metadata| metadata.0)
     }
 
     /// One request, when it is its turn.
@@ -115,8 +129,8 @@ fn parameters() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
-fn written(result: Result<SeenInventory, Failed>) -> Result<MachineInventory, WriteError> {
-    result.map(|seen| seen.0).map_err(|error| match error {
+fn written<T>(result: Result<T, Failed>) -> Result<T, WriteError> {
+    result.map_err(|error| match error {
         Failed::Api(status) if status.is_not_found() => WriteError::Gone,
         error => WriteError::Refused(error.into()),
     })

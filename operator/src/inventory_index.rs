@@ -1,7 +1,7 @@
 //! Every MachineInventory as the server needs it, found in constant time by machine or by name.
 //!
 //! Fed by one watch. What is large and rarely needed (SMBIOS, hardware) is kept as a digest, so that a fleet's index
-//! is small. What the server itself writes is entered at once; the watch's later word of it changes nothing.
+//! is small. What the server itself writes is entered at once; the watch's later word of it is the true one.
 
 mod count;
 mod known_machine;
@@ -44,6 +44,12 @@ impl InventoryIndex {
         let machine = Arc::new(KnownMachine::of(object));
         self.write(|maps| maps.insert(machine.clone()));
         machine
+    }
+
+    /// Enters what an own write made of an object as far as that is known: what was sent, and the version in the answer.
+    /// The watch's word for the same version replaces it.
+    pub fn assume(&self, machine: KnownMachine) -> Arc<KnownMachine> {
+        self.write(|maps| maps.assume(machine))
     }
 
     /// Whether the first listing is through: before that, absence means nothing.
@@ -138,6 +144,7 @@ impl InventoryIndex {
 mod tests {
     use super::*;
     use crate::crd::{MachineInventoryStatus, OsStatus, REGISTRATION_ANNOTATION};
+    use kube::api::ObjectMeta;
 
     fn hash(n: u8) -> TpmHash {
         TpmHash::of_public_key(&[n])
@@ -194,6 +201,27 @@ mod tests {
         index.enter(object("a", 1, 10));
         assert_eq!(index.get("n", "a").unwrap().approved, None);
         assert_eq!(taken(&index, "door"), 1);
+    }
+
+    #[test]
+    fn what_an_own_write_is_assumed_to_have_made_lasts_until_it_is_seen() {
+        let index = InventoryIndex::default();
+        let before = index.enter(object("a", 1, 3));
+        let assume = |version: &str| {
+            let status = MachineInventoryStatus { phase: Some(Phase::Booted), ..MachineInventoryStatus::default() };
+            let written = ObjectMeta { resource_version: Some(version.to_owned()), ..ObjectMeta::default() };
+            index.assume(before.with_status(status, &written)).status.phase
+        };
+        let see = |version, phase| {
+            let mut object = object("a", 1, version);
+            object.status = Some(MachineInventoryStatus { phase, ..MachineInventoryStatus::default() });
+            index.enter(object);
+            index.get("n", "a").unwrap().status.phase
+        };
+        assert_eq!((assume("9"), see(8, None)), (Some(Phase::Booted), Some(Phase::Booted)));
+        assert_eq!(see(9, Some(Phase::Ready)), Some(Phase::Ready), "of the same version what is seen counts");
+        assert_eq!(assume("9"), Some(Phase::Ready), "an answer that comes after the watch's word");
+        assert_eq!((assume("10"), taken(&index, "door")), (Some(Phase::Booted), 1));
     }
 
     #[test]

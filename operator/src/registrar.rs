@@ -5,7 +5,9 @@
 //! in one breath are one write.
 
 use crate::context::Context;
-use crate::crd::{AttestationStatus, Conditions, MachineInventory, MachineInventoryStatus, Phase, Text, condition_type};
+use crate::crd::{
+    AttestationStatus, Conditions, MachineInventory, MachineInventoryStatus, Phase, Text, condition_type,
+};
 use crate::digest::Digest;
 use crate::enroll::machine_name::CANDIDATES;
 use crate::enroll::record::Record;
@@ -204,12 +206,14 @@ impl Ledger {
         };
         context.metrics.writes.inc();
         match context.inventory_client.patch_status(&machine.namespace, &machine.name, &patch).await {
-            Ok(object) => {
+            // Made anew by somebody under the same name: this machine's is gone.
+            Ok(metadata) if metadata.uid.as_deref().unwrap_or_default() != machine.uid => Err(unknown()),
+            Ok(metadata) => {
                 for (phase, message) in self.phases.drain(..) {
                     let warning = phase == Phase::Failed;
                     context.events.tell(reference(machine), warning, &format!("{phase:?}"), &message);
                 }
-                self.machine = context.inventories.enter(object);
+                self.machine = context.inventories.assume(machine.with_status(status, &metadata));
                 self.noted = None;
                 Ok(())
             }
@@ -233,9 +237,9 @@ async fn make(
     for candidate in 0..CANDIDATES {
         let object = record.object(hash, approved, candidate);
         context.metrics.writes.inc();
-        match context.inventory_client.make(&object).await? {
-            Made::New(made) => return Ok(context.inventories.enter(*made)),
-            Made::Taken(there) if there.spec.tpm_hash() == object.spec.tpm_hash() => {
+        match context.inventory_client.make(object).await? {
+            Made::New(made) => return Ok(context.inventories.assume(KnownMachine::of(*made))),
+            Made::Taken(there) if there.spec.tpm_hash().as_ref() == Some(hash) => {
                 return Ok(context.inventories.enter(*there));
             }
             Made::Taken(_) => continue,

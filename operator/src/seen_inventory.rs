@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug)]
 pub struct SeenInventory(pub MachineInventory);
 
+/// Of an object just its metadata, without `managedFields`: of the whole one, or of a `PartialObjectMetadata`.
+pub struct SeenMetadata(pub ObjectMeta);
+
 #[derive(Deserialize)]
 struct Object {
     metadata: Metadata,
@@ -51,7 +54,32 @@ struct Spec {
 impl<'de> Deserialize<'de> for SeenInventory {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Object { metadata, spec, status } = Object::deserialize(deserializer)?;
-        let metadata = ObjectMeta {
+        let spec = MachineInventorySpec {
+            tpm_hash: spec.tpm_hash,
+            tpm: spec.tpm,
+            smbios: None,
+            cluster_name: spec.cluster_name,
+            machine_token_secret_name: spec.machine_token_secret_name,
+            config: spec.config,
+            approved: spec.approved,
+        };
+        Ok(Self(MachineInventory { metadata: metadata.into(), spec, status }))
+    }
+}
+
+impl<'de> Deserialize<'de> for SeenMetadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: Metadata,
+        }
+        Ok(Self(Object::deserialize(deserializer)?.metadata.into()))
+    }
+}
+
+impl From<Metadata> for ObjectMeta {
+    fn from(metadata: Metadata) -> Self {
+        Self {
             namespace: metadata.namespace,
             name: metadata.name,
             uid: metadata.uid,
@@ -62,18 +90,8 @@ impl<'de> Deserialize<'de> for SeenInventory {
             finalizers: metadata.finalizers,
             labels: metadata.labels,
             annotations: metadata.annotations,
-            ..ObjectMeta::default()
-        };
-        let spec = MachineInventorySpec {
-            tpm_hash: spec.tpm_hash,
-            tpm: spec.tpm,
-            smbios: None,
-            cluster_name: spec.cluster_name,
-            machine_token_secret_name: spec.machine_token_secret_name,
-            config: spec.config,
-            approved: spec.approved,
-        };
-        Ok(Self(MachineInventory { metadata, spec, status }))
+            ..Self::default()
+        }
     }
 }
 
@@ -125,8 +143,9 @@ mod tests {
             "status": {"phase": "Ready", "conditions": [{"type": "Ready", "status": "True"}]},
         });
         let mut whole: MachineInventory = serde_json::from_value(object.clone()).unwrap();
+        let metadata: SeenMetadata = serde_json::from_value(object.clone()).unwrap();
         let seen: SeenInventory = serde_json::from_value(object).unwrap();
-        assert_eq!(seen.0.metadata.managed_fields, None);
+        assert_eq!((metadata.0, &seen.0.metadata.managed_fields), (seen.0.metadata.clone(), &None));
         assert!(whole.spec.smbios.take().is_some());
         assert_eq!((&seen.0.spec, &seen.0.metadata.labels), (&whole.spec, &whole.metadata.labels));
         assert_eq!(KnownMachine::of(seen.0), KnownMachine::of(whole));

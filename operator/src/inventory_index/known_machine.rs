@@ -6,6 +6,7 @@ use crate::crd::{
 };
 use crate::digest::Digest;
 use kube::ResourceExt;
+use kube::api::ObjectMeta;
 use protocol::TpmHash;
 
 /// A MachineInventory without its large parts.
@@ -35,6 +36,8 @@ pub struct KnownMachine {
     pub created: i64,
     /// 0 where it is not a number.
     pub resource_version: u64,
+    /// This is what an own write should have made of the object, and nobody has seen it yet.
+    pub assumed: bool,
 }
 
 /// How a machine is to join its cluster, and by what it may be told.
@@ -72,8 +75,16 @@ impl KnownMachine {
             status,
             hardware,
             created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
-            resource_version: resource_version(&object),
+            resource_version: resource_version(&object.metadata),
+            assumed: false,
         }
+    }
+
+    /// The machine after its status was written, as the metadata in the answer dates it. A field that `status` does not
+    /// hold is as it was, `hardware` too.
+    pub fn with_status(&self, mut status: MachineInventoryStatus, written: &ObjectMeta) -> Self {
+        let hardware = status.hardware.take().map(|hardware| Digest::of(&hardware)).or(self.hardware);
+        Self { status, hardware, resource_version: resource_version(written), ..self.clone() }
     }
 
     pub fn key(&self) -> Key {
@@ -112,8 +123,8 @@ impl KnownMachine {
 }
 
 /// Opaque in name, but compared as a number by Kubernetes' own clients; 0, for what is no number, lets everything pass.
-pub(super) fn resource_version(object: &MachineInventory) -> u64 {
-    object.metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
+pub(super) fn resource_version(metadata: &ObjectMeta) -> u64 {
+    metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 fn assignment(object: &mut MachineInventory) -> Option<Box<Assignment>> {

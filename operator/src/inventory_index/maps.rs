@@ -30,8 +30,12 @@ impl Maps {
     pub(super) fn recall(&mut self, object: &MachineInventory) -> Option<Arc<KnownMachine>> {
         let key = (object.namespace().unwrap_or_default(), object.name_any());
         let known = self.by_key.get(&key)?;
-        let version = known_machine::resource_version(object);
-        if version == 0 || version != known.resource_version || object.meta().uid.as_ref() != Some(&known.uid) {
+        let version = known_machine::resource_version(object.meta());
+        if known.assumed
+            || version == 0
+            || version != known.resource_version
+            || object.meta().uid.as_ref() != Some(&known.uid)
+        {
             return None;
         }
         let known = known.clone();
@@ -39,6 +43,19 @@ impl Maps {
             listing.insert(key);
         }
         Some(known)
+    }
+
+    /// Enters what an own write should have made of an object, unless that, or something newer, was seen meanwhile.
+    pub(super) fn assume(&mut self, machine: KnownMachine) -> Arc<KnownMachine> {
+        if let Some(known) = self.by_key.get(&machine.key())
+            && known.uid == machine.uid
+            && known.resource_version >= machine.resource_version
+        {
+            return known.clone();
+        }
+        let machine = Arc::new(KnownMachine { assumed: true, ..machine });
+        self.insert(machine.clone());
+        machine
     }
 
     pub(super) fn insert(&mut self, machine: Arc<KnownMachine>) {

@@ -93,7 +93,7 @@ async fn a_name_that_another_machine_has_is_lengthened() {
     let mut theirs = fixtures::inventory(name, json!({"tpmHash": TpmHash::of_public_key(b"b").as_str()}));
     theirs.metadata.resource_version = None;
     let scene = Scene::new(json!({"machineName": "edge"}));
-    scene.context.inventory_client.make(&theirs).await.unwrap();
+    scene.context.inventory_client.make(theirs).await.unwrap();
     let second = scene.register("a", "1").await.unwrap();
     assert!(second.starts_with(&format!("{namespace}/edge-")) && second.len() > first.len(), "{first} {second}");
 }
@@ -102,9 +102,7 @@ async fn a_name_that_another_machine_has_is_lengthened() {
 async fn a_machine_made_by_hand_is_adopted() {
     let scene = Scene::new(json!({"machineInventoryLabels": {"rack": "7"}}));
     let expected = fixtures::inventory("expected", json!({"tpm": TpmHash::of_public_key(b"a").as_str()}));
-    let Made::New(expected) = scene.context.inventory_client.make(&expected).await.unwrap() else {
-        panic!("it is new")
-    };
+    let Made::New(expected) = scene.context.inventory_client.make(expected).await.unwrap() else { panic!("it is new") };
     scene.context.inventories.enter(*expected);
     assert_eq!(scene.register("a", "1").await.unwrap(), "n/expected");
     let [object] = &scene.inventories()[..] else { panic!("one inventory") };
@@ -192,7 +190,7 @@ async fn a_machine_known_by_its_secret_is_recognised_and_never_made() {
     let stranger = Arc::new(KnownMachine { namespace: "other".into(), ..(*machine).clone() });
     assert_eq!(find_known(&scene.registration, &stranger).map(drop).unwrap_err().code, RefusalCode::UnknownMachine);
     let mut without = fixtures::inventory("by-hand", json!({}));
-    without.metadata.resource_version = Some("999".to_owned());
+    without.metadata.resource_version = Some("9999".to_owned());
     scene.context.inventories.enter(without);
     assert_eq!(register().await, Err(RefusalCode::UnknownMachine), "its inventory names no Secret any more");
 }

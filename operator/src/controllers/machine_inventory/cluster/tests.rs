@@ -45,7 +45,7 @@ impl Scene {
         let machine = self.context.inventories.get("n", "a").unwrap();
         if let Some(patch) = crate::machine_life::status_patch(&machine.status, &status) {
             let written = self.context.inventory_client.patch_status("n", "a", &patch).await.unwrap();
-            self.context.inventories.enter(written);
+            self.context.inventories.assume(machine.with_status(status, &written));
         }
     }
 
