@@ -10,6 +10,7 @@ mod sha512_crypt;
 mod system;
 
 use crate::console::{Milestone, announce};
+use crate::installed_system::{CLOUD_CONFIG, below};
 use crate::join::LastWord;
 use anyhow::{Context, Result};
 use change::Change;
@@ -17,9 +18,6 @@ use document::Document;
 use protocol::CloudConfig;
 use std::path::Path;
 use system::System;
-
-/// Where the installer left the configuration.
-pub const CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
 
 /// Which part of a boot this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +49,7 @@ pub fn run(stage: Stage) -> Result<Applied> {
 
 /// Applies a stage to the system below `root`. A system without a cloud-config stays as its image is.
 pub fn run_in(root: &Path, stage: Stage) -> Result<Applied> {
-    let path = root.join(CLOUD_CONFIG.trim_start_matches('/'));
-    let text = match std::fs::read_to_string(&path) {
+    let text = match std::fs::read_to_string(below(root, CLOUD_CONFIG)) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Applied::default()),
         Err(error) => return Err(error).with_context(|| format!("reading {CLOUD_CONFIG}")),

@@ -1,7 +1,7 @@
 //! How this machine joins its cluster, as the operator last said it: kept, and laid over what the cloud-config has
 //! under `rancherd` wherever rancherd's configuration is written, at boot as well as after a report.
 
-use crate::apply::CLOUD_CONFIG;
+use crate::installed_system::{CLOUD_CONFIG, RANCHERD_CONFIG, below};
 use anyhow::{Context, Result};
 use protocol::{CloudConfig, Join, JoinConfiguration};
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,6 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-/// Where rancherd looks first.
-pub const RANCHERD_CONFIG: &str = "/etc/rancher/rancherd/config.yaml";
 /// The operator's last word. It holds the cluster's token: for root only, and new with each installation.
 const LAST_WORD: &str = "/var/lib/ros/join.json";
 
@@ -130,10 +128,6 @@ fn write_secret(path: &Path, content: &[u8]) -> std::io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     fs::File::open(folder)?.sync_all()
-}
-
-fn below(root: &Path, path: &str) -> std::path::PathBuf {
-    root.join(path.trim_start_matches('/'))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod exit_code;
 pub mod grubenv;
 pub mod healthy;
 pub mod identity;
+pub mod installed_system;
 pub mod interactive;
 pub mod join;
 pub mod log;

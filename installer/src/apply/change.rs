@@ -2,7 +2,7 @@
 
 use super::document::{CaCerts, Document, WriteFile};
 use super::{Stage, network, script};
-use crate::join::RANCHERD_CONFIG;
+use crate::installed_system::RANCHERD_CONFIG;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::MultiGzDecoder;

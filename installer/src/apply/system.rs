@@ -5,6 +5,7 @@ use super::change::{Change, FileChange};
 use super::document::{CaCerts, Document};
 use super::sha512_crypt;
 use crate::command::Command;
+use crate::installed_system::below;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
@@ -65,7 +66,7 @@ impl System {
     }
 
     fn path(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
+        below(&self.root, path)
     }
 
     fn is_live(&self) -> bool {
