@@ -2,7 +2,7 @@
 
 use crate::events::Events;
 use crate::inventory_client::InventoryClient;
-use crate::inventory_index::InventoryIndex;
+use crate::inventory_index::{InventoryIndex, KnownMachine};
 use crate::leadership::Leadership;
 use crate::lookup::Lookup;
 use crate::media::Shelf;
@@ -15,6 +15,8 @@ use crate::upgrade::DefaultRegistry;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use protocol::{Refusal, TpmHash};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Shared by controllers and server.
@@ -48,6 +50,11 @@ impl Context {
         let now = (self.clock)();
         Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
     }
+    /// The inventory of a machine, also while the first listing goes on.
+    pub async fn find_machine(&self, hash: &TpmHash) -> Result<Option<Arc<KnownMachine>>, Refusal> {
+        self.lookup.find(&self.inventories, &self.inventory_client, hash).await
+    }
+
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint.borrow().clone()
     }

@@ -1,8 +1,8 @@
 //! Finds a machine's inventory also while the first listing goes on: with a large fleet that takes seconds, in which new
 //! machines need not wait.
 
-use crate::context::Context;
-use crate::inventory_index::KnownMachine;
+use crate::inventory_client::InventoryClient;
+use crate::inventory_index::{InventoryIndex, KnownMachine};
 use protocol::{Refusal, RefusalCode, TpmHash};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -23,16 +23,21 @@ impl Default for Lookup {
 
 impl Lookup {
     /// The inventory of a machine; of several, the one made first.
-    pub async fn find(&self, context: &Context, hash: &TpmHash) -> Result<Option<Arc<KnownMachine>>, Refusal> {
-        let known = context.inventories.find(hash);
-        if known.is_some() || context.inventories.is_complete() {
+    pub async fn find(
+        &self,
+        index: &InventoryIndex,
+        client: &InventoryClient,
+        hash: &TpmHash,
+    ) -> Result<Option<Arc<KnownMachine>>, Refusal> {
+        let known = index.find(hash);
+        if known.is_some() || index.is_complete() {
             return Ok(known);
         }
         let _place = self.0.try_acquire().map_err(|_| starting())?;
-        for object in context.inventory_client.with_hash(hash).await? {
-            context.inventories.enter(object);
+        for object in client.with_hash(hash).await? {
+            index.enter(object);
         }
-        Ok(context.inventories.find(hash))
+        Ok(index.find(hash))
     }
 }
 
@@ -44,8 +49,8 @@ pub fn starting() -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Context;
     use crate::fixtures::{self, FakeApi};
-    use crate::inventory_index::InventoryIndex;
     use serde_json::json;
 
     fn starting_with(api: &FakeApi) -> Context {
@@ -61,14 +66,14 @@ mod tests {
             serde_json::to_value(object).unwrap(),
         );
         let context = starting_with(&api);
-        let found = context.lookup.find(&context, &hash).await.unwrap();
+        let found = context.find_machine(&hash).await.unwrap();
         assert_eq!(found.map(|machine| machine.name.clone()), Some("a".to_owned()));
         let stranger = TpmHash::of_public_key(b"b");
-        assert_eq!(context.lookup.find(&context, &stranger).await.unwrap(), None);
+        assert_eq!(context.find_machine(&stranger).await.unwrap(), None);
         assert!(!api.take_requests().is_empty());
 
         let context = fixtures::context(&api);
-        assert_eq!(context.lookup.find(&context, &hash).await.unwrap(), None);
+        assert_eq!(context.find_machine(&hash).await.unwrap(), None);
         assert_eq!(api.take_requests(), [] as [&str; 0]);
     }
 
@@ -76,7 +81,7 @@ mod tests {
     async fn one_question_too_many_is_told_when_to_come_back() {
         let context = starting_with(&FakeApi::default());
         let _places = context.lookup.0.try_acquire_many(AT_ONCE as u32).unwrap();
-        let refusal = context.lookup.find(&context, &TpmHash::of_public_key(b"a")).await.unwrap_err();
+        let refusal = context.find_machine(&TpmHash::of_public_key(b"a")).await.unwrap_err();
         assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Unavailable, Some(RETRY_AFTER)));
     }
 }

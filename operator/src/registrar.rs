@@ -48,7 +48,7 @@ pub async fn register(
         if registration.spec.max_machines.is_some() && !context.inventories.is_complete() {
             return Err(lookup::starting());
         }
-        let known = context.lookup.find(context, &identity.hash).await?;
+        let known = context.find_machine(&identity.hash).await?;
         // Held until the machine is in the index, or is sent away.
         let seat = (!enroll::came_through(registration, known.as_deref()))
             .then(|| context.inventories.take_seat(&registration.namespace, &registration.name));
@@ -127,7 +127,7 @@ fn deleted_meanwhile() -> Refusal {
 
 /// The ledger of a machine that has an inventory in the registration's namespace.
 pub async fn find(context: &Context, registration: &Registration, hash: &TpmHash) -> Result<Ledger, Refusal> {
-    let known = context.lookup.find(context, hash).await?;
+    let known = context.find_machine(hash).await?;
     known.filter(|machine| is_ours(registration, machine)).map(Ledger::new).ok_or_else(unknown)
 }
 

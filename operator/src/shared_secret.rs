@@ -10,8 +10,7 @@ mod reading;
 
 pub use reading::{Reading, SECRET_KEY, SECRET_TYPE};
 
-use crate::context::Context;
-use crate::inventory_index::{Key, KnownMachine};
+use crate::inventory_index::{InventoryIndex, Key, KnownMachine};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
@@ -51,8 +50,13 @@ struct Known {
 
 impl SharedSecrets {
     /// The one machine that is known by a shared secret that it shows.
-    pub async fn find(&self, context: &Context, shown: &SharedSecret) -> Result<Arc<KnownMachine>, Refusal> {
-        let (machine, held) = self.find_claimed(context, &shown.digest()).await?;
+    pub async fn find(
+        &self,
+        index: &InventoryIndex,
+        client: &Client,
+        shown: &SharedSecret,
+    ) -> Result<Arc<KnownMachine>, Refusal> {
+        let (machine, held) = self.find_claimed(index, client, &shown.digest()).await?;
         verify_slices_are_equal(held.expose(), shown.expose()).map_err(|_| unknown())?;
         Ok(machine)
     }
@@ -61,18 +65,17 @@ impl SharedSecrets {
     /// is still to be proved.
     pub async fn find_claimed(
         &self,
-        context: &Context,
+        index: &InventoryIndex,
+        client: &Client,
         digest: &[u8],
     ) -> Result<(Arc<KnownMachine>, SharedSecret), Refusal> {
         let digest: [u8; 32] = digest.try_into().map_err(|_| unknown())?;
         let mut machines = Vec::new();
-        for secret in self.holders(context, &digest).await? {
-            if let Reading::Good(held) = self.read(&context.client, &secret).await.map_err(unavailable)?
+        for secret in self.holders(index, client, &digest).await? {
+            if let Reading::Good(held) = self.read(client, &secret).await.map_err(unavailable)?
                 && held.digest() == digest
             {
-                machines.extend(
-                    context.inventories.with_secret(&secret).into_iter().map(|machine| (machine, held.clone())),
-                );
+                machines.extend(index.with_secret(&secret).into_iter().map(|machine| (machine, held.clone())));
             }
         }
         machines.retain(|(machine, _)| !machine.deleting);
@@ -88,9 +91,14 @@ impl SharedSecrets {
     }
 
     /// The shared secret that has this digest.
-    pub async fn find_by_digest(&self, context: &Context, digest: &[u8; 32]) -> Result<Option<SharedSecret>, Refusal> {
-        for secret in self.holders(context, digest).await? {
-            if let Reading::Good(held) = self.read(&context.client, &secret).await.map_err(unavailable)?
+    pub async fn find_by_digest(
+        &self,
+        index: &InventoryIndex,
+        client: &Client,
+        digest: &[u8; 32],
+    ) -> Result<Option<SharedSecret>, Refusal> {
+        for secret in self.holders(index, client, digest).await? {
+            if let Reading::Good(held) = self.read(client, &secret).await.map_err(unavailable)?
                 && held.digest() == *digest
             {
                 return Ok(Some(held));
@@ -130,15 +138,15 @@ impl SharedSecrets {
 
     /// Where this digest was seen. Secrets that were never read, or an unknown digest, have a round of reading made,
     /// if the last one is not too recent.
-    async fn holders(&self, context: &Context, digest: &[u8; 32]) -> Result<Vec<Key>, Refusal> {
+    async fn holders(&self, index: &InventoryIndex, client: &Client, digest: &[u8; 32]) -> Result<Vec<Key>, Refusal> {
         let (holders, read) = self.change(|known| (known.holders(digest), known.by_secret.len()));
-        if !holders.is_empty() && read >= context.inventories.secret_count() {
+        if !holders.is_empty() && read >= index.secret_count() {
             return Ok(holders);
         }
         // Who comes while a round goes on has it made for him, too.
         let mut last = self.round.lock().await;
         if last.is_none_or(|last| last.elapsed() >= ROUND_EVERY) {
-            let result = self.make_round(context).await;
+            let result = self.make_round(index, client).await;
             *last = Some(Instant::now());
             result.map_err(unavailable)?;
         }
@@ -146,10 +154,10 @@ impl SharedSecrets {
     }
 
     /// Reads the Secrets that were not read for the longest time, those never read first.
-    async fn make_round(&self, context: &Context) -> Result<(), String> {
-        let named = context.inventories.secrets();
+    async fn make_round(&self, index: &InventoryIndex, client: &Client) -> Result<(), String> {
+        let named = index.secrets();
         let due = self.change(|known| known.due(named));
-        let readings = due.into_iter().map(|key| async move { self.read(&context.client, &key).await });
+        let readings = due.into_iter().map(|key| async move { self.read(client, &key).await });
         let mut readings = stream::iter(readings).buffer_unordered(AT_ONCE);
         while let Some(reading) = readings.next().await {
             reading?;
@@ -226,6 +234,7 @@ fn unavailable(error: String) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Context;
     use crate::fixtures::{self, FakeApi};
     use serde_json::json;
 
@@ -234,7 +243,7 @@ mod tests {
     }
 
     async fn name(context: &Context, secret: &str) -> Result<String, RefusalCode> {
-        let found = context.secrets.find(context, &SharedSecret::new(secret)).await;
+        let found = context.secrets.find(&context.inventories, &context.client, &SharedSecret::new(secret)).await;
         found.map(|machine| machine.name.clone()).map_err(|refusal| refusal.code)
     }
 

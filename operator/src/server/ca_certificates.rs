@@ -48,7 +48,7 @@ async fn keyed_hash(context: &Context, digest: &[u8; 32], nonce: &str, text: &st
     if let Some(hash) = context.inventories.find_by_digest(digest).and_then(|machine| machine.hash.clone()) {
         return Some(hash_of(hash.as_str().as_bytes(), nonce, text));
     }
-    let secret = context.secrets.find_by_digest(context, digest).await.ok()??;
+    let secret = context.secrets.find_by_digest(&context.inventories, &context.client, digest).await.ok()??;
     Some(hash_of(secret.expose(), nonce, text))
 }
 

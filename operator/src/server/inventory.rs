@@ -94,7 +94,7 @@ async fn answer(desk: &Desk, secret: &SharedSecret) -> Result<Response, Refusal>
         return Err(starting());
     }
     let _admitted = desk.inquiries.admit().await?;
-    let machine = context.secrets.find(context, secret).await?;
+    let machine = context.secrets.find(&context.inventories, &context.client, secret).await?;
     let configuration = configuration(context, &machine).await?;
     note(context, machine).await;
     context.metrics.count(REQUEST, None);
@@ -130,7 +130,7 @@ async fn run(mut socket: impl Socket, context: Arc<Context>, presented: Presente
 
 async fn converse(socket: &mut impl Socket, context: &Context, presented: &Presented) -> Result<(), Refusal> {
     prove(socket, presented).await?;
-    let known = context.lookup.find(context, &presented.endorsement_key.tpm_hash()).await?;
+    let known = context.find_machine(&presented.endorsement_key.tpm_hash()).await?;
     let machine = known.ok_or_else(|| {
         let message = "no MachineInventory has this TPM's hash; register the machine, or make one with spec.tpm";
         Refusal::new(RefusalCode::UnknownMachine, message)

@@ -14,7 +14,7 @@ pub async fn claimed(context: &Context, digest: &[u8]) -> Result<(Arc<KnownMachi
     if !context.inventories.is_complete() {
         return Err(starting());
     }
-    context.secrets.find_claimed(context, digest).await
+    context.secrets.find_claimed(&context.inventories, &context.client, digest).await
 }
 
 /// Whether the machine, which proved that it has the secret, may come through this registration by it.
