@@ -13,6 +13,7 @@ mod admission;
 mod ca_certificates;
 mod exchange;
 mod first_release;
+mod frames;
 mod identity;
 mod inventory;
 mod listener;

@@ -1,7 +1,7 @@
 //! The first release's exchange: machines in the field register unchanged.
 
 use super::admission::Admitted;
-use super::exchange::Socket;
+use super::frames::Socket;
 use super::identity::{judge, puzzle};
 use crate::context::Context;
 use crate::registrar;

@@ -5,8 +5,8 @@
 //! Every path below `/v1-rancheros/` that is nothing else leads here, as it did there.
 
 use super::admission::Admitted;
-use super::exchange::Socket;
 use super::first_release::{self, conclude, header_text, in_time, prove};
+use super::frames::Socket;
 use super::{Desk, ca_certificates, refuse};
 use crate::context::Context;
 use crate::inventory_index::KnownMachine;
