@@ -149,7 +149,9 @@ async fn converse(stream: TcpStream, deadline: Instant, place: &Arc<Place>, serv
     };
     place.waits(HURRY);
     let (place, patience, router) = (place.clone(), limits.headers, service.router.clone());
-    let answering = tower::service_fn(move |request: Request<Incoming>| {
+    let answering = tower::service_fn(move |mut request: Request<Incoming>| {
+        // For who takes long to answer, and hears from the peer meanwhile.
+        request.extensions_mut().insert(place.clone());
         let (place, answer) = (place.clone(), router.clone().oneshot(request));
         async move {
             place.works();

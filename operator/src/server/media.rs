@@ -1,13 +1,14 @@
 //! Media for downloading: a GET or HEAD of `…/media/<token>/<name>` gives a base medium with the registration's
 //! settings in it, whole or in parts, a piece at a time.
 
+use super::places::Place;
 use super::{Desk, admission, refuse, registration};
 use crate::context::Context;
 use crate::enroll;
 use crate::media::{self, Customized, Selection, select};
 use crate::registration::Registration;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
@@ -26,6 +27,8 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 const PIECE: u64 = 64 * 1024;
 /// How long a reader may take for one piece.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same when others wait for its connection's place.
+const HURRY: Duration = Duration::from_secs(10);
 /// What a reader must take on average, in bytes per second; a slower one has to ask for the rest again.
 const SLOWEST: u64 = 32 * 1024;
 /// Settings of a registration are private, and a cache that kept a medium would keep them after they changed.
@@ -36,8 +39,10 @@ pub(super) async fn open(
     Path((token, name)): Path<(String, String)>,
     method: Method,
     headers: HeaderMap,
+    connection: Option<Extension<Arc<Place>>>,
 ) -> Response {
-    answer(&desk, &token, &name, &method, &headers).await.unwrap_or_else(|refusal| {
+    let connection = connection.map(|Extension(place)| place);
+    answer(&desk, &token, &name, &method, &headers, connection).await.unwrap_or_else(|refusal| {
         desk.context.metrics.count(REQUEST, Some(&refusal));
         tracing::info!(code = %refusal.code, "refused a medium");
         refuse(&refusal)
@@ -50,6 +55,7 @@ async fn answer(
     name: &str,
     method: &Method,
     headers: &HeaderMap,
+    connection: Option<Arc<Place>>,
 ) -> Result<Response, Refusal> {
     let registration = registration::find(desk, token)?;
     if let Some(refusal) = enroll::expired(&registration, (desk.context.clock)()) {
@@ -85,9 +91,10 @@ async fn answer(
             return Err(admission::shutting_down());
         }
         let (medium, place) = admit(&desk.context, medium).await?;
+        let reader = Reader { connection, _place: place };
         let registration = format!("{}/{}", registration.namespace, registration.name);
         tracing::info!(registration, medium = name, ?range, "sending a medium");
-        *response.body_mut() = body(desk.context.clone(), medium, range, place);
+        *response.body_mut() = body(desk.context.clone(), medium, range, reader);
     }
     Ok(response)
 }
@@ -125,17 +132,34 @@ fn header_value(text: String) -> Result<HeaderValue, Refusal> {
     HeaderValue::try_from(text).map_err(|_| Refusal::new(RefusalCode::Internal, "a header cannot be written"))
 }
 
+/// Who takes a medium.
+struct Reader {
+    /// The place of its connection, where it comes over one.
+    connection: Option<Arc<Place>>,
+    /// Of the downloads.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    /// It took a piece: as long as it goes on, nobody gets its connection's place.
+    fn keeps_up(&self) {
+        if let Some(connection) = &self.connection {
+            connection.waits(HURRY);
+        }
+    }
+}
+
 /// These bytes of the medium. They are read as fast as they are taken, by a task that holds the place and gives it back
 /// when the last piece was taken, or when the reader is gone or too slow: the connection is then closed before the
 /// length that was promised.
-fn body(context: Arc<Context>, medium: Customized, range: Range<u64>, place: OwnedSemaphorePermit) -> Body {
+fn body(context: Arc<Context>, medium: Customized, range: Range<u64>, reader: Reader) -> Body {
     let (pieces, taken) = mpsc::channel(1);
     tokio::spawn(async move {
         let downloads = context.metrics.downloads.clone();
         downloads.inc();
-        let outcome = send(&context, &medium, range, &pieces).await;
+        let outcome = send(&context, &medium, range, &reader, &pieces).await;
         downloads.dec();
-        drop(place);
+        drop(reader);
         match outcome {
             Ok(Sent::Whole) => context.metrics.count(REQUEST, None),
             Ok(Sent::ReaderGone) => tracing::debug!("a medium's reader went away"),
@@ -159,6 +183,7 @@ async fn send(
     context: &Context,
     medium: &Customized,
     range: Range<u64>,
+    reader: &Reader,
     pieces: &mpsc::Sender<std::io::Result<Bytes>>,
 ) -> Result<Sent, Refusal> {
     let too_slow = || {
@@ -177,6 +202,7 @@ async fn send(
             Ok(Err(_)) => return Ok(Sent::ReaderGone),
             Err(_) => return Err(too_slow()),
         };
+        reader.keeps_up();
         if at == range.end {
             return Ok(Sent::Whole);
         }

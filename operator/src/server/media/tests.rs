@@ -1,9 +1,11 @@
 use super::*;
 use crate::fixtures::{self, FakeApi};
 use crate::media::{PATH, Shelf, Source};
+use crate::server::places::Places;
 use crate::server::{Admission, router};
 use axum::body::to_bytes;
 use axum::http::Request;
+use futures::{FutureExt, StreamExt};
 use kube::runtime::watcher::Event;
 use medium::reserved_space;
 use serde_json::{Value, json};
@@ -189,4 +191,25 @@ async fn one_too_many_is_told_when_to_come_back_and_a_slow_reader_loses_its_plac
     assert_eq!(get(&desk, &[]).await.status(), StatusCode::OK);
     let text = desk.context.metrics.text(&desk.context.inventories).unwrap();
     assert!(text.contains(r#"{request="media",result="refused",code="DeadlineExceeded"} 1"#), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_keeps_up_keeps_its_connection_when_places_are_scarce() {
+    let (desk, _folder) = desk(json!({}), 1).await;
+    let places = Places::new(1);
+    let connection = Arc::new(places.take().await);
+    let mut request = Request::get(format!("{PATH}/{TOKEN}/{NAME}")).body(Body::empty()).unwrap();
+    request.extensions_mut().insert(connection.clone());
+    let response = router(desk).oneshot(request).await.unwrap();
+    // As the listener does when it has the answer.
+    connection.waits(HURRY);
+    let mut pieces = response.into_body().into_data_stream();
+    for piece in 0..3 {
+        assert!(pieces.next().await.is_some_and(|piece| piece.is_ok()));
+        tokio::time::sleep(HURRY - Duration::from_secs(1)).await;
+        assert!(places.take_now().await.is_none() && connection.wanted().now_or_never().is_none(), "piece {piece}");
+    }
+    tokio::time::sleep(HURRY).await;
+    assert!(places.take_now().await.is_none(), "it holds the place until it is told");
+    assert!(connection.wanted().now_or_never().is_some(), "one that took nothing is asked for it");
 }
