@@ -37,7 +37,7 @@ pub enum Made {
 }
 
 #[derive(Debug)]
-pub enum WriteError {
+pub enum AccessError {
     /// The object is not there any more.
     Gone,
     Refused(Refusal),
@@ -62,8 +62,7 @@ impl InventoryClient {
                 Ok(Made::New(Box::new(object)))
             }
             Err(Failed::Api(status)) if status.is_already_exists() => {
-                let api = Api::<SeenInventory>::namespaced(self.client.clone(), &namespace);
-                let there = self.timed(api.get(&object.name_any())).await.map_err(Refusal::from)?;
+                let there = self.read(&namespace, &object.name_any()).await?;
                 Ok(Made::Taken(Box::new(there.0)))
             }
             Err(error) => Err(error.into()),
@@ -86,6 +85,15 @@ impl InventoryClient {
         self.client.request(request).await
     }
 
+    pub async fn get(&self, namespace: &str, name: &str) -> Result<MachineInventory, AccessError> {
+        found(self.read(namespace, name).await).map(|seen| seen.0)
+    }
+
+    async fn read(&self, namespace: &str, name: &str) -> Result<SeenInventory, Failed> {
+        let api = Api::<SeenInventory>::namespaced(self.client.clone(), namespace);
+        self.timed(api.get(name)).await
+    }
+
     /// The inventories of a machine, in whichever spelling they hold its hash.
     pub async fn with_hash(&self, hash: &TpmHash) -> Result<Vec<MachineInventory>, Refusal> {
         let api = Api::<SeenInventory>::all(self.client.clone());
@@ -98,16 +106,16 @@ impl InventoryClient {
     }
 
     /// Applies a JSON merge patch to the object, without its status.
-    pub async fn patch(&self, namespace: &str, name: &str, patch: &Value) -> Result<MachineInventory, WriteError> {
+    pub async fn patch(&self, namespace: &str, name: &str, patch: &Value) -> Result<MachineInventory, AccessError> {
         let api = Api::<SeenInventory>::namespaced(self.client.clone(), namespace);
-        written(self.timed(api.patch(name, &parameters(), &Patch::Merge(patch))).await).map(|seen| seen.0)
+        found(self.timed(api.patch(name, &parameters(), &Patch::Merge(patch))).await).map(|seen| seen.0)
     }
 
     /// Applies a JSON merge patch to the object's status. The answer: its metadata.
-    pub async fn patch_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<ObjectMeta, WriteError> {
+    pub async fn patch_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<ObjectMeta, AccessError> {
         let collection = Request::new(SeenInventory::url_path(&(), Some(namespace)));
         let request = collection.patch_subresource("status", name, &parameters(), &Patch::Merge(patch));
-        written(self.timed(self.write(request)).await).map(|metadata| metadata.0)
+        found(self.timed(self.write(request)).await).map(|metadata| metadata.0)
     }
 
     /// One request, when it is its turn.
@@ -129,10 +137,10 @@ fn parameters() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
-fn written<T>(result: Result<T, Failed>) -> Result<T, WriteError> {
+fn found<T>(result: Result<T, Failed>) -> Result<T, AccessError> {
     result.map_err(|error| match error {
-        Failed::Api(status) if status.is_not_found() => WriteError::Gone,
-        error => WriteError::Refused(error.into()),
+        Failed::Api(status) if status.is_not_found() => AccessError::Gone,
+        error => AccessError::Refused(error.into()),
     })
 }
 

@@ -10,7 +10,8 @@ mod maps;
 pub use count::Seat;
 pub use known_machine::{Assignment, KnownMachine};
 
-use crate::crd::{MachineInventory, Phase};
+use crate::crd::{MachineInventory, MachineInventoryStatus, Phase};
+use kube::api::ObjectMeta;
 use maps::{Maps, digest_of};
 use protocol::TpmHash;
 use std::collections::{HashMap, HashSet};
@@ -46,10 +47,23 @@ impl InventoryIndex {
         machine
     }
 
-    /// Enters what an own write made of an object as far as that is known: what was sent, and the version in the answer.
+    /// Enters an object that was just made, as far as it is known: as it was sent, with the metadata that it was given.
     /// The watch's word for the same version replaces it.
-    pub fn assume(&self, machine: KnownMachine) -> Arc<KnownMachine> {
+    pub fn assume_made(&self, object: MachineInventory) -> Arc<KnownMachine> {
+        let machine = KnownMachine::of(object);
         self.write(|maps| maps.assume(machine))
+    }
+
+    /// The same of an object whose status was just written over that of `before`. `None`, and nothing is entered, if
+    /// somebody else changed or deleted it meanwhile: then it must be read.
+    pub fn assume_written(
+        &self,
+        before: &KnownMachine,
+        status: MachineInventoryStatus,
+        written: &ObjectMeta,
+    ) -> Option<Arc<KnownMachine>> {
+        let after = before.with_status(status, written)?;
+        self.write(|maps| maps.knows_no_more(before, &after).then(|| maps.assume(after)))
     }
 
     /// Whether the first listing is through: before that, absence means nothing.
@@ -114,9 +128,15 @@ impl InventoryIndex {
         self.read(|maps| maps.by_key.values().filter(none).cloned().collect())
     }
 
-    /// Drops an object that is gone: because the watch says so, or because a write found it so.
-    pub fn forget(&self, namespace: &str, name: &str) {
-        self.write(|maps| maps.remove(&(namespace.to_owned(), name.to_owned())));
+    /// Drops an object that is gone: because the watch says so, or because a write found it so. One of the same name
+    /// that was made since stays.
+    pub fn forget(&self, gone: &KnownMachine) {
+        let key = gone.key();
+        self.write(|maps| {
+            if maps.by_key.get(&key).is_some_and(|known| known.uid == gone.uid) {
+                maps.remove(&key);
+            }
+        });
     }
 
     /// A number that is another one when a machine's system, cluster or Node is.
@@ -143,8 +163,7 @@ impl InventoryIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::{MachineInventoryStatus, OsStatus, REGISTRATION_ANNOTATION};
-    use kube::api::ObjectMeta;
+    use crate::crd::{OsStatus, REGISTRATION_ANNOTATION};
 
     fn hash(n: u8) -> TpmHash {
         TpmHash::of_public_key(&[n])
@@ -161,6 +180,9 @@ mod tests {
         .unwrap()
     }
 
+    fn forget(index: &InventoryIndex, name: &str) {
+        index.forget(&index.get("n", name).unwrap());
+    }
     fn taken(index: &InventoryIndex, registration: &str) -> usize {
         index.take_seat("n", registration).taken_before
     }
@@ -186,7 +208,7 @@ mod tests {
         index.finish_listing();
         assert_eq!(index.take_changed(), [("n".to_owned(), "door".to_owned())]);
         assert_eq!((index.published("n", "door"), index.take_changed()), (Some(1), vec![]));
-        index.forget("n", "a");
+        forget(&index, "a");
         assert_eq!((index.find(&hash(1)), taken(&index, "door")), (None, 0));
     }
 
@@ -206,22 +228,45 @@ mod tests {
     #[test]
     fn what_an_own_write_is_assumed_to_have_made_lasts_until_it_is_seen() {
         let index = InventoryIndex::default();
-        let before = index.enter(object("a", 1, 3));
-        let assume = |version: &str| {
+        let written = |version: &str, generation| ObjectMeta {
+            uid: Some("a".to_owned()),
+            generation,
+            resource_version: Some(version.to_owned()),
+            annotations: Some([(REGISTRATION_ANNOTATION.to_owned(), "door".to_owned())].into()),
+            ..ObjectMeta::default()
+        };
+        let assume = |before: &KnownMachine, written: ObjectMeta| {
             let status = MachineInventoryStatus { phase: Some(Phase::Booted), ..MachineInventoryStatus::default() };
-            let written = ObjectMeta { resource_version: Some(version.to_owned()), ..ObjectMeta::default() };
-            index.assume(before.with_status(status, &written)).status.phase
+            index.assume_written(before, status, &written).map(|machine| machine.status.phase)
         };
         let see = |version, phase| {
             let mut object = object("a", 1, version);
             object.status = Some(MachineInventoryStatus { phase, ..MachineInventoryStatus::default() });
             index.enter(object);
-            index.get("n", "a").unwrap().status.phase
+            index.get("n", "a").unwrap()
         };
-        assert_eq!((assume("9"), see(8, None)), (Some(Phase::Booted), Some(Phase::Booted)));
-        assert_eq!(see(9, Some(Phase::Ready)), Some(Phase::Ready), "of the same version what is seen counts");
-        assert_eq!(assume("9"), Some(Phase::Ready), "an answer that comes after the watch's word");
-        assert_eq!((assume("10"), taken(&index, "door")), (Some(Phase::Booted), 1));
+        let before = see(3, None);
+        assert_eq!(assume(&before, written("9", Some(2))), None, "the spec is another");
+        assert_eq!(assume(&before, written("9", None)), Some(Some(Phase::Booted)));
+        assert_eq!(see(8, None).status.phase, Some(Phase::Booted));
+        assert_eq!(see(9, Some(Phase::Ready)).status.phase, Some(Phase::Ready), "of one version what is seen counts");
+        assert_eq!(assume(&before, written("9", None)), Some(Some(Phase::Ready)), "the watch was quicker");
+        assert_eq!(assume(&before, written("10", None)), None, "somebody wrote between");
+        let newest = index.get("n", "a").unwrap();
+        assert_eq!((assume(&newest, written("10", None)), taken(&index, "door")), (Some(Some(Phase::Booted)), 1));
+        forget(&index, "a");
+        assert_eq!((assume(&newest, written("11", None)), taken(&index, "door")), (None, 0), "deleted meanwhile");
+    }
+
+    #[test]
+    fn the_end_of_one_object_is_not_that_of_its_successor() {
+        let index = InventoryIndex::default();
+        let gone = index.enter(object("a", 1, 3));
+        let mut successor = object("a", 2, 4);
+        successor.metadata.uid = Some("another".to_owned());
+        assert!(index.enter(successor).is_successor_of(&gone));
+        index.forget(&gone);
+        assert!(index.get("n", "a").is_some());
     }
 
     #[test]
@@ -271,10 +316,10 @@ mod tests {
         index.enter(object("a", 1, 2));
         assert_eq!(index.find(&hash(1)).unwrap().name, "a");
         assert_eq!(index.find_by_digest(&digest_of(&hash(1))).unwrap().name, "a");
-        index.forget("n", "a");
+        forget(&index, "a");
         assert_eq!(index.find(&hash(1)).unwrap().name, "b");
         assert_eq!(index.find_by_digest(&digest_of(&hash(1))).unwrap().name, "b");
-        index.forget("n", "b");
+        forget(&index, "b");
         assert_eq!(index.find_by_digest(&digest_of(&hash(1))), None);
     }
 
@@ -291,7 +336,7 @@ mod tests {
         index.enter(with("b", 1));
         assert_eq!((index.with_secret(&secret).len(), index.secrets()), (2, vec![secret.clone()]));
         index.enter(object("a", b'a', 2));
-        index.forget("n", "b");
+        forget(&index, "b");
         assert_eq!((index.with_secret(&secret).len(), index.secret_count()), (0, 0));
     }
 }

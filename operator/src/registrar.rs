@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::enroll::machine_name::CANDIDATES;
 use crate::enroll::record::Record;
 use crate::enroll::{self, Decision};
-use crate::inventory_client::{Made, WriteError};
+use crate::inventory_client::{AccessError, Made};
 use crate::inventory_index::KnownMachine;
 use crate::lookup;
 use crate::machine_life::{self, Step};
@@ -22,6 +22,7 @@ use kube::Resource;
 use protocol::hardware::Hardware;
 use protocol::message::MachineReport;
 use protocol::{Refusal, RefusalCode, TpmHash};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// How often an inventory may vanish, or change hands, under one registration before the machine is sent away.
@@ -180,6 +181,7 @@ impl Ledger {
     pub fn note(&mut self, context: &Context, step: Step<'_>) {
         if self.noted.is_none()
             && let Some(newest) = context.inventories.get(&self.machine.namespace, &self.machine.name)
+            && newest.uid == self.machine.uid
         {
             // Others write too, in the minutes that an installation takes.
             self.machine = newest;
@@ -193,36 +195,62 @@ impl Ledger {
         self.noted = Some(after);
     }
 
-    /// Writes what is noted, if it says anything new. After an error it is still noted.
+    /// Writes what is noted, if it says anything new. After an error it is still noted, unless the inventory is gone.
     pub async fn write(&mut self, context: &Context) -> Result<(), Refusal> {
         let Some(noted) = &self.noted else { return Ok(()) };
-        let machine = &self.machine;
-        let written = &machine.status;
+        let written = &self.machine.status;
         let status = machine_life::settled(written, noted.clone(), &context.now());
         let Some(patch) = machine_life::status_patch(written, &status) else {
-            self.noted = None;
-            self.phases.clear();
+            self.forget_noted();
             return Ok(());
         };
-        context.metrics.writes.inc();
-        match context.inventory_client.patch_status(&machine.namespace, &machine.name, &patch).await {
-            // Made anew by somebody under the same name: this machine's is gone.
-            Ok(metadata) if metadata.uid.as_deref().unwrap_or_default() != machine.uid => Err(unknown()),
-            Ok(metadata) => {
-                for (phase, message) in self.phases.drain(..) {
-                    let warning = phase == Phase::Failed;
-                    context.events.tell(reference(machine), warning, &format!("{phase:?}"), &message);
+        match self.patch(context, &patch, status).await {
+            Ok(machine) => {
+                self.machine = machine;
+                for (phase, message) in &self.phases {
+                    let warning = *phase == Phase::Failed;
+                    context.events.tell(reference(&self.machine), warning, &format!("{phase:?}"), message);
                 }
-                self.machine = context.inventories.assume(machine.with_status(status, &metadata));
-                self.noted = None;
+                self.forget_noted();
                 Ok(())
             }
-            Err(WriteError::Gone) => {
-                context.inventories.forget(&machine.namespace, &machine.name);
+            Err(AccessError::Gone) => {
+                context.inventories.forget(&self.machine);
+                self.forget_noted();
                 Err(unknown())
             }
-            Err(WriteError::Refused(refusal)) => Err(refusal),
+            Err(AccessError::Refused(refusal)) => Err(refusal),
         }
+    }
+
+    fn forget_noted(&mut self) {
+        self.noted = None;
+        self.phases.clear();
+    }
+
+    /// Patches the status to this one; the machine after it.
+    async fn patch(
+        &self,
+        context: &Context,
+        patch: &Value,
+        status: MachineInventoryStatus,
+    ) -> Result<Arc<KnownMachine>, AccessError> {
+        let (machine, index, client) = (&self.machine, &context.inventories, &context.inventory_client);
+        let newest = index.get(&machine.namespace, &machine.name);
+        // Of the same name, and not this machine's.
+        if newest.is_some_and(|newest| newest.is_successor_of(machine)) {
+            return Err(AccessError::Gone);
+        }
+        context.metrics.writes.inc();
+        let written = client.patch_status(&machine.namespace, &machine.name, patch).await?;
+        if let Some(machine) = index.assume_written(machine, status, &written) {
+            return Ok(machine);
+        }
+        let object = client.get(&machine.namespace, &machine.name).await?;
+        if object.metadata.uid.as_deref().unwrap_or_default() != machine.uid {
+            return Err(AccessError::Gone);
+        }
+        Ok(index.enter(object))
     }
 }
 
@@ -238,7 +266,7 @@ async fn make(
         let object = record.object(hash, approved, candidate);
         context.metrics.writes.inc();
         match context.inventory_client.make(object).await? {
-            Made::New(made) => return Ok(context.inventories.assume(KnownMachine::of(*made))),
+            Made::New(made) => return Ok(context.inventories.assume_made(*made)),
             Made::Taken(there) if there.spec.tpm_hash().as_ref() == Some(hash) => {
                 return Ok(context.inventories.enter(*there));
             }
@@ -261,12 +289,12 @@ async fn update(
     context.metrics.writes.inc();
     match context.inventory_client.patch(&known.namespace, &known.name, &patch).await {
         Ok(object) => Ok(Some(context.inventories.enter(object))),
-        Err(WriteError::Gone) => {
+        Err(AccessError::Gone) => {
             // The index has not heard of it yet; the next attempt must not find the machine again.
-            context.inventories.forget(&known.namespace, &known.name);
+            context.inventories.forget(&known);
             Ok(None)
         }
-        Err(WriteError::Refused(refusal)) => Err(refusal),
+        Err(AccessError::Refused(refusal)) => Err(refusal),
     }
 }
 

@@ -74,6 +74,10 @@ async fn reconcile(name: Arc<Name>, context: &Context) -> Result<Action, Reconci
     let Some(machine) = context.inventories.get(&name.namespace().unwrap_or_default(), &name.name_any()) else {
         return Ok(Action::await_change());
     };
+    if machine.assumed {
+        // A write goes by the version that was read; the watch is about to bring it.
+        return Ok(Action::requeue(DEBOUNCE));
+    }
     // Every replica answers machines by their shared secret; everything else is the leader's.
     let secret = secret::look(&machine, context).await;
     match context.leadership.act(lead(&machine, &secret, context)).await {
@@ -92,13 +96,14 @@ async fn lead(machine: &KnownMachine, secret: &secret::Standing, context: &Conte
     let Some(newer) = context.inventories.get(&machine.namespace, &machine.name) else {
         return Ok(Action::await_change());
     };
+    if newer.assumed {
+        return Ok(Action::requeue(DEBOUNCE));
+    }
     if newer.generation != machine.generation {
         // What was found is of another spec: a token of the cluster before must not pass for one of the new.
         return Ok(Action::requeue(Duration::ZERO));
     }
-    let first = newer.hash.as_ref().and_then(|hash| context.inventories.find(hash));
-    let finding = validate(&newer, first.as_deref(), context.now().0.as_second());
-    let now = context.now();
+    let (finding, now) = (find_out(&newer, context), context.now());
     let mut status = build(&newer, &finding, &now);
     cluster::tell(&newer, &cluster, &mut status, &now);
     secret::tell(&newer, secret, &mut status, &now);
@@ -128,6 +133,12 @@ enum Finding {
     Duplicate(String),
     /// Somebody consented since the machine was turned away.
     NowApproved,
+}
+
+/// By what is known of the machine and of its other inventories.
+fn find_out(machine: &KnownMachine, context: &Context) -> Finding {
+    let first = machine.hash.as_ref().and_then(|hash| context.inventories.find(hash));
+    validate(machine, first.as_deref(), context.now().0.as_second())
 }
 
 fn validate(machine: &KnownMachine, first: Option<&KnownMachine>, now: i64) -> Finding {
@@ -199,11 +210,20 @@ async fn write(
     patch["metadata"] = serde_json::json!({"resourceVersion": machine.resource_version()});
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let written = api.patch_status(&machine.name, &parameters, &Patch::Merge(&patch)).await.map_err(|source| {
-        ReconcileError::Writing { what: format!("MachineInventory {}/{}", machine.namespace, machine.name), source }
-    })?;
-    context.inventories.enter(written.0);
-    Ok(())
+    match api.patch_status(&machine.name, &parameters, &Patch::Merge(&patch)).await {
+        Ok(written) => {
+            context.inventories.enter(written.0);
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.is_not_found() => {
+            context.inventories.forget(machine);
+            Ok(())
+        }
+        Err(source) => Err(ReconcileError::Writing {
+            what: format!("MachineInventory {}/{}", machine.namespace, machine.name),
+            source,
+        }),
+    }
 }
 
 #[cfg(test)]

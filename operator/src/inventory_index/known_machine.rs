@@ -58,7 +58,7 @@ impl KnownMachine {
         if let Some(addresses) = &mut status.addresses {
             addresses.shrink_to_fit();
         }
-        let annotation = |key: &str| object.annotations().get(key).cloned();
+        let annotation = |key| annotation(&object.metadata, key).cloned();
         Self {
             namespace: object.namespace().unwrap_or_default(),
             name: object.name_any(),
@@ -80,11 +80,23 @@ impl KnownMachine {
         }
     }
 
-    /// The machine after its status was written, as the metadata in the answer dates it. A field that `status` does not
-    /// hold is as it was, `hardware` too.
-    pub fn with_status(&self, mut status: MachineInventoryStatus, written: &ObjectMeta) -> Self {
+    /// The machine after this status was written, as far as the metadata in the answer tells: `None` where more than the
+    /// status is another than here. `hardware`, which a status holds only when it is news, is as it was.
+    pub(super) fn with_status(&self, mut status: MachineInventoryStatus, written: &ObjectMeta) -> Option<Self> {
+        // The generation stands for the spec.
+        let as_here = written.uid.as_deref().unwrap_or_default() == self.uid
+            && written.generation == self.generation
+            && written.deletion_timestamp.is_some() == self.deleting
+            && written.finalizers.as_deref().unwrap_or_default() == self.finalizers
+            && annotation(written, REGISTRATION_ANNOTATION) == self.registration.as_ref()
+            && annotation(written, REGISTERED_DIGEST_ANNOTATION) == self.registered_digest.as_ref();
         let hardware = status.hardware.take().map(|hardware| Digest::of(&hardware)).or(self.hardware);
-        Self { status, hardware, resource_version: resource_version(written), ..self.clone() }
+        as_here.then(|| Self { status, hardware, resource_version: resource_version(written), ..self.clone() })
+    }
+
+    /// Whether this was made after the other, under the same name.
+    pub fn is_successor_of(&self, other: &Self) -> bool {
+        self.uid != other.uid && self.resource_version > other.resource_version
     }
 
     pub fn key(&self) -> Key {
@@ -125,6 +137,10 @@ impl KnownMachine {
 /// Opaque in name, but compared as a number by Kubernetes' own clients; 0, for what is no number, lets everything pass.
 pub(super) fn resource_version(metadata: &ObjectMeta) -> u64 {
     metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a String> {
+    metadata.annotations.as_ref()?.get(key)
 }
 
 fn assignment(object: &mut MachineInventory) -> Option<Box<Assignment>> {

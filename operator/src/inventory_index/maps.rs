@@ -49,6 +49,7 @@ impl Maps {
     pub(super) fn assume(&mut self, machine: KnownMachine) -> Arc<KnownMachine> {
         if let Some(known) = self.by_key.get(&machine.key())
             && known.uid == machine.uid
+            && machine.resource_version != 0
             && known.resource_version >= machine.resource_version
         {
             return known.clone();
@@ -56,6 +57,14 @@ impl Maps {
         let machine = Arc::new(KnownMachine { assumed: true, ..machine });
         self.insert(machine.clone());
         machine
+    }
+
+    /// Whether nothing was heard of an object since this was, or that it was written after.
+    pub(super) fn knows_no_more(&self, before: &KnownMachine, after: &KnownMachine) -> bool {
+        self.by_key.get(&before.key()).is_some_and(|known| {
+            let version = known.resource_version;
+            known.uid == before.uid && (version == before.resource_version || version >= after.resource_version)
+        })
     }
 
     pub(super) fn insert(&mut self, machine: Arc<KnownMachine>) {

@@ -194,3 +194,32 @@ async fn a_machine_known_by_its_secret_is_recognised_and_never_made() {
     scene.context.inventories.enter(without);
     assert_eq!(register().await, Err(RefusalCode::UnknownMachine), "its inventory names no Secret any more");
 }
+
+#[tokio::test]
+async fn what_somebody_else_changed_before_a_write_is_read_back_after_it() {
+    let scene = Scene::new(json!({}));
+    let mut ledger = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    let path = format!("/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/{}", ledger.machine().name);
+    scene.api.change(&path, json!({"spec": {"clusterName": "c"}, "metadata": {"generation": 2}}));
+    scene.api.take_requests();
+    ledger.write(&scene.context).await.unwrap();
+    assert_eq!(scene.api.take_requests(), ["PATCH status", "GET machineinventories"]);
+    let known = scene.context.inventories.get("n", &ledger.machine().name).unwrap();
+    assert_eq!((known.cluster(), known.status.phase), (Some("c"), Some(Phase::Registered)));
+    assert_eq!(ledger.machine().cluster(), Some("c"));
+}
+
+#[tokio::test]
+async fn an_inventory_made_anew_under_the_same_name_is_not_the_machines() {
+    let scene = Scene::new(json!({}));
+    let mut ledger = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    let mut successor = fixtures::inventory(&ledger.machine().name, json!({"tpmHash": "b".repeat(64)}));
+    successor.metadata.resource_version = Some("9999".to_owned());
+    scene.context.inventories.enter(successor);
+    scene.api.take_requests();
+    let refusal = ledger.write(&scene.context).await.unwrap_err();
+    assert_eq!((refusal.code, ledger.is_written()), (RefusalCode::UnknownMachine, true), "it is not tried again");
+    ledger.note(&scene.context, Step::Installed);
+    assert_eq!(ledger.write(&scene.context).await.unwrap_err().code, RefusalCode::UnknownMachine);
+    assert_eq!(scene.api.take_requests(), [] as [&str; 0]);
+}

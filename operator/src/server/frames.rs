@@ -57,13 +57,17 @@ impl<S: Socket> Frames<S> {
         sent(timeout(SENDING, self.0.send(Message::Text(frame.into()))).await)
     }
 
-    /// The same for the last frame, which goes out with the closing one: one packet less for each machine.
+    /// The same for the last frame, and with it the closing one: one packet less for each machine.
     pub(super) async fn send_last(&mut self, frame: String) -> Result<(), End> {
-        sent(timeout(SENDING, self.0.feed(Message::Text(frame.into()))).await)
+        let both = async {
+            self.0.feed(Message::Text(frame.into())).await?;
+            self.0.send(Message::Close(None)).await
+        };
+        sent(timeout(SENDING, both).await)
     }
 
     pub(super) async fn close(&mut self) {
-        // It may be gone already.
+        // It may be gone already, or be closing.
         let _ = timeout(SENDING, self.0.send(Message::Close(None))).await;
     }
 }

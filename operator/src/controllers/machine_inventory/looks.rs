@@ -1,6 +1,6 @@
 //! Which inventories the controller must look at: of a fleet that is well, next to none.
 
-use super::{Finding, Name, STATUS_GRACE, build, cluster, secret, validate};
+use super::{Finding, Name, STATUS_GRACE, build, cluster, find_out, secret};
 use crate::context::Context;
 use crate::inventory_index::KnownMachine;
 use crate::seen_inventory::SeenInventory;
@@ -47,7 +47,7 @@ pub(super) fn looks(
         }
         Delete(object) => {
             let machine = KnownMachine::of(object.0);
-            index.forget(&machine.namespace, &machine.name);
+            index.forget(&machine);
             let left = machine.hash.as_ref().and_then(|hash| index.find(hash));
             [Delete(name_of(&machine))].into_iter().chain(again(left.into_iter().collect())).collect()
         }
@@ -55,14 +55,13 @@ pub(super) fn looks(
     events.into_iter().map(Ok).collect()
 }
 
-/// Those that the server made and gave no status, as soon as it will not do so any more. Each is told of again until it
-/// has one; the many that have it a moment later cost the controller nothing.
+/// Those that the server made and gave no status, when it will not do so any more. Each is told of again until it has
+/// one; the many that have it a moment later cost the controller nothing.
 pub(super) fn left_without_status(context: Arc<Context>) -> impl Stream<Item = watcher::Result<watcher::Event<Name>>> {
     let machines = stream::unfold(context, |context| async {
         tokio::time::sleep(Duration::from_secs(STATUS_GRACE.unsigned_abs())).await;
-        let now = context.now().0.as_second();
         let left = context.inventories.without_phase();
-        let left = left.into_iter().filter(|machine| validate(machine, None, now) == Finding::Unrecorded);
+        let left = left.into_iter().filter(|machine| find_out(machine, &context) == Finding::Unrecorded);
         let looks: Vec<_> = left.map(|machine| Ok(watcher::Event::Apply(name_of(&machine)))).collect();
         Some((stream::iter(looks), context))
     });
@@ -86,9 +85,7 @@ fn is_settled(machine: &KnownMachine, context: &Context) -> bool {
     if machine.deleting || !machine.finalizers.is_empty() || machine.cluster().is_some() || machine.secret().is_some() {
         return false;
     }
-    let first = machine.hash.as_ref().and_then(|hash| context.inventories.find(hash));
-    let now = context.now();
-    let finding = validate(machine, first.as_deref(), now.0.as_second());
+    let (finding, now) = (find_out(machine, context), context.now());
     if finding != Finding::Nothing {
         return finding == Finding::TooEarly;
     }

@@ -144,7 +144,7 @@ mod tests {
             reason_a == reason::SECRET_NOT_UNIQUE && message.contains("(b)") && !message.contains("same\""),
             "{message}"
         );
-        context.inventories.forget("n", "b");
+        context.inventories.forget(&context.inventories.get("n", "b").unwrap());
         assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_READABLE));
 
         // Another machine that names the same Secret: the first one is to be told.

@@ -25,7 +25,9 @@ impl Scene {
             object["metadata"]["finalizers"] = kept["metadata"]["finalizers"].clone();
         }
         self.api.put(path, object.clone());
-        self.context.inventories.forget("n", "a");
+        if let Some(before) = self.context.inventories.get("n", "a") {
+            self.context.inventories.forget(&before);
+        }
         self.context.inventories.enter(serde_json::from_value(object).unwrap());
     }
 
@@ -45,7 +47,7 @@ impl Scene {
         let machine = self.context.inventories.get("n", "a").unwrap();
         if let Some(patch) = crate::machine_life::status_patch(&machine.status, &status) {
             let written = self.context.inventory_client.patch_status("n", "a", &patch).await.unwrap();
-            self.context.inventories.assume(machine.with_status(status, &written));
+            self.context.inventories.assume_written(&machine, status, &written).expect("nobody else writes");
         }
     }
 
