@@ -50,6 +50,7 @@ impl Context {
         let now = (self.clock)();
         Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
     }
+
     /// The inventory of a machine, also while the first listing goes on.
     pub async fn find_machine(&self, hash: &TpmHash) -> Result<Option<Arc<KnownMachine>>, Refusal> {
         self.lookup.find(&self.inventories, &self.inventory_client, hash).await

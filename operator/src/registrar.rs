@@ -246,11 +246,8 @@ impl Ledger {
         if let Some(machine) = index.assume_written(machine, status, &written) {
             return Ok(machine);
         }
-        let object = client.get(&machine.namespace, &machine.name).await?;
-        if object.metadata.uid.as_deref().unwrap_or_default() != machine.uid {
-            return Err(AccessError::Gone);
-        }
-        Ok(index.enter(object))
+        let newest = index.enter(client.get(&machine.namespace, &machine.name).await?);
+        if newest.uid == machine.uid { Ok(newest) } else { Err(AccessError::Gone) }
     }
 }
 

@@ -209,10 +209,26 @@ async fn write(
     // What the machine said since this was read must not be undone.
     patch["metadata"] = serde_json::json!({"resourceVersion": machine.resource_version()});
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    match api.patch_status(&machine.name, &parameters, &Patch::Merge(&patch)).await {
+    let written = api.patch_status(&machine.name, &parameters(), &Patch::Merge(&patch)).await;
+    take_in(machine, context, written)
+}
+
+fn parameters() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+/// What came of a write. An inventory that is gone is none to write to again.
+fn take_in(
+    machine: &KnownMachine,
+    context: &Context,
+    written: kube::Result<SeenInventory>,
+) -> Result<(), ReconcileError> {
+    match written {
         Ok(written) => {
-            context.inventories.enter(written.0);
+            // The last finalizer of an object that is being deleted takes the object with it.
+            if written.0.metadata.deletion_timestamp.is_none() {
+                context.inventories.enter(written.0);
+            }
             Ok(())
         }
         Err(kube::Error::Api(status)) if status.is_not_found() => {

@@ -5,14 +5,14 @@
 //! then. Where Rancher's kinds are not served any more nothing is held back: there is nothing left to delete.
 
 use super::super::ReconcileError;
-use crate::client::FIELD_MANAGER;
+use super::{parameters, take_in};
 use crate::context::Context;
 use crate::crd::{Conditions, MachineInventoryStatus, TOKEN_FINALIZER, condition_type, reason};
 use crate::inventory_index::{Key, KnownMachine};
 use crate::rancher::Sought;
 use crate::seen_inventory::SeenInventory;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch};
 use serde_json::json;
 use std::time::Duration;
 
@@ -271,21 +271,8 @@ async fn set_finalizers(
     // The list is replaced as a whole: with the version read, nobody else's finalizer is lost.
     let patch = json!({"metadata": {"resourceVersion": machine.resource_version(), "finalizers": finalizers}});
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    match api.patch(&machine.name, &parameters, &Patch::Merge(&patch)).await {
-        Ok(written) => {
-            // The last finalizer of an object that is being deleted takes the object with it.
-            if written.0.metadata.deletion_timestamp.is_none() {
-                context.inventories.enter(written.0);
-            }
-            Ok(())
-        }
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        Err(source) => Err(ReconcileError::Writing {
-            what: format!("MachineInventory {}/{}", machine.namespace, machine.name),
-            source,
-        }),
-    }
+    let written = api.patch(&machine.name, &parameters(), &Patch::Merge(&patch)).await;
+    take_in(machine, context, written)
 }
 
 #[cfg(test)]

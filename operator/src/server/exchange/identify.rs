@@ -67,9 +67,7 @@ impl<S: Socket> Exchange<S> {
             correlation: self.correlation.clone(),
         };
         let frame = self.side.send_challenge(challenge)?;
-        self.frames.send(frame).await?;
-        let challenged = Instant::now();
-        self.context.metrics.time_phase("challenge", challenged - begun);
+        let challenged = self.challenge(frame, begun).await?;
         let frame = self.receive(HURRY_OF_TPM).await?;
         let proof = self.side.receive_proof(&frame)?;
         check_secret(&puzzle.secret, &proof.secret)?;
@@ -86,14 +84,20 @@ impl<S: Socket> Exchange<S> {
         let correlation = self.correlation.clone();
         let challenge = SecretChallenge { version, nonce: nonce.to_vec(), correlation };
         let frame = self.side.send_secret_challenge(challenge)?;
-        self.frames.send(frame).await?;
-        let challenged = Instant::now();
-        self.context.metrics.time_phase("challenge", challenged - begun);
+        let challenged = self.challenge(frame, begun).await?;
         let frame = self.receive(HURRY).await?;
         let proof = self.side.receive_secret_proof(&frame)?;
         secret.check(&nonce, &proof.answer)?;
         secret_holder::accept(&self.registration, &machine)?;
         self.context.metrics.time_phase("proof", challenged.elapsed());
         Ok(machine)
+    }
+
+    /// Sends a challenge; from then on the machine's time runs.
+    async fn challenge(&mut self, frame: String, begun: Instant) -> Result<Instant, End> {
+        self.frames.send(frame).await?;
+        let challenged = Instant::now();
+        self.context.metrics.time_phase("challenge", challenged - begun);
+        Ok(challenged)
     }
 }
