@@ -1,6 +1,7 @@
 //! The serial console of a virtual machine: what it says and when, and what is typed into it.
 
-use anyhow::{Context, Result, bail};
+use crate::stall::{self, Stall};
+use anyhow::{Context, Error, Result, bail};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -28,9 +29,10 @@ pub struct Console {
     next: usize,
 }
 
-#[derive(Default)]
 struct Seen {
     lines: Vec<Line>,
+    /// When the machine last said anything.
+    heard: Instant,
     /// The line without an end yet: a prompt, for example.
     unfinished: Vec<u8>,
     ended: bool,
@@ -41,7 +43,8 @@ impl Console {
     pub fn open(socket: UnixStream, log: &Path, power_on: Instant, on_line: Option<fn(&Line)>) -> Result<Self> {
         let mut log = File::create(log).with_context(|| format!("making {}", log.display()))?;
         let mut output = socket.try_clone().context("sharing the console's socket")?;
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Seen { lines: Vec::new(), heard: Instant::now(), unfinished: Vec::new(), ended: false };
+        let seen = Arc::new(Mutex::new(seen));
         let (announce, changed) = watch::channel(());
         let shared = Arc::clone(&seen);
         thread::Builder::new()
@@ -52,6 +55,7 @@ impl Console {
                     let length = output.read(&mut buffer).unwrap_or(0);
                     let at = power_on.elapsed();
                     let mut seen = lock(&shared);
+                    seen.heard = Instant::now();
                     let first = seen.lines.len();
                     seen.take_in(&buffer[..length], at);
                     for line in &seen.lines[first..] {
@@ -75,7 +79,7 @@ impl Console {
     }
 
     /// Waits for a whole line that none of the earlier waits has passed. `what` names it when it does not come within
-    /// `limit`, together with the last lines that did.
+    /// `limit`, together with the last lines that did. The error of a kernel that stands still is a `Stall`.
     pub async fn wait_for(&mut self, what: &str, limit: Duration, fits: impl Fn(&str) -> bool) -> Result<Line> {
         self.wait(what, limit, |seen, next| {
             let found = (*next..seen.lines.len()).find(|&index| fits(&seen.lines[index].text))?;
@@ -117,22 +121,27 @@ impl Console {
         limit: Duration,
         look: impl Fn(&Seen, &mut usize) -> Option<T>,
     ) -> Result<T> {
-        let deadline = tokio::time::Instant::now() + limit;
+        let deadline = Instant::now() + limit;
         loop {
             self.changed.borrow_and_update();
-            let ended = {
+            let (ended, next_look) = {
                 let seen = lock(&self.seen);
                 if let Some(found) = look(&seen, &mut self.next) {
                     return Ok(found);
                 }
-                seen.ended
+                (seen.ended, seen.stands_still_at().map_or(deadline, |stall| stall.min(deadline)))
             };
             if ended {
                 bail!("waiting for {what}: the machine is gone; its console ends with:\n{}", self.tail());
             }
-            if tokio::time::timeout_at(deadline, self.changed.changed()).await.is_err() {
-                bail!("waiting for {what}: not within {} s; the console ends with:\n{}", limit.as_secs(), self.tail());
+            if tokio::time::timeout_at(next_look.into(), self.changed.changed()).await.is_ok() {
+                continue;
             }
+            let tail = self.tail();
+            if next_look < deadline {
+                return Err(Error::new(Stall { tail }).context(format!("waiting for {what}")));
+            }
+            bail!("waiting for {what}: not within {} s; the console ends with:\n{tail}", limit.as_secs());
         }
     }
 
@@ -154,6 +163,11 @@ impl Drop for Console {
 }
 
 impl Seen {
+    /// When a kernel that goes on saying nothing is taken to stand still; never once its init has begun.
+    fn stands_still_at(&self) -> Option<Instant> {
+        stall::before_init(&self.lines).then(|| self.heard + stall::SILENCE)
+    }
+
     /// A carriage return ends a line as well: a progress bar's states are lines of their own.
     fn take_in(&mut self, bytes: &[u8], at: Duration) {
         for &byte in bytes {
@@ -243,5 +257,25 @@ mod tests {
         drop(machine);
         let error = console.wait_for_text("never", SHORT).await.unwrap_err().to_string();
         assert!(error.contains("the machine is gone"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_falls_silent_is_not_waited_for_to_the_end() {
+        let (mut machine, mut console, _folder) = console();
+        machine.write_all(b"[    0.000000] Linux version 6.12.0\r\n").unwrap();
+        console.wait_for_text("Linux", SHORT).await.unwrap();
+        lock(&console.seen).heard = Instant::now().checked_sub(stall::SILENCE).unwrap();
+        let error = console.wait_for_text("ros-init", SHORT).await.unwrap_err();
+        assert!(error.is::<Stall>() && format!("{error:#}").contains("Linux version"), "{error:#}");
+    }
+
+    #[tokio::test]
+    async fn a_machine_may_be_silent_once_its_init_has_begun() {
+        let (mut machine, mut console, _folder) = console();
+        machine.write_all(b"[    0.000000] Linux version 6.12.0\r\n[    3.000000] ros-init: starting\r\n").unwrap();
+        console.wait_for_text("ros-init", SHORT).await.unwrap();
+        lock(&console.seen).heard = Instant::now().checked_sub(stall::SILENCE).unwrap();
+        let error = console.wait_for_text("never", Duration::from_millis(1)).await.unwrap_err();
+        assert!(!error.is::<Stall>(), "{error:#}");
     }
 }

@@ -30,6 +30,7 @@ pub mod site;
 pub mod software_machine;
 pub mod software_tpm;
 pub mod ssh;
+pub mod stall;
 pub mod story;
 pub mod stranger;
 pub mod swtpm;

@@ -8,11 +8,13 @@ use crate::milestone::Milestone;
 use crate::port::Port;
 use crate::process::{KeptProcess, Process};
 use crate::qmp;
+use crate::stall::{self, Stall};
 use crate::swtpm::{EkCertificate, Tpm};
 use crate::vm_slot::VmSlot;
 use crate::wait::{Look, until};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use serde_json::{Value, json};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -87,6 +89,8 @@ pub struct Machine {
     ssh_port: Port,
     running: Option<Running>,
     power_ons: usize,
+    /// A kernel stood still before its init, and the power was switched off and on.
+    started_again: bool,
     _slot: VmSlot,
 }
 
@@ -113,7 +117,16 @@ impl Machine {
             }
         };
         let ssh_port = Port::reserve()?;
-        Ok(Self { folder: folder.to_owned(), spec, tpm, ssh_port, running: None, power_ons: 0, _slot: slot })
+        Ok(Self {
+            folder: folder.to_owned(),
+            spec,
+            tpm,
+            ssh_port,
+            running: None,
+            power_ons: 0,
+            started_again: false,
+            _slot: slot,
+        })
     }
 
     pub async fn power_on(&mut self) -> Result<()> {
@@ -157,16 +170,58 @@ impl Machine {
     /// Waits until a program on the machine says so; gives what it says about it. A failure told meanwhile ends the
     /// waiting.
     ///
+    /// A kernel that stands still before its init is given one more power-on per machine, and a word on the standard
+    /// error: nothing of this project had begun.
+    ///
     /// # Panics
     /// While the machine is off.
     pub async fn wait_for_milestone(&mut self, milestone: Milestone, limit: Duration) -> Result<String> {
-        let said = |line: &str, milestone: Milestone| milestone.text_in(line).map(str::to_owned);
-        let fits = |line: &str| said(line, milestone).or_else(|| said(line, Milestone::Failed)).is_some();
-        let line = self.console().wait_for(&format!("the milestone {milestone}"), limit, fits).await?;
-        match said(&line.text, milestone) {
-            Some(text) => Ok(text),
-            None => bail!("waiting for the milestone {milestone}: {}", line.text),
+        match self.wait_for_either([milestone, Milestone::Failed], limit).await? {
+            (reached, text) if reached == milestone => Ok(text),
+            (_, line) => bail!("waiting for the milestone {milestone}: the machine has failed: {line}"),
         }
+    }
+
+    /// Waits until the machine gives up, and gives why; one that is installed instead is an error. Otherwise like
+    /// `wait_for_milestone`.
+    ///
+    /// # Panics
+    /// While the machine is off.
+    pub async fn wait_for_failure(&mut self, limit: Duration) -> Result<String> {
+        match self.wait_for_either([Milestone::Failed, Milestone::Rebooting], limit).await? {
+            (Milestone::Failed, text) => Ok(text),
+            (_, text) => bail!("waiting for the machine to fail: it was installed: {text}"),
+        }
+    }
+
+    async fn wait_for_either(&mut self, milestones: [Milestone; 2], limit: Duration) -> Result<(Milestone, String)> {
+        let said = |line: &str| milestones.iter().find_map(|known| Some((*known, known.text_in(line)?.to_owned())));
+        let what = format!("the milestone {}", milestones[0]);
+        let line = match self.console().wait_for(&what, limit, |line| said(line).is_some()).await {
+            Err(error) if error.is::<Stall>() && !self.started_again => {
+                self.start_again(&error).await?;
+                self.console().wait_for(&what, limit, |line| said(line).is_some()).await?
+            }
+            line => line?,
+        };
+        said(&line.text).context("a line that fits and says nothing")
+    }
+
+    async fn start_again(&mut self, stall: &Error) -> Result<()> {
+        self.started_again = true;
+        let name = format!("stall-{}.log", self.power_ons);
+        let registers = match stall::keep_evidence(&self.folder.join(CONTROL), &self.folder.join(&name)) {
+            Ok(()) => format!("in {name}, beside the console's log"),
+            Err(error) => format!("not known: {error:#}"),
+        };
+        let serial = &self.spec.serial;
+        // Not `eprintln`, which the test harness keeps to itself when the test passes.
+        let _ = writeln!(
+            std::io::stderr(),
+            "machine {serial}: {stall:#}\nmachine {serial} is powered off and on again; its registers: {registers}"
+        );
+        self.cut_power();
+        self.power_on().await
     }
 
     /// From one moment to the next. Disks and TPM keep what they had.

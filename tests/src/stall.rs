@@ -1,0 +1,68 @@
+//! A kernel that stands still before its init.
+//!
+//! Seen twice in several hundred starts under translation with two processors: the console ends among the kernel's own
+//! initialisation (`Key type psk registered`), for good, and no program of this project has begun. Waiting longer helps
+//! nobody, and a machine that is merely slow looks different: its kernel goes on talking.
+
+use crate::console::Line;
+use crate::qmp;
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::path::Path;
+use std::time::Duration;
+use thiserror::Error;
+
+/// A kernel says something every few seconds until its init begins, on a busy host and under translation too.
+pub const SILENCE: Duration = Duration::from_secs(120);
+
+/// What the error of a wait is made of when the kernel stands still.
+#[derive(Debug, Error)]
+#[error(
+    "the kernel has said nothing for {} s and its init has not begun; the console ends with:\n{tail}",
+    SILENCE.as_secs()
+)]
+pub struct Stall {
+    /// The console's last lines.
+    pub tail: String,
+}
+
+/// Whether the kernel has begun, for the last time on this console, and handed over to no init yet.
+pub fn before_init(lines: &[Line]) -> bool {
+    let last = |text: &str| lines.iter().rposition(|line| line.text.contains(text));
+    last("Linux version ") > last("ros-init: ")
+}
+
+/// Writes down what the processors of a machine do, in QEMU's words, for whoever looks into it.
+pub fn keep_evidence(control: &Path, log: &Path) -> Result<()> {
+    let mut evidence = String::new();
+    // Twice: a processor that spins is elsewhere in its loop, one that sleeps is not.
+    for command in ["info registers -a", "info registers -a", "info lapic 0", "info lapic 1", "info pic"] {
+        let said = qmp::execute(control, "human-monitor-command", json!({"command-line": command}))?;
+        evidence += &format!("{command}\n{}\n", said.as_str().unwrap_or_default());
+    }
+    std::fs::write(log, evidence).with_context(|| format!("writing {}", log.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_alone_from_its_first_line_to_init() {
+        let console = [
+            ("BdsDxe: starting Boot0001", false),
+            ("[    0.000000] Linux version 6.12.0", true),
+            ("[    1.680000] Key type psk registered", true),
+            ("[    3.100000] ros-init: starting", false),
+            ("[   26.000000] reboot: machine restart", false),
+            ("[    0.000000] Linux version 6.12.0", true),
+            ("[    3.000000] ros-init: starting", false),
+        ];
+        let mut lines = Vec::new();
+        for (text, alone) in console {
+            lines.push(Line { at: Duration::ZERO, text: text.to_owned() });
+            assert_eq!(before_init(&lines), alone, "after {text:?}");
+        }
+        assert!(!before_init(&[]));
+    }
+}
