@@ -36,14 +36,25 @@ impl InventoryIndex {
     }
 
     /// Enters an object, whether the watch brought it or an own write returned it. An older version than the one
-    /// known is ignored. The dear part, of which nobody else should wait for the end, lies between two locks.
+    /// known is ignored.
     pub fn enter(&self, object: MachineInventory) -> Arc<KnownMachine> {
+        self.enter_by(object, Maps::insert)
+    }
+
+    /// Enters an object that a listing brings. It takes the place of what was known before the listing began, of
+    /// whatever version: an etcd restored from a copy holds older ones, and goes on from there.
+    pub fn enter_listed(&self, object: MachineInventory) -> Arc<KnownMachine> {
+        self.enter_by(object, Maps::insert_listed)
+    }
+
+    /// The dear part, of which nobody else should wait for the end, lies between two locks.
+    fn enter_by(&self, object: MachineInventory, insert: fn(&mut Maps, Arc<KnownMachine>)) -> Arc<KnownMachine> {
         // The watch brings what was just written once more.
         if let Some(known) = self.write(|maps| maps.recall(&object)) {
             return known;
         }
         let machine = Arc::new(KnownMachine::of(object));
-        self.write(|maps| maps.insert(machine.clone()));
+        self.write(|maps| insert(maps, machine.clone()));
         machine
     }
 
@@ -283,6 +294,29 @@ mod tests {
         assert!(index.is_complete());
         assert!(index.get("n", "a").is_some() && index.get("n", "c").is_some());
         assert_eq!(index.get("n", "b"), None);
+    }
+
+    #[test]
+    fn an_etcd_restored_from_a_copy_is_believed_at_the_next_listing() {
+        let index = InventoryIndex::default();
+        let approved = |name: &str, version| {
+            let mut object = object(name, name.as_bytes()[0], version);
+            object.spec.approved = Some(true);
+            object
+        };
+        for name in ["a", "b"] {
+            index.enter(approved(name, 8));
+        }
+        index.begin_listing();
+        // An own write in the meantime is newer than what was listed before it.
+        index.enter(approved("b", 12));
+        for name in ["a", "b"] {
+            index.enter_listed(object(name, name.as_bytes()[0], 5));
+        }
+        index.finish_listing();
+        assert_eq!(index.get("n", "a").unwrap().approved, None);
+        assert_eq!(index.get("n", "b").unwrap().approved, Some(true));
+        assert_eq!((index.find(&hash(b'a')).unwrap().resource_version, taken(&index, "door")), (5, 2));
     }
 
     #[test]

@@ -67,23 +67,39 @@ impl Maps {
         })
     }
 
+    /// Enters what was heard of an object, unless something newer was.
     pub(super) fn insert(&mut self, machine: Arc<KnownMachine>) {
         let key = machine.key();
+        let version = machine.resource_version;
+        let newer =
+            |known: &Arc<KnownMachine>| known.uid == machine.uid && version != 0 && version < known.resource_version;
+        if self.by_key.get(&key).is_some_and(newer) {
+            if let Some(listing) = &mut self.listing {
+                listing.insert(key);
+            }
+            return;
+        }
+        self.replace(key, machine);
+    }
+
+    /// Enters what is listed, unless something newer was heard since the listing began.
+    pub(super) fn insert_listed(&mut self, machine: Arc<KnownMachine>) {
+        let key = machine.key();
+        if self.listing.as_ref().is_some_and(|listing| !listing.contains(&key)) {
+            self.replace(key, machine);
+        } else {
+            self.insert(machine);
+        }
+    }
+
+    fn replace(&mut self, key: Key, machine: Arc<KnownMachine>) {
         if let Some(listing) = &mut self.listing {
             listing.insert(key.clone());
         }
-        if let Some(old) = self.by_key.get(&key) {
-            let same_object = old.uid == machine.uid;
-            if same_object && machine.resource_version != 0 && machine.resource_version < old.resource_version {
-                return;
-            }
-            if old.of_its_system() != machine.of_its_system() {
-                self.system_changes += 1;
-            }
-            self.remove_entry(&key);
-        } else {
+        if self.by_key.get(&key).is_none_or(|old| old.of_its_system() != machine.of_its_system()) {
             self.system_changes += 1;
         }
+        self.remove_entry(&key);
         if let Some(hash) = &machine.hash {
             match self.by_hash_digest.entry(digest_of(hash)) {
                 Entry::Vacant(place) => {

@@ -32,7 +32,7 @@ pub(super) fn looks(
             vec![Init]
         }
         InitApply(object) => {
-            let machine = index.enter(object.0);
+            let machine = index.enter_listed(object.0);
             if is_settled(&machine, context) { vec![] } else { vec![InitApply(name_of(&machine))] }
         }
         InitDone => {
@@ -176,6 +176,22 @@ mod tests {
         assert_eq!(handed_on(&context, Event::InitApply(b)), [] as [&str; 0]);
         assert_eq!(handed_on(&context, Event::InitApply(a)), [] as [&str; 0]);
         assert_eq!(handed_on(&context, Event::InitDone), ["look at a", "look at b", "done"]);
+    }
+
+    #[tokio::test]
+    async fn a_listing_is_believed_even_if_it_is_older_than_what_was_seen() {
+        let context = fixtures::context(&FakeApi::default());
+        let of_version = |version: &str, phase| {
+            let mut object = machine("a", 'a', Some(phase));
+            object.metadata.resource_version = Some(version.to_owned());
+            object
+        };
+        let (restored, lost) = (of_version("5", Phase::Ready), of_version("9", Phase::Booted));
+        handed_on(&context, Event::Apply(lost));
+        handed_on(&context, Event::Init);
+        handed_on(&context, Event::InitApply(restored));
+        handed_on(&context, Event::InitDone);
+        assert_eq!(context.inventories.get("n", "a").unwrap().status.phase, Some(Phase::Ready));
     }
 
     #[tokio::test(start_paused = true)]
