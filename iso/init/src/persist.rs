@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::Result;
 use crate::console::say;
 use crate::mount::{bind, create_directory};
-use crate::seed::Seeding;
+use crate::seed::{Kind, Seeding};
 
 const LIST: &str = "usr/lib/ros/persist.conf";
 
@@ -18,12 +18,6 @@ struct Entry {
     /// Without the leading slash.
     path: PathBuf,
     mode: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Directory,
-    File,
 }
 
 /// Binds every entry of `root`'s list from `persistent` over its place in `root`. What `persistent` does not have yet

@@ -9,7 +9,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::Result;
-use crate::persist::Kind;
+
+/// What is made where the image has nothing to copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Directory,
+    File,
+}
 
 /// Copies in the making below `<store>/.seeding`; an unfinished one of an earlier boot is thrown away.
 pub struct Seeding<'a> {
