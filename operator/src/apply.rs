@@ -1,7 +1,7 @@
 //! Server-side apply of objects whose kinds are known by name only.
 
 use crate::absence::is_absent;
-use crate::client::FIELD_MANAGER;
+use crate::client::patching;
 use kube::Client;
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, ValidationDirective,
@@ -26,12 +26,7 @@ pub fn api(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> 
 /// error; an object that says what is there already is not written.
 pub async fn apply(client: &Client, object: &Value) -> kube::Result<Value> {
     let target = Target::of(object);
-    let parameters = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        field_validation: Some(ValidationDirective::Strict),
-        force: true,
-        ..PatchParams::default()
-    };
+    let parameters = PatchParams { field_validation: Some(ValidationDirective::Strict), force: true, ..patching() };
     let applied = target.api(client).patch(target.name, &parameters, &Patch::Apply(object)).await?;
     serde_json::to_value(applied).map_err(kube::Error::SerdeError)
 }

@@ -4,6 +4,7 @@ use crate::metrics::RequestTimes;
 use anyhow::Context as _;
 use axum::http::{Request, Response};
 use kube::Client;
+use kube::api::{PatchParams, PostParams};
 use kube::client::{Body, ClientBuilder};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -11,6 +12,16 @@ use tower::{BoxError, Layer, Service};
 
 /// Who we are to the API server: as manager of fields and as reporter of events.
 pub const FIELD_MANAGER: &str = "ros-operator";
+
+/// With what an object is made or replaced.
+pub fn writing() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}
+
+/// With what an object is patched.
+pub fn patching() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}
 
 /// To an answer's headers, retries included: as long as an API server itself works on a request. A watch is answered
 /// when it begins.

@@ -2,12 +2,12 @@
 //! not. A herd of machines queues up here, in the order in which they came: an API server that is asked for more than it
 //! can do at once does all of it late, and what comes after its deadline is work for nothing.
 
-use crate::client::FIELD_MANAGER;
+use crate::client::{patching, writing};
 use crate::crd::MachineInventory;
 use crate::seen_inventory::{SeenInventory, SeenMetadata};
 use axum::http;
 use axum::http::header::{ACCEPT, HeaderValue};
-use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, ListParams, ObjectMeta, Patch};
 use kube::core::Request;
 use kube::{Client, Resource, ResourceExt};
 use protocol::{Refusal, RefusalCode, TpmHash};
@@ -70,10 +70,9 @@ impl InventoryClient {
     }
 
     async fn create(&self, namespace: &str, object: &MachineInventory) -> kube::Result<SeenMetadata> {
-        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
         let collection = Request::new(SeenInventory::url_path(&(), Some(namespace)));
-        self.write(collection.create(&parameters, body)).await
+        self.write(collection.create(&writing(), body)).await
     }
 
     async fn write(
@@ -108,13 +107,13 @@ impl InventoryClient {
     /// Applies a JSON merge patch to the object, without its status.
     pub async fn patch(&self, namespace: &str, name: &str, patch: &Value) -> Result<MachineInventory, AccessError> {
         let api = Api::<SeenInventory>::namespaced(self.client.clone(), namespace);
-        found(self.timed(api.patch(name, &parameters(), &Patch::Merge(patch))).await).map(|seen| seen.0)
+        found(self.timed(api.patch(name, &patching(), &Patch::Merge(patch))).await).map(|seen| seen.0)
     }
 
     /// Applies a JSON merge patch to the object's status. The answer: its metadata.
     pub async fn patch_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<ObjectMeta, AccessError> {
         let collection = Request::new(SeenInventory::url_path(&(), Some(namespace)));
-        let request = collection.patch_subresource("status", name, &parameters(), &Patch::Merge(patch));
+        let request = collection.patch_subresource("status", name, &patching(), &Patch::Merge(patch));
         found(self.timed(self.write(request)).await).map(|metadata| metadata.0)
     }
 
@@ -131,10 +130,6 @@ impl InventoryClient {
             Err(_) => Err(Failed::Other(format!("no answer within {} s", DEADLINE.as_secs()))),
         }
     }
-}
-
-fn parameters() -> PatchParams {
-    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 fn found<T>(result: Result<T, Failed>) -> Result<T, AccessError> {

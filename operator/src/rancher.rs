@@ -11,10 +11,10 @@
 //! Where Rancher is not installed these kinds are not served. One request a minute finds that out for all machines.
 
 use crate::absence::{is_absent, is_not_served};
-use crate::client::FIELD_MANAGER;
+use crate::client::writing;
 use crate::crd::INVENTORY_ANNOTATION;
 use crate::inventory_index::{Key, KnownMachine};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, PostParams, Preconditions};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Preconditions};
 use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
@@ -128,8 +128,7 @@ impl Rancher {
         }));
         let object: DynamicObject = object.map_err(kube::Error::SerdeError)?;
         let api = Api::namespaced_with(client.clone(), namespace, &tokens());
-        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        match self.look(api.create(&parameters, &object)).await {
+        match self.look(api.create(&writing(), &object)).await {
             Ok(made) => made.read(|object| token_of(&object)),
             Err(kube::Error::Api(status)) if status.is_already_exists() => self.token(client, key).await,
             Err(error) => Err(error),

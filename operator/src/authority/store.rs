@@ -1,11 +1,12 @@
 //! Where the authority is kept: one Secret, shared by all replicas.
 
 use super::{Issued, TlsMaterial, renewed};
+use crate::client::writing;
 use anyhow::Context as _;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
+use kube::api::Api;
 use kube::{Client, ResourceExt};
 use std::collections::BTreeMap;
 
@@ -37,11 +38,11 @@ impl Authority {
                 return Ok(next);
             }
             let written = match kept {
-                None => self.secrets.create(&PostParams::default(), &to_secret(&next)).await,
+                None => self.secrets.create(&writing(), &to_secret(&next)).await,
                 Some(kept) => {
                     let mut secret = to_secret(&next);
                     secret.metadata.resource_version = kept.resource_version();
-                    self.secrets.replace(SECRET_NAME, &PostParams::default(), &secret).await
+                    self.secrets.replace(SECRET_NAME, &writing(), &secret).await
                 }
             };
             match written {

@@ -9,7 +9,7 @@ mod secret;
 
 use super::watch::keep_watching;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
-use crate::client::FIELD_MANAGER;
+use crate::client::patching;
 use crate::context::Context;
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, message, reason};
 use crate::inventory_index::KnownMachine;
@@ -18,7 +18,7 @@ use crate::seen_inventory::SeenInventory;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch};
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
@@ -209,12 +209,8 @@ async fn write(
     // What the machine said since this was read must not be undone.
     patch["metadata"] = serde_json::json!({"resourceVersion": machine.resource_version()});
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
-    let written = api.patch_status(&machine.name, &parameters(), &Patch::Merge(&patch)).await;
+    let written = api.patch_status(&machine.name, &patching(), &Patch::Merge(&patch)).await;
     take_in(machine, context, written)
-}
-
-fn parameters() -> PatchParams {
-    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 /// What came of a write. An inventory that is gone is none to write to again.

@@ -4,7 +4,7 @@
 
 use super::watch::keep_watching;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
-use crate::client::FIELD_MANAGER;
+use crate::client::patching;
 use crate::clock_jumps::clock_jumps;
 use crate::context::Context;
 use crate::crd::{Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
@@ -14,7 +14,7 @@ use crate::registration_index::Authorities;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch};
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -211,8 +211,7 @@ async fn write(
     });
     patch["status"]["mediaURLs"] = media_patch(object.status.as_ref().and_then(|s| s.media_urls.as_ref()), status);
     let api = Api::<MachineRegistration>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    api.patch_status(&object.name_any(), &parameters, &Patch::Merge(&patch))
+    api.patch_status(&object.name_any(), &patching(), &Patch::Merge(&patch))
         .await
         .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })?;
     let ready = |status: &MachineRegistrationStatus| status.conditions.find(condition_type::READY).cloned();

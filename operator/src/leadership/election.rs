@@ -1,9 +1,10 @@
 //! Takes part in the election: reads and writes the Lease, and tells whether this replica leads.
 
 use super::lease::{self, Decision, GIVE_UP, LOOK_EVERY, NAME, RENEW_EVERY, Seen};
+use crate::client::writing;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
+use kube::api::Api;
 use kube::{Client, Error};
 use prometheus_client::metrics::gauge::Gauge;
 use std::time::Duration;
@@ -117,9 +118,9 @@ impl Election {
         let exists = found.is_some();
         let lease = lease::taken(found, &self.identity, Timestamp::now());
         let written = if exists {
-            request(self.leases.replace(NAME, &PostParams::default(), &lease)).await
+            request(self.leases.replace(NAME, &writing(), &lease)).await
         } else {
-            request(self.leases.create(&PostParams::default(), &lease)).await
+            request(self.leases.create(&writing(), &lease)).await
         };
         match written {
             Ok(lease) => (Some(Held { lease, renewed: begun }), None),
@@ -139,7 +140,7 @@ impl Election {
         let left = GIVE_UP.saturating_sub(held.renewed.elapsed());
         let renewal = async {
             let lease = lease::taken(Some(held.lease.clone()), &self.identity, Timestamp::now());
-            match request(self.leases.replace(NAME, &PostParams::default(), &lease)).await {
+            match request(self.leases.replace(NAME, &writing(), &lease)).await {
                 // Perhaps by an own renewal whose answer was lost.
                 Err(RequestError::Refused(Error::Api(status))) if status.is_conflict() => {
                     request(self.leases.get(NAME)).await
@@ -164,7 +165,7 @@ impl Election {
 
     async fn release(&self, held: Held) {
         let lease = lease::released(held.lease);
-        if let Err(error) = request(self.leases.replace(NAME, &PostParams::default(), &lease)).await {
+        if let Err(error) = request(self.leases.replace(NAME, &writing(), &lease)).await {
             tracing::info!(%error, "releasing Lease {NAME}; it expires by itself");
         }
     }

@@ -5,7 +5,8 @@
 //! then. Where Rancher's kinds are not served any more nothing is held back: there is nothing left to delete.
 
 use super::super::ReconcileError;
-use super::{parameters, take_in};
+use super::take_in;
+use crate::client::patching;
 use crate::context::Context;
 use crate::crd::{Conditions, MachineInventoryStatus, TOKEN_FINALIZER, condition_type, reason};
 use crate::inventory_index::{Key, KnownMachine};
@@ -271,7 +272,7 @@ async fn set_finalizers(
     // The list is replaced as a whole: with the version read, nobody else's finalizer is lost.
     let patch = json!({"metadata": {"resourceVersion": machine.resource_version(), "finalizers": finalizers}});
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
-    let written = api.patch(&machine.name, &parameters(), &Patch::Merge(&patch)).await;
+    let written = api.patch(&machine.name, &patching(), &Patch::Merge(&patch)).await;
     take_in(machine, context, written)
 }
 

@@ -3,11 +3,11 @@
 use super::build::{self, Built, has_finalizer};
 use super::{Context, ManagedOSImage, Problem, ReconcileError};
 use crate::apply::{self, apply};
-use crate::client::FIELD_MANAGER;
+use crate::client::patching;
 use crate::crd::{OS_IMAGE_FINALIZER, reason};
 use crate::upgrade;
 use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch};
 use kube::runtime::reflector::ObjectRef;
 use serde_json::{Value, json};
 
@@ -96,8 +96,7 @@ async fn set_finalizer(object: &ManagedOSImage, context: &Context, wanted: bool)
     // With the version read: another controller's finalizer must not be written away.
     let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
     let api = Api::<ManagedOSImage>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    api.patch(&object.name_any(), &parameters, &Patch::Merge(&patch))
+    api.patch(&object.name_any(), &patching(), &Patch::Merge(&patch))
         .await
         .map(drop)
         .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })

@@ -3,14 +3,14 @@
 use super::build::plan_of;
 use super::fetch::Found;
 use super::{Context, ManagedOSImage, Outcome, ReconcileError, Wanted};
-use crate::client::FIELD_MANAGER;
+use crate::client::patching;
 use crate::crd::{Conditions, ManagedOSImageStatus, condition_type, reason};
 use crate::machine_life::status_patch;
 use crate::upgrade::bundle::{BundleStatus, carried_back};
 use crate::upgrade::progress::{self, Phase};
 use crate::upgrade::verdict::{self, Situation, Verdict};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -111,8 +111,7 @@ pub(super) async fn write(
     // A spec that came meanwhile has not been looked at.
     patch["metadata"] = json!({"resourceVersion": object.resource_version()});
     let api = Api::<ManagedOSImage>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    api.patch_status(&object.name_any(), &parameters, &Patch::Merge(&patch))
+    api.patch_status(&object.name_any(), &patching(), &Patch::Merge(&patch))
         .await
         .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })?;
     let ready = |status: &ManagedOSImageStatus| status.conditions.find(condition_type::READY).cloned();
