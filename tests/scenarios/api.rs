@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use harness::cluster::{Cluster, Controllers};
 use harness::operator::Operator;
 use harness::scratch::Scratch;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Of the first release's reference, word for word; ellipsis included.
 const REFERENCE: [&str; 4] = [
@@ -131,18 +131,16 @@ async fn what_contradicts_itself_is_refused_with_advice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_is_set_once() {
     let (_operator, cluster, _scratch) = start("api-identity").await.unwrap();
-    let patch = |spec: &str| {
-        let patch = format!(r#"{{"spec": {spec}}}"#);
-        let object = "machineinventories.rancheros.cattle.io/m";
-        cluster.kubectl(&["patch", object, "--namespace", "fleet-default", "--type", "merge", "--patch", &patch], "")
+    let patch = |spec: Value| {
+        cluster.patch("machineinventories.rancheros.cattle.io/m", "fleet-default", &json!({"spec": spec}))
     };
     cluster.kubectl(&["apply", "--filename", "-"], &object("MachineInventory", "m", "{}")).unwrap();
-    patch(r#"{"tpm": "aa"}"#).unwrap();
-    for spec in [r#"{"tpm": "bb"}"#, r#"{"tpm": null}"#, r#"{"tpm": null, "tpmHash": "bb"}"#] {
-        let error = patch(spec).unwrap_err().to_string();
+    patch(json!({"tpm": "aa"})).unwrap();
+    for spec in [json!({"tpm": "bb"}), json!({"tpm": null}), json!({"tpm": null, "tpmHash": "bb"})] {
+        let error = patch(spec.clone()).unwrap_err().to_string();
         assert!(error.contains("set once"), "{spec}: {error}");
     }
-    patch(r#"{"tpm": null, "tpmHash": "aa"}"#).unwrap();
+    patch(json!({"tpm": null, "tpmHash": "aa"})).unwrap();
 }
 
 async fn start(name: &str) -> Result<(Operator, Cluster, Scratch)> {

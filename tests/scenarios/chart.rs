@@ -1,12 +1,12 @@
-//! The chart: what it renders, and a cluster in which it is installed as the reference says, with nothing but the rights
-//! that it gives.
+//! A cluster in which the chart is installed as the reference says, with nothing but the rights that it gives.
 
+use super::chart_templates::{EVERYTHING, RELEASE, folder};
 use super::os_image::holds;
 use anyhow::{Context, Result};
 use harness::certificates::Authority;
 use harness::cluster::{Cluster, Controllers};
 use harness::foreign::make_namespace;
-use harness::helm::{helm, helm_alone};
+use harness::helm::helm;
 use harness::operator::{NAMESPACE, Operator};
 use harness::paths;
 use harness::rancher::Rancher;
@@ -20,70 +20,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-
-const RELEASE: &str = "rancheros-operator";
-
-/// Values that render everything that is not there by default.
-const EVERYTHING: &str = "replicas=3,ingress.host=ros.example.org,ingress.tlsSecretName=ros-tls,tls.secretName=own,\
-                          metrics.serviceMonitor.enabled=true,networkPolicy.enabled=true,\
-                          global.cattle.systemDefaultRegistry=registry.example.org,service.type=ClusterIP,\
-                          planNamespaces[0]=system-upgrade,defaultOSImage.osImage=ros:v2,\
-                          media.url=https://media.example.org:8443/ros.iso,media.sha256=\
-                          aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
-
-#[test]
-fn what_is_rendered_is_what_is_committed() {
-    let scratch = Scratch::new("chart-golden").unwrap();
-    for (name, values) in [("default", ""), ("everything", EVERYTHING)] {
-        let rendered = render(scratch.path(), values).unwrap();
-        let path = paths::workspace().join(format!("tests/golden/chart-{name}.yaml"));
-        if std::env::var_os("ROS_WRITE_GOLDEN").is_some() {
-            std::fs::write(&path, &rendered).unwrap();
-        }
-        let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        let difference = committed.lines().zip(rendered.lines()).find(|(committed, rendered)| committed != rendered);
-        assert!(
-            committed == rendered,
-            "{} is not what the chart renders; first difference {difference:?}; if the change is meant, write it with \
-             ROS_WRITE_GOLDEN=1",
-            path.display()
-        );
-    }
-    helm_alone(scratch.path(), &["lint", "--strict", &folder()]).unwrap();
-}
-
-#[test]
-fn wrong_values_are_refused_by_name() {
-    let scratch = Scratch::new("chart-values").unwrap();
-    for (values, told) in [
-        ("serverURL=http://ros.example.org", "serverURL"),
-        ("ingress.enabled=true", "ingress.host"),
-        ("ingress.host=https://ros.example.org", "host"),
-        ("service.type=Loadbalancer", "type"),
-        ("replica=2", "replica"),
-        ("tls.ca=PEM", "ca"),
-        ("media.url=ftp://example.org/ros.iso", "url"),
-        ("media.url=https://example.org/ros.iso", "media.sha256"),
-        ("media.url=https://example.org/ros.iso,media.volume.hostPath.path=/srv", "leave the other out"),
-    ] {
-        let error = format!("{:#}", render(scratch.path(), values).unwrap_err());
-        assert!(error.contains(told), "{values}: {error}");
-    }
-}
-
-#[test]
-fn media_come_from_any_volume() {
-    let scratch = Scratch::new("chart-media").unwrap();
-    let rendered = render(scratch.path(), "media.volume.persistentVolumeClaim.claimName=isos").unwrap();
-    let documents = rendered.split("\n---\n").map(|text| serde_yaml::from_str::<Value>(text).unwrap());
-    let deployment = documents.into_iter().find(|object| object["kind"] == "Deployment").unwrap();
-    let pod = &deployment["spec"]["template"]["spec"];
-    assert_eq!(pod["volumes"], json!([{"name": "media", "persistentVolumeClaim": {"claimName": "isos"}}]));
-    let mount = &pod["containers"][0]["volumeMounts"][0];
-    assert_eq!((&mount["name"], &mount["readOnly"]), (&json!("media"), &json!(true)));
-    let told = json!({"name": "ROS_MEDIA", "value": mount["mountPath"]});
-    assert!(pod["containers"][0]["env"].as_array().unwrap().contains(&told), "{pod}");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_more() {
@@ -129,10 +65,8 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     assert!(!metrics.contains(&name), "a machine's name in {metrics}");
 
     // A load balancer gives the Service an address.
-    let status = r#"{"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}}"#;
-    let patch =
-        ["patch", "service", RELEASE, "-n", NAMESPACE, "--subresource=status", "--type=merge", "--patch", status];
-    cluster.kubectl(&patch, "").unwrap();
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}});
+    cluster.patch_status(&format!("service/{RELEASE}"), NAMESPACE, &status).unwrap();
     until("the load balancer's address in the URL", Duration::from_secs(60), async || {
         let url = field(&cluster, "machineregistration/edge", "{.status.registrationURL}")?;
         Ok(if url.starts_with("https://192.0.2.7/") { Look::Ready(()) } else { Look::NotYet(url) })
@@ -286,14 +220,6 @@ async fn a_certificate_that_is_given_is_served_and_its_authority_is_handed_out()
     endpoint.register(&SoftwareTpm::new(KeyKind::P256).unwrap(), usual_report("SN-1")).await.unwrap();
     // Nothing of the operator's own was made beside it.
     assert!(cluster.kubectl(&["get", "secret", "ros-operator-tls", "-n", NAMESPACE], "").is_err());
-}
-
-fn folder() -> String {
-    paths::workspace().join("chart").display().to_string()
-}
-
-fn render(scratch: &Path, values: &str) -> Result<String> {
-    helm_alone(scratch, &["template", "--namespace", NAMESPACE, RELEASE, &folder(), "--set", values])
 }
 
 /// The chart as `make chart` packs it.

@@ -193,10 +193,7 @@ pub(super) fn make_secret(cluster: &Cluster, name: &str, token: &str) -> Result<
 }
 
 pub(super) fn patch(cluster: &Cluster, name: &str, spec: &Value) -> Result<()> {
-    let patch = json!({"spec": spec}).to_string();
-    let object = format!("{INVENTORIES}/{name}");
-    let patch = ["patch", &object, "--namespace", NAMESPACE, "--type=merge", "--patch", &patch];
-    cluster.kubectl(&patch, "").map(drop)
+    cluster.patch(&format!("{INVENTORIES}/{name}"), NAMESPACE, &json!({"spec": spec}))
 }
 
 /// Waits until an inventory's condition has this reason, for what stands in its spec now.

@@ -96,9 +96,7 @@ async fn a_machine_waits_until_somebody_approves() {
     let waiting = phase(&site, "ApprovalPending").await.unwrap();
 
     let object = format!("machineinventories.rancheros.cattle.io/{}", waiting["metadata"]["name"].as_str().unwrap());
-    let patch = r#"{"spec": {"approved": true}}"#;
-    let patch = ["patch", &object, "--namespace", NAMESPACE, "--type", "merge", "--patch", patch];
-    site.cluster.kubectl(&patch, "").unwrap();
+    site.cluster.patch(&object, NAMESPACE, &json!({"spec": {"approved": true}})).unwrap();
     phase(&site, "Registered").await.unwrap();
     endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     phase(&site, "Installed").await.unwrap();

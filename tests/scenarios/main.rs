@@ -1,6 +1,7 @@
 mod api;
 mod bad_days;
 mod chart;
+mod chart_templates;
 mod clock;
 mod cloud_config;
 mod exchange;

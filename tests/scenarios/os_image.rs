@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use harness::cluster::{Cluster, Controllers};
-use harness::foreign::{Kinds, deploy_bundle, make_namespace, say_of_bundle, set_status};
+use harness::foreign::{Kinds, deploy_bundle, make_namespace, say_of_bundle};
 use harness::operator::Operator;
 use harness::paths;
 use harness::rancher::Rancher;
@@ -251,10 +251,7 @@ impl Place {
     }
 
     fn patch(&self, name: &str, namespace: &str, patch: &Value) -> Result<()> {
-        let object = format!("managedosimages.rancheros.cattle.io/{name}");
-        let patch = patch.to_string();
-        let arguments = ["patch", &object, "--namespace", namespace, "--type=merge", "--patch", &patch];
-        self.cluster.kubectl(&arguments, "").map(drop)
+        self.cluster.patch(&format!("managedosimages.rancheros.cattle.io/{name}"), namespace, patch)
     }
 
     fn delete(&self, name: &str, namespace: &str) -> Result<()> {
@@ -271,7 +268,7 @@ impl Place {
     /// As if the machine had said so.
     fn report(&self, name: &str, os: Value) -> Result<()> {
         let status = json!({"phase": "Ready", "os": os});
-        set_status(&self.cluster, "machineinventories.rancheros.cattle.io", "fleet-default", name, &status)
+        self.cluster.patch_status(&format!("machineinventories.rancheros.cattle.io/{name}"), "fleet-default", &status)
     }
 
     /// A Node as its kubelet would tell of it.
@@ -283,14 +280,12 @@ impl Place {
             info[key] = json!("x");
         }
         info["osImage"] = json!(os_image);
-        let status = json!({"status": {"nodeInfo": info, "conditions": [{"type": "Ready", "status": "True"}]}});
-        let status = status.to_string();
-        let arguments = ["patch", "node", name, "--subresource=status", "--type=merge", "--patch", &status];
-        self.cluster.kubectl(&arguments, "").map(drop)
+        let status = json!({"nodeInfo": info, "conditions": [{"type": "Ready", "status": "True"}]});
+        self.cluster.patch_status(&format!("node/{name}"), "", &status)
     }
 
     fn plan_status(&self, status: &Value) -> Result<()> {
-        set_status(&self.cluster, "plans.upgrade.cattle.io", "cattle-system", "mos-default-os-image", status)
+        self.cluster.patch_status("plans.upgrade.cattle.io/mos-default-os-image", "cattle-system", status)
     }
 
     /// The Job that the upgrade controller made for a node, after its last pod.
@@ -311,7 +306,7 @@ impl Place {
                 "message": "three pods failed", "lastTransitionTime": time})
         };
         let status = json!({"failed": 3, "startTime": time, "conditions": [failed("FailureTarget"), failed("Failed")]});
-        set_status(&self.cluster, "job", "cattle-system", &name, &status)
+        self.cluster.patch_status(&format!("job/{name}"), "cattle-system", &status)
     }
 
     fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {

@@ -9,7 +9,7 @@ use crate::wait::{Look, until};
 use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -110,6 +110,23 @@ impl Cluster {
             bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         String::from_utf8(output.stdout).context("reading what kubectl printed")
+    }
+
+    /// Changes `object`, as `kind/name`, by a JSON merge patch (RFC 7386) of everything but its status. Of a kind without
+    /// namespaces, `namespace` means nothing.
+    pub fn patch(&self, object: &str, namespace: &str, patch: &Value) -> Result<()> {
+        self.merge(object, namespace, patch, &[])
+    }
+
+    /// The same of its status.
+    pub fn patch_status(&self, object: &str, namespace: &str, status: &Value) -> Result<()> {
+        self.merge(object, namespace, &json!({"status": status}), &["--subresource=status"])
+    }
+
+    fn merge(&self, object: &str, namespace: &str, patch: &Value, part: &[&str]) -> Result<()> {
+        let patch = patch.to_string();
+        let arguments = ["patch", object, "--namespace", namespace, "--type=merge", "--patch", &patch];
+        self.kubectl(&[&arguments[..], part].concat(), "").map(drop)
     }
 
     /// Where kubectl and the others are, for a person's PATH.

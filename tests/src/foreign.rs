@@ -49,14 +49,6 @@ impl Kinds {
     }
 }
 
-/// Gives an object this status, beside what its status holds already.
-pub fn set_status(cluster: &Cluster, kind: &str, namespace: &str, name: &str, status: &Value) -> Result<()> {
-    let patch = json!({"status": status}).to_string();
-    let which = ["patch", kind, name, "--namespace", namespace];
-    let how = ["--subresource=status", "--type=merge", "--patch", &patch];
-    cluster.kubectl(&[&which[..], &how].concat(), "").map(drop)
-}
-
 /// What Fleet does with a Bundle in one cluster, which is this one: applies what it holds as strictly as Helm does, and
 /// says so.
 pub fn deploy_bundle(cluster: &Cluster, bundle: &Value, clusters: &[&str]) -> Result<()> {
@@ -96,7 +88,8 @@ pub fn say_of_bundle(cluster: &Cluster, bundle: &Value, desired: usize, ready: u
         "display": {"readyClusters": format!("{ready}/{desired}")},
         "conditions": [{"type": "Ready", "status": holds}],
     });
-    set_status(cluster, "bundles.fleet.cattle.io", &text("/metadata/namespace"), &text("/metadata/name"), &status)
+    let object = format!("bundles.fleet.cattle.io/{}", text("/metadata/name"));
+    cluster.patch_status(&object, &text("/metadata/namespace"), &status)
 }
 
 /// Makes a namespace if it is not there.

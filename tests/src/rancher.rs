@@ -42,7 +42,7 @@ impl<'a> Rancher<'a> {
     pub fn manage_cluster(&self, name: &str, managed_as: &str) -> Result<()> {
         self.cluster.kubectl(&["create", "namespace", managed_as], "")?;
         let object = format!("clusters.provisioning.cattle.io/{name}");
-        self.patch_status(NAMESPACE, &object, &json!({"clusterName": managed_as}))
+        self.cluster.patch_status(&object, NAMESPACE, &json!({"clusterName": managed_as}))
     }
 
     /// All tokens of a management cluster.
@@ -60,7 +60,7 @@ impl<'a> Rancher<'a> {
         })
         .await?;
         let name = asked["metadata"]["name"].as_str().context("reading the token's name")?;
-        self.patch_status(managed_as, &format!("{TOKENS}/{name}"), &json!({"token": token}))?;
+        self.cluster.patch_status(&format!("{TOKENS}/{name}"), managed_as, &json!({"token": token}))?;
         Ok(asked)
     }
 
@@ -70,11 +70,5 @@ impl<'a> Rancher<'a> {
             "apiVersion": "management.cattle.io/v3", "kind": "Setting", "metadata": {"name": name}, "value": value,
         });
         self.cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).map(drop)
-    }
-
-    fn patch_status(&self, namespace: &str, object: &str, status: &Value) -> Result<()> {
-        let patch = json!({"status": status}).to_string();
-        let patch = ["patch", object, "--namespace", namespace, "--subresource=status", "--type=merge", "-p", &patch];
-        self.cluster.kubectl(&patch, "").map(drop)
     }
 }

@@ -167,9 +167,7 @@ impl<'a> Story<'a> {
     }
 
     fn patch(&self, object: &str, namespace: &str, spec: &Value) -> Result<()> {
-        let patch = json!({"spec": spec}).to_string();
-        let arguments = ["patch", object, "--namespace", namespace, "--type=merge", "--patch", &patch];
-        self.cluster.kubectl(&arguments, "").map(drop)
+        self.cluster.patch(object, namespace, &json!({"spec": spec}))
     }
 
     /// Comes back after every failure. Nobody honest is ever sent away for good.
