@@ -304,19 +304,22 @@ mod tests {
             object.spec.approved = Some(true);
             object
         };
-        for name in ["a", "b"] {
+        for name in ["a", "b", "c"] {
             index.enter(approved(name, 8));
         }
         index.begin_listing();
         // An own write in the meantime is newer than what was listed before it.
         index.enter(approved("b", 12));
-        for name in ["a", "b"] {
+        // Read in the meantime: old news by what is known, and the same as what is listed.
+        index.enter(object("c", b'c', 5));
+        for name in ["a", "b", "c"] {
             index.enter_listed(object(name, name.as_bytes()[0], 5));
         }
         index.finish_listing();
         assert_eq!(index.get("n", "a").unwrap().approved, None);
         assert_eq!(index.get("n", "b").unwrap().approved, Some(true));
-        assert_eq!((index.find(&hash(b'a')).unwrap().resource_version, taken(&index, "door")), (5, 2));
+        assert_eq!(index.get("n", "c").unwrap().approved, None);
+        assert_eq!((index.find(&hash(b'a')).unwrap().resource_version, taken(&index, "door")), (5, 3));
     }
 
     #[test]

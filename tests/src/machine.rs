@@ -170,8 +170,8 @@ impl Machine {
     /// Waits until a program on the machine says so; gives what it says about it. A failure told meanwhile ends the
     /// waiting.
     ///
-    /// A kernel that stands still before its init is given one more power-on per machine, and a word on the standard
-    /// error: nothing of this project had begun.
+    /// A kernel that stands still before the first init since power-on is given one more power-on per machine, and a word
+    /// on the standard error: nothing of this project had begun.
     ///
     /// # Panics
     /// While the machine is off.
@@ -197,10 +197,12 @@ impl Machine {
     async fn wait_for_either(&mut self, milestones: [Milestone; 2], limit: Duration) -> Result<(Milestone, String)> {
         let said = |line: &str| milestones.iter().find_map(|known| Some((*known, known.text_in(line)?.to_owned())));
         let what = format!("the milestone {}", milestones[0]);
+        let deadline = Instant::now() + limit;
         let line = match self.console().wait_for(&what, limit, |line| said(line).is_some()).await {
             Err(error) if error.is::<Stall>() && !self.started_again => {
                 self.start_again(&error).await?;
-                self.console().wait_for(&what, limit, |line| said(line).is_some()).await?
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.console().wait_for(&what, left, |line| said(line).is_some()).await?
             }
             line => line?,
         };

@@ -11,7 +11,11 @@ use std::fmt::Debug;
 ///
 /// kube's own watch lists anew when it is told in an event that what it was at is forgotten. When it is told so in
 /// place of an answer it asks for the same again, without end (kube#1042); an API server behind an aggregator or a proxy
-/// may do that, and one whose etcd was restored from a copy does, with 504. Then a new watch is begun, which lists.
+/// may do that. Then a new watch is begun, which lists.
+///
+/// An etcd restored from a copy is noticed if its versions were moved on (`etcdutl snapshot restore --bump-revision
+/// --mark-compacted`, as Kubernetes asks for). Else an API server accepts a watch from a version that it has not come to,
+/// and leaves out what lies before (kubernetes#107457).
 pub(super) fn keep_watching<K>(
     api: Api<K>,
     config: watcher::Config,

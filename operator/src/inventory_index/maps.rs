@@ -73,13 +73,10 @@ impl Maps {
         let version = machine.resource_version;
         let newer =
             |known: &Arc<KnownMachine>| known.uid == machine.uid && version != 0 && version < known.resource_version;
-        if self.by_key.get(&key).is_some_and(newer) {
-            if let Some(listing) = &mut self.listing {
-                listing.insert(key);
-            }
-            return;
+        // What is ignored is no news: the listing that is going on may know better.
+        if !self.by_key.get(&key).is_some_and(newer) {
+            self.replace(key, machine);
         }
-        self.replace(key, machine);
     }
 
     /// Enters what is listed, unless something newer was heard since the listing began.
