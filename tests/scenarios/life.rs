@@ -1,5 +1,6 @@
 //! A machine's life as its MachineInventory shows it, told by machines in memory to a running operator.
 
+use super::inventory::patch;
 use anyhow::{Context, Result};
 use harness::registration::NAMESPACE;
 use harness::site::Site;
@@ -95,8 +96,8 @@ async fn a_machine_waits_until_somebody_approves() {
     assert!(refusal.message.contains("spec.approved"), "{refusal}");
     let waiting = phase(&site, "ApprovalPending").await.unwrap();
 
-    let object = format!("machineinventories.rancheros.cattle.io/{}", waiting["metadata"]["name"].as_str().unwrap());
-    site.cluster.patch(&object, NAMESPACE, &json!({"spec": {"approved": true}})).unwrap();
+    let name = waiting["metadata"]["name"].as_str().unwrap();
+    patch(&site.cluster, name, &json!({"approved": true})).unwrap();
     phase(&site, "Registered").await.unwrap();
     endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     phase(&site, "Installed").await.unwrap();

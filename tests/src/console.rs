@@ -259,23 +259,25 @@ mod tests {
         assert!(error.contains("the machine is gone"), "{error}");
     }
 
+    /// What a wait ends with on a console that has long been silent since it said this.
+    async fn after_silence(said: &str, limit: Duration) -> Error {
+        let (mut machine, mut console, _folder) = console();
+        machine.write_all(format!("{said}\r\n").as_bytes()).unwrap();
+        console.wait_for_text(said.lines().last().unwrap(), SHORT).await.unwrap();
+        lock(&console.seen).heard = Instant::now().checked_sub(stall::SILENCE).unwrap();
+        console.wait_for_text("never", limit).await.unwrap_err()
+    }
+
     #[tokio::test]
     async fn a_kernel_that_falls_silent_is_not_waited_for_to_the_end() {
-        let (mut machine, mut console, _folder) = console();
-        machine.write_all(b"[    0.000000] Linux version 6.12.0\r\n").unwrap();
-        console.wait_for_text("Linux", SHORT).await.unwrap();
-        lock(&console.seen).heard = Instant::now().checked_sub(stall::SILENCE).unwrap();
-        let error = console.wait_for_text("ros-init", SHORT).await.unwrap_err();
+        let error = after_silence("[    0.000000] Linux version 6.12.0", SHORT).await;
         assert!(error.is::<Stall>() && format!("{error:#}").contains("Linux version"), "{error:#}");
     }
 
     #[tokio::test]
     async fn a_machine_may_be_silent_once_its_init_has_begun() {
-        let (mut machine, mut console, _folder) = console();
-        machine.write_all(b"[    0.000000] Linux version 6.12.0\r\n[    3.000000] ros-init: starting\r\n").unwrap();
-        console.wait_for_text("ros-init", SHORT).await.unwrap();
-        lock(&console.seen).heard = Instant::now().checked_sub(stall::SILENCE).unwrap();
-        let error = console.wait_for_text("never", Duration::from_millis(1)).await.unwrap_err();
+        let said = "[    0.000000] Linux version 6.12.0\r\n[    3.000000] ros-init: starting";
+        let error = after_silence(said, Duration::from_millis(1)).await;
         assert!(!error.is::<Stall>(), "{error:#}");
     }
 }

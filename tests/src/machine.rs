@@ -142,9 +142,10 @@ impl Machine {
         }
         let arguments = self.arguments()?;
         self.power_ons += 1;
-        let log = |name: &str| self.folder.join(format!("{name}-{}.log", self.power_ons));
-        let mut qemu =
-            Process::start(Command::new("qemu-system-x86_64").args(arguments).current_dir(&self.folder), &log("qemu"))?;
+        let mut qemu = Process::start(
+            Command::new("qemu-system-x86_64").args(arguments).current_dir(&self.folder),
+            &self.log("qemu"),
+        )?;
         let (socket, power_on) = until("the machine's serial line", READY, async || {
             qemu.check_running()?;
             // QEMU waits for this connection before the machine runs: here is power-on.
@@ -154,9 +155,18 @@ impl Machine {
             })
         })
         .await?;
-        let console = Console::open(socket, &log("serial"), power_on, self.spec.on_line)?;
+        let console = Console::open(socket, &self.log("serial"), power_on, self.spec.on_line)?;
         self.running = Some(Running { console, qemu });
         Ok(())
+    }
+
+    /// Where the console's lines since the last power-on are written.
+    pub fn console_log(&self) -> PathBuf {
+        self.log("serial")
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}-{}.log", self.power_ons))
     }
 
     /// The console since the last power-on.
@@ -167,53 +177,53 @@ impl Machine {
         &mut self.running.as_mut().expect("the machine is on").console
     }
 
-    /// Waits until a program on the machine says so; gives what it says about it. A failure told meanwhile ends the
-    /// waiting.
+    /// Waits until a program on the machine says so; gives the line that does. A failure told meanwhile ends the waiting.
     ///
     /// A kernel that stands still before the first init since power-on is given one more power-on per machine, and a word
     /// on the standard error: nothing of this project had begun.
     ///
     /// # Panics
     /// While the machine is off.
-    pub async fn wait_for_milestone(&mut self, milestone: Milestone, limit: Duration) -> Result<String> {
-        match self.wait_for_either([milestone, Milestone::Failed], limit).await? {
-            (reached, text) if reached == milestone => Ok(text),
-            (_, line) => bail!("waiting for the milestone {milestone}: the machine has failed: {line}"),
+    pub async fn wait_for_milestone(&mut self, milestone: Milestone, limit: Duration) -> Result<Line> {
+        let line = self.wait_for_either([milestone, Milestone::Failed], limit).await?;
+        if milestone.text_in(&line.text).is_none() {
+            bail!("waiting for the milestone {milestone}: {}", line.text);
         }
+        Ok(line)
     }
 
-    /// Waits until the machine gives up, and gives why; one that is installed instead is an error. Otherwise like
+    /// Waits until the machine gives up; one that is installed instead is an error. Otherwise like
     /// `wait_for_milestone`.
     ///
     /// # Panics
     /// While the machine is off.
-    pub async fn wait_for_failure(&mut self, limit: Duration) -> Result<String> {
-        match self.wait_for_either([Milestone::Failed, Milestone::Rebooting], limit).await? {
-            (Milestone::Failed, text) => Ok(text),
-            (_, text) => bail!("waiting for the machine to fail: it was installed: {text}"),
+    pub async fn wait_for_failure(&mut self, limit: Duration) -> Result<()> {
+        let line = self.wait_for_either([Milestone::Failed, Milestone::Rebooting], limit).await?;
+        if Milestone::Failed.text_in(&line.text).is_none() {
+            bail!("waiting for the machine to fail: it was installed: {}", line.text);
         }
+        Ok(())
     }
 
-    async fn wait_for_either(&mut self, milestones: [Milestone; 2], limit: Duration) -> Result<(Milestone, String)> {
-        let said = |line: &str| milestones.iter().find_map(|known| Some((*known, known.text_in(line)?.to_owned())));
+    async fn wait_for_either(&mut self, milestones: [Milestone; 2], limit: Duration) -> Result<Line> {
+        let fits = |line: &str| milestones.iter().any(|milestone| milestone.text_in(line).is_some());
         let what = format!("the milestone {}", milestones[0]);
         let deadline = Instant::now() + limit;
-        let line = match self.console().wait_for(&what, limit, |line| said(line).is_some()).await {
+        match self.console().wait_for(&what, limit, fits).await {
             Err(error) if error.is::<Stall>() && !self.started_again => {
                 self.start_again(&error).await?;
                 let left = deadline.saturating_duration_since(Instant::now());
-                self.console().wait_for(&what, left, |line| said(line).is_some()).await?
+                self.console().wait_for(&what, left, fits).await
             }
-            line => line?,
-        };
-        said(&line.text).context("a line that fits and says nothing")
+            outcome => outcome,
+        }
     }
 
     async fn start_again(&mut self, stall: &Error) -> Result<()> {
         self.started_again = true;
-        let name = format!("stall-{}.log", self.power_ons);
-        let registers = match stall::keep_evidence(&self.folder.join(CONTROL), &self.folder.join(&name)) {
-            Ok(()) => format!("in {name}, beside the console's log"),
+        let log = self.log("stall");
+        let registers = match stall::keep_evidence(&self.folder.join(CONTROL), &log) {
+            Ok(()) => format!("in {}, beside the console's log", log.file_name().unwrap_or_default().display()),
             Err(error) => format!("not known: {error:#}"),
         };
         let serial = &self.spec.serial;

@@ -10,7 +10,7 @@ use crate::milestone::{Milestone, timeline};
 use crate::paths;
 use crate::scratch::Scratch;
 use crate::workshop::Workshop;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -50,8 +50,8 @@ pub async fn measure() -> Result<Vec<Sample>> {
     spec.first = BootFirst::Disk;
     let mut machine = Machine::assemble(&folder, spec).await?;
     machine.power_on().await?;
-    let writing = reach(&mut machine, Milestone::Verified).await?.text;
-    reach(&mut machine, Milestone::Booted).await?;
+    let writing = machine.wait_for_milestone(Milestone::Verified, PATIENCE).await?.text;
+    machine.wait_for_milestone(Milestone::Booted, PATIENCE).await?;
     let times = timeline(&machine.console().lines());
     let at = |row: &str| {
         let found = times.iter().find(|(name, _)| *name == row);
@@ -62,7 +62,7 @@ pub async fn measure() -> Result<Vec<Sample>> {
     machine.cut_power();
     machine.spec.medium = None;
     machine.power_on().await?;
-    let booted = reach(&mut machine, Milestone::Booted).await?.at;
+    let booted = machine.wait_for_milestone(Milestone::Booted, PATIENCE).await?.at;
     Ok(vec![
         MEMORY.is(f64::from(MEMORY_MIB)),
         KERNEL.is(at("firmware")?),
@@ -72,15 +72,6 @@ pub async fn measure() -> Result<Vec<Sample>> {
         INSTALLED.is(at("booted")?),
         BOOTED.is(booted.as_secs_f64()),
     ])
-}
-
-async fn reach(machine: &mut Machine, milestone: Milestone) -> Result<crate::console::Line> {
-    let fits = |line: &str| [milestone, Milestone::Failed].iter().any(|milestone| milestone.text_in(line).is_some());
-    let line = machine.console().wait_for(&format!("the milestone {milestone}"), PATIENCE, fits).await?;
-    match Milestone::Failed.text_in(&line.text) {
-        Some(cause) => bail!("the machine failed before {milestone}: {cause}"),
-        None => Ok(line),
-    }
 }
 
 /// MiB/s, from the installer's own words: `123.0 MiB written in 5.2 s (23.6 MiB/s), read back in 2.0 s`.

@@ -93,9 +93,10 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     spec.on_line = Some(show);
     let mut machine = Machine::assemble(&machine_folder, spec).await?;
     machine.power_on().await?;
-    machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.with_context(|| {
-        format!("installing the machine; its console is in {}", machine_folder.join("serial-1.log").display())
-    })?;
+    machine
+        .wait_for_milestone(Milestone::Booted, INSTALLED)
+        .await
+        .with_context(|| format!("installing the machine; its console is in {}", machine.console_log().display()))?;
 
     progress.step("logging in over SSH with the key from the registration");
     let greeting =
@@ -117,7 +118,7 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     println!("  export PATH={}:$PATH", workshop.cluster.programs().display());
     println!("  kubectl describe machineinventory -n fleet-default {inventory}");
     println!("  {}", workshop.key.login(USER, machine.ssh_port()).join(" "));
-    println!("  less {}", machine_folder.join("serial-1.log").display());
+    println!("  less {}", machine.console_log().display());
     println!("End it:\n  make demo-stop");
 
     let processes = [machine.processes()?, workshop.processes()?].concat();
