@@ -12,7 +12,6 @@
 //! The operator may say `refused` wherever it may speak, and also in place of listening: that ends the exchange.
 //! Nothing here reads, writes or waits; deadlines belong to whoever holds the socket.
 
-use crate::join::Join;
 use crate::message::{
     Challenge, Config, Done, FromMachine, FromOperator, Hello, MachineReport, OsReport, Progress, Proof, Recorded,
     SecretChallenge, SecretHello, SecretProof, decode, encode,
@@ -134,9 +133,9 @@ impl OperatorSide {
     pub fn send_config(&mut self, config: Config) -> Result<String, Refusal> {
         self.send(&FromOperator::Config(Box::new(config)))
     }
-    /// `join`: how the machine joins its cluster, where it reported.
-    pub fn send_done(&mut self, join: Option<Join>) -> Result<String, Refusal> {
-        self.send(&FromOperator::Done(Box::new(Recorded { join })))
+    /// `recorded`: what a machine that reported is told with it.
+    pub fn send_done(&mut self, recorded: Recorded) -> Result<String, Refusal> {
+        self.send(&FromOperator::Done(Box::new(recorded)))
     }
     /// Ends the exchange at any point.
     pub fn refuse(&mut self, refusal: Refusal) -> Result<String, Refusal> {
@@ -332,7 +331,7 @@ mod tests {
     fn finish(mut operator: OperatorSide, mut machine: MachineSide) {
         let last = operator.receive_installing(&machine.send(&done()).unwrap()).unwrap();
         assert_eq!(last, Installing::Done(Done::default()));
-        machine.receive_done(&operator.send_done(None).unwrap()).unwrap();
+        machine.receive_done(&operator.send_done(Recorded::default()).unwrap()).unwrap();
         assert!(operator.is_over() && machine.is_over());
     }
 

@@ -6,6 +6,7 @@
 use crate::cloud_config::CloudConfig;
 use crate::hardware::{Address, Hardware};
 use crate::join::Join;
+use crate::operator_settings::{OperatorSettings, SettingsRevision};
 use crate::refusal::{Refusal, RefusalCode};
 use crate::smbios::SmbiosDocument;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub const VERSIONS: &[u32] = &[1];
 pub const MAX_FRAME: usize = 256 * 1024;
 /// From the first frame to `config` (or to `done`, for an exchange that asks for no configuration), in seconds.
 pub const EXCHANGE_SECONDS: u64 = 60;
+/// Longest text that asks for an installation, in characters.
+pub const MAX_REINSTALL: usize = 256;
 /// PCRs of the SHA-256 bank that a quote covers: firmware, boot loader, Secure Boot policy.
 pub const QUOTED_PCRS: &[u8] = &[0, 4, 7];
 
@@ -244,6 +247,13 @@ pub struct Recorded {
     /// After `booted` and `report`: how the machine joins its cluster. Operators of before this field do not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<Join>,
+    /// After `booted` and `report`: how the machine reaches its operator from now on. Absent like `join`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<OperatorSettings>,
+    /// After `booted` and `report`: the machine is to install itself again, once for each text; it remembers the texts
+    /// that it has honoured. At most [`MAX_REINSTALL`] characters, none of them a control character.
+    #[serde(default, deserialize_with = "reinstall", skip_serializing_if = "Option::is_none")]
+    pub reinstall: Option<String>,
 }
 
 /// Why an installation ended without an installed machine.
@@ -274,6 +284,9 @@ pub struct OsReport {
     pub addresses: Vec<Address>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
+    /// Revision of the [`OperatorSettings`] that the machine has kept. Absent before it was told any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings_revision: Option<SettingsRevision>,
 }
 
 /// One of the places a system can run from.
@@ -327,6 +340,17 @@ pub fn encode<T: Serialize>(message: &T) -> Result<String, Refusal> {
         ));
     }
     Ok(frame)
+}
+
+fn reinstall<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let is_unfit = |text: &String| text.chars().count() > MAX_REINSTALL || text.chars().any(char::is_control);
+    if text.as_ref().is_some_and(is_unfit) {
+        let message =
+            format!("reinstall must have at most {MAX_REINSTALL} characters, none of them a control character");
+        return Err(serde::de::Error::custom(message));
+    }
+    Ok(text)
 }
 
 /// What one end may say.
@@ -408,6 +432,23 @@ mod tests {
         assert_eq!(decode::<FromMachine>(&frame).unwrap_err().code, RefusalCode::MessageTooBig);
         let done = Done { failure: Some(Failure { reason: "Big".into(), message: frame }) };
         assert_eq!(encode(&FromMachine::Done(done)).unwrap_err().code, RefusalCode::MessageTooBig);
+    }
+
+    #[test]
+    fn a_reinstallation_is_asked_for_by_a_short_text() {
+        let read = |text: &str| {
+            let done = serde_json::json!({"type": "done", "reinstall": text, "settings": {
+                "revision": "a1", "registrationURL": "https://a/t", "authorities": ["PEM"],
+            }});
+            decode::<FromOperator>(&done.to_string())
+        };
+        let Ok(FromOperator::Done(recorded)) = read("2026-11-29 ä") else { panic!("not read") };
+        assert_eq!(recorded.reinstall.as_deref(), Some("2026-11-29 ä"));
+        assert_eq!(recorded.settings.unwrap().registration_url, "https://a/t");
+        assert!(read(&"ä".repeat(MAX_REINSTALL)).is_ok());
+        for unfit in ["ä".repeat(MAX_REINSTALL + 1), "a\nb".to_owned()] {
+            assert_eq!(read(&unfit).unwrap_err().code, RefusalCode::MalformedMessage);
+        }
     }
 
     #[test]

@@ -155,6 +155,7 @@ fn system(healthy: bool) -> OsReport {
         boot_id: "3c1b0a00-1d8e-11ec-8000-3cecef000000".to_owned(),
         addresses: Vec::new(),
         hostname: Some("edge".to_owned()),
+        settings_revision: None,
     }
 }
 

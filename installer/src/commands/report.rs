@@ -80,6 +80,7 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
         boot_id: kernel("random/boot_id")?,
         addresses: Vec::new(),
         hostname: kernel("hostname").ok(),
+        settings_revision: None,
     })
 }
 

@@ -12,7 +12,7 @@ use crate::registrar::{self, Ledger};
 use crate::registration::Registration;
 use identify::Peer;
 use protocol::exchange::{Installing, OperatorSide, Statement};
-use protocol::message::{Config, EXCHANGE_SECONDS, InstallPhase, MachineReport};
+use protocol::message::{Config, EXCHANGE_SECONDS, InstallPhase, MachineReport, Recorded};
 use protocol::{Refusal, RefusalCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -244,7 +244,7 @@ impl<S: Socket> Exchange<S> {
             Installing::Done(done) => {
                 let step = done.failure.as_ref().map_or(Step::Installed, Step::Failed);
                 self.record(step).await?;
-                let frame = self.side.send_done(None)?;
+                let frame = self.side.send_done(Recorded::default())?;
                 self.frames.send_last(frame).await?;
                 Ok(true)
             }
@@ -258,7 +258,7 @@ impl<S: Socket> Exchange<S> {
             Some(ledger) => Some(join::join(&self.context, ledger.machine()).await),
             None => None,
         };
-        let frame = self.side.send_done(join)?;
+        let frame = self.side.send_done(Recorded { join, ..Recorded::default() })?;
         self.frames.send_last(frame).await?;
         Ok(After::Nothing)
     }
