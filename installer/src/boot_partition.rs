@@ -1,8 +1,11 @@
 //! The boot partition of the disk this system runs from: mounted for as long as it is looked at, and for no longer.
 
+use crate::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use protocol::message::Slot;
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 /// Made by `ros-init`, for each partition of the disk that holds the root.
@@ -10,6 +13,68 @@ const DEVICE: &str = "/run/ros/dev/COS_BOOT";
 const MOUNT_POINT: &str = "/run/ros/boot";
 /// Only one program at a time looks at the partition: a second mount could not be of another kind.
 const LOCK: &str = "/run/ros/boot.lock";
+/// Below the boot partition.
+const GRUB_ENV: &str = "grub/grubenv";
+
+/// The boot state as it is now.
+pub fn state() -> Result<GrubEnv> {
+    with_mounted(true, state_in)
+}
+
+/// Changes the boot state on the disk. A state that cannot be read is made anew first, from the systems that are there.
+pub fn change_state(change: impl FnOnce(&mut GrubEnv)) -> Result<()> {
+    with_mounted(false, |boot| change_state_in(boot, change))
+}
+
+fn state_in(boot: &Path) -> Result<GrubEnv> {
+    let path = boot.join(GRUB_ENV);
+    match GrubEnv::read(&path) {
+        Err(error) if is_damage(&error) => Ok(state_from_folders(boot)),
+        state => state.with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+fn change_state_in(boot: &Path, change: impl FnOnce(&mut GrubEnv)) -> Result<()> {
+    let path = boot.join(GRUB_ENV);
+    let before = match GrubEnv::read(&path) {
+        Err(error) if is_damage(&error) => {
+            tracing::warn!("{} is made anew: {error}", path.display());
+            None
+        }
+        state => Some(state.with_context(|| format!("reading {}", path.display()))?),
+    };
+    let mut after = before.clone().unwrap_or_else(|| state_from_folders(boot));
+    change(&mut after);
+    if before.as_ref() == Some(&after) {
+        return Ok(());
+    }
+    let has_length = fs::metadata(&path).is_ok_and(|file| file.len() == grubenv::LENGTH as u64);
+    let written = if has_length { after.overwrite(&path) } else { create(&path, &after) };
+    written.with_context(|| format!("writing {}", path.display()))
+}
+
+/// The bytes are wrong or not there, as opposed to a disk that cannot be read.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound)
+}
+
+/// Each slot that has a manifest is on trial; A comes first.
+fn state_from_folders(boot: &Path) -> GrubEnv {
+    let slot = |slot| {
+        let holds_a_system = boot.join(grubenv::folder(slot)).join("release.json").exists();
+        SlotBoot::new(if holds_a_system { SlotState::Trial } else { SlotState::Empty })
+    };
+    let (a, b) = (slot(Slot::A), slot(Slot::B));
+    let active = if a.may_start() || !b.may_start() { Slot::A } else { Slot::B };
+    GrubEnv { a, b, active, preferred: active, ..GrubEnv::INSTALLED }
+}
+
+/// Only where there is no file of the right length to overwrite.
+fn create(path: &Path, state: &GrubEnv) -> io::Result<()> {
+    fs::write(path, state.to_bytes())?;
+    File::open(path)?.sync_all()?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
 
 /// Calls `action` with the folder at which the partition is mounted, and unmounts it afterwards. Changes are on the disk
 /// only if `action` calls fsync: FAT writes nothing through when it is unmounted.
@@ -34,6 +99,54 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         if let Err(error) = umount2(MOUNT_POINT, MntFlags::MNT_DETACH) {
             tracing::warn!("unmounting {MOUNT_POINT}: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(slots: &[&str]) -> tempfile::TempDir {
+        let boot = tempfile::tempdir().unwrap();
+        fs::create_dir(boot.path().join("grub")).unwrap();
+        for slot in slots {
+            fs::create_dir(boot.path().join(slot)).unwrap();
+            fs::write(boot.path().join(slot).join("release.json"), "{}").unwrap();
+        }
+        boot
+    }
+
+    #[test]
+    fn a_slot_is_marked_where_the_state_is() {
+        let boot = boot(&["A", "R"]);
+        let path = boot.path().join(GRUB_ENV);
+        let mut started = GrubEnv::INSTALLED;
+        started.start();
+        fs::write(&path, started.to_bytes()).unwrap();
+        change_state_in(boot.path(), |env| env.mark_good(Slot::A)).unwrap();
+        let marked = GrubEnv { a: SlotBoot::new(SlotState::Good), ..GrubEnv::INSTALLED };
+        assert_eq!(state_in(boot.path()).unwrap(), marked);
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_read_is_made_anew_from_what_is_there() {
+        for damage in [Some(vec![0; grubenv::LENGTH]), Some(b"short".to_vec()), None] {
+            let boot = boot(&["B", "R"]);
+            if let Some(damage) = &damage {
+                fs::write(boot.path().join(GRUB_ENV), damage).unwrap();
+            }
+            let trial = SlotBoot::new(SlotState::Trial);
+            let expected = GrubEnv {
+                a: SlotBoot::new(SlotState::Empty),
+                b: trial,
+                active: Slot::B,
+                preferred: Slot::B,
+                ..GrubEnv::INSTALLED
+            };
+            assert_eq!(state_in(boot.path()).unwrap(), expected);
+            change_state_in(boot.path(), |_| ()).unwrap();
+            assert_eq!(GrubEnv::read(&boot.path().join(GRUB_ENV)).unwrap(), expected, "{damage:?}");
         }
     }
 }

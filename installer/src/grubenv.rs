@@ -1,8 +1,20 @@
-//! GRUB's environment block (`grub-core/lib/envblk.c`): which slot is started, and whether it has proved itself.
+//! GRUB's environment block (`grub-core/lib/envblk.c`): what each slot holds, how many starts it has left, and which one
+//! is started.
 //!
 //! The file has 1024 bytes and is only ever overwritten in place. GRUB writes it the same way, and a rename on a FAT
-//! file system can lose both names at a power cut. What matters stands within the first 512 bytes, one sector, which a
-//! disk writes whole or not at all.
+//! file system can lose both names at a power cut: Linux writes the new entry with start cluster 0 until the renamed file
+//! itself is synced. Our variables stand within the first 512 bytes, one sector, which a disk writes whole or not at all.
+//!
+//! | variable | values | |
+//! |---|---|---|
+//! | `active` | `A`, `B`, `R` | what GRUB starts; GRUB changes it when it falls back |
+//! | `preferred` | `A`, `B`, `R` | what an installation, an upgrade or a person asked for |
+//! | `slot_a`, `slot_b` | `empty`, `trial`, `good`, `failed` | what the slot holds |
+//! | `left_a`, `left_b` | 0 to 5 | starts left; each start takes one before it is made |
+//! | `menu` | 0 to 65535 | `grub/menu-N.cfg` is loaded after the start was counted; 0 is the one in `grub/grub.cfg` |
+//! | `returns` | 0 to 3 | how often recovery has gone back by itself since a slot was good |
+//!
+//! Variables of others are kept. What identifies a slot's system stands in the slot's folder, in `release.json`.
 
 use protocol::message::Slot;
 use std::fs::OpenOptions;
@@ -14,21 +26,80 @@ use std::path::Path;
 pub const LENGTH: usize = 1024;
 /// Our variables stand within these.
 const ATOMIC: usize = 512;
-/// How often a slot is tried before it has proved itself.
-pub const TRIES: u8 = 3;
-const MAGIC: &str = "# GRUB Environment Block\n";
+const MAGIC: &[u8] = b"# GRUB Environment Block\n";
+const OURS: [&str; 8] = ["active", "preferred", "slot_a", "left_a", "slot_b", "left_b", "menu", "returns"];
+/// How often recovery goes back by itself.
+pub const MOST_RETURNS: u8 = 3;
 
-/// The variables that `grub.cfg` reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a slot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SlotState {
+    /// Nothing.
+    Empty,
+    /// A system that has not proved itself since it was written or chosen.
+    Trial,
+    /// A system that has proved itself.
+    Good,
+    /// A system that used up its starts.
+    Failed,
+}
+
+impl SlotState {
+    /// Starts that a slot has when it enters the state.
+    pub const fn starts(self) -> u8 {
+        match self {
+            Self::Empty | Self::Failed => 0,
+            Self::Trial => 3,
+            Self::Good => 5,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Trial => "trial",
+            Self::Good => "good",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One of the two slots, as the boot loader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SlotBoot {
+    pub state: SlotState,
+    /// Starts left, 0 to 5.
+    pub left: u8,
+}
+
+impl SlotBoot {
+    pub const fn new(state: SlotState) -> Self {
+        Self { state, left: state.starts() }
+    }
+
+    /// Whether GRUB would start it while it has starts left.
+    pub fn may_start(self) -> bool {
+        matches!(self.state, SlotState::Trial | SlotState::Good)
+    }
+}
+
+/// The state that `grub.cfg` reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrubEnv {
     /// The slot that is started; never `Live`.
     pub active: Slot,
-    /// Whether it has proved itself since it was written.
-    pub good: bool,
-    /// Starts left until another slot is taken, 0 to [`TRIES`]; without meaning once `good`.
-    pub tries: u8,
-    /// Whether slot B holds a system.
-    pub installed_b: bool,
+    /// The slot that was asked for; never `Live`. Another one is active after a fallback.
+    pub preferred: Slot,
+    pub a: SlotBoot,
+    pub b: SlotBoot,
+    /// Number of the menu.
+    pub menu: u16,
+    /// How often recovery went back by itself, at most [`MOST_RETURNS`].
+    pub returns: u8,
+    /// Lines of others, `name=value`, as they stand in the block.
+    pub others: Vec<Vec<u8>>,
 }
 
 /// Why a block cannot be read.
@@ -44,58 +115,71 @@ pub enum GrubEnvError {
 
 impl GrubEnv {
     /// After an installation: A has to prove itself, B is empty.
-    pub const INSTALLED: Self = Self { active: Slot::A, good: false, tries: TRIES, installed_b: false };
+    pub const INSTALLED: Self = Self {
+        active: Slot::A,
+        preferred: Slot::A,
+        a: SlotBoot::new(SlotState::Trial),
+        b: SlotBoot::new(SlotState::Empty),
+        menu: 0,
+        returns: 0,
+        others: Vec::new(),
+    };
 
+    /// Reads a block as `grub.cfg` does: a number that cannot be is 0, and `preferred` is `active` where it is missing.
     pub fn parse(block: &[u8]) -> Result<Self, GrubEnvError> {
         if block.len() != LENGTH {
             return Err(GrubEnvError::Length(block.len()));
         }
-        let body = block.strip_prefix(MAGIC.as_bytes()).ok_or(GrubEnvError::Magic)?;
-        let text = String::from_utf8_lossy(body);
-        let value = |name: &str| {
-            let mut lines = text.lines().filter_map(|line| line.split_once('='));
-            lines.find(|(key, _)| *key == name).map_or("", |(_, value)| value)
+        let body = block.strip_prefix(MAGIC).ok_or(GrubEnvError::Magic)?;
+        let (ours, others): (Vec<_>, Vec<_>) =
+            variables(body).into_iter().partition(|line| OURS.iter().any(|name| value_of(line, name).is_some()));
+        // The last one of a name counts, as for `load_env`.
+        let value = |name: &str| ours.iter().rev().find_map(|line| value_of(line, name)).unwrap_or_default();
+        let number = |name: &str, most: u16| {
+            let text = std::str::from_utf8(value(name)).unwrap_or_default();
+            let number = text.parse::<u16>().ok().filter(|number| *number <= most && number.to_string() == text);
+            number.unwrap_or(0)
         };
-        let flag = |name| match value(name) {
-            "1" => Ok(true),
-            "0" | "" => Ok(false),
-            other => Err(GrubEnvError::Value { name, value: other.into(), expected: "0 or 1" }),
+        let slot = |name: &'static str| slot(value(name)).ok_or_else(|| unexpected(name, value(name), "A, B or R"));
+        let state = |state: &'static str, left: &str| {
+            let known = [SlotState::Empty, SlotState::Trial, SlotState::Good, SlotState::Failed];
+            let found = known.into_iter().find(|known| known.word().as_bytes() == value(state));
+            let found = found.ok_or_else(|| unexpected(state, value(state), "empty, trial, good or failed"))?;
+            Ok(SlotBoot { state: found, left: number(left, 5) as u8 })
         };
-        let active = match value("active") {
-            "A" => Slot::A,
-            "B" => Slot::B,
-            "R" => Slot::Recovery,
-            other => {
-                return Err(GrubEnvError::Value { name: "active", value: other.into(), expected: "A, B or R" });
-            }
-        };
-        let tries = match value("tries") {
-            "" => 0,
-            text => text.parse().ok().filter(|tries| *tries <= TRIES).ok_or_else(|| GrubEnvError::Value {
-                name: "tries",
-                value: text.into(),
-                expected: "0 to 3",
-            })?,
-        };
-        Ok(Self { active, good: flag("good")?, tries, installed_b: flag("installed_b")? })
+        let active = slot("active")?;
+        Ok(Self {
+            active,
+            preferred: slot("preferred").unwrap_or(active),
+            a: state("slot_a", "left_a")?,
+            b: state("slot_b", "left_b")?,
+            menu: number("menu", u16::MAX),
+            returns: number("returns", u16::from(MOST_RETURNS)) as u8,
+            others: others.into_iter().map(<[u8]>::to_vec).collect(),
+        })
     }
 
-    /// The block, [`LENGTH`] bytes.
+    /// The block, [`LENGTH`] bytes. Variables of others follow ours, as many as there is room for.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let active = match self.active {
-            Slot::B => 'B',
-            Slot::Recovery => 'R',
-            Slot::A | Slot::Live => 'A',
-        };
-        let flag = u8::from;
         let text = format!(
-            "{MAGIC}active={active}\ngood={}\ntries={}\ninstalled_b={}\n",
-            flag(self.good),
-            self.tries,
-            flag(self.installed_b)
+            "active={}\npreferred={}\nslot_a={}\nleft_a={}\nslot_b={}\nleft_b={}\nmenu={}\nreturns={}\n",
+            folder(self.active),
+            folder(self.preferred),
+            self.a.state.word(),
+            self.a.left,
+            self.b.state.word(),
+            self.b.left,
+            self.menu,
+            self.returns,
         );
-        debug_assert!(text.len() <= ATOMIC);
-        let mut block = text.into_bytes();
+        let mut block = [MAGIC, text.as_bytes()].concat();
+        debug_assert!(block.len() <= ATOMIC);
+        for line in &self.others {
+            if block.len() + line.len() < LENGTH {
+                block.extend_from_slice(line);
+                block.push(b'\n');
+            }
+        }
         block.resize(LENGTH, b'#');
         block
     }
@@ -114,6 +198,118 @@ impl GrubEnv {
         file.write_all_at(&self.to_bytes(), 0)?;
         file.sync_all()
     }
+
+    /// What GRUB's `grub.cfg` does before it starts anything: takes one start off the active slot, or off the other one
+    /// where the active slot has none left, and says which slot is started: recovery where neither has. Whoever starts a
+    /// slot without GRUB calls this and writes the block first. Where the block cannot be read, GRUB starts recovery.
+    pub fn start(&mut self) -> Slot {
+        let order: &[Slot] = match self.active {
+            Slot::A => &[Slot::A, Slot::B],
+            Slot::B => &[Slot::B, Slot::A],
+            Slot::Recovery | Slot::Live => &[],
+        };
+        for slot in order {
+            let Some(boot) = self.slot_mut(*slot).filter(|boot| boot.may_start()) else { continue };
+            if boot.left > 0 {
+                boot.left -= 1;
+                self.activate(*slot);
+                return *slot;
+            }
+            boot.state = SlotState::Failed;
+        }
+        self.activate(Slot::Recovery);
+        Slot::Recovery
+    }
+
+    /// The running slot has proved itself: all its starts are left, and recovery may go back as often as ever.
+    pub fn mark_good(&mut self, slot: Slot) {
+        if let Some(boot) = self.slot_mut(slot) {
+            *boot = SlotBoot::new(SlotState::Good);
+        }
+        self.returns = 0;
+    }
+
+    /// Makes `slot` the one that is started next, with all its starts; one that had failed is on trial again. `false`
+    /// where the slot holds no system.
+    pub fn choose(&mut self, slot: Slot) -> bool {
+        if let Some(boot) = self.slot_mut(slot) {
+            *boot = match boot.state {
+                SlotState::Empty => return false,
+                SlotState::Good => SlotBoot::new(SlotState::Good),
+                SlotState::Trial | SlotState::Failed => SlotBoot::new(SlotState::Trial),
+            };
+        }
+        (self.active, self.preferred) = (slot, slot);
+        true
+    }
+
+    /// The slot, unless it is recovery or a medium, which have no state.
+    pub fn slot(&self, slot: Slot) -> Option<SlotBoot> {
+        match slot {
+            Slot::A => Some(self.a),
+            Slot::B => Some(self.b),
+            Slot::Recovery | Slot::Live => None,
+        }
+    }
+
+    fn slot_mut(&mut self, slot: Slot) -> Option<&mut SlotBoot> {
+        match slot {
+            Slot::A => Some(&mut self.a),
+            Slot::B => Some(&mut self.b),
+            Slot::Recovery | Slot::Live => None,
+        }
+    }
+
+    /// A fallback also leaves the menu that the slot without starts came with.
+    fn activate(&mut self, slot: Slot) {
+        if self.active != slot {
+            self.active = slot;
+            self.menu = 0;
+        }
+    }
+}
+
+/// The slot's folder on COS_BOOT, and its letter in the environment.
+pub fn folder(slot: Slot) -> &'static str {
+    match slot {
+        Slot::A | Slot::Live => "A",
+        Slot::B => "B",
+        Slot::Recovery => "R",
+    }
+}
+
+fn slot(letter: &[u8]) -> Option<Slot> {
+    [Slot::A, Slot::B, Slot::Recovery].into_iter().find(|slot| folder(*slot).as_bytes() == letter)
+}
+
+fn unexpected(name: &'static str, value: &[u8], expected: &'static str) -> GrubEnvError {
+    GrubEnvError::Value { name, value: String::from_utf8_lossy(value).chars().take(40).collect(), expected }
+}
+
+/// The lines with variables, without their ends. A backslash takes the meaning from the byte behind it, an end of line
+/// too; comments, and the fill behind the last line, begin with `#`.
+fn variables(body: &[u8]) -> Vec<&[u8]> {
+    let mut lines = Vec::new();
+    let (mut start, mut at) = (0, 0);
+    while at < body.len() {
+        match body[at] {
+            b'\\' => at += 1,
+            b'\n' => {
+                let line = &body[start..at];
+                if !line.starts_with(b"#") && line.contains(&b'=') {
+                    lines.push(line);
+                }
+                start = at + 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    lines
+}
+
+fn value_of<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    line.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
 #[cfg(test)]
@@ -121,41 +317,142 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const STATES: [SlotState; 4] = [SlotState::Empty, SlotState::Trial, SlotState::Good, SlotState::Failed];
+
+    fn any_slot() -> impl Strategy<Value = Slot> {
+        prop_oneof![Just(Slot::A), Just(Slot::B), Just(Slot::Recovery)]
+    }
+
+    fn any_boot() -> impl Strategy<Value = SlotBoot> {
+        (0..4usize, 0..=5u8).prop_map(|(state, left)| SlotBoot { state: STATES[state], left })
+    }
+
     fn any_env() -> impl Strategy<Value = GrubEnv> {
-        let slot = prop_oneof![Just(Slot::A), Just(Slot::B), Just(Slot::Recovery)];
-        (slot, any::<bool>(), 0..=TRIES, any::<bool>()).prop_map(|(active, good, tries, installed_b)| GrubEnv {
-            active,
-            good,
-            tries,
-            installed_b,
-        })
+        let others = proptest::collection::vec("[a-zA-Z]{1,9}_of_others=[ -\\[\\]-~]{0,60}", 0..8);
+        (any_slot(), any_slot(), any_boot(), any_boot(), any::<u16>(), 0..=MOST_RETURNS, others).prop_map(
+            |(active, preferred, a, b, menu, returns, others)| {
+                let others = others.into_iter().map(String::into_bytes).collect();
+                GrubEnv { active, preferred, a, b, menu, returns, others }
+            },
+        )
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back_from_one_sector(env in any_env()) {
+        fn what_is_written_is_read_back_and_ours_from_one_sector(env in any_env()) {
             let block = env.to_bytes();
             prop_assert_eq!(block.len(), LENGTH);
-            prop_assert_eq!(GrubEnv::parse(&block), Ok(env));
-            prop_assert!(block[ATOMIC..].iter().all(|b| *b == b'#'));
+            prop_assert_eq!(GrubEnv::parse(&block), Ok(env.clone()));
+            let ours = GrubEnv { others: Vec::new(), ..env };
+            prop_assert!(ours.to_bytes()[ATOMIC..].iter().all(|b| *b == b'#'));
         }
 
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             let _ = GrubEnv::parse(&bytes);
-            let mut block = MAGIC.as_bytes().to_vec();
+            let mut block = MAGIC.to_vec();
             block.extend(bytes);
             block.resize(LENGTH, b'#');
-            let _ = GrubEnv::parse(&block);
+            if let Ok(env) = GrubEnv::parse(&block) {
+                prop_assert_eq!(GrubEnv::parse(&env.to_bytes()).map(|env| env.active), Ok(env.active));
+            }
+        }
+
+        /// Whatever the state: a system that never becomes healthy is left after its starts, and then recovery stays.
+        #[test]
+        fn every_start_is_counted_and_recovery_is_reached(env in any_env()) {
+            let mut env = env;
+            let slots = [env.a, env.b];
+            let most: u8 = slots.iter().filter(|boot| boot.may_start()).map(|boot| boot.left).sum();
+            let mut starts = 0;
+            loop {
+                let before = env.clone();
+                let started = env.start();
+                prop_assert_eq!(env.active, started);
+                prop_assert_eq!(env.preferred, before.preferred);
+                match started {
+                    Slot::Recovery => break,
+                    slot => {
+                        prop_assert!(before.slot(slot).unwrap().may_start());
+                        prop_assert_eq!(env.slot(slot).unwrap().left + 1, before.slot(slot).unwrap().left);
+                    }
+                }
+                prop_assert_eq!(env.menu, if before.active == started { before.menu } else { 0 });
+                starts += 1;
+                prop_assert!(starts <= most);
+            }
+            let at_last = env.clone();
+            prop_assert_eq!(env.start(), Slot::Recovery);
+            prop_assert_eq!(env, at_last);
+        }
+
+        #[test]
+        fn a_healthy_slot_goes_on_for_ever(env in any_env()) {
+            let mut env = env;
+            let slot = env.start();
+            for _ in 0..20 {
+                env.mark_good(slot);
+                prop_assert_eq!(env.start(), slot);
+            }
         }
     }
 
+    /// Slots started until recovery is, when nothing ever becomes healthy.
+    fn starts(env: &GrubEnv) -> String {
+        let mut env = env.clone();
+        std::iter::repeat_with(|| env.start()).take_while(|slot| *slot != Slot::Recovery).map(folder).collect()
+    }
+
     #[test]
-    fn what_grub_writes_is_read() {
-        let mut block = format!("{MAGIC}# a comment\ntries=2\nactive=B\ngood=0\n").into_bytes();
+    fn a_trial_has_three_starts_and_a_good_slot_five_then_the_other_slot_then_recovery() {
+        let (trial, good) = (SlotBoot::new(SlotState::Trial), SlotBoot::new(SlotState::Good));
+        let installed = GrubEnv::INSTALLED;
+        assert_eq!(starts(&installed), "AAA");
+        assert_eq!(starts(&GrubEnv { a: good, ..installed.clone() }), "AAAAA");
+        let upgraded = GrubEnv { a: good, b: trial, active: Slot::B, menu: 7, ..installed.clone() };
+        assert_eq!(starts(&upgraded), "BBBAAAAA");
+        let failed = SlotBoot::new(SlotState::Failed);
+        assert_eq!(starts(&GrubEnv { a: good, b: failed, ..installed.clone() }), "AAAAA");
+        assert_eq!(starts(&GrubEnv { active: Slot::Recovery, ..installed }), "");
+    }
+
+    #[test]
+    fn a_slot_is_chosen_if_it_holds_something() {
+        let mut env = GrubEnv { a: SlotBoot::new(SlotState::Failed), active: Slot::Recovery, ..GrubEnv::INSTALLED };
+        assert!(!env.choose(Slot::B));
+        assert_eq!(env.active, Slot::Recovery);
+        assert!(env.choose(Slot::A));
+        assert_eq!((env.active, env.preferred, env.a), (Slot::A, Slot::A, SlotBoot::new(SlotState::Trial)));
+        assert!(env.choose(Slot::Recovery));
+        assert_eq!(env.start(), Slot::Recovery);
+    }
+
+    fn block(text: &str) -> Vec<u8> {
+        let mut block = [MAGIC, text.as_bytes()].concat();
         block.resize(LENGTH, b'#');
-        let expected = GrubEnv { active: Slot::B, good: false, tries: 2, installed_b: false };
-        assert_eq!(GrubEnv::parse(&block), Ok(expected));
+        block
+    }
+
+    #[test]
+    fn what_grub_writes_is_read_and_variables_of_others_stay() {
+        let others = "# a comment\nsaved_entry=two words\nescaped=a\\\\b\\\nactive=R\n";
+        let text = format!("{others}left_b=2\nactive=B\nslot_a=good\nslot_b=trial\nleft_a=9\nactive=A\n");
+        let env = GrubEnv::parse(&block(&text)).unwrap();
+        assert_eq!((env.active, env.preferred, env.menu), (Slot::A, Slot::A, 0));
+        assert_eq!(env.a, SlotBoot { state: SlotState::Good, left: 0 });
+        assert_eq!(env.b, SlotBoot { state: SlotState::Trial, left: 2 });
+        let written = String::from_utf8(env.to_bytes()).unwrap();
+        assert!(written.contains("\nsaved_entry=two words\nescaped=a\\\\b\\\nactive=R\n###"), "{written}");
+    }
+
+    #[test]
+    fn what_no_slot_can_be_taken_from_is_refused() {
+        for (text, expected) in
+            [("", "active"), ("active=A\nslot_a=x\n", "slot_a"), ("active=A\nslot_a=good\n", "slot_b")]
+        {
+            assert!(matches!(GrubEnv::parse(&block(text)), Err(GrubEnvError::Value { name, .. }) if name == expected));
+        }
+        assert_eq!(GrubEnv::parse(&[0; LENGTH]), Err(GrubEnvError::Magic));
     }
 
     #[test]
@@ -165,7 +462,8 @@ mod tests {
         assert!(GrubEnv::INSTALLED.overwrite(file.path()).is_err(), "an empty file is not extended");
         std::fs::write(file.path(), GrubEnv::INSTALLED.to_bytes()).unwrap();
         let inode = std::fs::metadata(file.path()).unwrap().ino();
-        let good = GrubEnv { good: true, ..GrubEnv::INSTALLED };
+        let mut good = GrubEnv::INSTALLED;
+        good.mark_good(Slot::A);
         good.overwrite(file.path()).unwrap();
         assert_eq!(GrubEnv::read(file.path()).unwrap(), good);
         assert_eq!(std::fs::metadata(file.path()).unwrap().ino(), inode);

@@ -3,9 +3,9 @@
 use crate::boot_partition;
 use crate::command::Command;
 use crate::console::{Milestone, announce};
-use crate::grubenv::{GrubEnv, TRIES};
+use crate::grubenv::{GrubEnv, SlotState};
 use crate::machine::Boot;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use protocol::message::Slot;
 use std::fs;
 use std::path::Path;
@@ -15,30 +15,33 @@ use std::time::{Duration, Instant};
 /// A slow machine that pulls images at its first start takes minutes.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const INTERVAL: Duration = Duration::from_secs(1);
+/// After [`PATIENCE`].
+const LONG_INTERVAL: Duration = Duration::from_secs(30);
 /// Their failure is the configuration's or the operator's: another slot would meet the same one.
 const TOLERATED: &[&str] = &["ros-apply.service", "ros-runcmd.service", "ros-report.service"];
-/// Below the boot partition.
-const GRUB_ENV: &str = "grub/grubenv";
 /// systemd-networkd's summary (sd-network(3)).
 const NETWORK_STATE: &str = "/run/systemd/netif/state";
 
-/// Waits until the system is up and marks its slot as good. A system that does not come up in time is not marked, and
-/// the error says what was missing; if the slot never was good, the machine restarts, which the boot menu counts.
+/// Waits until the system is up and marks its slot as good, which gives it all its starts back. A slot on trial that does
+/// not come up in time restarts the machine if the other slot holds a system; GRUB has counted the start. Where nothing
+/// else holds a system, a missing network and failed units are no reason to use up starts: recovery would not help.
 pub fn run() -> Result<()> {
     let slot = Boot::probe(Path::new("/")).slot.filter(|slot| *slot != Slot::Live);
     let slot = slot.context("finding ros.slot= on the kernel command line: this is not an installed system")?;
-    let deadline = Instant::now() + PATIENCE;
+    let is_alone = !other_slot_may_start(&boot_partition::state()?, slot);
+    let begun = Instant::now();
+    let mut was_told = false;
     loop {
-        match judge(&observe()?) {
-            Verdict::Good => break,
-            Verdict::NotYet(reason) if Instant::now() >= deadline => {
-                restart_if_on_trial(slot)?;
-                bail!("slot {slot} is not marked as good: after {} minutes {reason}", PATIENCE.as_secs() / 60)
-            }
-            Verdict::NotYet(_) => sleep(INTERVAL),
+        let Verdict::NotYet(reason) = judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE) else { break };
+        let is_late = begun.elapsed() >= PATIENCE;
+        if is_late && !was_told {
+            announce(Milestone::Failed, format!("slot {slot} is not marked as good: {reason}"));
+            restart_if_on_trial(slot)?;
+            was_told = true;
         }
+        sleep(if is_late { LONG_INTERVAL } else { INTERVAL });
     }
-    mark(slot)?;
+    boot_partition::change_state(|env| env.mark_good(slot))?;
     announce(Milestone::Healthy, format!("slot {slot} is good"));
     Ok(())
 }
@@ -59,11 +62,18 @@ enum Verdict {
     NotYet(String),
 }
 
-fn judge(seen: &Observation) -> Verdict {
+/// `is_alone`: no other slot holds a system. `is_late`: the patience with this one is over.
+fn judge(seen: &Observation, is_alone: bool, is_late: bool) -> Verdict {
     let failed: Vec<&str> =
         seen.failed_units.iter().map(String::as_str).filter(|unit| !TOLERATED.contains(unit)).collect();
-    if !matches!(seen.system.as_str(), "running" | "degraded") {
+    // A job of the user's own that never ends keeps the system `starting` for ever.
+    let is_up = matches!(seen.system.as_str(), "running" | "degraded")
+        || (is_alone && is_late && matches!(seen.system.as_str(), "starting" | "initializing"));
+    if !is_up {
         return Verdict::NotYet(format!("the system is {}", seen.system));
+    }
+    if is_alone {
+        return Verdict::Good;
     }
     if !failed.is_empty() {
         return Verdict::NotYet(format!("these units have failed: {}", failed.join(", ")));
@@ -90,75 +100,62 @@ fn observe() -> Result<Observation> {
 /// A system that has worked before is left to whoever repairs it: another slot need not be better, and somebody may be
 /// logged in.
 fn restart_if_on_trial(slot: Slot) -> Result<()> {
-    let env = boot_partition::with_mounted(true, |boot| grub_env(&boot.join(GRUB_ENV)))?;
-    if is_on_trial(&env, slot) {
-        announce(Milestone::Failed, format!("slot {slot} does not come up; restarting, {} tries left", env.tries));
+    let env = boot_partition::state()?;
+    if is_given_up(&env, slot) {
+        announce(Milestone::Rebooting, format!("slot {slot} is on trial and the other slot holds a system"));
         Command::new("systemctl").argument("reboot").run().context("restarting")?;
     }
     Ok(())
 }
 
-fn is_on_trial(env: &GrubEnv, slot: Slot) -> bool {
-    env.active == slot && !env.good
+fn is_given_up(env: &GrubEnv, slot: Slot) -> bool {
+    let is_on_trial = env.slot(slot).is_some_and(|boot| boot.state == SlotState::Trial);
+    is_on_trial && env.active == slot && other_slot_may_start(env, slot)
 }
 
-fn grub_env(path: &Path) -> Result<GrubEnv> {
-    GrubEnv::read(path).with_context(|| format!("reading {}", path.display()))
-}
-
-fn mark(slot: Slot) -> Result<()> {
-    boot_partition::with_mounted(false, |boot| mark_in(boot, slot))
-}
-
-fn mark_in(boot: &Path, slot: Slot) -> Result<()> {
-    let path = boot.join(GRUB_ENV);
-    let env = grub_env(&path)?;
-    if env.active != slot {
-        bail!("the boot loader's active slot is {}, and this is {slot}: an upgrade has been written since", env.active);
-    }
-    let good = GrubEnv { good: true, tries: TRIES, ..env };
-    if env != good {
-        good.overwrite(&path).with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(())
+fn other_slot_may_start(env: &GrubEnv, slot: Slot) -> bool {
+    [Slot::A, Slot::B].into_iter().any(|other| other != slot && env.slot(other).is_some_and(|boot| boot.may_start()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grubenv::SlotBoot;
 
-    fn seen(system: &str, failed: &[&str], network: &str) -> Verdict {
+    fn seen(system: &str, failed: &[&str], network: &str, is_alone: bool, is_late: bool) -> Verdict {
         let failed_units = failed.iter().map(|unit| unit.to_string()).collect();
-        judge(&Observation { system: system.into(), failed_units, network: network.into() })
+        judge(&Observation { system: system.into(), failed_units, network: network.into() }, is_alone, is_late)
     }
 
     #[test]
     fn a_system_is_good_when_it_runs_and_has_a_network() {
+        let beside_another = |system, failed, network| seen(system, failed, network, false, true);
         let online = "# comment\nOPER_STATE=routable\n";
-        assert_eq!(seen("running", &[], online), Verdict::Good);
-        assert_eq!(seen("degraded", &["ros-report.service"], online), Verdict::Good);
-        assert_eq!(seen("starting", &[], online), Verdict::NotYet("the system is starting".into()));
-        assert_eq!(seen("running", &[], "OPER_STATE=carrier"), Verdict::NotYet("the network is not up".into()));
+        assert_eq!(beside_another("running", &[], online), Verdict::Good);
+        assert_eq!(beside_another("degraded", &["ros-report.service"], online), Verdict::Good);
+        assert_eq!(beside_another("starting", &[], online), Verdict::NotYet("the system is starting".into()));
+        let offline = Verdict::NotYet("the network is not up".into());
+        assert_eq!(beside_another("running", &[], "OPER_STATE=carrier"), offline);
         let failed = Verdict::NotYet("these units have failed: containerd.service".into());
-        assert_eq!(seen("degraded", &["ros-apply.service", "containerd.service"], online), failed);
+        assert_eq!(beside_another("degraded", &["ros-apply.service", "containerd.service"], online), failed);
     }
 
     #[test]
-    fn only_a_slot_that_never_was_good_restarts_the_machine() {
-        let trial = GrubEnv { tries: 2, ..GrubEnv::INSTALLED };
-        assert!(is_on_trial(&trial, Slot::A));
-        assert!(!is_on_trial(&GrubEnv { good: true, ..trial }, Slot::A));
-        assert!(!is_on_trial(&trial, Slot::B), "an upgrade has been written since");
+    fn no_network_and_failed_units_burn_no_slot_where_nothing_else_holds_a_system() {
+        assert_eq!(seen("degraded", &["users-own.service"], "", true, false), Verdict::Good);
+        assert_eq!(seen("starting", &[], "", true, false), Verdict::NotYet("the system is starting".into()));
+        assert_eq!(seen("starting", &[], "", true, true), Verdict::Good);
+        assert_eq!(seen("maintenance", &[], "", true, true), Verdict::NotYet("the system is maintenance".into()));
     }
 
     #[test]
-    fn only_the_running_slot_is_marked() {
-        let boot = tempfile::tempdir().unwrap();
-        fs::create_dir(boot.path().join("grub")).unwrap();
-        let path = boot.path().join("grub/grubenv");
-        fs::write(&path, GrubEnv { tries: 1, ..GrubEnv::INSTALLED }.to_bytes()).unwrap();
-        assert!(mark_in(boot.path(), Slot::B).is_err());
-        mark_in(boot.path(), Slot::A).unwrap();
-        assert_eq!(GrubEnv::read(&path).unwrap(), GrubEnv { good: true, ..GrubEnv::INSTALLED });
+    fn only_a_slot_on_trial_beside_another_system_restarts_the_machine() {
+        let (trial, good) = (SlotBoot::new(SlotState::Trial), SlotBoot::new(SlotState::Good));
+        let upgraded = GrubEnv { a: good, b: trial, active: Slot::B, ..GrubEnv::INSTALLED };
+        assert!(is_given_up(&upgraded, Slot::B));
+        assert!(!is_given_up(&upgraded, Slot::A), "it has been good");
+        assert!(!is_given_up(&GrubEnv::INSTALLED, Slot::A), "there is no other");
+        let failed = GrubEnv { a: SlotBoot::new(SlotState::Failed), ..upgraded };
+        assert!(!is_given_up(&failed, Slot::B), "the other one failed");
     }
 }

@@ -1,7 +1,7 @@
 //! Which system runs here, from which slot, and whether it has proved itself.
 
 use crate::boot_partition;
-use crate::grubenv::GrubEnv;
+use crate::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use crate::machine::{Boot, BootMode};
 use crate::release_source::MEDIUM_RELEASE;
 use anyhow::{Context, Result};
@@ -37,15 +37,22 @@ pub struct Status {
     pub last_report: Option<LastReport>,
 }
 
-/// The boot loader's variables.
+/// What the boot loader knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BootState {
+    /// The slot that is started next.
     pub active: Slot,
-    /// Whether the active slot has proved itself since it was written.
-    pub good: bool,
-    /// Starts left before the boot loader takes another slot; without meaning once `good`.
-    pub tries: u8,
+    /// The slot that was asked for; another one is active after a fallback.
+    pub preferred: Slot,
+    pub a: SlotBoot,
+    pub b: SlotBoot,
+}
+
+impl From<&GrubEnv> for BootState {
+    fn from(env: &GrubEnv) -> Self {
+        Self { active: env.active, preferred: env.preferred, a: env.a, b: env.b }
+    }
 }
 
 /// The last report that the operator has taken.
@@ -83,22 +90,26 @@ impl Status {
 
     /// Whether the running slot is known to be good.
     pub fn is_healthy(&self) -> bool {
-        self.boot.is_some_and(|boot| boot.good && boot.active == self.slot)
+        self.running().is_some_and(|boot| boot.state == SlotState::Good)
+    }
+
+    fn running(&self) -> Option<SlotBoot> {
+        let boot = self.boot.as_ref()?;
+        match self.slot {
+            Slot::A => Some(boot.a),
+            Slot::B => Some(boot.b),
+            Slot::Recovery | Slot::Live => None,
+        }
     }
 }
 
 /// The slot's `release.json`, and what the boot loader knows.
 fn on_disk(boot: &Path, slot: Slot) -> Result<(Vec<u8>, Option<BootState>)> {
-    let folder = match slot {
-        Slot::B => "B",
-        Slot::Recovery => "R",
-        Slot::A | Slot::Live => "A",
-    };
-    let manifest = boot.join(folder).join("release.json");
+    let manifest = boot.join(grubenv::folder(slot)).join("release.json");
     let manifest = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
-    let environment = boot.join("grub/grubenv");
-    let env = GrubEnv::read(&environment).with_context(|| format!("reading {}", environment.display()))?;
-    Ok((manifest, Some(BootState { active: env.active, good: env.good, tries: env.tries })))
+    // A state that cannot be read is shown as none: recovery, which GRUB starts then, must be able to report.
+    let state = GrubEnv::read(&boot.join("grub/grubenv")).map_err(|error| tracing::warn!("the boot state: {error}"));
+    Ok((manifest, state.ok().as_ref().map(BootState::from)))
 }
 
 /// The host and port of the registration's address.
@@ -113,16 +124,37 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Release:     {} ({})", self.version, self.release)?;
         writeln!(f, "Slot:        {}", self.slot)?;
-        match &self.boot {
-            None => {}
-            Some(boot) if boot.active != self.slot => writeln!(f, "Next start:  slot {}", boot.active)?,
-            Some(boot) if boot.good => writeln!(f, "State:       good")?,
-            Some(boot) => writeln!(f, "State:       not proved yet, {} more starts", boot.tries)?,
+        if let Some(running) = self.running() {
+            writeln!(f, "State:       {}", InWords(running))?;
+        }
+        if let Some(boot) = &self.boot {
+            for (slot, state) in [(Slot::A, boot.a), (Slot::B, boot.b)] {
+                if slot != self.slot {
+                    writeln!(f, "Slot {slot}:      {}", InWords(state))?;
+                }
+            }
+            if boot.active != self.slot {
+                writeln!(f, "Next start:  slot {}", boot.active)?;
+            }
         }
         writeln!(f, "Operator:    {}", self.operator.as_deref().unwrap_or("none"))?;
         match &self.last_report {
             Some(report) => write!(f, "Last report: {}", Utc(report.at)),
             None => write!(f, "Last report: none"),
+        }
+    }
+}
+
+struct InWords(SlotBoot);
+
+impl fmt::Display for InWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SlotBoot { state, left } = self.0;
+        match state {
+            SlotState::Empty => write!(f, "empty"),
+            SlotState::Trial => write!(f, "not proved yet, {left} more starts"),
+            SlotState::Good => write!(f, "good, {left} more starts unless it comes up"),
+            SlotState::Failed => write!(f, "failed, all its starts are used up"),
         }
     }
 }
@@ -163,7 +195,9 @@ mod tests {
         fs::write(boot.path().join("grub/grubenv"), GrubEnv::INSTALLED.to_bytes()).unwrap();
         let (manifest, state) = on_disk(boot.path(), Slot::Recovery).unwrap();
         assert_eq!(ReleaseManifest::parse(&manifest).unwrap().version, "0.1.0");
-        assert_eq!(state, Some(BootState { active: Slot::A, good: false, tries: 3 }));
+        assert_eq!(state, Some(BootState::from(&GrubEnv::INSTALLED)));
+        fs::write(boot.path().join("grub/grubenv"), "damaged").unwrap();
+        assert_eq!(on_disk(boot.path(), Slot::Recovery).unwrap().1, None);
         assert!(on_disk(boot.path(), Slot::B).is_err(), "slot B is empty");
     }
 
@@ -175,20 +209,20 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_healthy_only_if_it_is_the_one_that_runs() {
-        let status = |slot, active, good| Status {
+    fn a_slot_is_healthy_if_it_has_been_good() {
+        let status = |slot| Status {
             mode: BootMode::System,
             slot,
             version: "1".into(),
             release: "sha256:0".into(),
-            boot: Some(BootState { active, good, tries: 3 }),
+            boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::from(&GrubEnv::INSTALLED) }),
             operator: None,
             last_report: None,
         };
-        assert!(status(Slot::A, Slot::A, true).is_healthy());
-        assert!(!status(Slot::A, Slot::A, false).is_healthy());
-        assert!(!status(Slot::A, Slot::B, true).is_healthy());
-        assert!(status(Slot::A, Slot::A, false).to_string().contains("3 more starts"));
+        assert!(status(Slot::B).is_healthy());
+        assert!(!status(Slot::A).is_healthy() && !status(Slot::Recovery).is_healthy());
+        assert!(status(Slot::A).to_string().contains("3 more starts"));
+        assert!(status(Slot::Recovery).to_string().contains("Next start:  slot A"));
     }
 
     #[test]

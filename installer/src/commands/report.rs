@@ -96,6 +96,7 @@ fn remember(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grubenv::{GrubEnv, SlotBoot, SlotState};
     use crate::machine::BootMode;
     use crate::status::BootState;
     use std::fs::{create_dir_all, write};
@@ -111,7 +112,7 @@ mod tests {
             slot,
             version: "0.1.0".into(),
             release: "sha256:00".into(),
-            boot: Some(BootState { active: Slot::B, good: true, tries: 0 }),
+            boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::from(&GrubEnv::INSTALLED) }),
             operator: None,
             last_report: None,
         };

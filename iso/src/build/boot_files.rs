@@ -31,6 +31,8 @@ const BIOS_MODULES: &[&str] = &[
     "minicmd",
     "all_video",
     "keystatus",
+    "sleep",
+    "reboot",
 ];
 
 pub struct BootFiles {
