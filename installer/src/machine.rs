@@ -63,17 +63,22 @@ pub struct DiskDetail {
     pub wwn: String,
     /// Links that udev made for the disk, such as `/dev/disk/by-id/virtio-S1`. Sorted.
     pub links: Vec<String>,
-    pub removable: bool,
+    /// Whether it is attached by USB.
+    pub usb: bool,
+    /// Loadable kernel modules that drive the disk and every device on the way to it. Sorted.
+    pub modules: Vec<String>,
     pub read_only: bool,
     /// Whether the running system was started from it: never a target.
     pub is_boot_medium: bool,
-    /// What stands on the disk, in words: partition tables, file systems and their labels. Empty means blank.
+    /// What stands on the disk, in words: partition tables, file systems and their labels. Empty means blank, or
+    /// `unfinished`.
     pub content: Vec<String>,
-    /// Whether an installation of ours began on the disk and never ended: what stands there is nobody's data.
-    /// Read by `marker::Marker::read`.
+    /// Whether an installation of ours began on the disk and never ended, and nothing else is there.
     pub unfinished: bool,
     /// Mount points that the disk or one of its partitions has now.
     pub mounted: Vec<String>,
+    /// Kernel names of what is built on the disk or one of its partitions, such as `md127`. Sorted.
+    pub holders: Vec<String>,
 }
 
 /// How the running system was started.

@@ -1,171 +1,430 @@
-//! What stands on a disk or partition, in words: somebody's data is recognised before it is destroyed.
+//! What stands on a disk and its partitions, in words: somebody's data is recognised before it is destroyed.
 //!
-//! Signatures are those of libblkid's documentation and the formats' own; only the first bytes are read, and the last
-//! ones for the tables that are kept there.
+//! Signatures are libblkid's, asked for by `wipefs --no-act` (wipefs(8)): it also knows what stands at the end of a
+//! disk, such as the metadata of firmware RAIDs. Two things are added here, because libblkid is silent about them: a GPT
+//! without a protective MBR, and bytes that are no signature in the first mebibyte.
 
+use crate::command::Command;
+use crate::marker::{self, Marker, State};
+use crate::plan::layout::Role;
+use serde::Deserialize;
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
-/// Everything known stands within this many bytes of the start.
-const HEAD: usize = 128 * 1024;
-/// The first mebibyte holds no data of an installation that was cut short: data there is somebody's.
+/// Data in the first mebibyte is somebody's, recognised or not.
 const FIRST_MEBIBYTE: u64 = 1 << 20;
+/// 128 entries of 128 bytes (UEFI 2.10, section 5.3).
+const GPT_ENTRIES_BYTES: usize = 16 * 1024;
+const GPT_ENTRY_BYTES: usize = 128;
+const GPT_MAGIC: &[u8] = b"EFI PART";
+/// What our own installation makes inside of partitions, as libblkid calls it.
+const OUR_FILE_SYSTEMS: [&str; 3] = ["vfat", "ext4", "erofs"];
 
-/// Descriptions of the tables and file systems on a whole disk; empty if its first mebibyte is zero and its end holds
-/// no table. `sector`: logical sector size in bytes.
-pub fn of_disk(disk: &mut (impl Read + Seek), sector: u32) -> io::Result<Vec<String>> {
-    let head = read_at(disk, 0, HEAD)?;
-    let mut found: Vec<String> = Vec::new();
-    let gpt = [512, 4096].into_iter().find(|size| bytes(&head, *size, 8) == b"EFI PART");
-    match gpt {
-        Some(_) => found.push("GPT partition table".to_owned()),
-        None if is_mbr(&head) => found.push("MBR partition table".to_owned()),
-        None => {}
-    }
-    found.extend(file_system(&head));
-    let size = disk.seek(SeekFrom::End(0))?;
-    let last_sector = size.saturating_sub(u64::from(sector));
-    if gpt.is_none() && size > HEAD as u64 && read_at(disk, last_sector, 8)? == b"EFI PART" {
-        found.push("backup of a GPT partition table".to_owned());
-    }
-    // MD metadata 1.0 stands 8 KiB before the end, rounded down to 4 KiB (md(4)).
-    let md = (size & !0xfff).saturating_sub(0x2000);
-    if size > HEAD as u64 && read_at(disk, md, 4)? == [0xfc, 0x4e, 0x2b, 0xa9] {
-        found.push("Linux RAID member".to_owned());
-    }
-    if found.is_empty() && !is_zero(disk, FIRST_MEBIBYTE)? {
-        found.push("unrecognised data".to_owned());
-    }
-    Ok(found)
+/// A partition of the disk as the kernel sees it.
+pub struct Partition {
+    pub name: String,
+    /// Of the GPT entry; empty for MBR partitions.
+    pub label: String,
+    pub device: PathBuf,
 }
 
-/// What a partition that starts `offset` bytes into the disk holds, if that is known.
-pub fn of_partition(disk: &mut (impl Read + Seek), offset: u64) -> io::Result<Option<String>> {
-    Ok(file_system(&read_at(disk, offset, HEAD)?))
+/// What is on a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// In words; empty if the disk is blank, or holds nothing but an installation of ours that was cut short.
+    pub descriptions: Vec<String>,
+    /// Whether an installation of ours was cut short on the disk, and nothing else is there.
+    pub unfinished: bool,
 }
 
-fn file_system(head: &[u8]) -> Option<String> {
-    let labelled = |kind: &str, label: &[u8]| {
-        let end = label.iter().position(|byte| *byte == 0).unwrap_or(label.len());
-        let label = super::sysfs::tidy(&String::from_utf8_lossy(&label[..end]));
-        if label.is_empty() { kind.to_owned() } else { format!("{kind} {label:?}") }
+/// One signature, as `wipefs --json` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Signature {
+    /// Last part of the device's path.
+    device: String,
+    #[serde(rename = "type")]
+    kind: String,
+    label: Option<String>,
+}
+
+/// Examines the disk `device` and its partitions. What cannot be read says so, and so counts as foreign.
+pub fn examine(device: &Path, sector: u32, partitions: &[Partition]) -> Content {
+    let unreadable = |error: &dyn std::error::Error| Content {
+        descriptions: vec![format!("unreadable ({})", crate::console::chain(error))],
+        unfinished: false,
     };
-    let is_fat = bytes(head, 510, 2) == [0x55, 0xaa];
-    if bytes(head, 0x8001, 5) == b"CD001" {
-        Some(labelled("ISO 9660", bytes(head, 0x8028, 32)))
-    } else if bytes(head, 0x438, 2) == [0x53, 0xef] {
-        Some(labelled("ext4 or its like", bytes(head, 0x478, 16)))
-    } else if bytes(head, 1024, 4) == [0xe2, 0xe1, 0xf5, 0xe0] {
-        Some(labelled("EROFS", bytes(head, 1024 + 64, 16)))
-    } else if bytes(head, 0, 4) == b"XFSB" {
-        Some(labelled("XFS", bytes(head, 108, 12)))
-    } else if bytes(head, 0x10040, 8) == b"_BHRfS_M" {
-        Some(labelled("btrfs", bytes(head, 0x1012b, 256)))
-    } else if bytes(head, 3, 8) == b"NTFS    " {
-        Some("NTFS".to_owned())
-    } else if bytes(head, 3, 8) == b"EXFAT   " {
-        Some("exFAT".to_owned())
-    } else if is_fat && bytes(head, 0x52, 5) == b"FAT32" {
-        Some(labelled("FAT32", bytes(head, 0x47, 11)))
-    } else if is_fat && bytes(head, 0x36, 3) == b"FAT" {
-        Some(labelled("FAT", bytes(head, 0x2b, 11)))
-    } else if bytes(head, 0, 6) == b"LUKS\xba\xbe" {
-        Some("LUKS encrypted volume".to_owned())
-    } else if (0..4).any(|sector| bytes(head, sector * 512, 8) == b"LABELONE") {
-        Some("LVM physical volume".to_owned())
-    } else if [0, 4096].iter().any(|offset| bytes(head, *offset, 4) == [0xfc, 0x4e, 0x2b, 0xa9]) {
-        Some("Linux RAID member".to_owned())
-    } else if bytes(head, 4086, 10) == b"SWAPSPACE2" {
-        Some("swap space".to_owned())
-    } else if bytes(head, 0, 4) == b"hsqs" {
-        Some("squashfs".to_owned())
-    } else if bytes(head, 1024, 4) == [0x10, 0x20, 0xf5, 0xf2] {
-        Some("F2FS".to_owned())
-    } else {
-        None
+    let ends = match Ends::read(device, sector) {
+        Ok(ends) => ends,
+        // A card reader without a card.
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOMEDIUM) => return Content::default(),
+        Err(error) => return unreadable(&error),
+    };
+    let devices = std::iter::once(device).chain(partitions.iter().map(|partition| partition.device.as_path()));
+    let listed = Command::new("wipefs").arguments(["--no-act", "--json", "--"]).arguments(devices).run();
+    let signatures = match listed {
+        Ok(output) => parse(&output),
+        Err(error) => return unreadable(&error),
+    };
+    match signatures {
+        Ok(signatures) => judge(device, &ends, partitions, &signatures),
+        Err(error) => unreadable(&error),
     }
 }
 
-/// The signature alone also ends boot sectors of FAT and NTFS: a table has an entry in use.
-fn is_mbr(head: &[u8]) -> bool {
-    let entries = (0..4).map(|entry| bytes(head, 446 + entry * 16, 16));
-    bytes(head, 510, 2) == [0x55, 0xaa]
-        && entries.clone().all(|entry| matches!(entry.first(), Some(0 | 0x80)))
-        && entries.clone().any(|entry| entry.get(4).is_some_and(|kind| *kind != 0))
+/// Labels are foreign bytes and need not be UTF-8.
+fn parse(output: &[u8]) -> serde_json::Result<Vec<Signature>> {
+    #[derive(Deserialize)]
+    struct Listing {
+        signatures: Vec<Signature>,
+    }
+    if output.trim_ascii().is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(serde_json::from_str::<Listing>(&String::from_utf8_lossy(output))?.signatures)
+}
+
+fn judge(device: &Path, ends: &Ends, partitions: &[Partition], signatures: &[Signature]) -> Content {
+    let of = |device: &Path| -> Vec<&Signature> {
+        signatures.iter().filter(|found| Some(found.device.as_ref()) == device.file_name()).collect()
+    };
+    let whole = of(device);
+    let inside: Vec<(&Partition, Vec<&Signature>)> = partitions.iter().map(|p| (p, of(&p.device))).collect();
+    if ends.marker_state == Some(State::Writing) && is_only_ours(ends, &whole, &inside) {
+        return Content { descriptions: Vec::new(), unfinished: true };
+    }
+    let mut descriptions: Vec<String> = Vec::new();
+    if !ends.tables.is_empty() && !whole.iter().any(|found| found.kind == "gpt") {
+        descriptions.push(if ends.tables.iter().any(|table| table.is_primary) {
+            "GPT partition table".to_owned()
+        } else {
+            "backup of a GPT partition table".to_owned()
+        });
+    }
+    for signature in whole {
+        let text = describe(signature);
+        if !descriptions.contains(&text) {
+            descriptions.push(text);
+        }
+    }
+    if descriptions.is_empty() && !ends.is_head_zero {
+        descriptions.push("unrecognised data".to_owned());
+    }
+    for (partition, found) in inside {
+        let label = if partition.label.is_empty() { String::new() } else { format!(" {:?}", partition.label) };
+        let mut kinds: Vec<String> = found.into_iter().map(describe).collect();
+        kinds.dedup();
+        let kinds = if kinds.is_empty() { "no known content".to_owned() } else { kinds.join(", ") };
+        descriptions.push(format!("partition {}{label}: {kinds}", partition.name));
+    }
+    Content { descriptions, unfinished: false }
+}
+
+/// Whether an installation that was cut short left everything that is here: no table but the one that our plan
+/// writes last, no other signature, and nothing else in the first mebibyte.
+fn is_only_ours(ends: &Ends, whole: &[&Signature], inside: &[(&Partition, Vec<&Signature>)]) -> bool {
+    let is_table = |found: &&Signature| matches!(found.kind.as_str(), "gpt" | "PMBR");
+    let ours = |(partition, found): &(&Partition, Vec<&Signature>)| {
+        Role::ALL.iter().any(|role| role.label() == partition.label)
+            && found.iter().all(|found| OUR_FILE_SYSTEMS.contains(&found.kind.as_str()))
+    };
+    let tables_are_ours = ends.tables.is_empty()
+        || (ends.tables.iter().all(|table| table.ours != Ours::No)
+            && ends.tables.iter().any(|table| table.ours == Ours::Whole));
+    tables_are_ours && ends.is_rest_of_head_zero && whole.iter().all(is_table) && inside.iter().all(ours)
+}
+
+/// libblkid's name of a format in words; names that speak for themselves stay.
+fn describe(signature: &Signature) -> String {
+    let kind = match signature.kind.as_str() {
+        "gpt" | "PMBR" => "GPT partition table",
+        "dos" => "MBR partition table",
+        "crypto_LUKS" => "LUKS encrypted volume",
+        "LVM1_member" | "LVM2_member" => "LVM physical volume",
+        "linux_raid_member" => "Linux RAID member",
+        "isw_raid_member" => "Intel RST RAID member",
+        "ddf_raid_member" => "DDF RAID member",
+        "zfs_member" => "ZFS pool member",
+        "swap" => "swap space",
+        "vfat" => "FAT",
+        "iso9660" => "ISO 9660",
+        "ntfs" => "NTFS",
+        "erofs" => "EROFS",
+        "xfs" => "XFS",
+        other => &super::sysfs::tidy(other).replace("_raid_member", " RAID member"),
+    };
+    let label = super::sysfs::tidy(signature.label.as_deref().unwrap_or_default());
+    if label.is_empty() { kind.to_owned() } else { format!("{kind} {label:?}") }
+}
+
+/// What is read from both ends of a disk without libblkid.
+struct Ends {
+    is_head_zero: bool,
+    /// The same without our marker, our boot sector and our table.
+    is_rest_of_head_zero: bool,
+    marker_state: Option<State>,
+    tables: Vec<Table>,
+}
+
+/// A GPT whose header is there.
+struct Table {
+    is_primary: bool,
+    ours: Ours,
+}
+
+/// Whether the entries of a table are those that our plan writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ours {
+    Whole,
+    /// Some entries are ours, the others are zero: a power cut while the table was written.
+    Torn,
+    No,
+}
+
+impl Ends {
+    fn read(device: &Path, sector: u32) -> io::Result<Self> {
+        let mut disk = File::open(device)?;
+        let mut head = read_at(&mut disk, 0, FIRST_MEBIBYTE)?;
+        let size = disk.seek(SeekFrom::End(0))?;
+        let sector = u64::from(sector);
+        let tail_bytes = GPT_ENTRIES_BYTES as u64 + sector;
+        let mut tables = Vec::new();
+        let primary = [512, 4096].into_iter().find(|size| bytes(&head, *size, GPT_MAGIC.len()) == GPT_MAGIC);
+        if let Some(size) = primary {
+            let entries = bytes(&head, 2 * size, GPT_ENTRIES_BYTES);
+            tables.push(Table { is_primary: true, ours: Ours::judge(entries) });
+        }
+        // A disk this small ends where its head does.
+        if size >= FIRST_MEBIBYTE + tail_bytes {
+            let tail = read_at(&mut disk, size - tail_bytes, tail_bytes)?;
+            if bytes(&tail, GPT_ENTRIES_BYTES, GPT_MAGIC.len()) == GPT_MAGIC {
+                tables.push(Table { is_primary: false, ours: Ours::judge(bytes(&tail, 0, GPT_ENTRIES_BYTES)) });
+            }
+        }
+        let is_head_zero = is_zero(&head);
+        let marker_at = marker::OFFSET as usize;
+        let marker_state = Marker::parse(bytes(&head, marker_at, marker::LENGTH)).map(|marker| marker.state);
+        let mut clear = |from: usize, length: usize| {
+            let end = head.len().min(from + length);
+            head.get_mut(from..end).unwrap_or_default().fill(0);
+        };
+        clear(marker_at, marker::LENGTH);
+        if let Some(size) = primary {
+            clear(size, size + GPT_ENTRIES_BYTES);
+        }
+        if is_protective(&head) {
+            head[..512].fill(0);
+        }
+        Ok(Self { is_head_zero, is_rest_of_head_zero: is_zero(&head), marker_state, tables })
+    }
+}
+
+impl Ours {
+    fn judge(entries: &[u8]) -> Self {
+        let expected = |index: usize| Role::ALL.get(index).copied();
+        let mut missing = false;
+        for (index, entry) in entries.chunks(GPT_ENTRY_BYTES).enumerate() {
+            match expected(index) {
+                Some(role) if is_entry_of(entry, role) => {}
+                Some(_) if is_zero(entry) => missing = true,
+                None if is_zero(entry) => {}
+                _ => return Self::No,
+            }
+        }
+        if missing || entries.len() < GPT_ENTRIES_BYTES { Self::Torn } else { Self::Whole }
+    }
+}
+
+/// UEFI 2.10, table 5.6: type in the first 16 bytes, the label from byte 56 in UTF-16.
+fn is_entry_of(entry: &[u8], role: Role) -> bool {
+    let mut label: Vec<u8> = role.label().encode_utf16().flat_map(u16::to_le_bytes).collect();
+    label.resize(72, 0);
+    bytes(entry, 0, 16) == role.type_guid().to_bytes_le() && bytes(entry, 56, 72) == label
+}
+
+/// UEFI 2.10, section 5.2.3: one record of type 0xEE and no other.
+fn is_protective(head: &[u8]) -> bool {
+    bytes(head, 510, 2) == [0x55, 0xaa] && bytes(head, 450, 1) == [0xee] && is_zero(bytes(head, 462, 48))
 }
 
 /// `length` bytes from `offset`; what stands beyond the end is missing.
-fn bytes(head: &[u8], offset: usize, length: usize) -> &[u8] {
-    head.get(offset..).map(|rest| &rest[..length.min(rest.len())]).unwrap_or_default()
+fn bytes(all: &[u8], offset: usize, length: usize) -> &[u8] {
+    all.get(offset..).map(|rest| &rest[..length.min(rest.len())]).unwrap_or_default()
 }
 
 /// Up to `length` bytes from `offset`: fewer at the end of the disk.
-fn read_at(disk: &mut (impl Read + Seek), offset: u64, length: usize) -> io::Result<Vec<u8>> {
+fn read_at(disk: &mut File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
     disk.seek(SeekFrom::Start(offset))?;
-    let mut bytes = Vec::with_capacity(length);
-    disk.take(length as u64).read_to_end(&mut bytes)?;
+    let mut bytes = Vec::new();
+    disk.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-fn is_zero(disk: &mut (impl Read + Seek), length: u64) -> io::Result<bool> {
-    Ok(read_at(disk, 0, usize::try_from(length).unwrap_or(HEAD))?.iter().all(|byte| *byte == 0))
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::execute::gpt;
+    use crate::plan::layout::{Demand, MIB};
     use proptest::prelude::*;
-    use std::io::Cursor;
+    use std::os::unix::fs::FileExt;
+    use tempfile::NamedTempFile;
+    use uuid::Uuid;
 
-    /// Bytes at an offset of an otherwise empty disk.
-    type Mark<'a> = (usize, &'a [u8]);
+    const SIZE: u64 = 64 * MIB;
 
-    fn disk(marks: &[Mark]) -> Cursor<Vec<u8>> {
-        let mut bytes = vec![0; 4 << 20];
-        for (offset, mark) in marks {
-            bytes[*offset..offset + mark.len()].copy_from_slice(mark);
-        }
-        Cursor::new(bytes)
+    /// A sparse disk of `size` bytes with bytes at offsets.
+    fn disk(size: u64, marks: &[(u64, &[u8])]) -> NamedTempFile {
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(size).unwrap();
+        marks.iter().for_each(|(offset, mark)| file.as_file().write_all_at(mark, *offset).unwrap());
+        file
     }
-    fn described(marks: &[Mark]) -> Vec<String> {
-        of_disk(&mut disk(marks), 512).unwrap()
+
+    fn examined(size: u64, marks: &[(u64, &[u8])]) -> Content {
+        examine(disk(size, marks).path(), 512, &[])
+    }
+
+    fn described(marks: &[(u64, &[u8])]) -> Vec<String> {
+        examined(SIZE, marks).descriptions
+    }
+
+    fn begun() -> Vec<u8> {
+        Marker { state: State::Writing, version: "0.1.0".into() }.to_bytes()
     }
 
     #[test]
     fn a_blank_disk_is_blank_and_anything_else_is_not() {
-        assert_eq!(described(&[]), Vec::<String>::new());
+        assert_eq!(described(&[]), [""; 0]);
         assert_eq!(described(&[(0xf_ffff, b"x")]), ["unrecognised data"]);
-        assert_eq!(described(&[(0x10_0000, b"x")]), Vec::<String>::new(), "behind the first mebibyte nothing is held");
+        assert_eq!(described(&[(0x10_0000, b"x")]), [""; 0], "behind the first mebibyte only signatures count");
+        assert_eq!(examined(4096, &[(100, b"x")]).descriptions, ["unrecognised data"]);
     }
 
     #[test]
     fn tables_are_recognised_at_both_ends_and_for_both_sector_sizes() {
         assert_eq!(described(&[(512, b"EFI PART")]), ["GPT partition table"]);
         assert_eq!(described(&[(4096, b"EFI PART")]), ["GPT partition table"]);
-        assert_eq!(described(&[((4 << 20) - 512, b"EFI PART")]), ["backup of a GPT partition table"]);
-        assert_eq!(described(&[(510, &[0x55, 0xaa]), (450, &[0x83])]), ["MBR partition table"]);
-        assert_eq!(described(&[((4 << 20) - 0x2000, &[0xfc, 0x4e, 0x2b, 0xa9])]), ["Linux RAID member"]);
+        assert_eq!(described(&[(SIZE - 512, b"EFI PART")]), ["backup of a GPT partition table"]);
+        let record = [0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0];
+        assert_eq!(described(&[(510, &[0x55, 0xaa]), (446, &record)]), ["MBR partition table"]);
+    }
+
+    /// SNIA DDF 2.0, section 5: the anchor header with its checksum, which is computed with the field at all ones.
+    fn ddf_header() -> Vec<u8> {
+        let mut header = vec![0; 512];
+        header[..4].copy_from_slice(&[0xde, 0x11, 0xde, 0x11]);
+        header[4..8].fill(0xff);
+        header[8..32].copy_from_slice(b"Vendor  0123456789abcdef");
+        header[32..40].copy_from_slice(b"02.00.00");
+        let checksum = crc32fast::hash(&header);
+        header[4..8].copy_from_slice(&checksum.to_be_bytes());
+        header
+    }
+
+    #[test]
+    fn raid_metadata_at_the_end_of_a_disk_is_somebodys() {
+        let intel = [b"Intel Raid ISM Cfg Sig. 1.3.00".as_slice(), &[0; 482]].concat();
+        assert_eq!(described(&[(SIZE - 1024, &intel)]), ["Intel RST RAID member"]);
+        assert_eq!(described(&[(SIZE - 512, &ddf_header())]), ["DDF RAID member"]);
+        // Version 0.90 (md(4)): magic, major, minor in the last whole 64 KiB.
+        let md: Vec<u8> = [0xa92b_4efc_u32, 0, 90].into_iter().flat_map(u32::to_le_bytes).collect();
+        assert_eq!(described(&[((SIZE & !0xffff) - 0x1_0000, &md)]), ["Linux RAID member"]);
+        // Version 1.0: 8 KiB before the end. libblkid wants its own place in it.
+        let mut md = vec![0; 4096];
+        md[..8].copy_from_slice(&[0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0]);
+        md[144..152].copy_from_slice(&((SIZE - 0x2000) / 512).to_le_bytes());
+        assert_eq!(described(&[(SIZE - 0x2000, &md)]), ["Linux RAID member"]);
+    }
+
+    #[test]
+    fn a_pool_whose_labels_at_the_end_are_left_is_somebodys() {
+        const LABEL: u64 = 256 * 1024;
+        let uberblock = 0x00ba_b10c_u64.to_le_bytes();
+        let places = [2, 1]
+            .into_iter()
+            .flat_map(|label| (0..4u64).map(move |number| SIZE - label * LABEL + LABEL / 2 + number * 1024));
+        let marks: Vec<(u64, &[u8])> = places.map(|place| (place, uberblock.as_slice())).collect();
+        assert_eq!(described(&marks), ["ZFS pool member"]);
     }
 
     #[test]
     fn file_systems_are_named_with_their_labels() {
-        let cases: [(&[Mark], &str); 5] = [
-            (&[(0x438, &[0x53, 0xef]), (0x478, b"photos")], "ext4 or its like \"photos\""),
-            (&[(510, &[0x55, 0xaa]), (0x52, b"FAT32   "), (0x47, b"COS_BOOT   ")], "FAT32 \"COS_BOOT\""),
-            (&[(0x8001, b"CD001"), (0x8028, b"ROS_01234567        ")], "ISO 9660 \"ROS_01234567\""),
-            (&[(512, b"LABELONE")], "LVM physical volume"),
-            (&[(0, b"LUKS\xba\xbe")], "LUKS encrypted volume"),
+        let disk = disk(SIZE, &[]);
+        Command::new("mkfs.ext4").arguments(["-q", "-L", "photos"]).argument(disk.path()).run().unwrap();
+        assert_eq!(examine(disk.path(), 512, &[]).descriptions, ["ext4 \"photos\""]);
+        let partition = Partition { name: "vda1".into(), label: "data".into(), device: disk.path().into() };
+        let whole = super::tests::disk(SIZE, &[]);
+        let found = examine(whole.path(), 512, &[partition]);
+        assert_eq!(found.descriptions, ["partition vda1 \"data\": ext4 \"photos\""]);
+    }
+
+    #[test]
+    fn a_disk_or_partition_that_cannot_be_read_is_not_blank() {
+        let gone = examine(Path::new("/no/such/disk"), 512, &[]);
+        assert!(gone.descriptions[0].starts_with("unreadable"), "{gone:?}");
+        let partition = Partition { name: "vda1".into(), label: String::new(), device: "/no/such/partition".into() };
+        let gone = examine(disk(SIZE, &[]).path(), 512, &[partition]);
+        assert!(gone.descriptions[0].starts_with("unreadable"), "{gone:?}");
+    }
+
+    #[test]
+    fn an_installation_that_was_cut_short_is_nobodys_unless_something_else_is_there() {
+        let mark = (marker::OFFSET, &begun()[..]);
+        let nothing = Content { descriptions: Vec::new(), unfinished: true };
+        assert_eq!(examined(SIZE, &[mark]), nothing);
+
+        let foreign: [&[(u64, &[u8])]; 4] = [
+            &[(3, b"NTFS    ")],
+            &[(510, &[0x55, 0xaa]), (450, &[0x83])],
+            &[(512, b"EFI PART")],
+            &[(SIZE - 512, &ddf_header())],
         ];
-        for (marks, expected) in cases {
-            assert_eq!(described(marks), [expected]);
-            assert_eq!(of_partition(&mut disk(marks), 0).unwrap().as_deref(), Some(expected));
+        for marks in foreign {
+            let found = examined(SIZE, &[&[mark], marks].concat());
+            assert!(!found.unfinished && !found.descriptions.is_empty(), "{marks:?}: {found:?}");
         }
+        let done = Marker { state: State::Complete, version: "0.1.0".into() }.to_bytes();
+        assert!(!examined(SIZE, &[(marker::OFFSET, &done)]).descriptions.is_empty());
+    }
+
+    #[test]
+    fn the_table_that_ends_an_installation_may_be_there_whole_or_in_part() {
+        const DISK: u64 = 2048 * MIB;
+        let mark = (marker::OFFSET, &begun()[..]);
+        let demand = Demand { disk_bytes: DISK, sector_bytes: 512, root_bytes: 1, minimum_slot_bytes: 64 * MIB };
+        let tables = gpt::tables(&demand.layout(&mut Uuid::new_v4).unwrap());
+        let backup = (tables.backup_offset, &tables.backup[..]);
+        assert!(examined(DISK, &[mark, backup]).unfinished, "the backup alone");
+        assert!(examined(DISK, &[mark, backup, (0, &tables.primary)]).unfinished, "both");
+        assert!(examined(DISK, &[mark, backup, (0, &tables.primary[..1536])]).unfinished, "a torn table");
+        assert!(!examined(DISK, &[mark, (0, &tables.primary[..1024])]).unfinished, "an empty table is not ours");
+
+        // Somebody formatted one of our partitions, or added one.
+        let ntfs = disk(SIZE, &[(3, b"NTFS    "), (510, &[0x55, 0xaa]), (11, &[0, 2, 8])]);
+        Command::new("mkswap").argument(ntfs.path()).run().unwrap();
+        let disk = disk(DISK, &[mark, backup, (0, &tables.primary)]);
+        let inside = |label: &str| Partition { name: "vda7".into(), label: label.into(), device: ntfs.path().into() };
+        assert!(!examine(disk.path(), 512, &[inside("COS_PERSISTENT")]).unfinished);
+        let blank = |label: &str| Partition { device: "/dev/null".into(), ..inside(label) };
+        assert!(!examine(disk.path(), 512, &[blank("Basic data partition")]).unfinished);
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn junk_is_described_without_failing(junk in proptest::collection::vec(any::<u8>(), 0..4096)) {
-            let found = of_disk(&mut Cursor::new(junk.clone()), 512).unwrap();
-            prop_assert_eq!(found.is_empty(), junk.iter().all(|byte| *byte == 0));
+            let found = examined(junk.len() as u64, &[(0, &junk)]);
+            prop_assert_eq!(found.descriptions.is_empty(), junk.iter().all(|byte| *byte == 0), "{:?}", found);
+        }
+
+        #[test]
+        fn any_answer_of_wipefs_is_parsed_or_refused(output: Vec<u8>) {
+            let _ = parse(&output);
         }
     }
 }

@@ -1,10 +1,9 @@
 //! Whole disks, from sysfs and their own first sectors.
 
+use super::content::{self, Partition};
 use super::mounts::{self, Mount};
-use super::{DiskDetail, content, sysfs};
-use crate::marker::{Marker, State};
+use super::{DiskDetail, sysfs};
 use protocol::hardware;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// sysfs gives sizes and offsets in units of 512 bytes, whatever the disk's own sector is.
@@ -26,8 +25,13 @@ pub fn probe(root: &Path) -> Vec<FoundDisk> {
     let mounts = mounts::probe(root);
     let links = device_links(root);
     let own = own_partitions(root);
-    let names = sysfs::names(&class).into_iter().filter(|name| is_whole_disk(&class, name));
-    names.map(|name| found(root, &class, &name, &mounts, &links, &own)).collect()
+    names(root).iter().map(|name| found(root, &class, name, &mounts, &links, &own)).collect()
+}
+
+/// Kernel names of the whole disks, sorted. Opens no disk.
+pub fn names(root: &Path) -> Vec<String> {
+    let class = root.join("sys/class/block");
+    sysfs::names(&class).into_iter().filter(|name| is_whole_disk(&class, name)).collect()
 }
 
 /// No partition, nothing stacked (device-mapper, MD, loop and RAM disks have no `device`), no CD or tape drive, no
@@ -51,26 +55,29 @@ fn found(
 ) -> FoundDisk {
     let folder = class.join(name);
     let text = |attribute: &str| sysfs::tidy(&sysfs::text(&folder.join(attribute), sysfs::LINE));
-    let partitions = partitions(&folder, name);
+    let partitions = partitions(root, &folder, name);
     let names: Vec<&str> = std::iter::once(name).chain(partitions.iter().map(|p| p.name.as_str())).collect();
     let used_by = |mount: &&Mount| names.iter().any(|name| is_used(class, name, mount));
     let mounted: Vec<String> = mounts.iter().filter(used_by).map(|mount| mount.point.clone()).collect();
-    let device = root.join("dev").join(name);
+    let logical_sector_bytes = logical_sector(&folder);
+    let content = content::examine(&root.join("dev").join(name), logical_sector_bytes, &partitions);
     let detail = DiskDetail {
         path: format!("/dev/{name}"),
         size_bytes: sysfs::number(&folder.join("size")).saturating_mul(SYSFS_SECTOR),
-        logical_sector_bytes: logical_sector(&folder),
-        model: model(&text("device/vendor"), &text("device/model")),
+        logical_sector_bytes,
+        model: model(&text("device/vendor"), &text("device/model"), &text("device/name")),
         serial: serial(&folder),
         wwn: [text("wwid"), text("device/wwid")].into_iter().find(|wwn| !wwn.is_empty()).unwrap_or_default(),
         links: links.iter().filter(|(_, target)| target == name).map(|(link, _)| link.clone()).collect(),
-        removable: sysfs::flag(&folder.join("removable")),
+        usb: is_usb(&folder),
+        modules: modules(&folder),
         read_only: sysfs::flag(&folder.join("ro")),
         is_boot_medium: mounted.iter().any(|point| point == MEDIUM)
             || names.iter().any(|name| own.iter().any(|own| own == name)),
-        unfinished: Marker::read(&device).ok().flatten().is_some_and(|marker| marker.state == State::Writing),
-        content: describe(&device, logical_sector(&folder), &partitions),
+        unfinished: content.unfinished,
+        content: content.descriptions,
         mounted,
+        holders: holders(class, &names),
     };
     let summary = hardware::Disk {
         path: detail.path.clone(),
@@ -78,7 +85,7 @@ fn found(
         serial: detail.serial.clone(),
         size_bytes: detail.size_bytes,
         rotational: sysfs::flag(&folder.join("queue/rotational")),
-        removable: detail.removable,
+        removable: sysfs::flag(&folder.join("removable")),
     };
     FoundDisk { summary, detail }
 }
@@ -104,9 +111,52 @@ fn logical_sector(folder: &Path) -> u32 {
     }
 }
 
-/// SCSI names vendor and model; virtio's vendor is the number of its PCI vendor, which says nothing.
-fn model(vendor: &str, model: &str) -> String {
+/// What is built on the disk or its partitions: device-mapper (LVM, LUKS, multipath), MD, bcache.
+fn holders(class: &Path, names: &[&str]) -> Vec<String> {
+    let mut holders: Vec<String> =
+        names.iter().flat_map(|name| sysfs::names(&class.join(name).join("holders"))).collect();
+    holders.sort();
+    holders.dedup();
+    holders
+}
+
+/// Whether a USB bus (`usb2`, as the kernel names its root hubs) is on the way to the disk. The attribute `removable`
+/// does not tell: many USB disks say 0, and some built-in ones say 1.
+fn is_usb(folder: &Path) -> bool {
+    let bus = |part: &str| {
+        part.strip_prefix("usb").is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let Ok(path) = folder.canonicalize() else { return false };
+    path.iter().any(|part| part.to_str().is_some_and(bus))
+}
+
+/// Names of the loadable modules that drive the disk and every device on the way to it, sorted. Built-in drivers are
+/// left out.
+fn modules(folder: &Path) -> Vec<String> {
+    let device = folder.join("device");
+    // A disk of a multipath NVMe subsystem is a virtual device; links lead to its controllers.
+    let controllers = sysfs::names(&device).into_iter().filter(|name| name.starts_with("nvme"));
+    let controllers = controllers.map(|name| device.join(name)).filter(|path| path.is_symlink());
+    let ends = std::iter::once(folder.to_owned()).chain(controllers).filter_map(|end| end.canonicalize().ok());
+    let mut modules: Vec<String> =
+        ends.flat_map(|end| end.ancestors().filter_map(loadable_driver).collect::<Vec<_>>()).collect();
+    modules.sort();
+    modules.dedup();
+    modules
+}
+
+/// The module of a device's driver. Only loadable modules have an `initstate` (Documentation/ABI/stable/sysfs-module).
+fn loadable_driver(device: &Path) -> Option<String> {
+    let module = device.join("driver/module").canonicalize().ok()?;
+    let name = module.file_name()?.to_str()?.to_owned();
+    module.join("initstate").exists().then_some(name)
+}
+
+/// SCSI names vendor and model, an eMMC only its name; virtio's vendor is the number of its PCI vendor, which says
+/// nothing.
+fn model(vendor: &str, model: &str, name: &str) -> String {
     let vendor = if vendor.starts_with("0x") { "" } else { vendor };
+    let model = if model.is_empty() { name } else { model };
     [vendor, model].join(" ").trim().to_owned()
 }
 
@@ -121,47 +171,16 @@ fn serial(folder: &Path) -> String {
     sysfs::tidy(&String::from_utf8_lossy(page.get(4..).unwrap_or_default()))
 }
 
-/// A partition as the kernel sees it.
-struct Partition {
-    name: String,
-    start_bytes: u64,
-    /// Of the GPT entry; empty for MBR partitions.
-    label: String,
-}
-
-fn partitions(folder: &Path, disk: &str) -> Vec<Partition> {
+fn partitions(root: &Path, folder: &Path, disk: &str) -> Vec<Partition> {
     let names = sysfs::names(folder).into_iter().filter(|name| name.starts_with(disk));
     let partitions = names.filter(|name| folder.join(name).join("partition").exists());
     partitions
         .map(|name| {
             let uevent = sysfs::text(&folder.join(&name).join("uevent"), sysfs::LINE);
-            Partition {
-                start_bytes: sysfs::number(&folder.join(&name).join("start")).saturating_mul(SYSFS_SECTOR),
-                label: sysfs::tidy(uevent.lines().find_map(|line| line.strip_prefix("PARTNAME=")).unwrap_or_default()),
-                name,
-            }
+            let label = uevent.lines().find_map(|line| line.strip_prefix("PARTNAME=")).unwrap_or_default();
+            Partition { label: sysfs::tidy(label), device: root.join("dev").join(&name), name }
         })
         .collect()
-}
-
-/// The whole disk's signatures, then each partition's. A disk that cannot be read says so, and so counts as foreign.
-fn describe(device: &Path, sector: u32, partitions: &[Partition]) -> Vec<String> {
-    let mut disk = match File::open(device) {
-        Ok(disk) => disk,
-        // A card reader without a card.
-        Err(error) if error.raw_os_error() == Some(nix::libc::ENOMEDIUM) => return Vec::new(),
-        Err(error) => return vec![format!("unreadable ({error})")],
-    };
-    let mut found = match content::of_disk(&mut disk, sector) {
-        Ok(found) => found,
-        Err(error) => return vec![format!("unreadable ({error})")],
-    };
-    for partition in partitions {
-        let inside = content::of_partition(&mut disk, partition.start_bytes).unwrap_or_default();
-        let label = if partition.label.is_empty() { String::new() } else { format!(" {:?}", partition.label) };
-        found.push(format!("partition {}{label}: {}", partition.name, inside.as_deref().unwrap_or("no known content")));
-    }
-    found
 }
 
 /// Every link in the folders of `/dev/disk` and the kernel name it leads to, sorted.
@@ -229,7 +248,9 @@ mod tests {
         create_dir_all(root.path().join("proc/self")).unwrap();
         symlink("../../vda", root.path().join("dev/disk/by-id/virtio-S-1")).unwrap();
         symlink("../../vda1", root.path().join("dev/disk/by-id/virtio-S-1-part1")).unwrap();
-        write(root.path().join("dev/vda"), vec![0; 1 << 20]).unwrap();
+        for device in ["dev/vda", "dev/vda1"] {
+            write(root.path().join(device), vec![0; 1 << 20]).unwrap();
+        }
         root
     }
 
@@ -269,7 +290,75 @@ mod tests {
         write(class.join("dm-0/dev"), "253:0\n").unwrap();
         let mountinfo = "36 35 253:0 / /home rw - ext4 /dev/mapper/home rw\n";
         write(root.path().join("proc/self/mountinfo"), mountinfo).unwrap();
-        assert_eq!(probe(root.path())[0].detail.mounted, ["/home"]);
+        let detail = &probe(root.path())[0].detail;
+        assert_eq!((&detail.mounted[..], &detail.holders[..]), (&["/home".to_owned()][..], &["dm-0".to_owned()][..]));
+    }
+
+    /// A root with the disk `sda`, whose device has this path below /sys/devices.
+    fn disk_at(path: &str, attributes: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let device = root.path().join("sys/devices").join(path);
+        let disk = device.join("block/sda");
+        create_dir_all(&disk).unwrap();
+        create_dir_all(root.path().join("sys/class/block")).unwrap();
+        symlink(&disk, root.path().join("sys/class/block/sda")).unwrap();
+        symlink("../..", disk.join("device")).unwrap();
+        for (path, text) in attributes {
+            write(disk.join(path), format!("{text}\n")).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn usb_is_judged_by_the_bus_and_not_by_what_the_disk_says() {
+        let stick = "pci0000:00/0000:00:14.0/usb2/2-1/2-1:1.0/host6/target6:0:0/6:0:0:0";
+        assert!(probe(disk_at(stick, &[("removable", "0")]).path())[0].detail.usb);
+        let built_in = "pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0";
+        let disks = probe(disk_at(built_in, &[("removable", "1"), ("device/vendor", "ATA")]).path());
+        assert!(!disks[0].detail.usb && disks[0].summary.removable);
+    }
+
+    #[test]
+    fn an_emmc_has_a_model_and_a_serial_number() {
+        let root = disk_at("pci0000:00/mmc0/mmc0:0001", &[("device/name", "8GME4R"), ("device/serial", "0x1234abcd")]);
+        let detail = &probe(root.path())[0].detail;
+        assert_eq!((detail.model.as_str(), detail.serial.as_str()), ("8GME4R", "0x1234abcd"));
+    }
+
+    /// Gives a device a driver; a driver that is built in has a module without state.
+    fn drive(root: &Path, device: &str, driver: &str, module: &str, loadable: bool) {
+        let module = root.join("sys/module").join(module);
+        let driver = root.join("sys/bus/any/drivers").join(driver);
+        for folder in [&module, &driver] {
+            create_dir_all(folder).unwrap();
+        }
+        if loadable {
+            write(module.join("initstate"), "live\n").unwrap();
+        }
+        symlink(module, driver.join("module")).unwrap();
+        symlink(driver, root.join("sys/devices").join(device).join("driver")).unwrap();
+    }
+
+    #[test]
+    fn the_chain_of_drivers_is_every_loadable_module_on_the_way_to_the_disk() {
+        let vmd = "pci0000:00/0000:00:0e.0";
+        let nvme = "pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:01.0/10000:e1:00.0";
+        let root = disk_at(&format!("{nvme}/nvme/nvme0"), &[]);
+        drive(root.path(), vmd, "vmd", "vmd", true);
+        drive(root.path(), "pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:01.0", "pcieport", "pcieport", false);
+        drive(root.path(), nvme, "nvme", "nvme", true);
+        assert_eq!(probe(root.path())[0].detail.modules, ["nvme", "vmd"]);
+    }
+
+    #[test]
+    fn a_multipath_namespace_needs_the_drivers_of_its_controllers() {
+        let root = disk_at("virtual/nvme-subsystem/nvme-subsys0", &[]);
+        let controller = "pci0000:00/0000:00:04.0";
+        create_dir_all(root.path().join("sys/devices").join(controller).join("nvme/nvme0")).unwrap();
+        drive(root.path(), controller, "nvme", "nvme", true);
+        let link = root.path().join("sys/devices/virtual/nvme-subsystem/nvme-subsys0/nvme0");
+        symlink(root.path().join("sys/devices").join(controller).join("nvme/nvme0"), link).unwrap();
+        assert_eq!(probe(root.path())[0].detail.modules, ["nvme"]);
     }
 
     #[test]

@@ -38,19 +38,19 @@ pub fn select<'a>(
         .iter()
         .copied()
         // A stick that somebody left in the machine is not chosen unless asked for.
-        .filter(|disk| objection(disk).is_none() && (!disk.removable || !selector.is_empty()))
+        .filter(|disk| objection(disk).is_none() && (!disk.usb || !selector.is_empty()))
         .collect();
     let reasons = |disk: &DiskDetail| {
         if !matches(selector, disk) {
             return Some("does not match deviceSelector".into());
         }
-        let removable = disk.removable && selector.is_empty();
-        objection(disk).map(|o| o.to_string()).or(removable.then(|| "is removable".into()))
+        let usb = disk.usb && selector.is_empty();
+        objection(disk).map(|o| o.to_string()).or(usb.then(|| "is attached by USB".into()))
     };
     match eligible[..] {
         [disk] => Ok(disk),
         [] => match matching[..] {
-            [disk] if !(disk.removable && selector.is_empty()) => match objection(disk) {
+            [disk] if !(disk.usb && selector.is_empty()) => match objection(disk) {
                 Some(objection) => Err(objection.into_error(disk, origin)),
                 None => Ok(disk),
             },
@@ -79,6 +79,7 @@ enum Objection {
     BootMedium,
     ReadOnly,
     Mounted(String),
+    Held(String),
     Size(LayoutError),
     Content(String),
 }
@@ -97,10 +98,13 @@ fn objection(
     if !disk.mounted.is_empty() {
         return Some(Objection::Mounted(disk.mounted.join(", ")));
     }
+    if !disk.holders.is_empty() {
+        return Some(Objection::Held(disk.holders.join(", ")));
+    }
     if let Err(error) = fits(disk) {
         return Some(Objection::Size(error));
     }
-    let disposable = disk.content.is_empty() || disk.unfinished || wipe;
+    let disposable = disk.content.is_empty() || wipe;
     (!disposable).then(|| Objection::Content(disk.content.join("; ")))
 }
 
@@ -116,6 +120,7 @@ impl Objection {
             Self::Mounted(at) => {
                 PlanError::DiskUnusable { disk, cause: format!("it is mounted at {at}; unmount it first") }
             }
+            Self::Held(by) => PlanError::DiskUnusable { disk, cause: format!("{by} is built on it; stop that first") },
         }
     }
 }
@@ -126,6 +131,7 @@ impl std::fmt::Display for Objection {
             Self::BootMedium => f.write_str("this system was started from it"),
             Self::ReadOnly => f.write_str("is read-only"),
             Self::Mounted(at) => write!(f, "is mounted at {at}"),
+            Self::Held(by) => write!(f, "{by} is built on it"),
             Self::Size(error) => write!(f, "cannot be laid out: {error}"),
             Self::Content(content) => write!(f, "holds {content}; `wipe: true` destroys it"),
         }
@@ -210,9 +216,19 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_installation_of_ours_is_nobodys_data() {
-        let disk = DiskDetail { unfinished: true, ..used("/dev/vda") };
+    fn an_unfinished_installation_of_ours_does_not_cover_what_somebody_put_there_later() {
+        let disk = DiskDetail { unfinished: true, ..blank_disk("/dev/vda") };
         assert_eq!(chosen(&Settings::default(), &[disk]).unwrap(), "/dev/vda");
+        let disk = DiskDetail { unfinished: true, ..used("/dev/vda") };
+        assert_eq!(chosen(&Settings::default(), &[disk]).unwrap_err().reason(), "DiskHasContent");
+    }
+
+    #[test]
+    fn a_disk_that_something_is_built_on_is_refused_even_with_wipe() {
+        let disk = DiskDetail { holders: vec!["md127".into()], ..blank_disk("/dev/sda") };
+        let error = chosen(&wiping(device("/dev/sda")), &[disk]).unwrap_err();
+        assert_eq!(error.reason(), "DiskUnusable");
+        assert!(error.to_string().contains("md127"), "{error}");
     }
 
     #[test]
@@ -232,11 +248,11 @@ mod tests {
     }
 
     #[test]
-    fn a_removable_disk_is_taken_only_when_asked_for() {
-        let disk = DiskDetail { removable: true, ..blank_disk("/dev/sdc") };
+    fn a_usb_disk_is_taken_only_when_asked_for() {
+        let disk = DiskDetail { usb: true, ..blank_disk("/dev/sdc") };
         let error = chosen(&Settings::default(), std::slice::from_ref(&disk)).unwrap_err();
         assert_eq!(error.reason(), "NoEligibleDisk");
-        assert!(error.to_string().contains("is removable"), "{error}");
+        assert!(error.to_string().contains("is attached by USB"), "{error}");
         assert_eq!(chosen(&device("/dev/sdc"), &[disk]).unwrap(), "/dev/sdc");
     }
 
