@@ -91,7 +91,7 @@ pub mod reason {
         pub const EXPIRED: &str = "Expired";
         /// `maxMachines` have come.
         pub const FULL: &str = "Full";
-        /// The Secret with trusted authorities does not exist.
+        /// There is no authority to trust: the Secret with them does not exist, or a certificate is required and none is given.
         pub const TRUST_MISSING: &str = "TrustedCAsMissing";
         /// The Secret with trusted authorities holds something else.
         pub const TRUST_MALFORMED: &str = "TrustedCAsMalformed";

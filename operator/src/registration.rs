@@ -1,7 +1,8 @@
 //! A MachineRegistration made ready for use: parsed once when it changes, not at each machine.
 
-use crate::crd::{MachineRegistration, MachineRegistrationSpec, reason};
+use crate::crd::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, reason};
 use crate::label;
+use crate::registration_index::Authorities;
 use kube::ResourceExt;
 use protocol::message::MAX_FRAME;
 use protocol::template::DEFAULT_MACHINE_NAME;
@@ -132,6 +133,21 @@ pub fn check_size(registration: &Registration, endpoint: &Endpoint) -> Result<()
             "spec.cloudConfig has {size} bytes as JSON, the limit is {limit}; \
              let machines fetch large files instead of carrying them in write_files"
         ),
+    })
+}
+
+/// The problem of a registration that requires a certificate of the TPM's maker while there is no authority that it
+/// could lead to: neither one of the registration's own nor a TPM vendor's.
+pub fn without_authority(spec: &MachineRegistrationSpec, vendors: &Authorities) -> Option<Problem> {
+    let policy = spec.attestation.as_ref()?;
+    let nobody = policy.ek_certificate == Some(EkCertificatePolicy::Required)
+        && policy.trusted_cas.is_none()
+        && vendors.is_empty();
+    nobody.then(|| Problem {
+        reason: reason::TRUST_MISSING,
+        message: "spec.attestation.ekCertificate is Required, and there is no authority that a certificate could lead \
+                  to: name one in spec.attestation.trustedCAs, or start the operator with --tpm-vendors"
+            .to_owned(),
     })
 }
 

@@ -100,6 +100,8 @@ struct Found {
     machines: Option<u32>,
     /// `None`: none are asked for.
     authorities: Option<Result<Authorities, Problem>>,
+    /// Those of the TPM vendors, which count where a registration names none.
+    vendors: Authorities,
     /// File names of media; `None`: not looked at yet.
     media: Option<Vec<String>>,
     now: Time,
@@ -126,6 +128,7 @@ async fn fetch(object: &MachineRegistration, context: &Context) -> Result<Found,
         endpoint: context.endpoint(),
         machines: count.map(|count| count.try_into().unwrap_or(u32::MAX)),
         authorities,
+        vendors: context.tpm_vendors.clone(),
         media: context.media.names(),
         now: context.now(),
     })
@@ -141,6 +144,9 @@ fn validate(object: &MachineRegistration, found: &Found) -> Option<Problem> {
     }
     if let Some(Err(problem)) = &found.authorities {
         return Some(problem.clone());
+    }
+    if let Some(problem) = registration::without_authority(&object.spec, &found.vendors) {
+        return Some(problem);
     }
     if let Some(refusal) = crate::enroll::expired(&registration, found.now.0) {
         return Some(Problem { reason: reason::EXPIRED, message: refusal.message });
@@ -290,6 +296,7 @@ mod tests {
             endpoint: Endpoint { server_url: "https://ros".into(), ca_bundle: "PEM".into() },
             machines: Some(2),
             authorities: None,
+            vendors: Authorities::default(),
             media: Some(Vec::new()),
             now: Time(Timestamp::from_second(1_800_000_000).unwrap()),
         }
@@ -341,6 +348,7 @@ mod tests {
             (json!({"cloudConfig": {"a": "x".repeat(300_000)}}), reason::CLOUD_CONFIG_TOO_LARGE),
             (json!({"expiresAt": "2020-01-01T00:00:00Z"}), reason::EXPIRED),
             (json!({"maxMachines": 2}), reason::FULL),
+            (json!({"attestation": {"ekCertificate": "Required"}}), reason::TRUST_MISSING),
         ];
         for (spec, reason) in cases {
             let status = status_of(&object(spec), &found());
@@ -349,6 +357,9 @@ mod tests {
             assert!(status.conditions.holds(condition_type::STALLED));
         }
         assert!(status_of(&object(json!({"maxMachines": 3})), &found()).conditions.holds(condition_type::READY));
+        let required = object(json!({"attestation": {"ekCertificate": "Required"}}));
+        let with_vendors = Found { vendors: Authorities::new(vec![vec![0]]), ..found() };
+        assert!(status_of(&required, &with_vendors).conditions.holds(condition_type::READY));
     }
 
     #[test]

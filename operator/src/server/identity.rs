@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::crd::{AttestationStatus, EkCertificatePolicy, EkCertificateResult};
 use crate::registrar::Identity;
-use crate::registration::Registration;
+use crate::registration::{self, Registration};
 use protocol::attestation::{Credential, EndorsementCertificate, EndorsementKey, KeyName};
 use protocol::hardware::TpmInfo;
 use protocol::{Refusal, RefusalCode};
@@ -30,7 +30,8 @@ pub fn random<const N: usize>() -> Result<[u8; N], Refusal> {
 
 /// Judges the endorsement key certificate as the registration wants it: by the authorities that it names or, where it
 /// names none, by those of the TPM vendors. Without `Required` a certificate of nobody's that we know is no reason to
-/// refuse, as long as it is for this key.
+/// refuse, as long as it is for this key. With `Required` and no authority at all nobody is believed: anybody can make
+/// a certificate.
 pub fn judge(
     context: &Context,
     registration: &Registration,
@@ -53,7 +54,12 @@ pub fn judge(
                 let message = format!("the authorities in Secret {} are not read yet", trusted.secret_name);
                 return Err(Refusal::new(RefusalCode::RegistrationInvalid, message).retry_after(15));
             }
-            (None, _) if wanted == EkCertificatePolicy::Required => check(&context.tpm_vendors).map_err(by_vendors)?,
+            (None, _) if wanted == EkCertificatePolicy::Required => {
+                if let Some(problem) = registration::without_authority(&registration.spec, &context.tpm_vendors) {
+                    return Err(Refusal::new(RefusalCode::RegistrationInvalid, problem.message));
+                }
+                check(&context.tpm_vendors).map_err(by_vendors)?
+            }
             (None, _) => check(&context.tpm_vendors).or_else(|_| check(&[]))?,
         };
         attestation.ek_certificate_issuer = Some(certificate.issuer);
@@ -113,8 +119,11 @@ mod tests {
         let vouched = Ok((Trusted, Some("CN=swtpm-localca".to_owned())));
         for policy in ["Required", "IfPresent"] {
             assert_eq!(judged(&[ROOT, ISSUER], json!({"ekCertificate": policy})), vouched);
-            assert_eq!(judged(&[], json!({"ekCertificate": policy})), Ok((Unverified, None)), "nobody to ask");
         }
+        assert_eq!(judged(&[], json!({"ekCertificate": "IfPresent"})), Ok((Unverified, None)), "nobody to ask");
+        let nobody = judged(&[], json!({"ekCertificate": "Required"})).unwrap_err();
+        assert_eq!(nobody.code, RefusalCode::RegistrationInvalid);
+        assert!(nobody.message.contains("spec.attestation.trustedCAs"), "{nobody}");
         assert_eq!(judged(&[ROOT], json!({"ekCertificate": "IfPresent"})), Ok((Unverified, None)));
         assert_eq!(judged(&[ROOT], json!({"ekCertificate": "Ignored"})), Ok((Ignored, None)));
         let refusal = judged(&[ROOT], json!({"ekCertificate": "Required"})).unwrap_err();
