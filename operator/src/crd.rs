@@ -83,7 +83,7 @@ pub mod reason {
         // MachineRegistration
         /// Machines can register.
         pub const AVAILABLE: &str = "Available";
-        /// `machineName`, a label or an annotation is not a template that can be filled in.
+        /// `machineName`, a label, an annotation or a text of `cloudConfig` is no template that can be filled in.
         pub const INVALID_TEMPLATE: &str = "InvalidTemplate";
         /// `cloudConfig` does not fit into an answer.
         pub const CLOUD_CONFIG_TOO_LARGE: &str = "CloudConfigTooLarge";

@@ -5,6 +5,7 @@ use crate::crd::{ConditionStatus, Conditions, MachineConfig, condition_type};
 use crate::enroll;
 use crate::inventory_index::{Key, KnownMachine};
 use crate::rancher::Sought;
+use crate::registration;
 use k8s_openapi::api::core::v1::Taint;
 use protocol::{Join, JoinConfiguration, Refusal, RefusalCode};
 use serde_json::{Value, json};
@@ -18,7 +19,10 @@ const RETRY_AFTER: u64 = 15;
 
 /// The configuration of a machine that proved who it is. `None`: it is assigned to nothing.
 pub async fn configuration(context: &Context, machine: &KnownMachine) -> Result<Option<JoinConfiguration>, Refusal> {
-    let config = machine.config().cloned().unwrap_or_default();
+    let mut config = machine.config().cloned().unwrap_or_default();
+    if config.node_name.as_ref().is_none_or(|name| name.is_empty()) {
+        config.node_name = node_name(context, machine);
+    }
     match decide(machine)? {
         Decision::Nothing => Ok(None),
         Decision::Settings => render(config, None).map(Some),
@@ -28,6 +32,18 @@ pub async fn configuration(context: &Context, machine: &KnownMachine) -> Result<
             render(config, Some(Issued { token, server })).map(Some)
         }
     }
+}
+
+/// Name of the Node of a machine whose inventory gives none: the same as its host name. `None`: the machine has it from
+/// its registration's cloud-config, or had it from one that is gone.
+fn node_name(context: &Context, machine: &KnownMachine) -> Option<String> {
+    if let Some(name) = &machine.registration {
+        let registration = context.registrations.get(&machine.namespace, name)?;
+        if registration.names_nodes() {
+            return None;
+        }
+    }
+    Some(registration::host_name(machine))
 }
 
 /// What Rancher has for a machine.
@@ -242,6 +258,31 @@ mod tests {
         assert_eq!(configuration(&context, &other).await.unwrap_err().code, RefusalCode::ClusterTokenPending);
         api.set_away(true);
         assert_eq!(configuration(&context, &machine).await.unwrap_err().code, RefusalCode::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn a_node_is_called_like_its_machine_unless_somebody_says_otherwise() {
+        use crate::registration_index::RegistrationIndex;
+        use kube::runtime::watcher::Event;
+        let told = async |spec: Value, cloud_config: Option<Value>, came_through: Option<&str>| {
+            let context = fixtures::context(&FakeApi::default());
+            let context = Context { registrations: RegistrationIndex::default(), ..context };
+            if let Some(config) = cloud_config {
+                let door = fixtures::registration(json!({"cloudConfig": config}), &"t".repeat(54));
+                context.registrations.apply(&Event::Apply(door));
+            }
+            let machine = KnownMachine { registration: came_through.map(str::to_owned), ..machine(spec) };
+            let configuration = configuration(&context, &machine).await.unwrap().unwrap();
+            configuration.0.get("nodeName").and_then(Value::as_str).map(str::to_owned)
+        };
+        let agent = || json!({"config": {"role": "agent"}});
+        assert_eq!(told(agent(), None, None).await.as_deref(), Some("a"), "made by hand");
+        assert_eq!(told(agent(), Some(json!({})), Some("door")).await.as_deref(), Some("a"));
+        // It has that name from its cloud-config, `rancherd.nodeName`.
+        assert_eq!(told(agent(), Some(json!({"hostname": "shop-${machineName}"})), Some("door")).await, None);
+        assert_eq!(told(agent(), None, Some("gone")).await, None);
+        let own = json!({"config": {"role": "agent", "nodeName": "n"}});
+        assert_eq!(told(own, Some(json!({})), Some("door")).await.as_deref(), Some("n"));
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use crate::crd::{
     AttestationStatus, Conditions, MachineInventoryStatus, OsStatus, Phase, condition_type as types, message, reason,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use protocol::Refusal;
 use protocol::hardware::{Address, Hardware};
 use protocol::message::{Failure, InstallPhase, OsReport, Progress, Slot};
 use serde::Serialize;
@@ -37,6 +38,11 @@ pub enum Step<'a> {
     Failed(&'a Failure),
     /// The installed system told of itself.
     Reported(&'a OsReport),
+}
+
+/// A machine that is known and cannot be given its configuration.
+pub fn not_configured(refusal: &Refusal) -> Failure {
+    Failure { reason: refusal.code.to_string(), message: refusal.message.clone() }
 }
 
 /// The status after a step, not yet [`settled`].

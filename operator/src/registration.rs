@@ -1,12 +1,16 @@
 //! A MachineRegistration made ready for use: parsed once when it changes, not at each machine.
 
+mod config_templates;
+
 use crate::crd::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, reason};
+use crate::inventory_index::KnownMachine;
 use crate::label;
 use crate::registration_index::Authorities;
+use config_templates::ConfigTemplates;
 use kube::ResourceExt;
 use protocol::message::MAX_FRAME;
 use protocol::template::DEFAULT_MACHINE_NAME;
-use protocol::{CloudConfig, RegistrationToken, Template};
+use protocol::{CloudConfig, Refusal, RefusalCode, RegistrationToken, SmbiosDocument, Template};
 use serde_json::{Map, Value};
 
 /// Room that the rest of a `config` message needs beside the cloud-config, in bytes.
@@ -32,6 +36,7 @@ pub struct Templates {
     pub machine_name: Template,
     pub labels: Vec<(String, Template)>,
     pub annotations: Vec<(String, Template)>,
+    cloud_config: ConfigTemplates,
 }
 
 /// Why a registration cannot be used, for its `Ready` condition.
@@ -72,14 +77,42 @@ impl Registration {
         }
     }
 
-    /// The configuration for a machine: the registration's, and over it what the operator has to say.
-    pub fn answer(&self, endpoint: &Endpoint) -> CloudConfig {
-        let mut config = self.spec.cloud_config.clone().unwrap_or_default();
+    /// The configuration for a machine: the registration's with its templates filled in, and over it what the operator
+    /// has to say. `smbios` is what the machine says of itself now.
+    pub fn answer(
+        &self,
+        endpoint: &Endpoint,
+        machine: &KnownMachine,
+        smbios: &SmbiosDocument,
+    ) -> Result<CloudConfig, Refusal> {
+        let mut config = self.filled_in(machine, smbios)?;
+        let host_name = given_host_name(&config).unwrap_or_else(|| {
+            let name = host_name(machine);
+            config.insert("hostname".to_owned(), name.as_str().into());
+            name
+        });
+        if given_node_name(&config).is_none() {
+            put(&mut config, &["rancherd", "nodeName"], host_name.into());
+        }
         put(&mut config, &["rancherd", "server"], endpoint.server_url.as_str().into());
         put(&mut config, &["rancherd", "token"], "tpm://".into());
         put(&mut config, &["rancheros", "install", "automatic"], true.into());
         self.put_address(&mut config, endpoint);
-        CloudConfig(config)
+        Ok(CloudConfig(config))
+    }
+
+    fn filled_in(&self, machine: &KnownMachine, smbios: &SmbiosDocument) -> Result<Map<String, Value>, Refusal> {
+        let config = self.spec.cloud_config.clone().unwrap_or_default();
+        match &self.templates {
+            Ok(templates) => templates.cloud_config.fill_in(config, machine, smbios),
+            Err(problem) => Err(Refusal::new(RefusalCode::RegistrationInvalid, problem.message.clone())),
+        }
+    }
+
+    /// Whether its machines are told a name of their Node, or a host name, by the cloud-config.
+    pub fn names_nodes(&self) -> bool {
+        let config = self.spec.cloud_config.as_ref();
+        config.is_some_and(|config| given_host_name(config).is_some() || given_node_name(config).is_some())
     }
 
     /// What stands on a medium: where to register, and whom to trust there.
@@ -113,6 +146,59 @@ impl Registration {
         });
         Self::of(&object)
     }
+}
+
+/// Longest host name that is made of an inventory's name: that of a DNS label (RFC 1123).
+const MAX_HOST_NAME: usize = 63;
+
+/// The host name, and the Node's, of a machine of which nobody says another: its inventory's name, or the `hostname` in
+/// its `spec.config`.
+pub fn host_name(machine: &KnownMachine) -> String {
+    let own = machine.config().and_then(|config| given_host_name(&config.cloud_config));
+    as_host_name(&own.unwrap_or_else(|| machine.name.clone()))
+}
+
+/// The host name that a cloud-config gives, as cloud-init's `cc_set_hostname` chooses it.
+fn given_host_name(config: &Map<String, Value>) -> Option<String> {
+    let (hostname, fqdn) = (given(config, "hostname"), given(config, "fqdn"));
+    match config.get("prefer_fqdn_over_hostname") {
+        Some(Value::Bool(true)) => fqdn.or(hostname),
+        _ => hostname.or(fqdn),
+    }
+}
+
+fn given_node_name(config: &Map<String, Value>) -> Option<String> {
+    given(config.get("rancherd")?.as_object()?, "nodeName")
+}
+
+/// The text at a key, if it says something.
+fn given(config: &Map<String, Value>, key: &str) -> Option<String> {
+    let text = match config.get(key)? {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Null => return None,
+        // Whoever reads it says what is wrong with it.
+        other => other.to_string(),
+    };
+    (!text.is_empty()).then_some(text)
+}
+
+/// What a host name may be: letters, digits, hyphens and dots, with a letter or digit at both ends. Anything else becomes
+/// one hyphen. Empty where nothing is left.
+fn as_host_name(text: &str) -> String {
+    let mut name = String::new();
+    for character in text.chars() {
+        match character {
+            '.' | '-' => name.push(character),
+            _ if character.is_ascii_alphanumeric() => name.push(character),
+            _ if name.ends_with('-') => {}
+            _ => name.push('-'),
+        }
+    }
+    let outside = |c: char| !c.is_ascii_alphanumeric();
+    let mut name = name.trim_start_matches(outside).to_owned();
+    name.truncate(MAX_HOST_NAME);
+    name.truncate(name.trim_end_matches(outside).len());
+    name
 }
 
 /// The registration URL of a token.
@@ -171,6 +257,8 @@ fn parse_templates(spec: &MachineRegistrationSpec) -> Result<Templates, Problem>
         machine_name: parse("machineName", spec.machine_name.as_deref().unwrap_or(DEFAULT_MACHINE_NAME))?,
         labels: parse_all("machineInventoryLabels", &spec.machine_inventory_labels)?,
         annotations: parse_all("machineInventoryAnnotations", &spec.machine_inventory_annotations)?,
+        cloud_config: ConfigTemplates::parse(spec.cloud_config.as_ref())
+            .map_err(|error| invalid(&error.path, error.source.to_string()))?,
     })
 }
 
@@ -219,12 +307,15 @@ mod tests {
         let door = with(json!({"cloudConfig": {
             "hostname": "a", "rancherd": {"role": "server", "token": "mine"}, "rancheros": {"install": null},
         }}));
+        let machine = KnownMachine::default();
         let url = format!("https://ros.example.org/v1-rancheros/registration/{}", "t".repeat(54));
         assert_eq!(
-            Value::Object(door.answer(&endpoint()).0),
+            Value::Object(door.answer(&endpoint(), &machine, &SmbiosDocument::default()).unwrap().0),
             json!({
                 "hostname": "a",
-                "rancherd": {"role": "server", "server": "https://ros.example.org", "token": "tpm://"},
+                "rancherd": {
+                    "role": "server", "nodeName": "a", "server": "https://ros.example.org", "token": "tpm://",
+                },
                 "rancheros": {"install": {"automatic": true, "registrationURL": url, "registrationCACert": "PEM"}},
             })
         );
@@ -234,12 +325,45 @@ mod tests {
         );
     }
 
+    fn machine(name: &str, config: Value) -> KnownMachine {
+        let mut object = crate::fixtures::inventory(name, json!({"config": config}));
+        object.metadata.namespace = Some("n".into());
+        KnownMachine::of(object)
+    }
+    /// Host name and Node's name of a machine with this serial number.
+    fn names(cloud_config: Value, machine: &KnownMachine, serial: &str) -> (String, String) {
+        let smbios = serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap();
+        let config = with(json!({"cloudConfig": cloud_config})).answer(&endpoint(), machine, &smbios).unwrap().0;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (text(&config["hostname"]), text(&config["rancherd"]["nodeName"]))
+    }
+
+    #[test]
+    fn each_machine_has_a_name_of_its_own() {
+        let edge = machine("edge-7-bcdfg", json!({"role": "agent"}));
+        let of = |config: Value| names(config, &edge, "S 1: \"x\"\nroot: y");
+        let same = |name: &str| (name.to_owned(), name.to_owned());
+        assert_eq!(of(json!({})), same("edge-7-bcdfg"));
+        assert_eq!(of(json!({"hostname": "", "rancherd": {"role": "server"}})), same("edge-7-bcdfg"));
+        assert_eq!(of(json!({"hostname": "pos-${machineName}"})), same("pos-edge-7-bcdfg"));
+        // What a machine says of itself is made a host name.
+        assert_eq!(of(json!({"hostname": "shop-${System Information/Serial Number}"})), same("shop-S-1-x-root-y"));
+        let own = json!({"hostname": "h", "rancherd": {"nodeName": "n-${System Information/Serial Number}"}});
+        assert_eq!(of(own), ("h".to_owned(), "n-S-1-x-root-y".to_owned()));
+        assert_eq!(names(json!({}), &machine("a", json!({"hostname": "till"})), "1"), same("till"));
+        let long = format!("{}.example.org", "a".repeat(62));
+        assert_eq!(names(json!({}), &machine(&long, json!({})), "1"), same(&"a".repeat(62)));
+    }
+
     #[test]
     fn a_problem_names_the_field() {
         let door = with(json!({"machineInventoryLabels": {"not a key": "x"}}));
         let problem = door.templates.unwrap_err();
         assert_eq!(problem.reason, reason::INVALID_TEMPLATE);
         assert!(problem.message.contains("machineInventoryLabels[\"not a key\"]"), "{}", problem.message);
+        let door = with(json!({"cloudConfig": {"users": [{"name": "${System Information/Seral Number}"}]}}));
+        let message = door.templates.unwrap_err().message;
+        assert!(message.starts_with("spec.cloudConfig.users[0].name: ") && message.contains("Seral"), "{message}");
         for text in ["m-${System Information/Serial Number", "${Serial Number}"] {
             let door = with(json!({"machineName": text}));
             assert!(door.templates.unwrap_err().message.starts_with("spec.machineName: "), "{text}");

@@ -48,6 +48,10 @@ impl RegistrationIndex {
         self.read(|maps| maps.by_key.get(maps.by_token.get(token)?).cloned())
     }
 
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Registration>> {
+        self.read(|maps| maps.by_key.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
     /// The authorities that a registration trusts; `None` until they were read.
     pub fn authorities(&self, namespace: &str, name: &str) -> Option<Authorities> {
         self.read(|maps| maps.authorities.get(&(namespace.to_owned(), name.to_owned())).cloned())

@@ -4,6 +4,7 @@
 pub mod attestation;
 pub mod cloud_config;
 pub mod cloud_config_keys;
+pub mod config_template;
 pub mod exchange;
 pub mod first_release;
 pub mod hardware;
@@ -19,6 +20,7 @@ pub mod token;
 pub mod tpm_hash;
 
 pub use cloud_config::CloudConfig;
+pub use config_template::ConfigTemplate;
 pub use join::{Join, JoinConfiguration};
 pub use message::{FromMachine, FromOperator};
 pub use operator_settings::{OperatorSettings, SettingsRevision};

@@ -107,6 +107,8 @@ refusal_codes! {
     KnownElsewhere => 409, true;
     /// The registration's name template or configuration cannot be used; its conditions say why.
     RegistrationInvalid => 409, true;
+    /// The registration's cloudConfig asks for a field that this machine's SMBIOS leaves empty.
+    SmbiosFieldEmpty => 409, true;
     /// No credential was presented where one is needed.
     Unauthenticated => 401, false;
     /// No MachineInventory names a Secret with this shared secret.

@@ -61,11 +61,11 @@ async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
     let facts = "hostname; cat /etc/motd; cat /var/lib/installed-at; cat /proc/cmdline";
     let facts = workshop.key.run(USER, machine.ssh_port(), facts, SHORT).await.unwrap();
     let lines: Vec<&str> = facts.lines().collect();
-    assert_eq!(lines[..2], ["edge-1", "Installed without touching it."], "{facts}");
+    let machines = workshop.machines().unwrap();
+    assert_eq!(lines[..2], [machines[0].as_str(), "Installed without touching it."], "{facts}");
     assert!(lines[2].starts_with("installed at 2"), "{facts}");
     assert!(lines[3].contains("ros.mode=system ros.slot=A"), "{facts}");
 
-    let machines = workshop.machines().unwrap();
     assert!(machines.len() == 1 && machines[0].starts_with("edge-install-7-"), "{machines:?}");
     let inventory = workshop.machine_in_phase(&machines[0], "Ready", SHORT).await.unwrap();
     assert_eq!(inventory["metadata"]["labels"]["site"], "example");

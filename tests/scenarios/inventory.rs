@@ -43,14 +43,14 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     condition(&site, &name, "Assigned", "TokenIssued").await.unwrap();
 
     let join = report(&endpoint, &tpm).await.unwrap();
-    let expected = json!({"role": "agent", "taints": ["k=v:NoSchedule"], "token": "token-one"});
+    let expected = json!({"role": "agent", "nodeName": name, "taints": ["k=v:NoSchedule"], "token": "token-one"});
     assert_eq!(serde_json::to_value(join.configuration.as_ref().unwrap()).unwrap(), expected);
     let root = site.scratch.folder("root").unwrap();
     std::fs::create_dir_all(root.join("oem")).unwrap();
     let cloud_config = registered.cloud_config.to_yaml();
     std::fs::write(root.join("oem/cloud-config.yaml"), cloud_config).unwrap();
     let news = installer::join::take(&root, &join).unwrap().unwrap().to_string();
-    assert!(news.starts_with("to cluster one; changed: role, taints, token;"), "{news}");
+    assert!(news.starts_with("to cluster one; changed: nodeName, role, taints, token;"), "{news}");
     let written = std::fs::read_to_string(root.join("etc/rancher/rancherd/config.yaml")).unwrap();
     let written: Value = serde_yaml::from_str(&written).unwrap();
     assert_eq!((&written["token"], &written["role"]), (&json!("token-one"), &json!("agent")));
@@ -93,7 +93,7 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     })
     .await
     .unwrap();
-    assert_eq!(ask("known to one").await, Ok(json!({"role": "server"})));
+    assert_eq!(ask("known to one").await, Ok(json!({"role": "server", "nodeName": "a"})));
     assert_eq!(ask("guessed").await.unwrap_err().code, RefusalCode::UnknownSecret);
     vouched(&site, "known to one").await.unwrap();
     let [inventory] = &site.inventories().unwrap()[..] else { panic!("one inventory") };

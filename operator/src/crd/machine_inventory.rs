@@ -100,7 +100,7 @@ pub struct MachineConfig {
     /// What the machine is in its cluster, such as `cluster-init`, `server`, `agent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// Name of the Node; the host name by default.
+    /// Name of the Node; by default the host name, which by default is the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
     /// Address by which the node is known outside its network.

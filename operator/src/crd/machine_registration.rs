@@ -44,7 +44,10 @@ pub struct MachineRegistrationSpec {
     /// Annotations for the MachineInventory objects made. Values may hold `${…}` as in `machineName`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_inventory_annotations: Option<BTreeMap<String, String>>,
-    /// The cloud-config with which machines are installed.
+    /// The cloud-config with which machines are installed. In its texts `${machineName}` is the name of the machine's
+    /// MachineInventory, and `${System Information/Serial Number}` and the like are fields of its SMBIOS; `$${` is a
+    /// literal `${`, and every other `${…}` stays as it is. Without `hostname` a machine is called like its
+    /// MachineInventory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub cloud_config: Option<Map<String, Value>>,

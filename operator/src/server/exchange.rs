@@ -7,7 +7,7 @@ use super::frames::{End, Frames, Socket};
 use super::identity::{add_tpm, random};
 use crate::context::Context;
 use crate::join;
-use crate::machine_life::Step;
+use crate::machine_life::{Step, not_configured};
 use crate::registrar::{self, Ledger};
 use crate::registration::Registration;
 use identify::Peer;
@@ -186,14 +186,18 @@ impl<S: Socket> Exchange<S> {
             }
         };
         let inventory = ledger.inventory();
+        let cloud_config = self.registration.answer(&self.context.endpoint(), ledger.machine(), &report.smbios);
         self.ledger = Some(ledger);
         tracing::info!(inventory, "registered");
-        let config = Config {
-            inventory,
-            cloud_config: self.registration.answer(&self.context.endpoint()),
-            install_seconds: INSTALL_SECONDS,
-            report_seconds: REPORT_SECONDS,
+        let cloud_config = match cloud_config {
+            Ok(cloud_config) => cloud_config,
+            Err(refusal) => {
+                self.record(Step::Failed(&not_configured(&refusal))).await?;
+                return Err(refusal.into());
+            }
         };
+        let config =
+            Config { inventory, cloud_config, install_seconds: INSTALL_SECONDS, report_seconds: REPORT_SECONDS };
         let frame = self.side.send_config(config)?;
         self.frames.send(frame).await?;
         self.context.metrics.time_phase("config", begun.elapsed());

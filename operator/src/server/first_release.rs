@@ -4,6 +4,7 @@ use super::admission::Admitted;
 use super::frames::Socket;
 use super::identity::{judge, puzzle};
 use crate::context::Context;
+use crate::machine_life::{Step, not_configured};
 use crate::registrar;
 use crate::registration::Registration;
 use axum::extract::ws::Message;
@@ -102,9 +103,13 @@ async fn converse(
     prove(socket, presented).await?;
     context.metrics.count_attestation(identity.attestation.ek_certificate);
     let mut ledger = registrar::register(context, registration, &identity, report).await?;
+    let answer = registration.answer(&context.endpoint(), ledger.machine(), &report.smbios);
+    if let Err(refusal) = &answer {
+        ledger.note(context, Step::Failed(&not_configured(refusal)));
+    }
     ledger.write(context).await?;
     tracing::info!(inventory = ledger.inventory(), "registered");
-    let config = serde_json::to_vec(&registration.answer(&context.endpoint()))
+    let config = serde_json::to_vec(&answer?)
         .map_err(|error| Refusal::new(RefusalCode::Internal, format!("writing the configuration: {error}")))?;
     send(socket, config).await
 }

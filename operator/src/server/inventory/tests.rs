@@ -57,7 +57,7 @@ impl Scene {
 async fn a_machine_with_a_shared_secret_is_told_what_its_inventory_says() {
     let spec = json!({"machineTokenSecretName": "s", "config": {"role": "agent", "labels": {"a": "1"}}});
     let scene = Scene::new(spec).await;
-    assert_eq!(scene.ask("secret").await, Ok(json!({"role": "agent", "labels": ["a=1"]})));
+    assert_eq!(scene.ask("secret").await, Ok(json!({"role": "agent", "nodeName": "a", "labels": ["a=1"]})));
     let inventory = scene.api.objects("machineinventories").pop().unwrap();
     assert_eq!(inventory["status"]["phase"], "Registered", "it was here");
     scene.api.take_requests();
