@@ -109,6 +109,7 @@ async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
     place.cluster.kubectl(&["delete", "job", "apply-n1", "--namespace", "cattle-system"], "").unwrap();
 
     place.node("n2", "RancherOS 0.2.0").unwrap();
+    place.carried_out("n2").unwrap();
     let one = place.image_where("default-os-image", "fleet-local", "/status/counts/done", "1").await.unwrap();
     assert_eq!(condition(&one, "Ready")["reason"], "Failed", "{}", one["status"]);
     assert!(
@@ -120,9 +121,20 @@ async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
     );
     let before = place.bundle("default-os-image", "fleet-local").await.unwrap();
     place.node("n1", "RancherOS 0.2.0").unwrap();
+    place.carried_out("n1").unwrap();
     place.reason("default-os-image", "fleet-local", "Upgraded").await.unwrap();
     let after = place.bundle("default-os-image", "fleet-local").await.unwrap();
     assert_eq!(before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
+
+    // The same release with other cloud-config: what the nodes are labelled with is of the Plan before.
+    let patch = json!({"spec": {"cloudConfig": {"timezone": "Europe/Berlin"}}});
+    place.patch("default-os-image", "fleet-local", &patch).unwrap();
+    let edited = place.image_where("default-os-image", "fleet-local", "/status/observedGeneration", "2").await.unwrap();
+    assert_eq!(condition(&edited, "Ready")["status"], "False", "{}", edited["status"]);
+    let bundle = place.bundle("default-os-image", "fleet-local").await.unwrap();
+    deploy_bundle(&place.cluster, &bundle, &["local"]).unwrap();
+    let waiting = place.reason("default-os-image", "fleet-local", "AppliedNotUpgraded").await.unwrap();
+    assert_eq!(waiting["status"]["counts"]["done"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,6 +294,12 @@ impl Place {
         info["osImage"] = json!(os_image);
         let status = json!({"nodeInfo": info, "conditions": [{"type": "Ready", "status": "True"}]});
         self.cluster.patch_status(&format!("node/{name}"), "", &status)
+    }
+
+    /// As the upgrade controller marks a node on which the Job of the hash `hash` ended well.
+    fn carried_out(&self, node: &str) -> Result<()> {
+        let labels = json!({"metadata": {"labels": {"plan.upgrade.cattle.io/mos-default-os-image": "hash"}}});
+        self.cluster.patch(&format!("node/{node}"), "", &labels)
     }
 
     fn plan_status(&self, status: &Value) -> Result<()> {

@@ -80,7 +80,8 @@ pub struct ManagedOSImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub cluster_targets: Option<Vec<ClusterTarget>>,
-    /// Run instead of the upgrade that `osImage` brings.
+    /// Run instead of the upgrade that `osImage` brings. With an `image` of its own that image's entry point runs unless
+    /// `command` is given; without, `/usr/sbin/suc-upgrade` does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade_container: Option<ContainerSpec>,
     /// Who carries it out. `Auto` (default): Fleet where it is installed, else System Upgrade Controller, else this

@@ -16,6 +16,9 @@ use serde_json::{Map, Value};
 const LONGEST_VERSION: usize = 63;
 /// Hex digits of the digest at the end of a version.
 const VERSION_DIGEST: usize = 16;
+/// What upgrades a machine in an image that carries a release. The entry point of the first release's images does
+/// nothing.
+const UPGRADE: &str = "/usr/sbin/suc-upgrade";
 /// Where the upgrade container finds the Secret: the first release's place, so that its images find it, too.
 const SECRET_PATH: &str = "/run/data";
 
@@ -101,7 +104,7 @@ pub fn plan(
     let concurrency = spec.concurrency.unwrap_or(1);
     let mut upgrade = upgrade_container(spec)?;
     // Of what the user says: the same image from another registry is nothing to upgrade to.
-    let version = version(&upgrade, cloud_config)?;
+    let version = version(&upgrade, spec.os_image.as_deref(), cloud_config)?;
     let mut prepare = spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?;
     for container in [&mut upgrade].into_iter().chain(&mut prepare) {
         let image = registry.complete(&image(&container.image)?);
@@ -137,7 +140,12 @@ fn secret(name: &str) -> PlanSecret {
 }
 
 fn upgrade_container(spec: &ManagedOSImageSpec) -> Result<Container, Unsayable> {
-    container(&spec.upgrade_container.clone().unwrap_or_default(), spec.os_image.as_deref())
+    let given = spec.upgrade_container.clone().unwrap_or_default();
+    let mut upgrade = container(&given, spec.os_image.as_deref())?;
+    if given.image.is_none() && upgrade.command.is_empty() {
+        upgrade.command = vec![UPGRADE.to_owned()];
+    }
+    Ok(upgrade)
 }
 
 fn container(spec: &ContainerSpec, default_image: Option<&str>) -> Result<Container, Unsayable> {
@@ -158,11 +166,12 @@ fn image(text: &str) -> Result<ImageReference, Unsayable> {
     text.trim().parse().map_err(|error: MalformedImage| Unsayable(error.to_string()))
 }
 
-/// A label value that is another one whenever nodes must be upgraded anew: for another image, another container, other
-/// cloud-config, and for nothing else. The controller compares it and nothing of the container.
-fn version(upgrade: &Container, cloud_config: Option<&str>) -> Result<String, Unsayable> {
-    let image = image(&upgrade.image)?;
-    let digest = Digest::of(&(upgrade, cloud_config)).to_string();
+/// A label value that is another one whenever nodes must be upgraded anew: for another `osImage`, another container,
+/// other cloud-config, and for nothing else. The controller compares it and nothing of the container.
+fn version(upgrade: &Container, os_image: Option<&str>, cloud_config: Option<&str>) -> Result<String, Unsayable> {
+    // Where a container has an image of its own, `osImage` is in nothing else of the Plan.
+    let image = image(os_image.unwrap_or(&upgrade.image))?;
+    let digest = Digest::of(&(upgrade, image.to_string(), cloud_config)).to_string();
     // A tag may begin with an underscore, and after it with anything; a label value may not.
     let tag = image.short().trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
     let tag = &tag[..tag.len().min(LONGEST_VERSION - VERSION_DIGEST - 1)];
@@ -230,6 +239,8 @@ mod tests {
         ] {
             assert_ne!(version_of(other.clone()), first, "{other}");
         }
+        let own = |os_image: &str| version_of(json!({"osImage": os_image, "upgradeContainer": {"image": "ubuntu"}}));
+        assert!(own("a:v1") != own("a:v2") && own("a:v2").starts_with("v2-"), "{}", own("a:v2"));
         let spec = serde_json::from_value(json!({"osImage": "r:5000/os2:v1"})).unwrap();
         let registry = DefaultRegistry::default();
         assert_ne!(plan("mos-x", &spec, Some("#cloud-config\n"), &registry).unwrap().version, first);
@@ -249,6 +260,16 @@ mod tests {
         let plan = of(json!({"osImage": "a:1", "prepare": {"command": ["x"]}, "upgradeContainer": {"image": "b"}}));
         let plan = plan.unwrap();
         assert_eq!((plan.upgrade.image.as_str(), plan.prepare.unwrap().image.as_str()), ("b:latest", "b:latest"));
+    }
+
+    #[test]
+    fn the_release_is_told_to_upgrade_and_an_image_of_its_own_runs_as_it_is() {
+        let command =
+            |container: Value| of(json!({"osImage": "a:1", "upgradeContainer": container})).unwrap().upgrade.command;
+        assert_eq!(of(json!({"osImage": "a:1"})).unwrap().upgrade.command, [UPGRADE]);
+        assert_eq!(command(json!({"args": ["--force"]})), [UPGRADE]);
+        assert_eq!(command(json!({"command": ["/own"]})), ["/own"]);
+        assert_eq!(command(json!({"image": "ubuntu"})), [""; 0]);
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub enum JobEnd {
     Failed(String),
 }
 
-/// A Plan's status as far as it is read.
+/// A Plan's status as far as it is read. What was observed of nodes is of the version that was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PlanStatus {
@@ -98,10 +98,16 @@ pub struct PlanCondition {
 }
 
 impl PlanStatus {
-    pub fn of(plan: &Value) -> Self {
+    /// Of a Plan whose spec has, or is about to have, this version. For a moment after a change its controller still
+    /// tells of the version before: then nothing is known of any node.
+    pub fn of(plan: &Value, version: &str) -> Self {
         let status = plan.get("status").cloned().unwrap_or_default();
         // What cannot be read is as good as not there: its controller writes it anew.
-        serde_json::from_value(status).unwrap_or_default()
+        let status: Self = serde_json::from_value(status).unwrap_or_default();
+        if status.latest_version.as_deref() == Some(version) {
+            return status;
+        }
+        Self { conditions: status.conditions, ..Self::default() }
     }
 
     /// Why its controller does not carry it out at all. A failed Job is none of these reasons.
@@ -124,6 +130,8 @@ struct Seen {
     reason: String,
     /// Whether a Job runs there now.
     has_job: bool,
+    /// Whether it runs the release, healthy or not.
+    is_there: bool,
 }
 
 /// What came of counting.
@@ -140,7 +148,8 @@ pub fn downstream(upgrade: &Upgrade, machines: &[Machine], before: &[NodeProgres
     let seen = concerned.map(|machine| {
         let (phase, reason) = by_report(release, &machine.os, None);
         let (name, cluster) = (machine.name.clone(), machine.cluster.clone());
-        Seen { name, cluster, runs: machine.os.version.clone(), phase, reason, has_job: false }
+        let is_there = is_there(phase);
+        Seen { name, cluster, runs: machine.os.version.clone(), phase, reason, has_job: false, is_there }
     });
     remembered(upgrade, seen.collect(), before, now)
 }
@@ -165,14 +174,26 @@ pub fn local(
         let under_way = under_way(&node.name, plan);
         let report = reports.get(node.name.as_str());
         let (phase, reason) = match (&upgrade.release, report) {
-            (Some(release), Some(machine)) => by_report(release, &machine.os, under_way),
-            _ => by_node(upgrade, node, carried_out, under_way),
+            (Some(release), Some(machine)) => by_report(release, &machine.os, under_way.clone()),
+            _ => by_node(upgrade, node, carried_out, under_way.clone()),
+        };
+        let is_there = is_there(phase);
+        // The same release with other cloud-config, or in another container, has yet to run there.
+        let (phase, reason) = match phase {
+            Phase::Done if !carried_out => under_way.unwrap_or_else(|| {
+                (Phase::Waiting, "it runs the release, and the Plan has not been carried out there".to_owned())
+            }),
+            phase => (phase, reason),
         };
         let runs = report.and_then(|machine| machine.os.version.clone()).unwrap_or_else(|| node.os_image.clone());
         let has_job = plan.jobs.get(&node.name) == Some(&None);
-        Seen { name: node.name.clone(), cluster: None, runs: Some(runs), phase, reason, has_job }
+        Seen { name: node.name.clone(), cluster: None, runs: Some(runs), phase, reason, has_job, is_there }
     });
     remembered(upgrade, seen.collect(), before, now)
+}
+
+fn is_there(phase: Phase) -> bool {
+    matches!(phase, Phase::Done | Phase::Proving)
 }
 
 /// What the Plan's controller does with a node, where it can be seen.
@@ -220,7 +241,7 @@ fn remembered(upgrade: &Upgrade, seen: Vec<Seen>, before: &[NodeProgress], now: 
             (Some(Phase::Failed), Phase::Waiting | Phase::Upgrading) if !node.has_job => {
                 (Phase::Failed, earlier.and_then(|earlier| earlier.reason.clone()).unwrap_or_default())
             }
-            (Some(Phase::Proving), Phase::Waiting | Phase::Upgrading) if !node.has_job => {
+            (Some(Phase::Proving), Phase::Waiting | Phase::Upgrading) if !node.has_job && !node.is_there => {
                 (Phase::Failed, "FellBack: it ran the release, and went back to the one before".to_owned())
             }
             (_, phase) => (phase, node.reason),
@@ -383,11 +404,40 @@ mod tests {
     #[test]
     fn a_failed_job_is_no_trouble_of_the_plan() {
         let status = |reason: &str| {
-            PlanStatus::of(&json!({"status": {"conditions": [
-                {"type": "Complete", "status": "False", "reason": reason, "message": "m"}]}}))
+            let conditions = [json!({"type": "Complete", "status": "False", "reason": reason, "message": "m"})];
+            PlanStatus::of(&json!({"status": {"conditions": conditions}}), "v")
         };
         assert_eq!(status("JobFailed").trouble(), None);
         assert_eq!(status("Error").trouble().as_deref(), Some("Complete: m"));
-        assert_eq!(PlanStatus::of(&json!({"status": 5})), PlanStatus::default());
+        assert_eq!(PlanStatus::of(&json!({"status": 5}), "v"), PlanStatus::default());
+    }
+
+    #[test]
+    fn what_was_observed_of_the_plan_before_says_nothing_of_this_one() {
+        let plan = json!({"status": {"latestVersion": "old", "latestHash": "h", "applying": ["a"]}});
+        assert_eq!(PlanStatus::of(&plan, "new"), PlanStatus::default());
+        assert_eq!(PlanStatus::of(&plan, "old").latest_hash.as_deref(), Some("h"));
+        // Of a container that nothing is known of the label says it all.
+        let foreign = upgrade(json!({"upgradeContainer": {"image": "ubuntu"}}));
+        let of_version = |version| LocalPlan { status: PlanStatus::of(&plan, version), jobs: BTreeMap::new() };
+        let nodes = [node("a", "h", "RancherOS 2")];
+        let done = |upgrade, version| counts(&local(upgrade, &nodes, &[], &of_version(version), &[], &at(0)))[1];
+        assert_eq!((done(&foreign, "old"), done(&foreign, "new")), (1, 0));
+        // The release runs there already; its new cloud-config does not.
+        assert_eq!((done(&to_v2(), "old"), done(&to_v2(), "new")), (1, 0));
+    }
+
+    #[test]
+    fn a_machine_that_runs_the_release_is_done_when_its_job_is() {
+        let at_v2 = |label| [node("a", label, "RancherOS 2")];
+        let look = |label, healthy, before: &[NodeProgress]| {
+            let plan = plan(&[("a", Some(JobEnd::Complete))], &["a"]);
+            local(&to_v2(), &at_v2(label), &[machine("a", "2", healthy)], &plan, before, &at(0))
+        };
+        let proving = look("g", false, &[]);
+        assert_eq!(phases(&proving), [("a", "Proving")]);
+        let healthy = look("g", true, &proving.nodes);
+        assert_eq!(phases(&healthy), [("a", "Waiting")], "and it did not fall back");
+        assert_eq!(phases(&look("h", true, &healthy.nodes)), [("a", "Done")]);
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn fetch(context: &Context, wanted: &Wanted, applied: Value) ->
         return Ok(Found { bundle: Some(applied), machines: machines.collect(), ..Found::default() });
     }
     let (bundle, plan) = match wanted.carrier {
-        Carrier::Plan => (None, PlanStatus::of(&applied)),
+        Carrier::Plan => (None, PlanStatus::of(&applied, &upgrade.plan.version)),
         Carrier::Fleet => (Some(applied), plan(context, wanted).await?),
     };
     let jobs = jobs(context, wanted, &plan).await?;
@@ -81,7 +81,7 @@ async fn plan(context: &Context, wanted: &Wanted) -> Result<PlanStatus, Reconcil
         what: format!("Plan {}/{}", wanted.plan_namespace, wanted.upgrade.name),
         source,
     })?;
-    Ok(plan.map(|plan| PlanStatus::of(&plan.data)).unwrap_or_default())
+    Ok(plan.map(|plan| PlanStatus::of(&plan.data, &wanted.upgrade.plan.version)).unwrap_or_default())
 }
 
 async fn jobs(
@@ -90,14 +90,10 @@ async fn jobs(
     plan: &PlanStatus,
 ) -> Result<BTreeMap<String, Option<JobEnd>>, ReconcileError> {
     // Jobs of another version say nothing of this one, and are about to be deleted.
-    if plan.latest_version.as_ref() != Some(&wanted.upgrade.plan.version) {
-        return Ok(BTreeMap::new());
-    }
+    let Some(hash) = &plan.latest_hash else { return Ok(BTreeMap::new()) };
     let api = Api::<Job>::namespaced(context.client.clone(), wanted.plan_namespace);
-    let mut selector = format!("{JOB_PLAN}={}", wanted.upgrade.name);
-    if let Some(hash) = &plan.latest_hash {
-        selector += &format!(",plan.upgrade.cattle.io/{}={hash}", wanted.upgrade.name);
-    }
+    let name = &wanted.upgrade.name;
+    let selector = format!("{JOB_PLAN}={name},plan.upgrade.cattle.io/{name}={hash}");
     let jobs = api.list(&ListParams::default().labels(&selector)).await;
     let jobs = jobs
         .map_err(|source| ReconcileError::Reading { what: format!("Jobs of Plan {}", wanted.upgrade.name), source })?;
