@@ -53,7 +53,12 @@ impl Context {
 
     /// The inventory of a machine, also while the first listing goes on.
     pub async fn find_machine(&self, hash: &TpmHash) -> Result<Option<Arc<KnownMachine>>, Refusal> {
-        self.lookup.find(&self.inventories, &self.inventory_client, hash).await
+        self.lookup.find(&self.inventories, &self.inventory_client, hash, None).await
+    }
+
+    /// The same of those in one namespace, for a machine that shows a registration of it.
+    pub async fn find_machine_in(&self, namespace: &str, hash: &TpmHash) -> Result<Option<Arc<KnownMachine>>, Refusal> {
+        self.lookup.find(&self.inventories, &self.inventory_client, hash, Some(namespace)).await
     }
 
     pub fn endpoint(&self) -> Endpoint {

@@ -100,7 +100,7 @@ pub mod reason {
         pub const EXPECTED: &str = "Expected";
         /// `tpmHash` is no TPM hash.
         pub const MALFORMED_IDENTITY: &str = "MalformedIdentity";
-        /// The machine has an older inventory.
+        /// Another inventory counts for the machine, or none of several that were made by hand does.
         pub const DUPLICATE_IDENTITY: &str = "DuplicateIdentity";
         /// Somebody must set `spec.approved`.
         pub const APPROVAL_PENDING: &str = "ApprovalPending";

@@ -28,8 +28,8 @@ pub enum Decision {
     Refuse(Refusal),
 }
 
-/// Decides about a machine that asks for its configuration. `known`: what the inventory has for its hash, in
-/// whichever namespace; `admitted`: how many machines came through this registration before it, or are about to.
+/// Decides about a machine that asks for its configuration. `known`: what the inventory of the registration's namespace
+/// has for its hash, or the inventory whose shared secret it has; `admitted`: how many machines came through this registration before it, or are about to.
 pub fn decide(
     registration: &Registration,
     known: Option<Arc<KnownMachine>>,

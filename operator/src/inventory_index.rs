@@ -6,9 +6,11 @@
 mod count;
 mod known_machine;
 mod maps;
+mod owner;
 
 pub use count::Seat;
 pub use known_machine::{Assignment, KnownMachine};
+pub use owner::Owner;
 
 use crate::crd::{MachineInventory, MachineInventoryStatus, Phase};
 use kube::api::ObjectMeta;
@@ -82,15 +84,18 @@ impl InventoryIndex {
         self.read(|maps| maps.complete)
     }
 
-    /// The inventory of a machine; of several, the one made first.
-    pub fn find(&self, hash: &TpmHash) -> Option<Arc<KnownMachine>> {
-        self.find_by_digest(&digest_of(hash))
+    /// The inventory that counts for a machine: of all, or of those in one namespace.
+    pub fn owner(&self, hash: &TpmHash, namespace: Option<&str>) -> Owner {
+        let here = |machine: &&Arc<KnownMachine>| namespace.is_none_or(|namespace| machine.namespace == namespace);
+        self.read(|maps| match maps.by_hash_digest.get(&digest_of(hash)) {
+            Some(machines) => Owner::of(machines.iter().filter(here)),
+            None => Owner::Nobody,
+        })
     }
 
-    /// All inventories of one machine, if there are several.
+    /// All inventories of a machine, in the order in which they were made.
     pub fn of_one_machine(&self, hash: &TpmHash) -> Vec<Arc<KnownMachine>> {
-        let machines = self.read(|maps| maps.by_hash_digest.get(&digest_of(hash)).cloned());
-        machines.filter(|machines| machines.len() > 1).unwrap_or_default()
+        self.read(|maps| maps.by_hash_digest.get(&digest_of(hash)).cloned().unwrap_or_default())
     }
 
     /// All inventories of machines that have several.
@@ -99,7 +104,7 @@ impl InventoryIndex {
         self.read(|maps| maps.by_hash_digest.values().filter(several).flatten().cloned().collect())
     }
 
-    /// The inventory of a machine by the SHA-256 of its TPM hash.
+    /// An inventory of a machine by the SHA-256 of its TPM hash; of several, any.
     pub fn find_by_digest(&self, digest: &[u8; 32]) -> Option<Arc<KnownMachine>> {
         self.read(|maps| maps.by_hash_digest.get(digest)?.first().cloned())
     }
@@ -191,6 +196,10 @@ mod tests {
         .unwrap()
     }
 
+    /// The inventory of a machine that has one.
+    fn of(index: &InventoryIndex, machine: u8) -> Option<Arc<KnownMachine>> {
+        index.of_one_machine(&hash(machine)).pop()
+    }
     fn forget(index: &InventoryIndex, name: &str) {
         index.forget(&index.get("n", name).unwrap());
     }
@@ -211,7 +220,7 @@ mod tests {
     fn a_machine_is_found_by_hash_until_it_is_deleted() {
         let index = InventoryIndex::default();
         index.enter(object("a", 1, 1));
-        assert_eq!(index.find(&hash(1)).unwrap().name, "a");
+        assert_eq!(of(&index, 1).unwrap().name, "a");
         assert_eq!((taken(&index, "door"), taken(&index, "other")), (1, 0));
         assert_eq!((index.take_changed(), index.published("n", "door")), (vec![], None));
         index.begin_listing();
@@ -220,7 +229,7 @@ mod tests {
         assert_eq!(index.take_changed(), [("n".to_owned(), "door".to_owned())]);
         assert_eq!((index.published("n", "door"), index.take_changed()), (Some(1), vec![]));
         forget(&index, "a");
-        assert_eq!((index.find(&hash(1)), taken(&index, "door")), (None, 0));
+        assert_eq!((of(&index, 1), taken(&index, "door")), (None, 0));
     }
 
     #[test]
@@ -319,7 +328,7 @@ mod tests {
         assert_eq!(index.get("n", "a").unwrap().approved, None);
         assert_eq!(index.get("n", "b").unwrap().approved, Some(true));
         assert_eq!(index.get("n", "c").unwrap().approved, None);
-        assert_eq!((index.find(&hash(b'a')).unwrap().resource_version, taken(&index, "door")), (5, 3));
+        assert_eq!((of(&index, b'a').unwrap().resource_version, taken(&index, "door")), (5, 3));
     }
 
     #[test]
@@ -347,17 +356,23 @@ mod tests {
     }
 
     #[test]
-    fn of_two_inventories_for_one_machine_the_first_counts() {
+    fn an_inventory_counts_in_its_namespace_and_beyond_while_it_is_the_only_one() {
         let index = InventoryIndex::default();
         index.enter(object("b", 1, 1));
-        index.enter(object("a", 1, 2));
-        assert_eq!(index.find(&hash(1)).unwrap().name, "a");
-        assert_eq!(index.find_by_digest(&digest_of(&hash(1))).unwrap().name, "a");
-        forget(&index, "a");
-        assert_eq!(index.find(&hash(1)).unwrap().name, "b");
-        assert_eq!(index.find_by_digest(&digest_of(&hash(1))).unwrap().name, "b");
+        let mut elsewhere = object("a", 1, 2);
+        elsewhere.metadata.namespace = Some("m".to_owned());
+        let elsewhere = index.enter(elsewhere);
+        let name = |namespace: Option<&str>| match index.owner(&hash(1), namespace) {
+            Owner::Inventory(machine) => machine.name.clone(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!((name(Some("n")), name(Some("m")), name(Some("o"))), ("b".into(), "a".into(), "Nobody".into()));
+        assert_eq!((name(None), index.of_one_machine(&hash(1)).len()), ("Disputed".into(), 2));
+        assert!(index.find_by_digest(&digest_of(&hash(1))).is_some());
+        index.forget(&elsewhere);
+        assert_eq!((name(None), index.of_one_machine(&hash(1)).len()), ("b".into(), 1));
         forget(&index, "b");
-        assert_eq!(index.find_by_digest(&digest_of(&hash(1))), None);
+        assert_eq!((name(None), index.find_by_digest(&digest_of(&hash(1)))), ("Nobody".into(), None));
     }
 
     #[test]

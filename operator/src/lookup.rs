@@ -2,7 +2,7 @@
 //! machines need not wait.
 
 use crate::inventory_client::InventoryClient;
-use crate::inventory_index::{InventoryIndex, KnownMachine};
+use crate::inventory_index::{InventoryIndex, KnownMachine, Owner};
 use protocol::{Refusal, RefusalCode, TpmHash};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -22,23 +22,38 @@ impl Default for Lookup {
 }
 
 impl Lookup {
-    /// The inventory of a machine; of several, the one made first.
+    /// The inventory that counts for a machine: of all, or of those in one namespace.
     pub async fn find(
         &self,
         index: &InventoryIndex,
         client: &InventoryClient,
         hash: &TpmHash,
+        namespace: Option<&str>,
     ) -> Result<Option<Arc<KnownMachine>>, Refusal> {
-        let known = index.find(hash);
-        if known.is_some() || index.is_complete() {
-            return Ok(known);
+        let mut owner = index.owner(hash, namespace);
+        // What was not read yet may be the machine's, unless it proved to be known by this one.
+        let certain = |machine: &KnownMachine| namespace.is_some() || machine.attested_at().is_some();
+        let is_certain = matches!(&owner, Owner::Inventory(machine) if certain(machine));
+        if !is_certain && !index.is_complete() {
+            let _place = self.0.try_acquire().map_err(|_| starting())?;
+            for object in client.with_hash(hash).await? {
+                index.enter(object);
+            }
+            owner = index.owner(hash, namespace);
         }
-        let _place = self.0.try_acquire().map_err(|_| starting())?;
-        for object in client.with_hash(hash).await? {
-            index.enter(object);
+        match owner {
+            Owner::Nobody => Ok(None),
+            Owner::Inventory(machine) => Ok(Some(machine)),
+            Owner::Disputed => Err(disputed()),
         }
-        Ok(index.find(hash))
     }
+}
+
+/// The refusal of a machine of which it is not known whose it is.
+fn disputed() -> Refusal {
+    let message = "several inventories that were made by hand have this machine's TPM hash; register the machine, or \
+                   delete all of them but one";
+    Refusal::new(RefusalCode::DuplicateIdentity, message)
 }
 
 /// The refusal of who must wait for the end of the listing.
@@ -75,6 +90,26 @@ mod tests {
         let context = fixtures::context(&api);
         assert_eq!(context.find_machine(&hash).await.unwrap(), None);
         assert_eq!(api.take_requests(), [] as [&str; 0]);
+    }
+
+    #[tokio::test]
+    async fn an_inventory_made_by_hand_is_believed_when_there_is_no_other() {
+        let (api, hash) = (FakeApi::default(), TpmHash::of_public_key(b"a"));
+        let of = |namespace: &str| {
+            let mut object = fixtures::inventory("a", json!({"tpmHash": hash.as_str()}));
+            object.metadata.namespace = Some(namespace.to_owned());
+            object
+        };
+        api.put(
+            "/apis/rancheros.cattle.io/v1/namespaces/m/machineinventories/a",
+            serde_json::to_value(of("m")).unwrap(),
+        );
+        let context = starting_with(&api);
+        context.inventories.enter(of("n"));
+        let here = context.find_machine_in("n", &hash).await.unwrap().unwrap();
+        assert_eq!((here.namespace.as_str(), api.take_requests().len()), ("n", 0));
+        assert_eq!(context.find_machine(&hash).await.unwrap_err().code, RefusalCode::DuplicateIdentity);
+        assert!(!api.take_requests().is_empty());
     }
 
     #[tokio::test]

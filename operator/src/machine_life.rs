@@ -24,7 +24,7 @@ pub const LAST_SEEN_SECONDS: i64 = 300;
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
     /// Proved its identity and asked for its configuration. `hardware`: only if it is not what is recorded.
-    /// `attestation`: of its TPM, absent where a shared secret stands for one.
+    /// `attestation`: of its TPM, absent where a shared secret stands for one; with a time where that matters.
     Registered {
         approved: bool,
         hardware: Option<Box<Hardware>>,
@@ -78,6 +78,9 @@ pub fn after(
             status.failure = None;
             status.hardware = hardware;
             status.attestation = attestation.map(|attestation| {
+                if attestation.time.is_some() {
+                    return attestation;
+                }
                 // The time of a proof is news only if the proof is.
                 let time = before.attestation.as_ref().and_then(|earlier| earlier.time.clone());
                 let same = Some(AttestationStatus { time: time.clone(), ..attestation.clone() }) == before.attestation;

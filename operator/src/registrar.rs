@@ -18,6 +18,8 @@ use crate::lookup;
 use crate::machine_life::{self, Step};
 use crate::registration::{Registration, Templates};
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use protocol::hardware::Hardware;
 use protocol::message::MachineReport;
@@ -49,7 +51,7 @@ pub async fn register(
         if registration.spec.max_machines.is_some() && !context.inventories.is_complete() {
             return Err(lookup::starting());
         }
-        let known = context.find_machine(&identity.hash).await?;
+        let known = context.find_machine_in(&registration.namespace, &identity.hash).await?;
         // Held until the machine is in the index, or is sent away.
         let seat = (!enroll::came_through(registration, known.as_deref()))
             .then(|| context.inventories.take_seat(&registration.namespace, &registration.name));
@@ -113,6 +115,7 @@ async fn note_registered(
     let told = report.hardware != Hardware::default();
     let news = told && machine.hardware != Some(Digest::of(&report.hardware));
     let hardware = news.then(|| Box::new(report.hardware.clone()));
+    let attestation = attestation.map(|attestation| attested(context, &machine, attestation));
     let mut ledger = Ledger::new(machine);
     ledger.note(context, Step::Registered { approved, hardware, attestation, addresses: &report.addresses });
     if !approved {
@@ -122,13 +125,26 @@ async fn note_registered(
     Ok(ledger)
 }
 
+/// What the machine proved. With a time where other inventories have its hash, too: from then on this one counts.
+fn attested(context: &Context, machine: &KnownMachine, attestation: AttestationStatus) -> AttestationStatus {
+    let all = machine.hash.as_ref().map(|hash| context.inventories.of_one_machine(hash)).unwrap_or_default();
+    let others = all.iter().filter(|other| other.uid != machine.uid);
+    let latest = others.filter_map(|other| other.attested_at()).max();
+    let Some(latest) = latest.filter(|latest| machine.attested_at().is_none_or(|own| own <= *latest)) else {
+        return attestation;
+    };
+    // Of two proofs in one second the later one must be the newer.
+    let now = context.now().0.as_second().max(latest + 1);
+    AttestationStatus { time: Timestamp::from_second(now).ok().map(Time), ..attestation }
+}
+
 fn deleted_meanwhile() -> Refusal {
     Refusal::new(RefusalCode::Unavailable, "the machine's inventory was deleted meanwhile").retry_after(5)
 }
 
 /// The ledger of a machine that has an inventory in the registration's namespace.
 pub async fn find(context: &Context, registration: &Registration, hash: &TpmHash) -> Result<Ledger, Refusal> {
-    let known = context.find_machine(hash).await?;
+    let known = context.find_machine_in(&registration.namespace, hash).await?;
     known.filter(|machine| is_ours(registration, machine)).map(Ledger::new).ok_or_else(unknown)
 }
 

@@ -103,8 +103,10 @@ refusal_codes! {
     QuoteRejected => 403, false;
     /// The machine asked to be recorded as installed or booted, but no inventory knows it.
     UnknownMachine => 404, false;
-    /// The machine has an inventory in another namespace than the registration's.
+    /// The inventory whose shared secret the machine has is in another namespace than the registration.
     KnownElsewhere => 409, true;
+    /// Several MachineInventory objects that were made by hand have this machine's TPM hash, and none ever served it.
+    DuplicateIdentity => 409, true;
     /// The registration's name template or configuration cannot be used; its conditions say why.
     RegistrationInvalid => 409, true;
     /// The registration's cloudConfig asks for a field that this machine's SMBIOS leaves empty.

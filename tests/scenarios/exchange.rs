@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_registers_many_times_at_once_has_one_inventory() {
-    let spec = json!({"machineName": "${System Information/Serial Number}-", "cloudConfig": {"hostname": "edge"}});
+    let serial = "${System Information/Serial Number}";
+    let config = json!({"hostname": format!("edge-{serial}")});
+    let spec = json!({"machineName": format!("{serial}-"), "cloudConfig": config});
     let site = Site::start("exchange-at-once", spec).await.unwrap();
     let endpoint = site.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::Rsa2048).unwrap();
@@ -26,7 +28,7 @@ async fn a_machine_that_registers_many_times_at_once_has_one_inventory() {
     // After a reinstall, and with another mainboard: the TPM is who it is.
     let config = endpoint.register(&tpm, usual_report("SN-2")).await.unwrap();
     assert_eq!(config.inventory, names[0]);
-    assert_eq!(config.cloud_config.0["hostname"], "edge");
+    assert_eq!(config.cloud_config.0["hostname"], "edge-SN-2");
     let [inventory] = &site.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
     assert_eq!(inventory["spec"]["tpmHash"], tpm.hash().as_str());
     assert_eq!(inventory["spec"]["smbios"]["System Information"]["Serial Number"], "SN-2");

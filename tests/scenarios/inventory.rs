@@ -25,6 +25,7 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
     let registered = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     let name = registered.inventory.split_once('/').unwrap().1.to_owned();
+    assert_eq!(registered.cloud_config.0["hostname"], name.as_str());
     let nothing = report(&endpoint, &tpm).await.unwrap();
     assert!(nothing.configuration.unwrap().is_empty(), "it is assigned to nothing");
 

@@ -126,6 +126,11 @@ fn advice(code: RefusalCode) -> &'static str {
         }
         ProofRejected | QuoteRejected => "power-cycle the machine; if it stays so, its TPM is not what it claims to be",
         KnownElsewhere => "delete the MachineInventory in the other namespace, or use a MachineRegistration there",
+        DuplicateIdentity => "delete all MachineInventories of this machine but one",
+        SmbiosFieldEmpty => {
+            "fill the field in in the firmware's setup, or take it out of the MachineRegistration's cloudConfig; this \
+             machine keeps asking"
+        }
         UnknownMachine => "its MachineInventory was deleted: install the machine again",
         RegistrationInvalid => "the MachineRegistration's conditions say what to correct",
         UnknownSecret => {

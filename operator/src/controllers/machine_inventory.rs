@@ -12,7 +12,7 @@ use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::client::patching;
 use crate::context::Context;
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, message, reason};
-use crate::inventory_index::KnownMachine;
+use crate::inventory_index::{KnownMachine, Owner};
 use crate::machine_life::status_patch;
 use crate::seen_inventory::SeenInventory;
 use futures::{Stream, StreamExt, stream};
@@ -23,6 +23,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
 use kube::runtime::{WatchStreamExt, watcher};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,24 +130,56 @@ enum Finding {
     /// Made by hand; the machine has not come.
     Expected,
     MalformedIdentity,
-    /// Another inventory, of this name, was made for the machine before.
-    Duplicate(String),
+    /// Another inventory counts for the machine.
+    Duplicate(Rival),
     /// Somebody consented since the machine was turned away.
     NowApproved,
 }
 
-/// By what is known of the machine and of its other inventories.
-fn find_out(machine: &KnownMachine, context: &Context) -> Finding {
-    let first = machine.hash.as_ref().and_then(|hash| context.inventories.find(hash));
-    validate(machine, first.as_deref(), context.now().0.as_second())
+/// What is in an inventory's way.
+#[derive(Debug, PartialEq, Eq)]
+enum Rival {
+    /// In the same namespace, of this name.
+    Here(String),
+    /// In another namespace, which is none of this one's business: namespaces are tenants.
+    Elsewhere,
+    /// Others like this one, of which none counts.
+    Equal,
 }
 
-fn validate(machine: &KnownMachine, first: Option<&KnownMachine>, now: i64) -> Finding {
+impl fmt::Display for Rival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here(name) => write!(f, "the machine's inventory is {name}; delete one of them"),
+            Self::Elsewhere => f.write_str(
+                "the machine's inventory is in another namespace; register the machine through a registration of this \
+                 one to have it here, or delete this one",
+            ),
+            Self::Equal => f.write_str(
+                "others have made inventories of this machine, too, and it has come to none of them: neither counts \
+                 until the machine registers, or the others are deleted",
+            ),
+        }
+    }
+}
+
+/// By what is known of the machine and of its other inventories.
+fn find_out(machine: &KnownMachine, context: &Context) -> Finding {
+    let owner = machine.hash.as_ref().map_or(Owner::Nobody, |hash| context.inventories.owner(hash, None));
+    validate(machine, &owner, context.now().0.as_second())
+}
+
+fn validate(machine: &KnownMachine, owner: &Owner, now: i64) -> Finding {
     if machine.malformed_identity {
         return Finding::MalformedIdentity;
     }
-    if let Some(first) = first.filter(|first| first.uid != machine.uid) {
-        return Finding::Duplicate(format!("{}/{}", first.namespace, first.name));
+    match owner {
+        Owner::Inventory(other) if other.uid != machine.uid && other.namespace == machine.namespace => {
+            return Finding::Duplicate(Rival::Here(other.name.clone()));
+        }
+        Owner::Inventory(other) if other.uid != machine.uid => return Finding::Duplicate(Rival::Elsewhere),
+        Owner::Disputed => return Finding::Duplicate(Rival::Equal),
+        Owner::Inventory(_) | Owner::Nobody => {}
     }
     let stalled = machine.status.conditions.find(condition_type::STALLED).map(|condition| &*condition.reason);
     let resolved = matches!(stalled, Some(reason::MALFORMED_IDENTITY | reason::DUPLICATE_IDENTITY));
@@ -186,10 +219,7 @@ fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInvent
             let message = "spec.tpm is not a TPM hash: 64 hex digits, as `ros-installer tpm-hash` prints them";
             say(true, reason::MALFORMED_IDENTITY, message);
         }
-        Finding::Duplicate(first) => {
-            let message = format!("the machine has an older inventory, {first}; delete one of them");
-            say(true, reason::DUPLICATE_IDENTITY, &message);
-        }
+        Finding::Duplicate(rival) => say(true, reason::DUPLICATE_IDENTITY, &rival.to_string()),
         Finding::NowApproved => {
             say(false, reason::NOT_INSTALLED, "approved; the machine will come back for its configuration");
             status.conditions.put(condition_type::APPROVED, true, reason::APPROVED, "", machine.generation, now);
@@ -258,40 +288,49 @@ mod tests {
     #[test]
     fn a_machine_made_by_hand_is_expected_and_written_once() {
         let mut expected = machine(None);
-        assert_eq!(validate(&expected, None, 0), Finding::Expected);
+        assert_eq!(validate(&expected, &Owner::Nobody, 0), Finding::Expected);
         expected.status = build(&expected, &Finding::Expected, &now());
         assert_eq!(expected.status.phase, Some(Phase::Expected));
         let later = Time(Timestamp::from_second(1_800_000_999).unwrap());
-        assert_eq!(build(&expected, &validate(&expected, None, 0), &later), expected.status);
+        assert_eq!(build(&expected, &validate(&expected, &Owner::Nobody, 0), &later), expected.status);
     }
 
     #[test]
     fn what_the_server_is_about_to_write_is_left_to_it() {
         let mut fresh = machine(None);
         fresh.registration = Some("door".into());
-        assert_eq!(validate(&fresh, None, STATUS_GRACE - 1), Finding::TooEarly);
+        assert_eq!(validate(&fresh, &Owner::Nobody, STATUS_GRACE - 1), Finding::TooEarly);
         assert_eq!(build(&fresh, &Finding::TooEarly, &now()), fresh.status);
-        assert_eq!(validate(&fresh, None, STATUS_GRACE), Finding::Unrecorded);
+        assert_eq!(validate(&fresh, &Owner::Nobody, STATUS_GRACE), Finding::Unrecorded);
     }
 
     #[test]
     fn a_second_inventory_and_a_broken_identity_say_so() {
         let first = KnownMachine { name: "first".into(), namespace: "n".into(), ..KnownMachine::default() };
-        let second = machine(Some(Phase::Ready));
-        let finding = validate(&second, Some(&first), 0);
-        assert_eq!(finding, Finding::Duplicate("n/first".into()));
-        assert_eq!(reason_of(&second, &finding).as_deref(), Some(reason::DUPLICATE_IDENTITY));
+        let elsewhere = machine(Some(Phase::Ready));
+        let here = KnownMachine { namespace: "n".into(), ..elsewhere.clone() };
+        let first = Owner::Inventory(Arc::new(first));
+        for (second, owner, rival) in [
+            (&here, &first, Rival::Here("first".into())),
+            (&elsewhere, &first, Rival::Elsewhere),
+            (&here, &Owner::Disputed, Rival::Equal),
+        ] {
+            let finding = validate(second, owner, 0);
+            assert_eq!(finding, Finding::Duplicate(rival));
+            assert_eq!(reason_of(second, &finding).as_deref(), Some(reason::DUPLICATE_IDENTITY));
+        }
+        assert_eq!(validate(&here, &Owner::Inventory(Arc::new(here.clone())), 0), Finding::Nothing);
         let broken = KnownMachine { malformed_identity: true, ..machine(None) };
-        assert_eq!(validate(&broken, None, 0), Finding::MalformedIdentity);
+        assert_eq!(validate(&broken, &Owner::Nobody, 0), Finding::MalformedIdentity);
     }
 
     #[test]
     fn a_consent_is_shown_and_a_running_machine_is_left_alone() {
         let mut waiting = machine(Some(Phase::ApprovalPending));
         waiting.approved = Some(false);
-        assert_eq!(validate(&waiting, None, 0), Finding::Nothing);
+        assert_eq!(validate(&waiting, &Owner::Nobody, 0), Finding::Nothing);
         waiting.approved = Some(true);
-        assert_eq!(validate(&waiting, None, 0), Finding::NowApproved);
-        assert_eq!(validate(&machine(Some(Phase::Ready)), None, 0), Finding::Nothing);
+        assert_eq!(validate(&waiting, &Owner::Nobody, 0), Finding::NowApproved);
+        assert_eq!(validate(&machine(Some(Phase::Ready)), &Owner::Nobody, 0), Finding::Nothing);
     }
 }

@@ -111,6 +111,40 @@ async fn a_machine_made_by_hand_is_adopted() {
 }
 
 #[tokio::test]
+async fn the_namespace_through_which_a_machine_last_registered_has_it() {
+    let scene = Scene::new(json!({"machineName": "first"}));
+    let elsewhere = {
+        let mut object = fixtures::registration(json!({"machineName": "second"}), &"u".repeat(54));
+        object.metadata.namespace = Some("m".to_owned());
+        Registration::of(&object)
+    };
+    let hash = TpmHash::of_public_key(b"a");
+    let owner = async || scene.context.find_machine(&hash).await.unwrap().map(|machine| machine.namespace.clone());
+    // Somebody has written the machine's hash into an inventory before it came.
+    let mut claim = fixtures::inventory("claim", json!({"tpm": hash.as_str(), "clusterName": "theirs"}));
+    claim.metadata.namespace = Some("tenant".to_owned());
+    scene.context.inventories.enter(claim);
+    assert_eq!(owner().await.as_deref(), Some("tenant"), "nobody knows better");
+    scene.register("a", "1").await.unwrap();
+    assert_eq!(owner().await.as_deref(), Some("n"));
+
+    // All in one second.
+    let register_elsewhere = async || {
+        let mut ledger = register(&scene.context, &elsewhere, &identity("a"), &report("1")).await.unwrap();
+        ledger.write(&scene.context).await.unwrap();
+    };
+    for _ in 0..2 {
+        register_elsewhere().await;
+        assert_eq!(owner().await.as_deref(), Some("m"));
+        scene.register("a", "1").await.unwrap();
+        assert_eq!(owner().await.as_deref(), Some("n"));
+    }
+    scene.api.take_requests();
+    scene.register("a", "1").await.unwrap();
+    assert_eq!(scene.api.take_requests(), [] as [&str; 0], "it has it already");
+}
+
+#[tokio::test]
 async fn without_an_api_server_a_machine_is_told_to_come_back() {
     let scene = Scene::new(json!({}));
     scene.api.set_away(true);

@@ -23,8 +23,9 @@ pub(super) fn looks(
         Err(error) => return vec![Err(error)],
     };
     let index = &context.inventories;
-    // Whether an inventory is a machine's first depends on its others.
-    let others = |hash: Option<&TpmHash>| hash.map(|hash| index.of_one_machine(hash)).unwrap_or_default();
+    // Whether an inventory counts depends on the machine's others.
+    let all = |hash: Option<&TpmHash>| hash.map(|hash| index.of_one_machine(hash)).unwrap_or_default();
+    let others = |hash| Some(all(hash)).filter(|machines| machines.len() > 1).unwrap_or_default();
     let again = |machines: Vec<Arc<KnownMachine>>| machines.into_iter().map(|machine| Apply(name_of(&machine)));
     let events: Vec<_> = match event {
         Init => {
@@ -48,8 +49,8 @@ pub(super) fn looks(
         Delete(object) => {
             let machine = KnownMachine::of(object.0);
             index.forget(&machine);
-            let left = machine.hash.as_ref().and_then(|hash| index.find(hash));
-            [Delete(name_of(&machine))].into_iter().chain(again(left.into_iter().collect())).collect()
+            let left = all(machine.hash.as_ref());
+            [Delete(name_of(&machine))].into_iter().chain(again(left)).collect()
         }
     };
     events.into_iter().map(Ok).collect()
@@ -168,13 +169,13 @@ mod tests {
         let context = fixtures::context(&FakeApi::default());
         let (a, b) = (machine("a", 'a', Some(Phase::Ready)), machine("b", 'a', Some(Phase::Ready)));
         assert_eq!(handed_on(&context, Event::Apply(b.clone())), ["leave b"]);
-        assert_eq!(handed_on(&context, Event::Apply(a.clone())), ["leave a", "look at a", "look at b"]);
+        assert_eq!(handed_on(&context, Event::Apply(a.clone())), ["look at a", "look at a", "look at b"]);
         assert_eq!(handed_on(&context, Event::Delete(a.clone())), ["leave a", "look at b"]);
 
         let context = Context { inventories: InventoryIndex::default(), ..fixtures::context(&FakeApi::default()) };
         assert_eq!(handed_on(&context, Event::Init), ["init"]);
         assert_eq!(handed_on(&context, Event::InitApply(b)), [] as [&str; 0]);
-        assert_eq!(handed_on(&context, Event::InitApply(a)), [] as [&str; 0]);
+        assert_eq!(handed_on(&context, Event::InitApply(a)), ["look at a"]);
         assert_eq!(handed_on(&context, Event::InitDone), ["look at a", "look at b", "done"]);
     }
 
