@@ -8,8 +8,10 @@ mod steps;
 
 use crate::machine::{DiskDetail, Machine};
 use crate::settings::Settings;
+use select::Unsuitable;
 use layout::{Demand, Layout, LayoutError, Size};
 use protocol::CloudConfig;
+use protocol::hardware::FirmwareKind;
 use protocol::release::ReleaseManifest;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -55,6 +57,22 @@ pub enum PlanError {
     DiskHasContent { disk: String, content: String },
     #[error("{disk} is too small: {source}")]
     DiskTooSmall { disk: String, source: LayoutError },
+    #[error(
+        "{disk} has sectors of {bytes} bytes, and a machine started by BIOS cannot start from them: switch the \
+         firmware to UEFI, or name another disk with `device`"
+    )]
+    DiskNotBootable { disk: String, bytes: u32 },
+    #[error(
+        "{disk} needs the driver {driver}, which the initrd of this release does not have, so that the installed \
+         system would not find its disk: use a medium with the kernel for real hardware (`make hardware-image`) or a \
+         newer release, or name another disk with `device`"
+    )]
+    DriverMissing { disk: String, driver: String },
+    #[error(
+        "`forceEFI` ({origin}) asks for a system that only UEFI starts, and this machine was started by BIOS: switch \
+         the firmware to UEFI, or remove it"
+    )]
+    ForceEfiOnBios { origin: String },
     #[error("the release is for {release}; this machine is {machine}: use the medium for {machine}")]
     WrongArchitecture { release: String, machine: String },
     #[error("`noFormat` ({origin}) asks to keep the partitions, and this installer always writes them: remove it")]
@@ -74,6 +92,9 @@ impl PlanError {
             Self::DiskUnusable { .. } => "DiskUnusable",
             Self::DiskHasContent { .. } => "DiskHasContent",
             Self::DiskTooSmall { .. } => "DiskTooSmall",
+            Self::DiskNotBootable { .. } => "DiskNotBootable",
+            Self::DriverMissing { .. } => "DriverMissing",
+            Self::ForceEfiOnBios { .. } => "ForceEfiOnBios",
             Self::WrongArchitecture { .. } => "WrongArchitecture",
             Self::NoFormatUnsupported { .. } => "NoFormatUnsupported",
         }
@@ -97,13 +118,24 @@ pub fn plan(
     if *settings.no_format {
         return Err(PlanError::NoFormatUnsupported { origin: format!("from {}", settings.no_format.source) });
     }
+    let is_bios = machine.hardware.firmware.kind == FirmwareKind::Bios;
+    if *settings.force_efi && is_bios {
+        return Err(PlanError::ForceEfiOnBios { origin: format!("from {}", settings.force_efi.source) });
+    }
     let demand = |disk: &DiskDetail| Demand {
         disk_bytes: disk.size_bytes,
         sector_bytes: disk.logical_sector_bytes,
         root_bytes: release.root.size,
         minimum_slot_bytes: release.minimum_slot_bytes,
     };
-    let disk = select::select(settings, &machine.disks, |disk| demand(disk).check())?;
+    let suits = |disk: &DiskDetail| {
+        demand(disk).check().map_err(Unsuitable::Size)?;
+        if is_bios && disk.logical_sector_bytes != 512 {
+            return Err(Unsuitable::Sectors(disk.logical_sector_bytes));
+        }
+        missing_driver(disk, release).map_or(Ok(()), |driver| Err(Unsuitable::Driver(driver.to_owned())))
+    };
+    let disk = select::select(settings, &machine.disks, suits)?;
     let layout =
         demand(disk).layout(&mut ids).map_err(|source| PlanError::DiskTooSmall { disk: select::name(disk), source })?;
     let files = config::files(settings, cloud_config);
@@ -117,6 +149,13 @@ pub fn plan(
         warnings: protocol::cloud_config_keys::unapplied(cloud_config),
         power_off: *settings.power_off,
     })
+}
+
+/// The first module on the way to the disk that the release's initrd cannot load. A release that does not list its
+/// modules is believed to have all.
+fn missing_driver<'a>(disk: &'a DiskDetail, release: &ReleaseManifest) -> Option<&'a str> {
+    let loadable = release.initrd_modules.as_ref()?;
+    disk.modules.iter().find(|module| !loadable.contains(module)).map(String::as_str)
 }
 
 #[cfg(test)]
@@ -138,16 +177,57 @@ pub mod tests {
         }
     }
 
-    /// A plan for a blank disk, and what makes it up.
+    /// A plan for a disk in a machine that was started by UEFI.
     pub fn plan_for(
+        disk: DiskDetail,
+        settings: &Settings,
+        cloud_config: &CloudConfig,
+    ) -> Result<InstallPlan, PlanError> {
+        plan_on(FirmwareKind::Uefi, disk, settings, cloud_config)
+    }
+
+    fn plan_on(
+        firmware: FirmwareKind,
         disk: DiskDetail,
         settings: &Settings,
         cloud_config: &CloudConfig,
     ) -> Result<InstallPlan, PlanError> {
         let folder = tiny_release(&[5; 12288]);
         let release = ReleaseSource::open(folder.path()).unwrap();
-        let machine = Machine { disks: vec![disk], ..Machine::default() };
+        let mut machine = Machine { disks: vec![disk], ..Machine::default() };
+        machine.hardware.firmware.kind = firmware;
         plan(settings, &machine, cloud_config, release.manifest(), Uuid::new_v4)
+    }
+
+    #[test]
+    fn a_disk_that_the_installed_system_would_not_find_is_refused_by_its_driver() {
+        let behind = |modules: &[&str]| DiskDetail {
+            modules: modules.iter().map(|module| (*module).to_owned()).collect(),
+            ..blank_disk("/dev/vda")
+        };
+        let planned = |disk: DiskDetail| plan_for(disk, &Settings::default(), &CloudConfig::default());
+        assert!(planned(behind(&["virtio_blk", "virtio_pci"])).is_ok());
+        let error = planned(behind(&["mptsas", "virtio_pci"])).unwrap_err();
+        assert_eq!(error.reason(), "DriverMissing");
+        assert!(error.to_string().contains("driver mptsas"), "{error}");
+
+        let folder = tiny_release(&[5; 8192]);
+        let mut older = ReleaseSource::open(folder.path()).unwrap().manifest().clone();
+        older.initrd_modules = None;
+        assert_eq!(missing_driver(&behind(&["mptsas"]), &older), None);
+    }
+
+    #[test]
+    fn bios_starts_neither_large_sectors_nor_what_is_for_uefi_alone() {
+        let large = || DiskDetail { logical_sector_bytes: 4096, ..blank_disk("/dev/nvme0n1") };
+        let on = |firmware, disk, force_efi| {
+            let settings = Settings { force_efi: Setting::new(force_efi, Source::Operator), ..Settings::default() };
+            plan_on(firmware, disk, &settings, &CloudConfig::default()).map(|_| ()).map_err(|error| error.reason())
+        };
+        assert_eq!(on(FirmwareKind::Bios, large(), false), Err("DiskNotBootable"));
+        assert_eq!(on(FirmwareKind::Uefi, large(), false), Ok(()));
+        assert_eq!(on(FirmwareKind::Bios, blank_disk("/dev/vda"), true), Err("ForceEfiOnBios"));
+        assert_eq!(on(FirmwareKind::Bios, blank_disk("/dev/vda"), false), Ok(()));
     }
 
     fn cloud_config() -> CloudConfig {

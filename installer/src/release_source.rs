@@ -125,6 +125,7 @@ pub mod tests {
             },
             minimum_slot_bytes: 16 << 20,
             kernel_arguments: "console=tty0".into(),
+            initrd_modules: Some(vec!["virtio_blk".into(), "virtio_pci".into()]),
         };
         fs::write(folder.path().join("release.json"), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
         folder

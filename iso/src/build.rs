@@ -69,7 +69,9 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     boot.write_disk_files(&tools, &folder.join("boot"))?;
     let verity = root::read_verity(&root)?;
     let manifest = progress::stage("writing the release", || {
-        release::write(&folder, version, &root.join("root.erofs"), verity, &kernel.image(), &initrd.join("initrd"))
+        let modules = initrd::modules(&kernel)?.names();
+        let initrd = initrd.join("initrd");
+        release::write(&folder, version, &root.join("root.erofs"), verity, &kernel.image(), &initrd, modules)
     })?;
     let iso = options.output.join(format!("ros-{version}-{}.iso", release::ARCHITECTURE));
     progress::stage("writing the ISO", || medium::write(&folder, version, &boot, &tools, options.epoch, &iso))?;

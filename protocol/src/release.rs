@@ -21,6 +21,10 @@ pub struct ReleaseManifest {
     pub minimum_slot_bytes: u64,
     /// Kernel arguments that do not depend on the slot.
     pub kernel_arguments: String,
+    /// Names of the loadable kernel modules in the initrd, with underscores: a disk that needs another one cannot be
+    /// started from. Absent in releases that are older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd_modules: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +126,10 @@ impl ReleaseManifest {
         )?;
         rule(self.verity.hash_start < blocks, "verity", "has a hash tree that begins behind the root image's end")?;
         rule(self.minimum_slot_bytes >= self.root.size, "minimumSlotBytes", "is smaller than the root image")?;
-        rule(is_plain_line(&self.kernel_arguments), "kernelArguments", "holds a character that GRUB would interpret")
+        rule(is_plain_line(&self.kernel_arguments), "kernelArguments", "holds a character that GRUB would interpret")?;
+        let is_module = |name: &String| is_word(name) && !name.contains('-');
+        let modules = self.initrd_modules.iter().flatten();
+        rule(modules.clone().all(is_module), "initrdModules", "holds what is no name of a module, with underscores")
     }
 }
 
@@ -222,6 +229,20 @@ mod tests {
         assert_eq!(manifest.version, "0.1.0");
         assert_eq!(manifest.files().len(), 9);
         assert_eq!(manifest.verity.kernel_argument().parse(), Ok(manifest.verity));
+    }
+
+    #[test]
+    fn the_modules_of_the_initrd_are_optional_names() {
+        let with = |modules: serde_json::Value| {
+            let mut manifest: serde_json::Value = serde_json::from_str(MANIFEST).unwrap();
+            manifest["initrdModules"] = modules;
+            ReleaseManifest::parse(manifest.to_string().as_bytes())
+        };
+        assert_eq!(ReleaseManifest::parse(MANIFEST.as_bytes()).unwrap().initrd_modules, None);
+        assert_eq!(with(json!(["mpi3mr", "3w_9xxx"])).unwrap().initrd_modules.unwrap().len(), 2);
+        for bad in ["", "sdhci-pci", "a b"] {
+            assert!(matches!(with(json!([bad])), Err(ManifestError::Unacceptable { .. })), "{bad:?}");
+        }
     }
 
     #[test]

@@ -5,16 +5,26 @@ use super::layout::{LayoutError, Size};
 use crate::machine::DiskDetail;
 use crate::settings::{DeviceSelector, Settings};
 
-/// The one disk that the settings and the machine leave. `fits` says whether a disk is large enough.
+/// Why a disk cannot become this machine's system, whatever it holds.
+#[derive(Debug, Clone)]
+pub enum Unsuitable {
+    Size(LayoutError),
+    /// A machine started by BIOS does not start from sectors of this many bytes.
+    Sectors(u32),
+    /// The kernel module that the release's initrd does not have.
+    Driver(String),
+}
+
+/// The one disk that the settings and the machine leave. `suits` says whether a system on it could be started.
 pub fn select<'a>(
     settings: &Settings,
     disks: &'a [DiskDetail],
-    fits: impl Fn(&DiskDetail) -> Result<(), LayoutError>,
+    suits: impl Fn(&DiskDetail) -> Result<(), Unsuitable>,
 ) -> Result<&'a DiskDetail, PlanError> {
     if disks.is_empty() {
         return Err(PlanError::NoDisk);
     }
-    let objection = |disk: &DiskDetail| objection(disk, *settings.wipe, &fits);
+    let objection = |disk: &DiskDetail| objection(disk, *settings.wipe, &suits);
     if let Some(device) = &*settings.device {
         let origin = format!("from {}", settings.device.source);
         let disk = disks.iter().find(|disk| disk.path == *device || disk.links.contains(device)).ok_or_else(|| {
@@ -80,14 +90,14 @@ enum Objection {
     ReadOnly,
     Mounted(String),
     Held(String),
-    Size(LayoutError),
+    Unsuitable(Unsuitable),
     Content(String),
 }
 
 fn objection(
     disk: &DiskDetail,
     wipe: bool,
-    fits: impl Fn(&DiskDetail) -> Result<(), LayoutError>,
+    suits: impl Fn(&DiskDetail) -> Result<(), Unsuitable>,
 ) -> Option<Objection> {
     if disk.is_boot_medium {
         return Some(Objection::BootMedium);
@@ -101,8 +111,8 @@ fn objection(
     if !disk.holders.is_empty() {
         return Some(Objection::Held(disk.holders.join(", ")));
     }
-    if let Err(error) = fits(disk) {
-        return Some(Objection::Size(error));
+    if let Err(cause) = suits(disk) {
+        return Some(Objection::Unsuitable(cause));
     }
     let disposable = disk.content.is_empty() || wipe;
     (!disposable).then(|| Objection::Content(disk.content.join("; ")))
@@ -113,8 +123,12 @@ impl Objection {
         let disk = name(disk);
         match self {
             Self::BootMedium => PlanError::DiskIsBootMedium { disk, origin },
-            Self::Size(source @ LayoutError::TooSmall { .. }) => PlanError::DiskTooSmall { disk, source },
-            Self::Size(source) => PlanError::DiskUnusable { disk, cause: source.to_string() },
+            Self::Unsuitable(Unsuitable::Size(source @ LayoutError::TooSmall { .. })) => {
+                PlanError::DiskTooSmall { disk, source }
+            }
+            Self::Unsuitable(Unsuitable::Size(source)) => PlanError::DiskUnusable { disk, cause: source.to_string() },
+            Self::Unsuitable(Unsuitable::Sectors(bytes)) => PlanError::DiskNotBootable { disk, bytes },
+            Self::Unsuitable(Unsuitable::Driver(driver)) => PlanError::DriverMissing { disk, driver },
             Self::Content(content) => PlanError::DiskHasContent { disk, content },
             Self::ReadOnly => PlanError::DiskUnusable { disk, cause: "it is read-only".into() },
             Self::Mounted(at) => {
@@ -132,7 +146,13 @@ impl std::fmt::Display for Objection {
             Self::ReadOnly => f.write_str("is read-only"),
             Self::Mounted(at) => write!(f, "is mounted at {at}"),
             Self::Held(by) => write!(f, "{by} is built on it"),
-            Self::Size(error) => write!(f, "cannot be laid out: {error}"),
+            Self::Unsuitable(Unsuitable::Size(error)) => write!(f, "cannot be laid out: {error}"),
+            Self::Unsuitable(Unsuitable::Sectors(bytes)) => {
+                write!(f, "has sectors of {bytes} bytes, from which BIOS starts nothing")
+            }
+            Self::Unsuitable(Unsuitable::Driver(driver)) => {
+                write!(f, "needs the driver {driver}, which the release's initrd does not have")
+            }
             Self::Content(content) => write!(f, "holds {content}; `wipe: true` destroys it"),
         }
     }
@@ -161,10 +181,10 @@ mod tests {
     use crate::plan::tests::blank_disk;
     use crate::settings::{Setting, Source};
 
-    fn refuse_small(disk: &DiskDetail) -> Result<(), LayoutError> {
+    fn refuse_small(disk: &DiskDetail) -> Result<(), Unsuitable> {
         let needed = 1 << 30;
         if disk.size_bytes < needed {
-            return Err(LayoutError::TooSmall { actual: disk.size_bytes, needed });
+            return Err(Unsuitable::Size(LayoutError::TooSmall { actual: disk.size_bytes, needed }));
         }
         Ok(())
     }

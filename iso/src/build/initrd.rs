@@ -9,16 +9,21 @@ use anyhow::{Context, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
 
 use super::kernel::Kernel;
-use super::module_list::ModuleIndex;
+use super::module_list::{ModuleIndex, ModulePlan};
 
 const MODULES: &str = include_str!("../../base/initrd-modules.txt");
 /// The archive is small: the best level costs a second here and saves reading time at each boot.
 const ZSTD_LEVEL: i32 = 19;
 
+/// The modules that an initrd of `kernel` has.
+pub fn modules(kernel: &Kernel) -> Result<ModulePlan> {
+    ModuleIndex::read(&kernel.modules())?.plan(MODULES).context("choosing the modules of the initrd")
+}
+
 /// Writes the initrd of `kernel` with the program `init` to `output`.
 pub fn write(kernel: &Kernel, init: &Path, epoch: u32, output: &Path) -> Result<()> {
     let modules = kernel.modules();
-    let plan = ModuleIndex::read(&modules)?.plan(MODULES).context("choosing the modules of the initrd")?;
+    let plan = self::modules(kernel)?;
     let file = File::create(output).with_context(|| format!("making {}", output.display()))?;
     let compressed = zstd::Encoder::new(file, ZSTD_LEVEL).context("starting compression")?;
     let mut archive = Archive { writer: compressed, epoch, inode: 0 };

@@ -29,6 +29,7 @@ pub fn write(
     verity: Verity,
     kernel: &Path,
     initrd: &Path,
+    initrd_modules: Vec<String>,
 ) -> Result<ReleaseManifest> {
     for (source, name) in [(root, "root.erofs"), (kernel, "vmlinuz"), (initrd, "initrd")] {
         let target = folder.join(name);
@@ -55,6 +56,7 @@ pub fn write(
             bios_core: file("boot/core.img")?,
         },
         kernel_arguments: KERNEL_ARGUMENTS.to_owned(),
+        initrd_modules: Some(initrd_modules),
     };
     let path = folder.join(MANIFEST);
     let text = serde_json::to_string_pretty(&manifest)? + "\n";
