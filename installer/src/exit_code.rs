@@ -1,5 +1,8 @@
-//! What the exit status of `ros-installer` means. `ros-install.service` restarts the installer after a failure, but
-//! not after the codes that say that this machine will never succeed as it is (`RestartPreventExitStatus=` there).
+//! What the exit status of `ros-installer` means. `ros-installer install` looks and asks again after what somebody can
+//! mend while the machine is on ([`ExitCode::may_change`]); `ros-install.service` restarts it, should it end all the same,
+//! but not after the other codes (`RestartPreventExitStatus=` there).
+
+use crate::settings::Source;
 
 /// Exit status of a command. The numbers are an interface: units and scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,18 +13,21 @@ pub enum ExitCode {
     Failed = 1,
     /// The command line cannot be understood (clap's own code).
     Usage = 2,
-    /// The operator refused this machine for a reason that only a person can change. Never restarted.
+    /// The operator refused this machine for a reason that only a person can change.
     Refused = 10,
-    /// The settings cannot be used: a value is malformed or two contradict. Never restarted.
+    /// The settings of the medium or the command line cannot be used, or the medium is for another machine. Never
+    /// restarted.
     Settings = 11,
     /// The machine has no TPM, or one that cannot prove an identity. Never restarted.
     NoTpm = 12,
-    /// No disk may be installed to: none, several, foreign content, or too small. Never restarted.
+    /// No disk may be installed to: none, several, foreign content, too small, or in use.
     NoTarget = 13,
     /// The person at the console declined. Never restarted.
     Declined = 14,
     /// The disk was being written when the installation failed; it does not boot. Never restarted.
     Write = 15,
+    /// What the operator, the document at configURL or a person answered cannot be used.
+    Configuration = 16,
 }
 
 impl From<ExitCode> for std::process::ExitCode {
@@ -59,6 +65,36 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 }
 
 impl ExitCode {
+    /// Every status but success.
+    pub const FAILURES: [Self; 9] = [
+        Self::Failed,
+        Self::Usage,
+        Self::Refused,
+        Self::Settings,
+        Self::NoTpm,
+        Self::NoTarget,
+        Self::Declined,
+        Self::Write,
+        Self::Configuration,
+    ];
+
+    /// Whether somebody can mend the cause while the machine is on: in the cluster, in the network, or by attaching a
+    /// disk. A medium, the firmware's setup and a failing disk need a machine that is off.
+    pub fn may_change(self) -> bool {
+        match self {
+            Self::Failed | Self::Refused | Self::NoTarget | Self::Configuration => true,
+            Self::Success | Self::Usage | Self::Settings | Self::NoTpm | Self::Declined | Self::Write => false,
+        }
+    }
+
+    /// The status for a setting from `source` that cannot be used.
+    pub fn of_setting(source: Source) -> Self {
+        match source {
+            Source::Operator | Source::ConfigUrl | Source::Answer => Self::Configuration,
+            Source::BuiltIn | Source::Medium | Source::KernelCommandLine | Source::Flag => Self::Settings,
+        }
+    }
+
     /// The error, with this status attached.
     pub fn with(self, error: impl Into<anyhow::Error>) -> anyhow::Error {
         anyhow::Error::new(Coded { code: self, error: error.into() })
@@ -76,12 +112,17 @@ mod tests {
     use anyhow::Context;
 
     #[test]
-    fn the_unit_does_not_restart_what_only_a_person_can_change() {
-        use ExitCode::{Declined, NoTarget, NoTpm, Refused, Settings, Usage, Write};
+    fn the_unit_does_not_restart_what_cannot_change_while_the_machine_is_on() {
         let unit = include_str!("../../overlay/usr/lib/systemd/system/ros-install.service");
         let never = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).unwrap();
-        let codes = [Usage, Refused, Settings, NoTpm, NoTarget, Declined, Write];
-        assert_eq!(never, codes.map(|code| (code as u8).to_string()).join(" "));
+        let final_codes = ExitCode::FAILURES.into_iter().filter(|code| !code.may_change());
+        assert_eq!(never, final_codes.map(|code| (code as u8).to_string()).collect::<Vec<_>>().join(" "));
+    }
+
+    #[test]
+    fn a_setting_can_be_mended_where_it_comes_from_outside() {
+        assert!(ExitCode::of_setting(Source::Operator).may_change());
+        assert!(!ExitCode::of_setting(Source::Medium).may_change());
     }
 
     #[test]

@@ -8,11 +8,11 @@ mod steps;
 
 use crate::machine::{DiskDetail, Machine};
 use crate::settings::Settings;
-use select::Unsuitable;
 use layout::{Demand, Layout, LayoutError, Size};
 use protocol::CloudConfig;
 use protocol::hardware::FirmwareKind;
 use protocol::release::ReleaseManifest;
+use select::Unsuitable;
 use serde::Serialize;
 use std::path::PathBuf;
 pub use steps::{BootFile, ConfigFile, Content, Step};
@@ -80,6 +80,17 @@ pub enum PlanError {
 }
 
 impl PlanError {
+    /// Whether a disk that is still to appear may be all that is missing.
+    pub fn may_be_a_late_disk(&self) -> bool {
+        matches!(
+            self,
+            Self::NoDisk
+                | Self::NoEligibleDisk { .. }
+                | Self::DiskNotFound { .. }
+                | Self::SelectorMatchesNothing { .. }
+        )
+    }
+
     /// CamelCase and stable: a `Failure`'s reason, and so a condition's.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! `install`: from a machine that was just switched on to one that reboots into its own system.
 
 mod disk;
+mod disk_watch;
 
 use super::operator::{self, PendingIdentity};
 use super::{network, probe};
@@ -21,25 +22,66 @@ use crate::settings::sources::{self, DocumentError};
 use crate::settings::{Gathered, Source};
 use anyhow::Context;
 use disk::{InstallError, Job};
+use disk_watch::DiskWatch;
 use protocol::CloudConfig;
 use protocol::message::{Done, Failure};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+/// Installs, or looks and asks again for as long as somebody can mend what is in the way. Returns when the machine
+/// restarts, or with an error that cannot change while it is on.
 pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
-    let flags = options.settings.layer().or_exit(ExitCode::Settings)?;
-    let gathered = Gathered::from_machine(root, options.settings.settings_file.as_deref(), flags);
-    let mut gathered = gathered.or_exit(ExitCode::Settings).context("resolving the settings")?;
+    let gathered = gather(options, root)?;
     log::begin(*gathered.settings().debug);
     let release = options.release.clone().unwrap_or_else(|| PathBuf::from(MEDIUM_RELEASE));
     if options.dry_run {
         return dry_run(&gathered, &Machine::probe(root), &release, options.output);
     }
+    let mut backoff = Backoff::remote();
+    loop {
+        let Err(error) = attempt(gather(options, root)?, options, root, release.clone()).await else { return Ok(()) };
+        let code = ExitCode::of(&error);
+        if !code.may_change() {
+            return Err(error);
+        }
+        let wait = backoff.next(None, operator::chance());
+        let seconds = wait.as_secs_f64().ceil();
+        let milestone = if code == ExitCode::Refused { Milestone::Refused } else { Milestone::Failed };
+        announce(
+            milestone,
+            format!("{error:#}\nThis machine looks and asks again in {seconds} s, or when a disk appears"),
+        );
+        pause(DiskWatch::begin(root), wait).await;
+    }
+}
+
+/// Waits; less if a disk comes or goes.
+async fn pause(mut disks: DiskWatch, wait: Duration) {
+    let end = Instant::now() + wait;
+    let watching = tokio::task::spawn_blocking(move || disks.wait_for_change(end));
+    // A watch that failed would only shorten the wait.
+    let _ = watching.await;
+}
+
+fn gather(options: &InstallOptions, root: &Path) -> anyhow::Result<Gathered> {
+    let flags = options.settings.layer().or_exit(ExitCode::Settings)?;
+    let gathered = Gathered::from_machine(root, options.settings.settings_file.as_deref(), flags);
+    gathered.or_exit(ExitCode::Settings).context("resolving the settings")
+}
+
+async fn attempt(
+    mut gathered: Gathered,
+    options: &InstallOptions,
+    root: &Path,
+    release: PathBuf,
+) -> anyhow::Result<()> {
     // The TPM takes its time on hardware; the network does, too.
     let begin_identity = || PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let mut identity = gathered.settings().registration_url.is_some().then(begin_identity);
+    let disks = DiskWatch::begin(root);
     let machine = Machine::probe(root);
     announce(Milestone::Probed, probe::describe(&machine));
 
@@ -52,7 +94,7 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     }
     gathered.unknown().iter().for_each(console::note);
     let Some(mut transport) = operator::transport(gathered.settings())? else {
-        return without_operator(gathered, root, release).await;
+        return without_operator(Job { gathered, root: root.to_owned(), release, disks }).await;
     };
     let identity = identity.take().unwrap_or_else(begin_identity);
     wait_for_network(&mut network_is_up).await;
@@ -62,7 +104,7 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     announce(Milestone::Attested, format!("{identity}, exchange {}", exchange.correlation()));
     announce(Milestone::Registered, format!("as {}", config.inventory));
     let added = gathered.add_document(Source::Operator, config.cloud_config);
-    let job = added.map(|()| Job { gathered, root: root.to_owned(), release }).map_err(InstallError::from);
+    let job = added.map(|()| Job { gathered, root: root.to_owned(), release, disks }).map_err(InstallError::from);
     with_operator(job, transport, identity, exchange).await
 }
 
@@ -90,9 +132,9 @@ async fn with_operator(
     leave(result)
 }
 
-async fn without_operator(gathered: Gathered, root: &Path, release: PathBuf) -> anyhow::Result<()> {
+async fn without_operator(job: Job) -> anyhow::Result<()> {
     let (sender, _) = watch::channel(None);
-    leave(Job { gathered, root: root.to_owned(), release }.run(sender).await)
+    leave(job.run(sender).await)
 }
 
 /// Reboots or switches off after a success.
@@ -135,7 +177,7 @@ async fn wait_for_network(is_up: &mut bool) {
 async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut bool) -> anyhow::Result<()> {
     let answers = interactive::ask(&mut Terminal::open(), machine, gathered.settings());
     let answers = answers.map_err(|error| error.exit_code().with(error))?;
-    gathered.add(Source::Answer, answers.settings).or_exit(ExitCode::Settings)?;
+    gathered.add(Source::Answer, answers.settings).or_exit(ExitCode::Configuration)?;
     if let Some(url) = gathered.settings().config_url.clone().value
         && gathered.settings().config_url.source == Source::Answer
     {
@@ -153,7 +195,7 @@ async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut boo
         }
         config.0.insert("ssh_authorized_keys".to_owned(), keys.into());
     }
-    gathered.add_document(Source::Answer, config).or_exit(ExitCode::Settings)
+    gathered.add_document(Source::Answer, config).or_exit(ExitCode::Configuration)
 }
 
 /// The public keys that GitHub shows for an account.
@@ -170,7 +212,7 @@ async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &mut 
     }
     let ca = gathered.settings().registration_ca_cert.clone().value;
     let document: CloudConfig = persist_fetch(async || sources::fetch(url, ca.as_deref()).await).await?;
-    gathered.add_document(Source::ConfigUrl, document).or_exit(ExitCode::Settings)
+    gathered.add_document(Source::ConfigUrl, document).or_exit(ExitCode::Configuration)
 }
 
 /// Repeats a download until it succeeds or can never.
@@ -183,6 +225,7 @@ async fn persist_fetch<R>(mut attempt: impl AsyncFnMut() -> Result<R, DocumentEr
                 console::note(format!("{}; next attempt in {} s", chain(&error), wait.as_secs_f64().ceil()));
                 tokio::time::sleep(wait).await;
             }
+            Err(error) if error.may_be_mended() => return Err(ExitCode::Configuration.with(error)),
             result => return result.or_exit(ExitCode::Settings),
         }
     }

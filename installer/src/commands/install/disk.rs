@@ -1,6 +1,7 @@
 //! The part of an installation that needs nobody else: plan, write, verify.
 
-use crate::console::{Milestone, ProgressDisplay, announce};
+use super::disk_watch::DiskWatch;
+use crate::console::{self, Milestone, ProgressDisplay, announce};
 use crate::execute::{ExecuteError, execute};
 use crate::exit_code::ExitCode;
 use crate::machine::Machine;
@@ -12,7 +13,7 @@ use protocol::message::{InstallPhase, Progress};
 use protocol::release::ReleaseManifest;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -22,7 +23,12 @@ pub struct Job {
     pub root: PathBuf,
     /// Folder of the release.
     pub release: PathBuf,
+    /// The disks since the machine was first looked at.
+    pub disks: DiskWatch,
 }
+
+/// How long a disk that was not found is waited for before the operator is told.
+const LATE_DISK: Duration = Duration::from_secs(30);
 
 /// Why the machine is not installed.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +59,14 @@ impl InstallError {
 
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Settings(_) | Self::IsoUrl(_) => ExitCode::Settings,
+            // Of the operator: those of this machine were resolved before.
+            Self::Settings(_) => ExitCode::Configuration,
+            Self::IsoUrl(source) => ExitCode::of_setting(*source),
             Self::Release(_) => ExitCode::Failed,
+            Self::Plan(PlanError::WrongArchitecture { .. }) => ExitCode::Settings,
             Self::Plan(_) => ExitCode::NoTarget,
+            // The disk is untouched: it was in use, or exchanged since the plan.
+            Self::Execute(_, ExecuteError::Open { .. } | ExecuteError::OtherDisk { .. }) => ExitCode::NoTarget,
             Self::Execute(..) => ExitCode::Write,
         }
     }
@@ -70,15 +81,35 @@ impl Job {
         }
     }
 
-    fn run_blocking(self, progress: &watch::Sender<Option<Progress>>) -> Result<InstallPlan, InstallError> {
+    /// Plans when no disk came or went for a while. A disk that is missing is looked for again.
+    fn plan(&mut self, release: &ReleaseManifest) -> Result<InstallPlan, PlanError> {
+        let give_up = Instant::now() + LATE_DISK;
+        let mut has_told = false;
+        loop {
+            self.disks.wait_until_quiet();
+            // Probed again: controllers may have shown their disks since the machine was registered.
+            let machine = Machine::probe(&self.root);
+            match plan(self.gathered.settings(), &machine, self.gathered.cloud_config(), release, Uuid::new_v4) {
+                Err(error) if error.may_be_a_late_disk() && Instant::now() < give_up => {
+                    if !std::mem::replace(&mut has_told, true) {
+                        let error = error.to_string();
+                        let line = error.lines().next().unwrap_or_default();
+                        console::note(format!("{line}; looking again for {} s", LATE_DISK.as_secs()));
+                    }
+                    self.disks.wait_for_change(give_up);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn run_blocking(mut self, progress: &watch::Sender<Option<Progress>>) -> Result<InstallPlan, InstallError> {
         let settings = self.gathered.settings();
         if settings.iso_url.is_some() {
             return Err(InstallError::IsoUrl(settings.iso_url.source));
         }
         let release = ReleaseSource::open(&self.release)?;
-        // Probed again: controllers may have shown their disks since the machine was registered.
-        let machine = Machine::probe(&self.root);
-        let plan = plan(settings, &machine, self.gathered.cloud_config(), release.manifest(), Uuid::new_v4)?;
+        let plan = self.plan(release.manifest())?;
         announce(Milestone::Planned, &plan);
         let mut console = InstallConsole::new();
         let installed = execute(&plan, &release, &mut |report| {
@@ -137,5 +168,31 @@ impl InstallConsole {
         if !std::mem::replace(&mut self.has_told_written, true) {
             announce(Milestone::Written, format!("root images of {}, boot and configuration", Size(self.root_bytes)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Source;
+
+    fn may_change(error: impl Into<InstallError>) -> bool {
+        error.into().exit_code().may_change()
+    }
+
+    #[test]
+    fn only_what_nobody_outside_can_change_ends_the_installer() {
+        assert!(may_change(PlanError::NoDisk));
+        assert!(may_change(PlanError::SeveralDisks { listing: String::new() }));
+        assert!(may_change(PlanError::DiskHasContent { disk: String::new(), content: String::new() }));
+        assert!(
+            may_change(InstallError::IsoUrl(Source::Operator)) && !may_change(InstallError::IsoUrl(Source::Medium))
+        );
+        let other_machine = PlanError::WrongArchitecture { release: "x86_64".into(), machine: "aarch64".into() };
+        assert!(!may_change(other_machine));
+        let execute = |error| InstallError::Execute("/dev/vda".into(), error);
+        let busy = ExecuteError::Open { device: "/dev/vda".into(), source: io::ErrorKind::ResourceBusy.into() };
+        assert!(may_change(execute(busy)));
+        assert!(!may_change(execute(ExecuteError::Differs("COS_STATE_A".into()))));
     }
 }
