@@ -79,13 +79,18 @@ fn create(path: &Path, state: &GrubEnv) -> io::Result<()> {
 /// Calls `action` with the folder at which the partition is mounted, and unmounts it afterwards. Changes are on the disk
 /// only if `action` calls fsync: FAT writes nothing through when it is unmounted.
 pub fn with_mounted<T>(read_only: bool, action: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    with_mounted_device(Path::new(DEVICE), read_only, action)
+}
+
+/// The same for the boot partition of another disk than the one that this system runs from.
+pub fn with_mounted_device<T>(device: &Path, read_only: bool, action: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let lock = File::create(LOCK).with_context(|| format!("creating {LOCK}"))?;
     lock.lock().with_context(|| format!("locking {LOCK}"))?;
     fs::create_dir_all(MOUNT_POINT).with_context(|| format!("creating {MOUNT_POINT}"))?;
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     flags.set(MsFlags::MS_RDONLY, read_only);
-    mount(Some(DEVICE), MOUNT_POINT, Some("vfat"), flags, Some("umask=0077"))
-        .with_context(|| format!("mounting {DEVICE}"))?;
+    mount(Some(device), MOUNT_POINT, Some("vfat"), flags, Some("umask=0077"))
+        .with_context(|| format!("mounting {}", device.display()))?;
     let mounted = Mounted;
     let result = action(Path::new(MOUNT_POINT));
     drop(mounted);

@@ -5,6 +5,7 @@ use crate::command::Command;
 use crate::console::{Milestone, announce};
 use crate::grubenv::{GrubEnv, SlotState};
 use crate::machine::Boot;
+use crate::start;
 use anyhow::{Context, Result};
 use protocol::message::Slot;
 use std::fs;
@@ -42,6 +43,7 @@ pub fn run() -> Result<()> {
         sleep(if is_late { LONG_INTERVAL } else { INTERVAL });
     }
     boot_partition::change_state(|env| env.mark_good(slot))?;
+    start::has_started(Path::new("/"));
     announce(Milestone::Healthy, format!("slot {slot} is good"));
     Ok(())
 }

@@ -26,6 +26,15 @@ impl Identity {
         }
     }
 
+    /// What an installation's marker calls this machine: `tpm:` and the hash of the endorsement key, or `secret:` and
+    /// the digest of the shared secret, in hexadecimal. Both are what the operator knows the machine by.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Tpm(identity) => format!("tpm:{}", identity.hash()),
+            Self::SharedSecret(identity) => format!("secret:{}", hex::encode(identity.shared_secret().digest())),
+        }
+    }
+
     /// What rancherd is to identify itself with, where the operator's answer says "by the TPM" and there is none.
     pub fn complete(&self, cloud_config: &mut protocol::CloudConfig) {
         if let Self::SharedSecret(identity) = self
@@ -97,5 +106,7 @@ mod tests {
             assert_eq!(completed(other.clone()), other);
         }
         assert_eq!(identity.to_string(), "shared secret");
+        let name = identity.name();
+        assert!(name.starts_with("secret:") && name.len() == 7 + 64 && !name.contains("s3cret"), "{name}");
     }
 }

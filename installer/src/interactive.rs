@@ -10,6 +10,7 @@ use crate::settings::{Layer, Settings, Source};
 use protocol::CloudConfig;
 use serde_json::{Map, Value, json};
 use std::io;
+use std::time::Duration;
 pub use terminal::Terminal;
 
 /// Where questions appear and answers come from.
@@ -17,7 +18,9 @@ pub trait Console {
     fn say(&mut self, text: &str) -> io::Result<()>;
     /// One line without its end; `None` when the console was closed.
     fn ask(&mut self, prompt: &str) -> io::Result<Option<String>>;
-    /// The same without showing what is typed.
+    /// The same, for as long as `patience`: `None` when nobody has answered by then.
+    fn ask_within(&mut self, prompt: &str, patience: Duration) -> io::Result<Option<String>>;
+    /// One line that is not shown while it is typed.
     fn ask_secret(&mut self, prompt: &str) -> io::Result<Option<String>>;
 }
 
@@ -77,9 +80,26 @@ pub fn ask(console: &mut dyn Console, machine: &Machine, settings: &Settings) ->
     {
         layer.set("password", password);
     }
-    dialog.confirm(disk)?;
+    if settings.wipe.source != Source::Answer {
+        dialog.confirm(disk)?;
+    }
     layer.set("wipe", true);
     Ok(Answers { settings: layer, cloud_config: CloudConfig(config), github_users })
+}
+
+/// How long a person has to say that the machine is to be installed again.
+const CHOICE: Duration = Duration::from_secs(10);
+/// What a person types who wants that.
+const AGAIN: &str = "again";
+
+/// Offers to install again in place of starting the system that the disk holds. Settings for the installation if
+/// somebody asked for it and typed the disk's name; `None` if not, also where there is no console.
+pub fn offer_again(console: &mut dyn Console, disk: &DiskDetail, version: &str) -> Option<Layer> {
+    let mut dialog = Dialog { console };
+    dialog.again(disk, version).unwrap_or_else(|error| {
+        tracing::debug!("offering to install again: {error}");
+        None
+    })
 }
 
 struct Dialog<'a> {
@@ -124,6 +144,30 @@ impl Dialog<'_> {
                 None => self.say(&format!("There is no disk {answer:?} in the list."))?,
             }
         }
+    }
+
+    fn again(&mut self, disk: &DiskDetail, version: &str) -> Result<Option<Layer>, DeclinedError> {
+        self.say(&format!(
+            "\nThis machine is installed: {} holds its system, {version} when it was installed.",
+            disk.path
+        ))?;
+        let seconds = CHOICE.as_secs();
+        let prompt = format!("It starts in {seconds} s. To erase it and install again, type {AGAIN} and press Enter: ");
+        let answer = self.console.ask_within(&prompt, CHOICE)?;
+        self.say("")?;
+        if !answer.is_some_and(|answer| answer.trim().eq_ignore_ascii_case(AGAIN)) {
+            return Ok(None);
+        }
+        self.say("The system, its settings and all data that it keeps (COS_PERSISTENT) will be lost.")?;
+        match self.confirm(disk) {
+            Ok(()) => {}
+            Err(DeclinedError::Declined) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let mut layer = Layer::new(Source::Answer);
+        layer.set("device", disk.path.as_str());
+        layer.set("wipe", true);
+        Ok(Some(layer))
     }
 
     fn keys(&mut self, config: &mut Map<String, Value>) -> Result<Vec<String>, DeclinedError> {
@@ -239,6 +283,9 @@ mod tests {
             self.say(prompt)?;
             Ok(self.answers.pop_front().map(str::to_owned))
         }
+        fn ask_within(&mut self, prompt: &str, _: Duration) -> io::Result<Option<String>> {
+            self.ask(prompt)
+        }
         fn ask_secret(&mut self, prompt: &str) -> io::Result<Option<String>> {
             self.ask(prompt)
         }
@@ -306,6 +353,22 @@ mod tests {
             let error = asked(answers).0.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn installing_again_takes_a_word_and_the_disks_name() {
+        let offered = |answers: &[&'static str]| {
+            let mut script = Script { answers: answers.iter().copied().collect(), said: String::new() };
+            let layer = offer_again(&mut script, &machine().disks[1], "0.1.0");
+            (layer, script.said)
+        };
+        for answers in [&[][..], &[""], &["y"], &["again"], &["again", "no"], &["again", "y", "yes", "again"]] {
+            assert_eq!(offered(answers).0, None, "{answers:?}");
+        }
+        let (layer, said) = offered(&["again", "vda"]);
+        let settings = resolve([&layer.unwrap()]).unwrap().settings;
+        assert_eq!((settings.device.as_deref(), settings.wipe.source), (Some("/dev/vda"), Source::Answer));
+        assert!(said.contains("COS_PERSISTENT") && said.contains("Everything on this disk"), "{said}");
     }
 
     #[test]

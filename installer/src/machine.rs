@@ -5,11 +5,13 @@ pub mod content;
 pub mod cpu;
 pub mod disks;
 pub mod firmware;
+pub mod installed;
 mod mounts;
 pub mod nics;
 pub mod smbios;
 mod sysfs;
 
+use installed::InstalledSystem;
 use protocol::SmbiosDocument;
 use protocol::hardware::Hardware;
 use protocol::message::Slot;
@@ -27,6 +29,10 @@ pub struct Machine {
     /// The same disks as in `hardware`, with what only the planner needs to know. Sorted by path.
     pub disks: Vec<DiskDetail>,
     pub boot: Boot,
+    /// What an installation's marker may call this machine (`identity::Identity::name`), the name for a new one first.
+    /// Empty as long as nothing is known: a probe does not ask the TPM.
+    #[serde(skip)]
+    pub identities: Vec<String>,
 }
 
 impl Machine {
@@ -44,7 +50,24 @@ impl Machine {
             firmware: firmware::probe(root, &smbios),
             tpm: None,
         };
-        Self { smbios, hardware, disks: disks.into_iter().map(|disk| disk.detail).collect(), boot }
+        Self {
+            smbios,
+            hardware,
+            disks: disks.into_iter().map(|disk| disk.detail).collect(),
+            boot,
+            identities: Vec::new(),
+        }
+    }
+
+    /// The disks that hold this machine's own system, complete: they are started, and never written to unless somebody
+    /// asks for exactly that. Where the marker or the machine has no identity, the marker alone decides.
+    pub fn own_systems(&self) -> impl Iterator<Item = (&DiskDetail, &InstalledSystem)> {
+        let usable = self.disks.iter().filter(|disk| !disk.is_boot_medium);
+        usable.filter_map(|disk| Some((disk, disk.installed.as_ref()?))).filter(|(_, system)| self.owns(system))
+    }
+
+    fn owns(&self, system: &InstalledSystem) -> bool {
+        self.identities.is_empty() || system.identity.as_ref().is_none_or(|name| self.identities.contains(name))
     }
 }
 
@@ -75,6 +98,8 @@ pub struct DiskDetail {
     pub content: Vec<String>,
     /// Whether an installation of ours began on the disk and never ended, and nothing else is there.
     pub unfinished: bool,
+    /// The complete system of ours that the disk holds, for whichever machine.
+    pub installed: Option<InstalledSystem>,
     /// Mount points that the disk or one of its partitions has now.
     pub mounted: Vec<String>,
     /// Kernel names of what is built on the disk or one of its partitions, such as `md127`. Sorted.
@@ -157,6 +182,22 @@ mod tests {
         );
         assert_eq!(cmdline("ros.mode=system ros.slot=B").slot, Some(Slot::B));
         assert_eq!(cmdline("root=/dev/sda1"), Boot::default());
+    }
+
+    #[test]
+    fn a_disk_is_the_machines_own_unless_its_marker_names_another_machine() {
+        let own = |marker: Option<&str>, machine: &[&str], is_boot_medium| {
+            let installed = Some(InstalledSystem { identity: marker.map(str::to_owned), ..InstalledSystem::default() });
+            let disks = vec![DiskDetail::default(), DiskDetail { installed, is_boot_medium, ..DiskDetail::default() }];
+            let identities = machine.iter().map(|name| (*name).to_owned()).collect();
+            Machine { disks, identities, ..Machine::default() }.own_systems().count()
+        };
+        assert_eq!(own(Some("tpm:a"), &["tpm:a"], false), 1);
+        assert_eq!(own(Some("secret:b"), &["tpm:a", "secret:b"], false), 1);
+        assert_eq!(own(Some("tpm:a"), &["tpm:b"], false), 0);
+        assert_eq!(own(None, &["tpm:a"], false), 1, "a marker without an identity");
+        assert_eq!(own(Some("tpm:a"), &[], false), 1, "a machine without an identity");
+        assert_eq!(own(Some("tpm:a"), &["tpm:a"], true), 0, "the medium");
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub struct Marker {
     pub state: State,
     /// Version of the release that is written.
     pub version: String,
+    /// The machine that the installation is for, as `identity::Identity::name` names it. Absent where the machine proved
+    /// no identity, and in the notes of installers that did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 /// How far the installation came.
@@ -57,8 +61,8 @@ impl Marker {
     /// The note as [`LENGTH`] bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        // A version is a short name, checked when the release was opened: the note always fits.
-        bytes.extend(serde_json::to_vec(self).expect("two plain fields"));
+        // A version is a short name, checked when the release was opened, and an identity is a hash: the note always fits.
+        bytes.extend(serde_json::to_vec(self).expect("plain fields"));
         bytes.push(b'\n');
         bytes.resize(LENGTH, 0);
         bytes
@@ -71,7 +75,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let marker = Marker { state: State::Writing, version: "0.1.0".into() };
+        let marker = Marker { state: State::Writing, version: "0.1.0".into(), identity: Some("tpm:ab".into()) };
         let disk = tempfile::NamedTempFile::new().unwrap();
         assert_eq!(Marker::read(disk.path()).unwrap(), None, "too short to hold a note");
         disk.as_file().write_all_at(&marker.to_bytes(), OFFSET).unwrap();
@@ -80,9 +84,16 @@ mod tests {
 
     #[test]
     fn anything_else_is_no_note() {
-        let whole = Marker { state: State::Complete, version: "1".into() }.to_bytes();
+        let whole = Marker { state: State::Complete, version: "1".into(), identity: None }.to_bytes();
         assert_eq!(Marker::parse(&[0; LENGTH]), None);
         assert_eq!(Marker::parse(&whole[..MAGIC.len() + 5]), None);
         assert_eq!(Marker::parse(&[MAGIC, b"{}\n"].concat()), None);
+    }
+
+    #[test]
+    fn a_note_without_an_identity_is_a_note() {
+        let bytes = [MAGIC, br#"{"state":"complete","version":"0.1.0"}"#, b"\n"].concat();
+        let expected = Marker { state: State::Complete, version: "0.1.0".into(), identity: None };
+        assert_eq!(Marker::parse(&bytes), Some(expected));
     }
 }

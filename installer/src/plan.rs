@@ -34,6 +34,9 @@ pub struct InstallPlan {
     pub warnings: Vec<String>,
     /// What follows a success: off instead of a reboot.
     pub power_off: bool,
+    /// The machine that the installation is for, as its marker will say.
+    #[serde(skip)]
+    pub identity: Option<String>,
 }
 
 /// Why nothing is installed. Each message says what, which and what to do next.
@@ -55,6 +58,11 @@ pub enum PlanError {
     DiskUnusable { disk: String, cause: String },
     #[error("{disk} holds {content}: set `wipe: true` to destroy it, or name another disk with `device`")]
     DiskHasContent { disk: String, content: String },
+    #[error(
+        "{disk} holds this machine's own system, which `wipe` does not cover: it is started; to install again, choose \
+         that at the console"
+    )]
+    DiskHoldsThisMachine { disk: String },
     #[error("{disk} is too small: {source}")]
     DiskTooSmall { disk: String, source: LayoutError },
     #[error(
@@ -102,6 +110,7 @@ impl PlanError {
             Self::DiskIsBootMedium { .. } => "DiskIsBootMedium",
             Self::DiskUnusable { .. } => "DiskUnusable",
             Self::DiskHasContent { .. } => "DiskHasContent",
+            Self::DiskHoldsThisMachine { .. } => "DiskHoldsThisMachine",
             Self::DiskTooSmall { .. } => "DiskTooSmall",
             Self::DiskNotBootable { .. } => "DiskNotBootable",
             Self::DriverMissing { .. } => "DriverMissing",
@@ -146,7 +155,7 @@ pub fn plan(
         }
         missing_driver(disk, release).map_or(Ok(()), |driver| Err(Unsuitable::Driver(driver.to_owned())))
     };
-    let disk = select::select(settings, &machine.disks, suits)?;
+    let disk = select::select(settings, machine, suits)?;
     let layout =
         demand(disk).layout(&mut ids).map_err(|source| PlanError::DiskTooSmall { disk: select::name(disk), source })?;
     let files = config::files(settings, cloud_config);
@@ -159,6 +168,7 @@ pub fn plan(
         steps,
         warnings: protocol::cloud_config_keys::unapplied(cloud_config),
         power_off: *settings.power_off,
+        identity: machine.identities.first().cloned(),
     })
 }
 

@@ -4,7 +4,7 @@ use super::inventory::patch;
 use harness::cluster::Controllers;
 use harness::disk::{Disk, GIB};
 use harness::firmware::Firmware;
-use harness::machine::{Drive, Machine, MachineSpec, Medium};
+use harness::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
 use harness::milestone::{Milestone, timeline};
 use harness::paths;
 use harness::process::said;
@@ -23,34 +23,68 @@ const SHORT: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_uefi_from_a_cd() {
-    installs(Firmware::Uefi, Drive::Cd, &paths::iso().unwrap()).await;
+    installs(Firmware::Uefi, Drive::Cd, BootFirst::Disk, &paths::iso().unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_secure_boot_from_a_disk() {
-    installs(Firmware::SecureBoot, Drive::Disk, &paths::iso().unwrap()).await;
+    installs(Firmware::SecureBoot, Drive::Disk, BootFirst::Disk, &paths::iso().unwrap()).await;
 }
 
+/// The firmware has no say in what comes next, so the medium has to start the disk's kernel each time.
 #[tokio::test(flavor = "multi_thread")]
-async fn vm_installs_on_bios_from_a_cd() {
-    installs(Firmware::Bios, Drive::Cd, &paths::iso().unwrap()).await;
+async fn vm_installs_on_bios_from_a_cd_that_stays_first() {
+    installs(Firmware::Bios, Drive::Cd, BootFirst::Medium, &paths::iso().unwrap()).await;
 }
 
 /// With the kernel for real hardware, whose drivers for disk, network and crypto are modules.
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_uefi_from_a_usb_stick() {
-    installs(Firmware::Uefi, Drive::UsbStick, &paths::hardware_iso().unwrap()).await;
+    installs(Firmware::Uefi, Drive::UsbStick, BootFirst::Disk, &paths::hardware_iso().unwrap()).await;
 }
 
-async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
-    let scratch = Scratch::new(&format!("install-{}-{drive:?}", firmware.name()).to_lowercase()).unwrap();
+/// The combinations that `make test` has no time for: `make matrix`.
+mod matrix {
+    use super::{BootFirst, Drive, Firmware, installs, paths};
+
+    macro_rules! combinations {
+        ($($name:ident: $firmware:ident, $drive:ident, $first:ident;)*) => {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    installs(Firmware::$firmware, Drive::$drive, BootFirst::$first, &paths::iso().unwrap()).await;
+                }
+            )*
+        };
+    }
+
+    combinations! {
+        matrix_bios_disk_before_cd: Bios, Cd, Disk;
+        matrix_bios_disk_before_stick: Bios, Disk, Disk;
+        matrix_bios_stick_before_disk: Bios, Disk, Medium;
+        matrix_uefi_disk_before_stick: Uefi, Disk, Disk;
+        matrix_uefi_cd_before_disk: Uefi, Cd, Medium;
+        matrix_uefi_stick_before_disk: Uefi, Disk, Medium;
+        matrix_secure_boot_disk_before_cd: SecureBoot, Cd, Disk;
+        matrix_secure_boot_cd_before_disk: SecureBoot, Cd, Medium;
+        matrix_secure_boot_stick_before_disk: SecureBoot, Disk, Medium;
+        matrix_secure_boot_cd_alone: SecureBoot, Cd, MediumAlone;
+        matrix_uefi_stick_alone: Uefi, Disk, MediumAlone;
+    }
+}
+
+async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path) {
+    let scratch = Scratch::new(&format!("install-{}-{drive:?}-{first:?}", firmware.name()).to_lowercase()).unwrap();
     let workshop = Workshop::open(&scratch.folder("workshop").unwrap(), Controllers::Absent).await.unwrap();
     let mut registration = workshop.example_registration().unwrap();
     // Only root may switch the machine off.
     registration["cloudConfig"]["ssh_authorized_keys"] = json!([workshop.key.public]);
     registration["cloudConfig"]["rancherd"] = json!({"role": "server", "labels": ["from=registration"]});
+    // Not even this lets a medium that stays in its drive install a second time.
+    registration["cloudConfig"]["rancheros"] = json!({"install": {"wipe": true}});
     let medium = workshop.medium_from(iso, "edge", registration).await.unwrap();
     let mut spec = MachineSpec::new(firmware, "INSTALL-7");
+    spec.first = first;
     let disk = Disk::empty(scratch.path(), "root", 4 * GIB).unwrap();
     spec.disks.push(disk.clone());
     spec.medium = Some(Medium { file: medium, drive });
@@ -63,6 +97,7 @@ async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
     let lines: Vec<&str> = facts.lines().collect();
     let machines = workshop.machines().unwrap();
     assert_eq!(lines[..2], [machines[0].as_str(), "Installed without touching it."], "{facts}");
+    let installed_at = lines[2].to_owned();
     assert!(lines[2].starts_with("installed at 2"), "{facts}");
     assert!(lines[3].contains("ros.mode=system ros.slot=A"), "{facts}");
 
@@ -80,6 +115,9 @@ async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
         assert_eq!(&inventory["status"]["hardware"]["firmware"][field], value, "{}", inventory["status"]);
     }
     a_change_of_its_inventory_reaches_the_machine(&workshop, &machine, &machines[0]).await;
+    if first != BootFirst::Disk {
+        restarts_start_the_disk(&workshop, &mut machine, &machines[0], &installed_at).await;
+    }
     for (name, at) in timeline(&machine.console().lines()) {
         println!("{name:<11}{:7.1}", at.as_secs_f64());
     }
@@ -90,6 +128,21 @@ async fn installs(firmware: Firmware, drive: Drive, iso: &Path) {
     machine.wait_for_power_off(SHORT).await.unwrap();
     the_slot_holds_the_released_root(&disk, &iso.with_file_name("release"));
     other_tools_find_nothing_wrong(&disk, scratch.path());
+}
+
+/// Twice more, as the installation's own restart was the first.
+async fn restarts_start_the_disk(workshop: &Workshop, machine: &mut Machine, name: &str, installed_at: &str) {
+    for _ in 0..2 {
+        workshop.key.run("root", machine.ssh_port(), "systemctl --no-block reboot", SHORT).await.unwrap();
+        machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
+        let kept = workshop.key.run(USER, machine.ssh_port(), "cat /var/lib/installed-at", SHORT).await.unwrap();
+        assert_eq!(kept.trim(), installed_at);
+        workshop.machine_in_phase(name, "Ready", SHORT).await.unwrap();
+    }
+    let lines = machine.console().lines();
+    let told = |milestone: Milestone| lines.iter().filter(|line| milestone.text_in(&line.text).is_some()).count();
+    assert_eq!((told(Milestone::Planned), told(Milestone::Registered)), (1, 1), "one installation, one registration");
+    assert_eq!(workshop.machines().unwrap().len(), 1);
 }
 
 /// With its next report, which is not waited for here.

@@ -42,6 +42,8 @@ pub struct MachineSpec {
 pub enum BootFirst {
     Disk,
     Medium,
+    /// The firmware starts nothing else.
+    MediumAlone,
 }
 
 /// Something to install from.
@@ -297,14 +299,15 @@ impl Machine {
         // Without QEMU's own boot ROM: it is not signed, and nothing here boots from the network.
         add("-device", "virtio-net-pci,netdev=network,romfile=".to_owned());
         let (disk_index, medium_index) = match spec.first {
-            BootFirst::Disk => (1, 50),
-            BootFirst::Medium => (50, 1),
+            BootFirst::Disk => (Some(1), 50),
+            BootFirst::Medium => (Some(50), 1),
+            BootFirst::MediumAlone => (None, 1),
         };
         for (number, disk) in spec.disks.iter().enumerate() {
             let node = format!("disk{number}");
             add("-blockdev", disk.block_device(&node).to_string());
-            let index = disk_index + number;
-            add("-device", format!("virtio-blk-pci,drive={node},serial={},bootindex={index}", disk.serial));
+            let index = disk_index.map(|first| format!(",bootindex={}", first + number)).unwrap_or_default();
+            add("-device", format!("virtio-blk-pci,drive={node},serial={}{index}", disk.serial));
         }
         if let Some(medium) = &spec.medium {
             let file = medium.file.display();

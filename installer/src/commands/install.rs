@@ -20,10 +20,12 @@ use crate::register::{Backoff, Exchange};
 use crate::release_source::MEDIUM_RELEASE;
 use crate::settings::sources::{self, DocumentError};
 use crate::settings::{Gathered, Source};
+use crate::start;
 use anyhow::Context;
 use disk::{InstallError, Job};
 use disk_watch::DiskWatch;
 use protocol::CloudConfig;
+use protocol::hardware::FirmwareKind;
 use protocol::message::{Done, Failure};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -82,8 +84,17 @@ async fn attempt(
     let begin_identity = || PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let mut identity = gathered.settings().registration_url.is_some().then(begin_identity);
     let disks = DiskWatch::begin(root);
-    let machine = Machine::probe(root);
+    let mut machine = Machine::probe(root);
     announce(Milestone::Probed, probe::describe(&machine));
+    if machine.disks.iter().any(|disk| disk.installed.is_some()) {
+        machine.identities = identity.get_or_insert_with(begin_identity).names(gathered.settings()).await;
+    }
+    // Before anybody is asked anything: neither the operator nor a network is needed, and the inventory stays as it is.
+    if let Some((disk, system)) = start::own_system(&machine, gathered.settings().device.as_deref()) {
+        let choice = interactive::offer_again(&mut Terminal::open(), disk, &system.version);
+        let Some(again) = choice else { return start::start(&machine, disk, system, root) };
+        gathered.add(Source::Answer, again).or_exit(ExitCode::Settings)?;
+    }
 
     let mut network_is_up = false;
     if let Some(url) = gathered.settings().config_url.clone().value {
@@ -94,7 +105,8 @@ async fn attempt(
     }
     gathered.unknown().iter().for_each(console::note);
     let Some(mut transport) = operator::transport(gathered.settings())? else {
-        return without_operator(Job { gathered, root: root.to_owned(), release, disks }).await;
+        let job = Job { gathered, root: root.to_owned(), release, identities: machine.identities.clone(), disks };
+        return without_operator(job, &machine, root).await;
     };
     let identity = identity.take().unwrap_or_else(begin_identity);
     wait_for_network(&mut network_is_up).await;
@@ -104,8 +116,13 @@ async fn attempt(
     announce(Milestone::Attested, format!("{identity}, exchange {}", exchange.correlation()));
     announce(Milestone::Registered, format!("as {}", config.inventory));
     let added = gathered.add_document(Source::Operator, config.cloud_config);
-    let job = added.map(|()| Job { gathered, root: root.to_owned(), release, disks }).map_err(InstallError::from);
-    with_operator(job, transport, identity, exchange).await
+    let name = identity.name();
+    machine.identities.retain(|other| *other != name);
+    machine.identities.insert(0, name);
+    let identities = machine.identities.clone();
+    let job =
+        added.map(|()| Job { gathered, root: root.to_owned(), release, identities, disks }).map_err(InstallError::from);
+    with_operator(job, transport, identity, exchange, &machine, root).await
 }
 
 /// Installs and keeps the operator informed; an installation that failed is told to it as well.
@@ -114,6 +131,8 @@ async fn with_operator(
     transport: WebSocketTransport,
     identity: Identity,
     exchange: Exchange<crate::register::websocket::WebSocketConnection>,
+    machine: &Machine,
+    root: &Path,
 ) -> anyhow::Result<()> {
     let mut relay = Relay::new(transport, identity, exchange, operator::chance);
     let result = match job {
@@ -124,22 +143,37 @@ async fn with_operator(
         }
         Err(error) => Err(error),
     };
+    if result.as_ref().is_err_and(InstallError::is_installed) {
+        return start_late(machine, root);
+    }
     let failure =
         result.as_ref().err().map(|error| Failure { reason: error.reason().to_owned(), message: chain(error) });
     if let Err(error) = relay.finish(Done { failure }).await {
         console::note(format!("the operator could not be told how this ended: {}", chain(&error)));
     }
-    leave(result)
+    leave(result, machine.hardware.firmware.kind, root)
 }
 
-async fn without_operator(job: Job) -> anyhow::Result<()> {
+async fn without_operator(job: Job, machine: &Machine, root: &Path) -> anyhow::Result<()> {
     let (sender, _) = watch::channel(None);
-    leave(job.run(sender).await)
+    match job.run(sender).await {
+        Err(error) if error.is_installed() => start_late(machine, root),
+        result => leave(result, machine.hardware.firmware.kind, root),
+    }
+}
+
+/// A disk that showed itself only after the machine had asked for its configuration, and that holds its system.
+fn start_late(before: &Machine, root: &Path) -> anyhow::Result<()> {
+    let machine = Machine { identities: before.identities.clone(), ..Machine::probe(root) };
+    let (disk, system) =
+        start::own_system(&machine, None).context("the disk with this machine's system is gone again")?;
+    start::start(&machine, disk, system, root)
 }
 
 /// Reboots or switches off after a success.
-fn leave(result: Result<InstallPlan, InstallError>) -> anyhow::Result<()> {
+fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root: &Path) -> anyhow::Result<()> {
     let plan = result.map_err(|error| error.exit_code().with(error))?;
+    start::put_first(&plan, firmware, root);
     let (verb, text) = if plan.power_off { ("poweroff", "switching off") } else { ("reboot", "into the new system") };
     announce(Milestone::Rebooting, text);
     // Nothing that runs here has anything to save, and everything written was synced and read back: services need

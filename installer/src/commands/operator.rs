@@ -7,40 +7,72 @@ use crate::machine::Machine;
 use crate::machine::addresses::addresses;
 use crate::register::websocket::{WebSocketConnection, WebSocketTransport};
 use crate::register::{Exchange, ExchangeError, with_retries};
-use crate::settings::Settings;
+use crate::settings::{Secret, Settings};
 use crate::tpm::{DeviceTpm, TpmError};
 use anyhow::Context;
 use protocol::message::{Config, MachineReport};
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 /// In the operator's log.
 const CLIENT: &str = concat!("ros-installer/", env!("CARGO_PKG_VERSION"));
 
 /// An identity that is being prepared while other things happen.
-pub struct PendingIdentity(JoinHandle<Result<TpmIdentity, TpmError>>);
+pub struct PendingIdentity(Preparing);
+
+enum Preparing {
+    Begun(JoinHandle<Result<TpmIdentity, TpmError>>),
+    Ended(Result<TpmIdentity, TpmError>),
+}
+
+/// A TPM that has not made its keys by then is not waited for where that only tells whose a disk is.
+const NAMING: Duration = Duration::from_secs(30);
 
 impl PendingIdentity {
     /// Starts making the TPM's keys on a thread of its own.
     pub fn begin(tcti: String, root: PathBuf) -> Self {
         let prepare = move || TpmIdentity::prepare(Box::new(DeviceTpm::open(&tcti)?), &root, CLIENT.to_owned());
-        Self(tokio::task::spawn_blocking(prepare))
+        Self(Preparing::Begun(tokio::task::spawn_blocking(prepare)))
+    }
+
+    /// What an installation's marker may call this machine: all that is known, the identity that it proves first.
+    pub async fn names(&mut self, settings: &Settings) -> Vec<String> {
+        if let Preparing::Begun(task) = &mut self.0
+            && let Ok(ended) = tokio::time::timeout(NAMING, task).await
+        {
+            self.0 = Preparing::Ended(unwound(ended));
+        }
+        let by_tpm = match &self.0 {
+            Preparing::Ended(Ok(identity)) => Some(Identity::Tpm(identity.clone())),
+            _ => None,
+        };
+        let by_secret = settings.registration_secret.as_ref().map(|secret| by_secret(secret.clone()));
+        by_tpm.iter().chain(&by_secret).map(Identity::name).collect()
     }
 
     /// By the TPM; on a machine without one by the settings' shared secret, if there is one.
     pub async fn ready(self, settings: &Settings) -> anyhow::Result<Identity> {
-        let prepared = match self.0.await {
-            Ok(prepared) => prepared,
-            Err(stopped) => std::panic::resume_unwind(stopped.into_panic()),
+        let prepared = match self.0 {
+            Preparing::Begun(task) => unwound(task.await),
+            Preparing::Ended(prepared) => prepared,
         };
         match (prepared, &*settings.registration_secret) {
             (Ok(identity), _) => Ok(Identity::Tpm(identity)),
-            (Err(TpmError::Absent(_)), Some(secret)) => {
-                Ok(Identity::SharedSecret(SecretIdentity::new(secret.clone(), CLIENT.to_owned())))
-            }
+            (Err(TpmError::Absent(_)), Some(secret)) => Ok(by_secret(secret.clone())),
             (Err(error), _) => Err(error.exit_code().with(error).context("preparing this machine's identity")),
         }
+    }
+}
+
+fn by_secret(secret: Secret) -> Identity {
+    Identity::SharedSecret(SecretIdentity::new(secret, CLIENT.to_owned()))
+}
+
+fn unwound<T>(ended: Result<T, JoinError>) -> T {
+    match ended {
+        Ok(value) => value,
+        Err(stopped) => std::panic::resume_unwind(stopped.into_panic()),
     }
 }
 

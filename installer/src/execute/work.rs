@@ -48,7 +48,7 @@ pub fn prepare<'a>(plan: &'a InstallPlan, release: &ReleaseSource) -> Result<Vec
 fn prepare_step<'a>(step: &'a Step, plan: &'a InstallPlan, release: &ReleaseSource) -> Result<Work<'a>, ExecuteError> {
     let partition = |role| plan.layout.partition(role);
     Ok(match step {
-        Step::Clear { version } => Work::Clear { head: head(&[], State::Writing, version) },
+        Step::Clear { version } => Work::Clear { head: head(&[], State::Writing, version, plan) },
         Step::Root { image, into } => Work::Root { image, into: into.iter().map(|role| partition(*role)).collect() },
         Step::Boot { volume_id, files } => {
             let partition = partition(Role::Boot);
@@ -75,17 +75,17 @@ fn prepare_step<'a>(step: &'a Step, plan: &'a InstallPlan, release: &ReleaseSour
                 let code = bios::boot_code(&release.read(file)?, partition(Role::Bios).offset)?;
                 primary[..code.len()].copy_from_slice(&code);
             }
-            let head = head(&primary, State::Complete, version);
+            let head = head(&primary, State::Complete, version, plan);
             Work::Commit { head, tail: backup, tail_offset: backup_offset }
         }
     })
 }
 
 /// The first megabyte of the disk: tables, if any, and the marker behind them.
-fn head(tables: &[u8], state: State, version: &str) -> Vec<u8> {
+fn head(tables: &[u8], state: State, version: &str, plan: &InstallPlan) -> Vec<u8> {
     let mut head = vec![0; ALIGNMENT as usize];
     head[..tables.len()].copy_from_slice(tables);
-    let marker = Marker { state, version: version.to_owned() }.to_bytes();
+    let marker = Marker { state, version: version.to_owned(), identity: plan.identity.clone() }.to_bytes();
     head[marker::OFFSET as usize..][..marker.len()].copy_from_slice(&marker);
     head
 }

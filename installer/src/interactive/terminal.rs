@@ -1,9 +1,12 @@
 //! The console that the installer was started on.
 
 use super::Console;
+use nix::libc;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use std::fs;
 use std::io::{self, BufRead, Write};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 /// The kernel's log levels; the first number is that of its console (proc_sys_kernel(5), `printk`).
 const LOG_LEVELS: &str = "/proc/sys/kernel/printk";
@@ -46,6 +49,20 @@ impl Console for Terminal {
         let mut line = String::new();
         let length = io::stdin().lock().read_line(&mut line)?;
         Ok((length > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+
+    fn ask_within(&mut self, prompt: &str, patience: Duration) -> io::Result<Option<String>> {
+        let mut out = io::stdout().lock();
+        write!(out, "{prompt}")?;
+        out.flush()?;
+        let mut input = libc::pollfd { fd: io::stdin().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one entry, which outlives the call.
+        match unsafe { libc::poll(&raw mut input, 1, milliseconds) } {
+            0 => Ok(None),
+            1.. => self.ask(""),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     fn ask_secret(&mut self, prompt: &str) -> io::Result<Option<String>> {

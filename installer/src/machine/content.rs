@@ -293,7 +293,7 @@ mod tests {
     }
 
     fn begun() -> Vec<u8> {
-        Marker { state: State::Writing, version: "0.1.0".into() }.to_bytes()
+        Marker { state: State::Writing, version: "0.1.0".into(), identity: None }.to_bytes()
     }
 
     #[test]
@@ -387,7 +387,7 @@ mod tests {
             let found = examined(SIZE, &[&[mark], marks].concat());
             assert!(!found.unfinished && !found.descriptions.is_empty(), "{marks:?}: {found:?}");
         }
-        let done = Marker { state: State::Complete, version: "0.1.0".into() }.to_bytes();
+        let done = Marker { state: State::Complete, version: "0.1.0".into(), identity: None }.to_bytes();
         assert!(!examined(SIZE, &[(marker::OFFSET, &done)]).descriptions.is_empty());
     }
 

@@ -2,7 +2,8 @@
 
 use super::content::{self, Partition};
 use super::mounts::{self, Mount};
-use super::{DiskDetail, sysfs};
+use super::{DiskDetail, installed, sysfs};
+use crate::marker::Marker;
 use protocol::hardware;
 use std::path::{Path, PathBuf};
 
@@ -59,8 +60,10 @@ fn found(
     let names: Vec<&str> = std::iter::once(name).chain(partitions.iter().map(|p| p.name.as_str())).collect();
     let used_by = |mount: &&Mount| names.iter().any(|name| is_used(class, name, mount));
     let mounted: Vec<String> = mounts.iter().filter(used_by).map(|mount| mount.point.clone()).collect();
+    let device = root.join("dev").join(name);
     let logical_sector_bytes = logical_sector(&folder);
-    let content = content::examine(&root.join("dev").join(name), logical_sector_bytes, &partitions);
+    let content = content::examine(&device, logical_sector_bytes, &partitions);
+    let marker = Marker::read(&device).ok().flatten();
     let detail = DiskDetail {
         path: format!("/dev/{name}"),
         size_bytes: sysfs::number(&folder.join("size")).saturating_mul(SYSFS_SECTOR),
@@ -76,6 +79,8 @@ fn found(
             || names.iter().any(|name| own.iter().any(|own| own == name)),
         unfinished: content.unfinished,
         content: content.descriptions,
+        installed: marker
+            .and_then(|marker| installed::probe(&device, &format!("/dev/{name}"), logical_sector_bytes, marker)),
         mounted,
         holders: holders(class, &names),
     };

@@ -2,8 +2,8 @@
 
 use super::PlanError;
 use super::layout::{LayoutError, Size};
-use crate::machine::DiskDetail;
-use crate::settings::{DeviceSelector, Settings};
+use crate::machine::{DiskDetail, Machine};
+use crate::settings::{DeviceSelector, Settings, Source};
 
 /// Why a disk cannot become this machine's system, whatever it holds.
 #[derive(Debug, Clone)]
@@ -16,11 +16,20 @@ pub enum Unsuitable {
 }
 
 /// The one disk that the settings and the machine leave. `suits` says whether a system on it could be started.
+///
+/// A machine that holds its own complete system is not installed, on whichever disk, unless a person at the console
+/// named the disk and typed its name again.
 pub fn select<'a>(
     settings: &Settings,
-    disks: &'a [DiskDetail],
+    machine: &'a Machine,
     suits: impl Fn(&DiskDetail) -> Result<(), Unsuitable>,
 ) -> Result<&'a DiskDetail, PlanError> {
+    if settings.wipe.source != Source::Answer
+        && let Some((disk, _)) = machine.own_systems().next()
+    {
+        return Err(PlanError::DiskHoldsThisMachine { disk: name(disk) });
+    }
+    let disks = &machine.disks;
     if disks.is_empty() {
         return Err(PlanError::NoDisk);
     }
@@ -178,8 +187,9 @@ fn listing(disks: &[DiskDetail], reason: impl Fn(&DiskDetail) -> Option<String>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::installed::InstalledSystem;
     use crate::plan::tests::blank_disk;
-    use crate::settings::{Setting, Source};
+    use crate::settings::Setting;
 
     fn refuse_small(disk: &DiskDetail) -> Result<(), Unsuitable> {
         let needed = 1 << 30;
@@ -190,7 +200,8 @@ mod tests {
     }
 
     fn chosen(settings: &Settings, disks: &[DiskDetail]) -> Result<String, PlanError> {
-        select(settings, disks, refuse_small).map(|disk| disk.path.clone())
+        let machine = Machine { disks: disks.to_vec(), ..Machine::default() };
+        select(settings, &machine, refuse_small).map(|disk| disk.path.clone())
     }
 
     fn device(path: &str) -> Settings {
@@ -233,6 +244,19 @@ mod tests {
         assert!(text.contains("Photos") && text.contains("wipe: true"), "{text}");
         assert_eq!(chosen(&device("/dev/vda"), &[used("/dev/vda")]).unwrap_err().reason(), "DiskHasContent");
         assert_eq!(chosen(&wiping(Settings::default()), &[used("/dev/vda")]).unwrap(), "/dev/vda");
+    }
+
+    #[test]
+    fn the_machines_own_system_is_erased_for_a_person_and_never_for_a_setting() {
+        let own = DiskDetail { installed: Some(InstalledSystem::default()), ..used("/dev/vda") };
+        let reason = |settings: &Settings, disks: &[DiskDetail]| chosen(settings, disks).unwrap_err().reason();
+        for settings in [Settings::default(), wiping(Settings::default()), wiping(device("/dev/vda"))] {
+            assert_eq!(reason(&settings, std::slice::from_ref(&own)), "DiskHoldsThisMachine");
+        }
+        let beside = [own.clone(), blank_disk("/dev/vdb")];
+        assert_eq!(reason(&Settings::default(), &beside), "DiskHoldsThisMachine", "an empty disk beside it");
+        let answered = Settings { wipe: Setting::new(true, Source::Answer), ..device("/dev/vda") };
+        assert_eq!(chosen(&answered, &[own]).unwrap(), "/dev/vda");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Job {
     pub release: PathBuf,
     /// The disks since the machine was first looked at.
     pub disks: DiskWatch,
+    /// As in [`Machine::identities`].
+    pub identities: Vec<String>,
 }
 
 /// How long a disk that was not found is waited for before the operator is told.
@@ -47,6 +49,11 @@ pub enum InstallError {
 }
 
 impl InstallError {
+    /// No failure: the machine has a system, which is to be started.
+    pub fn is_installed(&self) -> bool {
+        matches!(self, Self::Plan(PlanError::DiskHoldsThisMachine { .. }))
+    }
+
     /// CamelCase and stable: a `Failure`'s reason.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -88,7 +95,7 @@ impl Job {
         loop {
             self.disks.wait_until_quiet();
             // Probed again: controllers may have shown their disks since the machine was registered.
-            let machine = Machine::probe(&self.root);
+            let machine = Machine { identities: self.identities.clone(), ..Machine::probe(&self.root) };
             match plan(self.gathered.settings(), &machine, self.gathered.cloud_config(), release, Uuid::new_v4) {
                 Err(error) if error.may_be_a_late_disk() && Instant::now() < give_up => {
                     if !std::mem::replace(&mut has_told, true) {

@@ -1,0 +1,155 @@
+//! Our own entry in the firmware's boot menu, so that a machine starts its disk whatever else is in its drives.
+//!
+//! There is one entry of ours, told by its description; it is replaced and never added a second time. Sections are those
+//! of the UEFI specification 2.10.
+
+mod load_option;
+mod order;
+mod variables;
+
+use crate::machine::installed::BootPartition;
+use load_option::LoadOption;
+pub use order::Place;
+use order::{Menu, arrange};
+use std::io;
+use std::path::Path;
+use uuid::Uuid;
+use variables::{GLOBAL, Variables};
+
+/// What the entry is called in the firmware's menu.
+const DESCRIPTION: &str = "RancherOS";
+/// The boot loader on COS_BOOT. The removable media path, because firmware without the entry starts the same.
+const LOADER: &str = r"\EFI\BOOT\BOOTX64.EFI";
+/// Names the disk that the firmware was last asked to start; gone once the disk has started. A vendor's GUID of ours.
+const ATTEMPT: &str = "RancherOSAttempt";
+const VENDOR: Uuid = Uuid::from_u128(0x8a6f2d0e_5b7c_4f0a_9d0e_2c1b7a4e9f31);
+
+/// Whether the firmware was asked to start this disk, and led somewhere else.
+pub fn has_led_elsewhere(root: &Path, boot: &BootPartition) -> bool {
+    let attempt = Variables::below(root).read(ATTEMPT, VENDOR);
+    attempt.ok().flatten().is_some_and(|disk| disk == boot.guid.to_bytes_le())
+}
+
+/// Makes the firmware start this disk once, with its next start, and keeps our entry in its menu.
+pub fn start_next(root: &Path, boot: &BootPartition, place: Place) -> io::Result<()> {
+    let variables = Variables::below(root);
+    let option = LoadOption { description: DESCRIPTION.to_owned(), partition: boot.clone(), loader: LOADER.to_owned() };
+    let option = option.to_bytes();
+    let before = read_menu(&variables)?;
+    let after = arrange(&before, place);
+    // First what is pointed to, then what points to it.
+    write_changed(&variables, &entry_name(after.number), &option)?;
+    write_changed(&variables, "BootOrder", &numbers(&after.order))?;
+    for number in after.surplus {
+        variables.remove(&entry_name(number), GLOBAL)?;
+    }
+    // Whoever comes back to the medium finds this and tries the other way.
+    variables.write(ATTEMPT, VENDOR, &boot.guid.to_bytes_le())?;
+    variables.write("BootNext", GLOBAL, &after.number.to_le_bytes())
+}
+
+/// The disk has started: the firmware may be asked again the next time.
+pub fn has_started(root: &Path) -> io::Result<()> {
+    Variables::below(root).remove(ATTEMPT, VENDOR)
+}
+
+/// The firmware's flash wears out: what is there already is not written again.
+fn write_changed(variables: &Variables, name: &str, value: &[u8]) -> io::Result<()> {
+    if variables.read(name, GLOBAL)?.as_deref() == Some(value) {
+        return Ok(());
+    }
+    variables.write(name, GLOBAL, value)
+}
+
+fn read_menu(variables: &Variables) -> io::Result<Menu> {
+    let mut menu = Menu::default();
+    let order = variables.read("BootOrder", GLOBAL)?.unwrap_or_default();
+    menu.order = order.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    for number in variables.names(GLOBAL)?.iter().filter_map(|name| entry_number(name)) {
+        let option = variables.read(&entry_name(number), GLOBAL)?.unwrap_or_default();
+        let is_ours = load_option::description(&option).as_deref() == Some(DESCRIPTION);
+        menu.entries.insert(number, is_ours);
+    }
+    Ok(menu)
+}
+
+fn numbers(order: &[u16]) -> Vec<u8> {
+    order.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// Section 3.3: four hexadecimal digits in upper case.
+fn entry_name(number: u16) -> String {
+    format!("Boot{number:04X}")
+}
+
+fn entry_number(name: &str) -> Option<u16> {
+    let digits = name.strip_prefix("Boot")?;
+    let number = u16::from_str_radix(digits, 16).ok()?;
+    (entry_name(number) == name).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn boot(guid: u128) -> BootPartition {
+        BootPartition {
+            number: 2,
+            first_sector: 4096,
+            sectors: 8192,
+            guid: Uuid::from_u128(guid),
+            ..Default::default()
+        }
+    }
+
+    /// A firmware's variables as files, with one entry of somebody else.
+    fn firmware() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("sys/firmware/efi/efivars")).unwrap();
+        let variables = Variables::below(root.path());
+        variables.write("Boot0000", GLOBAL, &[1, 0, 0, 0, 0, 0, b'C', 0, b'D', 0, 0, 0]).unwrap();
+        variables.write("BootOrder", GLOBAL, &[0, 0]).unwrap();
+        root
+    }
+
+    #[test]
+    fn one_entry_of_ours_is_made_and_replaced() {
+        let root = firmware();
+        let variables = Variables::below(root.path());
+        let read = |name: &str| variables.read(name, GLOBAL).unwrap();
+        start_next(root.path(), &boot(1), Place::First).unwrap();
+        assert_eq!((read("BootOrder"), read("BootNext")), (Some(vec![1, 0, 0, 0]), Some(vec![1, 0])));
+        let first = read("Boot0001").unwrap();
+        start_next(root.path(), &boot(2), Place::First).unwrap();
+        assert_eq!((read("BootOrder"), read("Boot0002")), (Some(vec![1, 0, 0, 0]), None));
+        assert_ne!(read("Boot0001").unwrap(), first);
+        assert_eq!(load_option::description(&first).as_deref(), Some("RancherOS"));
+    }
+
+    #[test]
+    fn a_firmware_that_led_elsewhere_is_remembered_until_the_disk_has_started() {
+        let root = firmware();
+        assert!(!has_led_elsewhere(root.path(), &boot(1)));
+        start_next(root.path(), &boot(1), Place::Kept).unwrap();
+        assert!(has_led_elsewhere(root.path(), &boot(1)) && !has_led_elsewhere(root.path(), &boot(2)));
+        has_started(root.path()).unwrap();
+        assert!(!has_led_elsewhere(root.path(), &boot(1)));
+        has_started(root.path()).unwrap();
+    }
+
+    #[test]
+    fn a_machine_without_variables_says_so() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(start_next(root.path(), &boot(1), Place::First).is_err());
+        assert!(!has_led_elsewhere(root.path(), &boot(1)) && has_started(root.path()).is_ok());
+    }
+
+    #[test]
+    fn only_entries_are_entries() {
+        assert_eq!(entry_number("Boot00AF"), Some(0xaf));
+        for other in ["BootOrder", "Boot00af", "Boot1", "BootNext", "Boot+001"] {
+            assert_eq!(entry_number(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Where our entry stands among the others.
+
+use std::collections::BTreeMap;
+
+/// The firmware's boot menu.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Menu {
+    /// Every entry by its number, and whether it is ours.
+    pub entries: BTreeMap<u16, bool>,
+    /// `BootOrder`.
+    pub order: Vec<u16>,
+}
+
+/// Where our entry is to be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Before all others: after an installation.
+    First,
+    /// Where somebody has put it; last if nobody has.
+    Kept,
+}
+
+/// The menu with exactly one entry of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arranged {
+    /// Of our entry.
+    pub number: u16,
+    pub order: Vec<u16>,
+    /// Entries of ours that are not needed.
+    pub surplus: Vec<u16>,
+}
+
+pub fn arrange(menu: &Menu, place: Place) -> Arranged {
+    let mut ours = menu.entries.iter().filter(|(_, is_ours)| **is_ours).map(|(number, _)| *number);
+    // A number in the order whose entry is gone is not taken: the firmware may know what it was.
+    let is_free = |number: &u16| !menu.entries.contains_key(number) && !menu.order.contains(number);
+    let number = ours.next().or_else(|| (0..=u16::MAX).find(is_free)).unwrap_or_default();
+    let surplus: Vec<u16> = ours.collect();
+    let mut order: Vec<u16> = menu.order.iter().copied().filter(|other| !surplus.contains(other)).collect();
+    match place {
+        Place::First => {
+            order.retain(|other| *other != number);
+            order.insert(0, number);
+        }
+        Place::Kept if !order.contains(&number) => order.push(number),
+        Place::Kept => {}
+    }
+    Arranged { number, order, surplus }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_menu() -> impl Strategy<Value = Menu> {
+        let entries = proptest::collection::btree_map(0u16..12, any::<bool>(), 0..8);
+        let order = proptest::collection::vec(0u16..12, 0..8);
+        (entries, order).prop_map(|(entries, order)| Menu { entries, order })
+    }
+
+    proptest! {
+        #[test]
+        fn there_is_one_entry_of_ours_and_the_others_keep_their_order(menu in any_menu(), first: bool) {
+            let place = if first { Place::First } else { Place::Kept };
+            let after = arrange(&menu, place);
+            let is_ours = |number: &u16| *number == after.number || after.surplus.contains(number);
+            prop_assert!(after.order.contains(&after.number));
+            prop_assert!(!first || after.order[0] == after.number);
+            prop_assert!(menu.entries.iter().all(|(number, ours)| !ours || is_ours(number)));
+            prop_assert!(menu.entries.get(&after.number) != Some(&false), "somebody else's entry");
+            let others = |order: &[u16]| order.iter().copied().filter(|n| !is_ours(n)).collect::<Vec<_>>();
+            prop_assert_eq!(others(&menu.order), others(&after.order));
+            // Once more changes nothing.
+            let mut entries = menu.entries.clone();
+            entries.retain(|number, _| !after.surplus.contains(number));
+            entries.insert(after.number, true);
+            let again = arrange(&Menu { entries, order: after.order.clone() }, place);
+            prop_assert_eq!((again.number, again.order, again.surplus), (after.number, after.order, Vec::new()));
+        }
+    }
+}

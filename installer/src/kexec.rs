@@ -1,0 +1,155 @@
+//! Starts an installed system from a live one without the firmware, by kexec_file_load(2): the kernel checks the
+//! signature of the next kernel, as Secure Boot asks for.
+
+use crate::boot_partition;
+use crate::command::Command;
+use crate::console;
+use crate::grubenv::{self, GrubEnv};
+use anyhow::{Context, Result, bail};
+use nix::libc;
+use protocol::message::Slot;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+/// Below the boot partition.
+const GRUB_ENV: &str = "grub/grubenv";
+/// Tells the started system that the firmware did not start it.
+pub const ARGUMENT: &str = "ros.loader=kexec";
+
+/// Starts what GRUB would start from this partition, `COS_BOOT` of a disk, and counts the start as GRUB does. Returns
+/// once the restart is under way.
+pub fn start(boot_partition: &Path) -> Result<()> {
+    boot_partition::with_mounted_device(boot_partition, false, |boot| {
+        let next = Next::choose(boot)?;
+        next.load(boot)?;
+        if let Some(state) = next.state {
+            state.overwrite(&boot.join(GRUB_ENV)).context("counting the start in the boot state")?;
+        }
+        Ok(())
+    })?;
+    // By systemd, which also stops a watchdog that the next system may not feed in time.
+    Command::new("systemctl").arguments(["kexec", "--force"]).run().context("starting the loaded kernel")?;
+    Ok(())
+}
+
+/// What is to be started.
+#[derive(Debug, PartialEq)]
+struct Next {
+    slot: Slot,
+    arguments: String,
+    /// With the start counted; `None` where there is no state that can be read, as GRUB then counts nothing.
+    state: Option<GrubEnv>,
+}
+
+impl Next {
+    /// A slot without arguments or kernel uses up its starts here: it could never be started.
+    fn choose(boot: &Path) -> Result<Self> {
+        let mut state = GrubEnv::read(&boot.join(GRUB_ENV)).ok();
+        let mut told = None;
+        loop {
+            let slot = state.as_mut().map_or(Slot::Recovery, GrubEnv::start);
+            match arguments(&boot.join(grubenv::folder(slot))) {
+                Ok(arguments) => return Ok(Self { slot, arguments, state }),
+                Err(error) if slot == Slot::Recovery => return Err(error).context("looking for a system to start"),
+                Err(error) if told.replace(slot) != Some(slot) => {
+                    console::note(format!("slot {slot} cannot be started: {error:#}"));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn load(&self, boot: &Path) -> Result<()> {
+        let folder = boot.join(grubenv::folder(self.slot));
+        let open = |name: &str| {
+            let path = folder.join(name);
+            File::open(&path).with_context(|| format!("opening {}", path.display()))
+        };
+        let (kernel, initrd) = (open("vmlinuz")?, open("initrd")?);
+        let line = CString::new(format!("{} {ARGUMENT}", self.arguments)).context("reading the kernel's arguments")?;
+        let line = line.as_bytes_with_nul();
+        // SAFETY: two open files, and a line with its length, which includes the zero at its end.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_kexec_file_load,
+                kernel.as_raw_fd(),
+                initrd.as_raw_fd(),
+                line.len(),
+                line.as_ptr(),
+                0 as libc::c_ulong,
+            )
+        };
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            return Err(error).with_context(|| format!("loading the kernel of slot {} (kexec_file_load)", self.slot));
+        }
+        Ok(())
+    }
+}
+
+/// The kernel's arguments, if the folder has all that a start needs.
+fn arguments(folder: &Path) -> Result<String> {
+    for name in ["vmlinuz", "initrd"] {
+        let path = folder.join(name);
+        let length = fs::metadata(&path).with_context(|| format!("looking at {}", path.display()))?.len();
+        if length == 0 {
+            bail!("{} is empty", path.display());
+        }
+    }
+    let path = folder.join("args.cfg");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let value = text.lines().find_map(|line| line.strip_prefix("set slot_args=\"")?.strip_suffix('"'));
+    value.filter(|value| !value.is_empty()).map(str::to_owned).with_context(|| format!("{} has none", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grubenv::{SlotBoot, SlotState};
+
+    /// A boot partition with these slots.
+    fn boot(slots: &[&str], state: Option<&GrubEnv>) -> tempfile::TempDir {
+        let boot = tempfile::tempdir().unwrap();
+        for slot in slots {
+            let folder = boot.path().join(slot);
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("args.cfg"), format!("set slot_args=\"ros.slot={slot} console=tty0\"\n")).unwrap();
+            fs::write(folder.join("vmlinuz"), "kernel").unwrap();
+            fs::write(folder.join("initrd"), "initrd").unwrap();
+        }
+        fs::create_dir(boot.path().join("grub")).unwrap();
+        if let Some(state) = state {
+            fs::write(boot.path().join(GRUB_ENV), state.to_bytes()).unwrap();
+        }
+        boot
+    }
+
+    #[test]
+    fn the_slot_that_grub_would_start_is_chosen_and_the_start_is_counted() {
+        let boot = boot(&["A", "R"], Some(&GrubEnv::INSTALLED));
+        let next = Next::choose(boot.path()).unwrap();
+        let mut counted = GrubEnv::INSTALLED;
+        assert_eq!(counted.start(), Slot::A);
+        assert_eq!(next, Next { slot: Slot::A, arguments: "ros.slot=A console=tty0".into(), state: Some(counted) });
+    }
+
+    #[test]
+    fn a_slot_that_cannot_be_loaded_gives_way_to_the_other_and_to_recovery() {
+        let mut both = GrubEnv::INSTALLED;
+        both.b = SlotBoot::new(SlotState::Good);
+        let broken = boot(&["B", "R"], Some(&both));
+        assert_eq!(Next::choose(broken.path()).unwrap().slot, Slot::B);
+        fs::write(broken.path().join("B/args.cfg"), "").unwrap();
+        assert_eq!(Next::choose(broken.path()).unwrap().slot, Slot::Recovery);
+        assert!(Next::choose(boot(&[], Some(&both)).path()).is_err());
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_read_leads_to_recovery_and_stays_as_it_is() {
+        let next = Next::choose(boot(&["A", "R"], None).path()).unwrap();
+        assert_eq!((next.slot, next.state), (Slot::Recovery, None));
+    }
+}

@@ -1,0 +1,127 @@
+//! Starts the system that a machine's disk holds, from a live system whose medium came first in the boot order.
+//!
+//! On UEFI the firmware is asked to start the disk with its next start. Where it cannot be asked, or was asked and led
+//! back to the medium, the disk's kernel is started in place of this one.
+
+use crate::command::Command;
+use crate::console::{self, Milestone, announce};
+use crate::efi::{self, Place};
+use crate::kexec;
+use crate::machine::installed::{BootPartition, InstalledSystem, partition_path};
+use crate::machine::{DiskDetail, Machine};
+use crate::plan::InstallPlan;
+use crate::plan::layout::Role;
+use anyhow::{Context, Result};
+use protocol::hardware::FirmwareKind;
+use std::fs;
+use std::path::Path;
+
+/// The machine's own system that is to be started: the one on the disk that the settings name, else the first.
+pub fn own_system<'a>(machine: &'a Machine, device: Option<&str>) -> Option<(&'a DiskDetail, &'a InstalledSystem)> {
+    let named =
+        |disk: &DiskDetail| device.is_some_and(|name| disk.path == name || disk.links.iter().any(|l| l == name));
+    machine.own_systems().find(|(disk, _)| named(disk)).or_else(|| machine.own_systems().next())
+}
+
+/// Leaves this live system for the one on the disk. Returns once the restart is under way.
+pub fn start(machine: &Machine, disk: &DiskDetail, system: &InstalledSystem, root: &Path) -> Result<()> {
+    for (other, _) in machine.own_systems().filter(|(other, _)| other.path != disk.path) {
+        console::note(format!("{} holds a system of this machine, too; it is left alone", other.path));
+    }
+    if asks_firmware(machine, system, root) {
+        announce(Milestone::Rebooting, format!("into the system on {}, which the firmware starts next", disk.path));
+        Command::new("systemctl").arguments(["reboot", "--force"]).run().context("leaving the live system")?;
+        return Ok(());
+    }
+    announce(Milestone::Rebooting, format!("into the system on {}, started from here", disk.path));
+    let advice = || format!("starting the system on {}: remove the medium, or put the disk before it", disk.path);
+    kexec::start(Path::new(&system.boot.path)).with_context(advice)
+}
+
+/// Whether the firmware will start the disk next.
+fn asks_firmware(machine: &Machine, system: &InstalledSystem, root: &Path) -> bool {
+    if machine.hardware.firmware.kind != FirmwareKind::Uefi {
+        return false;
+    }
+    if efi::has_led_elsewhere(root, &system.boot) {
+        console::note("the firmware was asked to start the disk, and started this medium again");
+        return false;
+    }
+    let asked = efi::start_next(root, &system.boot, Place::Kept);
+    if let Err(error) = &asked {
+        console::note(format!("the firmware's boot menu cannot be written: {error}"));
+    }
+    asked.is_ok()
+}
+
+/// On an installed system that has come up: the firmware may be asked again, unless it was not the firmware that started
+/// the disk.
+pub fn has_started(root: &Path) {
+    let arguments = fs::read_to_string(root.join("proc/cmdline")).unwrap_or_default();
+    if !arguments.split_ascii_whitespace().any(|argument| argument == kexec::ARGUMENT)
+        && let Err(error) = efi::has_started(root)
+    {
+        tracing::warn!("noting for the firmware that the disk has started: {error}");
+    }
+}
+
+/// After an installation: the firmware starts the disk next, and before everything else from now on. Where it cannot be
+/// told, the person in front of the machine is.
+pub fn put_first(plan: &InstallPlan, firmware: FirmwareKind, root: &Path) {
+    let told = match firmware {
+        FirmwareKind::Uefi => efi::start_next(root, &boot_partition(plan), Place::First).map_err(|e| e.to_string()),
+        FirmwareKind::Bios => Err("this firmware has none that could be written".to_owned()),
+    };
+    match told {
+        Ok(()) => console::note("the firmware's boot menu has an entry RancherOS, before all others"),
+        Err(cause) => console::note(format!(
+            "the firmware's boot menu is as it was: {cause}. Put the disk first, or remove the medium; a medium that \
+             comes first starts the installed system"
+        )),
+    }
+}
+
+fn boot_partition(plan: &InstallPlan) -> BootPartition {
+    let sector = u64::from(plan.layout.sector_bytes);
+    let partition = plan.layout.partition(Role::Boot);
+    // The table holds them in this order, from 1.
+    let before = Role::ALL.iter().take_while(|role| **role != Role::Boot).count();
+    let number = before as u32 + 1;
+    BootPartition {
+        path: partition_path(&plan.target.display().to_string(), number),
+        number,
+        first_sector: partition.offset / sector,
+        sectors: partition.length / sector,
+        guid: partition.guid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::gpt::tables;
+    use crate::machine::installed;
+    use crate::plan::tests::{blank_disk, plan_for};
+    use crate::settings::Settings;
+    use protocol::CloudConfig;
+
+    #[test]
+    fn the_partition_of_a_plan_is_the_one_that_is_found_on_the_disk() {
+        let plan = plan_for(blank_disk("/dev/vda"), &Settings::default(), &CloudConfig::default()).unwrap();
+        let found = installed::boot_partition(&tables(&plan.layout).primary, 512, "/dev/vda");
+        assert_eq!(found, Some(boot_partition(&plan)));
+    }
+
+    #[test]
+    fn the_named_disk_is_started_and_the_first_where_none_is_named() {
+        let own = |path: &str| DiskDetail { installed: Some(InstalledSystem::default()), ..blank_disk(path) };
+        let machine =
+            Machine { disks: vec![blank_disk("/dev/vda"), own("/dev/vdb"), own("/dev/vdc")], ..Machine::default() };
+        let chosen = |device| own_system(&machine, device).map(|(disk, _)| disk.path.as_str());
+        assert_eq!(chosen(None), Some("/dev/vdb"));
+        assert_eq!(chosen(Some("/dev/vdc")), Some("/dev/vdc"));
+        assert_eq!(chosen(Some("/dev/vda")), Some("/dev/vdb"), "a disk without a system");
+        let empty = Machine { disks: vec![blank_disk("/dev/vda")], ..Machine::default() };
+        assert_eq!(own_system(&empty, None), None, "an empty disk in a known machine is installed to");
+    }
+}
