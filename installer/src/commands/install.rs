@@ -34,7 +34,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 /// Installs, or looks and asks again for as long as somebody can mend what is in the way. Returns when the machine
-/// restarts, or with an error that cannot change while it is on.
+/// restarts, or with an error for the unit: it cannot change while the machine is on, or needs a new process.
 pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     let gathered = gather(options, root)?;
     log::begin(*gathered.settings().debug);
@@ -46,7 +46,8 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     loop {
         let Err(error) = attempt(gather(options, root)?, options, root, release.clone()).await else { return Ok(()) };
         let code = ExitCode::of(&error);
-        if !code.may_change() {
+        // After a failure without a known cause the unit begins anew, with a new process.
+        if !code.may_change() || code == ExitCode::Failed {
             return Err(error);
         }
         let wait = backoff.next(None, operator::chance());
@@ -235,7 +236,7 @@ async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut boo
 /// The public keys that GitHub shows for an account.
 async fn github_keys(user: &str) -> anyhow::Result<Vec<String>> {
     let url = format!("https://github.com/{user}.keys");
-    let text = persist_fetch(async || sources::download_text(&url, None).await).await?;
+    let text = persist_fetch(ExitCode::Configuration, async || sources::download_text(&url, None).await).await?;
     let keys: Vec<String> = text.lines().map(str::trim).filter(|line| is_public_key(line)).map(str::to_owned).collect();
     if keys.is_empty() { Err(anyhow::anyhow!("GitHub knows no SSH key of {user}")) } else { Ok(keys) }
 }
@@ -245,12 +246,17 @@ async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &mut 
         wait_for_network(network_is_up).await;
     }
     let ca = gathered.settings().registration_ca_cert.clone().value;
-    let document: CloudConfig = persist_fetch(async || sources::fetch(url, ca.as_deref()).await).await?;
-    gathered.add_document(Source::ConfigUrl, document).or_exit(ExitCode::Configuration)
+    // What stands on a server can be mended while this machine is on; a file of the medium cannot.
+    let code = if sources::needs_network(url) { ExitCode::Configuration } else { ExitCode::Settings };
+    let document: CloudConfig = persist_fetch(code, async || sources::fetch(url, ca.as_deref()).await).await?;
+    gathered.add_document(Source::ConfigUrl, document).or_exit(code)
 }
 
-/// Repeats a download until it succeeds or can never.
-async fn persist_fetch<R>(mut attempt: impl AsyncFnMut() -> Result<R, DocumentError>) -> anyhow::Result<R> {
+/// Repeats a download until it succeeds or can never; then the exit status is `code`.
+async fn persist_fetch<R>(
+    code: ExitCode,
+    mut attempt: impl AsyncFnMut() -> Result<R, DocumentError>,
+) -> anyhow::Result<R> {
     let mut backoff = Backoff::local();
     loop {
         match attempt().await {
@@ -259,8 +265,7 @@ async fn persist_fetch<R>(mut attempt: impl AsyncFnMut() -> Result<R, DocumentEr
                 console::note(format!("{}; next attempt in {} s", chain(&error), wait.as_secs_f64().ceil()));
                 tokio::time::sleep(wait).await;
             }
-            Err(error) if error.may_be_mended() => return Err(ExitCode::Configuration.with(error)),
-            result => return result.or_exit(ExitCode::Settings),
+            result => return result.or_exit(code),
         }
     }
 }

@@ -28,11 +28,6 @@ pub enum DocumentError {
 }
 
 impl DocumentError {
-    /// Whether somebody can mend it while the machine is on: the document is elsewhere.
-    pub fn may_be_mended(&self) -> bool {
-        matches!(self, Self::Malformed { .. } | Self::Fetch { .. })
-    }
-
     /// Whether another attempt may end otherwise: the network or the server may come up.
     pub fn may_succeed_later(&self) -> bool {
         match self {
