@@ -27,22 +27,24 @@ pub fn change_state(change: impl FnOnce(&mut GrubEnv)) -> Result<()> {
 }
 
 fn state_in(boot: &Path) -> Result<GrubEnv> {
+    Ok(read(boot)?.unwrap_or_else(|| state_from_folders(boot)))
+}
+
+/// The boot state below the mounted partition `boot`; `None` if its bytes are none.
+pub fn read(boot: &Path) -> Result<Option<GrubEnv>> {
     let path = boot.join(GRUB_ENV);
     match GrubEnv::read(&path) {
-        Err(error) if is_damage(&error) => Ok(state_from_folders(boot)),
-        state => state.with_context(|| format!("reading {}", path.display())),
+        Err(error) if is_damage(&error) => {
+            tracing::warn!("{}: {error}", path.display());
+            Ok(None)
+        }
+        state => state.map(Some).with_context(|| format!("reading {}", path.display())),
     }
 }
 
 fn change_state_in(boot: &Path, change: impl FnOnce(&mut GrubEnv)) -> Result<()> {
     let path = boot.join(GRUB_ENV);
-    let before = match GrubEnv::read(&path) {
-        Err(error) if is_damage(&error) => {
-            tracing::warn!("{} is made anew: {error}", path.display());
-            None
-        }
-        state => Some(state.with_context(|| format!("reading {}", path.display()))?),
-    };
+    let before = read(boot)?;
     let mut after = before.clone().unwrap_or_else(|| state_from_folders(boot));
     change(&mut after);
     if before.as_ref() == Some(&after) {

@@ -5,6 +5,7 @@ use crate::settings::{Layer, Source};
 use crate::tpm::DeviceTpm;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use protocol::message::Slot;
 use std::path::PathBuf;
 
 /// Probes a machine, registers it with its operator, installs RancherOS on it, and looks after the installed system.
@@ -35,6 +36,12 @@ pub enum Command {
     Apply(ApplyOptions),
     /// Wait until this system is up, and tell the boot loader to keep it
     Healthy,
+    /// Choose what is started next: a slot, or the recovery system
+    ///
+    /// A slot that had failed gets its starts back. Nothing is restarted.
+    Boot(BootOptions),
+    /// In the recovery system: say why it runs, and go back to the slot after a while if that may help
+    Recover,
     /// Print the hash of this machine's endorsement key, its identity in the inventory
     TpmHash(TpmOptions),
     /// Print what is known about this machine
@@ -83,6 +90,30 @@ pub struct ProbeOptions {
     pub output: OutputOptions,
     #[command(flatten)]
     pub tpm: TpmOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct BootOptions {
+    /// What is started from the next start on
+    #[arg(value_enum, ignore_case = true)]
+    pub slot: BootSlot,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BootSlot {
+    A,
+    B,
+    Recovery,
+}
+
+impl From<BootSlot> for Slot {
+    fn from(slot: BootSlot) -> Self {
+        match slot {
+            BootSlot::A => Self::A,
+            BootSlot::B => Self::B,
+            BootSlot::Recovery => Self::Recovery,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -200,6 +231,16 @@ mod tests {
     use super::*;
     use crate::settings::resolve;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_slot_may_be_written_as_it_is_shown() {
+        for (word, expected) in [("A", Slot::A), ("b", Slot::B), ("Recovery", Slot::Recovery)] {
+            let Command::Boot(options) = Cli::parse_from(["ros-installer", "boot", word]).command else {
+                panic!("another command")
+            };
+            assert_eq!(Slot::from(options.slot), expected);
+        }
+    }
 
     #[test]
     fn the_command_line_is_sound_and_its_flags_become_settings() {

@@ -1,5 +1,6 @@
 //! What each command does. Here everything meets that is elsewhere kept apart: options, console, TPM, network, disk.
 
+pub mod boot;
 pub mod install;
 mod network;
 mod operator;

@@ -20,6 +20,7 @@ pub mod log;
 pub mod machine;
 pub mod marker;
 pub mod plan;
+pub mod recovery;
 pub mod register;
 pub mod release_source;
 pub mod settings;

@@ -2,10 +2,10 @@
 
 use clap::Parser;
 use installer::cli::{Cli, Command};
-use installer::commands::{install, probe, register, report, status, tpm_hash};
+use installer::commands::{boot, install, probe, register, report, status, tpm_hash};
 use installer::console::{self, Milestone, announce};
 use installer::exit_code::ExitCode;
-use installer::{apply, healthy, log};
+use installer::{apply, healthy, log, recovery};
 use std::path::Path;
 
 fn main() -> std::process::ExitCode {
@@ -17,7 +17,7 @@ fn main() -> std::process::ExitCode {
         (Command::Install(_) | Command::Report(_), ExitCode::Refused) => {
             announce(Milestone::Refused, format!("{error:#}"))
         }
-        (Command::Install(_) | Command::Report(_) | Command::Apply(_) | Command::Healthy, _) => {
+        (Command::Install(_) | Command::Report(_) | Command::Apply(_) | Command::Healthy | Command::Recover, _) => {
             announce(Milestone::Failed, format!("{error:#}"));
         }
         _ => console::note(format!("{error:#}")),
@@ -39,6 +39,8 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
         Command::Status(options) => status::run(options),
         Command::Apply(options) => apply::run(options.stage.into()).map(|_| ()),
         Command::Healthy => healthy::run(),
+        Command::Boot(options) => boot::run(options),
+        Command::Recover => recovery::run(),
     }
 }
 

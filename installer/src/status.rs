@@ -3,6 +3,7 @@
 use crate::boot_partition;
 use crate::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use crate::machine::{Boot, BootMode};
+use crate::recovery::Cause;
 use crate::release_source::MEDIUM_RELEASE;
 use anyhow::{Context, Result};
 use protocol::CloudConfig;
@@ -30,6 +31,9 @@ pub struct Status {
     /// What the boot loader knows; absent on a medium.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootState>,
+    /// Why the recovery system runs; absent elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<String>,
     /// Host of the operator, without the token that stands in the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
@@ -83,6 +87,7 @@ impl Status {
             version: ReleaseManifest::parse(&manifest)?.version,
             release: release::digest(&manifest),
             boot: state,
+            recovery: (slot == Slot::Recovery).then(Cause::find).transpose()?.map(|cause| cause.to_string()),
             operator: fs::read_to_string(REGISTRATION).ok().and_then(|text| operator(&text)),
             last_report: fs::read(LAST_REPORT).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
         })
@@ -108,8 +113,7 @@ fn on_disk(boot: &Path, slot: Slot) -> Result<(Vec<u8>, Option<BootState>)> {
     let manifest = boot.join(grubenv::folder(slot)).join("release.json");
     let manifest = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
     // A state that cannot be read is shown as none: recovery, which GRUB starts then, must be able to report.
-    let state = GrubEnv::read(&boot.join("grub/grubenv")).map_err(|error| tracing::warn!("the boot state: {error}"));
-    Ok((manifest, state.ok().as_ref().map(BootState::from)))
+    Ok((manifest, boot_partition::read(boot)?.as_ref().map(BootState::from)))
 }
 
 /// The host and port of the registration's address.
@@ -136,6 +140,9 @@ impl fmt::Display for Status {
             if boot.active != self.slot {
                 writeln!(f, "Next start:  slot {}", boot.active)?;
             }
+        }
+        if let Some(cause) = &self.recovery {
+            writeln!(f, "Recovery:    {cause}")?;
         }
         writeln!(f, "Operator:    {}", self.operator.as_deref().unwrap_or("none"))?;
         match &self.last_report {
@@ -215,6 +222,7 @@ mod tests {
             slot,
             version: "1".into(),
             release: "sha256:0".into(),
+            recovery: (slot == Slot::Recovery).then(|| "it was asked for".into()),
             boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::from(&GrubEnv::INSTALLED) }),
             operator: None,
             last_report: None,
@@ -222,7 +230,7 @@ mod tests {
         assert!(status(Slot::B).is_healthy());
         assert!(!status(Slot::A).is_healthy() && !status(Slot::Recovery).is_healthy());
         assert!(status(Slot::A).to_string().contains("3 more starts"));
-        assert!(status(Slot::Recovery).to_string().contains("Next start:  slot A"));
+        assert!(status(Slot::Recovery).to_string().contains("Next start:  slot A\nRecovery:    it was asked for"));
     }
 
     #[test]

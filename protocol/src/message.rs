@@ -287,6 +287,9 @@ pub struct OsReport {
     /// Revision of the [`OperatorSettings`] that the machine has kept. Absent before it was told any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings_revision: Option<SettingsRevision>,
+    /// Why the recovery system runs, in words. Absent in a slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<String>,
 }
 
 /// One of the places a system can run from.

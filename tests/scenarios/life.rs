@@ -156,6 +156,7 @@ fn system(healthy: bool) -> OsReport {
         addresses: Vec::new(),
         hostname: Some("edge".to_owned()),
         settings_revision: None,
+        recovery: None,
     }
 }
 

@@ -1,5 +1,6 @@
 mod api;
 mod bad_days;
+mod boot_menu;
 mod chart;
 mod chart_templates;
 mod clock;

@@ -48,8 +48,9 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         announce(Milestone::Booted, format!("{} from slot {}, recorded by the operator", report.version, report.slot));
     }
     match answer.join {
-        Some(join) => take(&join, root),
-        None => Ok(()),
+        // Recovery joins nothing.
+        Some(join) if report.slot != Slot::Recovery => take(&join, root),
+        _ => Ok(()),
     }
 }
 
@@ -80,6 +81,7 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
         boot_id: kernel("random/boot_id")?,
         addresses: Vec::new(),
         hostname: kernel("hostname").ok(),
+        recovery: status.recovery.clone(),
         settings_revision: None,
     })
 }
@@ -112,6 +114,7 @@ mod tests {
             slot,
             version: "0.1.0".into(),
             release: "sha256:00".into(),
+            recovery: (slot == Slot::Recovery).then(|| "slot A is damaged".into()),
             boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::from(&GrubEnv::INSTALLED) }),
             operator: None,
             last_report: None,
@@ -120,6 +123,8 @@ mod tests {
         assert_eq!((report.version.as_str(), report.boot_id.as_str(), report.healthy), ("0.1.0", "id-1", true));
         assert_eq!(report.hostname.as_deref(), Some("anvil"));
         assert!(!os_report(&status(Slot::A), root.path()).unwrap().healthy, "another slot is the good one");
+        let recovery = os_report(&status(Slot::Recovery), root.path()).unwrap();
+        assert_eq!((recovery.healthy, recovery.recovery.as_deref()), (false, Some("slot A is damaged")));
         assert!(os_report(&status(Slot::Live), root.path()).is_err());
     }
 

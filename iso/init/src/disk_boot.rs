@@ -11,7 +11,7 @@ use crate::kernel_arguments::DiskBoot;
 use crate::modules::Modules;
 use crate::mount::{create_directory, mount, overlay};
 use crate::wait::wait_for;
-use crate::{Result, device_mapper, etc, persist};
+use crate::{Result, device_mapper, etc, persist, repair};
 
 const PERSISTENT: &str = "/run/ros/persistent";
 
@@ -29,7 +29,9 @@ pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
         mount(&root, image, "erofs", libc::MS_RDONLY, "")?;
         mount("tmpfs", memory, "tmpfs", 0, "mode=0755,size=50%")?;
         overlay(image, memory, Path::new(NEW_ROOT))?;
-        for failed in [mount_oem(&partitions), mount_persistent(&partitions)].into_iter().filter_map(Result::err) {
+        let identity = mount_persistent(&partitions)
+            .and_then(|()| persist::bind_identity(Path::new(NEW_ROOT), Path::new(PERSISTENT)));
+        for failed in [mount_oem(&partitions), identity].into_iter().filter_map(Result::err) {
             say(&format!("recovery goes on without it: {failed}"));
         }
         return Ok(());
@@ -45,14 +47,22 @@ pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
 
 fn mount_oem(partitions: &[Partition]) -> Result<()> {
     let target = Path::new(NEW_ROOT).join("oem");
-    mount(node(partitions, "COS_OEM")?, &target, "ext4", libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOATIME, "")?;
+    mount_ext4(node(partitions, "COS_OEM")?, &target, libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOATIME)?;
     // Registration settings and cloud-config with secrets are below.
     fs::set_permissions(&target, Permissions::from_mode(0o700))
         .map_err(|e| format!("closing {}: {e}", target.display()))
 }
 
 fn mount_persistent(partitions: &[Partition]) -> Result<()> {
-    mount(node(partitions, "COS_PERSISTENT")?, PERSISTENT, "ext4", libc::MS_NOATIME, "")
+    mount_ext4(node(partitions, "COS_PERSISTENT")?, Path::new(PERSISTENT), libc::MS_NOATIME)
+}
+
+/// A file system that does not mount is repaired, if `e2fsck -p` can, with the program of the root image.
+fn mount_ext4(node: &Path, target: &Path, flags: libc::c_ulong) -> Result<()> {
+    let Err(error) = mount(node, target, "ext4", flags, "") else { return Ok(()) };
+    say(&format!("{error}; repairing it with e2fsck"));
+    repair::ext4(Path::new(NEW_ROOT), node)?;
+    mount(node, target, "ext4", flags, "")
 }
 
 fn node<'a>(partitions: &'a [Partition], label: &str) -> Result<&'a PathBuf> {

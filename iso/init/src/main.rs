@@ -1,7 +1,8 @@
 //! `ros-init`: PID 1 of the initrd. It loads the modules that this machine needs, finds the root image on the medium
 //! or the disk named on the kernel command line, mounts it (through dm-verity on disks), and starts systemd.
 //!
-//! It starts no other program and links nothing dynamically. What it promises to the system it starts is listed in
+//! It starts no other program but `e2fsck` of the root image, for a partition that does not mount, and links nothing
+//! dynamically. What it promises to the system it starts is listed in
 //! `overlay/README.md`.
 
 mod block;
@@ -18,6 +19,7 @@ mod mount;
 mod partition_table;
 mod persist;
 mod read_ahead;
+mod repair;
 mod seed;
 mod uevent;
 mod verity;
@@ -34,7 +36,7 @@ use modules::Modules;
 /// A sentence for the console: what failed, on which object, and what to do next.
 type Result<T> = std::result::Result<T, String>;
 
-/// How long a failure stays readable on the console of a disk boot before the next try of the boot counter.
+/// How long a failure stays readable on the console before the machine restarts.
 const REBOOT_DELAY: Duration = Duration::from_secs(10);
 
 fn main() {
@@ -42,18 +44,19 @@ fn main() {
     let Err(error) = start(&mut boot);
     console::say(&format!("FAILED: {error}"));
     match boot {
-        Some(Boot::Disk(_)) => {
+        // Nothing counts starts on a medium: a restart would only wipe the message off the screen.
+        Some(Boot::Live(_)) => {
+            console::say("waiting; switch the machine off or restart it by hand");
+            handover::wait_for_power_off()
+        }
+        // Without arguments it may be a disk, where GRUB has counted this start.
+        Some(Boot::Disk(_)) | None => {
             console::say(&format!(
-                "restarting in {} s; after three failed tries the boot menu takes the other system, then recovery",
+                "restarting in {} s; a slot whose starts are used up makes room for the other one, then for recovery",
                 REBOOT_DELAY.as_secs()
             ));
             std::thread::sleep(REBOOT_DELAY);
             handover::restart()
-        }
-        // Nothing counts tries on a medium: a restart would only wipe the message off the screen.
-        Some(Boot::Live(_)) | None => {
-            console::say("waiting; switch the machine off or restart it by hand");
-            handover::wait_for_power_off()
         }
     }
 }

@@ -36,6 +36,14 @@ pub fn bind(source: &Path, target: &Path) -> Result<()> {
     mount_existing(source, target, "", libc::MS_BIND, "")
 }
 
+/// Takes the topmost mount at `target` away.
+pub fn unmount(target: &Path) -> Result<()> {
+    let path = CString::new(target.as_os_str().as_bytes()).map_err(|_| "a path holds a zero byte")?;
+    // SAFETY: a zero-terminated string that outlives the call.
+    let result = unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    if result == 0 { Ok(()) } else { Err(format!("unmounting {}: {}", target.display(), io::Error::last_os_error())) }
+}
+
 /// Moves the mount at `source` with everything below it to `target`, which exists.
 pub fn move_mount(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<()> {
     mount_existing(source.as_ref(), target.as_ref(), "", libc::MS_MOVE, "")

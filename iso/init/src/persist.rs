@@ -44,6 +44,21 @@ pub fn bind_all(root: &Path, persistent: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What the machine is known by, also in the recovery system, which keeps everything else in memory.
+const IDENTITY: [(&str, Kind); 2] = [("etc/machine-id", Kind::File), ("etc/ssh/host-keys", Kind::Directory)];
+
+/// Binds the identity from `persistent` over its place in `root`, where `persistent` has it.
+pub fn bind_identity(root: &Path, persistent: &Path) -> Result<()> {
+    for (path, kind) in IDENTITY {
+        let kept = persistent.join(path);
+        if kept.exists() {
+            prepare_target(&root.join(path), kind)?;
+            bind(&kept, &root.join(path))?;
+        }
+    }
+    Ok(())
+}
+
 /// A mount point: only /etc can lack one, and that is writable.
 fn prepare_target(target: &Path, kind: Kind) -> Result<()> {
     if target.exists() {
@@ -100,6 +115,9 @@ mod tests {
         let entries = parse(include_str!("../../../overlay/usr/lib/ros/persist.conf")).unwrap();
         for path in ["var", "home", "root", "opt", "usr/local", "etc/machine-id", "etc/rancher"] {
             assert!(entries.iter().any(|entry| entry.path == Path::new(path)), "{path}");
+        }
+        for (path, kind) in IDENTITY {
+            assert!(entries.iter().any(|entry| entry.path == Path::new(path) && entry.kind == kind), "{path}");
         }
     }
 

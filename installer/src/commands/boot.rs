@@ -1,0 +1,19 @@
+//! `boot`: which slot is started next.
+
+use crate::boot_partition;
+use crate::cli::BootOptions;
+use crate::console;
+use protocol::message::Slot;
+
+pub fn run(options: &BootOptions) -> anyhow::Result<()> {
+    let slot = Slot::from(options.slot);
+    let (mut holds_a_system, mut left) = (false, None);
+    boot_partition::change_state(|env| {
+        holds_a_system = env.choose(slot);
+        left = env.slot(slot).map(|boot| boot.left);
+    })?;
+    anyhow::ensure!(holds_a_system, "slot {slot} holds no system; `ros-installer status` shows which one does");
+    let starts = left.map_or_else(String::new, |left| format!(", up to {left} times until it comes up"));
+    console::print(format!("slot {slot} is started next{starts}; restart with: systemctl reboot"))?;
+    Ok(())
+}

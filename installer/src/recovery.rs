@@ -1,0 +1,277 @@
+//! The recovery system: why it runs, and the way back to a slot.
+
+use crate::boot_partition;
+use crate::command::Command;
+use crate::console::{self, Milestone, announce};
+use crate::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
+use anyhow::{Context, Result};
+use aws_lc_rs::digest;
+use protocol::message::Slot;
+use protocol::release::{ReleaseFile, ReleaseManifest};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// Made by `ros-init`, for each partition of the disk that holds the root.
+const DEVICES: &str = "/run/ros/dev";
+const PERSISTENT: &str = "/run/ros/persistent";
+/// What made a slot fail may pass by itself: power, a slow disk, a service elsewhere. Each wait is longer than the last.
+const WAITS: [Duration; MOST_RETURNS as usize] =
+    [Duration::from_secs(5 * 60), Duration::from_secs(15 * 60), Duration::from_secs(60 * 60)];
+/// Long enough for a report.
+const SHORT_WAIT: Duration = Duration::from_secs(60);
+
+/// Why the recovery system runs. `Display` is what the console and the operator are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// `ros-installer boot recovery`, or whoever else wrote that it is wanted.
+    Asked,
+    /// At the boot menu.
+    ByHand,
+    /// GRUB cannot count starts then.
+    StateUnreadable,
+    NoSystem,
+    Damaged {
+        slot: Slot,
+        what: String,
+    },
+    /// The slot used up its starts, and everything that is needed to start it is as it was written.
+    NotUp {
+        slot: Slot,
+    },
+}
+
+impl Cause {
+    /// The cause on this machine. Reads the whole root image of a slot that failed.
+    pub fn find() -> Result<Self> {
+        boot_partition::with_mounted(true, |boot| {
+            let state = boot_partition::read(boot)?;
+            Ok(judge(state.as_ref(), |slot| damage(boot, Path::new(DEVICES), slot)))
+        })
+    }
+
+    /// How long recovery waits before it goes back by itself; `None` if it stays.
+    fn wait(&self, returns: u8) -> Option<Duration> {
+        match self {
+            Self::StateUnreadable => Some(SHORT_WAIT),
+            Self::NotUp { .. } => WAITS.get(usize::from(returns)).copied(),
+            Self::Asked | Self::ByHand | Self::NoSystem | Self::Damaged { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked => write!(f, "the recovery system was asked for"),
+            Self::ByHand => write!(f, "the recovery system was chosen at the boot menu"),
+            Self::StateUnreadable => write!(f, "the boot state (grub/grubenv on COS_BOOT) could not be read"),
+            Self::NoSystem => write!(f, "no slot holds a system: install again"),
+            Self::Damaged { slot, what } => write!(f, "slot {slot} did not come up and used up its starts: {what}"),
+            Self::NotUp { slot } => write!(
+                f,
+                "slot {slot} did not come up and used up its starts; its files and its root image are as they were written"
+            ),
+        }
+    }
+}
+
+/// Says why the recovery system runs and, where the cause may have passed, goes back after a while. It does so at most
+/// [`MOST_RETURNS`] times until a slot is good again.
+pub fn run() -> Result<()> {
+    let cause = Cause::find()?;
+    announce(Milestone::Failed, format!("this is the recovery system: {cause}"));
+    let Some(wait) = cause.wait(boot_partition::state()?.returns) else {
+        console::note("recovery stays until somebody has looked; `ros-installer boot A` and a restart lead back");
+        return Ok(());
+    };
+    console::note(format!(
+        "recovery goes back in {} s by itself; `ros-installer boot recovery` keeps it here",
+        wait.as_secs()
+    ));
+    sleep(wait);
+    let mut target = None;
+    boot_partition::change_state(|env| target = go_back(env))?;
+    if let Some(slot) = target {
+        announce(Milestone::Rebooting, format!("back to slot {slot}"));
+        Command::new("systemctl").argument("reboot").run().context("restarting")?;
+    }
+    Ok(())
+}
+
+/// The slot to start, made the next one; `None` where somebody has decided otherwise meanwhile.
+fn go_back(env: &mut GrubEnv) -> Option<Slot> {
+    if env.preferred == Slot::Recovery {
+        return None;
+    }
+    let slot = failed_slot(env)?;
+    let returns = env.returns.saturating_add(1).min(MOST_RETURNS);
+    env.choose(slot);
+    env.returns = returns;
+    Some(slot)
+}
+
+fn judge(state: Option<&GrubEnv>, damage: impl FnOnce(Slot) -> Option<String>) -> Cause {
+    let Some(env) = state else { return Cause::StateUnreadable };
+    if env.preferred == Slot::Recovery {
+        return Cause::Asked;
+    }
+    if env.active != Slot::Recovery {
+        return Cause::ByHand;
+    }
+    let Some(slot) = failed_slot(env) else { return Cause::NoSystem };
+    match damage(slot) {
+        Some(what) => Cause::Damaged { slot, what },
+        None => Cause::NotUp { slot },
+    }
+}
+
+/// The one that was asked for, or else the one that holds something.
+fn failed_slot(env: &GrubEnv) -> Option<Slot> {
+    let holds = |slot: &Slot| env.slot(*slot).is_some_and(|boot| boot.state != SlotState::Empty);
+    [env.preferred, Slot::A, Slot::B].into_iter().find(holds)
+}
+
+/// What keeps a slot from starting, as far as it can be seen from outside.
+fn damage(boot: &Path, devices: &Path, slot: Slot) -> Option<String> {
+    let folder = boot.join(grubenv::folder(slot));
+    files_damage(&folder, &devices.join(format!("COS_STATE_{slot}"))).err().map(|error| format!("{error:#}")).or_else(
+        || {
+            (!is_mounted(PERSISTENT))
+                .then(|| "COS_PERSISTENT cannot be mounted, and e2fsck -p could not repair it".into())
+        },
+    )
+}
+
+fn files_damage(folder: &Path, partition: &Path) -> Result<()> {
+    let manifest = fs::read(folder.join("release.json")).context("reading the slot's release.json")?;
+    let manifest = ReleaseManifest::parse(&manifest).context("reading the slot's release.json")?;
+    let arguments = fs::read_to_string(folder.join("args.cfg")).context("reading the slot's args.cfg")?;
+    anyhow::ensure!(arguments.contains("ros.root="), "the slot's args.cfg names no root");
+    for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
+        let opened = File::open(folder.join(name)).with_context(|| format!("reading the slot's {name}"))?;
+        compare(opened, file).with_context(|| format!("the slot's {name}"))?;
+    }
+    let root = File::open(partition).with_context(|| format!("reading {}", partition.display()))?;
+    compare(root, &manifest.root).context("the slot's root image")
+}
+
+/// As many bytes of `opened` as the file of the release has.
+fn compare(opened: File, file: &ReleaseFile) -> Result<()> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut reader = opened.take(file.size);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => context.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("cannot be read"),
+        }
+    }
+    let actual = hex::encode(context.finish());
+    anyhow::ensure!(actual == file.sha256, "has SHA-256 {actual}; release.json says {}", file.sha256);
+    Ok(())
+}
+
+fn is_mounted(folder: &str) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(1) == Some(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grubenv::SlotBoot;
+    use crate::release_source::tests::tiny_release;
+    use proptest::prelude::*;
+
+    fn fallen_back() -> GrubEnv {
+        GrubEnv { active: Slot::Recovery, a: SlotBoot { state: SlotState::Failed, left: 0 }, ..GrubEnv::INSTALLED }
+    }
+
+    #[test]
+    fn the_cause_is_told_and_decides_about_the_way_back() {
+        let sound = |_| None;
+        let damaged = |_| Some("the slot's root image: has another digest".to_owned());
+        let asked = GrubEnv { preferred: Slot::Recovery, ..fallen_back() };
+        let nothing = GrubEnv { a: SlotBoot::new(SlotState::Empty), ..fallen_back() };
+        let cases = [
+            (judge(None, sound), "could not be read", Some(SHORT_WAIT)),
+            (judge(Some(&GrubEnv::INSTALLED), sound), "boot menu", None),
+            (judge(Some(&asked), sound), "asked for", None),
+            (judge(Some(&nothing), sound), "no slot holds a system", None),
+            (
+                judge(Some(&fallen_back()), damaged),
+                "slot A did not come up and used up its starts: the slot's root",
+                None,
+            ),
+            (judge(Some(&fallen_back()), sound), "as they were written", Some(WAITS[0])),
+        ];
+        for (cause, words, wait) in cases {
+            assert!(cause.to_string().contains(words), "{cause}");
+            assert_eq!(cause.wait(0), wait, "{cause}");
+        }
+    }
+
+    #[test]
+    fn recovery_goes_back_three_times_and_not_against_somebodys_will() {
+        let mut env = fallen_back();
+        let mut waits = Vec::new();
+        while let Some(wait) = judge(Some(&env), |_| None).wait(env.returns) {
+            waits.push(wait);
+            assert_eq!(go_back(&mut env), Some(Slot::A));
+            while env.start() != Slot::Recovery {}
+        }
+        assert_eq!(waits, WAITS);
+        env.mark_good(Slot::A);
+        assert_eq!(env.returns, 0);
+        env.choose(Slot::Recovery);
+        assert_eq!(go_back(&mut env), None);
+    }
+
+    proptest! {
+        #[test]
+        fn going_back_is_bounded_whatever_the_state(active in 0..3usize, preferred in 0..3usize, returns in 0..=MOST_RETURNS) {
+            let slots = [Slot::A, Slot::B, Slot::Recovery];
+            let mut env = GrubEnv { active: slots[active], preferred: slots[preferred], returns, ..GrubEnv::INSTALLED };
+            let mut times = 0;
+            loop {
+                while env.start() != Slot::Recovery {}
+                if judge(Some(&env), |_| None).wait(env.returns).is_none() { break }
+                prop_assert!(go_back(&mut env).is_some());
+                times += 1;
+                prop_assert!(times <= usize::from(MOST_RETURNS));
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_found_by_the_digests_in_the_slots_folder() {
+        let root = [5; 8192];
+        let release = tiny_release(&root);
+        let slot = tempfile::tempdir().unwrap();
+        for name in ["release.json", "vmlinuz", "initrd"] {
+            fs::copy(release.path().join(name), slot.path().join(name)).unwrap();
+        }
+        let arguments = slot.path().join("args.cfg");
+        fs::write(&arguments, "set slot_args=\"ros.root=1\"\n").unwrap();
+        let partition = slot.path().join("partition");
+        // A partition is larger than its image.
+        fs::write(&partition, [&root[..], &[0; 512]].concat()).unwrap();
+        files_damage(slot.path(), &partition).unwrap();
+        let told = || format!("{:#}", files_damage(slot.path(), &partition).unwrap_err());
+
+        let mut flipped = root;
+        flipped[1040] ^= 1;
+        fs::write(&partition, flipped).unwrap();
+        assert!(told().contains("root image"), "{}", told());
+        fs::write(slot.path().join("initrd"), "").unwrap();
+        assert!(told().contains("initrd"), "{}", told());
+        fs::write(&arguments, "").unwrap();
+        assert!(told().contains("args.cfg"), "{}", told());
+    }
+}

@@ -1,0 +1,174 @@
+//! The `grub.cfg` that an installation writes, run by GRUB itself: it can never be changed later. No system is started;
+//! the kernels on the disk are none, and the serial line tells what GRUB tried.
+
+use harness::paths;
+use harness::scratch::Scratch;
+use installer::execute::execute;
+use installer::grubenv::{GrubEnv, SlotBoot, SlotState};
+use installer::machine::{DiskDetail, Machine};
+use installer::plan::layout::Role;
+use installer::plan::{InstallPlan, plan};
+use installer::release_source::ReleaseSource;
+use installer::settings::Settings;
+use protocol::CloudConfig;
+use protocol::message::Slot;
+use protocol::release::{ReleaseFile, ReleaseManifest};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// QEMU ends at the first reset; a menu that waits would wait a minute.
+const LIMIT: &str = "120";
+
+/// A disk as the installer writes it, with the real GRUB, and a few bytes in place of everything else.
+struct Disk {
+    file: PathBuf,
+    plan: InstallPlan,
+    scratch: Scratch,
+}
+
+impl Disk {
+    fn install(name: &str) -> Self {
+        let scratch = Scratch::new(name).unwrap();
+        let folder = scratch.folder("release").unwrap();
+        tiny_release(&folder);
+        let release = ReleaseSource::open(&folder).unwrap();
+        let file = scratch.path().join("disk.img");
+        let detail = DiskDetail {
+            path: file.to_str().unwrap().to_owned(),
+            size_bytes: 2 << 30,
+            logical_sector_bytes: 512,
+            ..DiskDetail::default()
+        };
+        File::create(&file).unwrap().set_len(detail.size_bytes).unwrap();
+        let machine = Machine { disks: vec![detail], ..Machine::default() };
+        let mut number = 0;
+        let ids = || {
+            number += 1;
+            format!("00000000-0000-4000-8000-{number:012}").parse().unwrap()
+        };
+        let plan = plan(&Settings::default(), &machine, &CloudConfig::default(), release.manifest(), ids).unwrap();
+        execute(&plan, &release, &mut |_| {}).unwrap();
+        Self { file, plan, scratch }
+    }
+
+    /// The boot partition, as mtools names it.
+    fn boot(&self) -> String {
+        format!("{}@@{}", self.file.display(), self.plan.layout.partition(Role::Boot).offset)
+    }
+
+    fn put(&self, path: &str, content: &[u8]) {
+        let file = self.scratch.path().join("content");
+        fs::write(&file, content).unwrap();
+        let copied =
+            Command::new("mcopy").args(["-o", "-i", &self.boot()]).arg(file).arg(format!("::/{path}")).status();
+        assert!(copied.unwrap().success(), "{path}");
+    }
+
+    fn state(&self) -> GrubEnv {
+        let block = Command::new("mtype").args(["-i", &self.boot(), "::/grub/grubenv"]).output().unwrap();
+        GrubEnv::parse(&block.stdout).unwrap()
+    }
+
+    /// What GRUB says from power-on to the reset that it makes itself.
+    fn start(&self) -> String {
+        let drive = format!("file={},format=raw,if=virtio,cache=unsafe", self.file.display());
+        let output = Command::new("timeout")
+            .args([LIMIT, "qemu-system-x86_64", "-machine", "pc", "-m", "64", "-nodefaults", "-no-reboot"])
+            .args(["-display", "none", "-serial", "stdio", "-drive", &drive])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "GRUB did not restart the machine by itself: {said}");
+        said
+    }
+}
+
+fn tiny_release(folder: &Path) {
+    let real = paths::output().join("image/release");
+    let mut manifest = ReleaseManifest::parse(&fs::read(real.join("release.json")).unwrap()).unwrap();
+    fs::create_dir(folder.join("boot")).unwrap();
+    let root = vec![7; 8192];
+    manifest.verity.data_blocks = 1;
+    manifest.verity.hash_start = 1;
+    manifest.minimum_slot_bytes = 16 << 20;
+    let boot = &mut manifest.boot;
+    for file in [&mut boot.grub_config, &mut boot.bios_boot, &mut boot.bios_core] {
+        fs::copy(real.join(&file.name), folder.join(&file.name)).unwrap();
+    }
+    let write = |file: &mut ReleaseFile, bytes: &[u8]| {
+        fs::write(folder.join(&file.name), bytes).unwrap();
+        file.size = bytes.len() as u64;
+        file.sha256 = hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes));
+    };
+    for file in [&mut boot.shim, &mut boot.grub, &mut boot.mok_manager, &mut manifest.kernel, &mut manifest.initrd] {
+        write(file, b"nothing that starts");
+    }
+    write(&mut manifest.root, &root);
+    fs::write(folder.join("release.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
+}
+
+#[test]
+fn vm_every_start_is_counted_by_grub_as_by_us() {
+    let disk = Disk::install("boot-menu-counting");
+    let trial = SlotBoot::new(SlotState::Trial);
+    let mut expected = GrubEnv {
+        a: SlotBoot { state: SlotState::Good, left: 2 },
+        b: SlotBoot { left: 1, ..trial },
+        active: Slot::B,
+        preferred: Slot::B,
+        menu: 3,
+        others: vec![b"variable_of=others".to_vec()],
+        ..GrubEnv::INSTALLED
+    };
+    disk.put("grub/grubenv", &expected.to_bytes());
+    for slot in ["B", "A", "A", "R"] {
+        let said = disk.start();
+        let started = expected.start();
+        assert!(said.contains(&format!("ros-boot: starting {slot} ")), "{said}");
+        assert_eq!((started.to_string().starts_with(slot), disk.state()), (true, expected.clone()), "{said}");
+    }
+    assert_eq!(expected.menu, 0, "the menu of the slot that failed is left with it");
+
+    let mut damaged = expected.to_bytes();
+    damaged[0] = b'?';
+    disk.put("grub/grubenv", &damaged);
+    let said = disk.start();
+    assert!(said.contains("cannot be read") && said.contains("ros-boot: starting R "), "{said}");
+
+    disk.put("A/args.cfg", b"");
+    disk.put("grub/grubenv", &GrubEnv::INSTALLED.to_bytes());
+    let said = disk.start();
+    assert!(said.contains("args.cfg is missing or empty"), "{said}");
+    assert_eq!(disk.state().a.left, 2);
+}
+
+#[test]
+fn vm_a_broken_menu_keeps_no_slot_from_starting() {
+    let disk = Disk::install("boot-menu-broken");
+    let state = GrubEnv { a: SlotBoot::new(SlotState::Good), menu: 9, ..GrubEnv::INSTALLED };
+    let garbage: Vec<u8> = (0..2000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let menus: [(&str, Option<&[u8]>); 7] = [
+        ("missing", None),
+        ("empty", Some(b"")),
+        ("an end that is missing", Some(b"if [ 1 = 1 ]; then\necho \"x\n")),
+        ("garbage", Some(&garbage)),
+        ("comes back", Some(b"echo \"menu 9 was here\"\n")),
+        ("comes back and leaves entries", Some(b"menuentry x --id ros-A { echo y }\nset root=(hd9)\nset timeout=-1\n")),
+        ("has no kernel", Some(b"linux ($root)/nothing\nboot\n")),
+    ];
+    for (name, menu) in menus {
+        if let Some(menu) = menu {
+            disk.put("grub/menu-9.cfg", menu);
+        }
+        disk.put("grub/grubenv", &state.to_bytes());
+        let said = disk.start();
+        assert!(said.contains("ros-boot: starting A (menu 0"), "{name}: {said}");
+        assert_eq!(disk.state().a.left, 4, "{name}");
+    }
+    disk.put("grub/menu-9.cfg", b"echo \"menu 9 starts $ros_slot\"\nreboot\n");
+    disk.put("grub/grubenv", &state.to_bytes());
+    let said = disk.start();
+    assert!(said.contains("menu 9 starts A") && !said.contains("menu 0"), "{said}");
+}
