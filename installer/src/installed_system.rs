@@ -1,5 +1,8 @@
 //! Where things are in an installed system, be it the running one or one below some folder.
 
+use std::fs::{self, DirBuilder};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Where the installer left the configuration.
@@ -10,4 +13,15 @@ pub const RANCHERD_CONFIG: &str = "/etc/rancher/rancherd/config.yaml";
 /// A path of the system that has its root here.
 pub fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
+}
+
+/// Whoever reads the file meanwhile gets the old one or the new one, and only root reads it.
+pub fn write_secret(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".ros-").tempfile_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    fs::File::open(folder)?.sync_all()
 }

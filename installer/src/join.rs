@@ -1,16 +1,15 @@
 //! How this machine joins its cluster, as the operator last said it: kept, and laid over what the cloud-config has
 //! under `rancherd` wherever rancherd's configuration is written, at boot as well as after a report.
 
-use crate::installed_system::{CLOUD_CONFIG, RANCHERD_CONFIG, below};
+use crate::installed_system::{CLOUD_CONFIG, RANCHERD_CONFIG, below, write_secret};
 use anyhow::{Context, Result};
 use protocol::{CloudConfig, Join, JoinConfiguration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, DirBuilder};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// The operator's last word. It holds the cluster's token: for root only, and new with each installation.
@@ -117,17 +116,6 @@ fn lay_over(base: &mut Map<String, Value>, over: &Map<String, Value>) {
 fn changed(before: &JoinConfiguration, after: &JoinConfiguration) -> Vec<String> {
     let keys: BTreeSet<&String> = before.0.keys().chain(after.0.keys()).collect();
     keys.into_iter().filter(|key| before.0.get(*key) != after.0.get(*key)).cloned().collect()
-}
-
-/// Whoever reads the file meanwhile gets the old one or the new one, and only root reads it.
-fn write_secret(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".ros-").tempfile_in(folder)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

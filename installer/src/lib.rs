@@ -19,6 +19,7 @@ pub mod kexec;
 pub mod log;
 pub mod machine;
 pub mod marker;
+pub mod operator_settings;
 pub mod plan;
 pub mod recovery;
 pub mod register;

@@ -19,6 +19,8 @@ pub struct Settings {
     pub registration_url: Setting<Option<String>>,
     /// `registrationCACert`: PEM. When given, only certificates under it are accepted.
     pub registration_ca_cert: Setting<Option<String>>,
+    /// `registrationRevision`: what the operator calls the settings by which it is reached; on an installed machine.
+    pub registration_revision: Setting<Option<String>>,
     /// `registrationSecret`: by what the operator knows this machine if it has no TPM; what the Secret holds that its
     /// MachineInventory names.
     pub registration_secret: Setting<Option<Secret>>,

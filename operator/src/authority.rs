@@ -5,11 +5,16 @@
 //! | when                                      | what happens                                                           |
 //! |-------------------------------------------|------------------------------------------------------------------------|
 //! | the server certificate has < 30 days left | another one is issued (90 days)                                        |
-//! | the authority has < 2 years left of 10    | its successor is made and published beside it                          |
-//! | the authority has < 1 year left           | the successor issues; the old one stays in the bundle until it expires |
+//! | the authority has < 2 years left of 10,   | its successor is made and published beside it                          |
+//! | or somebody asks for it                   |                                                                        |
+//! | the successor takes over                  | it issues; the old one stays in the bundle until it expires            |
 //!
-//! So an installed machine, which is given the bundle at every registration, has a year to learn of the successor
-//! before any certificate depends on it.
+//! A successor takes over when no installed machine is left behind, which means that each has said that it knows the
+//! successor, and the authority has less than a year left or somebody asked for the change. It takes over without
+//! waiting when somebody says so, and when the authority has too little time left to issue another certificate.
+//!
+//! A certificate that is issued while machines are left behind keeps the names of the one before: they still come by
+//! the address that they know.
 
 mod given;
 mod store;
@@ -28,6 +33,10 @@ const DAY: i64 = 24 * 3600;
 const AUTHORITY_DAYS: i64 = 3650;
 const SUCCESSOR_PUBLISHED_DAYS: i64 = 730;
 const SUCCESSOR_ISSUES_DAYS: i64 = 365;
+/// From here on the successor issues, whoever is left behind: a server certificate must not outlive its authority.
+const LAST_ISSUE_DAYS: i64 = SERVER_DAYS + 10;
+/// Names that a server certificate may keep beside those that it is for.
+const MAX_FORMER_NAMES: usize = 8;
 const SERVER_DAYS: i64 = 90;
 const SERVER_RENEWED_DAYS: i64 = 30;
 /// Certificates are valid from a little before they are made: machines' clocks are often slow.
@@ -64,15 +73,44 @@ pub struct Served {
 
 impl CertificateSource {
     /// What to serve now, to clients that reach the server by these names and addresses.
-    pub async fn current(&self, hosts: &[String], now: Timestamp) -> anyhow::Result<Served> {
+    pub async fn current(&self, hosts: &[String], fleet: &Fleet, now: Timestamp) -> anyhow::Result<Served> {
         match self {
             Self::Own(authority) => {
-                let material = authority.current(hosts, now).await?;
+                let material = authority.current(hosts, fleet, now).await?;
                 Ok(Served { bundle: material.bundle(), server: material.server })
             }
             Self::Given(folder) => given::read(folder),
         }
     }
+}
+
+/// What installed machines know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fleet {
+    /// PEM of the authorities that they are told of.
+    pub bundle: String,
+    /// How many have not said that they know these, and the present address. `None`: it is not known.
+    pub behind: Option<usize>,
+}
+
+impl Fleet {
+    fn is_left_behind(&self) -> bool {
+        self.behind != Some(0)
+    }
+
+    /// Whether every installed machine trusts this authority.
+    fn knows(&self, authority: &Issued) -> bool {
+        !self.is_left_behind() && self.bundle.contains(authority.certificate.trim())
+    }
+}
+
+/// What somebody asked for, by an annotation of the Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Another authority, which takes over when no machine is left behind.
+    Renew,
+    /// That the successor takes over now.
+    TakeOver,
 }
 
 /// All that the operator's own authority consists of.
@@ -111,22 +149,37 @@ impl TlsMaterial {
 
 /// What to keep from now on; equal to `current` when nothing is due. `hosts` are names and addresses that clients
 /// reach the server by; a server certificate that lacks one of them is issued anew.
-pub fn renewed(current: Option<&TlsMaterial>, hosts: &[String], now: Timestamp) -> Result<TlsMaterial, AuthorityError> {
+pub fn renewed(
+    current: Option<&TlsMaterial>,
+    hosts: &[String],
+    fleet: &Fleet,
+    wish: Option<Wish>,
+    now: Timestamp,
+) -> Result<TlsMaterial, AuthorityError> {
     let Some(current) = current else {
         let authority = make_authority(now)?;
         let server = issue_server(&authority, hosts, now)?;
         return Ok(TlsMaterial { authority, successor: None, predecessor: None, server });
     };
     let mut next = current.clone();
-    if days_left(&next.authority.certificate, now)? < SUCCESSOR_PUBLISHED_DAYS && next.successor.is_none() {
-        next.successor = Some(make_authority(now)?);
+    let mut names = hosts.to_vec();
+    if fleet.is_left_behind() {
+        let former = names_of(&next.server.certificate)?.into_iter().filter(|name| !hosts.contains(name));
+        names.extend(former.take(MAX_FORMER_NAMES));
     }
-    if days_left(&next.authority.certificate, now)? < SUCCESSOR_ISSUES_DAYS
-        && let Some(successor) = next.successor.take()
-    {
-        let old = std::mem::replace(&mut next.authority, successor);
-        next.predecessor = Some(old.certificate);
-        next.server = issue_server(&next.authority, hosts, now)?;
+    let left = days_left(&next.authority.certificate, now)?;
+    match &next.successor {
+        None if left < SUCCESSOR_PUBLISHED_DAYS || wish.is_some() => next.successor = Some(make_authority(now)?),
+        Some(successor) => {
+            let is_due = left < SUCCESSOR_ISSUES_DAYS || wish.is_some();
+            if (is_due && fleet.knows(successor)) || left < LAST_ISSUE_DAYS || wish == Some(Wish::TakeOver) {
+                let old = std::mem::replace(&mut next.authority, successor.clone());
+                next.successor = None;
+                next.predecessor = Some(old.certificate);
+                next.server = issue_server(&next.authority, &names, now)?;
+            }
+        }
+        None => {}
     }
     if let Some(predecessor) = &next.predecessor
         && days_left(predecessor, now)? <= 0
@@ -134,7 +187,7 @@ pub fn renewed(current: Option<&TlsMaterial>, hosts: &[String], now: Timestamp) 
         next.predecessor = None;
     }
     if days_left(&next.server.certificate, now)? < SERVER_RENEWED_DAYS || !covers(&next.server.certificate, hosts)? {
-        next.server = issue_server(&next.authority, hosts, now)?;
+        next.server = issue_server(&next.authority, &names, now)?;
     }
     Ok(next)
 }
@@ -184,21 +237,25 @@ fn days_left(certificate: &str, now: Timestamp) -> Result<i64, AuthorityError> {
 }
 
 fn covers(certificate: &str, hosts: &[String]) -> Result<bool, AuthorityError> {
+    let names = names_of(certificate)?;
+    let plain = |host: &String| host.parse::<IpAddr>().map_or_else(|_| host.clone(), |address| address.to_string());
+    Ok(hosts.iter().all(|host| names.contains(&plain(host))))
+}
+
+/// The names and addresses that a certificate is for.
+fn names_of(certificate: &str) -> Result<Vec<String>, AuthorityError> {
     use x509_cert::ext::pkix::{SubjectAltName, name::GeneralName};
     let certificate = x509_cert::Certificate::from_pem(certificate)?;
     let names = certificate.tbs_certificate().get_extension::<SubjectAltName>()?.map(|(_, names)| names.0);
-    let names = names.unwrap_or_default();
-    Ok(hosts.iter().all(|host| {
-        let address = host.parse::<IpAddr>().ok().map(|address| match address {
-            IpAddr::V4(address) => address.octets().to_vec(),
-            IpAddr::V6(address) => address.octets().to_vec(),
-        });
-        names.iter().any(|name| match (name, &address) {
-            (GeneralName::DnsName(name), None) => name.as_str() == host,
-            (GeneralName::IpAddress(name), Some(address)) => name.as_bytes() == address,
-            _ => false,
-        })
-    }))
+    let text = |name: &GeneralName| match name {
+        GeneralName::DnsName(name) => Some(name.as_str().to_owned()),
+        GeneralName::IpAddress(octets) => match *octets.as_bytes() {
+            [a, b, c, d] => Some(IpAddr::from([a, b, c, d]).to_string()),
+            ref long => <[u8; 16]>::try_from(long).ok().map(|octets| IpAddr::from(octets).to_string()),
+        },
+        _ => None,
+    };
+    Ok(names.iter().flatten().filter_map(text).collect())
 }
 
 #[cfg(test)]
@@ -211,6 +268,10 @@ mod tests {
     }
     fn after(days: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + days * DAY).unwrap()
+    }
+    /// With a fleet of which nothing is known.
+    fn renew(current: Option<&TlsMaterial>, hosts: &[String], day: i64) -> Result<TlsMaterial, AuthorityError> {
+        renewed(current, hosts, &Fleet::default(), None, after(day))
     }
     /// What a client does that trusts `bundle` and is shown `material`'s certificate.
     fn trusts(bundle: &str, material: &TlsMaterial, host: &str, at: Timestamp) -> bool {
@@ -226,36 +287,85 @@ mod tests {
 
     #[test]
     fn what_is_made_is_trusted_by_name_and_by_address() {
-        let material = renewed(None, &hosts(), after(0)).unwrap();
+        let material = renew(None, &hosts(), 0).unwrap();
         for host in hosts() {
             assert!(trusts(&material.bundle(), &material, &host, after(0)), "{host}");
         }
         assert!(!trusts(&material.bundle(), &material, "10.0.2.3", after(0)));
-        assert_eq!(renewed(Some(&material), &hosts(), after(1)).unwrap(), material);
+        assert_eq!(renew(Some(&material), &hosts(), 1).unwrap(), material);
     }
 
     #[test]
     fn a_server_certificate_is_renewed_before_it_expires_and_when_the_url_changes() {
-        let material = renewed(None, &hosts(), after(0)).unwrap();
-        let later = renewed(Some(&material), &hosts(), after(61)).unwrap();
+        let material = renew(None, &hosts(), 0).unwrap();
+        let later = renew(Some(&material), &hosts(), 61).unwrap();
         assert_eq!(later.authority, material.authority);
         assert_ne!(later.server, material.server);
-        let moved = renewed(Some(&material), &["ros.example.org".into()], after(1)).unwrap();
+        let moved = renew(Some(&material), &["ros.example.org".into()], 1).unwrap();
         assert!(trusts(&material.bundle(), &moved, "ros.example.org", after(1)));
     }
 
     #[test]
     fn a_client_that_learned_the_bundle_is_never_locked_out() {
-        let mut material = renewed(None, &hosts(), after(0)).unwrap();
+        let mut material = renew(None, &hosts(), 0).unwrap();
         let first = material.bundle();
         let mut year_ago = vec![first.clone()];
         // Twenty-five years in steps of two weeks: two rotations of the authority.
         for day in (0..25 * 365).step_by(14) {
-            material = renewed(Some(&material), &hosts(), after(day)).unwrap();
+            material = renew(Some(&material), &hosts(), day).unwrap();
             let known = &year_ago[year_ago.len().saturating_sub(25)];
             assert!(trusts(known, &material, "localhost", after(day)), "day {day}");
             year_ago.push(material.bundle());
         }
         assert!(!material.bundle().contains(first.trim_end()), "the first authority has expired and is gone");
+    }
+
+    #[test]
+    fn a_successor_takes_over_when_no_machine_is_left_behind_or_somebody_says_so() {
+        let first = renew(None, &hosts(), 0).unwrap();
+        let next = |current: &TlsMaterial, fleet: &Fleet, wish, day| {
+            renewed(Some(current), &hosts(), fleet, wish, after(day)).unwrap()
+        };
+        let told = |material: &TlsMaterial, behind| Fleet { bundle: material.bundle(), behind };
+        let published = next(&first, &told(&first, Some(0)), Some(Wish::Renew), 1);
+        assert_eq!(published.authority, first.authority);
+        let successor = published.successor.clone().unwrap();
+        // A fleet that knows all that it was told before was not told of this one.
+        for fleet in [told(&first, Some(0)), told(&published, Some(1)), told(&published, None)] {
+            assert_eq!(next(&published, &fleet, Some(Wish::Renew), 2), published);
+        }
+        let knowing = told(&published, Some(0));
+        assert_eq!(next(&published, &knowing, None, 2), published, "nobody asked, and media know the old one only");
+        for (fleet, wish) in [(&knowing, Wish::Renew), (&told(&first, Some(9)), Wish::TakeOver)] {
+            let taken_over = next(&published, fleet, Some(wish), 3);
+            assert_eq!((&taken_over.authority, &taken_over.successor), (&successor, &None));
+            assert!(trusts(&published.bundle(), &taken_over, "localhost", after(3)));
+        }
+        // By itself, in the last year.
+        let late = AUTHORITY_DAYS - SUCCESSOR_ISSUES_DAYS + 1;
+        assert_eq!(next(&published, &told(&published, Some(1)), None, late).authority, first.authority);
+        assert_eq!(next(&published, &knowing, None, late).authority, successor);
+        let last = AUTHORITY_DAYS - LAST_ISSUE_DAYS + 1;
+        assert_eq!(next(&published, &told(&published, Some(1)), None, last).authority, successor);
+    }
+
+    #[test]
+    fn the_address_that_machines_know_is_served_until_none_is_left_behind() {
+        let material = renew(None, &hosts(), 0).unwrap();
+        let new: Vec<String> = ["ros.example.org", "127.0.0.1", "localhost"].map(String::from).to_vec();
+        let renewed = |current: &TlsMaterial, behind, day| {
+            let fleet = Fleet { bundle: current.bundle(), behind };
+            renewed(Some(current), &new, &fleet, None, after(day)).unwrap()
+        };
+        let moved = renewed(&material, None, 1);
+        for host in ["10.0.2.2", "ros.example.org"] {
+            assert!(trusts(&material.bundle(), &moved, host, after(1)), "{host}");
+        }
+        let still = renewed(&moved, Some(3), 70);
+        assert!(still != moved && trusts(&material.bundle(), &still, "10.0.2.2", after(70)));
+        assert_eq!(renewed(&still, Some(0), 71), still, "no certificate is issued for that alone");
+        let after_all = renewed(&still, Some(0), 140);
+        assert!(!trusts(&material.bundle(), &after_all, "10.0.2.2", after(140)));
+        assert!(trusts(&material.bundle(), &after_all, "ros.example.org", after(140)));
     }
 }

@@ -8,7 +8,7 @@ use crate::lookup::Lookup;
 use crate::media::Shelf;
 use crate::metrics::Metrics;
 use crate::rancher::Rancher;
-use crate::registration::Endpoint;
+use crate::registration::{Endpoint, Registration};
 use crate::registration_index::{Authorities, RegistrationIndex};
 use crate::shared_secret::SharedSecrets;
 use crate::upgrade::DefaultRegistry;
@@ -59,6 +59,19 @@ impl Context {
     /// The same of those in one namespace, for a machine that shows a registration of it.
     pub async fn find_machine_in(&self, namespace: &str, hash: &TpmHash) -> Result<Option<Arc<KnownMachine>>, Refusal> {
         self.lookup.find(&self.inventories, &self.inventory_client, hash, Some(namespace)).await
+    }
+
+    /// How many installed machines do not have the settings that follow from this endpoint. `None`: not all of them are
+    /// known yet.
+    pub fn left_behind(&self, endpoint: &Endpoint) -> Option<usize> {
+        if !self.registrations.is_complete() || !self.inventories.is_complete() {
+            return None;
+        }
+        let behind = |registration: Arc<Registration>| {
+            let newest = registration.operator_settings(endpoint).map(|settings| String::from(settings.revision));
+            self.inventories.behind(&registration.namespace, &registration.name, newest.as_deref().unwrap_or_default())
+        };
+        Some(self.registrations.all().into_iter().map(behind).sum())
     }
 
     pub fn endpoint(&self) -> Endpoint {

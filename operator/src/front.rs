@@ -2,7 +2,8 @@
 //! as we run.
 
 use crate::address::Finder;
-use crate::authority::{CertificateSource, Served};
+use crate::authority::{CertificateSource, Fleet, Served};
+use crate::context::Context;
 use crate::registration::Endpoint;
 use crate::server::CertificateHolder;
 use anyhow::Context as _;
@@ -26,9 +27,11 @@ pub struct Front {
 }
 
 impl Front {
-    async fn look(&self) -> anyhow::Result<(Served, Endpoint)> {
+    /// `fleet`: what installed machines know, where they were told of this server URL.
+    async fn look(&self, fleet: impl FnOnce(&str) -> Fleet) -> anyhow::Result<(Served, Endpoint)> {
         let address = self.address.find().await?;
-        let served = self.certificate.current(&hosts(&address.url)?, Timestamp::now()).await?;
+        let fleet = fleet(&address.url);
+        let served = self.certificate.current(&hosts(&address.url)?, &fleet, Timestamp::now()).await?;
         let ca_bundle = address.authorities.unwrap_or_else(|| served.bundle.clone());
         let endpoint = Endpoint { server_url: address.url, ca_bundle };
         Ok((served, endpoint))
@@ -39,7 +42,7 @@ impl Front {
         let stop = stop.fuse();
         tokio::pin!(stop);
         loop {
-            match self.look().await {
+            match self.look(|_| Fleet::default()).await {
                 Ok(found) => {
                     if found.1.is_inside_only() {
                         tracing::warn!(
@@ -59,11 +62,17 @@ impl Front {
     }
 
     /// Serves with what is renewed, and tells of an address that changes.
-    pub async fn keep(self, certificate: Arc<CertificateHolder>, told: watch::Sender<Endpoint>, mut served: Served) {
+    pub async fn keep(
+        self,
+        certificate: Arc<CertificateHolder>,
+        told: watch::Sender<Endpoint>,
+        mut served: Served,
+        context: Arc<Context>,
+    ) {
         loop {
             let pause = if told.borrow().is_inside_only() { ADDRESS_EVERY } else { RENEWAL_EVERY };
             tokio::time::sleep(pause).await;
-            let (next, endpoint) = match self.look().await {
+            let (next, endpoint) = match self.look(|url| fleet(&context, url)).await {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "looking after address and certificate");
@@ -88,6 +97,13 @@ impl Front {
             });
         }
     }
+}
+
+/// What installed machines know of us. Of an address that they are not told yet nothing is known.
+fn fleet(context: &Context, server_url: &str) -> Fleet {
+    let told = context.endpoint();
+    let behind = if told.server_url == server_url { context.left_behind(&told) } else { None };
+    Fleet { bundle: told.ca_bundle, behind }
 }
 
 /// Names and addresses that the certificate is for: what the URL says, and this machine.

@@ -356,6 +356,31 @@ mod tests {
     }
 
     #[test]
+    fn installed_machines_without_the_newest_settings_are_counted() {
+        let index = InventoryIndex::default();
+        let say = |name: &str, version: u64, installed: bool, revision: Option<&str>| {
+            let mut object = object(name, name.as_bytes()[0], version);
+            object.status = Some(MachineInventoryStatus {
+                os: installed.then(OsStatus::default),
+                settings_revision: revision.map(str::to_owned),
+                ..MachineInventoryStatus::default()
+            });
+            index.enter(object);
+        };
+        say("a", 1, false, None);
+        assert_eq!(index.behind("n", "door", "r1"), 0, "what is not installed is told when it is");
+        say("a", 2, true, None);
+        say("b", 3, true, Some("r1"));
+        let behind = |newest| index.behind("n", "door", newest);
+        assert_eq!((behind("r1"), behind("r2"), index.behind("n", "other", "r1")), (1, 2, 0));
+        say("a", 4, true, Some("r1"));
+        assert_eq!((behind("r1"), behind("r2")), (0, 2));
+        forget(&index, "a");
+        forget(&index, "b");
+        assert_eq!(behind("r2"), 0);
+    }
+
+    #[test]
     fn an_inventory_counts_in_its_namespace_and_beyond_while_it_is_the_only_one() {
         let index = InventoryIndex::default();
         index.enter(object("b", 1, 1));

@@ -131,6 +131,7 @@ pub fn after(
                 }
                 status.phase = Some(if ready { Phase::Ready } else { Phase::Booted });
                 status.os = Some(os_status(report));
+                status.settings_revision = report.settings_revision.clone().map(String::from);
                 status.failure = None;
             }
         }

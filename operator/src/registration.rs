@@ -3,14 +3,15 @@
 mod config_templates;
 
 use crate::crd::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, reason};
+use crate::digest::sha256;
 use crate::inventory_index::KnownMachine;
 use crate::label;
-use crate::registration_index::Authorities;
+use crate::registration_index::{Admits, Authorities};
 use config_templates::ConfigTemplates;
 use kube::ResourceExt;
 use protocol::message::MAX_FRAME;
 use protocol::template::DEFAULT_MACHINE_NAME;
-use protocol::{CloudConfig, Refusal, RefusalCode, RegistrationToken, SmbiosDocument, Template};
+use protocol::{CloudConfig, OperatorSettings, Refusal, RefusalCode, RegistrationToken, SmbiosDocument, Template};
 use serde_json::{Map, Value};
 
 /// Room that the rest of a `config` message needs beside the cloud-config, in bytes.
@@ -23,7 +24,10 @@ pub struct Registration {
     pub namespace: String,
     pub name: String,
     pub uid: String,
+    /// On media: whoever has it may register machines.
     pub token: Option<RegistrationToken>,
+    /// On installed machines: admits only machines that are known.
+    pub installed_token: Option<RegistrationToken>,
     pub spec: MachineRegistrationSpec,
     /// Bytes of the cloud-config as JSON.
     cloud_config_bytes: usize,
@@ -65,12 +69,14 @@ impl Endpoint {
 
 impl Registration {
     pub fn of(object: &MachineRegistration) -> Self {
-        let token = object.status.as_ref().and_then(|status| status.registration_token.as_deref());
+        let status = object.status.as_ref();
+        let parse = |token: Option<&String>| token.and_then(|token| token.parse().ok());
         Self {
             namespace: object.namespace().unwrap_or_default(),
             name: object.name_any(),
             uid: object.uid().unwrap_or_default(),
-            token: token.and_then(|token| token.parse().ok()),
+            token: parse(status.and_then(|status| status.registration_token.as_ref())),
+            installed_token: parse(status.and_then(|status| status.installed_token.as_ref())),
             cloud_config_bytes: serde_json::to_vec(&object.spec.cloud_config).map_or(usize::MAX, |json| json.len()),
             templates: parse_templates(&object.spec),
             spec: object.spec.clone(),
@@ -78,10 +84,12 @@ impl Registration {
     }
 
     /// The configuration for a machine: the registration's with its templates filled in, and over it what the operator
-    /// has to say. `smbios` is what the machine says of itself now.
+    /// has to say. `token`: the one that the installed system is to report with. `smbios` is what the machine says of
+    /// itself now.
     pub fn answer(
         &self,
         endpoint: &Endpoint,
+        token: Admits,
         machine: &KnownMachine,
         smbios: &SmbiosDocument,
     ) -> Result<CloudConfig, Refusal> {
@@ -97,7 +105,11 @@ impl Registration {
         put(&mut config, &["rancherd", "server"], endpoint.server_url.as_str().into());
         put(&mut config, &["rancherd", "token"], "tpm://".into());
         put(&mut config, &["rancheros", "install", "automatic"], true.into());
-        self.put_address(&mut config, endpoint);
+        let token = match token {
+            Admits::NewMachines => self.token.as_ref(),
+            Admits::KnownMachines => self.installed_token.as_ref().or(self.token.as_ref()),
+        };
+        self.put_address(&mut config, endpoint, token);
         Ok(CloudConfig(config))
     }
 
@@ -118,18 +130,19 @@ impl Registration {
     /// What stands on a medium: where to register, and whom to trust there.
     pub fn medium_settings(&self, endpoint: &Endpoint) -> CloudConfig {
         let mut config = Map::new();
-        self.put_address(&mut config, endpoint);
+        self.put_address(&mut config, endpoint, self.token.as_ref());
         CloudConfig(config)
     }
 
-    /// The URL for media; `None` before the token is made.
-    pub fn url(&self, endpoint: &Endpoint) -> Option<String> {
-        self.token.as_ref().map(|token| url(endpoint, token))
+    /// How installed machines reach the operator from now on. `None`: their token is not made yet, or the authorities
+    /// are more than a machine keeps.
+    pub fn operator_settings(&self, endpoint: &Endpoint) -> Option<OperatorSettings> {
+        operator_settings(endpoint, self.installed_token.as_ref()?)
     }
 
-    fn put_address(&self, config: &mut Map<String, Value>, endpoint: &Endpoint) {
-        if let Some(url) = self.url(endpoint) {
-            put(config, &["rancheros", "install", "registrationURL"], url.into());
+    fn put_address(&self, config: &mut Map<String, Value>, endpoint: &Endpoint, token: Option<&RegistrationToken>) {
+        if let Some(token) = token {
+            put(config, &["rancheros", "install", "registrationURL"], url(endpoint, token).into());
             if !endpoint.ca_bundle.is_empty() {
                 put(config, &["rancheros", "install", "registrationCACert"], endpoint.ca_bundle.as_str().into());
             }
@@ -142,6 +155,7 @@ impl Registration {
         object.metadata.namespace = Some(namespace.to_owned());
         object.status = Some(crate::crd::MachineRegistrationStatus {
             registration_token: Some("t".repeat(RegistrationToken::GENERATED_LENGTH)),
+            installed_token: Some("i".repeat(RegistrationToken::GENERATED_LENGTH)),
             ..Default::default()
         });
         Self::of(&object)
@@ -204,6 +218,33 @@ fn as_host_name(text: &str) -> String {
 /// The registration URL of a token.
 pub fn url(endpoint: &Endpoint, token: &RegistrationToken) -> String {
     format!("{}{PATH}/{}", endpoint.server_url, token.expose())
+}
+
+/// What machines are told that are to report with this token. `None`: the authorities are more than a machine keeps.
+pub fn operator_settings(endpoint: &Endpoint, installed_token: &RegistrationToken) -> Option<OperatorSettings> {
+    let registration_url = url(endpoint, installed_token);
+    let authorities = certificates(&endpoint.ca_bundle);
+    let revision = revision(&registration_url, &authorities).parse().ok()?;
+    let settings = OperatorSettings { revision, registration_url, authorities };
+    settings.check().is_ok().then_some(settings)
+}
+
+/// The certificates of a PEM bundle, each as it stands there.
+fn certificates(bundle: &str) -> Vec<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let blocks = bundle.split_inclusive(END).map(|block| match block.find("-----BEGIN CERTIFICATE-----") {
+        Some(begin) => &block[begin..],
+        None => "",
+    });
+    blocks.filter(|block| block.ends_with(END)).map(|block| format!("{block}\n")).collect()
+}
+
+/// Names settings by their content: 64 bits of its SHA-256, as hex.
+fn revision(url: &str, authorities: &[String]) -> String {
+    let parts = std::iter::once(url).chain(authorities.iter().map(String::as_str));
+    // No part holds a zero byte.
+    let content = parts.collect::<Vec<_>>().join("\0");
+    hex::encode(&sha256(content.as_bytes())[..8])
 }
 
 /// Whether the answer of a registration fits into a message.
@@ -308,20 +349,20 @@ mod tests {
             "hostname": "a", "rancherd": {"role": "server", "token": "mine"}, "rancheros": {"install": null},
         }}));
         let machine = KnownMachine::default();
-        let url = format!("https://ros.example.org/v1-rancheros/registration/{}", "t".repeat(54));
+        let url = |token: &str| format!("https://ros.example.org/v1-rancheros/registration/{}", token.repeat(54));
         assert_eq!(
-            Value::Object(door.answer(&endpoint(), &machine, &SmbiosDocument::default()).unwrap().0),
+            Value::Object(door.answer(&endpoint(), Admits::KnownMachines, &machine, &SmbiosDocument::default()).unwrap().0),
             json!({
                 "hostname": "a",
                 "rancherd": {
                     "role": "server", "nodeName": "a", "server": "https://ros.example.org", "token": "tpm://",
                 },
-                "rancheros": {"install": {"automatic": true, "registrationURL": url, "registrationCACert": "PEM"}},
+                "rancheros": {"install": {"automatic": true, "registrationURL": url("i"), "registrationCACert": "PEM"}},
             })
         );
         assert_eq!(
             Value::Object(door.medium_settings(&endpoint()).0),
-            json!({"rancheros": {"install": {"registrationURL": url, "registrationCACert": "PEM"}}})
+            json!({"rancheros": {"install": {"registrationURL": url("t"), "registrationCACert": "PEM"}}})
         );
     }
 
@@ -333,7 +374,7 @@ mod tests {
     /// Host name and Node's name of a machine with this serial number.
     fn names(cloud_config: Value, machine: &KnownMachine, serial: &str) -> (String, String) {
         let smbios = serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap();
-        let config = with(json!({"cloudConfig": cloud_config})).answer(&endpoint(), machine, &smbios).unwrap().0;
+        let config = with(json!({"cloudConfig": cloud_config})).answer(&endpoint(), Admits::KnownMachines, machine, &smbios).unwrap().0;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         (text(&config["hostname"]), text(&config["rancherd"]["nodeName"]))
     }
@@ -353,6 +394,26 @@ mod tests {
         assert_eq!(names(json!({}), &machine("a", json!({"hostname": "till"})), "1"), same("till"));
         let long = format!("{}.example.org", "a".repeat(62));
         assert_eq!(names(json!({}), &machine(&long, json!({})), "1"), same(&"a".repeat(62)));
+    }
+
+    #[test]
+    fn the_revision_of_settings_is_that_of_their_content() {
+        const ONE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let door = with(json!({}));
+        let settings = |server_url: &str, bundle: &str| {
+            let endpoint = Endpoint { server_url: server_url.into(), ca_bundle: bundle.into() };
+            door.operator_settings(&endpoint)
+        };
+        let first = settings("https://ros", ONE).unwrap();
+        assert_eq!(first.authorities, [ONE]);
+        assert!(first.registration_url.ends_with(&"i".repeat(54)), "not the token of media");
+        assert_eq!(settings("https://ros", &format!("# a comment\n{ONE}")), Some(first.clone()));
+        let two = settings("https://ros", &format!("{ONE}{ONE}")).unwrap();
+        assert_eq!(two.authorities.len(), 2);
+        let moved = settings("https://other", ONE).unwrap();
+        assert!(two.revision != first.revision && moved.revision != first.revision);
+        assert!(settings("https://ros", "").unwrap().authorities.is_empty());
+        assert_eq!(settings("https://ros", &ONE.repeat(17)), None);
     }
 
     #[test]

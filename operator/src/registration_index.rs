@@ -17,10 +17,19 @@ pub struct RegistrationIndex {
     maps: RwLock<Maps>,
 }
 
+/// Whom a token lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admits {
+    /// Machines that nobody knows, too: the token of media.
+    NewMachines,
+    /// The token of installed machines.
+    KnownMachines,
+}
+
 #[derive(Default)]
 struct Maps {
     by_key: HashMap<Key, Arc<Registration>>,
-    by_token: HashMap<RegistrationToken, Key>,
+    by_token: HashMap<RegistrationToken, (Key, Admits)>,
     /// Read by the controller from Secrets; a registration that trusts authorities is not open before they are here.
     authorities: HashMap<Key, Authorities>,
     listing: Option<HashSet<Key>>,
@@ -44,8 +53,16 @@ impl RegistrationIndex {
 
     /// The registration of a token. Tokens hold some 280 random bits and are found by keyed hash, so the time it
     /// takes tells nothing that helps guessing one.
-    pub fn find(&self, token: &RegistrationToken) -> Option<Arc<Registration>> {
-        self.read(|maps| maps.by_key.get(maps.by_token.get(token)?).cloned())
+    pub fn find(&self, token: &RegistrationToken) -> Option<(Arc<Registration>, Admits)> {
+        self.read(|maps| {
+            let (key, admits) = maps.by_token.get(token)?;
+            Some((maps.by_key.get(key)?.clone(), *admits))
+        })
+    }
+
+    /// Every registration, in no order.
+    pub fn all(&self) -> Vec<Arc<Registration>> {
+        self.read(|maps| maps.by_key.values().cloned().collect())
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Registration>> {
@@ -80,21 +97,26 @@ impl Maps {
         if let Some(listing) = &mut self.listing {
             listing.insert(key.clone());
         }
-        self.forget_token(&key);
-        if let Some(token) = &registration.token {
-            self.by_token.insert(token.clone(), key.clone());
+        self.forget_tokens(&key);
+        let tokens =
+            [(&registration.installed_token, Admits::KnownMachines), (&registration.token, Admits::NewMachines)];
+        for (token, admits) in tokens {
+            if let Some(token) = token {
+                self.by_token.insert(token.clone(), (key.clone(), admits));
+            }
         }
         self.by_key.insert(key, Arc::new(registration));
     }
 
     fn remove(&mut self, key: &Key) {
-        self.forget_token(key);
+        self.forget_tokens(key);
         self.by_key.remove(key);
         self.authorities.remove(key);
     }
 
-    fn forget_token(&mut self, key: &Key) {
-        if let Some(token) = self.by_key.get(key).and_then(|registration| registration.token.as_ref()) {
+    fn forget_tokens(&mut self, key: &Key) {
+        let Some(registration) = self.by_key.get(key) else { return };
+        for token in [&registration.token, &registration.installed_token].into_iter().flatten() {
             self.by_token.remove(token);
         }
     }
@@ -135,11 +157,29 @@ mod tests {
     fn a_token_opens_until_it_is_replaced_or_its_registration_deleted() {
         let index = RegistrationIndex::default();
         index.apply(&Event::Apply(object("door", &token('a'))));
-        assert_eq!(index.find(&token('a')).unwrap().name, "door");
+        assert_eq!(index.find(&token('a')).unwrap().0.name, "door");
         index.apply(&Event::Apply(object("door", &token('b'))));
         assert!(index.find(&token('a')).is_none() && index.find(&token('b')).is_some());
         index.apply(&Event::Delete(object("door", &token('b'))));
         assert!(index.find(&token('b')).is_none());
+    }
+
+    #[test]
+    fn the_token_of_media_is_revoked_alone() {
+        let index = RegistrationIndex::default();
+        let with_installed = |medium| {
+            let mut object = object("door", &token(medium));
+            object.status.as_mut().unwrap().installed_token = Some(token('i').expose().to_owned());
+            Event::Apply(object)
+        };
+        let admits = |letter| index.find(&token(letter)).map(|(_, admits)| admits);
+        index.apply(&with_installed('a'));
+        assert_eq!((admits('a'), admits('i')), (Some(Admits::NewMachines), Some(Admits::KnownMachines)));
+        index.apply(&with_installed('b'));
+        let after = (admits('a'), admits('b'), admits('i'));
+        assert_eq!(after, (None, Some(Admits::NewMachines), Some(Admits::KnownMachines)));
+        index.apply(&Event::Delete(object("door", &token('b'))));
+        assert_eq!(admits('i'), None);
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub async fn run(
 
     let background = tokio::spawn(write_events);
     let keeping = keeper.map(|keeper| tokio::spawn(keeper.run()));
-    let renewal = tokio::spawn(front.keep(certificate, endpoint_sender, served));
+    let renewal = tokio::spawn(front.keep(certificate, endpoint_sender, served, context.clone()));
     let serving = tokio::spawn(server::serve(listener, service, stop.clone()));
     let controlling = tokio::spawn(controllers::run(context, stop.clone()));
     let stopped = stop.clone();

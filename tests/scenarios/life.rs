@@ -8,7 +8,7 @@ use harness::software_machine::{Endpoint, Exchange, usual_report};
 use harness::software_tpm::{KeyKind, SoftwareTpm};
 use harness::wait::{Look, until};
 use protocol::message::{Done, Failure, InstallPhase, OsReport, Progress, Slot};
-use protocol::{FromMachine, FromOperator, RefusalCode};
+use protocol::{FromMachine, FromOperator, OperatorSettings, RefusalCode};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -123,6 +123,69 @@ async fn an_installation_outlives_the_operator() {
     again.say(&progress()).await.unwrap();
     again.finish().await.unwrap();
     phase(&site, "Installed").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_of_media_is_revoked_and_installed_machines_go_on() {
+    let site = Site::start("life-revoked-token", json!({})).await.unwrap();
+    let medium = site.endpoint().await.unwrap();
+    let (tpm, stranger) = (SoftwareTpm::new(KeyKind::P256).unwrap(), SoftwareTpm::new(KeyKind::P256).unwrap());
+    medium.register(&tpm, usual_report("SN-1")).await.unwrap();
+
+    // As a machine does that was installed with the token of its medium.
+    let told = settings(&medium, &tpm, None).await.unwrap();
+    behind(&site, 1).await.unwrap();
+    assert_eq!(settings(&medium, &tpm, Some(&told)).await.unwrap(), told);
+    behind(&site, 0).await.unwrap();
+
+    let revoked = json!({"status": {"registrationToken": null}}).to_string();
+    let patch = ["patch", REGISTRATION, "--namespace", NAMESPACE, "--subresource=status", "--type=merge", "--patch"];
+    site.cluster.kubectl(&[&patch[..], &[&revoked]].concat(), "").unwrap();
+    until("the token of media to be revoked", PATIENCE, async || {
+        Ok(match medium.register(&stranger, usual_report("SN-2")).await {
+            Err(error) => {
+                assert_eq!(error.refusal()?.code, RefusalCode::UnknownToken);
+                Look::Ready(())
+            }
+            Ok(_) => Look::NotYet("it still admits machines".to_owned()),
+        })
+    })
+    .await
+    .unwrap();
+
+    let url = site.url().unwrap();
+    let (start, _) = url.rsplit_once('/').unwrap();
+    let token = told.registration_url.rsplit('/').next().unwrap();
+    let installed = Endpoint::new(&format!("{start}/{token}"), &told.authorities.concat()).unwrap();
+    assert_eq!(settings(&installed, &tpm, Some(&told)).await.unwrap(), told, "the same as before");
+    let another = SoftwareTpm::new(KeyKind::P256).unwrap();
+    let refusal = installed.register(&another, usual_report("SN-3")).await.unwrap_err().refusal().unwrap();
+    assert_eq!(refusal.code, RefusalCode::UnknownMachine, "{refusal}");
+    installed.register(&tpm, usual_report("SN-1")).await.unwrap();
+}
+
+const REGISTRATION: &str = "machineregistrations.rancheros.cattle.io/edge";
+
+/// What a machine is told that reports, having these settings.
+async fn settings(endpoint: &Endpoint, tpm: &SoftwareTpm, kept: Option<&OperatorSettings>) -> Result<OperatorSettings> {
+    let mut exchange = proven(endpoint, tpm).await?;
+    let settings_revision = kept.map(|kept| kept.revision.clone());
+    exchange.say(&FromMachine::Report(Box::new(OsReport { settings_revision, ..system(true) }))).await?;
+    exchange.say(&FromMachine::Done(Done::default())).await?;
+    match exchange.hear().await? {
+        FromOperator::Done(recorded) => recorded.settings.context("the answer holds no settings"),
+        other => anyhow::bail!("expected done, got {other:?}"),
+    }
+}
+
+/// Waits until as many machines do not have the newest settings.
+async fn behind(site: &Site, count: u32) -> Result<()> {
+    until(&format!("{count} machines behind"), PATIENCE, async || {
+        let path = "jsonpath={.status.machinesBehind}";
+        let shown = site.cluster.kubectl(&["get", REGISTRATION, "--namespace", NAMESPACE, "--output", path], "")?;
+        Ok(if shown == count.to_string() { Look::Ready(()) } else { Look::NotYet(shown) })
+    })
+    .await
 }
 
 async fn proven(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Exchange> {

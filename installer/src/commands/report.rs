@@ -6,15 +6,18 @@ use super::operator::{self, PendingIdentity};
 use crate::cli::ReportOptions;
 use crate::console::{self, Milestone, announce};
 use crate::exit_code::{ExitCode, OrExit};
+use crate::identity::Identity;
 use crate::join;
 use crate::machine::addresses::addresses;
-use crate::register::Exchange;
+use crate::operator_settings::{self, Kept, by_either};
+use crate::register::websocket::WebSocketTransport;
+use crate::register::{Exchange, ExchangeError};
 use crate::settings::sources::INSTALLED_FILE;
 use crate::settings::{Gathered, Layer, Source};
 use crate::status::{LAST_REPORT, LastReport, Status};
 use anyhow::Context;
-use protocol::Join;
-use protocol::message::{Done, FromMachine, OsReport, Slot};
+use protocol::message::{Done, FromMachine, OsReport, Recorded, Slot};
+use protocol::{Join, OperatorSettings, SettingsRevision};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -26,31 +29,75 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     let gathered = Gathered::from_machine(root, Some(&installed), Layer::new(Source::Flag));
     let gathered = gathered.or_exit(ExitCode::Settings).context("resolving the settings")?;
     let transport = operator::transport(gathered.settings())?;
-    let mut transport = transport
+    let transport = transport
         .with_context(|| format!("{} has no registrationURL: this machine has no operator", installed.display()))
         .or_exit(ExitCode::Settings)?;
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
-    let report = os_report(&Status::read().context("describing this system")?, root)?;
+    let (mut newest, mut previous) = (transport, previous(root));
+    let mut report = os_report(&Status::read().context("describing this system")?, root)?;
+    // One that cannot be read is none: the operator says it again.
+    report.settings_revision = gathered.settings().registration_revision.as_deref().and_then(revision);
     network::wait().await;
     let identity = identity.ready(gathered.settings()).await?;
     let recorded = root.join(BOOTED_RECORDED);
     let is_first = !recorded.exists();
     let attempt = async || {
-        let mut exchange = Exchange::open(&mut transport, &identity).await?;
         let report = Box::new(OsReport { addresses: addresses(), ..report.clone() });
-        exchange.say(&if is_first { FromMachine::Booted(report) } else { FromMachine::Report(report) }).await?;
-        exchange.finish(Done::default()).await
+        let message = if is_first { FromMachine::Booted(report) } else { FromMachine::Report(report) };
+        let say = async |way: &mut WebSocketTransport| say(way, &identity, &message).await;
+        by_either(&mut newest, previous.as_mut(), say).await
     };
-    let answer = operator::persist(attempt, Some(operator::tell_console)).await?;
+    let (way, answer) = operator::persist(attempt, Some(operator::tell_console)).await?;
     remember(Path::new(LAST_REPORT))?;
     if is_first {
         std::fs::write(&recorded, &report.boot_id).with_context(|| format!("writing {}", recorded.display()))?;
         announce(Milestone::Booted, format!("{} from slot {}, recorded by the operator", report.version, report.slot));
     }
+    if let Some(settings) = &answer.settings {
+        keep(settings, way, root);
+    }
     match answer.join {
         // Recovery joins nothing.
         Some(join) if report.slot != Slot::Recovery => take(&join, root),
         _ => Ok(()),
+    }
+}
+
+/// The way to the operator by the settings before the newest; `None`: there are none that can be used.
+fn previous(root: &Path) -> Option<WebSocketTransport> {
+    let file = root.join(Kept::Previous.file());
+    if !file.exists() {
+        return None;
+    }
+    let settings = Gathered::from_machine(root, Some(&file), Layer::new(Source::Flag)).map_err(anyhow::Error::from);
+    let transport = settings.and_then(|gathered| operator::transport(gathered.settings()));
+    transport.unwrap_or_else(|error| {
+        tracing::warn!("{} cannot be used: {error:#}", file.display());
+        None
+    })
+}
+
+fn revision(text: &str) -> Option<SettingsRevision> {
+    text.parse().ok()
+}
+
+async fn say(
+    transport: &mut WebSocketTransport,
+    identity: &Identity,
+    message: &FromMachine,
+) -> Result<Recorded, ExchangeError> {
+    let mut exchange = Exchange::open(transport, identity).await?;
+    exchange.say(message).await?;
+    exchange.finish(Done::default()).await
+}
+
+/// Keeps how the operator is reached from now on. What cannot be used or written is said, and is no reason to do without
+/// the rest of the answer: the next one says it again.
+fn keep(settings: &OperatorSettings, way: Kept, root: &Path) {
+    match operator_settings::keep(root, settings, way) {
+        Ok(true) => console::note(format!("the operator is reached otherwise from now on: {}", settings.revision)),
+        Ok(false) => {}
+        Err(error) => console::note(format!("the operator's new settings are not kept: {error:#}")),
     }
 }
 

@@ -95,6 +95,7 @@ const SPELLING: &[&str] = &[
     "configURL",
     "registrationURL",
     "registrationCACert",
+    "registrationRevision",
     "registrationSecret",
     "forceEFI",
     "noFormat",
@@ -130,6 +131,7 @@ fn apply(settings: &mut Settings, key: &str, value: &Value, source: Source) -> R
             let pem = certificate(&text()?).ok_or_else(|| must_be("a certificate as PEM, or PEM in base64"))?;
             settings.registration_ca_cert = Setting::new(Some(pem), source);
         }
+        "registrationrevision" => settings.registration_revision = Setting::new(Some(text()?), source),
         "registrationsecret" => {
             let secret = text().ok().filter(|text| !text.is_empty()).ok_or_else(|| must_be("text, and not empty"))?;
             settings.registration_secret = Setting::new(Some(Secret::new(secret)), source);

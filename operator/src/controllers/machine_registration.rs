@@ -19,7 +19,7 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
-use protocol::RegistrationToken;
+use protocol::{OperatorSettings, RegistrationToken};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -98,6 +98,8 @@ struct Found {
     endpoint: Endpoint,
     /// `None`: not counted yet.
     machines: Option<u32>,
+    /// Installed machines that do not have what installed machines are told. `None`: not counted yet.
+    machines_behind: Option<u32>,
     /// `None`: none are asked for.
     authorities: Option<Result<Authorities, Problem>>,
     /// Those of the TPM vendors, which count where a registration names none.
@@ -124,8 +126,13 @@ async fn fetch(object: &MachineRegistration, context: &Context) -> Result<Found,
             Some(read_authorities(&trusted.secret_name, secret.as_ref()))
         }
     };
+    let endpoint = context.endpoint();
+    let settings = Registration::of(object).operator_settings(&endpoint).filter(|_| context.inventories.is_complete());
+    let behind =
+        |newest: OperatorSettings| context.inventories.behind(&namespace, &object.name_any(), newest.revision.as_str());
     Ok(Found {
-        endpoint: context.endpoint(),
+        endpoint,
+        machines_behind: settings.map(behind).map(|count| count.try_into().unwrap_or(u32::MAX)),
         machines: count.map(|count| count.try_into().unwrap_or(u32::MAX)),
         authorities,
         vendors: context.tpm_vendors.clone(),
@@ -163,11 +170,16 @@ fn build(
     object: &MachineRegistration,
     found: &Found,
     problem: Option<&Problem>,
-    new_token: impl FnOnce() -> RegistrationToken,
+    new_token: impl Fn() -> RegistrationToken,
 ) -> MachineRegistrationStatus {
     let mut status = object.status.clone().unwrap_or_default();
-    let kept = status.registration_token.as_deref().and_then(|token| token.parse::<RegistrationToken>().ok());
-    let token = kept.unwrap_or_else(new_token);
+    let kept = |token: &Option<String>| token.as_deref().and_then(|token| token.parse::<RegistrationToken>().ok());
+    let token = kept(&status.registration_token).unwrap_or_else(&new_token);
+    let installed_token = kept(&status.installed_token).unwrap_or_else(&new_token);
+    let settings = registration::operator_settings(&found.endpoint, &installed_token);
+    status.settings_revision = settings.map(|settings| settings.revision.into());
+    status.installed_token = Some(installed_token.expose().to_owned());
+    status.machines_behind = found.machines_behind.unwrap_or(status.machines_behind);
     status.observed_generation = object.metadata.generation;
     status.registration_url = Some(registration::url(&found.endpoint, &token));
     status.registration_token = Some(token.expose().to_owned());
@@ -215,6 +227,9 @@ async fn write(
         "metadata": {"resourceVersion": object.resource_version()},
         "status": status,
     });
+    if status.settings_revision.is_none() {
+        patch["status"]["settingsRevision"] = Value::Null;
+    }
     patch["status"]["mediaURLs"] = media_patch(object.status.as_ref().and_then(|s| s.media_urls.as_ref()), status);
     let api = Api::<MachineRegistration>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     api.patch_status(&object.name_any(), &patching(), &Patch::Merge(&patch))
@@ -295,6 +310,7 @@ mod tests {
         Found {
             endpoint: Endpoint { server_url: "https://ros".into(), ca_bundle: "PEM".into() },
             machines: Some(2),
+            machines_behind: Some(1),
             authorities: None,
             vendors: Authorities::default(),
             media: Some(Vec::new()),
@@ -316,7 +332,10 @@ mod tests {
         let status = status_of(&object, &found());
         assert!(status.conditions.holds(condition_type::READY));
         assert!(status.registration_url.as_ref().unwrap().ends_with(&"t".repeat(54)));
-        assert_eq!((status.observed_generation, status.machines), (Some(3), 2));
+        assert_eq!((status.observed_generation, status.machines, status.machines_behind), (Some(3), 2, 1));
+        object.status = Some(status.clone());
+        let told = Registration::of(&object).operator_settings(&found().endpoint).unwrap();
+        assert_eq!(status.settings_revision.as_deref(), Some(told.revision.as_str()));
         object.status = Some(status.clone());
         let later = Found { now: Time(Timestamp::from_second(1_800_009_999).unwrap()), ..found() };
         let again = build(&object, &later, None, || unreachable!("the token is kept"));

@@ -151,6 +151,9 @@ pub struct MachineInventoryStatus {
     /// When the machine was last heard of; not finer than some minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Time>,
+    /// Revision of the registration's settings (its `status.settingsRevision`) that the installed machine has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings_revision: Option<String>,
     /// Why the last installation ended without an installed machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,

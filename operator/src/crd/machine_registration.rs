@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
     printcolumn = r#"{"name":"Machines","type":"integer","jsonPath":".status.machines"}"#,
+    printcolumn = r#"{"name":"Behind","type":"integer","jsonPath":".status.machinesBehind","priority":1}"#,
     printcolumn = r#"{"name":"Expires","type":"string","jsonPath":".spec.expiresAt"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"URL","type":"string","jsonPath":".status.registrationURL","priority":1}"#,
@@ -123,9 +124,20 @@ pub struct MachineRegistrationStatus {
     /// What goes onto a medium: whoever has it may register machines.
     #[serde(rename = "registrationURL", default, skip_serializing_if = "Option::is_none")]
     pub registration_url: Option<String>,
-    /// The secret part of the URL. Delete it to have another one made; media with the old one are then refused.
+    /// The secret part of the URL. Delete it to have another one made; media with the old one are then refused. Machines
+    /// that are installed do not use it once `machinesBehind` is 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration_token: Option<String>,
+    /// The secret part of the URL that installed machines report to. It admits machines that the operator knows already,
+    /// and no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed_token: Option<String>,
+    /// Revision of what installed machines are told to reach the operator with: its URL, the token and the authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings_revision: Option<String>,
+    /// How many installed machines that came through here have not said yet that they have `settingsRevision`.
+    #[serde(default)]
+    pub machines_behind: u32,
     /// Media that carry this registration already, by file name: live ISOs for a stick or for a server's virtual CD.
     /// Absent where the operator was given none (the chart's `media`).
     #[serde(rename = "mediaURLs", default, skip_serializing_if = "Option::is_none")]

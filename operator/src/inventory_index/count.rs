@@ -1,12 +1,15 @@
 //! How many machines came through each registration: for its limit at once, for its status now and then.
 
-use super::{InventoryIndex, Key};
+use super::{InventoryIndex, Key, KnownMachine};
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 
 #[derive(Default)]
 pub(super) struct Counts {
     /// Machines that came through a registration.
     arrived: HashMap<Key, usize>,
+    /// Installed machines of a registration, by the revision of its settings that they have.
+    settings: HashMap<Key, HashMap<Option<String>, usize>>,
     /// Machines on their way through one.
     seats: HashMap<Key, usize>,
     /// As of the last [`InventoryIndex::take_changed`].
@@ -15,14 +18,33 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn add(&mut self, registration: Key) {
+    pub(super) fn add(&mut self, machine: &KnownMachine) {
+        let Some(registration) = came_through(machine) else { return };
         *self.arrived.entry(registration.clone()).or_default() += 1;
+        if let Some(revision) = settings(machine) {
+            *self.settings.entry(registration.clone()).or_default().entry(revision.cloned()).or_default() += 1;
+        }
         self.changed.insert(registration);
     }
 
-    pub(super) fn take_away(&mut self, registration: Key) {
+    pub(super) fn take_away(&mut self, machine: &KnownMachine) {
+        let Some(registration) = came_through(machine) else { return };
         decrement(&mut self.arrived, &registration);
+        if let Some(revision) = settings(machine)
+            && let Some(revisions) = self.settings.get_mut(&registration)
+        {
+            decrement(revisions, &revision.cloned());
+            if revisions.is_empty() {
+                self.settings.remove(&registration);
+            }
+        }
         self.changed.insert(registration);
+    }
+
+    fn behind(&self, registration: &Key, newest: &str) -> usize {
+        let other = |revision: &Option<String>| revision.as_deref() != Some(newest);
+        let revisions = self.settings.get(registration).into_iter().flatten();
+        revisions.filter(|(revision, _)| other(revision)).map(|(_, count)| count).sum()
     }
 
     /// How many were in or on their way before.
@@ -45,7 +67,16 @@ impl Counts {
     }
 }
 
-fn decrement(counts: &mut HashMap<Key, usize>, key: &Key) {
+fn came_through(machine: &KnownMachine) -> Option<Key> {
+    Some((machine.namespace.clone(), machine.registration.clone()?))
+}
+
+/// The revision that an installed machine has; `None`: none is installed, as far as it has said.
+fn settings(machine: &KnownMachine) -> Option<Option<&String>> {
+    machine.status.os.as_ref().map(|_| machine.status.settings_revision.as_ref())
+}
+
+fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
@@ -80,6 +111,11 @@ impl InventoryIndex {
     /// gives the new counts. None before the first listing is through.
     pub fn take_changed(&self) -> Vec<Key> {
         self.write(|maps| if maps.complete { maps.counts.publish() } else { Vec::new() })
+    }
+
+    /// How many installed machines of a registration do not have this revision of its settings.
+    pub fn behind(&self, namespace: &str, registration: &str, newest: &str) -> usize {
+        self.read(|maps| maps.counts.behind(&(namespace.to_owned(), registration.to_owned()), newest))
     }
 
     /// A count that moves only now and then, for a status: one that followed each machine would be written for each.

@@ -113,9 +113,7 @@ impl Maps {
         if let Some(secret) = machine.secret() {
             self.by_secret.entry(secret).or_default().push(machine.clone());
         }
-        if let Some(registration) = &machine.registration {
-            self.counts.add((machine.namespace.clone(), registration.clone()));
-        }
+        self.counts.add(&machine);
         self.by_key.insert(key, machine);
     }
 
@@ -145,9 +143,7 @@ impl Maps {
                 self.by_secret.remove(&secret);
             }
         }
-        if let Some(registration) = &machine.registration {
-            self.counts.take_away((machine.namespace.clone(), registration.clone()));
-        }
+        self.counts.take_away(&machine);
     }
 
     pub(super) fn finish_listing(&mut self) {

@@ -10,6 +10,7 @@ use crate::join;
 use crate::machine_life::{Step, not_configured};
 use crate::registrar::{self, Ledger};
 use crate::registration::Registration;
+use crate::registration_index::Admits;
 use identify::Peer;
 use protocol::exchange::{Installing, OperatorSide, Statement};
 use protocol::message::{Config, EXCHANGE_SECONDS, InstallPhase, MachineReport, Recorded};
@@ -39,7 +40,12 @@ const INSTALL_SECONDS: u64 = 3600;
 const REPORT_SECONDS: u64 = 300;
 
 /// Holds an exchange to its end, whatever that is.
-pub async fn run(socket: impl Socket, context: Arc<Context>, registration: Arc<Registration>, admitted: Admitted) {
+pub async fn run(
+    socket: impl Socket,
+    context: Arc<Context>,
+    (registration, admits): (Arc<Registration>, Admits),
+    admitted: Admitted,
+) {
     let correlation = random::<6>().map(hex::encode).unwrap_or_default();
     let span = tracing::info_span!(
         "exchange",
@@ -51,6 +57,7 @@ pub async fn run(socket: impl Socket, context: Arc<Context>, registration: Arc<R
         side: OperatorSide::default(),
         context,
         registration,
+        admits,
         admitted,
         correlation,
         request: "open",
@@ -65,6 +72,8 @@ struct Exchange<S> {
     side: OperatorSide,
     context: Arc<Context>,
     registration: Arc<Registration>,
+    /// Whom the token that the machine came with lets in.
+    admits: Admits,
     admitted: Admitted,
     correlation: String,
     /// What the machine asks for, as metrics name it.
@@ -178,6 +187,10 @@ impl<S: Socket> Exchange<S> {
         let begun = Instant::now();
         let ledger = match peer {
             Peer::Tpm(mut identity) => {
+                if self.admits == Admits::KnownMachines {
+                    // The ledger of a machine that nobody knows is refused.
+                    registrar::find(&self.context, &self.registration, &identity.hash).await?;
+                }
                 add_tpm(&mut identity.attestation, report.hardware.tpm.as_ref());
                 registrar::register(&self.context, &self.registration, &identity, report).await?
             }
@@ -186,7 +199,12 @@ impl<S: Socket> Exchange<S> {
             }
         };
         let inventory = ledger.inventory();
-        let cloud_config = self.registration.answer(&self.context.endpoint(), ledger.machine(), &report.smbios);
+        let cloud_config = self.registration.answer(
+            &self.context.endpoint(),
+            Admits::KnownMachines,
+            ledger.machine(),
+            &report.smbios,
+        );
         self.ledger = Some(ledger);
         tracing::info!(inventory, "registered");
         let cloud_config = match cloud_config {
@@ -262,7 +280,8 @@ impl<S: Socket> Exchange<S> {
             Some(ledger) => Some(join::join(&self.context, ledger.machine()).await),
             None => None,
         };
-        let frame = self.side.send_done(Recorded { join, ..Recorded::default() })?;
+        let settings = self.registration.operator_settings(&self.context.endpoint());
+        let frame = self.side.send_done(Recorded { join, settings, ..Recorded::default() })?;
         self.frames.send_last(frame).await?;
         Ok(After::Nothing)
     }

@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::machine_life::{Step, not_configured};
 use crate::registrar;
 use crate::registration::Registration;
+use crate::registration_index::Admits;
 use axum::extract::ws::Message;
 use axum::http::{HeaderMap, header};
 use futures::{SinkExt, StreamExt};
@@ -103,7 +104,8 @@ async fn converse(
     prove(socket, presented).await?;
     context.metrics.count_attestation(identity.attestation.ek_certificate);
     let mut ledger = registrar::register(context, registration, &identity, report).await?;
-    let answer = registration.answer(&context.endpoint(), ledger.machine(), &report.smbios);
+    // What the first release installs does not report; its URL is the one that it came with.
+    let answer = registration.answer(&context.endpoint(), Admits::NewMachines, ledger.machine(), &report.smbios);
     if let Err(refusal) = &answer {
         ledger.note(context, Step::Failed(&not_configured(refusal)));
     }

@@ -57,7 +57,7 @@ async fn answer(
     headers: &HeaderMap,
     connection: Option<Arc<Place>>,
 ) -> Result<Response, Refusal> {
-    let registration = registration::find(desk, token)?;
+    let registration = registration::find_for_media(desk, token)?;
     if let Some(refusal) = enroll::expired(&registration, (desk.context.clock)()) {
         return Err(refusal);
     }

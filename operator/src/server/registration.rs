@@ -4,6 +4,7 @@ use super::{Desk, exchange, first_release, refuse};
 use crate::enroll;
 use crate::lookup::starting;
 use crate::registration::{Registration, check_size};
+use crate::registration_index::Admits;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Path, State};
@@ -39,7 +40,7 @@ pub(super) async fn open(
 
 /// What stands on a medium, as cloud-config.
 fn settings(desk: &Desk, token: &str) -> Result<Response, Refusal> {
-    let registration = find(desk, token)?;
+    let registration = find_for_media(desk, token)?;
     if let Some(refusal) = enroll::expired(&registration, (desk.context.clock)()) {
         return Err(refusal);
     }
@@ -48,7 +49,7 @@ fn settings(desk: &Desk, token: &str) -> Result<Response, Refusal> {
 }
 
 async fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Result<Response, Refusal> {
-    let registration = find(desk, token)?;
+    let (registration, admits) = find(desk, token)?;
     if let Err(problem) = &registration.templates {
         return Err(Refusal::new(RefusalCode::RegistrationInvalid, problem.message.clone()));
     }
@@ -63,22 +64,35 @@ async fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocket
         .write_buffer_size(BUFFER)
         .protocols([SUBPROTOCOL]);
     if upgrade.selected_protocol().is_some() {
-        return Ok(upgrade.on_upgrade(move |socket| exchange::run(socket, context, registration, admitted)));
+        return Ok(upgrade.on_upgrade(move |socket| exchange::run(socket, context, (registration, admits), admitted)));
+    }
+    if admits == Admits::KnownMachines {
+        return Err(unknown_token());
     }
     let presented = first_release::read_headers(headers)?;
     Ok(upgrade.on_upgrade(move |socket| first_release::run(socket, context, registration, presented, admitted)))
 }
 
 /// The registration of a token in a path.
-pub(super) fn find(desk: &Desk, token: &str) -> Result<Arc<Registration>, Refusal> {
+pub(super) fn find(desk: &Desk, token: &str) -> Result<(Arc<Registration>, Admits), Refusal> {
     let token: RegistrationToken = token.parse().map_err(|error: protocol::token::MalformedToken| {
         Refusal::new(RefusalCode::MalformedToken, format!("{error}; the registration URL was cut or mistyped"))
     })?;
     if !desk.context.registrations.is_complete() {
         return Err(starting());
     }
-    desk.context.registrations.find(&token).ok_or_else(|| {
-        let message = "no MachineRegistration has this token; take the URL from its status.registrationURL";
-        Refusal::new(RefusalCode::UnknownToken, message)
-    })
+    desk.context.registrations.find(&token).ok_or_else(unknown_token)
+}
+
+/// The same where only the token of media will do.
+pub(super) fn find_for_media(desk: &Desk, token: &str) -> Result<Arc<Registration>, Refusal> {
+    match find(desk, token)? {
+        (registration, Admits::NewMachines) => Ok(registration),
+        (_, Admits::KnownMachines) => Err(unknown_token()),
+    }
+}
+
+fn unknown_token() -> Refusal {
+    let message = "no MachineRegistration has this token; take the URL from its status.registrationURL";
+    Refusal::new(RefusalCode::UnknownToken, message)
 }
