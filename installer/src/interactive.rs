@@ -6,7 +6,7 @@ mod terminal;
 use crate::exit_code::ExitCode;
 use crate::machine::{DiskDetail, Machine};
 use crate::plan::layout::Size;
-use crate::settings::{Layer, Settings, Source};
+use crate::settings::{Digest, Layer, Settings, Source};
 use protocol::CloudConfig;
 use serde_json::{Map, Value, json};
 use std::io;
@@ -72,6 +72,11 @@ pub fn ask(console: &mut dyn Console, machine: &Machine, settings: &Settings) ->
             github_users = dialog.keys(&mut config)?;
             dialog.cluster(&mut config)?;
         } else {
+            if url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
+                && settings.config_sha256.is_none()
+            {
+                layer.set("configSHA256", dialog.digest()?);
+            }
             layer.set("configURL", url);
         }
     }
@@ -168,6 +173,16 @@ impl Dialog<'_> {
         layer.set("device", disk.path.as_str());
         layer.set("wipe", true);
         Ok(Some(layer))
+    }
+
+    fn digest(&mut self) -> Result<String, DeclinedError> {
+        loop {
+            let answer = self.line("SHA-256 of the document, for plain http protects nothing (64 hex digits): ")?;
+            if answer.parse::<Digest>().is_ok() {
+                return Ok(answer);
+            }
+            self.say("That is no SHA-256 as sha256sum prints it.")?;
+        }
     }
 
     fn keys(&mut self, config: &mut Map<String, Value>) -> Result<Vec<String>, DeclinedError> {

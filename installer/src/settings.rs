@@ -9,12 +9,15 @@ pub use layer::{Layer, Resolved, SettingError, resolve};
 use serde::Serialize;
 use std::fmt;
 use std::ops::Deref;
+use std::str::FromStr;
 
 /// Every `rancheros.install.*` key, resolved. Each value remembers where it came from, for messages.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// `configURL`: where more settings and cloud-config are read from (http, https or file).
     pub config_url: Setting<Option<String>>,
+    /// `configSHA256`: of the document at `configURL`, without which it is not fetched by plain http.
+    pub config_sha256: Setting<Option<Digest>>,
     /// `registrationURL`; absent means that no operator is asked.
     pub registration_url: Setting<Option<String>>,
     /// `registrationCACert`: PEM. When given, only certificates under it are accepted.
@@ -119,6 +122,28 @@ impl DeviceSelector {
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// A SHA-256 as `sha256sum` prints it: 64 hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+        let mut array = [0; 32];
+        array.copy_from_slice(digest.as_ref());
+        Self(array)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut array = [0; 32];
+        hex::decode_to_slice(text.trim(), &mut array).map_err(drop)?;
+        Ok(Self(array))
     }
 }
 

@@ -351,7 +351,9 @@ mod tests {
         let machine = KnownMachine::default();
         let url = |token: &str| format!("https://ros.example.org/v1-rancheros/registration/{}", token.repeat(54));
         assert_eq!(
-            Value::Object(door.answer(&endpoint(), Admits::KnownMachines, &machine, &SmbiosDocument::default()).unwrap().0),
+            Value::Object(
+                door.answer(&endpoint(), Admits::KnownMachines, &machine, &SmbiosDocument::default()).unwrap().0
+            ),
             json!({
                 "hostname": "a",
                 "rancherd": {
@@ -374,7 +376,10 @@ mod tests {
     /// Host name and Node's name of a machine with this serial number.
     fn names(cloud_config: Value, machine: &KnownMachine, serial: &str) -> (String, String) {
         let smbios = serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap();
-        let config = with(json!({"cloudConfig": cloud_config})).answer(&endpoint(), Admits::KnownMachines, machine, &smbios).unwrap().0;
+        let config = with(json!({"cloudConfig": cloud_config}))
+            .answer(&endpoint(), Admits::KnownMachines, machine, &smbios)
+            .unwrap()
+            .0;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         (text(&config["hostname"]), text(&config["rancherd"]["nodeName"]))
     }

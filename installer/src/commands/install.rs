@@ -104,7 +104,7 @@ async fn attempt(
     if gathered.settings().registration_url.is_none() && !*gathered.settings().automatic {
         ask(&mut gathered, &machine, &mut network_is_up).await?;
     }
-    gathered.unknown().iter().for_each(console::note);
+    gathered.left_out().iter().for_each(console::note);
     let Some(mut transport) = operator::transport(gathered.settings())? else {
         let job = Job { gathered, root: root.to_owned(), release, identities: machine.identities.clone(), disks };
         return without_operator(job, &machine, root).await;
@@ -184,7 +184,7 @@ fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root
 }
 
 fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Output) -> anyhow::Result<()> {
-    gathered.unknown().iter().for_each(console::note);
+    gathered.left_out().iter().for_each(console::note);
     let manifest = disk::manifest(release).context("reading the release")?;
     let plan = plan(gathered.settings(), machine, gathered.cloud_config(), &manifest, Uuid::new_v4);
     let plan = plan.or_exit(ExitCode::NoTarget).context("planning the installation")?;
@@ -248,7 +248,8 @@ async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &mut 
     let ca = gathered.settings().registration_ca_cert.clone().value;
     // What stands on a server can be mended while this machine is on; a file of the medium cannot.
     let code = if sources::needs_network(url) { ExitCode::Configuration } else { ExitCode::Settings };
-    let document: CloudConfig = persist_fetch(code, async || sources::fetch(url, ca.as_deref()).await).await?;
+    let digest = gathered.settings().config_sha256.value;
+    let document: CloudConfig = persist_fetch(code, async || sources::fetch(url, ca.as_deref(), digest).await).await?;
     gathered.add_document(Source::ConfigUrl, document).or_exit(code)
 }
 

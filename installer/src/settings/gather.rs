@@ -56,9 +56,9 @@ impl Gathered {
         &self.resolved.settings
     }
 
-    /// One line for each key that no setting has.
-    pub fn unknown(&self) -> &[String] {
-        &self.resolved.unknown
+    /// One line for each value that is left out.
+    pub fn left_out(&self) -> &[String] {
+        &self.resolved.left_out
     }
 
     pub fn cloud_config(&self) -> &CloudConfig {
@@ -88,6 +88,6 @@ mod tests {
         assert_eq!(gathered.cloud_config().0["hostname"], "b");
         assert_eq!(gathered.cloud_config().0["ntp"]["enabled"], true);
         let unknown = "colour, from the document at configURL, is no setting and is left out; check its spelling";
-        assert_eq!(gathered.unknown(), [unknown]);
+        assert_eq!(gathered.left_out(), [unknown]);
     }
 }

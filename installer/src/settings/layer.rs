@@ -1,6 +1,6 @@
 //! One source's settings, and the rule by which a stronger source overrides a weaker one.
 
-use super::{DeviceSelector, Secret, Setting, Settings, Source};
+use super::{DeviceSelector, Digest, Secret, Setting, Settings, Source};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use protocol::CloudConfig;
 use protocol::cloud_config::normal_key;
@@ -27,24 +27,51 @@ pub struct SettingError {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resolved {
     pub settings: Settings,
-    /// One line for each key that no setting has, for the console.
-    pub unknown: Vec<String>,
+    /// One line for each value that is left out, for the console: no setting has its key, or its source may not say it.
+    pub left_out: Vec<String>,
 }
 
 /// Lays the sources over each other, weakest first.
+///
+/// Which operator to trust is no matter of who spoke last. The document at configURL comes from the network, and may be
+/// named by whoever answers DHCP: it neither replaces a registration that something else names, nor says whom to trust
+/// there.
 pub fn resolve<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Resolved, SettingError> {
+    let layers: Vec<&Layer> = layers.into_iter().collect();
     let mut resolved = Resolved::default();
-    for layer in layers {
+    for layer in &layers {
         for (key, value) in &layer.entries {
-            if !apply(&mut resolved.settings, key, value, layer.source)? {
+            if let Some(other) = pinned_by(&layers, layer.source, key) {
+                let source = layer.source;
+                let note =
+                    format!("{}, from {source}, is left out: {other} says which operator to trust", spelled(key));
+                resolved.left_out.push(note);
+            } else if !apply(&mut resolved.settings, key, value, layer.source)? {
                 let source = layer.source;
                 resolved
-                    .unknown
+                    .left_out
                     .push(format!("{key}, from {source}, is no setting and is left out; check its spelling"));
             }
         }
     }
     Ok(resolved)
+}
+
+/// The source that keeps this one from saying this key.
+fn pinned_by(layers: &[&Layer], source: Source, key: &str) -> Option<Source> {
+    let pins: &[&str] = match (source, key) {
+        (Source::ConfigUrl, "registrationurl") => &["registrationurl"],
+        (Source::ConfigUrl, "registrationcacert") => &["registrationurl", "registrationcacert"],
+        _ => return None,
+    };
+    let pinning =
+        |layer: &&&Layer| layer.source != Source::ConfigUrl && pins.iter().any(|pin| layer.entries.contains_key(*pin));
+    layers.iter().find(pinning).map(|layer| layer.source)
+}
+
+/// A key as documents spell it.
+fn spelled(key: &str) -> &str {
+    SPELLING.iter().find(|spelled| normal_key(spelled) == key).copied().unwrap_or(key)
 }
 
 impl Layer {
@@ -93,6 +120,7 @@ impl Layer {
 /// Keys as documents spell them, for messages.
 const SPELLING: &[&str] = &[
     "configURL",
+    "configSHA256",
     "registrationURL",
     "registrationCACert",
     "registrationRevision",
@@ -110,16 +138,17 @@ const SPELLING: &[&str] = &[
 
 /// The only place that knows every key. Returns whether there is such a setting.
 fn apply(settings: &mut Settings, key: &str, value: &Value, source: Source) -> Result<bool, SettingError> {
-    let must_be = |rule| {
-        let spelled = SPELLING.iter().find(|spelled| normal_key(spelled) == key);
-        SettingError { key: (*spelled.unwrap_or(&key)).to_owned(), source_of_value: source, rule }
-    };
+    let must_be = |rule| SettingError { key: spelled(key).to_owned(), source_of_value: source, rule };
     let text = || text(value).ok_or_else(|| must_be("text"));
     let flag = || flag(value).ok_or_else(|| must_be("true or false"));
     let size = || size(value).ok_or_else(|| must_be("a size in bytes or with KiB, MiB, GiB or TiB"));
     let selector = &mut settings.device_selector;
     match key {
         "configurl" => settings.config_url = Setting::new(Some(text()?), source),
+        "configsha256" => {
+            let digest = text()?.parse::<Digest>().map_err(|()| must_be("64 hex digits, as sha256sum prints them"))?;
+            settings.config_sha256 = Setting::new(Some(digest), source);
+        }
         "registrationurl" => {
             let url = text()?;
             if !url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
@@ -255,8 +284,8 @@ mod tests {
             "quiet rancheros.install.device=/dev/vda RANCHEROS.INSTALL.POWER_OFF \
              rancheros.install.deviceselector.min-size=1g rancheros.install.tty=\"ttyS0,115200 x\"",
         );
-        let Resolved { settings, unknown } = resolve([&medium, &kernel]).unwrap();
-        assert_eq!(unknown, Vec::<String>::new());
+        let Resolved { settings, left_out } = resolve([&medium, &kernel]).unwrap();
+        assert_eq!(left_out, Vec::<String>::new());
         assert_eq!(settings.device, Setting::new(Some("/dev/vda".into()), Source::KernelCommandLine));
         assert_eq!(settings.automatic, Setting::new(true, Source::Medium));
         assert_eq!(settings.tty.as_deref(), Some("ttyS0,115200 x"));
@@ -293,7 +322,7 @@ mod tests {
         let layer = Layer::from_cloud_config(Source::Medium, &document(json!({"devcie": "/dev/sda", "device": null})));
         let resolved = resolve([&layer]).unwrap();
         let unknown = "devcie, from the medium's registration.yaml, is no setting and is left out; check its spelling";
-        assert_eq!(resolved.unknown, [unknown]);
+        assert_eq!(resolved.left_out, [unknown]);
         assert_eq!(*resolved.settings.device, None);
     }
 
@@ -305,7 +334,58 @@ mod tests {
         assert_eq!(certificate("AAAA"), None);
     }
 
+    #[test]
+    fn the_document_at_config_url_cannot_lead_the_machine_to_another_operator() {
+        let pem = |letter: &str| format!("-----BEGIN CERTIFICATE-----\n{letter}\n-----END CERTIFICATE-----\n");
+        let medium = Layer::from_cloud_config(Source::Medium, &document(json!({"registrationURL": "https://ours/t"})));
+        let theirs = json!({"registrationURL": "https://theirs/t", "registrationCACert": pem("B"), "tty": "ttyS0"});
+        let fetched = Layer::from_cloud_config(Source::ConfigUrl, &document(theirs));
+        let Resolved { settings, left_out } = resolve([&medium, &fetched]).unwrap();
+        assert_eq!(settings.registration_url.as_deref(), Some("https://ours/t"));
+        assert_eq!((settings.registration_ca_cert.as_deref(), settings.tty.as_deref()), (None, Some("ttyS0")));
+        let note = "registrationURL, from the document at configURL, is left out: the medium's registration.yaml says \
+                    which operator to trust";
+        assert!(left_out.len() == 2 && left_out.contains(&note.to_owned()), "{left_out:?}");
+        // Where nothing else names an operator it may.
+        let alone = resolve([&fetched]).unwrap().settings;
+        assert_eq!(alone.registration_url.as_deref(), Some("https://theirs/t"));
+        assert_eq!(alone.registration_ca_cert.as_deref(), Some(pem("B").as_str()));
+    }
+
     proptest! {
+        /// Whatever the sources say, what the network says of the operator changes nothing that anything else pinned.
+        #[test]
+        fn a_pin_holds_against_config_url(
+            said in proptest::collection::vec((0usize..5, any::<bool>(), any::<bool>()), 0..6),
+            (url, authority) in any::<(bool, bool)>(),
+        ) {
+            use Source::*;
+            let layer = |source: Source, url: bool, authority: bool| {
+                let mut layer = Layer::new(source);
+                layer.set("registrationURL", url.then(|| format!("https://{source:?}/t")));
+                let pem = format!("-----BEGIN CERTIFICATE-----\n{source:?}\n-----END CERTIFICATE-----\n");
+                layer.set("registrationCACert", authority.then_some(pem));
+                layer
+            };
+            let others = said.iter().map(|(source, url, authority)| {
+                layer([Medium, KernelCommandLine, Flag, Operator, Answer][*source], *url, *authority)
+            });
+            let others: Vec<Layer> = others.collect();
+            let mut all = others.clone();
+            all.push(layer(ConfigUrl, url, authority));
+            all.sort_by_key(|layer| layer.source);
+            let mut without = others.clone();
+            without.sort_by_key(|layer| layer.source);
+            let (with, without) = (resolve(&all).unwrap().settings, resolve(&without).unwrap().settings);
+            if without.registration_url.is_some() {
+                prop_assert_eq!(&with.registration_url, &without.registration_url);
+                prop_assert_eq!(&with.registration_ca_cert, &without.registration_ca_cert);
+            }
+            if without.registration_ca_cert.is_some() {
+                prop_assert_eq!(&with.registration_ca_cert, &without.registration_ca_cert);
+            }
+        }
+
         #[test]
         fn a_kernel_command_line_never_panics(line in ".{0,200}") {
             let _ = resolve([&Layer::from_kernel_command_line(&format!("rancheros.install.{line}"))]);

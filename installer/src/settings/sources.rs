@@ -1,5 +1,6 @@
 //! Reads the documents that settings come from: the medium's file, and the one that `configURL` names.
 
+use super::Digest;
 use protocol::CloudConfig;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,15 @@ pub enum DocumentError {
     Scheme { name: String, scheme: String },
     #[error("configURL {name} cannot be understood: {problem}")]
     Address { name: String, problem: String },
+    #[error(
+        "configURL {name}: anybody on the way could change what comes by plain http; say the document's SHA-256 as \
+         configSHA256, or serve it by https"
+    )]
+    Unprotected { name: String },
+    #[error(
+        "the document at configURL {name} is not the one that configSHA256 names; put that one there, or correct it"
+    )]
+    Digest { name: String },
     #[error("fetching {name}")]
     Fetch { name: String, source: reqwest::Error },
 }
@@ -34,6 +44,7 @@ impl DocumentError {
             Self::Fetch { source, .. } => source
                 .status()
                 .is_none_or(|status| status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)),
+            Self::Digest { .. } => true,
             _ => false,
         }
     }
@@ -51,8 +62,9 @@ pub fn read(path: &Path) -> Result<Option<CloudConfig>, DocumentError> {
     }
 }
 
-/// One attempt to fetch the document at `url`. `ca`: PEM of authorities to trust beside those of the system.
-pub async fn fetch(url: &str, ca: Option<&str>) -> Result<CloudConfig, DocumentError> {
+/// One attempt to fetch the document at `url`. `ca`: PEM of authorities to trust beside those of the system. `digest`: of
+/// the document; without it nothing is taken by plain http, be it by way of a redirection.
+pub async fn fetch(url: &str, ca: Option<&str>, digest: Option<Digest>) -> Result<CloudConfig, DocumentError> {
     let malformed = |problem: String| DocumentError::Address { name: without_secrets(url), problem };
     let parsed = reqwest::Url::parse(url).map_err(|error| malformed(error.to_string()))?;
     let name = without_secrets(url);
@@ -63,12 +75,16 @@ pub async fn fetch(url: &str, ca: Option<&str>) -> Result<CloudConfig, DocumentE
             let problem = "it is absent or empty".to_owned();
             return found.ok_or_else(|| DocumentError::Malformed { name, problem, remedy: remedy(&path) });
         }
-        "http" | "https" => download(parsed, ca).await.map_err(|source| {
+        "http" if digest.is_none() => return Err(DocumentError::Unprotected { name }),
+        "http" | "https" => download(parsed, ca, digest.is_some()).await.map_err(|source| {
             // The address may hold a password: the chain shows ours, without it.
             DocumentError::Fetch { name: name.clone(), source: source.without_url() }
         })?,
         scheme => return Err(DocumentError::Scheme { name, scheme: scheme.to_owned() }),
     };
+    if digest.is_some_and(|digest| digest != Digest::of(&bytes)) {
+        return Err(DocumentError::Digest { name });
+    }
     const REMEDY: &str = "correct it at this address, then start this machine again";
     let document = parse(&name, &bytes, REMEDY)?;
     document.ok_or_else(|| DocumentError::Malformed { name, problem: "it is empty".to_owned(), remedy: REMEDY })
@@ -93,13 +109,14 @@ pub async fn download_text(url: &str, ca: Option<&str>) -> Result<String, Docume
     let name = without_secrets(url);
     let parsed = reqwest::Url::parse(url)
         .map_err(|error| DocumentError::Address { name: name.clone(), problem: error.to_string() })?;
-    let bytes =
-        download(parsed, ca).await.map_err(|source| DocumentError::Fetch { name, source: source.without_url() })?;
+    let bytes = download(parsed, ca, false)
+        .await
+        .map_err(|source| DocumentError::Fetch { name, source: source.without_url() })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-async fn download(url: reqwest::Url, ca: Option<&str>) -> Result<Vec<u8>, reqwest::Error> {
-    let mut client = reqwest::Client::builder().timeout(FETCH_TIMEOUT);
+async fn download(url: reqwest::Url, ca: Option<&str>, by_plain_http: bool) -> Result<Vec<u8>, reqwest::Error> {
+    let mut client = reqwest::Client::builder().timeout(FETCH_TIMEOUT).https_only(!by_plain_http);
     if let Some(pem) = ca {
         client = client.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
     }
@@ -139,7 +156,7 @@ mod tests {
     use super::*;
 
     fn fetched(url: &str) -> Result<CloudConfig, DocumentError> {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(fetch(url, None))
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(fetch(url, None, None))
     }
 
     #[test]
@@ -156,6 +173,30 @@ mod tests {
             let error = read(&path).unwrap_err().to_string();
             assert!(error.contains("registration.yaml is no cloud-config that"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_comes_by_plain_http_is_taken_for_its_digest_only() {
+        const DOCUMENT: &str = "hostname: h\n";
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/c.yaml", listener.local_addr().unwrap());
+        let error = fetch(&url, None, None).await.unwrap_err();
+        assert!(error.to_string().contains("configSHA256") && !error.may_succeed_later(), "{error}");
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                let mut connection = connection.unwrap();
+                assert!(connection.read(&mut [0; 4096]).unwrap() > 0);
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{DOCUMENT}",
+                    DOCUMENT.len()
+                );
+                std::io::Write::write_all(&mut connection, answer.as_bytes()).unwrap();
+            }
+        });
+        let right = fetch(&url, None, Some(Digest::of(DOCUMENT.as_bytes()))).await.unwrap();
+        assert_eq!(right.0["hostname"], "h");
+        let wrong = fetch(&url, None, Some(Digest::of(b"another"))).await.unwrap_err();
+        assert!(matches!(wrong, DocumentError::Digest { .. }) && wrong.may_succeed_later(), "{wrong}");
     }
 
     #[test]

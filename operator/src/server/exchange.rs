@@ -199,12 +199,8 @@ impl<S: Socket> Exchange<S> {
             }
         };
         let inventory = ledger.inventory();
-        let cloud_config = self.registration.answer(
-            &self.context.endpoint(),
-            Admits::KnownMachines,
-            ledger.machine(),
-            &report.smbios,
-        );
+        let cloud_config =
+            self.registration.answer(&self.context.endpoint(), Admits::KnownMachines, ledger.machine(), &report.smbios);
         self.ledger = Some(ledger);
         tracing::info!(inventory, "registered");
         let cloud_config = match cloud_config {
