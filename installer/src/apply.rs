@@ -3,7 +3,6 @@
 
 mod accounts;
 mod change;
-pub mod document;
 mod network;
 mod script;
 mod sha512_crypt;
@@ -14,8 +13,9 @@ use crate::installed_system::{CLOUD_CONFIG, below};
 use crate::join::LastWord;
 use anyhow::{Context, Result};
 use change::Change;
-use document::Document;
 use protocol::CloudConfig;
+use protocol::cloud_config::document::Document;
+use protocol::cloud_config_keys::unapplied;
 use std::path::Path;
 use system::System;
 
@@ -57,7 +57,8 @@ pub fn run_in(root: &Path, stage: Stage) -> Result<Applied> {
     let config = CloudConfig::parse(&text).with_context(|| {
         format!("{CLOUD_CONFIG} cannot be read; correct it there, or install again with a corrected registration")
     })?;
-    let (mut document, mut problems) = Document::read(&config);
+    let mut problems: Vec<String> = unapplied(&config).iter().map(ToString::to_string).collect();
+    let (mut document, _) = Document::read(&config);
     if let Some(rancherd) = &mut document.rancherd {
         match LastWord::read(root) {
             Ok(word) => *rancherd = word.over(rancherd),
@@ -84,11 +85,6 @@ fn carry_out(system: &System, changes: &[Change], applied: &mut Applied) {
             }
             Err(error) => applied.problems.push(format!("{change}: {error:#}")),
         }
-    }
-    if changes.iter().any(|change| matches!(change, Change::File(_)))
-        && let Err(error) = system.configured()
-    {
-        applied.problems.push(format!("{error:#}"));
     }
 }
 

@@ -166,7 +166,7 @@ pub fn plan(
         release: release.clone(),
         layout,
         steps,
-        warnings: protocol::cloud_config_keys::unapplied(cloud_config),
+        warnings: protocol::cloud_config_keys::unapplied(cloud_config).iter().map(ToString::to_string).collect(),
         power_off: *settings.power_off,
         identity: machine.identities.first().cloned(),
     })

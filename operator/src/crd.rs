@@ -73,6 +73,8 @@ pub mod condition_type {
         pub const ASSIGNED: &str = "Assigned";
         /// The machine can be told by its shared secret. Only on machines with a `machineTokenSecretName`.
         pub const SHARED_SECRET: &str = "SharedSecret";
+        /// Machines apply all of `cloudConfig`; the message names what they do not. Only on registrations that have one.
+        pub const CLOUD_CONFIG_APPLICABLE: &str = "CloudConfigApplicable";
     }
 }
 
@@ -85,6 +87,10 @@ pub mod reason {
         pub const AVAILABLE: &str = "Available";
         /// `machineName`, a label, an annotation or a text of `cloudConfig` is no template that can be filled in.
         pub const INVALID_TEMPLATE: &str = "InvalidTemplate";
+        /// Machines apply all of `cloudConfig`.
+        pub const ALL_KEYS_APPLIED: &str = "AllKeysApplied";
+        /// Machines do not apply all of `cloudConfig`: docs/cloud-config.md.
+        pub const KEYS_NOT_APPLIED: &str = "KeysNotApplied";
         /// `cloudConfig` does not fit into an answer.
         pub const CLOUD_CONFIG_TOO_LARGE: &str = "CloudConfigTooLarge";
         /// `expiresAt` has passed.

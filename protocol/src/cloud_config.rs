@@ -1,6 +1,8 @@
 //! A cloud-config document and the rule by which one is laid over another.
 
+pub mod document;
 mod parse;
+pub(crate) mod read;
 mod write;
 
 pub use parse::CloudConfigError;
@@ -8,6 +10,17 @@ pub use parse::CloudConfigError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+
+/// The only key of a mapping that stands for bytes that are no text, in base64.
+const BINARY: &str = "!!binary";
+/// The only key of a mapping that stands for text that a template engine is to fill in.
+const TEMPLATE: &str = "!template";
+
+/// The key below which a value stands whose YAML tag cannot be followed; no key of a cloud-config begins like it.
+fn tag(value: &Value) -> Option<&str> {
+    let only = value.as_object().filter(|map| map.len() == 1)?.keys().next()?;
+    Some(only.as_str()).filter(|key| key.starts_with('!'))
+}
 
 /// A cloud-config: a mapping, as it stands below `#cloud-config`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +35,7 @@ impl CloudConfig {
 
     /// Reads a YAML document, with or without `#cloud-config` above it; `<<` merges as in YAML 1.1. A document of
     /// nothing but comments is an empty mapping. Scalars are read as YAML 1.2 does: `yes`, `NO` and `0644` are text.
+    /// A number whose digits say more than its value, such as `1.50`, is text as it is written.
     pub fn parse(document: &str) -> Result<Self, CloudConfigError> {
         parse::parse(document).map(Self)
     }

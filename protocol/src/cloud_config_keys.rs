@@ -1,152 +1,185 @@
 //! Which keys of a cloud-config the installed system applies. What it does not apply is named, never dropped in
 //! silence: before an installation, in the registration's conditions, and on the machine's console.
 //!
-//! Names and meaning are cloud-init's (its "Module reference"), `rancherd` and `rancheros` ours.
+//! Names and meaning are cloud-init's (its "Module reference") and netplan's, `rancherd` and `rancheros` ours.
 
 use crate::CloudConfig;
-use serde_json::Value;
+use crate::cloud_config::document::Document;
+use crate::cloud_config::normal_key;
+use std::fmt;
 
-/// Top-level keys, sorted.
-pub const APPLIED: &[&str] = &[
-    "bootcmd",
-    "ca-certs",
-    "ca_certs",
-    "chpasswd",
-    "fqdn",
-    "groups",
-    "hostname",
-    "network",
-    "ntp",
-    "password",
-    "prefer_fqdn_over_hostname",
-    "rancherd",
-    "rancheros",
-    "runcmd",
-    "ssh_authorized_keys",
-    "ssh_pwauth",
-    "timezone",
-    "users",
-    "write_files",
-];
-
-/// Keys of the mapping (or of each mapping in the list) below a top-level key.
-const BELOW: &[(&str, &[&str])] = &[
-    ("ca-certs", &["remove-defaults", "remove_defaults", "trusted"]),
-    ("ca_certs", &["remove-defaults", "remove_defaults", "trusted"]),
-    ("chpasswd", &["expire", "list", "users"]),
-    ("network", &["version", "ethernets"]),
-    ("ntp", &["enabled", "pools", "servers"]),
+/// Every key that is applied, with how: `[]` stands for the items of a list, `*` for a name. docs/cloud-config.md is
+/// made from it.
+pub const KEYS: &[(&str, &str)] = &[
     (
-        "users",
-        &[
-            "gecos",
-            "groups",
-            "hashed_passwd",
-            "homedir",
-            "lock-passwd",
-            "lock_passwd",
-            "name",
-            "no_create_home",
-            "no_user_group",
-            "passwd",
-            "plain_text_passwd",
-            "primary_group",
-            "shell",
-            "ssh_authorized_keys",
-            "sudo",
-            "system",
-            "uid",
-        ],
+        "bootcmd",
+        "A list of commands, each a line for the shell or a list of arguments; run at each boot before the network.",
     ),
-    ("write_files", &["append", "content", "defer", "encoding", "owner", "path", "permissions"]),
+    ("ca_certs", "Also `ca-certs`."),
+    ("ca_certs.remove_defaults", "Trust only the certificates of `trusted`."),
+    ("ca_certs.trusted", "Certificates as PEM."),
+    ("chpasswd", "Passwords of users that exist or that `users` makes."),
+    ("chpasswd.expire", "Only `false`."),
+    ("chpasswd.list", "Lines `name:password`, the password as text or as a hash of crypt(5). `RANDOM` is not applied."),
+    ("chpasswd.users", "A list."),
+    ("chpasswd.users[].name", "The user."),
+    ("chpasswd.users[].password", "As `type` says."),
+    ("chpasswd.users[].type", "`hash` (so without it) or `text`."),
+    ("fqdn", "Its first part is the hostname where `hostname` is absent; see `prefer_fqdn_over_hostname`."),
+    ("groups", "A list of names, or of mappings from a name to its members."),
+    ("hostname", "Its first part is the name of the machine."),
+    ("network", "Version 2, for systemd-networkd; also below another `network`."),
+    ("network.ethernets", "By interface; its id is its name unless `match` says otherwise."),
+    ("network.ethernets.*.accept-ra", "Whether router advertisements are taken."),
+    ("network.ethernets.*.addresses", "With the length of their prefix."),
+    ("network.ethernets.*.dhcp4", "True or false."),
+    ("network.ethernets.*.dhcp6", "True or false."),
+    ("network.ethernets.*.gateway4", "An address."),
+    ("network.ethernets.*.gateway6", "An address."),
+    ("network.ethernets.*.match", "An interface is left out where any key of it cannot be applied."),
+    ("network.ethernets.*.match.driver", "The driver's name."),
+    ("network.ethernets.*.match.macaddress", "The card's own address."),
+    ("network.ethernets.*.match.name", "The interface's name; `*` stands for any characters."),
+    ("network.ethernets.*.mtu", "In bytes."),
+    ("network.ethernets.*.nameservers", "Of this interface."),
+    ("network.ethernets.*.nameservers.addresses", "Of name servers."),
+    ("network.ethernets.*.nameservers.search", "Domains."),
+    ("network.ethernets.*.optional", "The system comes up without waiting for it."),
+    ("network.ethernets.*.routes", "A list. A route of which a part cannot be used is left out."),
+    ("network.ethernets.*.routes[].from", "Preferred address of the sender."),
+    ("network.ethernets.*.routes[].metric", "A number."),
+    ("network.ethernets.*.routes[].mtu", "In bytes."),
+    ("network.ethernets.*.routes[].on-link", "The gateway is reached although no address says so."),
+    ("network.ethernets.*.routes[].scope", "`global`, `link` or `host`."),
+    ("network.ethernets.*.routes[].table", "The number of a routing table."),
+    ("network.ethernets.*.routes[].to", "`default`, or an address with the length of its prefix."),
+    ("network.ethernets.*.routes[].type", "Such as `unicast`, `blackhole`, `unreachable` or `prohibit`."),
+    ("network.ethernets.*.routes[].via", "The gateway."),
+    ("network.renderer", "Only `networkd`."),
+    ("network.version", "2."),
+    ("ntp", "For systemd-timesyncd."),
+    ("ntp.enabled", "False switches it off."),
+    ("ntp.pools", "Names."),
+    ("ntp.servers", "Names."),
+    ("password", "Of `user`, or of root where that is absent. Not where `chpasswd` names users."),
+    ("prefer_fqdn_over_hostname", "The whole `fqdn` is the hostname."),
+    ("rancherd", "Its configuration, `/etc/rancher/rancherd/config.yaml`."),
+    ("runcmd", "As `bootcmd`; run once after an installation, with a network."),
+    ("ssh_authorized_keys", "Of `user`, or of root where that is absent."),
+    ("ssh_pwauth", "Whether SSH takes passwords."),
+    ("timezone", "Such as `Europe/Berlin`."),
+    ("user", "A name or a mapping as in `users`: who gets `password` and `ssh_authorized_keys`, and may use sudo."),
+    ("users", "A list of names and mappings, or a mapping by name; `default` is root, or `user`."),
+    ("users[].gecos", "The full name; for a new user."),
+    ("users[].groups", "A list, or text with commas; made if they are not there."),
+    ("users[].hashed_passwd", "A hash of crypt(5)."),
+    ("users[].homedir", "For a new user."),
+    ("users[].lock_passwd", "True, as without it: no password opens the account."),
+    ("users[].name", "Up to 32 of a-z, 0-9, `_` and `-`."),
+    ("users[].no_create_home", "True or false."),
+    ("users[].no_user_group", "For a new user."),
+    ("users[].passwd", "A hash of crypt(5); for a new user, and so not for root."),
+    ("users[].plain_text_passwd", "Text."),
+    ("users[].primary_group", "For a new user."),
+    ("users[].shell", "For a new user."),
+    ("users[].ssh_authorized_keys", "Keys beside those that are there."),
+    ("users[].sudo", "A rule of one line, or a list of them, without the user's name; `false` for none."),
+    ("users[].system", "For a new user."),
+    ("users[].uid", "For a new user."),
+    ("write_files", "A list. A file that is kept over restarts is written once, any other at each boot."),
+    ("write_files[].append", "True or false."),
+    ("write_files[].content", "Text, or `!!binary`."),
+    ("write_files[].defer", "Write it when users are made and there is a network."),
+    ("write_files[].encoding", "`b64`, `gzip` or `gz+b64`."),
+    ("write_files[].owner", "`user:group`; folders that are made for it, too."),
+    ("write_files[].path", "Absolute."),
+    ("write_files[].permissions", "Octal digits in quotes."),
+    ("write_files[].source", "Not applied, and the file is left as it is."),
 ];
 
-/// Keys of one interface in `network.ethernets`.
-const ETHERNET: &[&str] = &[
-    "accept-ra",
-    "addresses",
-    "dhcp4",
-    "dhcp6",
-    "gateway4",
-    "gateway6",
-    "match",
-    "mtu",
-    "nameservers",
-    "optional",
-    "routes",
+/// What stands below `rancheros.install`, by [`normal_key`].
+pub const INSTALL_SETTINGS: &[&str] = &[
+    "automatic",
+    "configurl",
+    "debug",
+    "device",
+    "deviceselector",
+    "forceefi",
+    "isourl",
+    "noformat",
+    "password",
+    "poweroff",
+    "registrationcacert",
+    "registrationsecret",
+    "registrationurl",
+    "tty",
+    "wipe",
 ];
 
-/// One line for each key that is not applied, such as `packages` or `users[1].ssh_import_id`.
-pub fn unapplied(config: &CloudConfig) -> Vec<String> {
-    let mut unapplied = Vec::new();
-    for (key, value) in &config.0 {
-        if !APPLIED.contains(&key.as_str()) {
-            unapplied.push(format!("cloud-config key `{key}` is not applied"));
-            continue;
+/// A part of a cloud-config that is not applied. `Display` is a line that never shows a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unapplied {
+    /// Such as `packages` or `users[1].shell`.
+    pub path: String,
+    /// `None`: the key is not known.
+    pub why: Option<&'static str>,
+}
+
+impl Unapplied {
+    /// The path, with neither control characters nor more than a line of it.
+    pub fn place(&self) -> String {
+        const MOST: usize = 120;
+        let mut place: String =
+            self.path.chars().take(MOST).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        if self.path.chars().nth(MOST).is_some() {
+            place.push('…');
         }
-        if let Some((_, known)) = BELOW.iter().find(|(name, _)| name == key) {
-            below(key, value, known, &mut unapplied);
-        }
+        place
     }
-    let ethernets = config.0.get("network").and_then(|n| n.get("ethernets")).and_then(Value::as_object);
-    for (id, interface) in ethernets.into_iter().flatten() {
-        below(&format!("network.ethernets.{id}"), interface, ETHERNET, &mut unapplied);
+}
+
+impl fmt::Display for Unapplied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cloud-config key `{}` is not applied", self.place())?;
+        self.why.map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
+}
+
+/// What of a document the installed system will not apply.
+pub fn unapplied(config: &CloudConfig) -> Vec<Unapplied> {
+    let (_, mut unapplied) = Document::read(config);
+    let own = config.0.iter().filter(|(key, _)| normal_key(key) == "rancheros");
+    for (key, value) in own {
+        let below = value.as_object().into_iter().flatten();
+        let unknown = below.filter(|(key, value)| normal_key(key) != "install" && !value.is_null());
+        unapplied.extend(unknown.map(|(below, _)| Unapplied { path: format!("{key}.{below}"), why: None }));
     }
     unapplied
 }
 
-fn below(path: &str, value: &Value, known: &[&str], unapplied: &mut Vec<String>) {
-    match value {
-        Value::Object(fields) => {
-            let unknown = fields.keys().filter(|field| !known.contains(&field.as_str()));
-            unapplied.extend(unknown.map(|field| format!("cloud-config key `{path}.{field}` is not applied")));
+/// The same, and the settings below `rancheros.install` that the installer does not know.
+pub fn unapplied_or_unknown(config: &CloudConfig) -> Vec<Unapplied> {
+    let mut all = unapplied(config);
+    let install = config.install();
+    let unknown = install.iter().filter(|(key, value)| !INSTALL_SETTINGS.contains(&key.as_str()) && !value.is_null());
+    all.extend(unknown.map(|(key, _)| Unapplied { path: format!("rancheros.install.{key}"), why: None }));
+    all
+}
+
+/// Places in one line of at most some 1,000 characters.
+pub fn summary(unapplied: &[Unapplied]) -> String {
+    const MOST: usize = 900;
+    let mut line = String::new();
+    for (index, one) in unapplied.iter().enumerate() {
+        let place = one.place();
+        if line.len() + place.len() > MOST {
+            return format!("{line} and {} more", unapplied.len() - index);
         }
-        Value::Array(items) => {
-            for (index, item) in items.iter().enumerate().filter(|(_, item)| item.is_object()) {
-                below(&format!("{path}[{index}]"), item, known, unapplied);
-            }
-        }
-        _ => {}
+        let comma = if line.is_empty() { "" } else { ", " };
+        line = format!("{line}{comma}{place}");
     }
+    line
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn of(document: Value) -> Vec<String> {
-        unapplied(&serde_json::from_value(document).unwrap())
-    }
-
-    #[test]
-    fn what_is_applied_is_not_mentioned() {
-        let document = json!({
-            "hostname": "h",
-            "users": ["default", {"name": "u", "sudo": "ALL=(ALL) ALL"}],
-            "write_files": [{"path": "/x", "content": "y"}],
-            "chpasswd": {"expire": false},
-            "network": {"version": 2, "ethernets": {"eth0": {"dhcp4": true}}},
-            "rancherd": {"role": "server"},
-        });
-        assert_eq!(of(document), Vec::<String>::new());
-    }
-
-    #[test]
-    fn each_key_that_is_not_applied_is_named_with_its_place() {
-        let document = json!({
-            "pakages": ["vim"],
-            "users": [{"name": "u", "ssh_import_id": ["gh:u"]}],
-            "network": {"version": 2, "bonds": {}, "ethernets": {"e": {"wakeonlan": true}}},
-        });
-        let all = of(document).join("\n");
-        for key in ["`pakages`", "`users[0].ssh_import_id`", "`network.bonds`", "`network.ethernets.e.wakeonlan`"] {
-            assert!(all.contains(key), "{key} is missing from {all}");
-        }
-    }
-
-    #[test]
-    fn the_list_is_sorted() {
-        assert!(APPLIED.is_sorted());
-    }
-}
+mod tests;

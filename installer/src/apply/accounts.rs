@@ -3,7 +3,7 @@
 //! Formats: passwd(5), shadow(5), group(5). `/etc` is made anew at each boot, so users are too; their numbers follow
 //! their homes, which stay.
 
-use super::document::{Document, User};
+use protocol::cloud_config::document::{Document, Password, PasswordOf, User, is_name};
 use std::fmt::Write;
 
 /// The contents of `/etc/passwd`, `/etc/shadow` and `/etc/group`.
@@ -73,43 +73,47 @@ impl Accounts {
         let mut problems = Vec::new();
         for group in &document.groups {
             let made = self.ensure_group(&group.name, ORDINARY, None).map(drop);
-            note(&mut problems, &format!("group {:?}", group.name), made);
+            note(&mut problems, &format!("group {}", group.name), made);
         }
         for user in &document.users {
-            note(&mut problems, &format!("user {:?}", user.name), self.ensure_user(user, host));
+            if let Err(cause) = self.ensure_user(user, host, &mut problems) {
+                problems.push(format!("{}: {cause}", user.at));
+            }
         }
         for group in &document.groups {
             for member in &group.members {
-                note(&mut problems, &format!("group {:?}", group.name), self.add_member(&group.name, member));
+                note(&mut problems, &format!("group {}", group.name), self.add_member(&group.name, member));
             }
         }
-        for (name, password) in passwords(document, &mut problems) {
+        for PasswordOf { at, user, password } in &document.passwords {
             let hash = match password {
-                Password::Hash(hash) => hash,
-                Password::Text(text) => (host.hash)(&text),
+                Password::Hash(hash) => hash.clone(),
+                Password::Text(text) => (host.hash)(text),
             };
-            note(&mut problems, &format!("password of {name:?}"), self.set_password(&name, &hash, host.today));
+            note(&mut problems, at, self.set_password(user, &hash, host.today));
         }
         problems
     }
 
-    fn ensure_user(&mut self, user: &User, host: &Host) -> Result<(), String> {
+    /// Makes a user, if it is not there. What cannot be done costs itself; an error, the user.
+    fn ensure_user(&mut self, user: &User, host: &Host, problems: &mut Vec<String>) -> Result<(), String> {
         let is_new = self.find(&user.name).is_none();
         if is_new {
-            self.add_user(user, host)?;
+            self.add_user(user, host, problems)?;
         }
         for group in &user.groups {
-            self.ensure_group(group, ORDINARY, None)?;
-            self.add_member(group, &user.name)?;
+            let member = self.ensure_group(group, ORDINARY, None).and_then(|_| self.add_member(group, &user.name));
+            note(problems, &format!("{}.groups", user.at), member);
         }
-        let hash = match (&user.hashed_passwd, &user.plain_text_passwd, &user.passwd) {
-            (Some(hash), _, _) => Some(hash.clone()),
-            (None, Some(text), _) => Some((host.hash)(text)),
-            (None, None, Some(hash)) if is_new => Some(hash.clone()),
-            _ => None,
+        let (key, hash) = match (&user.hashed_passwd, &user.plain_text_passwd, &user.passwd) {
+            (Some(hash), _, _) => ("hashed_passwd", Some(hash.clone())),
+            (None, Some(text), _) => ("plain_text_passwd", Some((host.hash)(text))),
+            (None, None, hash) => ("passwd", hash.clone()),
         };
-        if let Some(hash) = hash {
-            self.set_password(&user.name, &hash, host.today)?;
+        if key == "passwd" && hash.is_some() && !is_new {
+            problems.push(format!("{}.passwd: the user exists in the image, and this is for new ones", user.at));
+        } else if let Some(hash) = hash {
+            note(problems, &format!("{}.{key}", user.at), self.set_password(&user.name, &hash, host.today));
         }
         if user.lock_passwd.unwrap_or(true) {
             self.lock(&user.name);
@@ -117,20 +121,18 @@ impl Accounts {
         Ok(())
     }
 
-    fn add_user(&mut self, user: &User, host: &Host) -> Result<(), String> {
+    fn add_user(&mut self, user: &User, host: &Host, problems: &mut Vec<String>) -> Result<(), String> {
         check_name(&user.name)?;
         let home = user.homedir.clone().unwrap_or_else(|| format!("/home/{}", user.name));
         let shell = user.shell.clone().unwrap_or_else(|| "/bin/bash".into());
         let gecos = user.gecos.clone().unwrap_or_default();
-        for field in [&home, &shell, &gecos] {
-            if field.contains([':', '\n']) {
-                return Err(format!("{field:?} must not hold a colon or a line break"));
-            }
-        }
         let range = if user.system { SYSTEM } else { ORDINARY };
         let owner = (host.owner)(&home).filter(|(uid, _)| range.contains(uid) && !self.uses(&self.passwd, *uid));
-        let uid = match user.uid.or(owner.map(|(uid, _)| uid)) {
-            Some(uid) if self.uses(&self.passwd, uid) => return Err(format!("the number {uid} is taken")),
+        let asked = user.uid.filter(|uid| !self.uses(&self.passwd, *uid));
+        if user.uid != asked {
+            problems.push(format!("{}.uid: the number is taken, and the user gets another one", user.at));
+        }
+        let uid = match asked.or(owner.map(|(uid, _)| uid)) {
             Some(uid) => uid,
             None => self.free(&self.passwd, range.clone())?,
         };
@@ -162,10 +164,10 @@ impl Accounts {
 
     fn add_member(&mut self, group: &str, user: &str) -> Result<(), String> {
         if self.find(user).is_none() {
-            return Err(format!("there is no user {user:?}"));
+            return Err("there is no such user".into());
         }
         let members = self.group.iter_mut().find(|row| row[0] == group).and_then(|row| row.get_mut(3));
-        let members = members.ok_or_else(|| format!("there is no group {group:?}"))?;
+        let members = members.ok_or("there is no such group")?;
         if !members.split(',').any(|member| member == user) {
             *members = if members.is_empty() { user.to_owned() } else { format!("{members},{user}") };
         }
@@ -201,51 +203,6 @@ impl Accounts {
     }
 }
 
-enum Password {
-    Hash(String),
-    Text(String),
-}
-
-/// Name and password, from everywhere a document may have them; later ones win.
-fn passwords(document: &Document, problems: &mut Vec<String>) -> Vec<(String, Password)> {
-    let mut passwords: Vec<(String, Password)> =
-        document.password.iter().map(|password| ("root".into(), hash_or_text(password))).collect();
-    for line in &document.chpasswd.list {
-        match line.split_once(':') {
-            Some((name, password)) if !is_random(password) => passwords.push((name.into(), hash_or_text(password))),
-            _ => problems.push("chpasswd.list: a line must be `name:password`; RANDOM is not applied".into()),
-        }
-    }
-    for user in &document.chpasswd.users {
-        let name = user.name.clone();
-        match (&user.password, user.kind.as_deref().unwrap_or("hash")) {
-            (Some(password), "hash") => passwords.push((name, Password::Hash(password.clone()))),
-            (Some(password), "text") => passwords.push((name, Password::Text(password.clone()))),
-            (_, kind) => {
-                problems.push(format!("chpasswd.users {name:?}: type {kind} without a password is not applied"))
-            }
-        }
-    }
-    if document.chpasswd.expire == Some(true) {
-        problems.push("chpasswd.expire is not applied: passwords are set from the configuration at each boot".into());
-    }
-    passwords
-}
-
-fn is_random(password: &str) -> bool {
-    matches!(password, "R" | "RANDOM")
-}
-
-/// Where a document does not say which it is, a hash is what crypt(5) writes: a dollar sign, a word, and another one.
-fn hash_or_text(password: &str) -> Password {
-    let word = password.strip_prefix('$').and_then(|rest| rest.find('$'));
-    if word.is_some_and(|length| (1..=3).contains(&length)) {
-        Password::Hash(password.into())
-    } else {
-        Password::Text(password.into())
-    }
-}
-
 fn row<'a>(table: &'a Table, name: &str) -> Option<&'a Vec<String>> {
     table.iter().find(|row| row[0] == name)
 }
@@ -256,19 +213,14 @@ fn note(problems: &mut Vec<String>, what: &str, result: Result<(), String>) {
     }
 }
 
-/// As `useradd` has it: what is a name also to the programs that read these files.
 fn check_name(name: &str) -> Result<(), String> {
-    let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_');
-    let rest = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
-    if first && rest && name.len() <= 32 {
-        return Ok(());
-    }
-    Err("a name has up to 32 of a-z, 0-9, _ and -, and begins with a letter or _".into())
+    if is_name(name) { Ok(()) } else { Err("it is no name of a user or a group".into()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::CloudConfig;
 
     fn image() -> Accounts {
         Accounts::parse(
@@ -279,8 +231,7 @@ mod tests {
     }
 
     fn applied(text: &str, owner: Option<(u32, u32)>) -> (Accounts, Vec<String>) {
-        let (document, problems) = Document::read(&serde_yaml::from_str(text).unwrap());
-        assert_eq!(problems, Vec::<String>::new());
+        let (document, _) = Document::read(&CloudConfig::parse(text).unwrap());
         let mut accounts = image();
         let host = Host { owner: &|_| owner, hash: &|password| format!("$6${password}$"), today: 20500 };
         let problems = accounts.apply(&document, &host);
@@ -320,14 +271,13 @@ mod tests {
     #[test]
     fn passwords_come_from_every_place_cloud_init_knows() {
         let (accounts, problems) = applied(
-            "password: secret\n\
-             users:\n- {name: a, plain_text_passwd: x, lock_passwd: false}\n- {name: b, passwd: $6$s$h}\n- {name: c, lock_passwd: false}\n- d\n\
+            "users:\n- {name: a, plain_text_passwd: x, lock_passwd: false}\n- {name: b, passwd: $6$s$h}\n- {name: c, lock_passwd: false}\n- d\n\
              chpasswd: {list: ['c:$5$s$h'], users: [{name: daemon, password: p, type: text}, {name: d, password: '*'}]}\n",
             None,
         );
         assert_eq!(problems, Vec::<String>::new());
         let shadow = &accounts.to_texts()[1];
-        for expected in ["root:$6$secret$:", "\na:$6$x$:", "\nb:!$6$s$h:", "\nc:$5$s$h:", "\ndaemon:$6$p$:", "\nd:*:"] {
+        for expected in ["\na:$6$x$:", "\nb:!$6$s$h:", "\nc:$5$s$h:", "\ndaemon:$6$p$:", "\nd:*:"] {
             assert!(shadow.contains(expected), "{expected} is missing from {shadow}");
         }
     }
@@ -339,8 +289,11 @@ mod tests {
              groups: [{ops: [nobody-here]}]\nchpasswd: {expire: true, list: ['root:RANDOM']}\n",
             None,
         );
-        assert_eq!(problems.len(), 6, "{problems:?}");
-        assert!(accounts.find("fine").is_some());
-        assert!(accounts.find("root2").is_none() && accounts.find("ok").is_none());
+        assert_eq!(
+            problems,
+            ["users[1].uid: the number is taken, and the user gets another one", "group ops: there is no such user"]
+        );
+        assert!(["fine", "ok"].iter().all(|name| accounts.find(name).is_some()));
+        assert_eq!(accounts.find("root2").unwrap().uid, 1000);
     }
 }

@@ -1,12 +1,9 @@
 //! What a document does to the system, as a list of values.
 
-use super::document::{CaCerts, Document, WriteFile};
 use super::{Stage, network, script};
 use crate::installed_system::RANCHERD_CONFIG;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use flate2::read::MultiGzDecoder;
-use serde_json::Value;
+use protocol::cloud_config::document::{CaCerts, Document, WriteFile};
 use std::fmt;
 use std::io::Read;
 
@@ -43,6 +40,8 @@ pub struct FileChange {
     /// User and group by name.
     pub owner: (String, String),
     pub append: bool,
+    /// How many files before it have the same path.
+    pub earlier: usize,
 }
 
 impl fmt::Debug for FileChange {
@@ -94,13 +93,8 @@ struct Plan {
 impl Plan {
     fn early(&mut self, document: &Document) {
         if let Some(network) = &document.network {
-            match network::files(network) {
-                Ok(files) => {
-                    for (name, content) in files {
-                        self.file(&format!("{NETWORK_FOLDER}/{name}"), content, 0o644);
-                    }
-                }
-                Err(problem) => self.problems.push(problem),
+            for (name, content) in network::files(network) {
+                self.file(&format!("{NETWORK_FOLDER}/{name}"), content, 0o644);
             }
         }
         if !document.bootcmd.is_empty() {
@@ -131,17 +125,19 @@ impl Plan {
     }
 
     fn users(&mut self, document: &Document) {
-        let chpasswd = &document.chpasswd;
-        let passwords = document.password.is_some() || !chpasswd.list.is_empty() || !chpasswd.users.is_empty();
-        if passwords || !document.users.is_empty() || !document.groups.is_empty() {
+        if !document.passwords.is_empty() || !document.users.is_empty() || !document.groups.is_empty() {
             self.changes.push(Change::Accounts(Box::new(document.clone())));
         }
-        let root = [("root", &document.ssh_authorized_keys)];
+        let default = [(document.default_user.as_str(), &document.ssh_authorized_keys)];
         let users = document.users.iter().map(|user| (user.name.as_str(), &user.ssh_authorized_keys));
-        for (user, keys) in root.into_iter().chain(users).filter(|(_, keys)| !keys.is_empty()) {
+        for (user, keys) in default.into_iter().chain(users).filter(|(_, keys)| !keys.is_empty()) {
             self.changes.push(Change::AuthorizedKeys { user: user.into(), keys: keys.clone() });
         }
-        let rules: String = document.users.iter().flat_map(|user| sudo_rules(&user.name, &user.sudo)).collect();
+        let rules: String = document
+            .users
+            .iter()
+            .flat_map(|user| user.sudo.iter().map(|rule| format!("{} {rule}\n", user.name)))
+            .collect();
         if !rules.is_empty() {
             self.changes.push(Change::Sudo(rules));
         }
@@ -152,8 +148,6 @@ impl Plan {
         let servers: Vec<&str> = ntp.servers.iter().chain(&ntp.pools).map(String::as_str).collect();
         if ntp.enabled == Some(false) {
             self.changes.push(Change::Disable("systemd-timesyncd.service"));
-        } else if servers.iter().any(|server| server.contains(char::is_whitespace)) {
-            self.problems.push("ntp: a server's name must not hold blanks".into());
         } else if !servers.is_empty() {
             self.file(TIMESYNCD_CONFIG, format!("[Time]\nNTP={}\n", servers.join(" ")), 0o644);
         }
@@ -162,9 +156,16 @@ impl Plan {
 
     fn write_files(&mut self, document: &Document, deferred: bool) {
         for file in document.write_files.iter().filter(|file| file.defer == deferred) {
-            match file_change(file) {
-                Ok(change) => self.changes.push(Change::File(change)),
-                Err(problem) => self.problems.push(format!("write_files {}: {problem}", file.path)),
+            match content(file) {
+                Ok(content) => self.changes.push(Change::File(FileChange {
+                    path: file.path.clone(),
+                    content,
+                    mode: file.mode,
+                    owner: file.owner.clone(),
+                    append: file.append,
+                    earlier: file.earlier,
+                })),
+                Err(error) => self.problems.push(format!("{}: content is not gzip: {error}", file.at)),
             }
         }
     }
@@ -176,74 +177,28 @@ impl Plan {
             mode,
             owner: ("root".into(), "root".into()),
             append: false,
+            earlier: 0,
         }));
     }
 }
 
-fn file_change(file: &WriteFile) -> Result<FileChange, String> {
-    if !file.path.starts_with('/') {
-        return Err("the path must be absolute".into());
+fn content(file: &WriteFile) -> std::io::Result<Vec<u8>> {
+    if !file.gzip {
+        return Ok(file.content.clone());
     }
-    let owner = file.owner.as_deref().unwrap_or("root:root");
-    let (user, group) = owner.split_once(':').unwrap_or((owner, ""));
-    Ok(FileChange {
-        path: file.path.clone(),
-        content: decode(&file.content, file.encoding.as_deref().unwrap_or_default())?,
-        mode: mode(&file.permissions)?,
-        owner: (user.into(), group.into()),
-        append: file.append,
-    })
-}
-
-/// Encodings and their spellings as in cloud-init's `cc_write_files`.
-fn decode(content: &str, encoding: &str) -> Result<Vec<u8>, String> {
-    let base64 = || {
-        let compact: String = content.split_whitespace().collect();
-        STANDARD.decode(compact).map_err(|error| format!("content is not base64: {error}"))
-    };
-    let gunzip = |bytes: &[u8]| {
-        let mut plain = Vec::new();
-        let read = MultiGzDecoder::new(bytes).read_to_end(&mut plain);
-        read.map(|_| plain).map_err(|error| format!("content is not gzip: {error}"))
-    };
-    match encoding.to_lowercase().trim() {
-        "" | "text/plain" => Ok(content.as_bytes().to_vec()),
-        "b64" | "base64" => base64(),
-        "gz" | "gzip" => gunzip(content.as_bytes()),
-        "gz+b64" | "gz+base64" | "gzip+b64" | "gzip+base64" => gunzip(&base64()?),
-        other => Err(format!("encoding {other:?} is not known")),
-    }
-}
-
-/// Text is octal. A number is the mode itself: a YAML 1.1 reader, such as kubectl, makes 420 of `0644`.
-fn mode(permissions: &Value) -> Result<u32, String> {
-    let invalid = || format!("permissions {permissions} must be octal digits in quotes, such as '0644'");
-    let mode = match permissions {
-        Value::Null => Some(0o644),
-        Value::String(digits) => u32::from_str_radix(digits.trim().trim_start_matches("0o"), 8).ok(),
-        Value::Number(number) => number.as_u64().and_then(|mode| u32::try_from(mode).ok()),
-        _ => None,
-    };
-    mode.filter(|mode| *mode <= 0o7777).ok_or_else(invalid)
-}
-
-fn sudo_rules(user: &str, sudo: &Value) -> Vec<String> {
-    let rules: Vec<&str> = match sudo {
-        Value::String(rule) => vec![rule],
-        Value::Array(rules) => rules.iter().filter_map(Value::as_str).collect(),
-        _ => Vec::new(),
-    };
-    // A line break would begin a rule for somebody else.
-    rules.iter().filter(|rule| !rule.contains('\n')).map(|rule| format!("{user} {rule}\n")).collect()
+    let mut plain = Vec::new();
+    MultiGzDecoder::new(&file.content[..]).read_to_end(&mut plain)?;
+    Ok(plain)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::CloudConfig;
 
     fn planned(text: &str, stage: Stage) -> (Vec<Change>, Vec<String>) {
-        let (document, problems) = Document::read(&serde_yaml::from_str(text).unwrap());
-        assert_eq!(problems, Vec::<String>::new());
+        let (document, unapplied) = Document::read(&CloudConfig::parse(text).unwrap());
+        assert!(unapplied.is_empty(), "{unapplied:?}");
         plan(&document, stage)
     }
 
@@ -263,7 +218,7 @@ runcmd: [echo run]
 bootcmd: [echo boot]
 ntp: {servers: [a.example], pools: [b.example]}
 timezone: Europe/Berlin
-ca_certs: {trusted: [PEM]}
+ca_certs: {trusted: ['-----BEGIN CERTIFICATE-----']}
 network: {version: 2, ethernets: {eth0: {dhcp4: true}}}
 rancherd: {role: server}
 ";
@@ -296,31 +251,16 @@ rancherd: {role: server}
     }
 
     #[test]
-    fn encodings_and_permissions_are_read_as_cloud_init_reads_them() {
-        let file = |fields: &str| {
-            let text = format!("write_files: [{{path: /x, {fields}}}]");
-            let (changes, problems) = planned(&text, Stage::Early);
-            match &changes[..] {
-                [Change::File(file)] => Ok((String::from_utf8(file.content.clone()).unwrap(), file.mode)),
-                _ => Err(problems.join("; ")),
-            }
+    fn gzip_is_unpacked() {
+        let file = |content: &str| {
+            planned(&format!("write_files: [{{path: /x, encoding: gz+b64, content: {content}}}]"), Stage::Early)
         };
-        assert_eq!(file("content: aGk=, encoding: b64, permissions: '0600'").unwrap(), ("hi".into(), 0o600));
-        let gzip = "content: H4sIAAAAAAACA8vIBACsKpPYAgAAAA==, encoding: gz+b64";
-        assert_eq!(file(gzip).unwrap(), ("hi".into(), 0o644));
-        assert_eq!(file("content: x, permissions: 0755").unwrap().1, 0o755);
-        assert_eq!(file("content: x, permissions: 420").unwrap().1, 0o644);
-        assert!(file("content: x, permissions: rwx").unwrap_err().contains("octal"));
-        assert!(file("content: x, encoding: zip").unwrap_err().contains("zip"));
-        assert!(file("content: '*', encoding: b64").unwrap_err().contains("base64"));
-    }
-
-    #[test]
-    fn a_sudo_rule_is_one_line_for_its_user() {
-        let rules = |sudo: Value| sudo_rules("u", &sudo);
-        assert_eq!(rules("ALL=(ALL) ALL".into()), ["u ALL=(ALL) ALL\n"]);
-        assert_eq!(rules(vec!["a", "b\nroot c"].into()), ["u a\n"]);
-        assert!(rules(false.into()).is_empty() && rules(Value::Null).is_empty());
+        match &file("H4sIAAAAAAACA8vIBACsKpPYAgAAAA==").0[..] {
+            [Change::File(file)] => assert_eq!(file.content, b"hi"),
+            other => panic!("{other:?}"),
+        }
+        let (changes, problems) = file("aGk=");
+        assert!(changes.is_empty() && problems[0].starts_with("write_files[0]: content is not gzip"), "{problems:?}");
     }
 
     #[test]

@@ -1,20 +1,16 @@
 //! Network configuration, version 2, as files for systemd-networkd (systemd.network(5)).
 
-use super::document::{Ethernet, Network};
+use protocol::cloud_config::document::{Ethernet, Network};
 use std::fmt::Write;
 
-/// File name and content of one `.network` file for each interface; they come before the image's own. The error names
-/// the interface and the value that cannot stand in such a file.
-pub fn files(network: &Network) -> Result<Vec<(String, String)>, String> {
-    network.ethernets.iter().map(|(id, interface)| file(id, interface)).collect()
+/// File name and content of one `.network` file for each interface; they come before the image's own.
+pub fn files(network: &Network) -> Vec<(String, String)> {
+    let file = |(id, interface): &(String, Ethernet)| (format!("10-cloud-config-{id}.network"), file(id, interface));
+    network.ethernets.iter().map(file).collect()
 }
 
-fn file(id: &str, interface: &Ethernet) -> Result<(String, String), String> {
-    let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) && !id.starts_with('.');
-    if !plain || id.is_empty() {
-        return Err(format!("network.ethernets: {id:?} is no name of an interface"));
-    }
-    let mut file = File { text: String::new(), invalid: None };
+fn file(id: &str, interface: &Ethernet) -> String {
+    let mut file = File { text: String::new() };
     file.section("Match");
     let matches = &interface.matches;
     // A bond or VLAN carries the address of its parent, the permanent one is the card's own.
@@ -48,20 +44,24 @@ fn file(id: &str, interface: &Ethernet) -> Result<(String, String), String> {
 
     for route in &interface.routes {
         file.section("Route");
-        // `default` and `0.0.0.0/0` are the same to networkd when there is no destination.
-        file.option("Destination", Some(route.to.as_str()).filter(|to| *to != "default"));
+        // With a gateway and no destination, networkd takes the route for the default one of the gateway's family.
+        let is_default = route.to == "default" && route.via.is_some();
+        let to = if route.to == "default" { "0.0.0.0/0" } else { &route.to };
+        file.option("Destination", Some(to).filter(|_| !is_default));
         file.option("Gateway", route.via.as_deref());
+        file.option("GatewayOnLink", route.on_link.map(|on_link| if on_link { "yes" } else { "no" }));
         file.option("Metric", route.metric.map(|metric| metric.to_string()).as_deref());
+        file.option("Type", route.kind.as_deref());
+        file.option("Table", route.table.as_deref());
+        file.option("Scope", route.scope.as_deref());
+        file.option("PreferredSource", route.from.as_deref());
+        file.option("MTUBytes", route.mtu.map(|mtu| mtu.to_string()).as_deref());
     }
-    match file.invalid {
-        Some(value) => Err(format!("network.ethernets.{id}: {value:?} holds a line break")),
-        None => Ok((format!("10-cloud-config-{id}.network"), file.text)),
-    }
+    file.text
 }
 
 struct File {
     text: String,
-    invalid: Option<String>,
 }
 
 impl File {
@@ -72,9 +72,6 @@ impl File {
     }
 
     fn line(&mut self, key: &str, value: &str) {
-        if value.contains(char::is_control) {
-            self.invalid = Some(value.to_owned());
-        }
         let _ = writeln!(self.text, "{key}={value}");
     }
 
@@ -92,29 +89,39 @@ impl File {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::CloudConfig;
+    use protocol::cloud_config::document::Document;
 
-    fn of(text: &str) -> Result<Vec<(String, String)>, String> {
-        files(&serde_yaml::from_str(text).unwrap())
+    fn of(text: &str) -> (Vec<(String, String)>, Vec<String>) {
+        let (document, unapplied) =
+            Document::read(&CloudConfig::parse(&format!("network:\n  version: 2\n  {text}")).unwrap());
+        (files(&document.network.unwrap_or_default()), unapplied.into_iter().map(|one| one.path).collect())
     }
 
     #[test]
     fn an_interface_becomes_a_file() {
-        let files = of("version: 2\nethernets:\n  lan0:\n    match: {macaddress: '52:54:00:12:34:56'}\n    addresses: [10.0.0.5/24]\n\
-                        \x20   gateway4: 10.0.0.1\n    nameservers: {addresses: [10.0.0.2], search: [a.example, b.example]}\n\
-                        \x20   routes: [{to: 10.9.0.0/16, via: 10.0.0.9, metric: 5}]\n    mtu: 9000\n    optional: true\n  eth1: {dhcp4: true}\n")
-            .unwrap();
+        let (files, unapplied) = of(
+            "ethernets: {eth1: {dhcp4: yes}, lan0: {match: {macaddress: '52:54:00:12:34:56'}, \
+            addresses: [10.0.0.5/24], gateway4: 10.0.0.1, nameservers: {addresses: [10.0.0.2], search: [a.example, b.example]}, \
+            routes: [{to: 10.9.0.0/16, via: 10.0.0.9, metric: 5}, {to: default, via: 169.254.0.1, on-link: true}, \
+            {to: 10.8.0.0/16, type: blackhole, table: 100}], mtu: 9000, optional: on}}",
+        );
+        assert_eq!(unapplied, Vec::<String>::new());
         assert_eq!(files[0].0, "10-cloud-config-eth1.network");
         assert_eq!(files[0].1, "[Match]\nName=eth1\n\n[Link]\nRequiredForOnline=yes\n\n[Network]\nDHCP=ipv4\n");
         let expected = "[Match]\nPermanentMACAddress=52:54:00:12:34:56\n\n[Link]\nMTUBytes=9000\nRequiredForOnline=no\n\n\
                         [Network]\nDHCP=no\nAddress=10.0.0.5/24\nGateway=10.0.0.1\nDNS=10.0.0.2\nDomains=a.example b.example\n\n\
-                        [Route]\nDestination=10.9.0.0/16\nGateway=10.0.0.9\nMetric=5\n";
+                        [Route]\nDestination=10.9.0.0/16\nGateway=10.0.0.9\nMetric=5\n\n\
+                        [Route]\nGateway=169.254.0.1\nGatewayOnLink=yes\n\n\
+                        [Route]\nDestination=10.8.0.0/16\nType=blackhole\nTable=100\n";
         assert_eq!(files[1].1, expected);
     }
 
     #[test]
     fn a_value_cannot_become_a_line_of_its_own() {
-        let error = of("version: 2\nethernets: {e: {addresses: [\"1.2.3.4/8\\n[Match]\"]}}").unwrap_err();
-        assert!(error.contains("network.ethernets.e"), "{error}");
-        assert!(of("version: 2\nethernets: {'../x': {dhcp4: true}}").is_err());
+        let (files, unapplied) =
+            of("ethernets: {e: {addresses: [\"1.2.3.4/8\\n[Match]\", 10.0.0.1/8]}, '../x': {dhcp4: true}}");
+        assert_eq!(unapplied, ["network.ethernets.../x", "network.ethernets.e.addresses[0]"]);
+        assert!(files.len() == 1 && files[0].1.ends_with("DHCP=no\nAddress=10.0.0.1/8\n"), "{files:?}");
     }
 }

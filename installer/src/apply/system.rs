@@ -2,21 +2,23 @@
 
 use super::accounts::{Accounts, Host};
 use super::change::{Change, FileChange};
-use super::document::{CaCerts, Document};
 use super::sha512_crypt;
 use crate::command::Command;
 use crate::installed_system::below;
 use anyhow::{Context, Result, bail};
+use protocol::cloud_config::document::{CaCerts, Document};
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Where notes stand that something was done once. It is on the persistent partition, which is new with each
 /// installation, so what is here was done for this installation.
 const ONCE: &str = "/var/lib/ros/once";
+/// Below it, a note for each file that is kept: SHA-256 of the path, and how many files before it have the same path.
+const FILES: &str = "files";
 /// The persistent partition by itself; see `/usr/lib/ros/persist.conf` for what of it is bound where.
 const PERSISTENT: &str = "/run/ros/persistent";
 const SUDO: &str = "/usr/bin/sudo";
@@ -26,15 +28,11 @@ const CERTIFICATES: &str = "/usr/local/share/ca-certificates";
 /// The system that is changed.
 pub struct System {
     root: PathBuf,
-    /// Whether persistent files were written at an earlier boot.
-    configured_before: bool,
 }
 
 impl System {
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        let mut system = Self { root: root.into(), configured_before: false };
-        system.configured_before = system.once("write_files").exists();
-        system
+        Self { root: root.into() }
     }
 
     /// Carries out one change. The lines are what could not be done although the rest was.
@@ -60,11 +58,6 @@ impl System {
         Ok(Vec::new())
     }
 
-    /// To be called when all files of a stage are written: those that are kept are not written again at later boots.
-    pub fn configured(&self) -> Result<()> {
-        self.mark("write_files").map(drop)
-    }
-
     fn path(&self, path: &str) -> PathBuf {
         below(&self.root, path)
     }
@@ -80,7 +73,8 @@ impl System {
     /// Notes that something is done. False if it was noted before.
     fn mark(&self, what: &str) -> Result<bool> {
         let note = self.once(what);
-        fs::create_dir_all(self.path(ONCE)).with_context(|| format!("creating {ONCE}"))?;
+        let folder = note.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         match OpenOptions::new().write(true).create_new(true).open(&note) {
             Ok(file) => file.sync_all().with_context(|| format!("writing {}", note.display())).map(|()| true),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
@@ -89,22 +83,35 @@ impl System {
     }
 
     /// As cloud-init, a file is written once for an installation; where `/etc` is new at each boot, that is each boot.
+    /// Each file that is kept has a note of its own, made when the file is there.
     fn file(&self, file: &FileChange) -> Result<()> {
-        if self.configured_before && self.is_kept(&file.path) {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, file.path.as_bytes());
+        let note = format!("{FILES}/{}-{}", hex::encode(digest), file.earlier);
+        let is_kept = self.is_kept(&file.path);
+        if is_kept && self.once(&note).exists() {
             return Ok(());
         }
         let accounts = self.read_accounts()?;
         let (user, group) = (file.owner.0.as_str(), file.owner.1.as_str());
-        let account = accounts.find(user).with_context(|| format!("owner: there is no user {user:?}"))?;
+        let account = accounts.find(user).context("owner: there is no such user")?;
         let gid = match group {
             "" => account.gid,
-            group => accounts.group_id(group).with_context(|| format!("owner: there is no group {group:?}"))?,
+            group => accounts.group_id(group).context("owner: there is no such group")?,
         };
         let path = self.path(&file.path);
         let folder = path.parent().unwrap_or(&self.root);
+        // Folders that are made for a file belong to its owner, as with cloud-init.
+        let new: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
         fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-        write(&path, &file.content, file.mode, file.append)?;
-        chown(&path, Some(account.uid), Some(gid)).with_context(|| format!("giving {} to {user}", file.path))
+        for folder in new {
+            chown(folder, Some(account.uid), Some(gid)).with_context(|| format!("giving {} away", folder.display()))?;
+        }
+        let written = write_for(&path, &file.content, file.mode, file.append, Some((account.uid, gid)))?;
+        if is_kept {
+            written.sync_all().with_context(|| format!("writing {}", file.path))?;
+            self.mark(&note)?;
+        }
+        Ok(())
     }
 
     /// Whether a file, there or not, stands on the persistent partition.
@@ -153,7 +160,7 @@ impl System {
             if let Some(account) = accounts.find(&user.name)
                 && let Err(error) = self.home(&account.home, account.uid, account.gid)
             {
-                problems.push(format!("home of {:?}: {error:#}", user.name));
+                problems.push(format!("{}: its home: {error:#}", user.at));
             }
         }
         Ok(problems)
@@ -218,7 +225,7 @@ impl System {
     fn timezone(&self, zone: &str) -> Result<()> {
         let inside = zone.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
         if !inside || !self.path("/usr/share/zoneinfo").join(zone).is_file() {
-            bail!("there is no time zone {zone:?} in /usr/share/zoneinfo");
+            bail!("there is no such time zone in /usr/share/zoneinfo");
         }
         let link = self.path("/etc/localtime");
         let _ = fs::remove_file(&link);
@@ -253,6 +260,11 @@ impl System {
 
 /// Writes a file and sets its mode, whatever it was before and whatever the umask says.
 fn write(path: &Path, content: &[u8], mode: u32, append: bool) -> Result<()> {
+    write_for(path, content, mode, append, None).map(drop)
+}
+
+/// The same for a user and a group. The mode comes last: another owner takes setuid and setgid away.
+fn write_for(path: &Path, content: &[u8], mode: u32, append: bool, owner: Option<(u32, u32)>) -> Result<fs::File> {
     let mut options = OpenOptions::new();
     options.create(true).mode(0o600);
     if append {
@@ -262,8 +274,12 @@ fn write(path: &Path, content: &[u8], mode: u32, append: bool) -> Result<()> {
     };
     let mut file = options.open(path).with_context(|| format!("writing {}", path.display()))?;
     file.write_all(content).with_context(|| format!("writing {}", path.display()))?;
+    if let Some((user, group)) = owner {
+        fchown(&file, Some(user), Some(group)).with_context(|| format!("giving {} to its owner", path.display()))?;
+    }
     file.set_permissions(Permissions::from_mode(mode))
-        .with_context(|| format!("setting the mode of {}", path.display()))
+        .with_context(|| format!("setting the mode of {}", path.display()))?;
+    Ok(file)
 }
 
 fn random_salt() -> Result<String> {

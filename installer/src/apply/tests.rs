@@ -96,6 +96,35 @@ fn the_next_boot_does_the_same_and_leaves_what_is_kept() {
 }
 
 #[test]
+fn each_file_that_is_kept_is_written_once() {
+    let root = system(
+        "users: [{name: demo}]\nwrite_files:\n- {path: /etc/early, content: x}\n- {path: /home/demo/.config/late, content: late, owner: demo, defer: true}\n\
+         - {path: /var/log, content: a}\n- {path: /var/log, content: b, append: true, defer: true}\n- {path: /opt/tool, owner: 'nobody-here'}\n",
+    );
+    fs::create_dir_all(root.path().join("run/ros/persistent")).unwrap();
+    for _ in 0..2 {
+        assert!(apply(&root, Stage::Early).problems.iter().any(|problem| problem.contains("/opt/tool")));
+        apply(&root, Stage::Final);
+    }
+    assert_eq!((read(&root, "home/demo/.config/late"), read(&root, "var/log")), ("late".into(), "ab".into()));
+    let folder = fs::metadata(root.path().join("home/demo/.config")).unwrap();
+    assert_eq!((folder.uid(), folder.gid()), (1000, 1000));
+    fs::write(root.path().join("oem/cloud-config.yaml"), "write_files: [{path: /opt/tool, content: y}]\n").unwrap();
+    apply(&root, Stage::Early);
+    assert_eq!(read(&root, "opt/tool"), "y", "what failed once is written when it can be");
+}
+
+#[test]
+fn setuid_stays_with_another_owner() {
+    let root = system(
+        "users: [{name: demo}]\nwrite_files: [{path: /srv/tool, permissions: '6755', owner: 'demo:sudo', defer: true}]\n",
+    );
+    apply(&root, Stage::Early);
+    apply(&root, Stage::Final);
+    assert_eq!(fs::metadata(root.path().join("srv/tool")).unwrap().mode() & 0o7777, 0o6755);
+}
+
+#[test]
 fn a_users_link_does_not_lead_root_elsewhere() {
     let root = system(DEMO);
     fs::create_dir_all(root.path().join("home/demo")).unwrap();
@@ -129,7 +158,7 @@ fn what_cannot_be_applied_is_named_and_the_rest_is_applied() {
     fs::remove_file(root.path().join("usr/bin/sudo")).unwrap();
     let applied = apply(&root, Stage::Early);
     assert_eq!(read(&root, "b"), "y");
-    for part in ["hostname", "timezone", "`packages`", "relative", "nobody-here", "sudo"] {
+    for part in ["hostname", "timezone", "`packages`", "`write_files[0].path`", "file /a: owner", "sudo"] {
         assert!(applied.problems.iter().any(|p| p.contains(part)), "{part} is missing from {:?}", applied.problems);
     }
     assert_eq!(applied.problems.len(), 6);

@@ -7,7 +7,7 @@ use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::client::patching;
 use crate::clock_jumps::clock_jumps;
 use crate::context::Context;
-use crate::crd::{Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
+use crate::crd::{Condition, Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
 use crate::media;
 use crate::registration::{self, Endpoint, Problem, Registration};
 use crate::registration_index::Authorities;
@@ -19,7 +19,7 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
-use protocol::{OperatorSettings, RegistrationToken};
+use protocol::{CloudConfig, OperatorSettings, RegistrationToken, cloud_config_keys};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -189,6 +189,7 @@ fn build(
     }
     status.machines = found.machines.unwrap_or(status.machines);
     let generation = object.metadata.generation;
+    put_cloud_config(&mut status.conditions, object, &found.now);
     match problem {
         None => {
             let message = if found.endpoint.is_inside_only() {
@@ -206,6 +207,22 @@ fn build(
         }
     }
     status
+}
+
+/// Says what of the cloud-config machines will not apply. They register all the same.
+fn put_cloud_config(conditions: &mut Vec<Condition>, object: &MachineRegistration, now: &Time) {
+    let Some(config) = &object.spec.cloud_config else {
+        return conditions.take_away(condition_type::CLOUD_CONFIG_APPLICABLE);
+    };
+    let unapplied = cloud_config_keys::unapplied_or_unknown(&CloudConfig(config.clone()));
+    let (reason, message) = if unapplied.is_empty() {
+        (reason::ALL_KEYS_APPLIED, "machines apply all of spec.cloudConfig".to_owned())
+    } else {
+        let places = cloud_config_keys::summary(&unapplied);
+        (reason::KEYS_NOT_APPLIED, format!("machines do not apply, of spec.cloudConfig: {places}"))
+    };
+    let type_ = condition_type::CLOUD_CONFIG_APPLICABLE;
+    conditions.put(type_, unapplied.is_empty(), reason, &message, object.metadata.generation, now);
 }
 
 /// Hands what was read to the server.
@@ -379,6 +396,23 @@ mod tests {
         let required = object(json!({"attestation": {"ekCertificate": "Required"}}));
         let with_vendors = Found { vendors: Authorities::new(vec![vec![0]]), ..found() };
         assert!(status_of(&required, &with_vendors).conditions.holds(condition_type::READY));
+    }
+
+    #[test]
+    fn what_of_a_cloud_config_is_not_applied_is_said() {
+        let condition = |spec: serde_json::Value| {
+            let status = status_of(&object(spec), &found());
+            assert!(status.conditions.holds(condition_type::READY));
+            status.conditions.find(condition_type::CLOUD_CONFIG_APPLICABLE).cloned()
+        };
+        assert!(condition(json!({})).is_none());
+        let good =
+            condition(json!({"cloudConfig": {"hostname": "h", "rancheros": {"install": {"device": "/dev/vda"}}}}));
+        assert_eq!(good.unwrap().reason, reason::ALL_KEYS_APPLIED);
+        let wrong = json!({"pakages": ["vim"], "users": [{"name": "u", "uid": "s3cret"}], "rancheros": {"install": {"devcie": 1}}});
+        let wrong = condition(json!({"cloudConfig": wrong})).unwrap();
+        assert_eq!(wrong.reason, reason::KEYS_NOT_APPLIED);
+        assert!(wrong.message.ends_with(": users[0].uid, pakages, rancheros.install.devcie"), "{}", wrong.message);
     }
 
     #[test]

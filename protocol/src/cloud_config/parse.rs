@@ -1,9 +1,13 @@
 //! YAML into values, within bounds.
 
-use super::CloudConfig;
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use super::{CloudConfig, TEMPLATE, write};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use std::cell::Cell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A document that is not a cloud-config. The message never repeats a value, which may be a password.
@@ -22,10 +26,22 @@ pub(super) fn parse(document: &str) -> Result<Map<String, Value>, CloudConfigErr
     if document.len() > CloudConfig::MAX_DOCUMENT {
         return Err(CloudConfigError::TooBig(document.len()));
     }
-    let values_left = Cell::new(CloudConfig::MAX_VALUES);
-    let tree = Tree { values_left: &values_left }
-        .deserialize(serde_yaml::Deserializer::from_str(document))
-        .map_err(|e| CloudConfigError::Unusable(e.to_string()))?;
+    let tagged = show_tags(document);
+    let lines_added = tagged.matches('\n').count() - document.matches('\n').count();
+    let reading = Reading {
+        values: Cell::new(0),
+        numbers: RefCell::default(),
+        has_written_numbers: Cell::new(false),
+        is_template: is_template(document),
+    };
+    let unusable = |error: serde_yaml::Error| CloudConfigError::Unusable(message(&error, lines_added));
+    let mut tree = Tree(&reading).deserialize(serde_yaml::Deserializer::from_str(&tagged)).map_err(unusable)?;
+    if !reading.numbers.borrow().is_empty() {
+        // Once more, now that it is known where the numbers are, for their digits as they are written.
+        reading.values.set(0);
+        reading.has_written_numbers.set(true);
+        tree = Tree(&reading).deserialize(serde_yaml::Deserializer::from_str(&tagged)).map_err(unusable)?;
+    }
     match tree {
         Value::Object(map) => Ok(map),
         Value::Null => Ok(Map::new()),
@@ -35,22 +51,129 @@ pub(super) fn parse(document: &str) -> Result<Map<String, Value>, CloudConfigErr
     }
 }
 
-/// Builds a value while it counts down: a small document whose aliases name a large list many times would otherwise
-/// fill the memory, which the YAML library's own limits (of depth and of alias use) do not prevent.
+/// Whether the document is to be filled in before it is read, as cloud-init does where its first line says so.
+fn is_template(document: &str) -> bool {
+    let first = document.trim_start_matches('\u{feff}').trim_start().lines().next().unwrap_or_default();
+    first.strip_prefix("##").is_some_and(|rest| rest.trim_start().to_ascii_lowercase().starts_with("template:"))
+}
+
+/// The document with a line before it that makes tags such as `!!binary` local ones (YAML 1.2.2, 6.8.2). The YAML
+/// library shows those and drops the others, and the base64 text would be taken for the value.
+fn show_tags(document: &str) -> Cow<'_, str> {
+    const SHOW: &str = "%TAG !! !\n";
+    if !document.contains("!!") {
+        return document.into();
+    }
+    let document = document.trim_start_matches('\u{feff}');
+    let is_before = |line: &&str| line.trim().is_empty() || line.starts_with(['#', '%']);
+    let begins = document.lines().find(|line| !is_before(line)).is_some_and(|line| line.starts_with("---"));
+    if begins {
+        format!("{SHOW}{document}").into()
+    } else if document.starts_with('#') {
+        format!("{SHOW}--- {document}").into()
+    } else {
+        format!("{SHOW}---\n{document}").into()
+    }
+}
+
+/// What the YAML library says, without what serde would quote from the document.
+fn message(error: &serde_yaml::Error, lines_added: usize) -> String {
+    let text = error.to_string();
+    if text.contains("invalid type: ") || text.contains("invalid value: ") {
+        let place = error.location().map(|at| (at.line().saturating_sub(lines_added), at.column()));
+        let place = place.map(|(line, column)| format!(" at line {line} column {column}")).unwrap_or_default();
+        return format!("a key or a value that does not have its tag's form{place}");
+    }
+    if lines_added == 0 {
+        return text;
+    }
+    let mut parts = text.split("line ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |message, part| {
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        match part[..digits].parse::<usize>() {
+            Ok(line) => format!("{message}line {}{}", line.saturating_sub(lines_added), &part[digits..]),
+            Err(_) => format!("{message}line {part}"),
+        }
+    })
+}
+
+/// What is known while a document is read.
+struct Reading {
+    /// How many values there were, aliases replaced by what they stand for: a small document whose aliases name a
+    /// large list many times would otherwise fill the memory, which the YAML library's own limits (of depth and of
+    /// alias use) do not prevent.
+    values: Cell<usize>,
+    /// Which of the values, in the order of the document, are numbers.
+    numbers: RefCell<BTreeSet<usize>>,
+    /// Whether `numbers` is complete.
+    has_written_numbers: Cell<bool>,
+    is_template: bool,
+}
+
 #[derive(Clone, Copy)]
-struct Tree<'a> {
-    values_left: &'a Cell<usize>,
+struct Tree<'a>(&'a Reading);
+
+impl Tree<'_> {
+    /// A number whose digits are of no interest yet.
+    fn number<E: Error>(self) -> Result<Value, E> {
+        self.0.numbers.borrow_mut().insert(self.0.values.get());
+        Ok(Value::Null)
+    }
+
+    fn text(self, text: &str) -> Value {
+        if self.0.is_template && ["{{", "{%", "{#"].iter().any(|sign| text.contains(sign)) {
+            return Value::Object(Map::from_iter([(TEMPLATE.to_owned(), text.into())]));
+        }
+        text.into()
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Tree<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
-        let left =
-            self.values_left.get().checked_sub(1).ok_or_else(|| {
-                D::Error::custom(format!("it stands for more than {} values", CloudConfig::MAX_VALUES))
-            })?;
-        self.values_left.set(left);
-        d.deserialize_any(self)
+        let values = self.0.values.get() + 1;
+        if values > CloudConfig::MAX_VALUES {
+            return Err(D::Error::custom(format!("it stands for more than {} values", CloudConfig::MAX_VALUES)));
+        }
+        self.0.values.set(values);
+        if self.0.has_written_numbers.get() && self.0.numbers.borrow().contains(&values) {
+            d.deserialize_str(Text).map(|written| number(&written))
+        } else {
+            d.deserialize_any(self)
+        }
+    }
+}
+
+/// A number that says nothing else than its digits, or the text as it is written: it may be a password.
+fn number(written: &str) -> Value {
+    let integer = || written.parse().map(|value: i64| Number::from(value)).ok();
+    let natural = || written.parse().map(|value: u64| Number::from(value)).ok();
+    let float = || written.parse().ok().and_then(Number::from_f64);
+    let number: Option<Number> = integer().or_else(natural).or_else(float);
+    match number.filter(|number| number.to_string() == written || write::number(number) == written) {
+        Some(number) => Value::Number(number),
+        None => written.into(),
+    }
+}
+
+/// A scalar as it is written, whatever it is taken for otherwise.
+struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = String;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<String, D::Error> {
+        d.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Text {
+    type Value = String;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("text")
+    }
+    fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
     }
 }
 
@@ -58,7 +181,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a value without a YAML tag")
+        f.write_str("a value")
     }
     fn visit_unit<E: Error>(self) -> Result<Value, E> {
         Ok(Value::Null)
@@ -69,17 +192,39 @@ impl<'de> Visitor<'de> for Tree<'_> {
     fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
         Ok(Value::Bool(value))
     }
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Value, E> {
+        self.number()
     }
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Value, E> {
+        self.number()
     }
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
+    fn visit_i128<E: Error>(self, _: i128) -> Result<Value, E> {
+        self.number()
+    }
+    fn visit_u128<E: Error>(self, _: u128) -> Result<Value, E> {
+        self.number()
+    }
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Value, E> {
+        self.number()
     }
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
+        Ok(self.text(value))
+    }
+    /// A value with a tag: yaml.org/type. One that is not known becomes a mapping with the tag as its only key, for
+    /// [`super::tag`]: it costs itself.
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Value, A::Error> {
+        let (tag, value) = tagged.variant_seed(Text)?;
+        match tag.as_str() {
+            "!" | "str" | "timestamp" => value.newtype_variant_seed(Text).map(|text| self.text(&text)),
+            "binary" => value.newtype_variant_seed(Text).map(binary),
+            "bool" | "float" | "int" | "map" | "null" | "omap" | "pairs" | "seq" | "set" => {
+                value.newtype_variant_seed(self)
+            }
+            _ => {
+                let value = value.newtype_variant_seed(self)?;
+                Ok(Value::Object(Map::from_iter([(format!("!{tag}"), value)])))
+            }
+        }
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
@@ -91,10 +236,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         let mut merged = Vec::new();
-        while let Some(key) = entries.next_key_seed(self)? {
-            let Value::String(key) = key else {
-                return Err(A::Error::custom("a key that is not text; quote it"));
-            };
+        while let Some(key) = entries.next_key_seed(Text)? {
             let value = entries.next_value_seed(self)?;
             if key == "<<" {
                 merged.push(value);
@@ -108,6 +250,15 @@ impl<'de> Visitor<'de> for Tree<'_> {
             lay_under(&mut map, value).map_err(A::Error::custom)?;
         }
         Ok(Value::Object(map))
+    }
+}
+
+/// Bytes that are no text stay in base64, below their tag.
+fn binary(base64: String) -> Value {
+    let compact: String = base64.split_whitespace().collect();
+    match STANDARD.decode(compact).map(String::from_utf8) {
+        Ok(Ok(text)) => text.into(),
+        _ => Value::Object(Map::from_iter([(super::BINARY.to_owned(), base64.into())])),
     }
 }
 
@@ -160,10 +311,48 @@ mod tests {
         assert!(error.contains("line"), "{error}");
         let error = CloudConfig::parse("users: 1\npassword: hunter2\nusers: 2\n").unwrap_err().to_string();
         assert!(error.contains("`users` stands twice"), "{error}");
-        for wrong in ["a: .nan", "1: a", "a: !binary x", "a: {b: {true: 1}}", "a: 1\n---\nb: 2\n"] {
+        for wrong in ["a: 1\n---\nb: 2\n", "[hunter2]: a", "password: !<tag:yaml.org,2002:int> hunter2"] {
             let error = CloudConfig::parse(wrong).unwrap_err();
             assert!(matches!(error, CloudConfigError::Unusable(_)), "{wrong}: {error}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_number_that_says_more_than_its_value_is_text_as_written() {
+        for written in ["1.50", "0x1F", "+5", "-0", "1e3", "0o17", ".5", ".inf", "123456789012345678901234567890123"] {
+            assert_eq!(parsed(&format!("a: {written}"))["a"], written);
+        }
+        assert_eq!(parsed("a: [1, -7, 1.5, 18446744073709551615]")["a"], json!([1, -7, 1.5, u64::MAX]));
+        assert_eq!(parsed("a: &n 0x1\nb: [*n, 2]"), json!({"a": "0x1", "b": ["0x1", 2]}));
+    }
+
+    #[test]
+    fn keys_are_text_as_written() {
+        assert_eq!(parsed("1: a\ntrue: {0x1: b}\nnull: c"), json!({"1": "a", "true": {"0x1": "b"}, "null": "c"}));
+    }
+
+    #[test]
+    fn tags_are_seen() {
+        let document = "a: !!binary |\n  aGVs\n  bG8=\nb: !!str 5\nc: !!int 5\nd: !!set {x, y}\n";
+        assert_eq!(parsed(document), json!({"a": "hello", "b": "5", "c": 5, "d": {"x": null, "y": null}}));
+        for before in ["#cloud-config\n", "---\n", "# a\n%YAML 1.1\n--- # b\n", "\u{feff}#cloud-config\n", "\n"] {
+            assert_eq!(parsed(&format!("{before}a: !!binary aGk=\n")), json!({"a": "hi"}), "{before:?}");
+        }
+        assert_eq!(
+            parsed("a: !!binary /w==\nb: !vault {c: 1}"),
+            json!({"a": {"!!binary": "/w=="}, "b": {"!vault": {"c": 1}}})
+        );
+        assert_eq!(parsed("a: '!!binary aGk='\nb: |\n  x: !!binary aGk=\n")["b"], "x: !!binary aGk=\n");
+        let error = CloudConfig::parse("#cloud-config\na: !!str b\nc: [\n").unwrap_err().to_string();
+        assert!(error.contains("line 4"), "{error}");
+    }
+
+    #[test]
+    fn templates_of_other_programs_are_marked() {
+        let document = "## template: jinja\n#cloud-config\na: 'x {{ v1.y }}'\nb: plain\n";
+        assert_eq!(parsed(document), json!({"a": {"!template": "x {{ v1.y }}"}, "b": "plain"}));
+        assert_eq!(parsed("#cloud-config\na: '{{ x }}'\n"), json!({"a": "{{ x }}"}));
     }
 
     #[test]

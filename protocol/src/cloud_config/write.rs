@@ -84,7 +84,7 @@ fn leaf_line(out: &mut String, value: &Value, depth: usize) {
 }
 
 /// YAML 1.1 wants a point in a float and a sign in its exponent.
-fn number(value: &Number) -> String {
+pub(super) fn number(value: &Number) -> String {
     let text = value.to_string();
     let Some((mantissa, exponent)) = text.split_once('e') else { return text };
     let point = if mantissa.contains('.') { "" } else { ".0" };
