@@ -129,13 +129,69 @@ pub struct TlsMaterial {
 pub enum AuthorityError {
     #[error("making a certificate")]
     Making(#[from] rcgen::Error),
-    #[error("reading a certificate of Secret {SECRET_NAME}; delete the Secret to have a new authority made")]
+    #[error("reading a certificate")]
     Reading(#[from] x509_cert::der::Error),
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
     #[error("the time {0} is outside of what a certificate can hold")]
     Time(Timestamp),
 }
 
+/// A part of the kept authority that cannot be used. No other authority is made in its place: media and machines trust
+/// the one that was kept, and would be locked out.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "key {key} of Secret {SECRET_NAME} {problem}; put it back from a copy. Nothing was changed, because media and machines \
+     trust this authority and no other. Only if the whole Secret is deleted is a new authority made, which none of them \
+     trusts"
+)]
+pub struct Damaged {
+    /// Of the Secret's data.
+    pub key: String,
+    pub problem: &'static str,
+}
+
+impl Damaged {
+    fn new(key: impl Into<String>, problem: &'static str) -> Self {
+        Self { key: key.into(), problem }
+    }
+}
+
+impl Issued {
+    /// Whether this is a certificate and the key that belongs to it. `name`: of the Secret's keys, without the ending.
+    fn check(&self, name: &str) -> Result<(), Damaged> {
+        check_certificate(&self.certificate, &format!("{name}.crt"))?;
+        let key = || format!("{name}.key");
+        let pair = KeyPair::from_pem(&self.key).map_err(|_| Damaged::new(key(), "is not PEM of a private key"))?;
+        let certificate = x509_cert::Certificate::from_pem(&self.certificate).ok();
+        let certified = certificate
+            .as_ref()
+            .map(|certificate| certificate.tbs_certificate().subject_public_key_info().subject_public_key.raw_bytes());
+        if certified == Some(pair.public_key_raw()) {
+            Ok(())
+        } else {
+            Err(Damaged::new(key(), "does not belong to the certificate beside it"))
+        }
+    }
+}
+
+fn check_certificate(pem: &str, key: &str) -> Result<(), Damaged> {
+    match x509_cert::Certificate::from_pem(pem) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Damaged::new(key, "is not PEM of one certificate")),
+    }
+}
+
 impl TlsMaterial {
+    /// Whether all that clients trust is whole. The server certificate is not looked at: another one can be issued.
+    fn check(&self) -> Result<(), Damaged> {
+        self.authority.check("ca")?;
+        if let Some(successor) = &self.successor {
+            successor.check("successor")?;
+        }
+        self.predecessor.as_ref().map_or(Ok(()), |pem| check_certificate(pem, "predecessor.crt"))
+    }
+
     /// PEM of all authorities that a client should trust, the issuing one first.
     pub fn bundle(&self) -> String {
         let successor = self.successor.as_ref().map(|issued| &issued.certificate);
@@ -148,7 +204,8 @@ impl TlsMaterial {
 }
 
 /// What to keep from now on; equal to `current` when nothing is due. `hosts` are names and addresses that clients
-/// reach the server by; a server certificate that lacks one of them is issued anew.
+/// reach the server by; a server certificate that lacks one of them, or is damaged, is issued anew. An authority that is
+/// damaged is an error.
 pub fn renewed(
     current: Option<&TlsMaterial>,
     hosts: &[String],
@@ -161,7 +218,16 @@ pub fn renewed(
         let server = issue_server(&authority, hosts, now)?;
         return Ok(TlsMaterial { authority, successor: None, predecessor: None, server });
     };
+    current.check()?;
     let mut next = current.clone();
+    if let Err(Damaged { key, problem }) = next.server.check("tls") {
+        tracing::warn!(
+            key,
+            problem,
+            "the server certificate in Secret {SECRET_NAME} is damaged; another one is issued"
+        );
+        next.server = issue_server(&next.authority, hosts, now)?;
+    }
     let mut names = hosts.to_vec();
     if fleet.is_left_behind() {
         let former = names_of(&next.server.certificate)?.into_iter().filter(|name| !hosts.contains(name));
@@ -303,6 +369,36 @@ mod tests {
         assert_ne!(later.server, material.server);
         let moved = renew(Some(&material), &["ros.example.org".into()], 1).unwrap();
         assert!(trusts(&material.bundle(), &moved, "ros.example.org", after(1)));
+    }
+
+    #[test]
+    fn what_is_damaged_is_named_and_no_other_authority_is_made() {
+        let material = renew(None, &hosts(), 0).unwrap();
+        let other = renew(None, &hosts(), 0).unwrap();
+        let whole = TlsMaterial {
+            successor: Some(other.authority.clone()),
+            predecessor: Some(other.authority.certificate.clone()),
+            ..material.clone()
+        };
+        let damages: [(&str, fn(&mut TlsMaterial, &TlsMaterial)); 6] = [
+            ("ca.crt", |material, _| material.authority.certificate = "x".into()),
+            ("ca.key", |material, _| material.authority.key.truncate(60)),
+            ("ca.key", |material, other| material.authority.key.clone_from(&other.authority.key)),
+            ("successor.crt", |material, _| material.successor.as_mut().unwrap().certificate.clear()),
+            ("successor.key", |material, _| material.successor.as_mut().unwrap().key.clear()),
+            ("predecessor.crt", |material, _| material.predecessor = Some("-----BEGIN".into())),
+        ];
+        for (key, damage) in damages {
+            let mut damaged = whole.clone();
+            damage(&mut damaged, &other);
+            let error = renew(Some(&damaged), &hosts(), 1).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("key {key} of Secret")), "{key}: {error}");
+        }
+        let mut damaged = whole.clone();
+        damaged.server.key = other.server.key;
+        let mended = renew(Some(&damaged), &hosts(), 1).unwrap();
+        assert!(trusts(&material.bundle(), &mended, "localhost", after(1)));
+        assert_eq!(TlsMaterial { server: whole.server.clone(), ..mended }, whole);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! as we run.
 
 use crate::address::Finder;
-use crate::authority::{CertificateSource, Fleet, Served};
+use crate::authority::{AuthorityError, CertificateSource, Fleet, Served};
 use crate::context::Context;
 use crate::registration::Endpoint;
 use crate::server::CertificateHolder;
@@ -52,6 +52,8 @@ impl Front {
                     }
                     return Some(found);
                 }
+                // Not ready until then: nothing is served.
+                Err(error) if is_damaged(&error) => tracing::error!("{error:#}"),
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "waiting for an address and a certificate"),
             }
             tokio::select! {
@@ -74,6 +76,11 @@ impl Front {
             tokio::time::sleep(pause).await;
             let (next, endpoint) = match self.look(|url| fleet(&context, url)).await {
                 Ok(found) => found,
+                Err(error) if is_damaged(&error) => {
+                    // What is served with goes on being trusted; it only cannot be renewed.
+                    tracing::error!("{error:#}");
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "looking after address and certificate");
                     continue;
@@ -104,6 +111,11 @@ fn fleet(context: &Context, server_url: &str) -> Fleet {
     let told = context.endpoint();
     let behind = if told.server_url == server_url { context.left_behind(&told) } else { None };
     Fleet { bundle: told.ca_bundle, behind }
+}
+
+/// Whether somebody must put something back: waiting does not help.
+fn is_damaged(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(AuthorityError::Damaged(_)))
 }
 
 /// Names and addresses that the certificate is for: what the URL says, and this machine.

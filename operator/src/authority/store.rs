@@ -1,6 +1,6 @@
 //! Where the authority is kept: one Secret, shared by all replicas.
 
-use super::{Fleet, Issued, TlsMaterial, Wish, renewed};
+use super::{AuthorityError, Damaged, Fleet, Issued, TlsMaterial, Wish, renewed};
 use crate::client::writing;
 use anyhow::Context as _;
 use k8s_openapi::ByteString;
@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::Api;
 use kube::{Client, ResourceExt};
-use std::collections::BTreeMap;
 
 /// The Secret, in the operator's own namespace.
 pub const SECRET_NAME: &str = "ros-operator-tls";
@@ -30,11 +29,11 @@ impl Authority {
 
     /// Reads what is kept, makes or renews what is due, and returns what to serve. Of several replicas that renew at
     /// once one writes, and the others read what it wrote. `hosts`: names and addresses that clients reach the server
-    /// by.
+    /// by. A Secret that is there and damaged is an error, and stays as it is.
     pub async fn current(&self, hosts: &[String], fleet: &Fleet, now: Timestamp) -> anyhow::Result<TlsMaterial> {
         for _ in 0..ATTEMPTS {
             let kept = self.secrets.get_opt(SECRET_NAME).await.context("reading Secret ros-operator-tls")?;
-            let current = kept.as_ref().and_then(from_secret);
+            let current = kept.as_ref().map(from_secret).transpose().map_err(AuthorityError::from)?;
             let wish = kept.as_ref().and_then(wish);
             let next = renewed(current.as_ref(), hosts, fleet, wish, now)?;
             if Some(&next) == current.as_ref() {
@@ -43,10 +42,9 @@ impl Authority {
             let written = match kept {
                 None => self.secrets.create(&writing(), &to_secret(&next)).await,
                 Some(kept) => {
-                    let mut secret = to_secret(&next);
-                    secret.metadata.annotations = annotations(&kept, current.as_ref(), &next);
-                    secret.metadata.labels.clone_from(&kept.metadata.labels);
-                    secret.metadata.resource_version = kept.resource_version();
+                    let annotations = annotations(&kept, current.as_ref(), &next);
+                    let mut secret = with_material(kept, &next);
+                    secret.metadata.annotations = annotations;
                     self.secrets.replace(SECRET_NAME, &writing(), &secret).await
                 }
             };
@@ -61,25 +59,30 @@ impl Authority {
 }
 
 fn to_secret(material: &TlsMaterial) -> Secret {
-    let mut data = BTreeMap::from([
-        ("ca.crt".to_owned(), material.authority.certificate.clone()),
-        ("ca.key".to_owned(), material.authority.key.clone()),
-        ("tls.crt".to_owned(), material.server.certificate.clone()),
-        ("tls.key".to_owned(), material.server.key.clone()),
-    ]);
-    if let Some(successor) = &material.successor {
-        data.insert("successor.crt".to_owned(), successor.certificate.clone());
-        data.insert("successor.key".to_owned(), successor.key.clone());
-    }
-    if let Some(predecessor) = &material.predecessor {
-        data.insert("predecessor.crt".to_owned(), predecessor.clone());
-    }
-    let mut secret = Secret {
-        data: Some(data.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))).collect()),
-        type_: Some("kubernetes.io/tls".to_owned()),
-        ..Secret::default()
-    };
+    let mut secret = Secret { type_: Some("kubernetes.io/tls".to_owned()), ..Secret::default() };
     secret.metadata.name = Some(SECRET_NAME.to_owned());
+    with_material(secret, material)
+}
+
+/// The Secret with this in it. Labels, annotations and keys of others stay.
+fn with_material(mut secret: Secret, material: &TlsMaterial) -> Secret {
+    let successor = material.successor.as_ref();
+    let parts = [
+        ("ca.crt", Some(&material.authority.certificate)),
+        ("ca.key", Some(&material.authority.key)),
+        ("tls.crt", Some(&material.server.certificate)),
+        ("tls.key", Some(&material.server.key)),
+        ("successor.crt", successor.map(|issued| &issued.certificate)),
+        ("successor.key", successor.map(|issued| &issued.key)),
+        ("predecessor.crt", material.predecessor.as_ref()),
+    ];
+    let data = secret.data.get_or_insert_default();
+    for (key, text) in parts {
+        match text {
+            Some(text) => data.insert(key.to_owned(), ByteString(text.clone().into_bytes())),
+            None => data.remove(key),
+        };
+    }
     secret
 }
 
@@ -108,32 +111,97 @@ fn annotations(secret: &Secret, before: Option<&TlsMaterial>, after: &TlsMateria
     Some(annotations)
 }
 
-/// `None`: a key is missing, which is treated like a missing Secret.
-fn from_secret(secret: &Secret) -> Option<TlsMaterial> {
-    let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
-    let issued =
-        |name: &str| Some(Issued { certificate: text(&format!("{name}.crt"))?, key: text(&format!("{name}.key"))? });
-    Some(TlsMaterial {
-        authority: issued("ca")?,
-        successor: issued("successor"),
-        predecessor: text("predecessor.crt"),
-        server: issued("tls")?,
+/// What is kept. A certificate or key that is missing is an error, but for the server's own, which can be issued anew.
+fn from_secret(secret: &Secret) -> Result<TlsMaterial, Damaged> {
+    let text = |key: &str| match secret.data.as_ref().and_then(|data| data.get(key)) {
+        None => Ok(None),
+        Some(bytes) => match String::from_utf8(bytes.0.clone()) {
+            Ok(text) => Ok(Some(text)),
+            Err(_) => Err(Damaged::new(key, "is not text")),
+        },
+    };
+    let required = |key: &str| text(key)?.ok_or_else(|| Damaged::new(key, "is missing"));
+    let (certificate, key) = (text("successor.crt")?, text("successor.key")?);
+    let successor = match (certificate, key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(Issued { certificate, key }),
+        (None, Some(_)) => return Err(Damaged::new("successor.crt", "is missing")),
+        (Some(_), None) => return Err(Damaged::new("successor.key", "is missing")),
+    };
+    let server = |key: &str| text(key).ok().flatten().unwrap_or_default();
+    Ok(TlsMaterial {
+        authority: Issued { certificate: required("ca.crt")?, key: required("ca.key")? },
+        successor,
+        predecessor: text("predecessor.crt")?,
+        server: Issued { certificate: server("tls.crt"), key: server("tls.key") },
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::FakeApi;
+    use serde_json::Value;
+
+    const PATH: &str = "/api/v1/namespaces/n/secrets/ros-operator-tls";
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+    fn hosts() -> Vec<String> {
+        vec!["localhost".into()]
+    }
 
     #[test]
     fn a_secret_holds_all_of_it() {
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        let mut material = renewed(None, &["localhost".into()], &Fleet::default(), None, now).unwrap();
-        assert_eq!(from_secret(&to_secret(&material)), Some(material.clone()));
+        let mut material = renewed(None, &hosts(), &Fleet::default(), None, now()).unwrap();
+        assert_eq!(from_secret(&to_secret(&material)), Ok(material.clone()));
         material.successor = Some(material.authority.clone());
         material.predecessor = Some(material.authority.certificate.clone());
-        assert_eq!(from_secret(&to_secret(&material)), Some(material));
-        assert_eq!(from_secret(&Secret::default()), None);
+        assert_eq!(from_secret(&to_secret(&material)), Ok(material));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_secret_is_refused_by_key_and_left_as_it_is() {
+        let api = FakeApi::default();
+        let authority = Authority::new(api.client(), "n");
+        let made = authority.current(&hosts(), &Fleet::default(), now()).await.unwrap();
+        let whole = api.objects("secrets").remove(0);
+        let not_text = Value::from("/w==");
+        let damages = [("ca.crt", Value::Null), ("ca.key", Value::Null), ("ca.key", not_text), ("ca.crt", "".into())];
+        for (key, value) in damages {
+            let mut damaged = whole.clone();
+            match value {
+                Value::Null => damaged["data"].as_object_mut().unwrap().remove(key),
+                value => damaged["data"].as_object_mut().unwrap().insert(key.to_owned(), value),
+            };
+            api.put(PATH, damaged);
+            let before = api.objects("secrets");
+            api.take_requests();
+            let error = format!("{:#}", authority.current(&hosts(), &Fleet::default(), now()).await.unwrap_err());
+            assert!(error.contains(&format!("key {key} of Secret ros-operator-tls")), "{error}");
+            assert_eq!((api.take_requests(), api.objects("secrets")), (vec!["GET secrets".to_owned()], before));
+        }
+        // One that was emptied is damaged, too.
+        api.put(PATH, serde_json::json!({"metadata": {}, "data": {}}));
+        assert!(authority.current(&hosts(), &Fleet::default(), now()).await.is_err());
+        api.put(PATH, whole);
+        assert_eq!(authority.current(&hosts(), &Fleet::default(), now()).await.unwrap(), made);
+    }
+
+    #[tokio::test]
+    async fn a_server_certificate_is_issued_anew_and_what_others_put_there_stays() {
+        let api = FakeApi::default();
+        let authority = Authority::new(api.client(), "n");
+        let made = authority.current(&hosts(), &Fleet::default(), now()).await.unwrap();
+        api.change(
+            PATH,
+            serde_json::json!({"metadata": {"labels": {"l": "v"}}, "data": {"tls.key": null, "own": "eA=="}}),
+        );
+        let next = authority.current(&hosts(), &Fleet::default(), now()).await.unwrap();
+        assert_eq!((&next.authority, next.server == made.server), (&made.authority, false));
+        let object = api.objects("secrets").remove(0);
+        assert_eq!((&object["metadata"]["labels"]["l"], &object["data"]["own"]), (&"v".into(), &"eA==".into()));
     }
 
     #[test]
