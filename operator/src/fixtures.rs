@@ -170,6 +170,7 @@ impl FakeApi {
                 (StatusCode::CREATED, object)
             }
             Method::PATCH => match state.objects.get_mut(&object_path) {
+                Some(object) if written_since(object, &body) => failure(StatusCode::CONFLICT, "Conflict"),
                 Some(object) => {
                     merge(object, &body);
                     object["metadata"]["resourceVersion"] = version;
@@ -219,8 +220,14 @@ fn metadata_of(object: Value) -> Value {
     json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"]})
 }
 
+/// Whether a patch is for another version than an object has.
+fn written_since(object: &Value, patch: &Value) -> bool {
+    patch["metadata"]["resourceVersion"].is_string()
+        && object["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"]
+}
+
 /// JSON merge patch, RFC 7396.
-fn merge(target: &mut Value, patch: &Value) {
+pub fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return;

@@ -5,6 +5,7 @@
 use crate::client::{patching, writing};
 use crate::crd::MachineInventory;
 use crate::seen_inventory::{SeenInventory, SeenMetadata};
+use crate::status::StatusPatch;
 use axum::http;
 use axum::http::header::{ACCEPT, HeaderValue};
 use kube::api::{Api, ListParams, ObjectMeta, Patch};
@@ -40,6 +41,8 @@ pub enum Made {
 pub enum AccessError {
     /// The object is not there any more.
     Gone,
+    /// Somebody wrote it since the version that was decided on.
+    Changed,
     Refused(Refusal),
 }
 
@@ -110,10 +113,15 @@ impl InventoryClient {
         found(self.timed(api.patch(name, &patching(), &Patch::Merge(patch))).await).map(|seen| seen.0)
     }
 
-    /// Applies a JSON merge patch to the object's status. The answer: its metadata.
-    pub async fn patch_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<ObjectMeta, AccessError> {
+    /// Writes the object's status. The answer: its metadata.
+    pub async fn write_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &StatusPatch,
+    ) -> Result<ObjectMeta, AccessError> {
         let collection = Request::new(SeenInventory::url_path(&(), Some(namespace)));
-        let request = collection.patch_subresource("status", name, &patching(), &Patch::Merge(patch));
+        let request = collection.patch_subresource("status", name, &patching(), &patch.as_patch());
         found(self.timed(self.write(request)).await).map(|metadata| metadata.0)
     }
 
@@ -135,6 +143,7 @@ impl InventoryClient {
 fn found<T>(result: Result<T, Failed>) -> Result<T, AccessError> {
     result.map_err(|error| match error {
         Failed::Api(status) if status.is_not_found() => AccessError::Gone,
+        Failed::Api(status) if status.is_conflict() => AccessError::Changed,
         error => AccessError::Refused(error.into()),
     })
 }

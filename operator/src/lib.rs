@@ -34,5 +34,6 @@ pub mod run;
 pub mod seen_inventory;
 pub mod server;
 pub mod shared_secret;
+pub mod status;
 pub mod tpm_vendors;
 pub mod upgrade;

@@ -13,8 +13,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::Refusal;
 use protocol::hardware::{Address, Hardware};
 use protocol::message::{Failure, InstallPhase, OsReport, Progress, Slot};
-use serde::Serialize;
-use serde_json::{Map, Value};
 
 /// `lastSeen` is not written more often than this, in seconds: a fleet that only says "still here" costs its API
 /// server nothing in between.
@@ -22,22 +20,22 @@ pub const LAST_SEEN_SECONDS: i64 = 300;
 
 /// Something that happened to a machine.
 #[derive(Clone, Debug)]
-pub enum Step<'a> {
+pub enum Step {
     /// Proved its identity and asked for its configuration. `hardware`: only if it is not what is recorded.
     /// `attestation`: of its TPM, absent where a shared secret stands for one; with a time where that matters.
     Registered {
         approved: bool,
         hardware: Option<Box<Hardware>>,
         attestation: Option<AttestationStatus>,
-        addresses: &'a [Address],
+        addresses: Vec<Address>,
     },
     /// Fetched how it joins its cluster, without having registered through us.
     Fetched,
-    Progress(&'a Progress),
+    Progress(Progress),
     Installed,
-    Failed(&'a Failure),
+    Failed(Failure),
     /// The installed system told of itself.
-    Reported(&'a OsReport),
+    Reported(Box<OsReport>),
 }
 
 /// A machine that is known and cannot be given its configuration.
@@ -48,7 +46,7 @@ pub fn not_configured(refusal: &Refusal) -> Failure {
 /// The status after a step, not yet [`settled`].
 pub fn after(
     before: &MachineInventoryStatus,
-    step: Step<'_>,
+    step: &Step,
     generation: Option<i64>,
     now: &Time,
 ) -> MachineInventoryStatus {
@@ -65,7 +63,7 @@ pub fn after(
             }
             put(types::INSTALLED, false, reason::NOT_INSTALLED, "");
             put(types::BOOTED, false, reason::NOT_BOOTED, "");
-            if approved {
+            if *approved {
                 put(types::APPROVED, true, reason::APPROVED, "");
                 put(types::READY, false, reason::NOT_INSTALLED, message::INSTALLATION_FOLLOWS);
                 status.phase = Some(Phase::Registered);
@@ -76,8 +74,8 @@ pub fn after(
                 status.phase = Some(Phase::ApprovalPending);
             }
             status.failure = None;
-            status.hardware = hardware;
-            status.attestation = attestation.map(|attestation| {
+            status.hardware.clone_from(hardware);
+            status.attestation = attestation.clone().map(|attestation| {
                 if attestation.time.is_some() {
                     return attestation;
                 }
@@ -87,7 +85,7 @@ pub fn after(
                 AttestationStatus { time: if same { time } else { Some(now.clone()) }, ..attestation }
             });
             if !addresses.is_empty() {
-                status.addresses = Some(addresses.to_vec());
+                status.addresses = Some(addresses.clone());
             }
         }
         Step::Fetched => {
@@ -205,25 +203,6 @@ fn describe(progress: &Progress) -> String {
     text
 }
 
-/// What must be patched to get from one status to the other, as a JSON merge patch; `None` if nothing. A field that
-/// `before` does not hold is never removed: so `hardware`, of which only a digest is kept, stays.
-pub fn status_patch<S: Serialize + PartialEq>(before: &S, after: &S) -> Option<Value> {
-    if before == after {
-        return None;
-    }
-    let fields = |status| match serde_json::to_value(status) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    };
-    let (before, after) = (fields(before), fields(after));
-    let over: Vec<_> = before.keys().filter(|key| !after.contains_key(*key)).cloned().collect();
-    let over = over.into_iter().map(|key| (key, Value::Null));
-    let changed = after.into_iter().filter(|(key, value)| before.get(key) != Some(value));
-    let patch: Map<_, _> = changed.chain(over).collect();
-    // Moved, where `json!` would copy.
-    (!patch.is_empty()).then(|| Value::Object(Map::from_iter([("status".to_owned(), Value::Object(patch))])))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,12 +211,12 @@ mod tests {
     fn at(second: i64) -> Time {
         Time(Timestamp::from_second(1_800_000_000 + second).unwrap())
     }
-    fn registered() -> Step<'static> {
+    fn registered() -> Step {
         let attestation = Some(AttestationStatus::default());
-        Step::Registered { approved: true, hardware: None, attestation, addresses: &[] }
+        Step::Registered { approved: true, hardware: None, attestation, addresses: Vec::new() }
     }
-    fn report(healthy: bool, slot: Slot) -> OsReport {
-        OsReport { version: "1".into(), healthy, slot, boot_id: "b".into(), ..OsReport::default() }
+    fn report(healthy: bool, slot: Slot) -> Box<OsReport> {
+        Box::new(OsReport { version: "1".into(), healthy, slot, boot_id: "b".into(), ..OsReport::default() })
     }
 
     #[test]
@@ -250,30 +229,30 @@ mod tests {
         let (unhealthy, healthy) = (report(false, Slot::A), report(true, Slot::A));
         let steps = [
             registered(),
-            Step::Progress(&progress),
-            Step::Failed(&failure),
+            Step::Progress(progress.clone()),
+            Step::Failed(failure),
             registered(),
-            Step::Progress(&progress),
+            Step::Progress(progress.clone()),
             Step::Installed,
-            Step::Reported(&unhealthy),
-            Step::Reported(&healthy),
+            Step::Reported(unhealthy),
+            Step::Reported(healthy),
         ];
         for (second, step) in steps.into_iter().enumerate() {
-            status = after(&status, step, Some(1), &at(second as i64));
+            status = after(&status, &step, Some(1), &at(second as i64));
             phases.push(status.phase.unwrap());
             assert_eq!(status.failure.is_some(), status.conditions.holds(types::STALLED));
         }
         use Phase::*;
         assert_eq!(phases, [Registered, Installing, Failed, Registered, Installing, Installed, Booted, Ready]);
         assert!(status.conditions.holds(types::READY) && status.conditions.holds(types::INSTALLED));
-        let again = after(&status, registered(), Some(1), &at(20));
+        let again = after(&status, &registered(), Some(1), &at(20));
         assert!(!again.conditions.holds(types::INSTALLED) && !again.conditions.holds(types::READY));
     }
 
     #[test]
     fn a_shared_secret_is_no_attestation() {
-        let step = Step::Registered { approved: true, hardware: None, attestation: None, addresses: &[] };
-        let status = after(&MachineInventoryStatus::default(), step, Some(1), &at(0));
+        let step = Step::Registered { approved: true, hardware: None, attestation: None, addresses: Vec::new() };
+        let status = after(&MachineInventoryStatus::default(), &step, Some(1), &at(0));
         assert_eq!(status.conditions.find(types::REGISTERED).unwrap().reason, reason::IDENTIFIED);
         assert_eq!((status.attestation, status.phase), (None, Some(Phase::Registered)));
     }
@@ -281,48 +260,38 @@ mod tests {
     #[test]
     fn nothing_new_writes_nothing_until_last_seen_is_old() {
         let step = |before: &MachineInventoryStatus, second| {
-            settled(before, after(before, registered(), Some(1), &at(second)), &at(second))
+            settled(before, after(before, &registered(), Some(1), &at(second)), &at(second))
         };
         let first = step(&MachineInventoryStatus::default(), 0);
-        assert_eq!(status_patch(&first, &step(&first, LAST_SEEN_SECONDS - 1)), None);
-        let patch = status_patch(&first, &step(&first, LAST_SEEN_SECONDS)).unwrap();
-        assert_eq!(patch["status"].as_object().unwrap().keys().collect::<Vec<_>>(), ["lastSeen"]);
+        assert_eq!(step(&first, LAST_SEEN_SECONDS - 1), first);
+        let seen = Some(at(LAST_SEEN_SECONDS));
+        assert_eq!(step(&first, LAST_SEEN_SECONDS), MachineInventoryStatus { last_seen: seen, ..first });
     }
 
     #[test]
     fn steps_that_lead_back_to_what_is_written_are_nothing() {
         let installed = |before: &MachineInventoryStatus, second| {
-            let registered = after(before, registered(), Some(1), &at(second));
-            settled(before, after(&registered, Step::Installed, Some(1), &at(second)), &at(second))
+            let registered = after(before, &registered(), Some(1), &at(second));
+            settled(before, after(&registered, &Step::Installed, Some(1), &at(second)), &at(second))
         };
         let first = installed(&MachineInventoryStatus::default(), 0);
         assert_eq!(installed(&first, 1), first);
     }
 
     #[test]
-    fn a_patch_removes_what_is_over_and_keeps_what_it_does_not_know() {
-        let failure = Failure { reason: "R".into(), message: "m".into() };
-        let before = after(&MachineInventoryStatus::default(), Step::Failed(&failure), Some(1), &at(0));
-        let patch = status_patch(&before, &after(&before, registered(), Some(1), &at(1))).unwrap();
-        assert!(patch["status"]["failure"].is_null());
-        assert!(patch["status"].as_object().unwrap().contains_key("failure"));
-        assert!(!patch["status"].as_object().unwrap().contains_key("hardware"));
-    }
-
-    #[test]
     fn a_machine_that_only_fetches_its_configuration_is_expected_no_more() {
-        let fetched = |before: &MachineInventoryStatus| after(before, Step::Fetched, Some(1), &at(0));
+        let fetched = |before: &MachineInventoryStatus| after(before, &Step::Fetched, Some(1), &at(0));
         let status = fetched(&MachineInventoryStatus::default());
         assert_eq!(status.phase, Some(Phase::Registered));
-        let running = after(&status, Step::Reported(&report(true, Slot::A)), Some(1), &at(1));
+        let running = after(&status, &Step::Reported(report(true, Slot::A)), Some(1), &at(1));
         assert_eq!(fetched(&running).phase, Some(Phase::Ready));
     }
 
     #[test]
     fn the_recovery_system_is_never_ready() {
         let why = format!("slot A did not come up\n{}", "!".repeat(1000));
-        let report = OsReport { recovery: Some(why), ..report(true, Slot::Recovery) };
-        let status = after(&MachineInventoryStatus::default(), Step::Reported(&report), None, &at(0));
+        let report = Box::new(OsReport { recovery: Some(why), ..*report(true, Slot::Recovery) });
+        let status = after(&MachineInventoryStatus::default(), &Step::Reported(report), None, &at(0));
         assert_eq!(status.phase, Some(Phase::Booted));
         assert!(!status.conditions.holds(types::READY));
         let ready = status.conditions.find(types::READY).unwrap();

@@ -17,6 +17,7 @@ use crate::inventory_index::KnownMachine;
 use crate::lookup;
 use crate::machine_life::{self, Step};
 use crate::registration::{Registration, Templates};
+use crate::status::StatusPatch;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -24,7 +25,6 @@ use kube::Resource;
 use protocol::hardware::Hardware;
 use protocol::message::MachineReport;
 use protocol::{Refusal, RefusalCode, TpmHash};
-use serde_json::Value;
 use std::sync::Arc;
 
 /// How often an inventory may vanish, or change hands, under one registration before the machine is sent away.
@@ -117,7 +117,7 @@ async fn note_registered(
     let hardware = news.then(|| Box::new(report.hardware.clone()));
     let attestation = attestation.map(|attestation| attested(context, &machine, attestation));
     let mut ledger = Ledger::new(machine);
-    ledger.note(context, Step::Registered { approved, hardware, attestation, addresses: &report.addresses });
+    ledger.note(context, Step::Registered { approved, hardware, attestation, addresses: report.addresses.clone() });
     if !approved {
         ledger.write(context).await?;
         return Err(enroll::approval_pending(&ledger.inventory()));
@@ -167,16 +167,22 @@ fn unknown() -> Refusal {
 /// What a machine said, and how much of it is written.
 pub struct Ledger {
     machine: Arc<KnownMachine>,
-    /// What is to be written, if that is not all written.
-    noted: Option<MachineInventoryStatus>,
-    /// Phases gone through since the last write, with what is to be told of each.
+    /// What it said since the last write, and when. What that makes of the status is decided with the write, on the
+    /// newest version of the inventory: others write, too.
+    noted: Vec<(Step, Time)>,
+}
+
+/// What comes of everything that is noted.
+struct Outcome {
+    status: MachineInventoryStatus,
+    /// Phases gone through, with what is to be told of each.
     phases: Vec<(Phase, Text)>,
 }
 
 impl Ledger {
     /// Of a machine that proved who it is.
     pub fn new(machine: Arc<KnownMachine>) -> Self {
-        Self { machine, noted: None, phases: Vec::new() }
+        Self { machine, noted: Vec::new() }
     }
 
     /// `namespace/name`.
@@ -191,79 +197,121 @@ impl Ledger {
 
     /// Whether nothing is noted that is not written.
     pub fn is_written(&self) -> bool {
-        self.noted.is_none()
+        self.noted.is_empty()
     }
 
-    pub fn note(&mut self, context: &Context, step: Step<'_>) {
-        if self.noted.is_none()
-            && let Some(newest) = context.inventories.get(&self.machine.namespace, &self.machine.name)
-            && newest.uid == self.machine.uid
-        {
-            // Others write too, in the minutes that an installation takes.
-            self.machine = newest;
+    pub fn note(&mut self, context: &Context, step: Step) {
+        // While the API server is away progress is noted again and again.
+        if let (Some((last @ Step::Progress(_), _)), Step::Progress(_)) = (self.noted.last_mut(), &step) {
+            *last = step;
+        } else {
+            self.noted.push((step, context.now()));
         }
-        let before = self.noted.as_ref().unwrap_or(&self.machine.status);
-        let after = machine_life::after(before, step, self.machine.generation, &context.now());
-        if let Some(phase) = after.phase.filter(|phase| before.phase != Some(*phase)) {
-            let ready = after.conditions.find(condition_type::READY);
-            self.phases.push((phase, ready.map(|ready| ready.message.clone()).unwrap_or_default()));
-        }
-        self.noted = Some(after);
     }
 
     /// Writes what is noted, if it says anything new. After an error it is still noted, unless the inventory is gone.
     pub async fn write(&mut self, context: &Context) -> Result<(), Refusal> {
-        let Some(noted) = &self.noted else { return Ok(()) };
-        let written = &self.machine.status;
-        let status = machine_life::settled(written, noted.clone(), &context.now());
-        let Some(patch) = machine_life::status_patch(written, &status) else {
-            self.forget_noted();
-            return Ok(());
-        };
-        match self.patch(context, &patch, status).await {
-            Ok(machine) => {
-                self.machine = machine;
-                for (phase, message) in &self.phases {
-                    let warning = *phase == Phase::Failed;
-                    context.events.tell(reference(&self.machine), warning, &format!("{phase:?}"), message);
-                }
-                self.forget_noted();
-                Ok(())
-            }
+        match self.try_to_write(context).await {
             Err(AccessError::Gone) => {
                 context.inventories.forget(&self.machine);
-                self.forget_noted();
+                self.noted.clear();
                 Err(unknown())
             }
+            Err(AccessError::Changed) => {
+                let message = "others write the machine's inventory at the same time";
+                Err(Refusal::new(RefusalCode::Unavailable, message).retry_after(5))
+            }
             Err(AccessError::Refused(refusal)) => Err(refusal),
+            Ok(phases) => {
+                self.noted.clear();
+                for (phase, message) in phases {
+                    let warning = phase == Phase::Failed;
+                    context.events.tell(reference(&self.machine), warning, &format!("{phase:?}"), &message);
+                }
+                Ok(())
+            }
         }
     }
 
-    fn forget_noted(&mut self) {
-        self.noted = None;
-        self.phases.clear();
+    /// The phases gone through.
+    async fn try_to_write(&mut self, context: &Context) -> Result<Vec<(Phase, Text)>, AccessError> {
+        if self.noted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let newest = context.inventories.get(&self.machine.namespace, &self.machine.name);
+        match newest {
+            // Of the same name, and not this machine's.
+            Some(newest) if newest.is_successor_of(&self.machine) => return Err(AccessError::Gone),
+            Some(newest) if newest.uid == self.machine.uid => self.machine = newest,
+            _ => {}
+        }
+        for _ in 0..ATTEMPTS {
+            let mut before = self.machine.status.clone();
+            let mut outcome = self.decide(context);
+            if outcome.status.hardware.is_some() && self.machine.hardware.is_some() {
+                // Of what is recorded only a digest is kept, which does not tell what vanished.
+                before = self.read_again(context).await?;
+                outcome = self.decide(context);
+            }
+            let Outcome { status, phases } = outcome;
+            let Some(patch) = StatusPatch::between(&before, &status, self.machine.resource_version()) else {
+                return Ok(Vec::new());
+            };
+            match self.send(context, &patch, status).await {
+                Ok(()) => return Ok(phases),
+                Err(AccessError::Changed) => self.read_again(context).await.map(drop)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(AccessError::Changed)
     }
 
-    /// Patches the status to this one; the machine after it.
-    async fn patch(
-        &self,
-        context: &Context,
-        patch: &Value,
-        status: MachineInventoryStatus,
-    ) -> Result<Arc<KnownMachine>, AccessError> {
-        let (machine, index, client) = (&self.machine, &context.inventories, &context.inventory_client);
-        let newest = index.get(&machine.namespace, &machine.name);
-        // Of the same name, and not this machine's.
-        if newest.is_some_and(|newest| newest.is_successor_of(machine)) {
+    /// What everything that is noted makes of the status.
+    fn decide(&self, context: &Context) -> Outcome {
+        let (mut status, mut phases) = (self.machine.status.clone(), Vec::new());
+        for (step, time) in &self.noted {
+            let after = machine_life::after(&status, step, self.machine.generation, time);
+            if let Some(phase) = after.phase.filter(|phase| status.phase != Some(*phase)) {
+                let ready = after.conditions.find(condition_type::READY);
+                phases.push((phase, ready.map(|ready| ready.message.clone()).unwrap_or_default()));
+            }
+            status = after;
+        }
+        Outcome { status: machine_life::settled(&self.machine.status, status, &context.now()), phases }
+    }
+
+    /// Reads the inventory anew; its whole status.
+    async fn read_again(&mut self, context: &Context) -> Result<MachineInventoryStatus, AccessError> {
+        let object = context.inventory_client.get(&self.machine.namespace, &self.machine.name).await?;
+        let status = object.status.clone().unwrap_or_default();
+        let machine = Arc::new(KnownMachine::of(object.clone()));
+        context.inventories.enter(object);
+        if machine.uid != self.machine.uid {
             return Err(AccessError::Gone);
         }
+        self.machine = machine;
+        Ok(status)
+    }
+
+    async fn send(
+        &mut self,
+        context: &Context,
+        patch: &StatusPatch,
+        status: MachineInventoryStatus,
+    ) -> Result<(), AccessError> {
+        let (machine, index, client) = (&self.machine, &context.inventories, &context.inventory_client);
         context.metrics.writes.inc();
-        let written = client.patch_status(&machine.namespace, &machine.name, patch).await?;
+        let written = client.write_status(&machine.namespace, &machine.name, patch).await?;
         if let Some(machine) = index.assume_written(machine, status, &written) {
-            return Ok(machine);
+            self.machine = machine;
+            return Ok(());
         }
         let newest = index.enter(client.get(&machine.namespace, &machine.name).await?);
-        if newest.uid == machine.uid { Ok(newest) } else { Err(AccessError::Gone) }
+        if newest.uid != machine.uid {
+            return Err(AccessError::Gone);
+        }
+        self.machine = newest;
+        Ok(())
     }
 }
 
@@ -292,7 +340,7 @@ async fn make(
     ))
 }
 
-/// Brings labels, annotations and SMBIOS up to date. `None`: the inventory is gone.
+/// Brings labels, annotations and SMBIOS up to date. `None`: the inventory is gone, or is not what it was.
 async fn update(
     context: &Context,
     record: &Record<'_>,
@@ -307,6 +355,7 @@ async fn update(
             context.inventories.forget(&known);
             Ok(None)
         }
+        Err(AccessError::Changed) => Ok(None),
         Err(AccessError::Refused(refusal)) => Err(refusal),
     }
 }

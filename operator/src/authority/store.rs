@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::Api;
-use kube::{Client, ResourceExt};
 
 /// The Secret, in the operator's own namespace.
 pub const SECRET_NAME: &str = "ros-operator-tls";
@@ -180,11 +180,15 @@ mod tests {
             api.take_requests();
             let error = format!("{:#}", authority.current(&hosts(), &Fleet::default(), now()).await.unwrap_err());
             assert!(error.contains(&format!("key {key} of Secret ros-operator-tls")), "{error}");
-            assert_eq!((api.take_requests(), api.objects("secrets")), (vec!["GET secrets".to_owned()], before));
+            assert_eq!(
+                (api.take_requests(), api.objects("secrets")),
+                (vec!["GET ros-operator-tls".to_owned()], before)
+            );
         }
         // One that was emptied is damaged, too.
-        api.put(PATH, serde_json::json!({"metadata": {}, "data": {}}));
-        assert!(authority.current(&hosts(), &Fleet::default(), now()).await.is_err());
+        api.put(PATH, serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {}, "data": {}}));
+        let error = authority.current(&hosts(), &Fleet::default(), now()).await.unwrap_err().to_string();
+        assert!(error.starts_with("key ca.crt of Secret"), "{error}");
         api.put(PATH, whole);
         assert_eq!(authority.current(&hosts(), &Fleet::default(), now()).await.unwrap(), made);
     }

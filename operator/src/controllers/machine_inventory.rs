@@ -9,16 +9,15 @@ mod secret;
 
 use super::watch::keep_watching;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
-use crate::client::patching;
 use crate::context::Context;
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, message, reason};
 use crate::inventory_index::{KnownMachine, Owner};
-use crate::machine_life::status_patch;
 use crate::seen_inventory::SeenInventory;
+use crate::status::StatusPatch;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use kube::api::{Api, Patch};
+use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
@@ -235,12 +234,10 @@ async fn write(
     context: &Context,
     status: &MachineInventoryStatus,
 ) -> Result<(), ReconcileError> {
-    let Some(mut patch) = status_patch(&machine.status, status) else { return Ok(()) };
-    // What the machine said since this was read must not be undone.
-    patch["metadata"] = serde_json::json!({"resourceVersion": machine.resource_version()});
+    let patch = StatusPatch::between(&machine.status, status, machine.resource_version());
+    let Some(patch) = patch else { return Ok(()) };
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
-    let written = api.patch_status(&machine.name, &patching(), &Patch::Merge(&patch)).await;
-    take_in(machine, context, written)
+    take_in(machine, context, patch.write(&api, &machine.name).await)
 }
 
 /// What came of a write. An inventory that is gone is none to write to again.

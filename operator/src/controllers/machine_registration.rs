@@ -4,24 +4,23 @@
 
 use super::watch::keep_watching;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
-use crate::client::patching;
 use crate::clock_jumps::clock_jumps;
 use crate::context::Context;
 use crate::crd::{Condition, Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
 use crate::media;
 use crate::registration::{self, Endpoint, Problem, Registration};
 use crate::registration_index::Authorities;
+use crate::status::StatusPatch;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, Patch};
+use kube::api::Api;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use protocol::{CloudConfig, OperatorSettings, RegistrationToken, cloud_config_keys};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -236,39 +235,22 @@ async fn write(
     context: &Context,
     status: &MachineRegistrationStatus,
 ) -> Result<(), ReconcileError> {
-    if object.status.as_ref() == Some(status) {
-        return Ok(());
-    }
+    let before = object.status.clone().unwrap_or_default();
     // With the version read: of two replicas that make a token each, one must lose.
-    let mut patch = json!({
-        "metadata": {"resourceVersion": object.resource_version()},
-        "status": status,
-    });
-    if status.settings_revision.is_none() {
-        patch["status"]["settingsRevision"] = Value::Null;
-    }
-    patch["status"]["mediaURLs"] = media_patch(object.status.as_ref().and_then(|s| s.media_urls.as_ref()), status);
+    let Some(patch) = StatusPatch::between(&before, status, object.resource_version()) else { return Ok(()) };
     let api = Api::<MachineRegistration>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    api.patch_status(&object.name_any(), &patching(), &Patch::Merge(&patch))
+    patch
+        .write(&api, &object.name_any())
         .await
         .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })?;
     let ready = |status: &MachineRegistrationStatus| status.conditions.find(condition_type::READY).cloned();
-    let before = object.status.as_ref().and_then(ready);
     if let Some(after) = ready(status)
-        && before.is_none_or(|before| before.reason != after.reason)
+        && ready(&before).is_none_or(|before| before.reason != after.reason)
     {
         let warning = after.reason != reason::AVAILABLE;
         context.events.tell(object.object_ref(&()), warning, &after.reason, &after.message);
     }
     Ok(())
-}
-
-/// `status.mediaURLs` in a merge patch, which keeps what it does not name: media that are gone are named as null.
-fn media_patch(before: Option<&BTreeMap<String, String>>, status: &MachineRegistrationStatus) -> Value {
-    let Some(now) = &status.media_urls else { return Value::Null };
-    let gone = before.into_iter().flat_map(BTreeMap::keys).filter(|name| !now.contains_key(*name));
-    let gone = gone.map(|name| (name.clone(), Value::Null));
-    now.iter().map(|(name, url)| (name.clone(), json!(url))).chain(gone).collect()
 }
 
 /// When to look again without being told.
@@ -322,6 +304,7 @@ mod tests {
     use super::*;
     use k8s_openapi::ByteString;
     use k8s_openapi::jiff::Timestamp;
+    use serde_json::json;
 
     fn found() -> Found {
         Found {
@@ -372,9 +355,8 @@ mod tests {
         assert_eq!(status_of(&object, &Found { media: None, ..found() }), status);
 
         let fewer = status_of(&object, &listing(&["b.iso"]));
-        assert_eq!(media_patch(Some(&urls), &fewer), json!({"a.iso": null, "b.iso": urls["b.iso"]}));
-        let none = status_of(&object, &listing(&[]));
-        assert_eq!((&none.media_urls, media_patch(Some(&urls), &none)), (&None, Value::Null));
+        assert_eq!(fewer.media_urls.unwrap().into_keys().collect::<Vec<_>>(), ["b.iso"]);
+        assert_eq!(status_of(&object, &listing(&[])).media_urls, None);
     }
 
     #[test]

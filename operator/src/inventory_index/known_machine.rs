@@ -118,9 +118,9 @@ impl KnownMachine {
         Some((self.namespace.clone(), self.assignment.as_ref()?.secret.clone()?))
     }
 
-    /// For a write that must fail if the object was written since.
-    pub fn resource_version(&self) -> String {
-        self.resource_version.to_string()
+    /// For a write that must fail if the object was written since; `None` where it is not known.
+    pub fn resource_version(&self) -> Option<String> {
+        (self.resource_version != 0).then(|| self.resource_version.to_string())
     }
 
     /// What an upgrade goes by.

@@ -179,7 +179,7 @@ async fn what_is_said_of_an_unknown_machine_is_refused_and_a_failure_is_recorded
     scene.register("a", "1").await.unwrap();
     let mut ledger = find(&scene.context, &scene.registration, &identity("a").hash).await.ok().unwrap();
     let failure = Failure { reason: "NoDisk".into(), message: "no disk is there".into() };
-    ledger.note(&scene.context, Step::Failed(&failure));
+    ledger.note(&scene.context, Step::Failed(failure));
     ledger.write(&scene.context).await.unwrap();
     assert_eq!(scene.inventories()[0]["status"]["failure"]["reason"], "NoDisk");
     scene.register("a", "1").await.unwrap();
@@ -237,7 +237,8 @@ async fn what_somebody_else_changed_before_a_write_is_read_back_after_it() {
     scene.api.change(&path, json!({"spec": {"clusterName": "c"}, "metadata": {"generation": 2}}));
     scene.api.take_requests();
     ledger.write(&scene.context).await.unwrap();
-    assert_eq!(scene.api.take_requests(), ["PATCH status", "GET machineinventories"]);
+    // Refused, because it was decided on another version.
+    assert_eq!(scene.api.take_requests(), ["PATCH status", "GET machineinventories", "PATCH status"]);
     let known = scene.context.inventories.get("n", &ledger.machine().name).unwrap();
     assert_eq!((known.cluster(), known.status.phase), (Some("c"), Some(Phase::Registered)));
     assert_eq!(ledger.machine().cluster(), Some("c"));
@@ -256,4 +257,51 @@ async fn an_inventory_made_anew_under_the_same_name_is_not_the_machines() {
     ledger.note(&scene.context, Step::Installed);
     assert_eq!(ledger.write(&scene.context).await.unwrap_err().code, RefusalCode::UnknownMachine);
     assert_eq!(scene.api.take_requests(), [] as [&str; 0]);
+}
+
+const INVENTORY: &str = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/";
+
+#[tokio::test]
+async fn what_another_writer_said_meanwhile_stays_said() {
+    let scene = Scene::new(json!({}));
+    let mut ledger = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    ledger.write(&scene.context).await.unwrap();
+    let name = ledger.inventory().replace("n/", INVENTORY);
+    let mut conditions = scene.inventories()[0]["status"]["conditions"].clone();
+    let other = json!({"type": "SharedSecret", "status": "True", "reason": "SecretReadable", "message": ""});
+    conditions.as_array_mut().unwrap().push(other);
+    // The index has not heard of it.
+    scene.api.change(&name, json!({"status": {"conditions": conditions}}));
+    scene.api.take_requests();
+    ledger.note(&scene.context, Step::Installed);
+    ledger.write(&scene.context).await.unwrap();
+    assert_eq!(scene.api.take_requests(), ["PATCH status", "GET machineinventories", "PATCH status"]);
+    let status = scene.inventories().remove(0)["status"].take();
+    let types = status["conditions"].as_array().unwrap().iter().map(|condition| condition["type"].as_str().unwrap());
+    let types: Vec<&str> = types.collect();
+    assert!(types.contains(&"SharedSecret") && types.contains(&"Installed"), "{types:?}");
+    assert_eq!(status["phase"], "Installed");
+}
+
+#[tokio::test]
+async fn what_a_machine_has_no_more_vanishes_from_its_status() {
+    let scene = Scene::new(json!({}));
+    let come = async |authority: Option<&str>, disks: Value| {
+        let mut identity = identity("a");
+        identity.attestation.ek_certificate_authority = authority.map(Into::into);
+        let hardware = serde_json::from_value(json!({"disks": disks, "memoryBytes": 1})).unwrap();
+        let report = MachineReport { hardware, ..report("1") };
+        let mut ledger = register(&scene.context, &scene.registration, &identity, &report).await.unwrap();
+        ledger.write(&scene.context).await.unwrap();
+    };
+    come(Some("CN=vendor"), json!([{"path": "/dev/sda"}])).await;
+    scene.api.take_requests();
+    come(None, json!([])).await;
+    assert_eq!(scene.api.take_requests(), ["GET machineinventories", "PATCH status"]);
+    let status = scene.inventories().remove(0)["status"].take();
+    assert_eq!(
+        (&status["attestation"]["ekCertificateAuthority"], &status["hardware"]["disks"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(status["hardware"]["memoryBytes"], 1);
 }

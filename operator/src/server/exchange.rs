@@ -162,13 +162,13 @@ impl<S: Socket> Exchange<S> {
             Statement::Booted(report) => {
                 self.request = "booted";
                 self.open_ledger(&peer).await?;
-                self.record(Step::Reported(&report)).await?;
+                self.record(Step::Reported(report)).await?;
                 self.finish_report().await
             }
             Statement::Report(report) => {
                 self.request = "report";
                 self.open_ledger(&peer).await?;
-                self.record(Step::Reported(&report)).await?;
+                self.record(Step::Reported(report)).await?;
                 self.finish_report().await
             }
             Statement::Installing(first) => {
@@ -206,7 +206,7 @@ impl<S: Socket> Exchange<S> {
         let cloud_config = match cloud_config {
             Ok(cloud_config) => cloud_config,
             Err(refusal) => {
-                self.record(Step::Failed(&not_configured(&refusal))).await?;
+                self.record(Step::Failed(not_configured(&refusal))).await?;
                 return Err(refusal.into());
             }
         };
@@ -254,13 +254,13 @@ impl<S: Socket> Exchange<S> {
                     .is_some_and(|(phase, written)| phase == progress.phase && written.elapsed() < PROGRESS_EVERY);
                 if !recent {
                     self.last_progress = Some((progress.phase, Instant::now()));
-                    self.note(Step::Progress(&progress));
+                    self.note(Step::Progress(progress));
                     self.write_if_possible().await?;
                 }
                 Ok(false)
             }
             Installing::Done(done) => {
-                let step = done.failure.as_ref().map_or(Step::Installed, Step::Failed);
+                let step = done.failure.map_or(Step::Installed, Step::Failed);
                 self.record(step).await?;
                 let frame = self.side.send_done(Recorded::default())?;
                 self.frames.send_last(frame).await?;
@@ -290,13 +290,13 @@ impl<S: Socket> Exchange<S> {
         Ok(())
     }
 
-    fn note(&mut self, step: Step<'_>) {
+    fn note(&mut self, step: Step) {
         if let Some(ledger) = &mut self.ledger {
             ledger.note(&self.context, step);
         }
     }
 
-    async fn record(&mut self, step: Step<'_>) -> Result<(), End> {
+    async fn record(&mut self, step: Step) -> Result<(), End> {
         self.note(step);
         match &mut self.ledger {
             Some(ledger) => Ok(ledger.write(&self.context).await?),

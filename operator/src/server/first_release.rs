@@ -107,7 +107,7 @@ async fn converse(
     // What the first release installs does not report; its URL is the one that it came with.
     let answer = registration.answer(&context.endpoint(), Admits::NewMachines, ledger.machine(), &report.smbios);
     if let Err(refusal) = &answer {
-        ledger.note(context, Step::Failed(&not_configured(refusal)));
+        ledger.note(context, Step::Failed(not_configured(refusal)));
     }
     ledger.write(context).await?;
     tracing::info!(inventory = ledger.inventory(), "registered");

@@ -3,17 +3,15 @@
 use super::build::plan_of;
 use super::fetch::Found;
 use super::{Context, ManagedOSImage, Outcome, ReconcileError, Wanted};
-use crate::client::patching;
 use crate::crd::{Conditions, ManagedOSImageStatus, condition_type, reason};
-use crate::machine_life::status_patch;
+use crate::status::StatusPatch;
 use crate::upgrade::bundle::{BundleStatus, carried_back};
 use crate::upgrade::progress::{self, Phase};
 use crate::upgrade::verdict::{self, Situation, Verdict};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, Patch};
+use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
-use serde_json::json;
 use std::time::Duration;
 
 pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> ManagedOSImageStatus {
@@ -107,11 +105,11 @@ pub(super) async fn write(
     status: &ManagedOSImageStatus,
 ) -> Result<(), ReconcileError> {
     let before = object.status.clone().unwrap_or_default();
-    let Some(mut patch) = status_patch(&before, status) else { return Ok(()) };
-    // A spec that came meanwhile has not been looked at.
-    patch["metadata"] = json!({"resourceVersion": object.resource_version()});
+    // With the version read: a spec that came meanwhile has not been looked at.
+    let Some(patch) = StatusPatch::between(&before, status, object.resource_version()) else { return Ok(()) };
     let api = Api::<ManagedOSImage>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    api.patch_status(&object.name_any(), &patching(), &Patch::Merge(&patch))
+    patch
+        .write(&api, &object.name_any())
         .await
         .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })?;
     let ready = |status: &ManagedOSImageStatus| status.conditions.find(condition_type::READY).cloned();
@@ -133,7 +131,7 @@ mod tests {
     use crate::upgrade::Served;
     use crate::upgrade::progress::Machine;
     use k8s_openapi::jiff::Timestamp;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     fn at(second: i64) -> Time {
         Time(Timestamp::from_second(1_800_000_000 + second).unwrap())

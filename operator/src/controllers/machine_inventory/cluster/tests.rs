@@ -1,5 +1,6 @@
 use super::*;
 use crate::fixtures::{self, FakeApi};
+use crate::status::StatusPatch;
 use serde_json::Value;
 
 struct Scene {
@@ -45,8 +46,8 @@ impl Scene {
 
     async fn keep(&self, status: MachineInventoryStatus) {
         let machine = self.context.inventories.get("n", "a").unwrap();
-        if let Some(patch) = crate::machine_life::status_patch(&machine.status, &status) {
-            let written = self.context.inventory_client.patch_status("n", "a", &patch).await.unwrap();
+        if let Some(patch) = StatusPatch::between(&machine.status, &status, machine.resource_version()) {
+            let written = self.context.inventory_client.write_status("n", "a", &patch).await.unwrap();
             self.context.inventories.assume_written(&machine, status, &written).expect("nobody else writes");
         }
     }
