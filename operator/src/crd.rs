@@ -69,6 +69,8 @@ pub mod condition_type {
         pub const INSTALLED: &str = "Installed";
         /// The installed system started from its disk and said so.
         pub const BOOTED: &str = "Booted";
+        /// Nine tenths of the machines that a registration admits have come. Absent otherwise.
+        pub const NEARLY_FULL: &str = "NearlyFull";
         /// The token with which the machine joins its cluster is there. Only on machines with a `clusterName`.
         pub const ASSIGNED: &str = "Assigned";
         /// The machine can be told by its shared secret. Only on machines with a `machineTokenSecretName`.
@@ -97,6 +99,8 @@ pub mod reason {
         pub const EXPIRED: &str = "Expired";
         /// `maxMachines` have come.
         pub const FULL: &str = "Full";
+        /// Nine tenths of `maxMachines`, or of the operator's default, have come.
+        pub const NEARLY_FULL: &str = "NearlyFull";
         /// There is no authority to trust: the Secret with them does not exist, or a certificate is required and none is given.
         pub const TRUST_MISSING: &str = "TrustedCAsMissing";
         /// The Secret with trusted authorities holds something else.
@@ -257,9 +261,13 @@ mod tests {
     fn the_chart_installs_what_is_printed() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../chart/crds");
         for (file, definition) in definitions() {
+            let printed = to_yaml(&definition).unwrap();
+            if std::env::var_os("ROS_WRITE_GOLDEN").is_some() {
+                std::fs::write(folder.join(&file), &printed).unwrap();
+            }
             let committed = std::fs::read_to_string(folder.join(&file)).unwrap_or_default();
             assert!(
-                committed == to_yaml(&definition).unwrap(),
+                committed == printed,
                 "chart/crds/{file} is not what the code says; run `ros-operator crd --directory chart/crds`"
             );
         }
@@ -272,6 +280,33 @@ mod tests {
             let silent = silent_fields(&schema["openAPIV3Schema"], "");
             assert!(silent.is_empty(), "{file}: `kubectl explain` has no word on {silent:?}; write a doc comment");
         }
+    }
+
+    #[test]
+    fn what_machines_say_is_bounded() {
+        let definition = MachineInventory::crd();
+        let schema = serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
+        let status = &schema["openAPIV3Schema"]["properties"]["status"];
+        for part in ["hardware", "addresses", "attestation", "os", "failure", "conditions"] {
+            let unbounded = unbounded_fields(&status["properties"][part], part);
+            assert!(
+                unbounded.is_empty() || unbounded == ["conditions"],
+                "neither maxLength nor maxItems: {unbounded:?}"
+            );
+        }
+    }
+
+    /// Paths of all texts and lists below a schema that may be of any length. The list of conditions is by type.
+    fn unbounded_fields(schema: &serde_json::Value, path: &str) -> Vec<String> {
+        let free = match schema["type"].as_str() {
+            Some("string") => schema["maxLength"].is_null() && schema["enum"].is_null() && schema["format"].is_null(),
+            Some("array") => schema["maxItems"].is_null(),
+            _ => false,
+        };
+        let inner = schema["properties"].as_object().into_iter().flatten();
+        let inner = inner.map(|(name, field)| unbounded_fields(field, &format!("{path}.{name}")));
+        let items = schema["items"].is_object().then(|| unbounded_fields(&schema["items"], path));
+        free.then(|| path.to_owned()).into_iter().chain(inner.chain(items).flatten()).collect()
     }
 
     /// Paths of all fields below a schema that have no description.

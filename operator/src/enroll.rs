@@ -53,7 +53,7 @@ pub fn decide(
         let message = "the machine's inventory is being deleted; it is registered anew when that is done";
         return Decision::Refuse(Refusal::new(RefusalCode::Unavailable, message).retry_after(DELETION_RETRY_AFTER));
     }
-    if let Some(most) = spec.max_machines
+    if let Some(most) = registration.most
         && !came_through(registration, known.as_deref())
         && admitted >= most as usize
     {

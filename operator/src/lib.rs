@@ -26,6 +26,7 @@ pub mod lookup;
 pub mod machine_life;
 pub mod media;
 pub mod metrics;
+pub mod pace;
 pub mod rancher;
 pub mod registrar;
 pub mod registration;

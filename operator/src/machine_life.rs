@@ -11,6 +11,7 @@ use crate::crd::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::Refusal;
+use protocol::bounded::cut;
 use protocol::hardware::{Address, Hardware};
 use protocol::message::{Failure, InstallPhase, OsReport, Progress, Slot};
 
@@ -75,7 +76,7 @@ pub fn after(
             }
             status.failure = None;
             status.hardware.clone_from(hardware);
-            status.attestation = attestation.clone().map(|attestation| {
+            status.attestation = attestation.clone().map(bounded).map(|attestation| {
                 if attestation.time.is_some() {
                     return attestation;
                 }
@@ -171,6 +172,18 @@ fn in_recovery(why: Option<&str>) -> String {
     format!("runs the recovery system: {why}")
 }
 
+/// The names in a certificate are its maker's to choose: a machine's own, where nobody vouches for it.
+fn bounded(mut attestation: AttestationStatus) -> AttestationStatus {
+    let AttestationStatus { ek_certificate_issuer, ek_certificate_authority, .. } = &mut attestation;
+    for name in [ek_certificate_issuer, ek_certificate_authority].into_iter().flatten() {
+        *name = cut(name, 256);
+    }
+    for text in [&mut attestation.tpm_manufacturer, &mut attestation.tpm_firmware].into_iter().flatten() {
+        *text = cut(text, 64);
+    }
+    attestation
+}
+
 fn os_status(report: &OsReport) -> OsStatus {
     OsStatus {
         version: Some(report.version.clone()),
@@ -196,9 +209,7 @@ fn describe(progress: &Progress) -> String {
         text += &format!(", {} of {} MiB", progress.bytes / MIB, progress.total_bytes / MIB);
     }
     if !progress.message.is_empty() {
-        // A stranger's words, in a field that is stored and shown: no more than a line of them.
-        let message: String = progress.message.chars().filter(|c| !c.is_control()).take(200).collect();
-        text += &format!(": {message}");
+        text += &format!(": {}", progress.message);
     }
     text
 }

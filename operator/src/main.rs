@@ -7,7 +7,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use operator::address::Given;
 use operator::media::{Origin, Source};
 use operator::upgrade::DefaultRegistry;
-use operator::{crd, run, tpm_vendors};
+use operator::{crd, pace, run, tpm_vendors};
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -72,6 +72,13 @@ struct RunOptions {
     /// Registrations served at once; eight times as many installations are followed. Further machines come back later
     #[arg(long, env = "ROS_EXCHANGES", default_value_t = 256)]
     exchanges: usize,
+    /// Machines that a registration without spec.maxMachines admits; 0: any number
+    #[arg(long, env = "ROS_MAX_MACHINES", default_value_t = 10_000)]
+    max_machines: u32,
+    /// Writes to the API server that the machines of each registration may cause in a second, and 24 times as many at
+    /// once; further machines come back later. 0: any number
+    #[arg(long, env = "ROS_WRITES_PER_SECOND", default_value_t = pace::WRITES_PER_SECOND)]
+    writes_per_second: u32,
     /// A live ISO of `ros-image build`, or a folder of them: handed out to each registration with its settings in it
     #[arg(long, env = "ROS_MEDIA", value_name = "PATH")]
     media: Option<PathBuf>,
@@ -142,6 +149,8 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
         tpm_vendors,
         default_registry: DefaultRegistry::new(&options.default_registry),
         exchanges: options.exchanges,
+        max_machines: options.max_machines,
+        writes_per_second: options.writes_per_second,
         media,
         downloads: options.downloads,
         open_files: open_files().context("asking how many files may be open")?,

@@ -48,6 +48,7 @@ pub async fn register(
     let templates = templates(registration)?;
     let record = Record::new(registration, templates, &report.smbios);
     for _ in 0..ATTEMPTS {
+        // The operator's default is for more than anybody expects, and may be exceeded by who comes during the listing.
         if registration.spec.max_machines.is_some() && !context.inventories.is_complete() {
             return Err(lookup::starting());
         }
@@ -58,7 +59,10 @@ pub async fn register(
         let admitted = seat.as_ref().map_or(0, |seat| seat.taken_before);
         let (machine, approved) = match enroll::decide(registration, known, admitted, context.now().0) {
             Decision::Refuse(refusal) => return Err(refusal),
-            Decision::Enroll { approved } => (make(context, &record, &identity.hash, approved).await?, approved),
+            Decision::Enroll { approved } => {
+                context.registrations.pace.take(&registration.key())?;
+                (make(context, &record, &identity.hash, approved).await?, approved)
+            }
             Decision::Known { machine, approved } => {
                 let Some(machine) = update(context, &record, machine).await? else { continue };
                 (machine, approved)
@@ -257,6 +261,7 @@ impl Ledger {
             let Some(patch) = StatusPatch::between(&before, &status, self.machine.resource_version()) else {
                 return Ok(Vec::new());
             };
+            take_turn(context, &self.machine).map_err(AccessError::Refused)?;
             match self.send(context, &patch, status).await {
                 Ok(()) => return Ok(phases),
                 Err(AccessError::Changed) => self.read_again(context).await.map(drop)?,
@@ -340,6 +345,12 @@ async fn make(
     ))
 }
 
+/// A write for a machine counts against the registration through which it came.
+fn take_turn(context: &Context, machine: &KnownMachine) -> Result<(), Refusal> {
+    let registration = machine.registration.clone().map(|name| (machine.namespace.clone(), name));
+    registration.map_or(Ok(()), |registration| context.registrations.pace.take(&registration))
+}
+
 /// Brings labels, annotations and SMBIOS up to date. `None`: the inventory is gone, or is not what it was.
 async fn update(
     context: &Context,
@@ -347,6 +358,7 @@ async fn update(
     known: Arc<KnownMachine>,
 ) -> Result<Option<Arc<KnownMachine>>, Refusal> {
     let Some(patch) = record.patch(&known) else { return Ok(Some(known)) };
+    take_turn(context, &known)?;
     context.metrics.writes.inc();
     match context.inventory_client.patch(&known.namespace, &known.name, &patch).await {
         Ok(object) => Ok(Some(context.inventories.enter(object))),

@@ -4,7 +4,7 @@ mod config_templates;
 
 use crate::crd::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, reason};
 use crate::digest::sha256;
-use crate::inventory_index::KnownMachine;
+use crate::inventory_index::{Key, KnownMachine};
 use crate::label;
 use crate::registration_index::{Admits, Authorities};
 use config_templates::ConfigTemplates;
@@ -29,6 +29,8 @@ pub struct Registration {
     /// On installed machines: admits only machines that are known.
     pub installed_token: Option<RegistrationToken>,
     pub spec: MachineRegistrationSpec,
+    /// How many machines may come through it: `spec.maxMachines` or, where that is not given, the operator's default.
+    pub most: Option<u32>,
     /// Bytes of the cloud-config as JSON.
     cloud_config_bytes: usize,
     /// The templates, or why the registration cannot be used.
@@ -79,8 +81,13 @@ impl Registration {
             installed_token: parse(status.and_then(|status| status.installed_token.as_ref())),
             cloud_config_bytes: serde_json::to_vec(&object.spec.cloud_config).map_or(usize::MAX, |json| json.len()),
             templates: parse_templates(&object.spec),
+            most: object.spec.max_machines,
             spec: object.spec.clone(),
         }
+    }
+
+    pub fn key(&self) -> Key {
+        (self.namespace.clone(), self.name.clone())
     }
 
     /// The configuration for a machine: the registration's with its templates filled in, and over it what the operator

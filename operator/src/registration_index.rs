@@ -2,6 +2,7 @@
 
 use crate::crd::MachineRegistration;
 use crate::inventory_index::Key;
+use crate::pace::Pace;
 use crate::registration::Registration;
 use kube::ResourceExt;
 use kube::runtime::watcher;
@@ -15,6 +16,10 @@ pub type Authorities = Arc<Vec<Vec<u8>>>;
 #[derive(Default)]
 pub struct RegistrationIndex {
     maps: RwLock<Maps>,
+    /// How many machines may come through a registration that does not say it.
+    pub default_most: Option<u32>,
+    /// How fast each registration may have objects written.
+    pub pace: Pace,
 }
 
 /// Whom a token lets in.
@@ -37,11 +42,20 @@ struct Maps {
 }
 
 impl RegistrationIndex {
+    /// `default_most`: of machines for registrations that do not say how many; 0: any number.
+    pub fn new(default_most: u32, pace: Pace) -> Self {
+        Self { default_most: Some(default_most).filter(|most| *most > 0), pace, ..Self::default() }
+    }
+
     /// Takes in what the watch says.
     pub fn apply(&self, event: &watcher::Event<MachineRegistration>) {
         self.write(|maps| match event {
             watcher::Event::Init => maps.listing = Some(HashSet::new()),
-            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => maps.insert(Registration::of(object)),
+            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+                let mut registration = Registration::of(object);
+                registration.most = registration.most.or(self.default_most);
+                maps.insert(registration);
+            }
             watcher::Event::Delete(object) => maps.remove(&key_of(object)),
             watcher::Event::InitDone => maps.finish_listing(),
         });
@@ -180,6 +194,19 @@ mod tests {
         assert_eq!(after, (None, Some(Admits::NewMachines), Some(Admits::KnownMachines)));
         index.apply(&Event::Delete(object("door", &token('b'))));
         assert_eq!(admits('i'), None);
+    }
+
+    #[test]
+    fn a_registration_that_does_not_say_how_many_has_the_default() {
+        for (default, given, most) in
+            [(7, None, Some(7)), (7, Some(9), Some(9)), (0, None, None), (0, Some(9), Some(9))]
+        {
+            let index = RegistrationIndex::new(default, Pace::default());
+            let mut door = object("door", &token('a'));
+            door.spec.max_machines = given;
+            index.apply(&Event::Apply(door));
+            assert_eq!(index.find(&token('a')).unwrap().0.most, most);
+        }
     }
 
     #[test]

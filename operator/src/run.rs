@@ -13,6 +13,7 @@ use crate::leadership::{Election, Leadership};
 use crate::lookup::Lookup;
 use crate::media::{self, Shelf};
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::rancher::Rancher;
 use crate::registration_index::{Authorities, RegistrationIndex};
 use crate::server::{self, Admission, CertificateHolder, Desk, Limits};
@@ -50,6 +51,10 @@ pub struct Settings {
     pub default_registry: DefaultRegistry,
     /// Exchanges at once, before their answer.
     pub exchanges: usize,
+    /// Machines that a registration admits which does not say how many; 0: any number.
+    pub max_machines: u32,
+    /// Writes that each registration may cause, a second; 0: any number.
+    pub writes_per_second: u32,
     /// Where base media come from; `None`: none are served.
     pub media: Option<media::Source>,
     /// Media sent at once.
@@ -86,7 +91,7 @@ pub async fn run(
     let (shelf, keeper) = Shelf::new(settings.media, settings.downloads);
     let context = Arc::new(Context {
         client: client.clone(),
-        registrations: RegistrationIndex::default(),
+        registrations: RegistrationIndex::new(settings.max_machines, Pace::new(settings.writes_per_second)),
         inventories: InventoryIndex::default(),
         inventory_client: InventoryClient::new(client.clone()),
         lookup: Lookup::default(),

@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_value_stays_in_its_line() {
         let template = ConfigTemplate::parse("sn: ${System Information/Serial Number}").unwrap().unwrap();
-        assert_eq!(template.render("m", &document("1\nroot: \"x\"\u{0}")).unwrap(), "sn: 1 root: \"x\" ");
+        assert_eq!(template.render("m", &document("1\nroot:\u{0}\"x\"")).unwrap(), "sn: 1 root: \"x\"");
     }
 
     proptest! {

@@ -1,5 +1,7 @@
-//! What a machine is made of, as both ends speak of it and as a MachineInventory's status shows it.
+//! What a machine is made of, as both ends speak of it and as a MachineInventory's status shows it. Texts are cut when they
+//! are read, lists end after so many items: see [`crate::bounded`].
 
+use crate::bounded::{line, list};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -13,10 +15,12 @@ pub struct Hardware {
     #[serde(default)]
     pub memory_bytes: u64,
     /// Disks, the medium among them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "list::<64, _, _>", skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub disks: Vec<Disk>,
     /// Network interfaces with hardware behind them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "list::<32, _, _>", skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub nics: Vec<Nic>,
     /// What started the machine.
     #[serde(default)]
@@ -31,10 +35,12 @@ pub struct Hardware {
 #[serde(rename_all = "camelCase")]
 pub struct Cpu {
     /// As the processor names itself.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "line::<128, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
     pub model: String,
     /// As `uname -m` says it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "line::<32, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub architecture: String,
     /// Logical processors.
     #[serde(default)]
@@ -46,12 +52,16 @@ pub struct Cpu {
 #[serde(rename_all = "camelCase")]
 pub struct Disk {
     /// Kernel name, such as `/dev/vda`.
+    #[serde(deserialize_with = "line::<32, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub path: String,
     /// As the disk names itself.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "line::<48, _>", skip_serializing_if = "String::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 48)))]
     pub model: String,
     /// As the disk tells it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "line::<64, _>", skip_serializing_if = "String::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub serial: String,
     /// Capacity, in bytes.
     #[serde(default)]
@@ -69,12 +79,16 @@ pub struct Disk {
 #[serde(rename_all = "camelCase")]
 pub struct Nic {
     /// Kernel name, such as `eno1`.
+    #[serde(deserialize_with = "line::<16, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 16)))]
     pub name: String,
     /// Hardware address, in lower-case hex with colons.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "line::<64, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub mac: String,
     /// The kernel's driver.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "line::<32, _>", skip_serializing_if = "String::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub driver: String,
     /// Whether a cable is plugged in, as far as the driver knows.
     #[serde(default)]
@@ -92,10 +106,12 @@ pub struct Firmware {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<bool>,
     /// SMBIOS: who made the firmware.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "line::<128, _>", skip_serializing_if = "String::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
     pub vendor: String,
     /// SMBIOS: the firmware's version.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "line::<128, _>", skip_serializing_if = "String::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
     pub version: String,
 }
 
@@ -114,10 +130,12 @@ pub enum FirmwareKind {
 #[serde(rename_all = "camelCase")]
 pub struct TpmInfo {
     /// TPM_PT_MANUFACTURER as text, such as `IBM`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "line::<32, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub manufacturer: String,
     /// TPM_PT_FIRMWARE_VERSION_1 and _2, hex.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "line::<64, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub firmware: String,
 }
 
@@ -127,7 +145,11 @@ pub struct TpmInfo {
 #[serde(rename_all = "camelCase")]
 pub struct Address {
     /// Kernel name of the network interface.
+    #[serde(deserialize_with = "line::<16, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 16)))]
     pub interface: String,
     /// IPv4 or IPv6, without prefix length.
+    #[serde(deserialize_with = "line::<45, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 45)))]
     pub address: String,
 }

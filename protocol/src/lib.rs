@@ -2,6 +2,7 @@
 //! release manifest. No input or output, and no Kubernetes: everything here is a value or a function over values.
 
 pub mod attestation;
+pub mod bounded;
 pub mod cloud_config;
 pub mod cloud_config_keys;
 pub mod config_template;

@@ -3,6 +3,7 @@
 //! Unknown fields are ignored, so that either end may learn new ones; an unknown type is refused, because its sender
 //! expects an answer that we cannot give. Byte strings are standard base64 with padding.
 
+use crate::bounded::{line, list, optional_line, word};
 use crate::cloud_config::CloudConfig;
 use crate::hardware::{Address, Hardware};
 use crate::join::Join;
@@ -108,7 +109,7 @@ pub struct Hello {
     #[serde(with = "bytes")]
     pub ak_public: Vec<u8>,
     /// Shown in the logs of both ends, so that a console and a log line can be laid side by side.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<128, _>", skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
 }
 
@@ -160,7 +161,7 @@ pub struct SecretHello {
     #[serde(with = "bytes")]
     pub digest: Vec<u8>,
     /// As in [`Hello`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<128, _>", skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
 }
 
@@ -191,7 +192,7 @@ pub struct SecretProof {
 pub struct MachineReport {
     pub smbios: SmbiosDocument,
     pub hardware: Hardware,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list::<32, _, _>")]
     pub addresses: Vec<Address>,
 }
 
@@ -217,7 +218,7 @@ pub struct Progress {
     pub bytes: u64,
     #[serde(default)]
     pub total_bytes: u64,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "line::<200, _>", skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
 
@@ -262,8 +263,12 @@ pub struct Recorded {
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
     /// CamelCase, from a fixed set: fit for a condition's reason.
+    #[serde(deserialize_with = "line::<64, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub reason: String,
     /// For a person: what, which, and what to do next.
+    #[serde(deserialize_with = "line::<1024, _>")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 1024)))]
     pub message: String,
 }
 
@@ -272,17 +277,20 @@ pub struct Failure {
 #[serde(rename_all = "camelCase")]
 pub struct OsReport {
     /// Name of the release, such as `0.1.0`.
+    #[serde(deserialize_with = "word::<128, _>")]
     pub version: String,
     /// `sha256:` and the hex digest of `release.json`.
+    #[serde(deserialize_with = "word::<128, _>")]
     pub release: String,
     pub slot: Slot,
     /// Whether this slot has proved itself since it was written.
     pub healthy: bool,
     /// The kernel's boot id: another one means another boot.
+    #[serde(deserialize_with = "word::<64, _>")]
     pub boot_id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list::<32, _, _>")]
     pub addresses: Vec<Address>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<253, _>", skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// Revision of the [`OperatorSettings`] that the machine has kept. Absent before it was told any.
     #[serde(default, skip_serializing_if = "Option::is_none")]

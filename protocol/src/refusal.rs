@@ -69,7 +69,7 @@ refusal_codes! {
     TooManyMachines => 403, true;
     /// The machine is known and waits for somebody to approve it.
     ApprovalPending => 403, true;
-    /// More exchanges, installations or downloads are in flight than the operator admits.
+    /// More exchanges, installations or downloads are in flight than the operator, or their registration, may have.
     Busy => 429, true;
     /// The operator cannot reach its API server.
     Unavailable => 503, true;

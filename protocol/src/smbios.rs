@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 /// Section name (as `dmidecode` prints it, such as `System Information`) to field name (`Serial Number`) to value.
 ///
-/// Reading one from the wire keeps it within [`SmbiosDocument::MAX_SECTIONS`], [`SmbiosDocument::MAX_FIELDS`] and
-/// [`SmbiosDocument::MAX_TEXT`]: what a machine says of itself ends up in an object of the cluster.
+/// Reading one from the wire keeps it within [`SmbiosDocument::MAX_SECTIONS`], [`SmbiosDocument::MAX_FIELDS`],
+/// [`SmbiosDocument::MAX_TEXT`] and [`SmbiosDocument::MAX_BYTES`], and without control characters: what a machine says of
+/// itself ends up in an object of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct SmbiosDocument(pub BTreeMap<String, BTreeMap<String, String>>);
@@ -19,6 +20,12 @@ impl SmbiosDocument {
     pub const MAX_FIELDS: usize = 128;
     /// Bytes of a section's name, of a field's name and of a value.
     pub const MAX_TEXT: usize = 1024;
+    /// Bytes of the whole document as JSON. The document of our installer has 1.5 KiB, all that `dmidecode` prints of a
+    /// large server some 10 KiB. The API server keeps another copy of the names, as who manages which field.
+    pub const MAX_BYTES: usize = 12 * 1024;
+    /// The sections by which machines are told apart and named: they are kept before all others.
+    const FIRST: [&str; 4] =
+        ["System Information", "Base Board Information", "Chassis Information", "BIOS Information"];
 
     /// Looks a value up by its path, such as `System Information/Serial Number`.
     pub fn get(&self, path: &str) -> Option<&str> {
@@ -41,12 +48,33 @@ impl SmbiosDocument {
         Ok(Self(result).cut_to_bounds())
     }
 
-    /// Leaves out what a peer would refuse: sections and fields over the limit, and the ends of long texts.
+    /// Leaves out sections and fields over the limit, the ends of long texts, and what the whole has no room for.
     pub fn cut_to_bounds(self) -> Self {
+        let cut = |text: String| crate::bounded::cut(&text, Self::MAX_TEXT);
         let fields = |fields: BTreeMap<String, String>| {
             fields.into_iter().take(Self::MAX_FIELDS).map(|(name, value)| (cut(name), cut(value))).collect()
         };
-        Self(self.0.into_iter().take(Self::MAX_SECTIONS).map(|(name, section)| (cut(name), fields(section))).collect())
+        let sections = self.0.into_iter().take(Self::MAX_SECTIONS);
+        Self(sections.map(|(name, section)| (cut(name), fields(section))).collect()).cut_to_bytes()
+    }
+
+    fn cut_to_bytes(mut self) -> Self {
+        let mut left = Self::MAX_BYTES;
+        let mut has_room = |bytes: usize| {
+            let fits = bytes <= left;
+            left -= if fits { bytes } else { 0 };
+            fits
+        };
+        let mut kept = BTreeMap::new();
+        let first = Self::FIRST.iter().filter_map(|name| self.0.remove_entry(*name)).collect::<Vec<_>>();
+        for (name, mut fields) in first.into_iter().chain(self.0) {
+            // Quotes, colon, braces and comma.
+            if has_room(json_length(&name) + 4) {
+                fields.retain(|name, value| has_room(json_length(name) + json_length(value) + 2));
+                kept.insert(name, fields);
+            }
+        }
+        Self(kept)
     }
 
     fn within_bounds(self) -> Result<Self, String> {
@@ -74,7 +102,8 @@ impl SmbiosDocument {
 
 impl<'de> Deserialize<'de> for SmbiosDocument {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self(BTreeMap::deserialize(d)?).within_bounds().map_err(serde::de::Error::custom)
+        // The size of the whole is a later limit than the others: installers that do not know it must not be refused.
+        Ok(Self(BTreeMap::deserialize(d)?).within_bounds().map_err(serde::de::Error::custom)?.cut_to_bounds())
     }
 }
 
@@ -88,9 +117,9 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn cut(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(SmbiosDocument::MAX_TEXT));
-    text
+/// Of a text without control characters, with its quotes.
+fn json_length(text: &str) -> usize {
+    text.len() + text.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count() + 2
 }
 
 #[cfg(test)]
@@ -138,10 +167,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_tells_machines_apart_is_kept_before_all_else() {
+        let fields = |n: usize| (0..n).map(|i| (format!("F{i}"), "x".repeat(500))).collect::<BTreeMap<_, _>>();
+        let mut sections: BTreeMap<_, _> = (0..40).map(|i| (format!("A{i}"), fields(9))).collect();
+        sections.insert("System Information".to_owned(), [("Serial Number".to_owned(), "S1".to_owned())].into());
+        let document: SmbiosDocument = serde_json::from_value(json!(sections)).unwrap();
+        assert_eq!(document.get("System Information/Serial Number"), Some("S1"));
+        let size = serde_json::to_vec(&document).unwrap().len();
+        assert!((SmbiosDocument::MAX_BYTES - 1024..=SmbiosDocument::MAX_BYTES).contains(&size), "{size}");
+    }
+
     proptest! {
         #[test]
+        fn any_document_is_cut_to_its_size(sections in proptest::collection::btree_map(
+            ".{0,90}", proptest::collection::btree_map(".{0,90}", ".{0,2000}", 0..20), 0..20)
+        ) {
+            let cut = SmbiosDocument(sections).cut_to_bounds();
+            prop_assert!(serde_json::to_vec(&cut).unwrap().len() <= SmbiosDocument::MAX_BYTES + 2);
+            prop_assert_eq!(cut.clone().cut_to_bounds(), cut);
+        }
+
+        #[test]
         fn a_bounded_document_survives_the_wire(document in proptest::collection::btree_map(
-            ".{0,20}", proptest::collection::btree_map(".{0,20}", ".{0,40}", 0..8), 0..8)
+            "[ -~]{0,20}", proptest::collection::btree_map("[ -~é]{0,20}", "[ -~é]{0,40}", 0..8), 0..8)
         ) {
             let document = SmbiosDocument(document);
             let json = serde_json::to_value(&document).unwrap();

@@ -9,6 +9,7 @@ mod exchange;
 mod faults;
 mod first_release;
 mod harness;
+mod hostile;
 mod install;
 mod installer_register;
 mod interactive;

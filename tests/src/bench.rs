@@ -2,6 +2,7 @@
 
 mod api_writes;
 mod figure;
+mod hostile;
 mod installation;
 mod medium;
 mod population;
@@ -27,6 +28,8 @@ pub enum Measurement {
     Registrations,
     /// The operator with a herd at once, and with ten and fifty thousand inventories
     Scale,
+    /// Machines that say as much as they may, with one token, beside honest ones with another
+    Hostile,
     /// A virtual machine from power-on to its report, and its disk's speed
     Installation,
 }
@@ -35,18 +38,22 @@ pub enum Measurement {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub load: Load,
+    /// Hostile machines.
+    pub hostile: usize,
     /// The ISO to measure; absent: the one that `make image` left.
     pub iso: Option<PathBuf>,
 }
 
 impl Measurement {
-    pub const ALL: &'static [Self] = &[Self::Medium, Self::Registrations, Self::Scale, Self::Installation];
+    pub const ALL: &'static [Self] =
+        &[Self::Medium, Self::Registrations, Self::Scale, Self::Hostile, Self::Installation];
 
     pub fn figures(self) -> &'static [&'static Figure] {
         match self {
             Self::Medium => medium::FIGURES,
             Self::Registrations => registrations::FIGURES,
             Self::Scale => scale::FIGURES,
+            Self::Hostile => hostile::FIGURES,
             Self::Installation => installation::FIGURES,
         }
     }
@@ -61,6 +68,7 @@ impl Measurement {
             Self::Medium => medium::measure(settings.iso.as_deref()),
             Self::Registrations => registrations::measure(&settings.load).await,
             Self::Scale => scale::measure().await,
+            Self::Hostile => hostile::measure(settings.hostile).await,
             Self::Installation => installation::measure().await,
         }
     }

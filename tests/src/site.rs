@@ -19,9 +19,14 @@ pub struct Site {
 impl Site {
     /// `name` is the test's; `spec` that of the MachineRegistration.
     pub async fn start(name: &str, spec: Value) -> Result<Self> {
+        Self::start_with(name, spec, &[]).await
+    }
+
+    /// The same with an operator that has settings of its own, as environment variables.
+    pub async fn start_with(name: &str, spec: Value, settings: &[(&str, &str)]) -> Result<Self> {
         let scratch = Scratch::new(name)?;
         let cluster = Cluster::start(&scratch.folder("cluster")?, Controllers::Absent).await?;
-        let operator = Operator::start(&cluster, &scratch.folder("operator")?).await?;
+        let operator = Operator::start_with(&cluster, &scratch.folder("operator")?, settings).await?;
         let registration = Registration::apply(&cluster, "edge", spec)?;
         Ok(Self { operator, cluster, registration, scratch })
     }

@@ -230,6 +230,24 @@ pub fn usual_report(serial: &str) -> MachineReport {
     }
 }
 
+/// A report that fills a frame with everything that an object would hold.
+pub fn boastful_report() -> MachineReport {
+    let long = |bytes: usize| "\u{1b}[31m\"\\boast\n".repeat(bytes / 14);
+    let sections = (0..20).map(|section| {
+        let fields = (0..8).map(|field| (format!("Field {field}"), long(300)));
+        (format!("Section {section}"), fields.collect())
+    });
+    let usual = usual_report(&long(300));
+    let address = Address { interface: long(28), address: long(56) };
+    let (disk, nic) = (usual.hardware.disks[0].clone(), usual.hardware.nics[0].clone());
+    let hardware = Hardware {
+        disks: vec![Disk { path: long(70), model: long(140), ..disk }; 70],
+        nics: vec![Nic { mac: long(70), driver: long(70), ..nic }; 70],
+        ..usual.hardware
+    };
+    MachineReport { smbios: SmbiosDocument(sections.collect()), hardware, addresses: vec![address; 200] }
+}
+
 fn usual_smbios(serial: &str) -> SmbiosDocument {
     let sections: [(&str, &[(&str, &str)]); 4] = [
         ("BIOS Information", &[("Vendor", "American Megatrends"), ("Version", "2.4"), ("Release Date", "12/21/2021")]),

@@ -28,9 +28,9 @@ use std::time::Duration;
 
 /// An object that the server just made has no status yet for a moment. After this, in seconds, it will not come.
 const STATUS_GRACE: i64 = 30;
-/// Objects that the first listing brings at once: a few MB. With fewer a large fleet takes longer to read, for each page
-/// costs the API server a look at all of them.
-const PAGE: u32 = 2_000;
+/// Objects that the first listing brings at once: a few MB, or some 50 where machines say as much of themselves as they
+/// may. With fewer a large fleet takes longer to read, for each page costs the API server a look at all of them.
+const PAGE: u32 = 1_000;
 /// How often it is seen whether a duplicate is one still.
 const DUPLICATE_EVERY: Duration = Duration::from_secs(60);
 /// How often machines learn that their shared secret is another machine's as well, at most.

@@ -99,6 +99,8 @@ struct Found {
     machines: Option<u32>,
     /// Installed machines that do not have what installed machines are told. `None`: not counted yet.
     machines_behind: Option<u32>,
+    /// How many may come; `None`: any number.
+    most: Option<u32>,
     /// `None`: none are asked for.
     authorities: Option<Result<Authorities, Problem>>,
     /// Those of the TPM vendors, which count where a registration names none.
@@ -133,6 +135,7 @@ async fn fetch(object: &MachineRegistration, context: &Context) -> Result<Found,
         endpoint,
         machines_behind: settings.map(behind).map(|count| count.try_into().unwrap_or(u32::MAX)),
         machines: count.map(|count| count.try_into().unwrap_or(u32::MAX)),
+        most: object.spec.max_machines.or(context.registrations.default_most),
         authorities,
         vendors: context.tpm_vendors.clone(),
         media: context.media.names(),
@@ -157,8 +160,7 @@ fn validate(object: &MachineRegistration, found: &Found) -> Option<Problem> {
     if let Some(refusal) = crate::enroll::expired(&registration, found.now.0) {
         return Some(Problem { reason: reason::EXPIRED, message: refusal.message });
     }
-    if let Some(most) = object.spec.max_machines.filter(|most| found.machines.is_some_and(|machines| machines >= *most))
-    {
+    if let Some(most) = found.most.filter(|most| found.machines.is_some_and(|machines| machines >= *most)) {
         let message = format!("all {most} machines that it admits have come; raise spec.maxMachines to admit more");
         return Some(Problem { reason: reason::FULL, message });
     }
@@ -189,6 +191,15 @@ fn build(
     status.machines = found.machines.unwrap_or(status.machines);
     let generation = object.metadata.generation;
     put_cloud_config(&mut status.conditions, object, &found.now);
+    match found.most.filter(|most| is_nearly(status.machines, *most)) {
+        Some(most) => {
+            let message =
+                format!("{} of {most} machines have come; raise spec.maxMachines to admit more", status.machines);
+            let reason = reason::NEARLY_FULL;
+            status.conditions.put(condition_type::NEARLY_FULL, true, reason, &message, generation, &found.now);
+        }
+        None => status.conditions.take_away(condition_type::NEARLY_FULL),
+    }
     match problem {
         None => {
             let message = if found.endpoint.is_inside_only() {
@@ -222,6 +233,11 @@ fn put_cloud_config(conditions: &mut Vec<Condition>, object: &MachineRegistratio
     };
     let type_ = condition_type::CLOUD_CONFIG_APPLICABLE;
     conditions.put(type_, unapplied.is_empty(), reason, &message, object.metadata.generation, now);
+}
+
+/// Whether nine tenths of the machines that may come have come.
+fn is_nearly(machines: u32, most: u32) -> bool {
+    u64::from(machines) * 10 >= u64::from(most) * 9
 }
 
 /// Hands what was read to the server.
@@ -311,6 +327,7 @@ mod tests {
             endpoint: Endpoint { server_url: "https://ros".into(), ca_bundle: "PEM".into() },
             machines: Some(2),
             machines_behind: Some(1),
+            most: None,
             authorities: None,
             vendors: Authorities::default(),
             media: Some(Vec::new()),
@@ -369,12 +386,14 @@ mod tests {
             (json!({"attestation": {"ekCertificate": "Required"}}), reason::TRUST_MISSING),
         ];
         for (spec, reason) in cases {
-            let status = status_of(&object(spec), &found());
+            let object = object(spec);
+            let status = status_of(&object, &Found { most: object.spec.max_machines, ..found() });
             let ready = status.conditions.find(condition_type::READY).unwrap();
             assert_eq!(ready.reason, reason);
             assert!(status.conditions.holds(condition_type::STALLED));
         }
-        assert!(status_of(&object(json!({"maxMachines": 3})), &found()).conditions.holds(condition_type::READY));
+        let with_room = Found { most: Some(3), ..found() };
+        assert!(status_of(&object(json!({})), &with_room).conditions.holds(condition_type::READY));
         let required = object(json!({"attestation": {"ekCertificate": "Required"}}));
         let with_vendors = Found { vendors: Authorities::new(vec![vec![0]]), ..found() };
         assert!(status_of(&required, &with_vendors).conditions.holds(condition_type::READY));
@@ -395,6 +414,23 @@ mod tests {
         let wrong = condition(json!({"cloudConfig": wrong})).unwrap();
         assert_eq!(wrong.reason, reason::KEYS_NOT_APPLIED);
         assert!(wrong.message.ends_with(": users[0].uid, pakages, rancheros.install.devcie"), "{}", wrong.message);
+    }
+
+    #[test]
+    fn at_nine_tenths_it_is_said_and_machines_go_on_coming() {
+        let of = |machines, most| status_of(&object(json!({})), &Found { machines: Some(machines), most, ..found() });
+        for (machines, most, nearly) in [
+            (8_999, Some(10_000), false),
+            (9_000, Some(10_000), true),
+            (10_000, Some(10_000), true),
+            (9_000, None, false),
+        ] {
+            let status = of(machines, most);
+            assert_eq!(status.conditions.holds(condition_type::NEARLY_FULL), nearly, "{machines}");
+            assert_eq!(status.conditions.holds(condition_type::READY), machines < 10_000);
+        }
+        let message = of(9_000, Some(10_000)).conditions.find(condition_type::NEARLY_FULL).unwrap().message.clone();
+        assert!(message.contains("9000 of 10000") && message.contains("spec.maxMachines"), "{message}");
     }
 
     #[test]

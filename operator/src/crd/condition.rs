@@ -5,6 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Bytes of a message; the rest is left out.
+const LONGEST_MESSAGE: usize = 4096;
+
 /// One aspect of an object's state. Looser than Kubernetes' own type: the first release wrote conditions without
 /// reason and time, and such objects must still be readable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -12,14 +15,17 @@ use serde::{Deserialize, Serialize};
 pub struct Condition {
     /// Which aspect; at most one condition of each type.
     #[serde(rename = "type")]
+    #[schemars(length(max = 316))]
     pub type_: Text,
     /// Whether it holds.
     pub status: ConditionStatus,
     /// CamelCase, stable; scripts may count on it.
     #[serde(default)]
+    #[schemars(length(max = 1024))]
     pub reason: Text,
     /// For a person: what, which, and what to do next.
     #[serde(default)]
+    #[schemars(length(max = 4096))]
     pub message: Text,
     /// When `status` last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,7 +72,7 @@ impl Conditions for Vec<Condition> {
             type_: type_.into(),
             status,
             reason: reason.into(),
-            message: message.into(),
+            message: message[..message.floor_char_boundary(LONGEST_MESSAGE)].into(),
             last_transition_time: Some(unchanged.unwrap_or_else(|| now.clone())),
             observed_generation: generation,
         };

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use protocol::TpmHash;
+use protocol::bounded::{optional_line, optional_list};
 use protocol::hardware::{Address, Hardware};
 use protocol::message::Failure;
 use schemars::JsonSchema;
@@ -64,7 +65,7 @@ pub struct MachineInventorySpec {
     pub tpm: Option<String>,
     /// The machine's SMBIOS as sections of fields, as `dmidecode` prints them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "free_form")]
+    #[schemars(schema_with = "free_form", extend("maxProperties" = 64))]
     pub smbios: Option<Map<String, Value>>,
     /// The `provisioning.cattle.io` Cluster, in the same namespace, that this machine is assigned to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,7 +147,8 @@ pub struct MachineInventoryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<OsStatus>,
     /// The machine's addresses, as it last reported.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_list::<32, _, _>", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
     pub addresses: Option<Vec<Address>>,
     /// When the machine was last heard of; not finer than some minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -185,16 +187,20 @@ pub struct AttestationStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ek_certificate: Option<EkCertificateResult>,
     /// Issuer of that certificate, as in RFC 4514.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<256, _>", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
     pub ek_certificate_issuer: Option<String>,
     /// Subject of the trusted authority that it leads to: of the registration's, or of the TPM vendors'.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<256, _>", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
     pub ek_certificate_authority: Option<String>,
     /// Maker of the TPM.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<64, _>", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub tpm_manufacturer: Option<String>,
     /// Version of the TPM's firmware.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<64, _>", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub tpm_firmware: Option<String>,
     /// When this was proved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,22 +223,27 @@ pub enum EkCertificateResult {
 #[serde(rename_all = "camelCase")]
 pub struct OsStatus {
     /// Name of the release.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<128, _>", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
     pub version: Option<String>,
     /// Digest of the release's manifest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<128, _>", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
     pub release: Option<String>,
     /// The slot it runs from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<32, _>", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
     pub slot: Option<String>,
     /// Whether this slot has proved itself since it was written.
     #[serde(default)]
     pub healthy: bool,
     /// The kernel's boot id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<64, _>", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub boot_id: Option<String>,
     /// Host name of the machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<253, _>", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub hostname: Option<String>,
 }
 

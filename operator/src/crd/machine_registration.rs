@@ -57,7 +57,8 @@ pub struct MachineRegistrationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
     /// How many machines may come through this registration; machines known already do not count twice. Two replicas
-    /// of the operator that each admit the last machine in the same instant may exceed it by one.
+    /// of the operator that each admit the last machine in the same instant may exceed it by one. By default what the
+    /// operator is told, which is 10,000 (the chart's `maxMachines`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_machines: Option<u32>,
     /// `Automatic`: a machine that proves its identity is given its configuration. `Manual`: only after somebody set

@@ -1,6 +1,7 @@
 //! How many exchanges are held at once, and what becomes of them when the operator stops.
 
 use super::places::{Place, Places};
+use crate::inventory_index::Key;
 use protocol::{Refusal, RefusalCode};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -11,6 +12,10 @@ const RETRY_AFTER: u64 = 5;
 const RETRY_INSTALLATION_AFTER: u64 = 60;
 /// Installations that are followed for each exchange that is held: next to no work, and 32 KiB each.
 const INSTALLATIONS_PER_EXCHANGE: usize = 8;
+
+/// What one registration may have, as so many times what is free: of 256 exchanges 228, of 2048 installations 2016.
+const SHARE_OF_EXCHANGES: usize = 8;
+const SHARE_OF_INSTALLATIONS: usize = 64;
 
 /// Admits exchanges up to a bound.
 #[derive(Clone)]
@@ -32,6 +37,7 @@ pub struct Drain {
 /// An admitted exchange. Its place is free again when it is dropped, or goes on as an installation.
 pub struct Admitted {
     place: Place,
+    registration: Option<Key>,
     installations: Places,
     /// Reserved, for after the answer.
     installation: Option<Place>,
@@ -44,7 +50,8 @@ impl Admission {
     pub fn new(most: usize) -> (Self, Drain) {
         let (closing, closed) = watch::channel(false);
         let (in_flight, _) = watch::channel(());
-        let (places, installations) = (Places::new(most), Places::new(most * INSTALLATIONS_PER_EXCHANGE));
+        let places = Places::shared(most, SHARE_OF_EXCHANGES);
+        let installations = Places::shared(most * INSTALLATIONS_PER_EXCHANGE, SHARE_OF_INSTALLATIONS);
         let admission = Self { most, places, installations, closing: closed, in_flight: in_flight.clone() };
         (admission, Drain { closing, in_flight })
     }
@@ -58,16 +65,18 @@ impl Admission {
         *self.closing.borrow()
     }
 
-    pub async fn admit(&self) -> Result<Admitted, Refusal> {
+    /// `registration`: through which the peer comes, where it comes through one.
+    pub async fn admit(&self, registration: Option<Key>) -> Result<Admitted, Refusal> {
         if self.is_closing() {
             return Err(shutting_down());
         }
-        let place = self.places.take_now().await.ok_or_else(|| {
+        let place = self.places.take_now(registration.as_ref()).await.ok_or_else(|| {
             Refusal::new(RefusalCode::Busy, "as many machines as are served at once are being served")
                 .retry_after(RETRY_AFTER)
         })?;
         Ok(Admitted {
             place,
+            registration,
             installations: self.installations.clone(),
             installation: None,
             closing: self.closing.clone(),
@@ -79,7 +88,7 @@ impl Admission {
 impl Admitted {
     /// Sees to it that the exchange can go on as an installation.
     pub async fn reserve_installation(&mut self) -> Result<(), Refusal> {
-        let place = self.installations.take_now().await.ok_or_else(|| {
+        let place = self.installations.take_now(self.registration.as_ref()).await.ok_or_else(|| {
             let message = "as many machines as are followed at once are being installed";
             Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_INSTALLATION_AFTER)
         })?;
@@ -152,13 +161,13 @@ mod tests {
     #[tokio::test]
     async fn one_too_many_is_told_when_to_come_back() {
         let (admission, _drain) = Admission::new(1);
-        let mut first = admission.admit().await.ok().unwrap();
-        let refusal = admission.admit().await.err().unwrap();
+        let mut first = admission.admit(None).await.ok().unwrap();
+        let refusal = admission.admit(None).await.err().unwrap();
         assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Busy, Some(RETRY_AFTER)));
-        assert!(admission.apart().admit().await.is_ok());
+        assert!(admission.apart().admit(None).await.is_ok());
         first.reserve_installation().await.unwrap();
         first.go_on_as_installation();
-        assert!(admission.admit().await.is_ok());
+        assert!(admission.admit(None).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -166,12 +175,12 @@ mod tests {
         let (admission, _drain) = Admission::new(1);
         let mut followed = Vec::new();
         for _ in 0..INSTALLATIONS_PER_EXCHANGE {
-            let mut admitted = admission.admit().await.ok().unwrap();
+            let mut admitted = admission.admit(None).await.ok().unwrap();
             admitted.reserve_installation().await.unwrap();
             admitted.go_on_as_installation();
             followed.push(admitted);
         }
-        let mut late = admission.admit().await.ok().unwrap();
+        let mut late = admission.admit(None).await.ok().unwrap();
         let refusal = late.reserve_installation().await.unwrap_err();
         assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Busy, Some(RETRY_INSTALLATION_AFTER)));
         let silent = followed.pop().unwrap();
@@ -185,21 +194,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_machine_that_keeps_others_waiting_makes_room() {
         let (admission, _drain) = Admission::new(1);
-        let silent = admission.admit().await.ok().unwrap();
+        let silent = admission.admit(None).await.ok().unwrap();
         silent.waits(Duration::from_secs(2));
         let silent = tokio::spawn(async move { silent.wanted().await });
-        assert_eq!(admission.admit().await.err().unwrap().code, RefusalCode::Busy);
+        assert_eq!(admission.admit(None).await.err().unwrap().code, RefusalCode::Busy);
         tokio::time::sleep(Duration::from_secs(2)).await;
-        assert!(admission.admit().await.is_ok() && silent.is_finished());
+        assert!(admission.admit(None).await.is_ok() && silent.is_finished());
     }
 
     #[tokio::test]
     async fn closing_waits_for_what_is_in_flight_but_not_for_ever() {
         let (admission, drain) = Admission::new(9);
-        let held = admission.admit().await.ok().unwrap();
+        let held = admission.admit(None).await.ok().unwrap();
         assert!(!drain.close(Duration::from_millis(1)).await);
         held.watch().closing().await;
-        assert_eq!(admission.admit().await.err().unwrap().code, RefusalCode::ShuttingDown);
+        assert_eq!(admission.admit(None).await.err().unwrap().code, RefusalCode::ShuttingDown);
         drop(held);
         assert!(drain.close(Duration::from_secs(5)).await);
     }

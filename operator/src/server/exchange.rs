@@ -304,11 +304,12 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    /// Writes what is noted. While the API server is away it stays noted: no reason to stop an installation.
+    /// Writes what is noted. While the API server is away, or the registration has too much written, it stays noted: no
+    /// reason to stop an installation.
     async fn write_if_possible(&mut self) -> Result<(), End> {
         match &mut self.ledger {
             Some(ledger) => match ledger.write(&self.context).await {
-                Err(refusal) if refusal.code == RefusalCode::Unavailable => Ok(()),
+                Err(refusal) if matches!(refusal.code, RefusalCode::Unavailable | RefusalCode::Busy) => Ok(()),
                 result => Ok(result?),
             },
             None => Ok(()),

@@ -93,7 +93,7 @@ async fn answer(desk: &Desk, secret: &SharedSecret) -> Result<Response, Refusal>
     if !context.inventories.is_complete() {
         return Err(starting());
     }
-    let _admitted = desk.inquiries.admit().await?;
+    let _admitted = desk.inquiries.admit(None).await?;
     let machine = context.secrets.find(&context.inventories, &context.client, secret).await?;
     let configuration = configuration(context, &machine).await?;
     note(context, machine).await;
@@ -111,7 +111,7 @@ async fn enter(
         let message = "a TPM proves itself over a websocket; this is a plain request";
         Refusal::new(RefusalCode::Unauthenticated, message)
     })?;
-    let admitted = desk.inquiries.admit().await?;
+    let admitted = desk.inquiries.admit(None).await?;
     let context = desk.context.clone();
     let upgrade = upgrade.max_message_size(MAX_READ).max_frame_size(MAX_READ).write_buffer_size(0);
     Ok(upgrade.on_upgrade(move |socket| run(socket, context, presented, admitted)))

@@ -4,8 +4,12 @@
 //! nobody's loss. When they are not, the one that is overdue the longest goes: so whoever keeps up with a conversation
 //! gets through, however many do not. Nothing is counted by address: a whole site may be behind one, and behind a load
 //! balancer everybody is.
+//!
+//! Where a peer comes through a registration, that one has its share: at most so many times what is free. Alone it has
+//! nearly all places, and yet whoever comes through another one finds some; with several in need each has as many.
 
-use std::collections::BTreeMap;
+use crate::inventory_index::Key;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -18,7 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub struct Places(Arc<Shared>);
 
 struct Shared {
+    most: usize,
     free: Arc<Semaphore>,
+    /// How many times what is free one registration may have.
+    share: usize,
     /// Held by the one who looks for a place; the others stand behind it.
     turn: tokio::sync::Mutex<()>,
     line: Mutex<Line>,
@@ -28,72 +35,101 @@ struct Shared {
 #[derive(Default)]
 struct Line {
     last_number: u64,
-    waiting: BTreeMap<(Instant, u64), Arc<Notify>>,
+    waiting: BTreeMap<(Instant, u64), (Arc<Notify>, Option<Key>)>,
+    /// Places that each registration has.
+    held: HashMap<Key, usize>,
 }
 
 /// A place, free again when it is dropped. At first its peer is not waited for.
 pub struct Place {
     shared: Arc<Shared>,
     number: u64,
+    /// Through which its peer came.
+    registration: Option<Key>,
     overdue: Mutex<Option<Instant>>,
     wanted: Arc<Notify>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Places {
+    /// For peers of whom nobody knows through which registration they come.
     pub fn new(most: usize) -> Self {
-        let line = Mutex::default();
-        Self(Arc::new(Shared { free: Arc::new(Semaphore::new(most)), turn: tokio::sync::Mutex::new(()), line }))
+        Self::shared(most, usize::MAX)
+    }
+
+    /// One registration has at most `share` times as many as are free.
+    pub fn shared(most: usize, share: usize) -> Self {
+        let (free, turn, line) = (Arc::new(Semaphore::new(most)), tokio::sync::Mutex::new(()), Mutex::default());
+        Self(Arc::new(Shared { most, free, share, turn, line }))
     }
 
     /// A place, as soon as there is one.
     pub async fn take(&self) -> Place {
         let _turn = self.0.turn.lock().await;
         loop {
-            if let Some(place) = self.free_place() {
+            if let Some(place) = self.free_place(None) {
                 return place;
             }
-            self.ask_who_is_overdue();
-            if let Some(place) = self.freed_soon().await {
+            self.ask_who_is_overdue(None);
+            if let Some(place) = self.freed_soon(None).await {
                 return place;
             }
         }
     }
 
-    /// A place, if one is free or somebody is overdue.
-    pub async fn take_now(&self) -> Option<Place> {
+    /// A place, if one is free or somebody is overdue: of the same registration, where that has its share.
+    pub async fn take_now(&self, registration: Option<&Key>) -> Option<Place> {
         let _turn = self.0.turn.lock().await;
-        if let Some(place) = self.free_place() {
+        let sated = registration.filter(|registration| self.has_its_share(registration));
+        if sated.is_none()
+            && let Some(place) = self.free_place(registration)
+        {
             return Some(place);
         }
-        if self.ask_who_is_overdue() { self.freed_soon().await } else { None }
+        if self.ask_who_is_overdue(sated) { self.freed_soon(registration).await } else { None }
     }
 
-    fn free_place(&self) -> Option<Place> {
-        Some(self.place(self.0.free.clone().try_acquire_owned().ok()?))
+    fn has_its_share(&self, registration: &Key) -> bool {
+        let held = self.0.change_line(|line| line.held.get(registration).copied().unwrap_or(0));
+        match self.0.free.available_permits() {
+            0 => held > self.0.most / 2,
+            free => held >= self.0.share.saturating_mul(free),
+        }
     }
 
-    async fn freed_soon(&self) -> Option<Place> {
+    fn free_place(&self, registration: Option<&Key>) -> Option<Place> {
+        Some(self.place(self.0.free.clone().try_acquire_owned().ok()?, registration))
+    }
+
+    async fn freed_soon(&self, registration: Option<&Key>) -> Option<Place> {
         let permit = timeout(LOOK_EVERY, self.0.free.clone().acquire_owned()).await;
-        Some(self.place(permit.ok()?.ok()?))
+        Some(self.place(permit.ok()?.ok()?, registration))
     }
 
-    fn place(&self, permit: OwnedSemaphorePermit) -> Place {
+    fn place(&self, permit: OwnedSemaphorePermit, registration: Option<&Key>) -> Place {
+        let registration = registration.cloned();
         let number = self.0.change_line(|line| {
+            if let Some(registration) = &registration {
+                *line.held.entry(registration.clone()).or_default() += 1;
+            }
             line.last_number += 1;
             line.last_number
         });
         let (overdue, wanted) = (Mutex::default(), Arc::default());
-        Place { shared: self.0.clone(), number, overdue, wanted, _permit: permit }
+        Place { shared: self.0.clone(), number, registration, overdue, wanted, _permit: permit }
     }
 
-    fn ask_who_is_overdue(&self) -> bool {
-        self.0.change_line(|line| match line.waiting.first_entry() {
-            Some(first) if first.key().0 <= Instant::now() => {
-                first.remove().notify_one();
-                true
+    /// Whether somebody was; if a registration is given, somebody of that one.
+    fn ask_who_is_overdue(&self, of: Option<&Key>) -> bool {
+        self.0.change_line(|line| {
+            let now = Instant::now();
+            let mut overdue = line.waiting.iter().take_while(|((overdue, _), _)| *overdue <= now);
+            let first = overdue.find(|(_, (_, registration))| of.is_none() || registration.as_ref() == of);
+            let Some(key) = first.map(|(key, _)| *key) else { return false };
+            if let Some((wanted, _)) = line.waiting.remove(&key) {
+                wanted.notify_one();
             }
-            _ => false,
+            true
         })
     }
 }
@@ -122,7 +158,7 @@ impl Place {
                 line.waiting.remove(&(before, self.number));
             }
             if let Some(overdue) = overdue {
-                line.waiting.insert((overdue, self.number), self.wanted.clone());
+                line.waiting.insert((overdue, self.number), (self.wanted.clone(), self.registration.clone()));
             }
         });
         *stands = overdue;
@@ -138,6 +174,15 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.works();
+        let Some(registration) = &self.registration else { return };
+        self.shared.change_line(|line| {
+            if let Some(held) = line.held.get_mut(registration) {
+                *held -= 1;
+                if *held == 0 {
+                    line.held.remove(registration);
+                }
+            }
+        });
     }
 }
 
@@ -164,11 +209,11 @@ mod tests {
         assert!(!slow.is_finished());
         second.waits(PATIENCE);
         let second = hold(second);
-        let third = places.take_now().await.unwrap();
+        let third = places.take_now(None).await.unwrap();
         assert!(slow.is_finished() && !second.is_finished());
-        assert!(places.take_now().await.is_none(), "one is at work, the other not overdue");
+        assert!(places.take_now(None).await.is_none(), "one is at work, the other not overdue");
         drop(third);
-        assert!(places.take_now().await.is_some());
+        assert!(places.take_now(None).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -187,6 +232,48 @@ mod tests {
         let _other = places.take().await;
         assert!(patient.is_finished() && !working.is_finished());
         assert!(place.wanted().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_registration_has_nearly_all_places_and_another_finds_some() {
+        let places = Places::shared(256, 8);
+        let key = |name: &str| ("n".to_owned(), name.to_owned());
+        let (hostile, honest) = (key("hostile"), key("honest"));
+        let mut flood = Vec::new();
+        while let Some(place) = places.take_now(Some(&hostile)).await {
+            flood.push(place);
+        }
+        assert_eq!(flood.len(), 228);
+        let mut served = Vec::new();
+        while let Some(place) = places.take_now(Some(&honest)).await {
+            served.push(place);
+        }
+        assert!(served.len() >= 24, "{}", served.len());
+        // As one leaves, those who have less come in.
+        for _ in 0..200 {
+            drop(flood.pop());
+            flood.extend(places.take_now(Some(&hostile)).await);
+            served.extend(places.take_now(Some(&honest)).await);
+        }
+        assert!(flood.len() <= 130 && served.len() >= 110, "{} {}", flood.len(), served.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_its_share_makes_room_among_its_own() {
+        let places = Places::shared(4, 1);
+        let (sated, other) = (("n".to_owned(), "sated".to_owned()), ("n".to_owned(), "other".to_owned()));
+        let first = places.take_now(Some(&other)).await.unwrap();
+        first.waits(PATIENCE);
+        let first = hold(first);
+        let own = places.take_now(Some(&sated)).await.unwrap();
+        let _second = places.take_now(Some(&sated)).await;
+        tokio::time::sleep(PATIENCE * 2).await;
+        assert!(places.take_now(Some(&sated)).await.is_none() && !first.is_finished());
+        own.waits(Duration::ZERO);
+        let own = hold(own);
+        let _third = places.take_now(Some(&sated)).await.unwrap();
+        tokio::time::sleep(LOOK_EVERY).await;
+        assert!(own.is_finished() && !first.is_finished());
     }
 
     #[tokio::test(start_paused = true)]

@@ -55,7 +55,7 @@ async fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocket
     }
     check_size(&registration, &desk.context.endpoint())
         .map_err(|problem| Refusal::new(RefusalCode::RegistrationInvalid, problem.message))?;
-    let admitted = desk.admission.admit().await?;
+    let admitted = desk.admission.admit(Some(registration.key())).await?;
     let context = desk.context.clone();
     let upgrade = upgrade
         .max_message_size(MAX_READ)

@@ -17,6 +17,11 @@ pub async fn populate(etcd: &Etcd, original: &str, numbers: Range<usize>) -> Res
     etcd.put(numbers.map(|number| copy(&template, number))).await
 }
 
+/// Bytes of the inventory called `name`, as the API server stores it.
+pub async fn stored_size(etcd: &Etcd, name: &str) -> Result<usize> {
+    Ok(etcd.get(&format!("{PREFIX}/{NAMESPACE}/{name}")).await?.len())
+}
+
 fn copy(template: &Value, number: usize) -> (String, Vec<u8>) {
     let name = format!("copy-{number:06}");
     let mut object = template.clone();

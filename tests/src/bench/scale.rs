@@ -77,7 +77,8 @@ pub static FIGURES: &[&Figure] = &[
 
 /// One run, with a cluster and an operator of its own.
 pub async fn measure() -> Result<Vec<Sample>> {
-    let mut site = Site::start("bench-scale", registration_spec()).await?;
+    // One registration for all of them.
+    let mut site = Site::start_with("bench-scale", registration_spec(), &[("ROS_MAX_MACHINES", "0")]).await?;
     let (client, endpoint) = (site.cluster.client().await?, site.endpoint().await?);
     let vendor = Vendor::new("TPM works")?;
     let machines = |prefix: &str, count: usize| -> Result<Vec<Machine>> {

@@ -25,6 +25,9 @@ struct Options {
     /// Machines that register at the same time
     #[arg(long, default_value_t = 16, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     parallel: usize,
+    /// Hostile machines beside honest ones
+    #[arg(long, default_value_t = 20_000, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    hostile: usize,
     /// Give the machines RSA endorsement keys in place of P-256
     #[arg(long)]
     rsa: bool,
@@ -48,6 +51,7 @@ async fn main() -> Result<ExitCode> {
             parallel: options.parallel,
             endorsement_keys: if options.rsa { KeyKind::Rsa2048 } else { KeyKind::P256 },
         },
+        hostile: options.hostile,
         iso: options.iso,
     };
     let json = options.json.unwrap_or_else(|| paths::output().join("bench.json"));

@@ -207,9 +207,9 @@ async fn a_reader_that_keeps_up_keeps_its_connection_when_places_are_scarce() {
     for piece in 0..3 {
         assert!(pieces.next().await.is_some_and(|piece| piece.is_ok()));
         tokio::time::sleep(HURRY - Duration::from_secs(1)).await;
-        assert!(places.take_now().await.is_none() && connection.wanted().now_or_never().is_none(), "piece {piece}");
+        assert!(places.take_now(None).await.is_none() && connection.wanted().now_or_never().is_none(), "piece {piece}");
     }
     tokio::time::sleep(HURRY).await;
-    assert!(places.take_now().await.is_none(), "it holds the place until it is told");
+    assert!(places.take_now(None).await.is_none(), "it holds the place until it is told");
     assert!(connection.wanted().now_or_never().is_some(), "one that took nothing is asked for it");
 }

@@ -1,0 +1,77 @@
+//! Machines with a token that says more than it should, beside honest ones with another.
+
+use harness::registration::{NAMESPACE, Registration};
+use harness::site::Site;
+use harness::software_machine::{Endpoint, NoAnswer, boastful_report, usual_report};
+use harness::software_tpm::{KeyKind, SoftwareTpm};
+use harness::wait::{Look, until};
+use protocol::RefusalCode;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Bytes that an inventory may have in etcd.
+const LARGEST: usize = 64 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_token_fills_its_own_share_and_nothing_else() {
+    let settings = [("ROS_MAX_MACHINES", "10"), ("ROS_EXCHANGES", "9")];
+    let site = Site::start_with("hostile", json!({}), &settings).await.unwrap();
+    let leaked = Registration::apply(&site.cluster, "leaked", json!({})).unwrap();
+    let leaked = Endpoint::new(&leaked.local_url(&site.operator).unwrap(), &site.operator.ca().await.unwrap()).unwrap();
+    let honest = site.endpoint().await.unwrap();
+
+    // Held for as long as the operator bears it.
+    let mut held = Vec::new();
+    let full = loop {
+        match leaked.connect().await {
+            Ok(exchange) => held.push(exchange),
+            Err(NoAnswer::Refused(refusal)) => break refusal,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    // Eight of nine; more where connecting took so long that the first had to make room.
+    assert!(full.code == RefusalCode::Busy && held.len() >= 8, "{full} {}", held.len());
+    honest.register(&SoftwareTpm::new(KeyKind::P256).unwrap(), usual_report("SN")).await.unwrap();
+    drop(held);
+
+    let mut largest = 0;
+    for machine in 0..11 {
+        let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
+        let config = until("a place", Duration::from_secs(30), async || match come(&leaked, &tpm).await {
+            Err(NoAnswer::Refused(refusal)) if refusal.code == RefusalCode::Busy => {
+                Ok(Look::NotYet(refusal.to_string()))
+            }
+            answer => Ok(Look::Ready(answer)),
+        });
+        match config.await.unwrap() {
+            Ok(config) => {
+                let key = format!("/registry/rancheros.cattle.io/machineinventories/{}", config.inventory);
+                largest = largest.max(site.cluster.etcd().get(&key).await.unwrap().len());
+            }
+            Err(error) => {
+                assert_eq!((machine, error.refusal().unwrap().code), (10, RefusalCode::TooManyMachines));
+            }
+        }
+    }
+    assert!((20_000..LARGEST).contains(&largest), "{largest}");
+    let stored = site.inventories().unwrap();
+    let text = serde_json::to_string(&stored).unwrap();
+    assert!(stored.len() == 11 && !text.contains("\\u001b") && !text.contains("\\n"), "{}", stored.len());
+    until("the condition", Duration::from_secs(30), async || {
+        let object = site.cluster.kubectl(
+            &["get", "machineregistrations.rancheros.cattle.io/leaked", "--namespace", NAMESPACE, "--output", "json"],
+            "",
+        )?;
+        let conditions: Value = serde_json::from_str::<Value>(&object)?["status"]["conditions"].take();
+        let nearly = conditions.as_array().into_iter().flatten().any(|condition| condition["type"] == "NearlyFull");
+        Ok(if nearly { Look::Ready(()) } else { Look::NotYet(conditions.to_string()) })
+    })
+    .await
+    .unwrap();
+    honest.register(&SoftwareTpm::new(KeyKind::P256).unwrap(), usual_report("SN")).await.unwrap();
+}
+
+/// A whole exchange of a machine that says as much as it can.
+async fn come(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<protocol::message::Config, NoAnswer> {
+    endpoint.register(tpm, boastful_report()).await
+}
