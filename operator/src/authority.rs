@@ -380,7 +380,8 @@ mod tests {
             predecessor: Some(other.authority.certificate.clone()),
             ..material.clone()
         };
-        let damages: [(&str, fn(&mut TlsMaterial, &TlsMaterial)); 6] = [
+        type Damage = fn(&mut TlsMaterial, &TlsMaterial);
+        let damages: [(&str, Damage); 6] = [
             ("ca.crt", |material, _| material.authority.certificate = "x".into()),
             ("ca.key", |material, _| material.authority.key.truncate(60)),
             ("ca.key", |material, other| material.authority.key.clone_from(&other.authority.key)),

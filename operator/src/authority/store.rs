@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use kube::api::Api;
+use kube::{Client, ResourceExt};
+use std::collections::BTreeMap;
 
 /// The Secret, in the operator's own namespace.
 pub const SECRET_NAME: &str = "ros-operator-tls";
