@@ -107,7 +107,11 @@ async fn a_file_that_fits_into_a_message_arrives_byte_for_byte() {
     let machine = OtherRoot::new(site.scratch.folder("machine").unwrap()).unwrap();
     machine.write("/oem/cloud-config.yaml", &output.stdout).unwrap();
     let applied = machine.run("ros-installer", &["apply"]).unwrap();
-    assert!(applied.status.success() && !said(&applied).contains("not applied"), "{}", said(&applied));
+    // The host's name is the kernel's, not this folder's: it cannot be set here.
+    let mut refused =
+        said(&applied).lines().filter(|line| line.contains("not applied")).map(str::to_owned).collect::<Vec<_>>();
+    refused.retain(|line| !line.contains("hostname"));
+    assert!(applied.status.success() && refused.is_empty(), "{}", said(&applied));
     assert!(std::fs::read_to_string(machine.path("/srv/large")).unwrap() == content, "the file differs");
 }
 
