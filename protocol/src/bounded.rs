@@ -121,7 +121,7 @@ mod tests {
         let disk = json!({"path": long, "model": "m", "serial": "s"});
         let nic = json!({"name": "n", "mac": "m", "driver": "d"});
         let hostile = [
-            json!({"addresses": vec![address.clone(); 500]}),
+            json!({"addresses": vec![address.clone(); 250]}),
             json!({"hardware": {"disks": vec![disk; 10]}}),
             json!({"hardware": {"disks": vec![json!({"path": "/dev/x", "model": "y".repeat(300)}); 500]}}),
             json!({"hardware": {"nics": vec![nic; 5_000]}}),
