@@ -42,6 +42,8 @@ pub enum Command {
     Boot(BootOptions),
     /// In the recovery system: say why it runs, and go back to the slot after a while if that may help
     Recover,
+    /// Write what stands above the login of an installed system: its address, slot and state
+    Issue,
     /// Print the hash of this machine's endorsement key, its identity in the inventory
     TpmHash(TpmOptions),
     /// Print what is known about this machine
@@ -60,6 +62,9 @@ pub struct InstallOptions {
     /// Form of the plan that --dry-run prints
     #[arg(long, value_enum, default_value_t, requires = "dry_run")]
     pub output: Output,
+    /// Show what happens on every console of this machine, and ask there, instead of where this was started
+    #[arg(long, conflicts_with = "dry_run")]
+    pub all_consoles: bool,
     /// Folder of the release to install [default: the medium's]
     #[arg(long, value_name = "FOLDER")]
     pub release: Option<PathBuf>,

@@ -1,8 +1,78 @@
 //! What a person sees on the machine's console: one line per milestone, and a progress line while the disk is written.
 
+use crate::consoles::{Consoles, Heading};
 use protocol::message::{InstallPhase, Progress};
-use std::io::{self, Write};
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+/// The kernel's log levels; the first number is that of its consoles (proc_sys_kernel(5), `printk`).
+pub const LOG_LEVELS: &str = "proc/sys/kernel/printk";
+/// Errors and worse are shown; what is less would stand in the middle of what a person reads or types.
+pub const ERRORS_ONLY: &str = "4";
+
+/// Where people are talked to once [`take_all`] was called; until then it is standard output and standard error.
+static ALL: OnceLock<Consoles> = OnceLock::new();
+
+/// From now on everything is shown on all consoles that the machine has, and the kernel shows only errors there. On a
+/// machine without any console nothing changes.
+pub fn take_all(root: &Path) {
+    let Some(consoles) = Consoles::open(root) else { return };
+    // Whoever may not change the level reads between the kernel's lines.
+    let _ = fs::write(root.join(LOG_LEVELS), ERRORS_ONLY);
+    // What the firmware and the start left is wiped off once; a second try keeps the reason for it in sight.
+    if fs::File::create_new(root.join("run/ros/consoles-cleared")).is_ok() {
+        consoles.show("\x1b[2J\x1b[H\n");
+    }
+    let _ = ALL.set(consoles);
+}
+
+/// All consoles, if they were taken.
+pub fn all() -> Option<&'static Consoles> {
+    ALL.get()
+}
+
+/// Sets a part of the heading of all consoles; there is none elsewhere.
+pub fn head(part: Heading, text: impl std::fmt::Display) {
+    if let Some(consoles) = all() {
+        consoles.head(part, &printable(&text.to_string()));
+    }
+}
+
+/// Waits until everything that was said can be read, but never long.
+pub fn flush() {
+    if let Some(consoles) = all() {
+        consoles.flush(Duration::from_secs(2));
+    }
+}
+
+/// For text that redraws its line; the second value tells whether it can.
+pub fn progress_output() -> (Box<dyn Write>, bool) {
+    match all() {
+        Some(consoles) => (Box::new(consoles), true),
+        None => (Box::new(io::stdout()), io::stdout().is_terminal()),
+    }
+}
+
+/// For whole lines of the log.
+pub fn log_output() -> Box<dyn Write> {
+    struct Lines(&'static Consoles);
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.say(&String::from_utf8_lossy(bytes));
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    match all() {
+        Some(consoles) => Box::new(Lines(consoles)),
+        None => Box::new(io::stderr()),
+    }
+}
 
 /// The steps of a machine's way from power-on to its own system. Test harness and demo wait for these words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,17 +114,21 @@ impl Milestone {
     }
 }
 
-/// Prints `ros-installer: <milestone>: <text>` on stdout; further lines of `text` are indented below it.
+/// Says `ros-installer: <milestone>: <text>`; further lines of `text` are indented below it.
 /// A console that cannot be written to must not end an installation, so its errors are ignored.
 pub fn announce(milestone: Milestone, text: impl std::fmt::Display) {
+    let text = announcement(milestone, &text.to_string());
+    if let Some(consoles) = all() {
+        return consoles.say(&text);
+    }
     let mut out = io::stdout().lock();
-    let _ = write_announcement(&mut out, milestone, &text.to_string()).and_then(|()| out.flush());
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-fn write_announcement(out: &mut impl Write, milestone: Milestone, text: &str) -> io::Result<()> {
-    let mut lines = text.lines();
-    writeln!(out, "ros-installer: {}: {}", milestone.word(), printable(lines.next().unwrap_or_default()))?;
-    lines.try_for_each(|line| writeln!(out, "  {}", printable(line)))
+fn announcement(milestone: Milestone, text: &str) -> String {
+    let mut lines = text.lines().map(printable);
+    let first = format!("ros-installer: {}: {}", milestone.word(), lines.next().unwrap_or_default());
+    lines.fold(first, |text, line| text + "\n  " + &line)
 }
 
 /// Prints data that a command was asked for, on stdout. A reader that went away, such as `head`, is no error.
@@ -66,10 +140,14 @@ pub fn print(data: impl std::fmt::Display) -> io::Result<()> {
     }
 }
 
-/// Prints what is no milestone, such as why something is tried again, on stderr.
+/// Says what is no milestone, such as why something is tried again.
 pub fn note(text: impl std::fmt::Display) {
+    let text = format!("ros-installer: {}", printable(&text.to_string()));
+    if let Some(consoles) = all() {
+        return consoles.say(&text);
+    }
     // As above: a console that cannot be written to ends nothing.
-    let _ = writeln!(io::stderr().lock(), "ros-installer: {}", printable(&text.to_string()));
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// An error and everything below it, in one line.
@@ -177,9 +255,8 @@ mod tests {
 
     #[test]
     fn a_milestone_is_one_line_and_its_details_are_indented() {
-        let mut out = Vec::new();
-        write_announcement(&mut out, Milestone::Probed, "x\u{1b}[2J\n/dev/vda").unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "ros-installer: probed: x?[2J\n  /dev/vda\n");
+        let said = announcement(Milestone::Probed, "x\u{1b}[2J\n/dev/vda");
+        assert_eq!(said, "ros-installer: probed: x?[2J\n  /dev/vda");
     }
 
     fn writing(mib: u64) -> Progress {

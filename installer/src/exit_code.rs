@@ -100,6 +100,16 @@ impl ExitCode {
         anyhow::Error::new(Coded { code: self, error: error.into() })
     }
 
+    /// What happens next to a machine that was to be installed, and what somebody in front of it can do.
+    pub fn next_step(self) -> &'static str {
+        match self {
+            Self::Success => "nothing is left to be done",
+            Self::Failed => "this is tried again in a moment",
+            Self::Declined => "nothing was written; restart the machine to be asked again",
+            _ => "nothing more is tried; when that is mended, restart the machine",
+        }
+    }
+
     /// The status that an error asks for; [`ExitCode::Failed`] where it names none.
     pub fn of(error: &anyhow::Error) -> Self {
         error.downcast_ref::<Coded>().map_or(Self::Failed, |coded| coded.code)

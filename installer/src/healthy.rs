@@ -4,6 +4,7 @@ use crate::boot_partition;
 use crate::command::Command;
 use crate::console::{Milestone, announce};
 use crate::grubenv::{GrubEnv, SlotState};
+use crate::issue;
 use crate::machine::Boot;
 use crate::start;
 use anyhow::{Context, Result};
@@ -45,6 +46,7 @@ pub fn run() -> Result<()> {
     boot_partition::change_state(|env| env.mark_good(slot))?;
     start::has_started(Path::new("/"));
     announce(Milestone::Healthy, format!("slot {slot} is good"));
+    issue::refresh(Path::new("/"));
     Ok(())
 }
 

@@ -194,7 +194,7 @@ impl Dialog<'_> {
                 _ if answer.is_empty() => break,
                 Some(user) if is_github_user(user) => users.push(user.to_owned()),
                 None if is_public_key(&answer) => keys.push(Value::from(answer)),
-                _ => self.say("That is neither a public key (ssh-ed25519 AAAA…) nor github:USER.")?,
+                _ => self.say("That is neither a public key (ssh-ed25519 AAAA...) nor github:USER.")?,
             }
         }
         if !keys.is_empty() {

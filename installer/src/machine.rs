@@ -9,7 +9,7 @@ pub mod installed;
 mod mounts;
 pub mod nics;
 pub mod smbios;
-mod sysfs;
+pub(crate) mod sysfs;
 
 use installed::InstalledSystem;
 use protocol::SmbiosDocument;

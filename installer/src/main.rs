@@ -5,7 +5,7 @@ use installer::cli::{Cli, Command};
 use installer::commands::{boot, install, probe, register, report, status, tpm_hash};
 use installer::console::{self, Milestone, announce};
 use installer::exit_code::ExitCode;
-use installer::{apply, healthy, log, recovery};
+use installer::{apply, healthy, issue, log, recovery};
 use std::path::Path;
 
 fn main() -> std::process::ExitCode {
@@ -22,6 +22,10 @@ fn main() -> std::process::ExitCode {
         }
         _ => console::note(format!("{error:#}")),
     }
+    if console::all().is_some() {
+        console::note(code.next_step());
+    }
+    console::flush();
     code.into()
 }
 
@@ -41,6 +45,7 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
         Command::Healthy => healthy::run(),
         Command::Boot(options) => boot::run(options),
         Command::Recover => recovery::run(),
+        Command::Issue => issue::write(root),
     }
 }
 

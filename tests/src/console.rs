@@ -1,6 +1,7 @@
 //! The serial console of a virtual machine: what it says and when, and what is typed into it.
 
 use crate::stall::{self, Stall};
+use crate::terminal::Terminal;
 use anyhow::{Context, Error, Result, bail};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -35,6 +36,7 @@ struct Seen {
     heard: Instant,
     /// The line without an end yet: a prompt, for example.
     unfinished: Vec<u8>,
+    terminal: Terminal,
     ended: bool,
 }
 
@@ -43,7 +45,13 @@ impl Console {
     pub fn open(socket: UnixStream, log: &Path, power_on: Instant, on_line: Option<fn(&Line)>) -> Result<Self> {
         let mut log = File::create(log).with_context(|| format!("making {}", log.display()))?;
         let mut output = socket.try_clone().context("sharing the console's socket")?;
-        let seen = Seen { lines: Vec::new(), heard: Instant::now(), unfinished: Vec::new(), ended: false };
+        let seen = Seen {
+            lines: Vec::new(),
+            heard: Instant::now(),
+            unfinished: Vec::new(),
+            terminal: Terminal::default(),
+            ended: false,
+        };
         let seen = Arc::new(Mutex::new(seen));
         let (announce, changed) = watch::channel(());
         let shared = Arc::clone(&seen);
@@ -109,6 +117,11 @@ impl Console {
         lock(&self.seen).lines.clone()
     }
 
+    /// What a terminal of 80 columns and 24 rows shows now.
+    pub fn screen(&self) -> String {
+        lock(&self.seen).terminal.text()
+    }
+
     /// Types; the machine echoes it or does not.
     pub fn type_text(&mut self, text: &str) -> Result<()> {
         self.input.write_all(text.as_bytes()).context("typing into the console")
@@ -170,6 +183,7 @@ impl Seen {
 
     /// A carriage return ends a line as well: a progress bar's states are lines of their own.
     fn take_in(&mut self, bytes: &[u8], at: Duration) {
+        self.terminal.take_in(bytes);
         for &byte in bytes {
             if byte != b'\n' && byte != b'\r' {
                 self.unfinished.push(byte);

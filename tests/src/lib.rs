@@ -34,6 +34,7 @@ pub mod stall;
 pub mod story;
 pub mod stranger;
 pub mod swtpm;
+pub mod terminal;
 pub mod vm_slot;
 pub mod wait;
 pub mod workshop;

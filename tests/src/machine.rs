@@ -33,6 +33,8 @@ pub struct MachineSpec {
     pub medium: Option<Medium>,
     pub tpm: Option<EkCertificate>,
     pub first: BootFirst,
+    /// A screen, beside the keyboard that every machine has, and a second serial port that is no console of the kernel.
+    pub screen: bool,
     /// Told of each line on the console as it comes.
     pub on_line: Option<fn(&Line)>,
 }
@@ -65,7 +67,7 @@ pub enum Drive {
 }
 
 impl MachineSpec {
-    /// 1 GiB of memory, a TPM with certificate, no disk and no medium; boots from the disk where that is possible.
+    /// 1 GiB of memory, a TPM with certificate, no screen, no disk and no medium; boots from the disk where that is possible.
     pub fn new(firmware: Firmware, serial: &str) -> Self {
         Self {
             firmware,
@@ -77,6 +79,7 @@ impl MachineSpec {
             medium: None,
             tpm: Some(EkCertificate::Present),
             first: BootFirst::Disk,
+            screen: false,
             on_line: None,
         }
     }
@@ -98,11 +101,13 @@ pub struct Machine {
 
 struct Running {
     console: Console,
+    second_port: Option<Console>,
     qemu: Process,
 }
 
 const CONTROL: &str = "qmp.sock";
 const SERIAL: &str = "serial.sock";
+const SECOND_PORT: &str = "second-port.sock";
 /// QEMU makes its sockets within milliseconds of an idle host's time.
 const READY: Duration = Duration::from_secs(60);
 
@@ -135,9 +140,9 @@ impl Machine {
         if self.running.is_some() {
             bail!("machine {} is on already", self.spec.serial);
         }
-        let (control, serial) = (self.folder.join(CONTROL), self.folder.join(SERIAL));
-        for socket in [&control, &serial] {
-            let _ = std::fs::remove_file(socket);
+        let serial = self.folder.join(SERIAL);
+        for socket in [CONTROL, SERIAL, SECOND_PORT] {
+            let _ = std::fs::remove_file(self.folder.join(socket));
         }
         if let Some(tpm) = &mut self.tpm {
             tpm.resume_for_machine().await?;
@@ -158,7 +163,15 @@ impl Machine {
         })
         .await?;
         let console = Console::open(socket, &self.log("serial"), power_on, self.spec.on_line)?;
-        self.running = Some(Running { console, qemu });
+        let second_port = match self.spec.screen {
+            true => {
+                let socket =
+                    UnixStream::connect(self.folder.join(SECOND_PORT)).context("connecting to the second port")?;
+                Some(Console::open(socket, &self.log("second-port"), power_on, None)?)
+            }
+            false => None,
+        };
+        self.running = Some(Running { console, second_port, qemu });
         Ok(())
     }
 
@@ -177,6 +190,45 @@ impl Machine {
     /// While the machine is off.
     pub fn console(&mut self) -> &mut Console {
         &mut self.running.as_mut().expect("the machine is on").console
+    }
+
+    /// The second serial port since the last power-on.
+    ///
+    /// # Panics
+    /// While the machine is off, and on one without a screen, which has no such port.
+    pub fn second_port(&mut self) -> &mut Console {
+        let running = self.running.as_mut().expect("the machine is on");
+        running.second_port.as_mut().expect("the machine has a second port")
+    }
+
+    /// Writes what the screen shows into `NAME.png`, and what a terminal at the first serial port shows into `NAME.txt`.
+    ///
+    /// # Panics
+    /// While the machine is off.
+    pub fn photograph(&mut self, name: &str) -> Result<PathBuf> {
+        let (picture, text) = (self.folder.join(format!("{name}.png")), self.folder.join(format!("{name}.txt")));
+        self.control("screendump", json!({"filename": picture, "format": "png"}))?;
+        std::fs::write(&text, self.console().screen()).with_context(|| format!("writing {}", text.display()))?;
+        Ok(picture)
+    }
+
+    /// All that the memory of a screen in text mode holds, which is how a machine with BIOS firmware uses it: what is
+    /// shown, and lines that were scrolled away lately.
+    pub fn screen_text(&self) -> Result<String> {
+        let file = self.folder.join("screen-memory");
+        // Where a VGA adapter has it; a character and its colour in turn.
+        self.control("pmemsave", json!({"val": 0xb8000, "size": 0x8000, "filename": file}))?;
+        let memory = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+        Ok(memory.iter().step_by(2).map(|&byte| char::from(byte)).collect())
+    }
+
+    /// Types small letters, digits and Enter on the keyboard.
+    pub fn type_on_keyboard(&self, text: &str) -> Result<()> {
+        for character in text.chars() {
+            let key = if character == '\n' { "ret".to_owned() } else { character.to_string() };
+            self.control("send-key", json!({"keys": [{"type": "qcode", "data": key}]}))?;
+        }
+        Ok(())
     }
 
     /// Waits until a program on the machine says so; gives the line that does. A failure told meanwhile ends the waiting.
@@ -290,9 +342,17 @@ impl Machine {
         add("-display", "none".to_owned());
         add("-boot", "strict=on".to_owned());
         add("-smbios", smbios(spec));
+        if spec.screen {
+            add("-vga", "std".to_owned());
+            // Before the first port: its socket is there when the first one's is.
+            add("-chardev", format!("socket,id=second,path={SECOND_PORT},server=on,wait=off"));
+        }
         // The guest starts when somebody listens, so that no line is lost; the raw log goes on without us.
         add("-chardev", format!("socket,id=serial,path={SERIAL},server=on,wait=on,logfile=console.log,logappend=on"));
         add("-serial", "chardev:serial".to_owned());
+        if spec.screen {
+            add("-serial", "chardev:second".to_owned());
+        }
         add("-qmp", format!("unix:{CONTROL},server=on,wait=off"));
         add("-device", "virtio-rng-pci".to_owned());
         add("-netdev", format!("user,id=network,hostfwd=tcp:127.0.0.1:{}-:22", self.ssh_port.number()));

@@ -4,11 +4,14 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A folder of one test's own. When it goes, its `*.log` files stay behind in `out/test/NAME/`, whatever the outcome.
+/// A folder of one test's own. When it goes, its logs, screenshots and texts (`*.log`, `*.png`, `*.txt`) stay behind in
+/// `out/test/NAME/`, whatever the outcome.
 pub struct Scratch {
     folder: tempfile::TempDir,
     name: String,
 }
+
+const KEPT: [&str; 3] = ["log", "png", "txt"];
 
 impl Scratch {
     /// `name` is the test's; two running tests must not share one.
@@ -59,7 +62,7 @@ fn copy_logs(from: &Path, prefix: &str, to: &Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
             copy_logs(&path, &format!("{prefix}{name}-"), to)?;
-        } else if path.extension().is_some_and(|extension| extension == "log") {
+        } else if path.extension().is_some_and(|extension| KEPT.iter().any(|kept| extension == *kept)) {
             fs::copy(&path, to.join(format!("{prefix}{name}")))
                 .with_context(|| format!("copying {}", path.display()))?;
         }

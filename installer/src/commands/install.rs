@@ -8,6 +8,7 @@ use super::{network, probe};
 use crate::cli::{InstallOptions, Output};
 use crate::command::Command;
 use crate::console::{self, Milestone, announce, chain};
+use crate::consoles::Heading;
 use crate::exit_code::{ExitCode, OrExit};
 use crate::identity::Identity;
 use crate::interactive::{self, Terminal, is_public_key};
@@ -36,6 +37,11 @@ use uuid::Uuid;
 /// Installs, or looks and asks again for as long as somebody can mend what is in the way. Returns when the machine
 /// restarts, or with an error for the unit: it cannot change while the machine is on, or needs a new process.
 pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
+    if options.all_consoles {
+        console::take_all(root);
+        console::head(Heading::System, format!("{} installer", release_name(root)));
+        console::note("looking at this machine");
+    }
     let gathered = gather(options, root)?;
     log::begin(*gathered.settings().debug);
     let release = options.release.clone().unwrap_or_else(|| PathBuf::from(MEDIUM_RELEASE));
@@ -86,13 +92,14 @@ async fn attempt(
     let mut identity = gathered.settings().registration_url.is_some().then(begin_identity);
     let disks = DiskWatch::begin(root);
     let mut machine = Machine::probe(root);
+    console::head(Heading::Machine, probe::name(&machine));
     announce(Milestone::Probed, probe::describe(&machine));
     if machine.disks.iter().any(|disk| disk.installed.is_some()) {
         machine.identities = identity.get_or_insert_with(begin_identity).names(gathered.settings()).await;
     }
     // Before anybody is asked anything: neither the operator nor a network is needed, and the inventory stays as it is.
     if let Some((disk, system)) = start::own_system(&machine, gathered.settings().device.as_deref()) {
-        let choice = interactive::offer_again(&mut Terminal::open(), disk, &system.version);
+        let choice = interactive::offer_again(&mut *person(), disk, &system.version);
         let Some(again) = choice else { return start::start(&machine, disk, system, root) };
         gathered.add(Source::Answer, again).or_exit(ExitCode::Settings)?;
     }
@@ -112,6 +119,7 @@ async fn attempt(
     let identity = identity.take().unwrap_or_else(begin_identity);
     wait_for_network(&mut network_is_up).await;
     let identity = identity.ready(gathered.settings()).await?;
+    console::note("asking the operator for this machine's configuration");
     let (exchange, config) =
         operator::register(&mut transport, &identity, &machine, Some(operator::tell_console)).await?;
     announce(Milestone::Attested, format!("{identity}, exchange {}", exchange.correlation()));
@@ -177,6 +185,7 @@ fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root
     start::put_first(&plan, firmware, root);
     let (verb, text) = if plan.power_off { ("poweroff", "switching off") } else { ("reboot", "into the new system") };
     announce(Milestone::Rebooting, text);
+    console::flush();
     // Nothing that runs here has anything to save, and everything written was synced and read back: services need
     // not be stopped one by one.
     Command::new("systemctl").arguments([verb, "--force"]).run().context("leaving the live system")?;
@@ -201,16 +210,32 @@ fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Outpu
     Ok(())
 }
 
+/// As the system calls itself (os-release(5)).
+fn release_name(root: &Path) -> String {
+    let text = std::fs::read_to_string(root.join("usr/lib/os-release")).unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.unwrap_or("RancherOS").trim_matches('"').to_owned()
+}
+
 async fn wait_for_network(is_up: &mut bool) {
     if !std::mem::replace(is_up, true) {
         let found = network::wait().await;
         let shown: Vec<String> = found.iter().map(|found| format!("{} {}", found.interface, found.address)).collect();
+        console::head(Heading::Address, &shown[0]);
         announce(Milestone::Network, shown.join(", "));
     }
 }
 
+/// Whoever is in front of this machine, or of where this was started.
+fn person() -> Box<dyn interactive::Console> {
+    match console::all() {
+        Some(consoles) => Box::new(consoles),
+        None => Box::new(Terminal::open()),
+    }
+}
+
 async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut bool) -> anyhow::Result<()> {
-    let answers = interactive::ask(&mut Terminal::open(), machine, gathered.settings());
+    let answers = interactive::ask(&mut *person(), machine, gathered.settings());
     let answers = answers.map_err(|error| error.exit_code().with(error))?;
     gathered.add(Source::Answer, answers.settings).or_exit(ExitCode::Configuration)?;
     if let Some(url) = gathered.settings().config_url.clone().value

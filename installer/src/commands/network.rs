@@ -13,6 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Returns as soon as the machine has an address.
 pub async fn wait() -> Vec<Address> {
+    if addresses().is_empty() {
+        console::note("waiting for a network address");
+    }
     wait_for(addresses, || {
         console::note("no address yet: check the cable, the switch port and the DHCP server; waiting");
     })

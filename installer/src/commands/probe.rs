@@ -33,10 +33,6 @@ pub fn run(options: &ProbeOptions, root: &Path) -> anyhow::Result<()> {
 
 /// The machine in a line, then a line for each disk and network interface.
 pub fn describe(machine: &Machine) -> String {
-    let system = |field: &str| machine.smbios.0.get("System Information").and_then(|section| section.get(field));
-    let names = [system("Manufacturer"), system("Product Name")].into_iter().flatten().cloned().collect::<Vec<_>>();
-    let name = if names.is_empty() { "unnamed machine".to_owned() } else { names.join(" ") };
-    let serial = system("Serial Number").map(|serial| format!(", serial {serial}")).unwrap_or_default();
     let hardware = &machine.hardware;
     let firmware = match (hardware.firmware.kind, hardware.firmware.secure_boot) {
         (FirmwareKind::Bios, _) => "BIOS".to_owned(),
@@ -44,7 +40,8 @@ pub fn describe(machine: &Machine) -> String {
         (FirmwareKind::Uefi, _) => "UEFI".to_owned(),
     };
     let mut lines = vec![format!(
-        "{name}{serial}; {} x {}, {}, {firmware}",
+        "{}; {} x {}, {}, {firmware}",
+        name(machine),
         hardware.cpu.threads,
         if hardware.cpu.model.is_empty() { &hardware.cpu.architecture } else { &hardware.cpu.model },
         Size(hardware.memory_bytes),
@@ -55,6 +52,15 @@ pub fn describe(machine: &Machine) -> String {
         format!("{}  {}  {}  {link}", nic.name, nic.mac, nic.driver)
     }));
     lines.join("\n")
+}
+
+/// `Acme Anvil, serial S-1`
+pub fn name(machine: &Machine) -> String {
+    let system = |field: &str| machine.smbios.0.get("System Information").and_then(|section| section.get(field));
+    let names = [system("Manufacturer"), system("Product Name")].into_iter().flatten().cloned().collect::<Vec<_>>();
+    let name = if names.is_empty() { "unnamed machine".to_owned() } else { names.join(" ") };
+    let serial = system("Serial Number").map(|serial| format!(", serial {serial}")).unwrap_or_default();
+    name + &serial
 }
 
 fn describe_disk(disk: &DiskDetail) -> String {

@@ -7,6 +7,7 @@ use crate::cli::ReportOptions;
 use crate::console::{self, Milestone, announce};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::identity::Identity;
+use crate::issue;
 use crate::join;
 use crate::machine::addresses::addresses;
 use crate::operator_settings::{self, Kept, by_either};
@@ -49,6 +50,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     };
     let (way, answer) = operator::persist(attempt, Some(operator::tell_console)).await?;
     remember(Path::new(LAST_REPORT))?;
+    issue::refresh(root);
     if is_first {
         std::fs::write(&recorded, &report.boot_id).with_context(|| format!("writing {}", recorded.display()))?;
         announce(Milestone::Booted, format!("{} from slot {}, recorded by the operator", report.version, report.slot));

@@ -1,36 +1,38 @@
 //! The console that the installer was started on.
 
 use super::Console;
+use crate::console::{ERRORS_ONLY, LOG_LEVELS};
+use crate::consoles::Consoles;
 use nix::libc;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use std::fs;
 use std::io::{self, BufRead, Write};
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// The kernel's log levels; the first number is that of its console (proc_sys_kernel(5), `printk`).
-const LOG_LEVELS: &str = "/proc/sys/kernel/printk";
-/// Errors and worse are shown; what is less would stand in the middle of questions and answers.
-const ERRORS_ONLY: &str = "4";
 
 /// Standard input and output. As long as this lives, the kernel shows only errors on its console.
 pub struct Terminal {
     levels_before: Option<String>,
 }
 
+fn levels() -> PathBuf {
+    Path::new("/").join(LOG_LEVELS)
+}
+
 impl Terminal {
     pub fn open() -> Self {
-        let levels_before = fs::read_to_string(LOG_LEVELS).ok();
+        let levels_before = fs::read_to_string(levels()).ok();
         // Whoever may not change the level reads the questions between the kernel's lines.
-        let _ = fs::write(LOG_LEVELS, ERRORS_ONLY);
+        let _ = fs::write(levels(), ERRORS_ONLY);
         Self { levels_before }
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        if let Some(levels) = &self.levels_before {
-            let _ = fs::write(LOG_LEVELS, levels);
+        if let Some(before) = &self.levels_before {
+            let _ = fs::write(levels(), before);
         }
     }
 }
@@ -73,6 +75,25 @@ impl Console for Terminal {
             self.say("")?;
         }
         answer
+    }
+}
+
+impl Console for &Consoles {
+    fn say(&mut self, text: &str) -> io::Result<()> {
+        Consoles::say(self, text);
+        Ok(())
+    }
+
+    fn ask(&mut self, prompt: &str) -> io::Result<Option<String>> {
+        Ok(Consoles::ask(self, prompt, false, None))
+    }
+
+    fn ask_within(&mut self, prompt: &str, patience: Duration) -> io::Result<Option<String>> {
+        Ok(Consoles::ask(self, prompt, false, Some(patience)))
+    }
+
+    fn ask_secret(&mut self, prompt: &str) -> io::Result<Option<String>> {
+        Ok(Consoles::ask(self, prompt, true, None))
     }
 }
 

@@ -5,15 +5,15 @@ use std::io::Read;
 use std::path::Path;
 
 /// Longest attribute that is read whole, such as a model or a uevent file.
-pub(super) const LINE: u64 = 4096;
+pub(crate) const LINE: u64 = 4096;
 
 /// The file as text without surrounding white space, at most `limit` bytes of it; empty if it cannot be read.
-pub(super) fn text(path: &Path, limit: u64) -> String {
+pub(crate) fn text(path: &Path, limit: u64) -> String {
     String::from_utf8_lossy(&bytes(path, limit)).trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned()
 }
 
 /// The file's first `limit` bytes; empty if it cannot be read.
-pub(super) fn bytes(path: &Path, limit: u64) -> Vec<u8> {
+pub(crate) fn bytes(path: &Path, limit: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     // A read error after some bytes leaves these: half an answer is better than none for everything shown here.
     let _ = File::open(path).map(|file| file.take(limit).read_to_end(&mut bytes));
@@ -21,17 +21,17 @@ pub(super) fn bytes(path: &Path, limit: u64) -> Vec<u8> {
 }
 
 /// A decimal number; 0 if there is none.
-pub(super) fn number(path: &Path) -> u64 {
+pub(crate) fn number(path: &Path) -> u64 {
     text(path, LINE).parse().unwrap_or(0)
 }
 
 /// Whether the file holds a number other than 0.
-pub(super) fn flag(path: &Path) -> bool {
+pub(crate) fn flag(path: &Path) -> bool {
     number(path) != 0
 }
 
 /// The names in a folder, sorted; empty if it cannot be read.
-pub(super) fn names(folder: &Path) -> Vec<String> {
+pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
@@ -39,7 +39,7 @@ pub(super) fn names(folder: &Path) -> Vec<String> {
 }
 
 /// One line fit for a console and a status: printable, single spaces, at most 128 characters.
-pub(super) fn tidy(text: &str) -> String {
+pub(crate) fn tidy(text: &str) -> String {
     let printable: String = text.chars().map(|c| if c.is_control() || c == '\u{fffd}' { ' ' } else { c }).collect();
     printable.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(128).collect()
 }

@@ -11,7 +11,7 @@ use crate::release_source::{ReleaseError, ReleaseSource};
 use crate::settings::{Gathered, SettingError};
 use protocol::message::{InstallPhase, Progress};
 use protocol::release::ReleaseManifest;
-use std::io::{self, IsTerminal};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -149,15 +149,15 @@ pub fn manifest(release: &Path) -> anyhow::Result<ReleaseManifest> {
 
 /// The progress bar, and the milestone between writing and verifying.
 struct InstallConsole {
-    display: ProgressDisplay<io::Stdout>,
+    display: ProgressDisplay<Box<dyn Write>>,
     root_bytes: u64,
     has_told_written: bool,
 }
 
 impl InstallConsole {
     fn new() -> Self {
-        let display = ProgressDisplay::new(io::stdout(), io::stdout().is_terminal(), Instant::now());
-        Self { display, root_bytes: 0, has_told_written: false }
+        let (output, redraws) = console::progress_output();
+        Self { display: ProgressDisplay::new(output, redraws, Instant::now()), root_bytes: 0, has_told_written: false }
     }
 
     fn show(&mut self, progress: &Progress) {
@@ -182,6 +182,7 @@ impl InstallConsole {
 mod tests {
     use super::*;
     use crate::settings::Source;
+    use std::io;
 
     fn may_change(error: impl Into<InstallError>) -> bool {
         error.into().exit_code().may_change()

@@ -1,0 +1,120 @@
+//! What stands above the login of an installed system, on its screen and its serial ports.
+
+use crate::command::Command;
+use crate::console::{self, ERRORS_ONLY, LOG_LEVELS};
+use crate::machine::addresses::addresses;
+use crate::status::Status;
+use anyhow::{Context, Result};
+use protocol::hardware::Address;
+use protocol::message::Slot;
+use std::fs;
+use std::path::Path;
+
+/// Below /etc/issue in agetty's order (agetty(8)); `/run` is new at each boot.
+const FOLDER: &str = "run/issue.d";
+/// A node of a cluster has an address for each of its bridges; those of its network cards sort before most of them.
+const MOST_ADDRESSES: usize = 6;
+
+/// Writes it, and has the logins that nobody uses shown anew where something changed.
+pub fn write(root: &Path) -> Result<()> {
+    // The login is not scrolled away by what is no error. Whoever may not change the level reads between the lines.
+    let _ = fs::write(root.join(LOG_LEVELS), ERRORS_ONLY);
+    let text = match Status::read() {
+        Ok(status) => text(&status, &addresses()),
+        Err(error) => unknown(&format!("{error:#}"), &addresses()),
+    };
+    if replace(&root.join(FOLDER), &text)? {
+        // Fails where no login has ever been started, which then reads the new text.
+        let _ = Command::new("agetty").argument("--reload").run();
+    }
+    Ok(())
+}
+
+/// The same where something else was done that it must not undo.
+pub fn refresh(root: &Path) {
+    if let Err(error) = write(root) {
+        console::note(format!("{error:#}"));
+    }
+}
+
+/// Whether it was something else before.
+fn replace(folder: &Path, text: &str) -> Result<bool> {
+    let path = folder.join("ros.issue");
+    if fs::read_to_string(&path).is_ok_and(|before| before == text) {
+        return Ok(false);
+    }
+    let write = || {
+        fs::create_dir_all(folder)?;
+        // Only names that end with `.issue` are shown.
+        let new = folder.join("ros.new");
+        fs::write(&new, text)?;
+        fs::rename(new, &path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))?;
+    Ok(true)
+}
+
+fn text(status: &Status, addresses: &[Address]) -> String {
+    let system = match status.slot {
+        Slot::Recovery => "the recovery system".to_owned(),
+        slot => format!("slot {slot}"),
+    };
+    let known = status.to_string();
+    // The digest in the line of the release fills more than a row.
+    let rest = known.lines().filter(|line| !line.starts_with("Release:") && !line.starts_with("Slot:"));
+    let rest: String = rest.map(|line| escaped(line) + "\n").collect();
+    format!("Name:        \\n\n{}Release:     {}, {system}\n{rest}\n", shown(addresses), escaped(&status.version))
+}
+
+fn unknown(error: &str, addresses: &[Address]) -> String {
+    format!("Name:        \\n\n{}State:       not known: {}\n\n", shown(addresses), escaped(error))
+}
+
+fn shown(addresses: &[Address]) -> String {
+    if addresses.is_empty() {
+        return "Address:     none; check the cable, the switch port and the DHCP server\n".to_owned();
+    }
+    let line = |address: &Address| format!("Address:     {} ({})\n", address.address, escaped(&address.interface));
+    addresses.iter().take(MOST_ADDRESSES).map(line).collect()
+}
+
+/// A backslash begins what agetty fills in (agetty(8), "ISSUE FILES").
+fn escaped(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect::<String>().replace('\\', "\\\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::BootMode;
+
+    #[test]
+    fn what_stands_above_the_login_fits_a_terminal() {
+        let status = Status {
+            mode: BootMode::System,
+            slot: Slot::A,
+            version: "0.1.0".into(),
+            release: "sha256:".to_owned() + &"0".repeat(64),
+            boot: None,
+            recovery: None,
+            operator: Some("rancher.example.org".into()),
+            last_report: None,
+        };
+        let address = |number: usize| Address { interface: format!("eth\\{number}"), address: "10.0.2.15".into() };
+        let shown = text(&status, &(0..9).map(address).collect::<Vec<_>>());
+        assert!(shown.starts_with("Name:        \\n\nAddress:     10.0.2.15 (eth\\\\0)\n"), "{shown}");
+        assert!(shown.contains("\nRelease:     0.1.0, slot A\nOperator:    rancher.example.org\n"), "{shown}");
+        assert_eq!(shown.matches("Address:").count(), MOST_ADDRESSES);
+        assert!(shown.lines().all(|line| line.len() < 80), "{shown}");
+        assert!(text(&status, &[]).contains("Address:     none; "));
+        assert!(unknown("no\nslot", &[]).contains("State:       not known: noslot\n"));
+    }
+
+    #[test]
+    fn only_a_change_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("run/issue.d");
+        assert!(replace(&folder, "a").unwrap() && !replace(&folder, "a").unwrap() && replace(&folder, "b").unwrap());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
+}
