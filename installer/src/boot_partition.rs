@@ -13,8 +13,6 @@ const DEVICE: &str = "/run/ros/dev/COS_BOOT";
 const MOUNT_POINT: &str = "/run/ros/boot";
 /// Only one program at a time looks at the partition: a second mount could not be of another kind.
 const LOCK: &str = "/run/ros/boot.lock";
-/// Below the boot partition.
-const GRUB_ENV: &str = "grub/grubenv";
 
 /// The boot state as it is now.
 pub fn state() -> Result<GrubEnv> {
@@ -32,7 +30,7 @@ fn state_in(boot: &Path) -> Result<GrubEnv> {
 
 /// The boot state below the mounted partition `boot`; `None` if its bytes are none.
 pub fn read(boot: &Path) -> Result<Option<GrubEnv>> {
-    let path = boot.join(GRUB_ENV);
+    let path = boot.join(grubenv::PATH);
     match GrubEnv::read(&path) {
         Err(error) if is_damage(&error) => {
             tracing::warn!("{}: {error}", path.display());
@@ -43,7 +41,7 @@ pub fn read(boot: &Path) -> Result<Option<GrubEnv>> {
 }
 
 fn change_state_in(boot: &Path, change: impl FnOnce(&mut GrubEnv)) -> Result<()> {
-    let path = boot.join(GRUB_ENV);
+    let path = boot.join(grubenv::PATH);
     let before = read(boot)?;
     let mut after = before.clone().unwrap_or_else(|| state_from_folders(boot));
     change(&mut after);
@@ -127,7 +125,7 @@ mod tests {
     #[test]
     fn a_slot_is_marked_where_the_state_is() {
         let boot = boot(&["A", "R"]);
-        let path = boot.path().join(GRUB_ENV);
+        let path = boot.path().join(grubenv::PATH);
         let mut started = GrubEnv::INSTALLED;
         started.start();
         fs::write(&path, started.to_bytes()).unwrap();
@@ -141,7 +139,7 @@ mod tests {
         for damage in [Some(vec![0; grubenv::LENGTH]), Some(b"short".to_vec()), None] {
             let boot = boot(&["B", "R"]);
             if let Some(damage) = &damage {
-                fs::write(boot.path().join(GRUB_ENV), damage).unwrap();
+                fs::write(boot.path().join(grubenv::PATH), damage).unwrap();
             }
             let trial = SlotBoot::new(SlotState::Trial);
             let expected = GrubEnv {
@@ -153,7 +151,7 @@ mod tests {
             };
             assert_eq!(state_in(boot.path()).unwrap(), expected);
             change_state_in(boot.path(), |_| ()).unwrap();
-            assert_eq!(GrubEnv::read(&boot.path().join(GRUB_ENV)).unwrap(), expected, "{damage:?}");
+            assert_eq!(GrubEnv::read(&boot.path().join(grubenv::PATH)).unwrap(), expected, "{damage:?}");
         }
     }
 }

@@ -22,6 +22,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+/// Where the file is on the boot partition.
+pub const PATH: &str = "grub/grubenv";
 /// Length of the file.
 pub const LENGTH: usize = 1024;
 /// Our variables stand within these.

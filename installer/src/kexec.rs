@@ -1,6 +1,7 @@
 //! Starts an installed system from a live one without the firmware, by kexec_file_load(2): the kernel checks the
 //! signature of the next kernel, as Secure Boot asks for.
 
+use crate::arguments_file;
 use crate::boot_partition;
 use crate::command::Command;
 use crate::console;
@@ -14,8 +15,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// Below the boot partition.
-const GRUB_ENV: &str = "grub/grubenv";
 /// Tells the started system that the firmware did not start it.
 pub const ARGUMENT: &str = "ros.loader=kexec";
 
@@ -26,7 +25,7 @@ pub fn start(boot_partition: &Path) -> Result<()> {
         let next = Next::choose(boot)?;
         next.load(boot)?;
         if let Some(state) = next.state {
-            state.overwrite(&boot.join(GRUB_ENV)).context("counting the start in the boot state")?;
+            state.overwrite(&boot.join(grubenv::PATH)).context("counting the start in the boot state")?;
         }
         Ok(())
     })?;
@@ -47,7 +46,7 @@ struct Next {
 impl Next {
     /// A slot without arguments or kernel uses up its starts here: it could never be started.
     fn choose(boot: &Path) -> Result<Self> {
-        let mut state = GrubEnv::read(&boot.join(GRUB_ENV)).ok();
+        let mut state = boot_partition::read(boot).ok().flatten();
         let mut told = None;
         loop {
             let slot = state.as_mut().map_or(Slot::Recovery, GrubEnv::start);
@@ -101,8 +100,7 @@ fn arguments(folder: &Path) -> Result<String> {
     }
     let path = folder.join("args.cfg");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let value = text.lines().find_map(|line| line.strip_prefix("set slot_args=\"")?.strip_suffix('"'));
-    value.filter(|value| !value.is_empty()).map(str::to_owned).with_context(|| format!("{} has none", path.display()))
+    arguments_file::read(&text).map(str::to_owned).with_context(|| format!("{} has none", path.display()))
 }
 
 #[cfg(test)]
@@ -122,7 +120,7 @@ mod tests {
         }
         fs::create_dir(boot.path().join("grub")).unwrap();
         if let Some(state) = state {
-            fs::write(boot.path().join(GRUB_ENV), state.to_bytes()).unwrap();
+            fs::write(boot.path().join(grubenv::PATH), state.to_bytes()).unwrap();
         }
         boot
     }

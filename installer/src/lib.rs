@@ -1,6 +1,7 @@
 //! Probes a machine, proves its identity, registers it, installs it and looks after the installed system.
 
 pub mod apply;
+pub mod arguments_file;
 pub mod boot_partition;
 pub mod cli;
 pub mod command;

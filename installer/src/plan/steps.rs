@@ -1,6 +1,8 @@
 //! The steps of an installation as values, in the order in which they are carried out.
 
 use super::layout::{Layout, Role};
+use crate::arguments_file;
+use crate::grubenv::{self, GrubEnv};
 use crate::settings::{Secret, Settings};
 use protocol::release::{ReleaseFile, ReleaseManifest};
 use serde::{Serialize, Serializer};
@@ -98,7 +100,7 @@ fn boot_files(settings: &Settings, release: &ReleaseManifest, layout: &Layout) -
         from_release("EFI/BOOT/mmx64.efi", &boot.mok_manager),
         file("EFI/debian/grub.cfg", Content::Text(EARLY_GRUB_CONFIG.into())),
         from_release("grub/grub.cfg", &boot.grub_config),
-        file("grub/grubenv", Content::Text(environment())),
+        file(grubenv::PATH, Content::Text(environment())),
     ];
     for (folder, mode, role) in [("A", "system", Role::StateA), ("R", "recovery", Role::Recovery)] {
         let arguments = slot_arguments(settings, release, layout, folder, mode, role);
@@ -113,7 +115,7 @@ fn boot_files(settings: &Settings, release: &ReleaseManifest, layout: &Layout) -
 }
 
 fn environment() -> String {
-    String::from_utf8(crate::grubenv::GrubEnv::INSTALLED.to_bytes()).expect("the block is ASCII")
+    String::from_utf8(GrubEnv::INSTALLED.to_bytes()).expect("the block is ASCII")
 }
 
 /// What `grub.cfg` sources before it starts a slot.
@@ -137,7 +139,7 @@ fn slot_arguments(
     if let Some(tty) = settings.tty.as_ref().filter(plain) {
         arguments.push_str(&format!(" console={tty}"));
     }
-    format!("set slot_args=\"{arguments}\"\n")
+    arguments_file::write(&arguments)
 }
 
 #[cfg(test)]
