@@ -44,20 +44,20 @@ impl StatusPatch {
 /// The merge patch from one value to another, neither of which holds a null; `None`: they are equal. What is over is
 /// null, at every depth.
 fn difference(before: &Value, after: Value) -> Option<Value> {
-    if *before == after {
-        return None;
-    }
-    let (Value::Object(before), Value::Object(after)) = (before, &after) else { return Some(after) };
+    let (before, after) = match (before, after) {
+        (Value::Object(before), Value::Object(after)) => (before, after),
+        (before, after) => return (*before != after).then_some(after),
+    };
     let over = before.keys().filter(|key| !after.contains_key(*key)).map(|key| (key.clone(), Value::Null));
     let mut patch: Map<_, _> = over.collect();
-    for (key, value) in after.clone() {
+    for (key, value) in after {
         let change = match before.get(&key) {
             Some(before) => difference(before, value),
             None => Some(value),
         };
         patch.extend(change.map(|change| (key, change)));
     }
-    Some(Value::Object(patch))
+    (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
 /// A merge patch cannot write a null; one that is there already, of Fleet's, would be written for ever.
