@@ -10,7 +10,7 @@ use crate::registration_index::{Admits, Authorities};
 use config_templates::ConfigTemplates;
 use kube::ResourceExt;
 use protocol::message::MAX_FRAME;
-use protocol::template::DEFAULT_MACHINE_NAME;
+use protocol::template::{DEFAULT_MACHINE_NAME, dashed};
 use protocol::{CloudConfig, OperatorSettings, Refusal, RefusalCode, RegistrationToken, SmbiosDocument, Template};
 use serde_json::{Map, Value};
 
@@ -206,20 +206,7 @@ fn given(config: &Map<String, Value>, key: &str) -> Option<String> {
 /// What a host name may be: letters, digits, hyphens and dots, with a letter or digit at both ends. Anything else becomes
 /// one hyphen. Empty where nothing is left.
 fn as_host_name(text: &str) -> String {
-    let mut name = String::new();
-    for character in text.chars() {
-        match character {
-            '.' | '-' => name.push(character),
-            _ if character.is_ascii_alphanumeric() => name.push(character),
-            _ if name.ends_with('-') => {}
-            _ => name.push('-'),
-        }
-    }
-    let outside = |c: char| !c.is_ascii_alphanumeric();
-    let mut name = name.trim_start_matches(outside).to_owned();
-    name.truncate(MAX_HOST_NAME);
-    name.truncate(name.trim_end_matches(outside).len());
-    name
+    dashed(text, &['-', '.'], MAX_HOST_NAME)
 }
 
 /// The registration URL of a token.

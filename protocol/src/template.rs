@@ -116,21 +116,26 @@ impl Rendered {
     /// The text as a label's value: anything but letters, digits, `-`, `_` and `.` as one dash, a letter or digit at
     /// both ends, at most [`MAX_LABEL_VALUE`] characters. May be empty.
     pub fn to_label_value(&self) -> String {
-        let mut value = String::new();
-        for character in self.text.chars() {
-            match character {
-                '-' | '_' | '.' => value.push(character),
-                _ if character.is_ascii_alphanumeric() => value.push(character),
-                _ if value.ends_with('-') => {}
-                _ => value.push('-'),
-            }
-        }
-        let outside = |c: char| !c.is_ascii_alphanumeric();
-        let mut value = value.trim_start_matches(outside).to_owned();
-        value.truncate(MAX_LABEL_VALUE);
-        value.truncate(value.trim_end_matches(outside).len());
-        value
+        dashed(&self.text, &['-', '_', '.'], MAX_LABEL_VALUE)
     }
+}
+
+/// The text with anything but letters, digits and `kept` as one dash, a letter or digit at both ends, at most `most`
+/// characters. May be empty.
+pub fn dashed(text: &str, kept: &[char], most: usize) -> String {
+    let mut value = String::new();
+    for character in text.chars() {
+        if character.is_ascii_alphanumeric() || kept.contains(&character) {
+            value.push(character);
+        } else if !value.ends_with('-') {
+            value.push('-');
+        }
+    }
+    let outside = |c: char| !c.is_ascii_alphanumeric();
+    let mut value = value.trim_start_matches(outside).to_owned();
+    value.truncate(most);
+    value.truncate(value.trim_end_matches(outside).len());
+    value
 }
 
 /// Text before the next field, the field's path, and the text behind it.
