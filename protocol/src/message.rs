@@ -9,6 +9,7 @@ use crate::hardware::{Address, Hardware};
 use crate::join::Join;
 use crate::operator_settings::{OperatorSettings, SettingsRevision};
 use crate::refusal::{Refusal, RefusalCode};
+use crate::reinstall::{ReinstallReport, ReinstallRequest};
 use crate::smbios::SmbiosDocument;
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +21,6 @@ pub const VERSIONS: &[u32] = &[1];
 pub const MAX_FRAME: usize = 256 * 1024;
 /// From the first frame to `config` (or to `done`, for an exchange that asks for no configuration), in seconds.
 pub const EXCHANGE_SECONDS: u64 = 60;
-/// Longest text that asks for an installation, in characters.
-pub const MAX_REINSTALL: usize = 256;
 /// PCRs of the SHA-256 bank that a quote covers: firmware, boot loader, Secure Boot policy.
 pub const QUOTED_PCRS: &[u8] = &[0, 4, 7];
 
@@ -252,9 +251,9 @@ pub struct Recorded {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<OperatorSettings>,
     /// After `booted` and `report`: the machine is to install itself again, once for each text; it remembers the texts
-    /// that it has honoured. At most [`MAX_REINSTALL`] characters, none of them a control character.
-    #[serde(default, deserialize_with = "reinstall", skip_serializing_if = "Option::is_none")]
-    pub reinstall: Option<String>,
+    /// that it has honoured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reinstall: Option<ReinstallRequest>,
 }
 
 /// Why an installation ended without an installed machine.
@@ -296,8 +295,11 @@ pub struct OsReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings_revision: Option<SettingsRevision>,
     /// Why the recovery system runs, in words. Absent in a slot.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_line::<500, _>", skip_serializing_if = "Option::is_none")]
     pub recovery: Option<String>,
+    /// Absent from a release that cannot be asked to install again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reinstall: Option<ReinstallReport>,
 }
 
 /// One of the places a system can run from.
@@ -351,17 +353,6 @@ pub fn encode<T: Serialize>(message: &T) -> Result<String, Refusal> {
         ));
     }
     Ok(frame)
-}
-
-fn reinstall<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    let is_unfit = |text: &String| text.chars().count() > MAX_REINSTALL || text.chars().any(char::is_control);
-    if text.as_ref().is_some_and(is_unfit) {
-        let message =
-            format!("reinstall must have at most {MAX_REINSTALL} characters, none of them a control character");
-        return Err(serde::de::Error::custom(message));
-    }
-    Ok(text)
 }
 
 /// What one end may say.
@@ -446,20 +437,15 @@ mod tests {
     }
 
     #[test]
-    fn a_reinstallation_is_asked_for_by_a_short_text() {
-        let read = |text: &str| {
-            let done = serde_json::json!({"type": "done", "reinstall": text, "settings": {
-                "revision": "a1", "registrationURL": "https://a/t", "authorities": ["PEM"],
-            }});
-            decode::<FromOperator>(&done.to_string())
-        };
-        let Ok(FromOperator::Done(recorded)) = read("2026-11-29 ä") else { panic!("not read") };
-        assert_eq!(recorded.reinstall.as_deref(), Some("2026-11-29 ä"));
+    fn the_answer_to_a_report_carries_settings_and_a_request() {
+        let done = serde_json::json!({"type": "done", "reinstall": "again", "settings": {
+            "revision": "a1", "registrationURL": "https://a/t", "authorities": ["PEM"],
+        }});
+        let Ok(FromOperator::Done(recorded)) = decode(&done.to_string()) else { panic!("not read") };
+        assert_eq!(recorded.reinstall.as_ref().map(ReinstallRequest::as_str), Some("again"));
         assert_eq!(recorded.settings.unwrap().registration_url, "https://a/t");
-        assert!(read(&"ä".repeat(MAX_REINSTALL)).is_ok());
-        for unfit in ["ä".repeat(MAX_REINSTALL + 1), "a\nb".to_owned()] {
-            assert_eq!(read(&unfit).unwrap_err().code, RefusalCode::MalformedMessage);
-        }
+        let unfit = decode::<FromOperator>(r#"{"type": "done", "reinstall": "a\nb"}"#).unwrap_err();
+        assert_eq!(unfit.code, RefusalCode::MalformedMessage);
     }
 
     #[test]

@@ -220,6 +220,7 @@ fn system(healthy: bool) -> OsReport {
         hostname: Some("edge".to_owned()),
         settings_revision: None,
         recovery: None,
+        reinstall: None,
     }
 }
 

@@ -132,6 +132,7 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
         hostname: kernel("hostname").ok(),
         recovery: status.recovery.clone(),
         settings_revision: None,
+        reinstall: None,
     })
 }
 

@@ -1,0 +1,104 @@
+//! Installing again: what somebody asks for, once for each text, and what the machine says of it.
+
+use crate::bounded::{list, optional_line};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// The most texts that a machine remembers; of more the oldest are forgotten.
+pub const MAX_HONOURED: usize = 64;
+
+/// The free text that asks a machine to install itself again: 1 to [`ReinstallRequest::MAX`] characters, none of them a
+/// control character. A machine honours each text once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ReinstallRequest(String);
+
+/// Why a text is no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("reinstall must have 1 to {} characters, none of them a control character", ReinstallRequest::MAX)]
+pub struct UnfitRequest;
+
+impl ReinstallRequest {
+    /// The most characters.
+    pub const MAX: usize = 256;
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ReinstallRequest {
+    type Error = UnfitRequest;
+
+    fn try_from(text: String) -> Result<Self, UnfitRequest> {
+        let fits = !text.is_empty() && text.chars().count() <= Self::MAX && !text.chars().any(char::is_control);
+        if fits { Ok(Self(text)) } else { Err(UnfitRequest) }
+    }
+}
+
+impl FromStr for ReinstallRequest {
+    type Err = UnfitRequest;
+
+    fn from_str(text: &str) -> Result<Self, UnfitRequest> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<ReinstallRequest> for String {
+    fn from(request: ReinstallRequest) -> Self {
+        request.0
+    }
+}
+
+impl fmt::Display for ReinstallRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an installed machine says of requests to install again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReinstallReport {
+    /// The texts that it has honoured and remembers, the oldest first; at most [`MAX_HONOURED`].
+    #[serde(default, deserialize_with = "list::<MAX_HONOURED, _, _>")]
+    pub honoured: Vec<ReinstallRequest>,
+    /// Why the last request cannot be honoured, in words. Absent where nothing is in its way.
+    #[serde(default, deserialize_with = "optional_line::<500, _>", skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_request_is_a_short_text() {
+        for fits in ["2026-11-29 ä", &"ä".repeat(ReinstallRequest::MAX)] {
+            assert_eq!(fits.parse::<ReinstallRequest>().map(String::from).as_deref(), Ok(fits));
+        }
+        for unfit in ["", "a\nb", &"ä".repeat(ReinstallRequest::MAX + 1)] {
+            assert_eq!(unfit.parse::<ReinstallRequest>(), Err(UnfitRequest), "{unfit:?}");
+        }
+    }
+
+    #[test]
+    fn of_too_many_honoured_texts_the_first_are_read() {
+        let report = serde_json::json!({"honoured": vec!["x"; 1000], "failure": "y\n".repeat(1000)});
+        let report: ReinstallReport = serde_json::from_value(report).unwrap();
+        assert_eq!(report.honoured.len(), MAX_HONOURED);
+        assert_eq!(report.failure.map(|text| text.len()), Some(500));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(texts in proptest::collection::vec("\\PC{1,256}", 0..8)) {
+            let honoured = texts.into_iter().filter_map(|text| text.try_into().ok()).collect();
+            let report = ReinstallReport { honoured, failure: None };
+            let text = serde_json::to_string(&report).unwrap();
+            prop_assert_eq!(serde_json::from_str::<ReinstallReport>(&text).unwrap(), report);
+        }
+    }
+}
