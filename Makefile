@@ -19,7 +19,7 @@ BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay
   --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
 STAGE := tests/stage
 
-.PHONY: help demo demo-stop test qemu-test matrix bench image hardware-image chart build packages clean
+.PHONY: help demo demo-stop test ci qemu-test matrix bench image hardware-image chart build packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -40,7 +40,11 @@ test: packages ## Check style, then test everything, machines included
 qemu-test: image hardware-image ## Test what needs the image, with virtual machines and without
 	$(CARGO) test --release --workspace --test scenarios -- vm_ iso_ --test-threads 2
 
-matrix: image ## Test every firmware, drive and boot order, an hour on two cores: SHARD=1/4 for a quarter of it
+# Not `matrix` after `test`, which would make the image twice.
+ci: test ## The same and a shard of `make matrix`: SHARD=7/all for one combination of it
+	$(STAGE) matrix  tests/shard $(SHARD) matrix_
+
+matrix: image ## Test every firmware, drive and boot order, an hour on two cores: SHARD=1/4 for a quarter
 	tests/shard $(SHARD) matrix_
 
 bench: image ## Measure speed, sizes and memory
