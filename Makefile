@@ -10,6 +10,8 @@ export CARGO_TARGET_DIR ?= $(ROS_CACHE)/target/$(subst /,_,$(CURDIR))
 FIRMWARE ?= uefi
 VERSION ?= 0.1.0
 SHARD ?= 1/1
+CASES ?= 100000
+RUNS ?= 10
 
 CARGO := cargo --locked
 PROGRAMS := $(CARGO_TARGET_DIR)/release
@@ -19,7 +21,7 @@ BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay
   --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
 STAGE := tests/stage
 
-.PHONY: help demo demo-stop test ci qemu-test matrix bench image hardware-image chart build packages clean
+.PHONY: help demo demo-stop test ci qemu-test matrix fuzz power-cuts bench image hardware-image chart build packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,6 +48,12 @@ ci: test ## The same and a shard of `make matrix`: SHARD=7/all for one combinati
 
 matrix: image ## Test every firmware, drive and boot order, an hour on two cores: SHARD=1/4 for a quarter
 	tests/shard $(SHARD) matrix_
+
+fuzz: packages ## Give parsers random input, and installations power cuts, without machines: CASES=1000000 for more
+	PROPTEST_CASES=$(CASES) $(CARGO) test --release --workspace --lib --bins
+
+power-cuts: image ## Cut a machine's power while it is installed, up to five times a run: RUNS=100 for more
+	for run in $$(seq $(RUNS)); do $(CARGO) test --release --workspace --test scenarios -- vm_survives_power_cuts --nocapture || exit 1; done
 
 bench: image ## Measure speed, sizes and memory
 	$(PROGRAMS)/bench --table README.md

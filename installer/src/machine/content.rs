@@ -413,8 +413,14 @@ mod tests {
         assert!(!examine(disk.path(), 512, &[blank("Basic data partition")]).unfinished);
     }
 
+    /// Each is a program's run.
+    fn fewer() -> ProptestConfig {
+        let usual = ProptestConfig::default();
+        ProptestConfig { cases: usual.cases.div_ceil(4), ..usual }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(fewer())]
 
         #[test]
         fn junk_is_described_without_failing(junk in proptest::collection::vec(any::<u8>(), 0..4096)) {
