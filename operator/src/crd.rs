@@ -75,6 +75,8 @@ pub mod condition_type {
         pub const ASSIGNED: &str = "Assigned";
         /// The machine can be told by its shared secret. Only on machines with a `machineTokenSecretName`.
         pub const SHARED_SECRET: &str = "SharedSecret";
+        /// The machine is asked to install itself again, and has not done so. Only on machines with a `reinstall`.
+        pub const REINSTALL: &str = "Reinstall";
         /// Machines apply all of `cloudConfig`; the message names what they do not. Only on registrations that have one.
         pub const CLOUD_CONFIG_APPLICABLE: &str = "CloudConfigApplicable";
     }
@@ -158,6 +160,18 @@ pub mod reason {
         pub const SECRET_MALFORMED: &str = "SecretMalformed";
         /// Another machine has the same shared secret; neither is believed.
         pub const SECRET_NOT_UNIQUE: &str = "SecretNotUnique";
+        /// The text in `reinstall` was announced; with its next report the machine is told to erase its data and install again.
+        pub const REINSTALL_REQUESTED: &str = "Requested";
+        /// The machine was told to install itself again, and has not said that it is done.
+        pub const REINSTALL_SENT: &str = "Sent";
+        /// The machine has installed itself again.
+        pub const REINSTALL_DONE: &str = "Done";
+        /// The machine cannot install itself again; the message says why.
+        pub const REINSTALL_FAILED: &str = "Failed";
+        /// The text in `reinstall` counts as honoured: nothing is asked of the machine until somebody writes another one.
+        pub const ALREADY_HONOURED: &str = "AlreadyHonoured";
+        /// The machine's release does not know `reinstall`.
+        pub const NOT_SUPPORTED: &str = "NotSupported";
         // ManagedOSImage
         /// `osImage` is empty: there is nothing to upgrade to.
         pub const NO_IMAGE: &str = "NoImage";
@@ -287,7 +301,7 @@ mod tests {
         let definition = MachineInventory::crd();
         let schema = serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
         let status = &schema["openAPIV3Schema"]["properties"]["status"];
-        for part in ["hardware", "addresses", "attestation", "os", "failure", "conditions"] {
+        for part in ["hardware", "addresses", "attestation", "os", "failure", "conditions", "reinstall"] {
             let unbounded = unbounded_fields(&status["properties"][part], part);
             assert!(
                 unbounded.is_empty() || unbounded == ["conditions"],

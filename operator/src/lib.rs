@@ -31,6 +31,7 @@ pub mod rancher;
 pub mod registrar;
 pub mod registration;
 pub mod registration_index;
+pub mod reinstall;
 pub mod run;
 pub mod seen_inventory;
 pub mod server;

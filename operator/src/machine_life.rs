@@ -10,10 +10,10 @@ use crate::crd::{
     AttestationStatus, Conditions, MachineInventoryStatus, OsStatus, Phase, condition_type as types, message, reason,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use protocol::Refusal;
 use protocol::bounded::cut;
 use protocol::hardware::{Address, Hardware};
 use protocol::message::{Failure, InstallPhase, OsReport, Progress, Slot};
+use protocol::{Refusal, ReinstallRequest};
 
 /// `lastSeen` is not written more often than this, in seconds: a fleet that only says "still here" costs its API
 /// server nothing in between.
@@ -37,6 +37,8 @@ pub enum Step {
     Failed(Failure),
     /// The installed system told of itself.
     Reported(Box<OsReport>),
+    /// It is about to be told to install itself again.
+    SentReinstall(ReinstallRequest),
 }
 
 /// A machine that is known and cannot be given its configuration.
@@ -135,6 +137,7 @@ pub fn after(
                 status.failure = None;
             }
         }
+        Step::SentReinstall(_) => {}
     }
     if status.failure.is_none() {
         status.conditions.take_away(types::STALLED);

@@ -5,26 +5,23 @@
 //! in one breath are one write.
 
 use crate::context::Context;
-use crate::crd::{
-    AttestationStatus, Conditions, MachineInventory, MachineInventoryStatus, Phase, Text, condition_type,
-};
+use crate::crd::{AttestationStatus, Conditions, MachineInventoryStatus, Phase, condition_type};
 use crate::digest::Digest;
 use crate::enroll::machine_name::CANDIDATES;
 use crate::enroll::record::Record;
 use crate::enroll::{self, Decision};
 use crate::inventory_client::{AccessError, Made};
-use crate::inventory_index::KnownMachine;
+use crate::inventory_index::{KnownMachine, Owner};
 use crate::lookup;
 use crate::machine_life::{self, Step};
 use crate::registration::{Registration, Templates};
+use crate::reinstall;
 use crate::status::StatusPatch;
-use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::Resource;
 use protocol::hardware::Hardware;
-use protocol::message::MachineReport;
-use protocol::{Refusal, RefusalCode, TpmHash};
+use protocol::message::{MachineReport, OsReport};
+use protocol::{Refusal, RefusalCode, ReinstallRequest, TpmHash};
 use std::sync::Arc;
 
 /// How often an inventory may vanish, or change hands, under one registration before the machine is sent away.
@@ -179,9 +176,11 @@ pub struct Ledger {
 /// What comes of everything that is noted.
 struct Outcome {
     status: MachineInventoryStatus,
-    /// Phases gone through, with what is to be told of each.
-    phases: Vec<(Phase, Text)>,
+    news: Vec<News>,
 }
+
+/// What is to be told as an event: whether it is a warning, its reason, and the words.
+type News = (bool, String, String);
 
 impl Ledger {
     /// Of a machine that proved who it is.
@@ -226,19 +225,18 @@ impl Ledger {
                 Err(Refusal::new(RefusalCode::Unavailable, message).retry_after(5))
             }
             Err(AccessError::Refused(refusal)) => Err(refusal),
-            Ok(phases) => {
+            Ok(news) => {
                 self.noted.clear();
-                for (phase, message) in phases {
-                    let warning = phase == Phase::Failed;
-                    context.events.tell(reference(&self.machine), warning, &format!("{phase:?}"), &message);
+                for (warning, reason, message) in news {
+                    context.events.tell(self.machine.reference(), warning, &reason, &message);
                 }
                 Ok(())
             }
         }
     }
 
-    /// The phases gone through.
-    async fn try_to_write(&mut self, context: &Context) -> Result<Vec<(Phase, Text)>, AccessError> {
+    /// What is to be told of it: the phases gone through, and what became of a request to install again.
+    async fn try_to_write(&mut self, context: &Context) -> Result<Vec<News>, AccessError> {
         if self.noted.is_empty() {
             return Ok(Vec::new());
         }
@@ -257,13 +255,13 @@ impl Ledger {
                 before = self.read_again(context).await?;
                 outcome = self.decide(context);
             }
-            let Outcome { status, phases } = outcome;
+            let Outcome { status, news } = outcome;
             let Some(patch) = StatusPatch::between(&before, &status, self.machine.resource_version()) else {
                 return Ok(Vec::new());
             };
             take_turn(context, &self.machine).map_err(AccessError::Refused)?;
             match self.send(context, &patch, status).await {
-                Ok(()) => return Ok(phases),
+                Ok(()) => return Ok(news),
                 Err(AccessError::Changed) => self.read_again(context).await.map(drop)?,
                 Err(error) => return Err(error),
             }
@@ -273,16 +271,58 @@ impl Ledger {
 
     /// What everything that is noted makes of the status.
     fn decide(&self, context: &Context) -> Outcome {
-        let (mut status, mut phases) = (self.machine.status.clone(), Vec::new());
+        let (mut status, mut news) = (self.machine.status.clone(), Vec::new());
         for (step, time) in &self.noted {
-            let after = machine_life::after(&status, step, self.machine.generation, time);
+            let mut after = machine_life::after(&status, step, self.machine.generation, time);
+            reinstall::after(&self.machine, step, &mut after, time);
             if let Some(phase) = after.phase.filter(|phase| status.phase != Some(*phase)) {
                 let ready = after.conditions.find(condition_type::READY);
-                phases.push((phase, ready.map(|ready| ready.message.clone()).unwrap_or_default()));
+                let message = ready.map(|ready| ready.message.to_string()).unwrap_or_default();
+                news.push((phase == Phase::Failed, format!("{phase:?}"), message));
             }
+            news.extend(reinstall::news(&status, &after));
             status = after;
         }
-        Outcome { status: machine_life::settled(&self.machine.status, status, &context.now()), phases }
+        Outcome { status: machine_life::settled(&self.machine.status, status, &context.now()), news }
+    }
+
+    /// What the machine is to be told about installing itself again, in answer to this report. It is decided on what the
+    /// API server has at this moment, and recorded first: without an API server the machine is told nothing.
+    pub async fn send_reinstall(&mut self, context: &Context, report: &OsReport) -> Option<ReinstallRequest> {
+        reinstall::due(&self.machine, report, self.counts(context))?;
+        match self.try_to_send_reinstall(context, report).await {
+            Ok(text) => text,
+            Err(error) => {
+                tracing::warn!(inventory = self.inventory(), ?error, "it is not told to install itself again");
+                None
+            }
+        }
+    }
+
+    async fn try_to_send_reinstall(
+        &mut self,
+        context: &Context,
+        report: &OsReport,
+    ) -> Result<Option<ReinstallRequest>, AccessError> {
+        self.read_again(context).await?;
+        let due = |ledger: &Self| reinstall::due(&ledger.machine, report, ledger.counts(context)).cloned();
+        let Some(text) = due(self) else { return Ok(None) };
+        self.note(context, Step::SentReinstall(text.clone()));
+        self.write(context).await.map_err(AccessError::Refused)?;
+        // The write may have found another version.
+        Ok(due(self).filter(|still| *still == text))
+    }
+
+    /// Whether this is the inventory that counts for its machine, as far as all inventories are known.
+    fn counts(&self, context: &Context) -> bool {
+        let index = &context.inventories;
+        index.is_complete()
+            && match self.machine.hash.as_ref().map(|hash| index.owner(hash, None)) {
+                Some(Owner::Inventory(machine)) => machine.uid == self.machine.uid,
+                Some(Owner::Nobody | Owner::Disputed) => false,
+                // By its shared secret.
+                None => !self.machine.malformed_identity,
+            }
     }
 
     /// Reads the inventory anew; its whole status.
@@ -369,17 +409,6 @@ async fn update(
         }
         Err(AccessError::Changed) => Ok(None),
         Err(AccessError::Refused(refusal)) => Err(refusal),
-    }
-}
-
-fn reference(machine: &KnownMachine) -> ObjectReference {
-    ObjectReference {
-        api_version: Some(MachineInventory::api_version(&()).into_owned()),
-        kind: Some(MachineInventory::kind(&()).into_owned()),
-        namespace: Some(machine.namespace.clone()),
-        name: Some(machine.name.clone()),
-        uid: Some(machine.uid.clone()),
-        ..ObjectReference::default()
     }
 }
 

@@ -49,6 +49,7 @@ struct Spec {
     machine_token_secret_name: Option<String>,
     config: Option<MachineConfig>,
     approved: Option<bool>,
+    reinstall: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for SeenInventory {
@@ -62,6 +63,7 @@ impl<'de> Deserialize<'de> for SeenInventory {
             machine_token_secret_name: spec.machine_token_secret_name,
             config: spec.config,
             approved: spec.approved,
+            reinstall: spec.reinstall,
         };
         Ok(Self(MachineInventory { metadata: metadata.into(), spec, status }))
     }
@@ -138,7 +140,8 @@ mod tests {
             },
             "spec": {
                 "tpm": "a".repeat(64), "tpmHash": "a".repeat(64), "clusterName": "c", "machineTokenSecretName": "s",
-                "config": {"role": "agent", "hostname": "h"}, "approved": false, "smbios": {"System": {"Serial": "1"}},
+                "config": {"role": "agent", "hostname": "h"}, "approved": false, "reinstall": "again",
+                "smbios": {"System": {"Serial": "1"}},
             },
             "status": {"phase": "Ready", "conditions": [{"type": "Ready", "status": "True"}]},
         });

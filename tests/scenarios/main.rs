@@ -22,6 +22,7 @@ mod medium;
 mod operator_image;
 mod oracles;
 mod os_image;
+mod reinstall;
 mod strangers;
 mod tpm_device;
 mod without_tpm;

@@ -12,6 +12,7 @@ use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, message, reason};
 use crate::inventory_index::{KnownMachine, Owner};
+use crate::reinstall;
 use crate::seen_inventory::SeenInventory;
 use crate::status::StatusPatch;
 use futures::{Stream, StreamExt, stream};
@@ -105,6 +106,7 @@ async fn lead(machine: &KnownMachine, secret: &secret::Standing, context: &Conte
     }
     let (finding, now) = (find_out(&newer, context), context.now());
     let mut status = build(&newer, &finding, &now);
+    look_at_reinstall(&newer, &finding, &mut status, &now);
     cluster::tell(&newer, &cluster, &mut status, &now);
     secret::tell(&newer, secret, &mut status, &now);
     write(&newer, context, &status).await?;
@@ -229,6 +231,16 @@ fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInvent
     status
 }
 
+/// Whether the machine is to be asked to install itself again. The server notes with its first status what it finds.
+fn look_at_reinstall(machine: &KnownMachine, finding: &Finding, status: &mut MachineInventoryStatus, now: &Time) {
+    let counts = match finding {
+        Finding::TooEarly => return,
+        Finding::Duplicate(_) | Finding::MalformedIdentity => false,
+        Finding::Nothing | Finding::Unrecorded | Finding::Expected | Finding::NowApproved => true,
+    };
+    reinstall::look(machine, counts, status, now);
+}
+
 async fn write(
     machine: &KnownMachine,
     context: &Context,
@@ -237,7 +249,11 @@ async fn write(
     let patch = StatusPatch::between(&machine.status, status, machine.resource_version());
     let Some(patch) = patch else { return Ok(()) };
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
-    take_in(machine, context, patch.write(&api, &machine.name).await)
+    take_in(machine, context, patch.write(&api, &machine.name).await)?;
+    if let Some((warning, reason, message)) = reinstall::news(&machine.status, status) {
+        context.events.tell(machine.reference(), warning, &reason, &message);
+    }
+    Ok(())
 }
 
 /// What came of a write. An inventory that is gone is none to write to again.

@@ -5,9 +5,10 @@ use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use protocol::TpmHash;
-use protocol::bounded::{optional_line, optional_list};
+use protocol::bounded::{list, optional_line, optional_list};
 use protocol::hardware::{Address, Hardware};
 use protocol::message::Failure;
+use protocol::reinstall::{MAX_HONOURED, ReinstallRequest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -81,7 +82,16 @@ pub struct MachineInventorySpec {
     /// `approval: Manual` the operator makes machines with `false`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved: Option<bool>,
+    /// Asks the installed machine to install its release again, which erases all data that it keeps (COS_PERSISTENT).
+    /// A free text, such as a date and a reason; each text counts once. One that is here when the object is created or
+    /// restored, or when the machine registers, counts as honoured. The condition `Reinstall` says what comes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = NO_CONTROL_CHARACTERS))]
+    pub reinstall: Option<String>,
 }
+
+/// The API server's own reading of [`char::is_control`].
+const NO_CONTROL_CHARACTERS: &str = r"^[^\x00-\x1f\x7f-\x9f]*$";
 
 impl MachineInventorySpec {
     /// The identity as written, from whichever field holds it.
@@ -91,6 +101,10 @@ impl MachineInventorySpec {
     /// The identity as a hash; upper-case digits are accepted from a person. `None`: absent or malformed.
     pub fn tpm_hash(&self) -> Option<TpmHash> {
         self.identity()?.trim().to_ascii_lowercase().parse().ok()
+    }
+    /// What the machine is asked to install itself again by. An empty text is none.
+    pub fn reinstall(&self) -> Option<ReinstallRequest> {
+        self.reinstall.as_ref()?.parse().ok()
     }
 }
 
@@ -133,7 +147,8 @@ pub struct MachineInventoryStatus {
     pub phase: Option<Phase>,
     /// `Registered`, `Approved`, `Installed`, `Booted`: steps that were reached. `Ready`: the installed system runs
     /// and is healthy; its message says what is going on. `Stalled`: nothing goes on until somebody acts. `Assigned`:
-    /// the token of its cluster is there. `SharedSecret`: it can be told by its shared secret.
+    /// the token of its cluster is there. `SharedSecret`: it can be told by its shared secret. `Reinstall`: it is asked
+    /// to install itself again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -156,6 +171,9 @@ pub struct MachineInventoryStatus {
     /// Revision of the registration's settings (its `status.settingsRevision`) that the installed machine has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings_revision: Option<String>,
+    /// What became of the texts in `spec.reinstall`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reinstall: Option<Box<ReinstallStatus>>,
     /// Why the last installation ended without an installed machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
@@ -245,6 +263,26 @@ pub struct OsStatus {
     #[serde(default, deserialize_with = "optional_line::<253, _>", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub hostname: Option<String>,
+}
+
+/// Which texts of `spec.reinstall` count as honoured, and which one was announced. Absent until the operator first sees
+/// the object: the text that is there then counts as honoured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReinstallStatus {
+    /// UID of the object that this was written for. In another object, to which a status was restored, the operator
+    /// begins anew.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub uid: String,
+    /// The texts that count as honoured, the oldest first; of more than 64 the oldest are forgotten.
+    #[serde(default, deserialize_with = "list::<MAX_HONOURED, _, _>", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 256)))]
+    pub honoured: Vec<String>,
+    /// The text of which the condition `Reinstall` says that it erases the machine's data. No other is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub announced: Option<String>,
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use crate::crd::{
     MachineConfig, MachineInventory, MachineInventoryStatus, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION,
 };
 use crate::digest::Digest;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::ObjectMeta;
-use protocol::TpmHash;
+use kube::{Resource, ResourceExt};
+use protocol::{ReinstallRequest, TpmHash};
 
 /// A MachineInventory without its large parts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,6 +25,8 @@ pub struct KnownMachine {
     /// See [`REGISTERED_DIGEST_ANNOTATION`].
     pub registered_digest: Option<String>,
     pub approved: Option<bool>,
+    /// What the machine is asked to install itself again by.
+    pub reinstall: Option<ReinstallRequest>,
     /// Absent for a machine that is to join nothing.
     pub assignment: Option<Box<Assignment>>,
     /// Somebody deleted the object, and it waits for its finalizers.
@@ -69,6 +72,7 @@ impl KnownMachine {
             registration: annotation(REGISTRATION_ANNOTATION),
             registered_digest: annotation(REGISTERED_DIGEST_ANNOTATION),
             approved: object.spec.approved,
+            reinstall: object.spec.reinstall(),
             deleting: object.metadata.deletion_timestamp.is_some(),
             finalizers: object.metadata.finalizers.take().unwrap_or_default(),
             assignment: assignment(&mut object),
@@ -97,6 +101,18 @@ impl KnownMachine {
     /// Whether this was made after the other, under the same name.
     pub fn is_successor_of(&self, other: &Self) -> bool {
         self.uid != other.uid && self.resource_version > other.resource_version
+    }
+
+    /// For events that tell of the object.
+    pub fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some(MachineInventory::api_version(&()).into_owned()),
+            kind: Some(MachineInventory::kind(&()).into_owned()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(self.name.clone()),
+            uid: Some(self.uid.clone()),
+            ..ObjectReference::default()
+        }
     }
 
     pub fn key(&self) -> Key {

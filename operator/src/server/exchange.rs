@@ -13,7 +13,7 @@ use crate::registration::Registration;
 use crate::registration_index::Admits;
 use identify::Peer;
 use protocol::exchange::{Installing, OperatorSide, Statement};
-use protocol::message::{Config, EXCHANGE_SECONDS, InstallPhase, MachineReport, Recorded};
+use protocol::message::{Config, EXCHANGE_SECONDS, InstallPhase, MachineReport, OsReport, Recorded};
 use protocol::{Refusal, RefusalCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,14 +162,14 @@ impl<S: Socket> Exchange<S> {
             Statement::Booted(report) => {
                 self.request = "booted";
                 self.open_ledger(&peer).await?;
-                self.record(Step::Reported(report)).await?;
-                self.finish_report().await
+                self.record(Step::Reported(report.clone())).await?;
+                self.finish_report(&report).await
             }
             Statement::Report(report) => {
                 self.request = "report";
                 self.open_ledger(&peer).await?;
-                self.record(Step::Reported(report)).await?;
-                self.finish_report().await
+                self.record(Step::Reported(report.clone())).await?;
+                self.finish_report(&report).await
             }
             Statement::Installing(first) => {
                 self.request = "resume";
@@ -269,7 +269,7 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    async fn finish_report(&mut self) -> Result<After, End> {
+    async fn finish_report(&mut self, report: &OsReport) -> Result<After, End> {
         let frame = self.receive(HURRY).await?;
         self.side.receive_installing(&frame)?;
         let join = match &self.ledger {
@@ -277,7 +277,11 @@ impl<S: Socket> Exchange<S> {
             None => None,
         };
         let settings = self.registration.operator_settings(&self.context.endpoint());
-        let frame = self.side.send_done(Recorded { join, settings, ..Recorded::default() })?;
+        let reinstall = match &mut self.ledger {
+            Some(ledger) => ledger.send_reinstall(&self.context, report).await,
+            None => None,
+        };
+        let frame = self.side.send_done(Recorded { join, settings, reinstall })?;
         self.frames.send_last(frame).await?;
         Ok(After::Nothing)
     }

@@ -27,6 +27,7 @@ fn copy(template: &Value, number: usize) -> (String, Vec<u8>) {
     let mut object = template.clone();
     object["metadata"]["name"] = json!(name);
     object["metadata"]["uid"] = json!(format!("00000000-0000-4000-8000-{number:012x}"));
+    object["status"]["reinstall"]["uid"] = object["metadata"]["uid"].clone();
     object["spec"]["tpmHash"] = json!(format!("{number:064x}"));
     (format!("{PREFIX}/{NAMESPACE}/{name}"), object.to_string().into_bytes())
 }

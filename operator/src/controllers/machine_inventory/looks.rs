@@ -1,8 +1,9 @@
 //! Which inventories the controller must look at: of a fleet that is well, next to none.
 
-use super::{Finding, Name, STATUS_GRACE, build, cluster, find_out, secret};
+use super::{Finding, Name, STATUS_GRACE, build, cluster, find_out, look_at_reinstall, secret};
 use crate::context::Context;
 use crate::inventory_index::KnownMachine;
+use crate::reinstall;
 use crate::seen_inventory::SeenInventory;
 use futures::{Stream, StreamExt, stream};
 use kube::api::ObjectMeta;
@@ -91,6 +92,9 @@ fn is_settled(machine: &KnownMachine, context: &Context) -> bool {
         return finding == Finding::TooEarly;
     }
     let mut status = build(machine, &finding, &now);
+    if reinstall::concerns(machine) {
+        look_at_reinstall(machine, &finding, &mut status, &now);
+    }
     cluster::tell(machine, &cluster::Standing::Unassigned, &mut status, &now);
     secret::tell(machine, &secret::Standing::NotNamed, &mut status, &now);
     status == machine.status
@@ -149,6 +153,7 @@ mod tests {
             json!({"metadata": {"finalizers": ["rancheros.cattle.io/token"]}}),
             json!({"metadata": {"deletionTimestamp": "2026-11-22T00:00:00Z"}}),
             json!({"status": {"phase": "Expected"}}),
+            json!({"spec": {"reinstall": "again"}}),
             json!({"status": {"clusterRegistrationTokenName": "left over"}}),
         ] {
             let mut object = serde_json::to_value(&well).unwrap();
