@@ -43,7 +43,7 @@ fn node_name(context: &Context, machine: &KnownMachine) -> Option<String> {
             return None;
         }
     }
-    Some(registration::host_name(machine))
+    Some(registration::node_name(&registration::host_name(machine)))
 }
 
 /// What Rancher has for a machine.

@@ -9,6 +9,7 @@ use crate::label;
 use crate::registration_index::{Admits, Authorities};
 use config_templates::ConfigTemplates;
 use kube::ResourceExt;
+use protocol::cloud_config::document;
 use protocol::message::MAX_FRAME;
 use protocol::template::{DEFAULT_MACHINE_NAME, dashed};
 use protocol::{CloudConfig, OperatorSettings, Refusal, RefusalCode, RegistrationToken, SmbiosDocument, Template};
@@ -101,13 +102,13 @@ impl Registration {
         smbios: &SmbiosDocument,
     ) -> Result<CloudConfig, Refusal> {
         let mut config = self.filled_in(machine, smbios)?;
-        let host_name = given_host_name(&config).unwrap_or_else(|| {
+        let host_name = document::host_name(&config).unwrap_or_else(|| {
             let name = host_name(machine);
             config.insert("hostname".to_owned(), name.as_str().into());
             name
         });
         if given_node_name(&config).is_none() {
-            put(&mut config, &["rancherd", "nodeName"], host_name.into());
+            put(&mut config, &["rancherd", "nodeName"], node_name(&host_name).into());
         }
         put(&mut config, &["rancherd", "server"], endpoint.server_url.as_str().into());
         put(&mut config, &["rancherd", "token"], "tpm://".into());
@@ -131,7 +132,7 @@ impl Registration {
     /// Whether its machines are told a name of their Node, or a host name, by the cloud-config.
     pub fn names_nodes(&self) -> bool {
         let config = self.spec.cloud_config.as_ref();
-        config.is_some_and(|config| given_host_name(config).is_some() || given_node_name(config).is_some())
+        config.is_some_and(|config| document::host_name(config).is_some() || given_node_name(config).is_some())
     }
 
     /// What stands on a medium: where to register, and whom to trust there.
@@ -172,20 +173,19 @@ impl Registration {
 /// Longest host name that is made of an inventory's name: that of a DNS label (RFC 1123).
 const MAX_HOST_NAME: usize = 63;
 
-/// The host name, and the Node's, of a machine of which nobody says another: its inventory's name, or the `hostname` in
-/// its `spec.config`.
+/// The host name of a machine of which its registration says none: the one that its inventory's `spec.config` gives, or
+/// the inventory's name, in which dots become hyphens: a machine would take the part before the first for its name.
 pub fn host_name(machine: &KnownMachine) -> String {
-    let own = machine.config().and_then(|config| given_host_name(&config.cloud_config));
-    as_host_name(&own.unwrap_or_else(|| machine.name.clone()))
+    let own = machine.config().and_then(|config| document::host_name(&config.cloud_config));
+    match own {
+        Some(name) => as_host_name(&name),
+        None => dashed(&machine.name, &['-'], MAX_HOST_NAME),
+    }
 }
 
-/// The host name that a cloud-config gives, as cloud-init's `cc_set_hostname` chooses it.
-fn given_host_name(config: &Map<String, Value>) -> Option<String> {
-    let (hostname, fqdn) = (given(config, "hostname"), given(config, "fqdn"));
-    match config.get("prefer_fqdn_over_hostname") {
-        Some(Value::Bool(true)) => fqdn.or(hostname),
-        _ => hostname.or(fqdn),
-    }
+/// The name of a machine's Node where nobody says another: as kubelet and k3s make it of the host name.
+pub fn node_name(host_name: &str) -> String {
+    host_name.to_lowercase()
 }
 
 fn given_node_name(config: &Map<String, Value>) -> Option<String> {
@@ -387,12 +387,40 @@ mod tests {
         assert_eq!(of(json!({"hostname": "", "rancherd": {"role": "server"}})), same("edge-7-bcdfg"));
         assert_eq!(of(json!({"hostname": "pos-${machineName}"})), same("pos-edge-7-bcdfg"));
         // What a machine says of itself is made a host name.
-        assert_eq!(of(json!({"hostname": "shop-${System Information/Serial Number}"})), same("shop-S-1-x-root-y"));
+        assert_eq!(
+            of(json!({"hostname": "shop-${System Information/Serial Number}"})),
+            ("shop-S-1-x-root-y".to_owned(), "shop-s-1-x-root-y".to_owned())
+        );
         let own = json!({"hostname": "h", "rancherd": {"nodeName": "n-${System Information/Serial Number}"}});
         assert_eq!(of(own), ("h".to_owned(), "n-S-1-x-root-y".to_owned()));
         assert_eq!(names(json!({}), &machine("a", json!({"hostname": "till"})), "1"), same("till"));
+        assert_eq!(names(json!({}), &machine("edge.7", json!({})), "1"), same("edge-7"));
         let long = format!("{}.example.org", "a".repeat(62));
         assert_eq!(names(json!({}), &machine(&long, json!({})), "1"), same(&"a".repeat(62)));
+    }
+
+    #[test]
+    fn a_node_is_called_as_the_machine_calls_itself() {
+        let edge = machine("edge-7", json!({}));
+        for (config, host_name) in [
+            (json!({"hostname": "a.b.c"}), "a"),
+            (json!({"hostname": "${machineName}.example.org"}), "edge-7"),
+            (json!({"fqdn": "Shop.example.org"}), "Shop"),
+            (json!({"hostname": "a", "fqdn": "b.c"}), "a"),
+            (json!({"hostname": "a", "fqdn": "b.c", "prefer_fqdn_over_hostname": "yes"}), "b.c"),
+            (json!({"hostname": "a.b.c", "prefer_fqdn_over_hostname": true}), "a.b.c"),
+            (json!({"hostname": ["no", "name"]}), "edge-7"),
+            (json!({"hostname": " ", "fqdn": "b.c"}), "b"),
+        ] {
+            let answer = with(json!({"cloudConfig": config}))
+                .answer(&endpoint(), Admits::KnownMachines, &edge, &SmbiosDocument::default())
+                .unwrap();
+            // As the machine reads it.
+            let (document, _) = document::Document::read(&answer);
+            assert_eq!(document.hostname.as_deref(), Some(host_name), "{config}");
+            assert_eq!(answer.0["rancherd"]["nodeName"], host_name.to_lowercase(), "{config}");
+        }
+        assert_eq!(host_name(&machine("a", json!({"hostname": "till.example.org"}))), "till");
     }
 
     #[test]

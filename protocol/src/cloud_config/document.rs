@@ -6,7 +6,7 @@ use super::{BINARY, CloudConfig, normal_key, tag};
 use crate::cloud_config_keys::Unapplied;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What a cloud-config asks for. Absent parts are empty.
@@ -234,9 +234,20 @@ pub(crate) fn read(config: &CloudConfig, log: &Log) -> Document {
     document
 }
 
-/// A name with a domain is the full one (cloud-init's `get_hostname_fqdn`).
+/// The host name that a machine with this cloud-config has. `None`: the cloud-config gives none.
+pub fn host_name(config: &Map<String, Value>) -> Option<String> {
+    // What of it is not applied is said by who reads the whole document.
+    let log = Log::default();
+    let mut top = Fields::of_document(config, &log);
+    let name = hostname(&mut top);
+    drop(top);
+    name
+}
+
+/// A name with a domain is the full one (cloud-init's `get_hostname_fqdn`); an empty one is none.
 fn hostname(top: &mut Fields) -> Option<String> {
-    let [fqdn, hostname] = ["fqdn", "hostname"].map(|key| top.get(key).and_then(|node| node.line()));
+    let given = |node: Node| node.line().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+    let [fqdn, hostname] = ["fqdn", "hostname"].map(|key| top.get(key).and_then(given));
     let prefers_full = top.get("prefer_fqdn_over_hostname").and_then(|node| node.flag()) == Some(true);
     let full = fqdn.or_else(|| hostname.clone());
     let short = hostname.or_else(|| full.clone()).map(|name| match name.split_once('.') {
