@@ -71,6 +71,8 @@ pub mod condition_type {
         pub const BOOTED: &str = "Booted";
         /// Nine tenths of the machines that a registration admits have come. Absent otherwise.
         pub const NEARLY_FULL: &str = "NearlyFull";
+        /// Installed machines cannot be told of a new address, authority or token. Absent otherwise.
+        pub const SETTINGS_NOT_SENT: &str = "SettingsNotSent";
         /// The token with which the machine joins its cluster is there. Only on machines with a `clusterName`.
         pub const ASSIGNED: &str = "Assigned";
         /// The machine can be told by its shared secret. Only on machines with a `machineTokenSecretName`.
@@ -107,6 +109,10 @@ pub mod reason {
         pub const TRUST_MISSING: &str = "TrustedCAsMissing";
         /// The Secret with trusted authorities holds something else.
         pub const TRUST_MALFORMED: &str = "TrustedCAsMalformed";
+        /// There are more authorities than a machine keeps; the message names some to remove.
+        pub const TOO_MANY_AUTHORITIES: &str = "TooManyAuthorities";
+        /// A machine could not keep the operator's URL, or one of its authorities.
+        pub const SETTINGS_UNFIT: &str = "SettingsUnfit";
         // MachineInventory
         /// Made by hand; the machine has not come.
         pub const EXPECTED: &str = "Expected";

@@ -9,11 +9,15 @@ use crate::label;
 use crate::registration_index::{Admits, Authorities};
 use config_templates::ConfigTemplates;
 use kube::ResourceExt;
+use protocol::bounded::cut;
 use protocol::cloud_config::document;
 use protocol::message::MAX_FRAME;
+use protocol::operator_settings::{MAX_AUTHORITIES, MalformedRevision};
 use protocol::template::{DEFAULT_MACHINE_NAME, dashed};
 use protocol::{CloudConfig, OperatorSettings, Refusal, RefusalCode, RegistrationToken, SmbiosDocument, Template};
 use serde_json::{Map, Value};
+use x509_cert::Certificate;
+use x509_cert::der::DecodePem;
 
 /// Room that the rest of a `config` message needs beside the cloud-config, in bytes.
 const ENVELOPE: usize = 4096;
@@ -142,10 +146,10 @@ impl Registration {
         CloudConfig(config)
     }
 
-    /// How installed machines reach the operator from now on. `None`: their token is not made yet, or the authorities
-    /// are more than a machine keeps.
+    /// How installed machines reach the operator from now on. `None`: their token is not made yet, or they cannot be
+    /// told, which the registration's condition says.
     pub fn operator_settings(&self, endpoint: &Endpoint) -> Option<OperatorSettings> {
-        operator_settings(endpoint, self.installed_token.as_ref()?)
+        operator_settings(endpoint, self.installed_token.as_ref()?).ok()
     }
 
     fn put_address(&self, config: &mut Map<String, Value>, endpoint: &Endpoint, token: Option<&RegistrationToken>) {
@@ -214,13 +218,42 @@ pub fn url(endpoint: &Endpoint, token: &RegistrationToken) -> String {
     format!("{}{PATH}/{}", endpoint.server_url, token.expose())
 }
 
-/// What machines are told that are to report with this token. `None`: the authorities are more than a machine keeps.
-pub fn operator_settings(endpoint: &Endpoint, installed_token: &RegistrationToken) -> Option<OperatorSettings> {
+/// What machines are told that are to report with this token, or why they cannot be told.
+pub fn operator_settings(
+    endpoint: &Endpoint,
+    installed_token: &RegistrationToken,
+) -> Result<OperatorSettings, Problem> {
+    let unfit = |message: &str| Problem { reason: reason::SETTINGS_UNFIT, message: message.to_owned() };
     let registration_url = url(endpoint, installed_token);
     let authorities = certificates(&endpoint.ca_bundle);
-    let revision = revision(&registration_url, &authorities).parse().ok()?;
+    if let Some(message) = too_many(&authorities) {
+        return Err(Problem { reason: reason::TOO_MANY_AUTHORITIES, message });
+    }
+    let revision = revision(&registration_url, &authorities).parse();
+    let revision = revision.map_err(|error: MalformedRevision| unfit(&error.to_string()))?;
     let settings = OperatorSettings { revision, registration_url, authorities };
-    settings.check().is_ok().then_some(settings)
+    settings.check().map_err(unfit)?;
+    Ok(settings)
+}
+
+/// Which authorities to remove, where there are more than a machine keeps: those that expire first.
+fn too_many(authorities: &[String]) -> Option<String> {
+    const NAMED: usize = 8;
+    let over = authorities.len().checked_sub(MAX_AUTHORITIES).filter(|over| *over > 0)?;
+    let mut read: Vec<_> = authorities.iter().filter_map(|pem| Certificate::from_pem(pem).ok()).collect();
+    read.sort_by_key(|certificate| certificate.tbs_certificate().validity().not_after.to_unix_duration());
+    let names = read.iter().take(over.min(NAMED)).map(|certificate| {
+        let certificate = certificate.tbs_certificate();
+        format!("{} (until {})", cut(&certificate.subject().to_string(), 256), certificate.validity().not_after)
+    });
+    let names = names.collect::<Vec<_>>().join("; ");
+    let names = if names.is_empty() { names } else { format!("; those that expire first: {names}") };
+    Some(format!(
+        "installed machines are told of no new address, authority or token: they keep {MAX_AUTHORITIES} authorities, and \
+         there are {}; take {over} that no server needs out of where they come from (`ca.crt` of the chart's \
+         tls.secretName, the chart's tls.ca, or Rancher's setting cacerts){names}",
+        authorities.len()
+    ))
 }
 
 /// The certificates of a PEM bundle, each as it stands there.

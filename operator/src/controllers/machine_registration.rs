@@ -178,7 +178,15 @@ fn build(
     let token = kept(&status.registration_token).unwrap_or_else(&new_token);
     let installed_token = kept(&status.installed_token).unwrap_or_else(&new_token);
     let settings = registration::operator_settings(&found.endpoint, &installed_token);
-    status.settings_revision = settings.map(|settings| settings.revision.into());
+    let generation = object.metadata.generation;
+    match &settings {
+        Ok(_) => status.conditions.take_away(condition_type::SETTINGS_NOT_SENT),
+        Err(Problem { reason, message }) => {
+            let type_ = condition_type::SETTINGS_NOT_SENT;
+            status.conditions.put(type_, true, reason, message, generation, &found.now);
+        }
+    }
+    status.settings_revision = settings.ok().map(|settings| settings.revision.into());
     status.installed_token = Some(installed_token.expose().to_owned());
     status.machines_behind = found.machines_behind.unwrap_or(status.machines_behind);
     status.observed_generation = object.metadata.generation;
@@ -189,7 +197,6 @@ fn build(
         status.media_urls = Some(urls.collect()).filter(|urls: &BTreeMap<_, _>| !urls.is_empty());
     }
     status.machines = found.machines.unwrap_or(status.machines);
-    let generation = object.metadata.generation;
     put_cloud_config(&mut status.conditions, object, &found.now);
     match found.most.filter(|most| is_nearly(status.machines, *most)) {
         Some(most) => {
@@ -357,6 +364,34 @@ mod tests {
         let later = Found { now: Time(Timestamp::from_second(1_800_009_999).unwrap()), ..found() };
         let again = build(&object, &later, None, || unreachable!("the token is kept"));
         assert_eq!(again, status);
+    }
+
+    #[test]
+    fn more_authorities_than_a_machine_keeps_are_named_and_nothing_is_sent() {
+        let authority = |number: usize| {
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, format!("authority {number}"));
+            params.not_after = rcgen::date_time_ymd(2030 + i32::try_from(number).unwrap(), 1, 1);
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        let of = |count: usize| {
+            let ca_bundle = (0..count).rev().map(authority).collect();
+            let status = status_of(
+                &object(json!({})),
+                &Found { endpoint: Endpoint { ca_bundle, ..found().endpoint }, ..found() },
+            );
+            assert!(status.conditions.holds(condition_type::READY), "machines register all the same");
+            (status.settings_revision, status.conditions.find(condition_type::SETTINGS_NOT_SENT).cloned())
+        };
+        assert!(matches!(of(16), (Some(_), None)));
+        let (revision, condition) = of(18);
+        let condition = condition.unwrap();
+        assert_eq!((revision, &*condition.reason), (None, reason::TOO_MANY_AUTHORITIES));
+        let message = &condition.message;
+        for words in ["18", "take 2", "CN=authority 0 (until 2030-01-01", "CN=authority 1 ", "ca.crt"] {
+            assert!(message.contains(words), "{words}: {message}");
+        }
+        assert!(!message.contains("CN=authority 2 "), "{message}");
     }
 
     #[test]
