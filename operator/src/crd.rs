@@ -220,6 +220,7 @@ pub mod message {
         pub const INSTALLATION_FOLLOWS: &str = "registered; the installation follows";
         pub const READ_BACK: &str = "written and read back";
         pub const FIRST_BOOT_FOLLOWS: &str = "installed; the first boot from its disk follows";
+        pub const APPROVE: &str = "set spec.approved to true to let it have its configuration";
         pub const NOT_COME_YET: &str = "the machine has not registered yet";
     }
 }

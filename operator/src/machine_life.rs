@@ -71,9 +71,8 @@ pub fn after(
                 put(types::READY, false, reason::NOT_INSTALLED, message::INSTALLATION_FOLLOWS);
                 status.phase = Some(Phase::Registered);
             } else {
-                let message = "set spec.approved to true to let it have its configuration";
-                put(types::APPROVED, false, reason::APPROVAL_PENDING, message);
-                put(types::READY, false, reason::APPROVAL_PENDING, message);
+                put(types::APPROVED, false, reason::APPROVAL_PENDING, message::APPROVE);
+                put(types::READY, false, reason::APPROVAL_PENDING, message::APPROVE);
                 status.phase = Some(Phase::ApprovalPending);
             }
             status.failure = None;
@@ -119,20 +118,13 @@ pub fn after(
         Step::Reported(report) => {
             status.addresses = Some(report.addresses.clone());
             if report.slot != Slot::Live {
-                let what = format!("release {} from slot {}", report.version, report.slot);
+                let os = os_status(report);
                 put(types::INSTALLED, true, reason::INSTALLED, message::READ_BACK);
-                put(types::BOOTED, true, reason::BOOTED, &what);
-                let ready = report.healthy && report.slot != Slot::Recovery;
-                if ready {
-                    put(types::READY, true, reason::HEALTHY, &what);
-                } else if report.slot == Slot::Recovery {
-                    let why = report.recovery.as_deref().unwrap_or("its console says why");
-                    put(types::READY, false, reason::NOT_HEALTHY, &format!("runs the recovery system: {why}"));
-                } else {
-                    put(types::READY, false, reason::NOT_HEALTHY, &format!("{what} has not proved itself yet"));
-                }
+                put(types::BOOTED, true, reason::BOOTED, &what_runs(&os));
+                let (ready, reason, message) = readiness(&os, report.recovery.as_deref());
+                put(types::READY, ready, reason, &message);
                 status.phase = Some(if ready { Phase::Ready } else { Phase::Booted });
-                status.os = Some(os_status(report));
+                status.os = Some(os);
                 status.settings_revision = report.settings_revision.clone().map(String::from);
                 status.failure = None;
             }
@@ -142,7 +134,67 @@ pub fn after(
     if status.failure.is_none() {
         status.conditions.take_away(types::STALLED);
     }
+    if is_held_back(before) && !matches!(step, Step::Registered { .. }) {
+        // What a machine says that another inventory counts for moves the phase. `Ready` waits for the controller.
+        for type_ in [types::READY, types::STALLED] {
+            status.conditions.take_away(type_);
+            status.conditions.extend(before.conditions.find(type_).cloned());
+        }
+    }
     status
+}
+
+/// Whether the status says that its inventory does not count for the machine.
+pub fn is_held_back(status: &MachineInventoryStatus) -> bool {
+    let stalled = status.conditions.find(types::STALLED).map(|condition| &*condition.reason);
+    matches!(stalled, Some(reason::MALFORMED_IDENTITY | reason::DUPLICATE_IDENTITY))
+}
+
+/// The status of a machine whose inventory was held back, when it no longer is: `Ready` says again what the machine's
+/// last step made of it.
+pub fn released(before: &MachineInventoryStatus, generation: Option<i64>, now: &Time) -> MachineInventoryStatus {
+    let mut status = before.clone();
+    let no_system = OsStatus::default();
+    let words = |message: &str| message.to_owned();
+    let (ready, reason, message) = match status.phase.unwrap_or(Phase::Registered) {
+        Phase::Expected => (false, reason::EXPECTED, words(message::NOT_COME_YET)),
+        Phase::ApprovalPending => (false, reason::APPROVAL_PENDING, words(message::APPROVE)),
+        Phase::Registered => (false, reason::NOT_INSTALLED, words(message::INSTALLATION_FOLLOWS)),
+        Phase::Installing => (false, reason::INSTALLING, words("the installation runs")),
+        Phase::Installed => (false, reason::NOT_BOOTED, words(message::FIRST_BOOT_FOLLOWS)),
+        Phase::Booted | Phase::Ready => readiness(status.os.as_ref().unwrap_or(&no_system), None),
+        Phase::Failed => {
+            let failure = status.failure.as_ref().map(|failure| format!("{}: {}", failure.reason, failure.message));
+            (false, reason::INSTALLATION_FAILED, failure.unwrap_or_default())
+        }
+    };
+    status.conditions.put(types::READY, ready, reason, &message, generation, now);
+    match &status.failure {
+        Some(failure) => {
+            let message = failure.message.clone();
+            status.conditions.put(types::STALLED, true, reason::INSTALLATION_FAILED, &message, generation, now);
+        }
+        None => status.conditions.take_away(types::STALLED),
+    }
+    status
+}
+
+/// Whether an installed system is ready, by which reason and in which words. `recovery`: why the recovery system runs.
+fn readiness(os: &OsStatus, recovery: Option<&str>) -> (bool, &'static str, String) {
+    let what = what_runs(os);
+    if os.slot.as_deref() == Some("Recovery") {
+        let why = recovery.unwrap_or("its console says why");
+        (false, reason::NOT_HEALTHY, format!("runs the recovery system: {why}"))
+    } else if os.healthy {
+        (true, reason::HEALTHY, what)
+    } else {
+        (false, reason::NOT_HEALTHY, format!("{what} has not proved itself yet"))
+    }
+}
+
+fn what_runs(os: &OsStatus) -> String {
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    format!("release {} from slot {}", part(&os.version), part(&os.slot))
 }
 
 /// What is worth writing of steps taken since `written`: a condition that came back to where it was did not move, and

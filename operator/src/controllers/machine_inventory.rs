@@ -12,6 +12,7 @@ use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, message, reason};
 use crate::inventory_index::{KnownMachine, Owner};
+use crate::machine_life;
 use crate::reinstall;
 use crate::seen_inventory::SeenInventory;
 use crate::status::StatusPatch;
@@ -135,6 +136,8 @@ enum Finding {
     Duplicate(Rival),
     /// Somebody consented since the machine was turned away.
     NowApproved,
+    /// What held the inventory back is gone.
+    Released,
 }
 
 /// What is in an inventory's way.
@@ -182,20 +185,22 @@ fn validate(machine: &KnownMachine, owner: &Owner, now: i64) -> Finding {
         Owner::Disputed => return Finding::Duplicate(Rival::Equal),
         Owner::Inventory(_) | Owner::Nobody => {}
     }
-    let stalled = machine.status.conditions.find(condition_type::STALLED).map(|condition| &*condition.reason);
-    let resolved = matches!(stalled, Some(reason::MALFORMED_IDENTITY | reason::DUPLICATE_IDENTITY));
+    let resolved = machine_life::is_held_back(&machine.status);
     match machine.status.phase {
         None if machine.registration.is_some() && machine.age(now) < STATUS_GRACE => Finding::TooEarly,
         None if machine.registration.is_some() => Finding::Unrecorded,
         None | Some(Phase::Expected) => Finding::Expected,
         Some(Phase::ApprovalPending) if machine.approved != Some(false) => Finding::NowApproved,
-        Some(_) if resolved => Finding::NowApproved,
+        Some(_) if resolved => Finding::Released,
         Some(_) => Finding::Nothing,
     }
 }
 
 fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInventoryStatus {
-    let mut status = machine.status.clone();
+    let mut status = match finding {
+        Finding::Released => machine_life::released(&machine.status, machine.generation, now),
+        _ => machine.status.clone(),
+    };
     let mut say = |holds_back: bool, reason: &str, message: &str| {
         let generation = machine.generation;
         status.conditions.put(condition_type::READY, false, reason, message, generation, now);
@@ -207,7 +212,7 @@ fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInvent
     };
     match finding {
         Finding::TooEarly => return status,
-        Finding::Nothing => {}
+        Finding::Nothing | Finding::Released => {}
         Finding::Unrecorded => {
             say(false, reason::NOT_INSTALLED, "registered; what it is made of will be known when it comes again");
             status.phase = Some(Phase::Registered);
@@ -236,7 +241,8 @@ fn look_at_reinstall(machine: &KnownMachine, finding: &Finding, status: &mut Mac
     let counts = match finding {
         Finding::TooEarly => return,
         Finding::Duplicate(_) | Finding::MalformedIdentity => false,
-        Finding::Nothing | Finding::Unrecorded | Finding::Expected | Finding::NowApproved => true,
+        Finding::Nothing | Finding::Unrecorded | Finding::Expected => true,
+        Finding::NowApproved | Finding::Released => true,
     };
     reinstall::look(machine, counts, status, now);
 }
@@ -284,7 +290,9 @@ fn take_in(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine_life::Step;
     use k8s_openapi::jiff::Timestamp;
+    use protocol::message::{Failure, OsReport};
 
     fn now() -> Time {
         Time(Timestamp::from_second(1_800_000_000).unwrap())
@@ -335,6 +343,41 @@ mod tests {
         assert_eq!(validate(&here, &Owner::Inventory(Arc::new(here.clone())), 0), Finding::Nothing);
         let broken = KnownMachine { malformed_identity: true, ..machine(None) };
         assert_eq!(validate(&broken, &Owner::Nobody, 0), Finding::MalformedIdentity);
+    }
+
+    #[test]
+    fn a_machine_whose_inventory_counts_again_is_what_it_was() {
+        let other = Owner::Inventory(Arc::new(KnownMachine { uid: "other".into(), ..KnownMachine::default() }));
+        let report = |healthy| {
+            let report = OsReport { version: "1".into(), healthy, ..OsReport::default() };
+            Step::Reported(Box::new(report))
+        };
+        let failure = || Failure { reason: "NoDisk".into(), message: "no disk is there".into() };
+        let installing = Step::Registered { approved: true, hardware: None, attestation: None, addresses: Vec::new() };
+        for step in [installing, Step::Installed, report(false), report(true), Step::Failed(failure())] {
+            let mut held = machine(None);
+            let before = machine_life::after(&held.status, &step, held.generation, &now());
+            held.status.clone_from(&before);
+            held.status = build(&held, &validate(&held, &other, 0), &now());
+            assert!(!held.status.conditions.holds(condition_type::READY));
+            // It goes on reporting, through this inventory.
+            let again = machine_life::after(&held.status, &step, held.generation, &now());
+            if !matches!(step, Step::Registered { .. }) {
+                held.status = machine_life::settled(&held.status, again, &now());
+                let said = held.status.clone();
+                held.status = build(&held, &validate(&held, &other, 0), &now());
+                assert_eq!(held.status, said, "{step:?}: nothing alternates");
+                held.status.last_seen = None;
+            }
+            let finding = validate(&held, &Owner::Inventory(Arc::new(held.clone())), 0);
+            assert_eq!(finding, Finding::Released, "{step:?}");
+            let mut after = build(&held, &finding, &now());
+            let mut before = before;
+            for status in [&mut before, &mut after] {
+                status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+            }
+            assert_eq!(after, before, "{step:?}");
+        }
     }
 
     #[test]
