@@ -305,3 +305,58 @@ async fn what_a_machine_has_no_more_vanishes_from_its_status() {
     );
     assert_eq!(status["hardware"]["memoryBytes"], 1);
 }
+
+/// The ledger of a machine that runs and whose inventory announces that it is to install itself again.
+async fn asked(scene: &Scene) -> (Ledger, OsReport) {
+    let report = OsReport { reinstall: Some(Default::default()), ..OsReport::default() };
+    let mut ledger = register(&scene.context, &scene.registration, &identity("a"), &self::report("1")).await.unwrap();
+    ledger.note(&scene.context, Step::Reported(Box::new(report.clone())));
+    ledger.write(&scene.context).await.unwrap();
+    let path = ledger.inventory().replace("n/", INVENTORY);
+    let condition = json!({"type": "Reinstall", "status": "True", "reason": "Requested", "message": "erases"});
+    scene.api.change(&path, json!({"spec": {"reinstall": "again"}, "metadata": {"generation": 2}}));
+    let mut conditions = scene.inventories()[0]["status"]["conditions"].clone();
+    conditions.as_array_mut().unwrap().push(condition);
+    scene.api.change(&path, json!({"status": {"conditions": conditions, "reinstall": {"announced": "again"}}}));
+    let seen = serde_json::from_value(scene.inventories().remove(0)).unwrap();
+    (Ledger::new(scene.context.inventories.enter(seen)), report)
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_machine_is_read_and_recorded_first() {
+    let scene = Scene::new(json!({}));
+    let (mut ledger, report) = asked(&scene).await;
+    scene.api.take_requests();
+    let sent = ledger.send_reinstall(&scene.context, &report).await;
+    assert_eq!(sent.as_ref().map(ReinstallRequest::as_str), Some("again"));
+    assert_eq!(scene.api.take_requests(), ["GET machineinventories", "PATCH status"]);
+    let conditions = scene.inventories()[0]["status"]["conditions"].clone();
+    assert!(conditions.as_array().unwrap().iter().any(|condition| condition["reason"] == "Sent"), "{conditions}");
+    assert_eq!(ledger.send_reinstall(&scene.context, &OsReport::default()).await, None, "an older release");
+}
+
+#[tokio::test]
+async fn what_was_withdrawn_or_cannot_be_read_is_not_asked_of_a_machine() {
+    for case in ["away", "withdrawn", "recreated", "elsewhere", "starting"] {
+        let scene = Scene::new(json!({}));
+        let (mut ledger, report) = asked(&scene).await;
+        let path = ledger.inventory().replace("n/", INVENTORY);
+        // Nothing of it has come to the index.
+        match case {
+            "away" => scene.api.set_away(true),
+            "withdrawn" => scene.api.change(&path, json!({"spec": {"reinstall": null}})),
+            "recreated" => scene.api.change(&path, json!({"metadata": {"uid": "another"}})),
+            "elsewhere" => {
+                let mut object = fixtures::inventory("b", json!({"tpmHash": identity("a").hash.as_str()}));
+                object.metadata.namespace = Some("m".into());
+                let proved = json!({"attestation": {"time": "2030-01-01T00:00:00Z"}});
+                object.status = serde_json::from_value(proved).unwrap();
+                scene.context.inventories.enter(object);
+            }
+            _ => {}
+        }
+        let starting = Context { inventories: Default::default(), ..fixtures::context(&scene.api) };
+        let context = if case == "starting" { &starting } else { &scene.context };
+        assert_eq!(ledger.send_reinstall(context, &report).await, None, "{case}");
+    }
+}
