@@ -4,6 +4,7 @@
 use super::{Carrier, Context, ReconcileError, Wanted};
 use crate::apply;
 use crate::inventory_index::KnownMachine;
+use crate::registration::node_name;
 use crate::upgrade::bundle::BUNDLE_API;
 use crate::upgrade::objects::PLAN_API;
 use crate::upgrade::progress::{JobEnd, LocalPlan, Machine, Node, PlanStatus};
@@ -128,7 +129,8 @@ fn node_of(node: v1::Node) -> Node {
 fn machine_of(machine: &KnownMachine) -> Option<Machine> {
     let os = machine.status.os.clone()?;
     let config = machine.config().cloned().unwrap_or_default();
-    let name = config.node_name.or_else(|| os.hostname.clone()).unwrap_or_else(|| machine.name.clone());
+    let given = || node_name(os.hostname.as_ref().unwrap_or(&machine.name));
+    let name = config.node_name.unwrap_or_else(given);
     let mut labels = config.labels.unwrap_or_default();
     labels.entry(HOSTNAME.to_owned()).or_insert_with(|| name.clone());
     Some(Machine { name, cluster: machine.cluster().map(str::to_owned), labels, os })
@@ -158,7 +160,7 @@ mod tests {
     fn a_machine_has_the_name_of_its_node() {
         let mut machine = KnownMachine { name: "m".into(), ..KnownMachine::default() };
         assert_eq!(machine_of(&machine), None);
-        machine.status.os = Some(crate::crd::OsStatus { hostname: Some("host".into()), ..Default::default() });
+        machine.status.os = Some(crate::crd::OsStatus { hostname: Some("Host".into()), ..Default::default() });
         assert_eq!(machine_of(&machine).unwrap().labels[HOSTNAME], "host");
         let config = MachineConfig { node_name: Some("node".into()), ..MachineConfig::default() };
         machine.assignment = Some(Box::new(Assignment { config: Some(config), ..Assignment::default() }));
