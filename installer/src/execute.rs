@@ -7,6 +7,7 @@
 //! 4. Everything is read back from the disk and compared.
 //! 5. The tables are written: the backup, then the first megabyte, which was held back until here.
 
+pub mod anew;
 pub mod bios;
 mod buffer;
 mod ext4;

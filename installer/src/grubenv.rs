@@ -245,6 +245,23 @@ impl GrubEnv {
         true
     }
 
+    /// Slot A is about to be written: nothing starts it until [`Self::take_new_slot_a`], and recovery is what is started.
+    pub fn give_up_slot_a(&mut self) {
+        self.a = SlotBoot::new(SlotState::Empty);
+        self.choose(Slot::Recovery);
+    }
+
+    /// Slot A was written since [`Self::give_up_slot_a`]: it has to prove itself, with the menu that is always there. `false`
+    /// where that was said before.
+    pub fn take_new_slot_a(&mut self) -> bool {
+        if self.a.state != SlotState::Empty {
+            return false;
+        }
+        self.a = SlotBoot::new(SlotState::Trial);
+        (self.active, self.preferred, self.menu, self.returns) = (Slot::A, Slot::A, 0, 0);
+        true
+    }
+
     /// The slot, unless it is recovery or a medium, which have no state.
     pub fn slot(&self, slot: Slot) -> Option<SlotBoot> {
         match slot {
@@ -337,6 +354,17 @@ mod tests {
                 GrubEnv { active, preferred, a, b, menu, returns, others }
             },
         )
+    }
+
+    #[test]
+    fn a_slot_that_is_written_anew_is_never_started_half() {
+        let good = SlotBoot::new(SlotState::Good);
+        let mut env = GrubEnv { a: good, b: good, menu: 3, returns: 2, ..GrubEnv::INSTALLED };
+        env.give_up_slot_a();
+        assert_eq!((env.start(), env.active), (Slot::Recovery, Slot::Recovery));
+        assert!(env.take_new_slot_a());
+        assert_eq!(env, GrubEnv { b: good, ..GrubEnv::INSTALLED });
+        assert!(!env.take_new_slot_a(), "it is told once");
     }
 
     proptest! {

@@ -4,8 +4,10 @@ use crate::boot_partition;
 use crate::command::Command;
 use crate::console::{Milestone, announce};
 use crate::grubenv::{GrubEnv, SlotState};
+use crate::host_identity;
 use crate::issue;
 use crate::machine::Boot;
+use crate::recovery::PERSISTENT;
 use crate::start;
 use anyhow::{Context, Result};
 use protocol::message::Slot;
@@ -44,6 +46,10 @@ pub fn run() -> Result<()> {
         sleep(if is_late { LONG_INTERVAL } else { INTERVAL });
     }
     boot_partition::change_state(|env| env.mark_good(slot))?;
+    if let Err(error) = host_identity::keep(Path::new("/"), Path::new(PERSISTENT)) {
+        // The slot is good without it; the next start tries again.
+        tracing::warn!("{error:#}");
+    }
     start::has_started(Path::new("/"));
     announce(Milestone::Healthy, format!("slot {slot} is good"));
     issue::refresh(Path::new("/"));

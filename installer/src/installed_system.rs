@@ -1,8 +1,8 @@
 //! Where things are in an installed system, be it the running one or one below some folder.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where the installer left the configuration.
@@ -17,9 +17,15 @@ pub fn below(root: &Path, path: &str) -> PathBuf {
 
 /// Whoever reads the file meanwhile gets the old one or the new one, and only root reads it.
 pub fn write_secret(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    write(path, content, 0o600)
+}
+
+/// The same of a file with these permission bits.
+pub fn write(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".ros-").tempfile_in(folder)?;
+    let mut file =
+        tempfile::Builder::new().prefix(".ros-").permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;

@@ -4,20 +4,29 @@ use crate::boot_partition;
 use crate::command::Command;
 use crate::console::{self, Milestone, announce};
 use crate::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
+use crate::issue;
+use crate::reinstall;
 use anyhow::{Context, Result};
 use aws_lc_rs::digest;
+use protocol::ReinstallRequest;
 use protocol::message::Slot;
 use protocol::release::{ReleaseFile, ReleaseManifest};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 /// Made by `ros-init`, for each partition of the disk that holds the root.
-const DEVICES: &str = "/run/ros/dev";
-const PERSISTENT: &str = "/run/ros/persistent";
+pub const DEVICES: &str = "/run/ros/dev";
+/// Where `ros-init` mounts COS_PERSISTENT.
+pub const PERSISTENT: &str = "/run/ros/persistent";
+/// The cause, once it is known; gone with the next start.
+const FOUND: &str = "/run/ros/recovery.json";
+/// Whoever asks first looks, and the others wait: it takes a while on a slow disk.
+const LOCK: &str = "/run/ros/recovery.lock";
 /// What made a slot fail may pass by itself: power, a slow disk, a service elsewhere. Each wait is longer than the last.
 const WAITS: [Duration; MOST_RETURNS as usize] =
     [Duration::from_secs(5 * 60), Duration::from_secs(15 * 60), Duration::from_secs(60 * 60)];
@@ -25,8 +34,14 @@ const WAITS: [Duration; MOST_RETURNS as usize] =
 const SHORT_WAIT: Duration = Duration::from_secs(60);
 
 /// Why the recovery system runs. `Display` is what the console and the operator are told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
+    /// `spec.reinstall` of the machine's inventory.
+    Reinstall {
+        request: ReinstallRequest,
+        /// Of the recovery system's own release.
+        version: String,
+    },
     /// `ros-installer boot recovery`, or whoever else wrote that it is wanted.
     Asked,
     /// At the boot menu.
@@ -45,12 +60,33 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The cause on this machine. Reads the whole root image of a slot that failed.
+    /// The cause on this machine. The first call since the start reads the whole root image of a slot that failed.
     pub fn find() -> Result<Self> {
+        let lock = File::create(LOCK).with_context(|| format!("creating {LOCK}"))?;
+        lock.lock().with_context(|| format!("locking {LOCK}"))?;
+        let found = fs::read(FOUND).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let cause = Self::look()?;
+        fs::write(FOUND, serde_json::to_vec(&cause)?).with_context(|| format!("writing {FOUND}"))?;
+        Ok(cause)
+    }
+
+    fn look() -> Result<Self> {
+        let asked = reinstall::asked(Path::new("/"))?;
         boot_partition::with_mounted(true, |boot| {
+            if let Some(request) = asked {
+                let version = reinstall::manifest(boot, Slot::Recovery)?.version;
+                return Ok(Self::Reinstall { request, version });
+            }
             let state = boot_partition::read(boot)?;
             Ok(judge(state.as_ref(), |slot| damage(boot, Path::new(DEVICES), slot)))
         })
+    }
+
+    fn is_failure(&self) -> bool {
+        !matches!(self, Self::Reinstall { .. } | Self::Asked | Self::ByHand)
     }
 
     /// How long recovery waits before it goes back by itself; `None` if it stays.
@@ -58,7 +94,7 @@ impl Cause {
         match self {
             Self::StateUnreadable => Some(SHORT_WAIT),
             Self::NotUp { .. } => WAITS.get(usize::from(returns)).copied(),
-            Self::Asked | Self::ByHand | Self::NoSystem | Self::Damaged { .. } => None,
+            Self::Reinstall { .. } | Self::Asked | Self::ByHand | Self::NoSystem | Self::Damaged { .. } => None,
         }
     }
 }
@@ -66,6 +102,11 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Reinstall { request, version } => write!(
+                f,
+                "installs release {version} again and erases COS_PERSISTENT, as spec.reinstall {:?} asks",
+                request.as_str()
+            ),
             Self::Asked => write!(f, "the recovery system was asked for"),
             Self::ByHand => write!(f, "the recovery system was chosen at the boot menu"),
             Self::StateUnreadable => write!(f, "the boot state (grub/grubenv on COS_BOOT) could not be read"),
@@ -83,7 +124,22 @@ impl fmt::Display for Cause {
 /// [`MOST_RETURNS`] times until a slot is good again.
 pub fn run() -> Result<()> {
     let cause = Cause::find()?;
-    announce(Milestone::Failed, format!("this is the recovery system: {cause}"));
+    let told = format!("this is the recovery system: {cause}");
+    if cause.is_failure() {
+        announce(Milestone::Failed, told);
+    } else {
+        console::note(told);
+    }
+    match reinstall::go_on(Path::new("/")) {
+        Ok(false) => {}
+        Ok(true) => return Ok(()),
+        // The unit tries again; until then the login and the operator say what is the matter.
+        Err(error) => {
+            issue::refresh(Path::new("/"));
+            Command::new("systemctl").arguments(["start", "--no-block", "ros-report.service"]).run()?;
+            return Err(error);
+        }
+    }
     let Some(wait) = cause.wait(boot_partition::state()?.returns) else {
         console::note("recovery stays until somebody has looked; `ros-installer boot A` and a restart lead back");
         return Ok(());
@@ -137,13 +193,25 @@ fn failed_slot(env: &GrubEnv) -> Option<Slot> {
 
 /// What keeps a slot from starting, as far as it can be seen from outside.
 fn damage(boot: &Path, devices: &Path, slot: Slot) -> Option<String> {
-    let folder = boot.join(grubenv::folder(slot));
-    files_damage(&folder, &devices.join(format!("COS_STATE_{slot}"))).err().map(|error| format!("{error:#}")).or_else(
-        || {
-            (!is_mounted(PERSISTENT))
-                .then(|| "COS_PERSISTENT cannot be mounted, and e2fsck -p could not repair it".into())
-        },
-    )
+    let found = files_damage(&boot.join(grubenv::folder(slot)), &partition(devices, slot)).err();
+    found.map(|error| format!("{error:#}")).or_else(|| {
+        (!is_mounted(PERSISTENT)).then(|| "COS_PERSISTENT cannot be mounted, and e2fsck -p could not repair it".into())
+    })
+}
+
+/// Whether the recovery system could be started, as far as it can be seen from outside.
+pub fn check_recovery() -> Result<()> {
+    boot_partition::with_mounted(true, |boot| {
+        let slot = Slot::Recovery;
+        files_damage(&boot.join(grubenv::folder(slot)), &partition(Path::new(DEVICES), slot))
+    })
+}
+
+fn partition(devices: &Path, slot: Slot) -> PathBuf {
+    devices.join(match slot {
+        Slot::Recovery => "COS_RECOVERY".to_owned(),
+        slot => format!("COS_STATE_{slot}"),
+    })
 }
 
 fn files_damage(folder: &Path, partition: &Path) -> Result<()> {
@@ -152,15 +220,14 @@ fn files_damage(folder: &Path, partition: &Path) -> Result<()> {
     let arguments = fs::read_to_string(folder.join("args.cfg")).context("reading the slot's args.cfg")?;
     anyhow::ensure!(arguments.contains("ros.root="), "the slot's args.cfg names no root");
     for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
-        let opened = File::open(folder.join(name)).with_context(|| format!("reading the slot's {name}"))?;
-        compare(opened, file).with_context(|| format!("the slot's {name}"))?;
+        compare(&folder.join(name), file).with_context(|| format!("the slot's {name}"))?;
     }
-    let root = File::open(partition).with_context(|| format!("reading {}", partition.display()))?;
-    compare(root, &manifest.root).context("the slot's root image")
+    compare(partition, &manifest.root).context("the slot's root image")
 }
 
-/// As many bytes of `opened` as the file of the release has.
-fn compare(opened: File, file: &ReleaseFile) -> Result<()> {
+/// As many bytes at `path`, a file or a partition, as the file of the release has.
+pub fn compare(path: &Path, file: &ReleaseFile) -> Result<()> {
+    let opened = File::open(path).with_context(|| format!("reading {}", path.display()))?;
     let mut context = digest::Context::new(&digest::SHA256);
     let mut reader = opened.take(file.size);
     let mut buffer = vec![0; 1 << 20];

@@ -4,6 +4,7 @@ use crate::boot_partition;
 use crate::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use crate::machine::{Boot, BootMode};
 use crate::recovery::Cause;
+use crate::reinstall;
 use crate::release_source::MEDIUM_RELEASE;
 use anyhow::{Context, Result};
 use protocol::CloudConfig;
@@ -87,7 +88,7 @@ impl Status {
             version: ReleaseManifest::parse(&manifest)?.version,
             release: release::digest(&manifest),
             boot: state,
-            recovery: (slot == Slot::Recovery).then(Cause::find).transpose()?.map(|cause| cause.to_string()),
+            recovery: (slot == Slot::Recovery).then(cause).transpose()?,
             operator: fs::read_to_string(REGISTRATION).ok().and_then(|text| operator(&text)),
             last_report: fs::read(LAST_REPORT).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
         })
@@ -106,6 +107,15 @@ impl Status {
             Slot::Recovery | Slot::Live => None,
         }
     }
+}
+
+/// Why the recovery system runs, and what came of it.
+fn cause() -> Result<String> {
+    let cause = Cause::find()?;
+    Ok(match reinstall::failure() {
+        Some(failure) => format!("{cause}; it failed: {failure}"),
+        None => cause.to_string(),
+    })
 }
 
 /// The slot's `release.json`, and what the boot loader knows.

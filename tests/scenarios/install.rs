@@ -132,7 +132,8 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     // The firmware that starts quickest: there are seven starts in it.
     if firmware == Firmware::Bios {
         machine.spec.first = BootFirst::Disk;
-        a_damaged_slot_ends_in_recovery_and_comes_back(&workshop, &mut machine, &machines[0], &identity).await;
+        a_damaged_slot_ends_in_recovery(&workshop, &mut machine, &machines[0], &identity).await;
+        recovery_installs_again(&workshop, &mut machine, &machines[0], &identity, &installed_at).await;
     }
 }
 
@@ -141,13 +142,8 @@ async fn identity(workshop: &Workshop, machine: &Machine) -> String {
     workshop.key.run("root", machine.ssh_port(), command, SHORT).await.unwrap()
 }
 
-/// One flipped byte in the root of a slot that had been good, and the same byte put right again.
-async fn a_damaged_slot_ends_in_recovery_and_comes_back(
-    workshop: &Workshop,
-    machine: &mut Machine,
-    name: &str,
-    known: &str,
-) {
+/// One flipped byte in the root of a slot that had been good.
+async fn a_damaged_slot_ends_in_recovery(workshop: &Workshop, machine: &mut Machine, name: &str, known: &str) {
     let disk = machine.spec.disks[0].clone();
     let byte = disk.partition("COS_STATE_A").unwrap().unwrap() + 1040;
     let right = disk.read_at(byte, 1).unwrap()[0];
@@ -171,12 +167,47 @@ async fn a_damaged_slot_ends_in_recovery_and_comes_back(
     assert_eq!(identity(workshop, machine).await, known, "machine-id and host keys");
     let chosen = root("ros-installer boot A").await;
     assert!(chosen.contains("slot A is started next, up to 3 times"), "{chosen}");
+}
 
+/// From the cluster, without a medium, over a power cut, and over a slot that does not start.
+async fn recovery_installs_again(
+    workshop: &Workshop,
+    machine: &mut Machine,
+    name: &str,
+    known: &str,
+    installed_at: &str,
+) {
+    patch(&workshop.cluster, name, &json!({"reinstall": "slot A is damaged"})).unwrap();
+    let port = machine.ssh_port();
+    let console = machine.console();
+    until("the machine to take the request", SHORT, async || {
+        // The end of the connection is what is waited for.
+        let _ = workshop.key.run("root", port, "systemctl start ros-report.service", SHORT).await;
+        let taken =
+            console.lines().iter().any(|line| line.text.contains("ros-installer: rebooting: into the recovery"));
+        Ok(if taken { Look::Ready(()) } else { Look::NotYet("it was not told yet".to_owned()) })
+    })
+    .await
+    .unwrap();
+    console.wait_for_text("ros-installer: planned: release", INSTALLED).await.unwrap();
     machine.cut_power();
-    disk.write_at(byte, &[right]).unwrap();
     machine.power_on().await.unwrap();
+    machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
     let inventory = workshop.machine_in_phase(name, "Ready", INSTALLED).await.unwrap();
     assert_eq!(inventory["status"]["os"]["slot"], "A");
+    assert_eq!(identity(workshop, machine).await, known, "machine-id and host keys");
+    let made = workshop.key.run(USER, machine.ssh_port(), "cat /var/lib/installed-at", SHORT).await.unwrap();
+    assert_ne!(made.trim(), installed_at, "COS_PERSISTENT is as it was");
+    let done = until("the condition Reinstall to be done", SHORT, async || {
+        let inventory = workshop.machine_in_phase(name, "Ready", SHORT).await?;
+        let conditions = inventory["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let reinstall = conditions.into_iter().find(|condition| condition["type"] == "Reinstall");
+        Ok(match reinstall {
+            Some(condition) if condition["status"] == "False" => Look::Ready(condition),
+            other => Look::NotYet(format!("{other:?}")),
+        })
+    });
+    assert_eq!(done.await.unwrap()["reason"], "Done");
 }
 
 /// Twice more, as the installation's own restart was the first.

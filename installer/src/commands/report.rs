@@ -13,6 +13,7 @@ use crate::machine::addresses::addresses;
 use crate::operator_settings::{self, Kept, by_either};
 use crate::register::websocket::WebSocketTransport;
 use crate::register::{Exchange, ExchangeError};
+use crate::reinstall;
 use crate::settings::sources::INSTALLED_FILE;
 use crate::settings::{Gathered, Layer, Source};
 use crate::status::{LAST_REPORT, LastReport, Status};
@@ -57,6 +58,9 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     }
     if let Some(settings) = &answer.settings {
         keep(settings, way, root);
+    }
+    if reinstall::take(answer.reinstall.as_ref(), report.slot, root)? {
+        return Ok(());
     }
     match answer.join {
         // Recovery joins nothing.
@@ -132,7 +136,7 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
         hostname: kernel("hostname").ok(),
         recovery: status.recovery.clone(),
         settings_revision: None,
-        reinstall: None,
+        reinstall: Some(reinstall::report(root).context("reading what was asked for before")?),
     })
 }
 

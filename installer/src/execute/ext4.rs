@@ -3,34 +3,40 @@
 use crate::command::Command;
 use crate::plan::ConfigFile;
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use tempfile::NamedTempFile;
+use std::path::Path;
+use tempfile::{NamedTempFile, TempDir};
 use uuid::Uuid;
 
 /// ext4's largest block, and a multiple of the sectors of any disk we install to.
 const BLOCK_BYTES: u64 = 4096;
 
-/// An ext4 file system of `length` bytes with these files at its top, owned by root and with mode 0600.
-///
-/// Inode tables and journal are left to the kernel to clear at the first mount: what an earlier file system left there
-/// carries other checksums, because these are seeded with `uuid`.
-pub fn make(length: u64, label: &str, uuid: Uuid, files: &[ConfigFile]) -> anyhow::Result<NamedTempFile> {
-    let image = NamedTempFile::new()?;
+/// A folder with these files at its top, each with mode 0600.
+pub fn folder_of(files: &[ConfigFile]) -> io::Result<TempDir> {
     let content = tempfile::tempdir()?;
     for file in files {
         let path = content.path().join(&file.name);
         let mut opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         opened.write_all(file.content.expose().as_bytes())?;
     }
+    Ok(content)
+}
+
+/// An ext4 file system of `length` bytes with what is below `content`, its modes and its owners.
+///
+/// Inode tables and journal are left to the kernel to clear at the first mount: what an earlier file system left there
+/// carries other checksums, because these are seeded with `uuid`.
+pub fn make(length: u64, label: &str, uuid: Uuid, content: &Path) -> anyhow::Result<NamedTempFile> {
+    let image = NamedTempFile::new()?;
     // mke2fs gives the top of the file system the mode of this folder.
-    fs::set_permissions(content.path(), Permissions::from_mode(0o755))?;
+    fs::set_permissions(content, Permissions::from_mode(0o755))?;
     Command::new("mke2fs")
         .arguments(["-q", "-F", "-t", "ext4", "-O", "metadata_csum,64bit", "-m", "0"])
         .arguments(["-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"])
         .arguments(["-b", &BLOCK_BYTES.to_string(), "-L", label, "-U", &uuid.to_string()])
         .argument("-d")
-        .argument(content.path())
+        .argument(content)
         .argument(image.path())
         .argument((length / BLOCK_BYTES).to_string())
         .run()?;
@@ -48,7 +54,8 @@ mod tests {
     fn e2fsck_accepts_the_configuration_and_only_root_reads_it() {
         let file = ConfigFile { name: "cloud-config.yaml".into(), content: Secret::new("hostname: h\n") };
         let uuid = Uuid::new_v4();
-        let image = make(64 << 20, "COS_OEM", uuid, &[file]).unwrap();
+        let content = folder_of(&[file]).unwrap();
+        let image = make(64 << 20, "COS_OEM", uuid, content.path()).unwrap();
         Command::new("e2fsck").arguments(["-f", "-n"]).argument(image.path()).run().unwrap();
         let debugfs = |request: &str| {
             let output = Command::new("debugfs").arguments(["-R", request]).argument(image.path()).run().unwrap();
@@ -64,7 +71,8 @@ mod tests {
     #[test]
     fn a_large_file_system_takes_little_space() {
         use std::os::unix::fs::MetadataExt;
-        let image = make(200 << 30, "COS_PERSISTENT", Uuid::new_v4(), &[]).unwrap();
+        let content = tempfile::tempdir().unwrap();
+        let image = make(200 << 30, "COS_PERSISTENT", Uuid::new_v4(), content.path()).unwrap();
         let bytes = image.as_file().metadata().unwrap().blocks() * 512;
         assert!(bytes < 32 << 20, "{bytes} bytes for an empty file system");
     }

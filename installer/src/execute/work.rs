@@ -60,7 +60,8 @@ fn prepare_step<'a>(step: &'a Step, plan: &'a InstallPlan, release: &ReleaseSour
         }
         Step::Ext4 { role, uuid, files } => {
             let partition = partition(*role);
-            let image = ext4::make(partition.length, role.label(), *uuid, files);
+            let image = ext4::folder_of(files).map_err(anyhow::Error::from);
+            let image = image.and_then(|content| ext4::make(partition.length, role.label(), *uuid, content.path()));
             Work::FileSystem { partition, image: image.map_err(|error| ExecuteError::FileSystem(*role, error))? }
         }
         Step::BiosCore { core } => {

@@ -48,9 +48,28 @@ pub(super) fn probe(device: &Path, path: &str, sector_bytes: u32, marker: Marker
     Some(InstalledSystem { version: marker.version, identity: marker.identity, boot })
 }
 
-/// COS_BOOT of a partition table that has all our partitions, from the first bytes of a disk (UEFI 2.10, 5.3). Sums are
-/// not checked: a table that is damaged elsewhere still says that the disk is not to be erased.
+/// COS_BOOT of a partition table that has all our partitions, from the first bytes of a disk.
 pub fn boot_partition(head: &[u8], sector_bytes: u32, disk: &str) -> Option<BootPartition> {
+    let entries = own_entries(head, sector_bytes)?;
+    let (_, number, entry) = entries.iter().find(|(label, ..)| label == Role::Boot.label())?;
+    let (first, last) = (u64_at(entry, 32)?, u64_at(entry, 40)?);
+    Some(BootPartition {
+        path: partition_path(disk, *number),
+        number: *number,
+        first_sector: first,
+        sectors: last.checked_sub(first)?.checked_add(1)?,
+        guid: guid(entry)?,
+    })
+}
+
+/// The GUID of the partition with this label, of a table that has all our partitions.
+pub fn partition_guid(head: &[u8], sector_bytes: u32, label: &str) -> Option<Uuid> {
+    own_entries(head, sector_bytes)?.iter().find(|(own, ..)| own == label).and_then(|(_, _, entry)| guid(entry))
+}
+
+/// The labels, numbers from 1, and bytes of the entries of a table that has all our partitions (UEFI 2.10, 5.3). Sums are
+/// not checked: a table that is damaged elsewhere still says that the disk is not to be erased.
+fn own_entries(head: &[u8], sector_bytes: u32) -> Option<Vec<(String, u32, &[u8])>> {
     let sector = usize::try_from(sector_bytes).ok()?;
     let header = head.get(sector..)?;
     if !header.starts_with(b"EFI PART") {
@@ -63,19 +82,12 @@ pub fn boot_partition(head: &[u8], sector_bytes: u32, disk: &str) -> Option<Boot
     }
     let entries = head.get(entries_at..)?.chunks_exact(length).zip(1..=count);
     let named: Vec<(String, u32, &[u8])> = entries.map(|(entry, number)| (label(entry), number, entry)).collect();
-    let find = |role: Role| named.iter().find(|(label, ..)| label == role.label());
-    if !Role::ALL.into_iter().all(|role| find(role).is_some()) {
-        return None;
-    }
-    let (_, number, entry) = find(Role::Boot)?;
-    let (first, last) = (u64_at(entry, 32)?, u64_at(entry, 40)?);
-    Some(BootPartition {
-        path: partition_path(disk, *number),
-        number: *number,
-        first_sector: first,
-        sectors: last.checked_sub(first)?.checked_add(1)?,
-        guid: Uuid::from_bytes_le(entry.get(16..32)?.try_into().ok()?),
-    })
+    let holds = |role: Role| named.iter().any(|(label, ..)| label == role.label());
+    Role::ALL.into_iter().all(holds).then_some(named)
+}
+
+fn guid(entry: &[u8]) -> Option<Uuid> {
+    Some(Uuid::from_bytes_le(entry.get(16..32)?.try_into().ok()?))
 }
 
 /// As the kernel names partitions (`block/partitions/core.c`): `/dev/vda2`, `/dev/nvme0n1p2`.
@@ -125,6 +137,9 @@ mod tests {
     fn the_table_that_an_installation_writes_is_recognised() {
         for sector_bytes in [512, 4096] {
             let (head, expected) = table(sector_bytes);
+            assert_eq!(partition_guid(&head, sector_bytes, "COS_BOOT"), Some(expected.guid));
+            assert!(partition_guid(&head, sector_bytes, "COS_STATE_A").is_some_and(|guid| guid != expected.guid));
+            assert_eq!(partition_guid(&head, sector_bytes, "COS_OTHER"), None);
             assert_eq!(boot_partition(&head, sector_bytes, "/dev/nvme0n1"), Some(expected));
         }
         assert_eq!(partition_path("/dev/vda", 2), "/dev/vda2");

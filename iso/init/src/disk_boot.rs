@@ -29,9 +29,10 @@ pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
         mount(&root, image, "erofs", libc::MS_RDONLY, "")?;
         mount("tmpfs", memory, "tmpfs", 0, "mode=0755,size=50%")?;
         overlay(image, memory, Path::new(NEW_ROOT))?;
-        let identity = mount_persistent(&partitions)
-            .and_then(|()| persist::bind_identity(Path::new(NEW_ROOT), Path::new(PERSISTENT)));
-        for failed in [mount_oem(&partitions), identity].into_iter().filter_map(Result::err) {
+        let oem = mount_oem(&partitions);
+        let persistent = mount_persistent(&partitions);
+        let identity = persist::bind_identity(Path::new(NEW_ROOT), Path::new(PERSISTENT));
+        for failed in [oem, persistent, identity].into_iter().filter_map(Result::err) {
             say(&format!("recovery goes on without it: {failed}"));
         }
         return Ok(());

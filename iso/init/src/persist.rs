@@ -47,16 +47,27 @@ pub fn bind_all(root: &Path, persistent: &Path) -> Result<()> {
 /// What the machine is known by, also in the recovery system, which keeps everything else in memory.
 const IDENTITY: [(&str, Kind); 2] = [("etc/machine-id", Kind::File), ("etc/ssh/host-keys", Kind::Directory)];
 
-/// Binds the identity from `persistent` over its place in `root`, where `persistent` has it.
+/// The copy of the identity that the installed system makes.
+const COPY: &str = "oem/identity";
+
+/// Binds the identity over its place in `root`: the copy on COS_OEM, which outlives COS_PERSISTENT, or else what
+/// `persistent` has. So the recovery system can make COS_PERSISTENT anew.
 pub fn bind_identity(root: &Path, persistent: &Path) -> Result<()> {
+    let kept = identity_source(root, persistent);
     for (path, kind) in IDENTITY {
-        let kept = persistent.join(path);
+        let kept = kept.join(path);
         if kept.exists() {
             prepare_target(&root.join(path), kind)?;
             bind(&kept, &root.join(path))?;
         }
     }
     Ok(())
+}
+
+fn identity_source(root: &Path, persistent: &Path) -> PathBuf {
+    let copy = root.join(COPY);
+    // Without its first entry it is none: it was cut short.
+    if copy.join(IDENTITY[0].0).exists() { copy } else { persistent.to_owned() }
 }
 
 /// A mount point: only /etc can lack one, and that is writable.
@@ -135,6 +146,18 @@ mod tests {
         let readme = include_str!("../../../overlay/README.md");
         let documented: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `/")).collect();
         assert_eq!(documented.join("\n"), rows.join("\n"));
+    }
+
+    #[test]
+    fn the_identity_of_recovery_is_the_copy_where_there_is_one() {
+        let root = tempfile::tempdir().unwrap();
+        let persistent = Path::new("/run/ros/persistent");
+        assert_eq!(identity_source(root.path(), persistent), persistent);
+        let copy = root.path().join("oem/identity");
+        fs::create_dir_all(copy.join("etc/ssh/host-keys")).unwrap();
+        assert_eq!(identity_source(root.path(), persistent), persistent);
+        fs::write(copy.join("etc/machine-id"), "4f3a\n").unwrap();
+        assert_eq!(identity_source(root.path(), persistent), copy);
     }
 
     #[test]

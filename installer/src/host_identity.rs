@@ -1,0 +1,129 @@
+//! What an installed system is known by beside its TPM: machine-id and host keys. They live on COS_PERSISTENT; a copy on
+//! COS_OEM outlives it. `ros-init` binds the copy over their places in the recovery system.
+
+use crate::installed_system::{below, write};
+use anyhow::{Context, Result};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The copy, laid out as below the root.
+pub const COPY: &str = "/oem/identity";
+const MACHINE_ID: &str = "etc/machine-id";
+const HOST_KEYS: &str = "etc/ssh/host-keys";
+
+/// Copies the identity on COS_PERSISTENT, mounted at `persistent`, to COS_OEM. Nothing is copied of one that is not whole;
+/// the copy from before stays.
+pub fn keep(root: &Path, persistent: &Path) -> Result<()> {
+    copy(persistent, &below(root, COPY)).with_context(|| format!("copying machine-id and host keys to {COPY}"))
+}
+
+/// Lays out the copy in `folder`, which becomes the top of a new file system.
+pub fn lay_out(root: &Path, folder: &Path) -> Result<()> {
+    copy(&below(root, COPY), folder).context("laying out machine-id and host keys")?;
+    // `ros-init` binds only what is in here; /etc itself is the image's.
+    for folder in [folder.join("etc"), folder.join("etc/ssh")].iter().filter(|folder| folder.exists()) {
+        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let machine_id = from.join(MACHINE_ID);
+    // The first start is what makes it; before that there is nothing to lose.
+    let Some(id) = File::read(&machine_id)?.filter(|id| !id.bytes.is_empty()) else { return Ok(()) };
+    let keys = if from.join(HOST_KEYS).exists() { files(&from.join(HOST_KEYS))? } else { Vec::new() };
+    for key in &keys {
+        let copy = to.join(HOST_KEYS).join(key.file_name().unwrap_or_default());
+        File::read(key)?.map_or(Ok(()), |key| key.write(&copy))?;
+    }
+    // `ros-init` takes a copy without it for one that was cut short.
+    id.write(&to.join(MACHINE_ID))
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(|path| path.is_file()).collect())
+}
+
+/// Whoever reads the machine-id in recovery, such as systemd-networkd, is not root.
+#[derive(PartialEq, Eq)]
+struct File {
+    bytes: Vec<u8>,
+    /// Permission bits.
+    mode: u32,
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Option<Self>> {
+        let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o777);
+        match mode.and_then(|mode| Ok(Self { bytes: fs::read(path)?, mode })) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            result => result.map(Some).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+
+    /// Only a change is written: this runs at every start.
+    fn write(&self, path: &Path) -> Result<()> {
+        if Self::read(path)?.as_ref() == Some(self) {
+            return Ok(());
+        }
+        write(path, &self.bytes, self.mode).with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn persistent(id: &str, keys: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join(MACHINE_ID), id.as_bytes(), 0o444).unwrap();
+        for (name, key) in keys {
+            let mode = if name.ends_with(".pub") { 0o644 } else { 0o600 };
+            write(&folder.path().join(HOST_KEYS).join(name), key.as_bytes(), mode).unwrap();
+        }
+        folder
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn the_identity_comes_back_with_its_modes() {
+        let (root, made) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let persistent =
+            persistent("4f3a\n", &[("ssh_host_ed25519_key", "private"), ("ssh_host_ed25519_key.pub", "p")]);
+        keep(root.path(), persistent.path()).unwrap();
+        let kept = root.path().join("oem/identity");
+        let modes =
+            [mode(&kept), mode(&kept.join(HOST_KEYS).join("ssh_host_ed25519_key")), mode(&kept.join(MACHINE_ID))];
+        assert_eq!(modes, [0o700, 0o600, 0o444], "recovery's network reads the machine-id and is not root");
+        lay_out(root.path(), made.path()).unwrap();
+        let made = |name: &str| made.path().join(name);
+        assert_eq!(fs::read_to_string(made(MACHINE_ID)).unwrap(), "4f3a\n");
+        let key = made("etc/ssh/host-keys/ssh_host_ed25519_key");
+        assert_eq!(fs::read_to_string(&key).unwrap(), "private");
+        assert_eq!([mode(&made(MACHINE_ID)), mode(&key), mode(&key.with_extension("pub"))], [0o444, 0o600, 0o644]);
+        assert_eq!([mode(&made("etc")), mode(&made(HOST_KEYS))], [0o755, 0o700]);
+    }
+
+    #[test]
+    fn an_identity_that_is_gone_does_not_replace_the_copy() {
+        let root = tempfile::tempdir().unwrap();
+        keep(root.path(), persistent("4f3a\n", &[]).path()).unwrap();
+        keep(root.path(), persistent("", &[]).path()).unwrap();
+        keep(root.path(), Path::new("/nonexistent")).unwrap();
+        assert_eq!(fs::read_to_string(root.path().join("oem/identity/etc/machine-id")).unwrap(), "4f3a\n");
+    }
+
+    #[test]
+    fn without_a_copy_nothing_is_laid_out() {
+        let (root, made) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        lay_out(root.path(), made.path()).unwrap();
+        assert_eq!(fs::read_dir(made.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,157 @@
+//! Installing again because the operator asks for it: slot A and COS_PERSISTENT are made anew from the recovery system's
+//! own release. The partition table, the boot code, COS_RECOVERY, COS_OEM and the identity stay.
+//!
+//! ```text
+//! report ─► asked (COS_OEM) ─► recovery starts ─► slot A empty ─► written ─► honoured (COS_OEM) ─► slot A on trial
+//! ```
+//!
+//! Each arrow is on the disk before the next, and recovery goes on from wherever the power went.
+
+mod memory;
+mod partitions;
+mod slot_files;
+
+use crate::boot_partition;
+use crate::command::Command;
+use crate::console::{Milestone, ProgressDisplay, announce, progress_output};
+use crate::execute::anew;
+use crate::host_identity;
+use crate::recovery::{self, DEVICES, PERSISTENT};
+use anyhow::{Context, Result};
+use memory::Memory;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use protocol::message::Slot;
+use protocol::{ReinstallReport, ReinstallRequest};
+pub use slot_files::manifest;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+/// Why the last request could not be honoured; gone with the next start.
+const FAILURE: &str = "/run/ros/reinstall-failure";
+
+/// What the operator is told.
+pub fn report(root: &Path) -> Result<ReinstallReport> {
+    let Memory { honoured, .. } = Memory::read(root)?;
+    Ok(ReinstallReport { honoured, failure: failure() })
+}
+
+/// Why the last request could not be honoured, since the machine was started.
+pub fn failure() -> Option<String> {
+    fs::read_to_string(FAILURE).ok()
+}
+
+/// Takes the operator's word to a report: `None` withdraws what was asked for and not begun. Restarts the machine into
+/// its recovery system where a request is new; then the result is true. `slot`: the running one.
+pub fn take(request: Option<&ReinstallRequest>, slot: Slot, root: &Path) -> Result<bool> {
+    let mut memory = Memory::read(root)?;
+    if slot == Slot::Recovery && memory.asked.is_some() {
+        // It is being honoured.
+        return Ok(false);
+    }
+    let Some(request) = request.filter(|request| !memory.honoured.contains(request)) else {
+        if memory.asked.take().is_some() {
+            memory.write(root)?;
+        }
+        return Ok(false);
+    };
+    let restarted = begin(request, slot, memory, root);
+    told(restarted.as_ref().err());
+    restarted.with_context(|| format!("installing again, as spec.reinstall {:?} asks", request.as_str()))?;
+    Ok(true)
+}
+
+fn begin(request: &ReinstallRequest, slot: Slot, mut memory: Memory, root: &Path) -> Result<()> {
+    if slot != Slot::Recovery {
+        // Nothing is given up for a recovery system that would not start.
+        recovery::check_recovery().context("the recovery system is damaged: install again from a medium")?;
+    }
+    host_identity::keep(root, Path::new(PERSISTENT))?;
+    memory.asked = Some(request.clone());
+    memory.write(root)?;
+    boot_partition::change_state(|env| {
+        env.choose(Slot::Recovery);
+    })?;
+    announce(
+        Milestone::Rebooting,
+        format!(
+            "into the recovery system, which erases COS_PERSISTENT and installs again, as spec.reinstall {:?} asks",
+            request.as_str()
+        ),
+    );
+    Command::new("systemctl").argument("reboot").run().context("restarting")?;
+    Ok(())
+}
+
+/// The request that the recovery system has to honour.
+pub fn asked(root: &Path) -> Result<Option<ReinstallRequest>> {
+    let Memory { honoured, asked } = Memory::read(root)?;
+    Ok(asked.filter(|request| !honoured.contains(request)))
+}
+
+/// In the recovery system: does what was asked for, and restarts into slot A. False: nothing was asked for.
+pub fn go_on(root: &Path) -> Result<bool> {
+    let mut memory = Memory::read(root)?;
+    let Some(request) = memory.asked.clone() else { return Ok(false) };
+    if !memory.honoured.contains(&request) {
+        let written = write(root);
+        told(written.as_ref().err());
+        written.context("installing again")?;
+        memory.honour(request);
+        memory.write(root)?;
+    }
+    // Not where slot A was started since then, and somebody asked for recovery.
+    let mut is_new = false;
+    boot_partition::change_state(|env| is_new = env.take_new_slot_a())?;
+    memory.asked = None;
+    memory.write(root)?;
+    if is_new {
+        announce(Milestone::Rebooting, "into slot A, which was installed again");
+        Command::new("systemctl").argument("reboot").run().context("restarting")?;
+    }
+    Ok(is_new)
+}
+
+fn write(root: &Path) -> Result<()> {
+    let devices = Path::new(DEVICES);
+    let state_a = devices.join("COS_STATE_A");
+    let manifest = boot_partition::with_mounted(true, |boot| manifest(boot, Slot::Recovery))?;
+    let version = &manifest.version;
+    announce(Milestone::Planned, format!("release {version} in slot A and a new COS_PERSISTENT, from COS_RECOVERY"));
+    boot_partition::change_state(|env| env.give_up_slot_a())?;
+    let (output, redraws) = progress_output();
+    let mut display = ProgressDisplay::new(output, redraws, Instant::now());
+    let mut show = |progress: &_| display.show(progress, Instant::now());
+    anew::copy_root(&manifest.root, &devices.join("COS_RECOVERY"), &state_a, &mut show)?;
+    display.end_line();
+    unmount(PERSISTENT)?;
+    let content = tempfile::tempdir().context("making a temporary folder")?;
+    host_identity::lay_out(root, content.path())?;
+    anew::make_persistent(&devices.join("COS_PERSISTENT"), content.path())?;
+    let guid = partitions::guid_of(&state_a)?;
+    boot_partition::with_mounted(false, |boot| slot_files::copy_recovery_to_a(boot, guid))?;
+    announce(Milestone::Verified, format!("release {version} reads back as it was written"));
+    Ok(())
+}
+
+fn unmount(point: &str) -> Result<()> {
+    match umount2(point, MntFlags::empty()) {
+        // There is no mount, or not even a folder.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("unmounting {point}: end what uses it")),
+    }
+}
+
+/// Keeps a failure for the next report; a success takes it away.
+fn told(failure: Option<&anyhow::Error>) {
+    let result = match failure {
+        Some(error) => fs::write(FAILURE, format!("{error:#}")),
+        None => fs::remove_file(FAILURE),
+    };
+    if let Err(error) = result
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("{FAILURE}: {error}");
+    }
+}

@@ -1,0 +1,77 @@
+//! The requests that a machine has honoured, and the one that it is about to, in `/oem/reinstall.json`.
+
+use crate::installed_system::{below, write_secret};
+use anyhow::{Context, Result};
+use protocol::ReinstallRequest;
+use protocol::reinstall::MAX_HONOURED;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+const FILE: &str = "/oem/reinstall.json";
+
+/// `honoured`: the oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    #[serde(default)]
+    pub honoured: Vec<ReinstallRequest>,
+    /// Stands in `honoured` as well once everything is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<ReinstallRequest>,
+}
+
+impl Memory {
+    /// Absent is empty. One that cannot be read is an error: what was honoured must not be honoured again.
+    pub fn read(root: &Path) -> Result<Self> {
+        match fs::read(below(root, FILE)) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("reading {FILE}: remove it, and change spec.reinstall first")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("reading {FILE}")),
+        }
+    }
+
+    pub fn write(&self, root: &Path) -> Result<()> {
+        let bytes = serde_json::to_vec(self).with_context(|| format!("writing {FILE}"))?;
+        write_secret(&below(root, FILE), &bytes).with_context(|| format!("writing {FILE}"))
+    }
+
+    pub fn honour(&mut self, request: ReinstallRequest) {
+        self.honoured.push(request);
+        let too_many = self.honoured.len().saturating_sub(MAX_HONOURED);
+        self.honoured.drain(..too_many);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_written_is_read_back_and_the_oldest_go() {
+        let root = tempfile::tempdir().unwrap();
+        let mut memory = Memory::read(root.path()).unwrap();
+        assert_eq!(memory, Memory::default());
+        (0..MAX_HONOURED + 2).for_each(|n| memory.honour(format!("text {n}").parse().unwrap()));
+        memory.asked = Some("now".parse().unwrap());
+        memory.write(root.path()).unwrap();
+        let read = Memory::read(root.path()).unwrap();
+        assert_eq!((read.honoured.len(), read.honoured[0].as_str()), (MAX_HONOURED, "text 2"));
+        assert_eq!(read, memory);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_cut_off_is_an_error_and_never_forgotten(texts in proptest::collection::vec("\\PC{1,9}", 1..4), cut: usize) {
+            let root = tempfile::tempdir().unwrap();
+            let honoured = texts.into_iter().filter_map(|text| text.try_into().ok()).collect();
+            Memory { honoured, asked: None }.write(root.path()).unwrap();
+            let path = root.path().join("oem/reinstall.json");
+            let bytes = fs::read(&path).unwrap();
+            fs::write(&path, &bytes[..cut % bytes.len()]).unwrap();
+            prop_assert!(Memory::read(root.path()).is_err());
+        }
+    }
+}

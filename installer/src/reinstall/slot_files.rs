@@ -1,0 +1,122 @@
+//! A slot's folder on COS_BOOT, made like recovery's.
+
+use crate::arguments_file;
+use crate::grubenv::folder;
+use crate::recovery;
+use anyhow::{Context, Result};
+use protocol::message::Slot;
+use protocol::release::ReleaseManifest;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use uuid::Uuid;
+
+/// The manifest of the release in a slot. `boot`: COS_BOOT.
+pub fn manifest(boot: &Path, slot: Slot) -> Result<ReleaseManifest> {
+    let path = boot.join(folder(slot)).join("release.json");
+    let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    ReleaseManifest::parse(&bytes).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Gives slot A, whose partition has the GUID `root`, recovery's kernel, initrd, arguments and manifest. A file that is
+/// right already is not touched.
+pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<()> {
+    let (from, to) = (boot.join(folder(Slot::Recovery)), boot.join(folder(Slot::A)));
+    let manifest = manifest(boot, Slot::Recovery)?;
+    fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
+    for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
+        if recovery::compare(&to.join(name), file).is_err() {
+            write(&to.join(name), &read(&from.join(name))?)?;
+        }
+        recovery::compare(&to.join(name), file).with_context(|| format!("slot A's {name}"))?;
+    }
+    let arguments = fs::read_to_string(from.join("args.cfg")).context("reading recovery's args.cfg")?;
+    let arguments = arguments_file::read(&arguments).context("recovery's args.cfg says no arguments")?;
+    let arguments = arguments_file::write(&of_slot_a(arguments, root));
+    for (name, bytes) in [("args.cfg", arguments.into_bytes()), ("release.json", read(&from.join("release.json"))?)] {
+        if fs::read(to.join(name)).ok().as_deref() != Some(&bytes[..]) {
+            write(&to.join(name), &bytes)?;
+        }
+    }
+    File::open(&to).and_then(|folder| folder.sync_all()).with_context(|| format!("writing {}", to.display()))
+}
+
+/// Recovery's kernel arguments as slot A's.
+fn of_slot_a(arguments: &str, root: Uuid) -> String {
+    let own = |argument: &str| match argument.split_once('=') {
+        Some(("ros.mode", _)) => "ros.mode=system".to_owned(),
+        Some(("ros.slot", _)) => format!("ros.slot={}", folder(Slot::A)),
+        Some(("ros.root", _)) => format!("ros.root={root}"),
+        _ => argument.to_owned(),
+    };
+    arguments.split_ascii_whitespace().map(own).collect::<Vec<_>>().join(" ")
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Returns when it is on the disk.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let written = File::create(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::layout::Role;
+    use crate::plan::tests::{blank_disk, plan_for};
+    use crate::plan::{Content, Step};
+    use crate::release_source::tests::tiny_release;
+    use crate::settings::Settings;
+    use protocol::CloudConfig;
+
+    /// Recovery's folder as an installation writes it, and slot A's arguments and GUID in that installation.
+    fn installed() -> (tempfile::TempDir, String, Uuid) {
+        let release = tiny_release(&[5; 8192]);
+        let plan = plan_for(blank_disk("/dev/vda"), &Settings::default(), &CloudConfig::default()).unwrap();
+        let files = plan.steps.iter().find_map(|step| match step {
+            Step::Boot { files, .. } => Some(files),
+            _ => None,
+        });
+        let text = |path: &str| match &files.unwrap().iter().find(|file| file.path == path).unwrap().content {
+            Content::Text(text) => text.clone(),
+            other => panic!("{other:?}"),
+        };
+        let boot = tempfile::tempdir().unwrap();
+        let recovery = boot.path().join("R");
+        fs::create_dir(&recovery).unwrap();
+        for name in ["vmlinuz", "initrd", "release.json"] {
+            fs::copy(release.path().join(name), recovery.join(name)).unwrap();
+        }
+        fs::write(recovery.join("args.cfg"), text("R/args.cfg")).unwrap();
+        (boot, text("A/args.cfg"), plan.layout.partition(Role::StateA).guid)
+    }
+
+    #[test]
+    fn slot_a_is_what_an_installation_makes_of_it() {
+        let (boot, arguments, guid) = installed();
+        for damage in [None, Some("initrd"), Some("args.cfg"), Some("release.json")] {
+            if let Some(name) = damage {
+                fs::write(boot.path().join("A").join(name), "damaged").unwrap();
+            }
+            copy_recovery_to_a(boot.path(), guid).unwrap();
+            for name in ["vmlinuz", "initrd", "release.json"] {
+                let of = |slot: &str| fs::read(boot.path().join(slot).join(name)).unwrap();
+                assert!(of("A") == of("R"), "{name}");
+            }
+            assert_eq!(fs::read_to_string(boot.path().join("A/args.cfg")).unwrap(), arguments);
+        }
+    }
+
+    #[test]
+    fn a_damaged_recovery_is_copied_nowhere() {
+        let (boot, _, guid) = installed();
+        fs::write(boot.path().join("R/initrd"), "damaged").unwrap();
+        let error = format!("{:#}", copy_recovery_to_a(boot.path(), guid).unwrap_err());
+        assert!(error.contains("slot A's initrd"), "{error}");
+        fs::write(boot.path().join("R/args.cfg"), "").unwrap();
+        assert!(copy_recovery_to_a(boot.path(), guid).is_err());
+    }
+}
