@@ -231,6 +231,13 @@ impl GrubEnv {
         self.returns = 0;
     }
 
+    /// The running slot came up and is damaged: no start is given back to it, and it has to prove itself again.
+    pub fn doubt(&mut self, slot: Slot) {
+        if let Some(boot) = self.slot_mut(slot) {
+            *boot = SlotBoot { state: SlotState::Trial, left: boot.left.min(SlotState::Trial.starts()) };
+        }
+    }
+
     /// Makes `slot` the one that is started next, with all its starts; one that had failed is on trial again. `false`
     /// where the slot holds no system.
     pub fn choose(&mut self, slot: Slot) -> bool {
@@ -354,6 +361,18 @@ mod tests {
                 GrubEnv { active, preferred, a, b, menu, returns, others }
             },
         )
+    }
+
+    #[test]
+    fn a_damaged_slot_uses_up_its_starts_although_it_comes_up() {
+        let good = SlotBoot::new(SlotState::Good);
+        let mut env = GrubEnv { a: good, ..GrubEnv::INSTALLED };
+        let mut starts = 0;
+        while env.start() == Slot::A {
+            env.doubt(Slot::A);
+            starts += 1;
+        }
+        assert_eq!((starts, env.a.state), (4, SlotState::Failed));
     }
 
     #[test]

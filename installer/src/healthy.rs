@@ -7,7 +7,7 @@ use crate::grubenv::{GrubEnv, SlotState};
 use crate::host_identity;
 use crate::issue;
 use crate::machine::Boot;
-use crate::recovery::PERSISTENT;
+use crate::recovery::{self, PERSISTENT};
 use crate::start;
 use anyhow::{Context, Result};
 use protocol::message::Slot;
@@ -26,7 +26,8 @@ const TOLERATED: &[&str] = &["ros-apply.service", "ros-runcmd.service", "ros-rep
 /// systemd-networkd's summary (sd-network(3)).
 const NETWORK_STATE: &str = "/run/systemd/netif/state";
 
-/// Waits until the system is up and marks its slot as good, which gives it all its starts back. A slot on trial that does
+/// Waits until the system is up and marks its slot as good, which gives it all its starts back. A slot with a byte that is
+/// not as it was written stays or becomes one on trial. A slot on trial that does
 /// not come up in time restarts the machine if the other slot holds a system; GRUB has counted the start. Where nothing
 /// else holds a system, a missing network and failed units are no reason to use up starts: recovery would not help.
 pub fn run() -> Result<()> {
@@ -44,6 +45,13 @@ pub fn run() -> Result<()> {
             was_told = true;
         }
         sleep(if is_late { LONG_INTERVAL } else { INTERVAL });
+    }
+    if let Err(damage) = recovery::check(slot) {
+        // What is damaged may not have been read yet, and dm-verity restarts the machine when it is. Without this a good
+        // slot would be given back its starts each time.
+        boot_partition::change_state(|env| env.doubt(slot))?;
+        announce(Milestone::Failed, format!("slot {slot} is damaged and not marked as good: {damage:#}"));
+        return restart_if_on_trial(slot);
     }
     boot_partition::change_state(|env| env.mark_good(slot))?;
     if let Err(error) = host_identity::keep(Path::new("/"), Path::new(PERSISTENT)) {

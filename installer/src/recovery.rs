@@ -199,10 +199,9 @@ fn damage(boot: &Path, devices: &Path, slot: Slot) -> Option<String> {
     })
 }
 
-/// Whether the recovery system could be started, as far as it can be seen from outside.
-pub fn check_recovery() -> Result<()> {
+/// Whether kernel, initrd, arguments and root image of a slot are as they were written.
+pub fn check(slot: Slot) -> Result<()> {
     boot_partition::with_mounted(true, |boot| {
-        let slot = Slot::Recovery;
         files_damage(&boot.join(grubenv::folder(slot)), &partition(Path::new(DEVICES), slot))
     })
 }

@@ -65,7 +65,7 @@ pub fn take(request: Option<&ReinstallRequest>, slot: Slot, root: &Path) -> Resu
 fn begin(request: &ReinstallRequest, slot: Slot, mut memory: Memory, root: &Path) -> Result<()> {
     if slot != Slot::Recovery {
         // Nothing is given up for a recovery system that would not start.
-        recovery::check_recovery().context("the recovery system is damaged: install again from a medium")?;
+        recovery::check(Slot::Recovery).context("the recovery system is damaged: install again from a medium")?;
     }
     host_identity::keep(root, Path::new(PERSISTENT))?;
     memory.asked = Some(request.clone());
