@@ -92,11 +92,16 @@ fn empty(folder: &Path, serial: &str, bytes: u64) -> Disk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vm_without_a_disk() {
+async fn vm_without_a_disk_waits_for_one() {
     let mut attempt = Attempt::new("bad-no-disk", |_| Vec::new(), json!({})).await;
     // From a CD: the medium would be a disk otherwise.
     attempt.machine.spec.medium.as_mut().unwrap().drive = Drive::Cd;
     attempt.refused("NoDisk", &["no disk", "attach one"]).await;
+    attempt.machine.plug_in(&empty(attempt.scratch.path(), "late", 4 * GIB)).unwrap();
+    // Not as a milestone: the machine may say once more that it has no disk.
+    let planned = attempt.machine.console().wait_for("a plan", SHORT, |line| Milestone::Planned.text_in(line).is_some());
+    let planned = planned.await.unwrap().text;
+    assert!(planned.contains("serial late"), "{planned}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

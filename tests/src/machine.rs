@@ -108,6 +108,8 @@ struct Running {
 const CONTROL: &str = "qmp.sock";
 const SERIAL: &str = "serial.sock";
 const SECOND_PORT: &str = "second-port.sock";
+/// Where a machine without disks takes one while it is on.
+const FREE_PLACE: &str = "free-place";
 /// QEMU makes its sockets within milliseconds of an idle host's time.
 const READY: Duration = Duration::from_secs(60);
 
@@ -316,6 +318,13 @@ impl Machine {
         Ok(())
     }
 
+    /// Puts a disk into a machine that was assembled without one, while it is on.
+    pub fn plug_in(&self, disk: &Disk) -> Result<()> {
+        self.control("blockdev-add", disk.block_device("plugged-in"))?;
+        let device = json!({"driver": "virtio-blk-pci", "bus": FREE_PLACE, "drive": "plugged-in", "serial": disk.serial});
+        self.control("device_add", device).map(drop)
+    }
+
     /// A command of QEMU's own (docs/interop/qmp-ref).
     pub fn control(&self, command: &str, arguments: Value) -> Result<Value> {
         qmp::execute(&self.folder.join(CONTROL), command, arguments)
@@ -368,6 +377,9 @@ impl Machine {
             add("-blockdev", disk.block_device(&node).to_string());
             let index = disk_index.map(|first| format!(",bootindex={}", first + number)).unwrap_or_default();
             add("-device", format!("virtio-blk-pci,drive={node},serial={}{index}", disk.serial));
+        }
+        if spec.disks.is_empty() {
+            add("-device", format!("pcie-root-port,id={FREE_PLACE},chassis=1"));
         }
         if let Some(medium) = &spec.medium {
             let file = medium.file.display();
