@@ -23,6 +23,7 @@ use protocol::hardware::Hardware;
 use protocol::message::{MachineReport, OsReport};
 use protocol::{Refusal, RefusalCode, ReinstallRequest, TpmHash};
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// How often an inventory may vanish, or change hands, under one registration before the machine is sent away.
 const ATTEMPTS: usize = 3;
@@ -57,7 +58,7 @@ pub async fn register(
         let (machine, approved) = match enroll::decide(registration, known, admitted, context.now().0) {
             Decision::Refuse(refusal) => return Err(refusal),
             Decision::Enroll { approved } => {
-                context.registrations.pace.take(&registration.key())?;
+                let _turn = context.registrations.pace.turn(&registration.key()).await?;
                 (make(context, &record, &identity.hash, approved).await?, approved)
             }
             Decision::Known { machine, approved } => {
@@ -259,8 +260,10 @@ impl Ledger {
             let Some(patch) = StatusPatch::between(&before, &status, self.machine.resource_version()) else {
                 return Ok(Vec::new());
             };
-            take_turn(context, &self.machine).map_err(AccessError::Refused)?;
-            match self.send(context, &patch, status).await {
+            let turn = take_turn(context, &self.machine).await.map_err(AccessError::Refused)?;
+            let sent = self.send(context, &patch, status).await;
+            drop(turn);
+            match sent {
                 Ok(()) => return Ok(news),
                 Err(AccessError::Changed) => self.read_again(context).await.map(drop)?,
                 Err(error) => return Err(error),
@@ -386,9 +389,9 @@ async fn make(
 }
 
 /// A write for a machine counts against the registration through which it came.
-fn take_turn(context: &Context, machine: &KnownMachine) -> Result<(), Refusal> {
-    let registration = machine.registration.clone().map(|name| (machine.namespace.clone(), name));
-    registration.map_or(Ok(()), |registration| context.registrations.pace.take(&registration))
+async fn take_turn(context: &Context, machine: &KnownMachine) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+    let Some(name) = machine.registration.clone() else { return Ok(None) };
+    context.registrations.pace.turn(&(machine.namespace.clone(), name)).await.map(Some)
 }
 
 /// Brings labels, annotations and SMBIOS up to date. `None`: the inventory is gone, or is not what it was.
@@ -398,7 +401,7 @@ async fn update(
     known: Arc<KnownMachine>,
 ) -> Result<Option<Arc<KnownMachine>>, Refusal> {
     let Some(patch) = record.patch(&known) else { return Ok(Some(known)) };
-    take_turn(context, &known)?;
+    let _turn = take_turn(context, &known).await?;
     context.metrics.writes.inc();
     match context.inventory_client.patch(&known.namespace, &known.name, &patch).await {
         Ok(object) => Ok(Some(context.inventories.enter(object))),

@@ -99,7 +99,8 @@ async fn vm_without_a_disk_waits_for_one() {
     attempt.refused("NoDisk", &["no disk", "attach one"]).await;
     attempt.machine.plug_in(&empty(attempt.scratch.path(), "late", 4 * GIB)).unwrap();
     // Not as a milestone: the machine may say once more that it has no disk.
-    let planned = attempt.machine.console().wait_for("a plan", SHORT, |line| Milestone::Planned.text_in(line).is_some());
+    let planned =
+        attempt.machine.console().wait_for("a plan", SHORT, |line| Milestone::Planned.text_in(line).is_some());
     let planned = planned.await.unwrap().text;
     assert!(planned.contains("serial late"), "{planned}");
 }

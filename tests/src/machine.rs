@@ -321,7 +321,8 @@ impl Machine {
     /// Puts a disk into a machine that was assembled without one, while it is on.
     pub fn plug_in(&self, disk: &Disk) -> Result<()> {
         self.control("blockdev-add", disk.block_device("plugged-in"))?;
-        let device = json!({"driver": "virtio-blk-pci", "bus": FREE_PLACE, "drive": "plugged-in", "serial": disk.serial});
+        let device =
+            json!({"driver": "virtio-blk-pci", "bus": FREE_PLACE, "drive": "plugged-in", "serial": disk.serial});
         self.control("device_add", device).map(drop)
     }
 

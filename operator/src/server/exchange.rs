@@ -32,6 +32,9 @@ const SILENCE: Duration = Duration::from_secs(15 * 60);
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 /// What a machine said with its request for configuration is written when it says more, or after this.
 const SOON: Duration = Duration::from_secs(1);
+/// A report of more bytes is written before its machine is answered: thousands of installations are followed at once, and
+/// none of them may hold that much in memory. A server with a dozen disks says 8 KiB.
+const LARGE: usize = 32 * 1024;
 /// When it is tried again to write what could not be written.
 const WRITE_AGAIN: Duration = Duration::from_secs(5);
 /// In which an installation should be done.
@@ -152,11 +155,14 @@ impl<S: Socket> Exchange<S> {
     async fn answer(&mut self) -> Result<After, End> {
         let peer = self.identify().await?;
         let frame = self.receive(HURRY).await?;
-        match self.side.receive_statement(&frame)? {
+        let is_large = frame.len() > LARGE;
+        let statement = self.side.receive_statement(&frame)?;
+        drop(frame);
+        match statement {
             Statement::Machine(report) => {
                 self.request = "register";
                 self.admitted.reserve_installation().await?;
-                self.register(peer, &report).await?;
+                self.register(peer, *report, is_large).await?;
                 Ok(After::Installation)
             }
             Statement::Booted(report) => {
@@ -183,7 +189,7 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    async fn register(&mut self, peer: Peer, report: &MachineReport) -> Result<(), End> {
+    async fn register(&mut self, peer: Peer, report: MachineReport, is_large: bool) -> Result<(), End> {
         let begun = Instant::now();
         let ledger = match peer {
             Peer::Tpm(mut identity) => {
@@ -192,16 +198,20 @@ impl<S: Socket> Exchange<S> {
                     registrar::find(&self.context, &self.registration, &identity.hash).await?;
                 }
                 add_tpm(&mut identity.attestation, report.hardware.tpm.as_ref());
-                registrar::register(&self.context, &self.registration, &identity, report).await?
+                registrar::register(&self.context, &self.registration, &identity, &report).await?
             }
             Peer::SecretHolder(machine) => {
-                registrar::register_known(&self.context, &self.registration, &machine, report).await?
+                registrar::register_known(&self.context, &self.registration, &machine, &report).await?
             }
         };
         let inventory = ledger.inventory();
         let cloud_config =
             self.registration.answer(&self.context.endpoint(), Admits::KnownMachines, ledger.machine(), &report.smbios);
-        self.ledger = Some(ledger);
+        drop(report);
+        let ledger = self.ledger.insert(ledger);
+        if is_large {
+            ledger.write(&self.context).await?;
+        }
         tracing::info!(inventory, "registered");
         let cloud_config = match cloud_config {
             Ok(cloud_config) => cloud_config,
