@@ -31,10 +31,12 @@ use std::time::Instant;
 /// Why the last request could not be honoured; gone with the next start.
 const FAILURE: &str = "/run/ros/reinstall-failure";
 
-/// What the operator is told.
-pub fn report(root: &Path) -> Result<ReinstallReport> {
-    let Memory { honoured, .. } = Memory::read(root)?;
-    Ok(ReinstallReport { honoured, failure: failure() })
+/// What the operator is told. A machine that does not know any more what it has honoured says so, and honours nothing.
+pub fn report(root: &Path) -> ReinstallReport {
+    match Memory::read(root) {
+        Ok(memory) => ReinstallReport { honoured: memory.honoured, failure: failure() },
+        Err(error) => ReinstallReport { honoured: Vec::new(), failure: Some(format!("{error:#}")) },
+    }
 }
 
 /// Why the last request could not be honoured, since the machine was started.
@@ -57,7 +59,7 @@ pub fn take(request: Option<&ReinstallRequest>, slot: Slot, root: &Path) -> Resu
         return Ok(false);
     };
     let restarted = begin(request, slot, memory, root);
-    told(restarted.as_ref().err());
+    tell(restarted.as_ref().err());
     restarted.with_context(|| format!("installing again, as spec.reinstall {:?} asks", request.as_str()))?;
     Ok(true)
 }
@@ -96,7 +98,7 @@ pub fn go_on(root: &Path) -> Result<bool> {
     let Some(request) = memory.asked.clone() else { return Ok(false) };
     if !memory.honoured.contains(&request) {
         let written = write(root);
-        told(written.as_ref().err());
+        tell(written.as_ref().err());
         written.context("installing again")?;
         memory.honour(request);
         memory.write(root)?;
@@ -144,7 +146,7 @@ fn unmount(point: &str) -> Result<()> {
 }
 
 /// Keeps a failure for the next report; a success takes it away.
-fn told(failure: Option<&anyhow::Error>) {
+fn tell(failure: Option<&anyhow::Error>) {
     let result = match failure {
         Some(error) => fs::write(FAILURE, format!("{error:#}")),
         None => fs::remove_file(FAILURE),
@@ -153,5 +155,46 @@ fn told(failure: Option<&anyhow::Error>) {
         && error.kind() != std::io::ErrorKind::NotFound
     {
         tracing::warn!("{FAILURE}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(memory: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("oem")).unwrap();
+        fs::write(root.path().join("oem/reinstall.json"), memory).unwrap();
+        root
+    }
+
+    fn text(text: &str) -> ReinstallRequest {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_was_honoured_is_not_honoured_again_and_what_was_asked_can_be_withdrawn() {
+        let root = machine(r#"{"honoured": ["a", "b"], "asked": "c"}"#);
+        assert_eq!(report(root.path()).honoured, [text("a"), text("b")]);
+        assert_eq!(asked(root.path()).unwrap(), Some(text("c")));
+        assert!(!take(Some(&text("d")), Slot::Recovery, root.path()).unwrap(), "one after the other");
+        assert_eq!(asked(root.path()).unwrap(), Some(text("c")));
+        assert!(!take(Some(&text("a")), Slot::A, root.path()).unwrap());
+        assert_eq!(asked(root.path()).unwrap(), None);
+        assert!(!take(None, Slot::A, root.path()).unwrap());
+    }
+
+    #[test]
+    fn a_request_that_was_honoured_is_only_to_be_ended() {
+        let root = machine(r#"{"honoured": ["a"], "asked": "a"}"#);
+        assert_eq!(asked(root.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_memory_that_cannot_be_read_is_told_and_honours_nothing() {
+        let root = machine("{");
+        assert!(report(root.path()).failure.is_some_and(|failure| failure.contains("/oem/reinstall.json")));
+        assert!(take(Some(&text("a")), Slot::A, root.path()).is_err());
     }
 }

@@ -59,8 +59,11 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     if let Some(settings) = &answer.settings {
         keep(settings, way, root);
     }
-    if reinstall::take(answer.reinstall.as_ref(), report.slot, root)? {
-        return Ok(());
+    match reinstall::take(answer.reinstall.as_ref(), report.slot, root) {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        // The next report tells the operator. The rest of the answer counts all the same.
+        Err(error) => console::note(format!("{error:#}")),
     }
     match answer.join {
         // Recovery joins nothing.
@@ -136,7 +139,7 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
         hostname: kernel("hostname").ok(),
         recovery: status.recovery.clone(),
         settings_revision: None,
-        reinstall: Some(reinstall::report(root).context("reading what was asked for before")?),
+        reinstall: Some(reinstall::report(root)),
     })
 }
 
