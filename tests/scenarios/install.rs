@@ -58,9 +58,9 @@ mod matrix {
         };
     }
 
+    // Not BIOS with an empty disk before a stick: SeaBIOS starts the first of all hard disks or none, and a stick is one.
     combinations! {
         matrix_bios_disk_before_cd: Bios, Cd, Disk;
-        matrix_bios_disk_before_stick: Bios, Disk, Disk;
         matrix_bios_stick_before_disk: Bios, Disk, Medium;
         matrix_uefi_disk_before_stick: Uefi, Disk, Disk;
         matrix_uefi_cd_before_disk: Uefi, Cd, Medium;
