@@ -1,6 +1,7 @@
 //! The boot partition of the disk this system runs from: mounted for as long as it is looked at, and for no longer.
 
 use crate::grubenv::{self, GrubEnv, SlotBoot, SlotState};
+use crate::installed_system::DEVICES;
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::message::Slot;
@@ -8,8 +9,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-/// Made by `ros-init`, for each partition of the disk that holds the root.
-const DEVICE: &str = "/run/ros/dev/COS_BOOT";
 const MOUNT_POINT: &str = "/run/ros/boot";
 /// Only one program at a time looks at the partition: a second mount could not be of another kind.
 const LOCK: &str = "/run/ros/boot.lock";
@@ -79,7 +78,7 @@ fn create(path: &Path, state: &GrubEnv) -> io::Result<()> {
 /// Calls `action` with the folder at which the partition is mounted, and unmounts it afterwards. Changes are on the disk
 /// only if `action` calls fsync: FAT writes nothing through when it is unmounted.
 pub fn with_mounted<T>(read_only: bool, action: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    with_mounted_device(Path::new(DEVICE), read_only, action)
+    with_mounted_device(&Path::new(DEVICES).join("COS_BOOT"), read_only, action)
 }
 
 /// The same for the boot partition of another disk than the one that this system runs from.

@@ -5,6 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+/// Made by `ros-init`, for each partition of the disk that holds the root: a link named like its label.
+pub const DEVICES: &str = "/run/ros/dev";
+/// Where `ros-init` mounts COS_PERSISTENT.
+pub const PERSISTENT: &str = "/run/ros/persistent";
 /// Where the installer left the configuration.
 pub const CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
 /// Where rancherd looks first.

@@ -4,13 +4,15 @@ use crate::boot_partition;
 use crate::command::Command;
 use crate::console::{self, Milestone, announce};
 use crate::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
+use crate::installed_system::{DEVICES, PERSISTENT};
 use crate::issue;
 use crate::reinstall;
+use crate::release_source::read_manifest;
 use anyhow::{Context, Result};
 use aws_lc_rs::digest;
 use protocol::ReinstallRequest;
 use protocol::message::Slot;
-use protocol::release::{ReleaseFile, ReleaseManifest};
+use protocol::release::ReleaseFile;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
@@ -19,13 +21,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// Made by `ros-init`, for each partition of the disk that holds the root.
-pub const DEVICES: &str = "/run/ros/dev";
-/// Where `ros-init` mounts COS_PERSISTENT.
-pub const PERSISTENT: &str = "/run/ros/persistent";
 /// The cause, once it is known; gone with the next start.
 const FOUND: &str = "/run/ros/recovery.json";
-/// Whoever asks first looks, and the others wait: it takes a while on a slow disk.
+/// The first caller looks for it, and the others wait: a root image takes a while to read from a slow disk.
 const LOCK: &str = "/run/ros/recovery.lock";
 /// What made a slot fail may pass by itself: power, a slow disk, a service elsewhere. Each wait is longer than the last.
 const WAITS: [Duration; MOST_RETURNS as usize] =
@@ -78,7 +76,7 @@ impl Cause {
         let asked = reinstall::asked(Path::new("/")).unwrap_or_default();
         boot_partition::with_mounted(true, |boot| {
             if let Some(request) = asked {
-                let version = reinstall::manifest(boot, Slot::Recovery)?.version;
+                let version = read_manifest(&boot.join(grubenv::folder(Slot::Recovery)))?.0.version;
                 return Ok(Self::Reinstall { request, version });
             }
             let state = boot_partition::read(boot)?;
@@ -215,8 +213,7 @@ fn partition(devices: &Path, slot: Slot) -> PathBuf {
 }
 
 fn files_damage(folder: &Path, partition: &Path) -> Result<()> {
-    let manifest = fs::read(folder.join("release.json")).context("reading the slot's release.json")?;
-    let manifest = ReleaseManifest::parse(&manifest).context("reading the slot's release.json")?;
+    let (manifest, _) = read_manifest(folder).context("reading the slot's release.json")?;
     let arguments = fs::read_to_string(folder.join("args.cfg")).context("reading the slot's args.cfg")?;
     anyhow::ensure!(arguments.contains("ros.root="), "the slot's args.cfg names no root");
     for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {

@@ -8,22 +8,24 @@
 //! Each arrow is on the disk before the next, and recovery goes on from wherever the power went.
 
 mod memory;
-mod partitions;
 mod slot_files;
 
 use crate::boot_partition;
 use crate::command::Command;
 use crate::console::{Milestone, ProgressDisplay, announce, progress_output};
 use crate::execute::anew;
+use crate::grubenv;
 use crate::host_identity;
-use crate::recovery::{self, DEVICES, PERSISTENT};
+use crate::installed_system::{DEVICES, PERSISTENT};
+use crate::machine::installed;
+use crate::recovery;
+use crate::release_source::read_manifest;
 use anyhow::{Context, Result};
 use memory::Memory;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use protocol::message::Slot;
 use protocol::{ReinstallReport, ReinstallRequest};
-pub use slot_files::manifest;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -118,7 +120,8 @@ pub fn go_on(root: &Path) -> Result<bool> {
 fn write(root: &Path) -> Result<()> {
     let devices = Path::new(DEVICES);
     let state_a = devices.join("COS_STATE_A");
-    let manifest = boot_partition::with_mounted(true, |boot| manifest(boot, Slot::Recovery))?;
+    let manifest =
+        boot_partition::with_mounted(true, |boot| Ok(read_manifest(&boot.join(grubenv::folder(Slot::Recovery)))?.0))?;
     let version = &manifest.version;
     announce(Milestone::Planned, format!("release {version} in slot A and a new COS_PERSISTENT, from COS_RECOVERY"));
     boot_partition::change_state(|env| env.give_up_slot_a())?;
@@ -131,7 +134,7 @@ fn write(root: &Path) -> Result<()> {
     let content = tempfile::tempdir().context("making a temporary folder")?;
     host_identity::lay_out(root, content.path())?;
     anew::make_persistent(&devices.join("COS_PERSISTENT"), content.path())?;
-    let guid = partitions::guid_of(&state_a)?;
+    let guid = installed::guid_of(&state_a)?;
     boot_partition::with_mounted(false, |boot| slot_files::copy_recovery_to_a(boot, guid))?;
     announce(Milestone::Verified, format!("release {version} reads back as it was written"));
     Ok(())

@@ -38,10 +38,7 @@ pub enum ReleaseError {
 impl ReleaseSource {
     /// Opens a folder with `release.json`, and checks everything that is small.
     pub fn open(folder: &Path) -> Result<Self, ReleaseError> {
-        let path = folder.join("release.json");
-        let manifest_bytes = fs::read(&path).map_err(|source| ReleaseError::Read { path: path.clone(), source })?;
-        let manifest =
-            ReleaseManifest::parse(&manifest_bytes).map_err(|source| ReleaseError::Manifest { path, source })?;
+        let (manifest, manifest_bytes) = read_manifest(folder)?;
         let source = Self { folder: folder.to_owned(), manifest, manifest_bytes };
         source.open_root()?;
         for (_, file) in source.manifest.files().into_iter().filter(|(_, file)| **file != source.manifest.root) {
@@ -92,6 +89,14 @@ impl ReleaseSource {
         }
         Ok(opened)
     }
+}
+
+/// The manifest in a folder of a release or of a slot, and its bytes.
+pub fn read_manifest(folder: &Path) -> Result<(ReleaseManifest, Vec<u8>), ReleaseError> {
+    let path = folder.join("release.json");
+    let bytes = fs::read(&path).map_err(|source| ReleaseError::Read { path: path.clone(), source })?;
+    let manifest = ReleaseManifest::parse(&bytes).map_err(|source| ReleaseError::Manifest { path, source })?;
+    Ok((manifest, bytes))
 }
 
 #[cfg(test)]

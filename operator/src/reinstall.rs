@@ -11,7 +11,7 @@ use crate::machine_life::Step;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::ReinstallRequest;
 use protocol::message::{OsReport, Slot};
-use protocol::reinstall::MAX_HONOURED;
+use protocol::reinstall::remember;
 
 const ERASES: &str = "restart into its recovery system, which erases COS_PERSISTENT, all data that the machine keeps, \
                       and installs its own release again";
@@ -175,11 +175,9 @@ fn reason_of(status: &MachineInventoryStatus) -> &str {
 }
 
 fn honour(status: &mut MachineInventoryStatus, text: &ReinstallRequest) {
-    let Some(note) = &mut status.reinstall else { return };
-    note.honoured.retain(|honoured| honoured != text.as_str());
-    note.honoured.push(text.to_string());
-    let over = note.honoured.len().saturating_sub(MAX_HONOURED);
-    note.honoured.drain(..over);
+    if let Some(note) = &mut status.reinstall {
+        remember(&mut note.honoured, text.to_string());
+    }
 }
 
 /// Nothing is asked for by this text, now and later.

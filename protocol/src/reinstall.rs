@@ -8,6 +8,14 @@ use std::str::FromStr;
 /// The most texts that a machine remembers; of more the oldest are forgotten.
 pub const MAX_HONOURED: usize = 64;
 
+/// Adds a text to those that were honoured, the oldest first. One that is among them becomes the newest.
+pub fn remember<T: PartialEq>(honoured: &mut Vec<T>, text: T) {
+    honoured.retain(|earlier| *earlier != text);
+    honoured.push(text);
+    let too_many = honoured.len().saturating_sub(MAX_HONOURED);
+    honoured.drain(..too_many);
+}
+
 /// The free text that asks a machine to install itself again: 1 to [`ReinstallRequest::MAX`] characters, none of them a
 /// control character. A machine honours each text once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

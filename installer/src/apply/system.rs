@@ -4,7 +4,7 @@ use super::accounts::{Accounts, Host};
 use super::change::{Change, FileChange};
 use super::sha512_crypt;
 use crate::command::Command;
-use crate::installed_system::below;
+use crate::installed_system::{PERSISTENT, below};
 use anyhow::{Context, Result, bail};
 use protocol::cloud_config::document::{CaCerts, Document};
 use std::collections::BTreeSet;
@@ -19,8 +19,6 @@ use std::time::SystemTime;
 const ONCE: &str = "/var/lib/ros/once";
 /// Below it, a note for each file that is kept: SHA-256 of the path, and how many files before it have the same path.
 const FILES: &str = "files";
-/// The persistent partition by itself; see `/usr/lib/ros/persist.conf` for what of it is bound where.
-const PERSISTENT: &str = "/run/ros/persistent";
 const SUDO: &str = "/usr/bin/sudo";
 const SUDOERS: &str = "/etc/sudoers.d/90-cloud-config";
 const CERTIFICATES: &str = "/usr/local/share/ca-certificates";

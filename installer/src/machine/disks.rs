@@ -3,6 +3,7 @@
 use super::content::{self, Partition};
 use super::mounts::{self, Mount};
 use super::{DiskDetail, installed, sysfs};
+use crate::installed_system::{DEVICES, below};
 use crate::marker::Marker;
 use protocol::hardware;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,6 @@ use std::path::{Path, PathBuf};
 const SYSFS_SECTOR: u64 = 512;
 /// Where `ros-init` mounts the medium of a live system.
 const MEDIUM: &str = "/run/ros/medium";
-/// Links that `ros-init` makes to the partitions of the disk that an installed system runs from.
-const OWN_PARTITIONS: &str = "run/ros/dev";
 
 /// One disk: what is told to the operator, and what the planner needs.
 pub struct FoundDisk {
@@ -109,7 +108,8 @@ fn is_used(class: &Path, name: &str, mount: &Mount) -> bool {
         })
 }
 
-fn logical_sector(folder: &Path) -> u32 {
+/// In bytes, of the disk with this folder in sysfs.
+pub(super) fn logical_sector(folder: &Path) -> u32 {
     match sysfs::number(&folder.join("queue/logical_block_size")) {
         4096 => 4096,
         _ => 512,
@@ -207,7 +207,7 @@ fn device_links(root: &Path) -> Vec<(String, String)> {
 
 /// Kernel names of the partitions that the running system was started from.
 fn own_partitions(root: &Path) -> Vec<String> {
-    let folder = root.join(OWN_PARTITIONS);
+    let folder = below(root, DEVICES);
     sysfs::names(&folder).iter().filter_map(|name| link_target(&folder.join(name))).collect()
 }
 

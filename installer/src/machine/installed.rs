@@ -1,11 +1,13 @@
 //! A complete system of ours on a disk: our marker, and behind it the partition table that our own plan writes. A marker
 //! alone does not count: what somebody installs later may leave it where it is.
 
+use super::disks::logical_sector;
 use crate::marker::{Marker, OFFSET, State};
 use crate::plan::layout::Role;
+use anyhow::{Context, Result};
 use serde::Serialize;
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 use uuid::Uuid;
 
@@ -41,11 +43,30 @@ pub(super) fn probe(device: &Path, path: &str, sector_bytes: u32, marker: Marker
     if marker.state != State::Complete {
         return None;
     }
-    // The table ends before the marker.
-    let mut head = Vec::new();
-    File::open(device).ok()?.take(OFFSET).read_to_end(&mut head).ok()?;
-    let boot = boot_partition(&head, sector_bytes, path)?;
+    let boot = boot_partition(&head(device).ok()?, sector_bytes, path)?;
     Some(InstalledSystem { version: marker.version, identity: marker.identity, boot })
+}
+
+/// The GUID that the table of its disk gives the partition with this node, whose label the node has as its name.
+pub fn guid_of(node: &Path) -> Result<Uuid> {
+    let label = node.file_name().unwrap_or_default().to_string_lossy();
+    let partition = fs::canonicalize(node).with_context(|| format!("looking for {}", node.display()))?;
+    // sysfs keeps a partition in the folder of its disk.
+    let class = Path::new("/sys/class/block").join(partition.file_name().unwrap_or_default());
+    let folder = fs::canonicalize(class);
+    let folder = folder.with_context(|| format!("looking for the disk of {}", partition.display()))?;
+    let disk_folder = folder.parent().context("a partition without a disk")?;
+    let disk = Path::new("/dev").join(disk_folder.file_name().unwrap_or_default());
+    let head = head(&disk).with_context(|| format!("reading the partition table of {}", disk.display()))?;
+    partition_guid(&head, logical_sector(disk_folder), &label)
+        .with_context(|| format!("the partition table of {} names no {label}", disk.display()))
+}
+
+/// The first bytes of a disk: the table ends before the marker.
+fn head(disk: &Path) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    File::open(disk)?.take(OFFSET).read_to_end(&mut head)?;
+    Ok(head)
 }
 
 /// COS_BOOT of a partition table that has all our partitions, from the first bytes of a disk.
@@ -63,7 +84,7 @@ pub fn boot_partition(head: &[u8], sector_bytes: u32, disk: &str) -> Option<Boot
 }
 
 /// The GUID of the partition with this label, of a table that has all our partitions.
-pub fn partition_guid(head: &[u8], sector_bytes: u32, label: &str) -> Option<Uuid> {
+fn partition_guid(head: &[u8], sector_bytes: u32, label: &str) -> Option<Uuid> {
     own_entries(head, sector_bytes)?.iter().find(|(own, ..)| own == label).and_then(|(_, _, entry)| guid(entry))
 }
 

@@ -3,7 +3,7 @@
 use crate::installed_system::{below, write_secret};
 use anyhow::{Context, Result};
 use protocol::ReinstallRequest;
-use protocol::reinstall::MAX_HONOURED;
+use protocol::reinstall::remember;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -38,9 +38,7 @@ impl Memory {
     }
 
     pub fn honour(&mut self, request: ReinstallRequest) {
-        self.honoured.push(request);
-        let too_many = self.honoured.len().saturating_sub(MAX_HONOURED);
-        self.honoured.drain(..too_many);
+        remember(&mut self.honoured, request);
     }
 }
 
@@ -48,6 +46,7 @@ impl Memory {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use protocol::reinstall::MAX_HONOURED;
 
     #[test]
     fn what_is_written_is_read_back_and_the_oldest_go() {

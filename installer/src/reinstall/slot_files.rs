@@ -3,26 +3,19 @@
 use crate::arguments_file;
 use crate::grubenv::folder;
 use crate::recovery;
+use crate::release_source::read_manifest;
 use anyhow::{Context, Result};
 use protocol::message::Slot;
-use protocol::release::ReleaseManifest;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use uuid::Uuid;
 
-/// The manifest of the release in a slot. `boot`: COS_BOOT.
-pub fn manifest(boot: &Path, slot: Slot) -> Result<ReleaseManifest> {
-    let path = boot.join(folder(slot)).join("release.json");
-    let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    ReleaseManifest::parse(&bytes).with_context(|| format!("reading {}", path.display()))
-}
-
 /// Gives slot A, whose partition has the GUID `root`, recovery's kernel, initrd, arguments and manifest. A file that is
 /// right already is not touched.
 pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<()> {
     let (from, to) = (boot.join(folder(Slot::Recovery)), boot.join(folder(Slot::A)));
-    let manifest = manifest(boot, Slot::Recovery)?;
+    let (manifest, manifest_bytes) = read_manifest(&from)?;
     fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
     for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
         if recovery::compare(&to.join(name), file).is_err() {
@@ -33,7 +26,7 @@ pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<()> {
     let arguments = fs::read_to_string(from.join("args.cfg")).context("reading recovery's args.cfg")?;
     let arguments = arguments_file::read(&arguments).context("recovery's args.cfg says no arguments")?;
     let arguments = arguments_file::write(&of_slot_a(arguments, root));
-    for (name, bytes) in [("args.cfg", arguments.into_bytes()), ("release.json", read(&from.join("release.json"))?)] {
+    for (name, bytes) in [("args.cfg", arguments.into_bytes()), ("release.json", manifest_bytes)] {
         if fs::read(to.join(name)).ok().as_deref() != Some(&bytes[..]) {
             write(&to.join(name), &bytes)?;
         }

@@ -4,6 +4,7 @@ use crate::machine_life;
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use protocol::ReinstallReport;
+use protocol::reinstall::MAX_HONOURED;
 use std::collections::HashSet;
 
 fn now() -> Time {

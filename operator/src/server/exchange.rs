@@ -165,18 +165,8 @@ impl<S: Socket> Exchange<S> {
                 self.register(peer, *report, is_large).await?;
                 Ok(After::Installation)
             }
-            Statement::Booted(report) => {
-                self.request = "booted";
-                self.open_ledger(&peer).await?;
-                self.record(Step::Reported(report.clone())).await?;
-                self.finish_report(&report).await
-            }
-            Statement::Report(report) => {
-                self.request = "report";
-                self.open_ledger(&peer).await?;
-                self.record(Step::Reported(report.clone())).await?;
-                self.finish_report(&report).await
-            }
+            Statement::Booted(report) => self.report("booted", &peer, report).await,
+            Statement::Report(report) => self.report("report", &peer, report).await,
             Statement::Installing(first) => {
                 self.request = "resume";
                 self.open_ledger(&peer).await?;
@@ -279,7 +269,11 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    async fn finish_report(&mut self, report: &OsReport) -> Result<After, End> {
+    /// What an installed system says of itself, recorded and answered.
+    async fn report(&mut self, request: &'static str, peer: &Peer, report: Box<OsReport>) -> Result<After, End> {
+        self.request = request;
+        self.open_ledger(peer).await?;
+        self.record(Step::Reported(report.clone())).await?;
         let frame = self.receive(HURRY).await?;
         self.side.receive_installing(&frame)?;
         let join = match &self.ledger {
@@ -288,7 +282,7 @@ impl<S: Socket> Exchange<S> {
         };
         let settings = self.registration.operator_settings(&self.context.endpoint());
         let reinstall = match &mut self.ledger {
-            Some(ledger) => ledger.send_reinstall(&self.context, report).await,
+            Some(ledger) => ledger.send_reinstall(&self.context, &report).await,
             None => None,
         };
         let frame = self.side.send_done(Recorded { join, settings, reinstall })?;
