@@ -5,7 +5,8 @@
 //! 2. A marker goes into the first megabyte, the old tables go; see [`crate::marker`].
 //! 3. Everything is written to where its partition will be. No partition exists, so nothing can mount or boot it.
 //! 4. Everything is read back from the disk and compared.
-//! 5. The tables are written: the backup, then the first megabyte, which was held back until here.
+//! 5. The tables are written: the backup, then the primary one, which was held back until here; before and after it the
+//!    marker, which says that a whole table is a complete installation, and then that it is one.
 
 pub mod anew;
 pub mod bios;

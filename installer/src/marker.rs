@@ -36,6 +36,9 @@ pub struct Marker {
 pub enum State {
     /// Begun: the disk holds no partition table, and nothing on it is of use.
     Writing,
+    /// Every byte was verified, and the partition table is being written: where it is whole the installation is complete,
+    /// else it has to begin again.
+    Switching,
     /// Ended: every byte was verified.
     Complete,
 }

@@ -3,6 +3,7 @@
 use super::target::Target;
 use super::work::Work;
 use super::{ExecuteError, Installed, image, root};
+use crate::marker;
 use crate::plan::InstallPlan;
 use crate::plan::layout::ALIGNMENT;
 use crate::release_source::ReleaseSource;
@@ -56,8 +57,8 @@ impl Run<'_> {
                 self.target.write_at(partition.offset, &self.whole_sectors(core)).map_err(writing("GRUB for BIOS"))
             }
             Work::Verify => self.verify(works),
-            Work::Commit { head, tail, tail_offset } => {
-                self.commit(head, tail, *tail_offset).map_err(writing("the partition table"))?;
+            Work::Commit { switching, head, tail, tail_offset } => {
+                self.commit(switching, head, (tail, *tail_offset)).map_err(writing("the partition table"))?;
                 // Only this system's view of the disk: the next one reads the table by itself.
                 if let Err(error) = self.target.announce() {
                     tracing::warn!("announcing the partition table of {}: {error}", self.plan.target.display());
@@ -141,12 +142,17 @@ impl Run<'_> {
     }
 
     /// Firmware may restore a primary table from its backup, so the backup is the first thing that counts; by now
-    /// everything it points to is on the medium.
-    fn commit(&mut self, head: &[u8], tail: &[u8], tail_offset: u64) -> io::Result<()> {
-        self.target.write_at(tail_offset, tail)?;
-        self.target.flush()?;
-        self.target.write_at(0, head)?;
-        self.target.flush()
+    /// everything it points to is on the medium. The marker is written by itself, before and after the table: of one
+    /// write for both a power cut may leave the marker and not the table.
+    fn commit(&mut self, switching: &[u8], head: &[u8], (tail, tail_offset): (&[u8], u64)) -> io::Result<()> {
+        let (tables, rest) = head.split_at(marker::OFFSET as usize);
+        for (offset, bytes) in
+            [(tail_offset, tail), (marker::OFFSET, switching), (0, tables), (marker::OFFSET, &rest[..marker::LENGTH])]
+        {
+            self.target.write_at(offset, bytes)?;
+            self.target.flush()?;
+        }
+        Ok(())
     }
 
     /// As much as a failing disk allows: no table at either end, and the marker that lets the next attempt begin.

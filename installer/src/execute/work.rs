@@ -34,6 +34,8 @@ pub enum Work<'a> {
     Verify,
     /// The first megabyte as it is in the end, and the tables behind the last partition.
     Commit {
+        /// The marker as it is until the tables are written.
+        switching: Vec<u8>,
         head: Vec<u8>,
         tail: Vec<u8>,
         tail_offset: u64,
@@ -77,7 +79,8 @@ fn prepare_step<'a>(step: &'a Step, plan: &'a InstallPlan, release: &ReleaseSour
                 primary[..code.len()].copy_from_slice(&code);
             }
             let head = head(&primary, State::Complete, version, plan);
-            Work::Commit { head, tail: backup, tail_offset: backup_offset }
+            let switching = marker(State::Switching, version, plan);
+            Work::Commit { switching, head, tail: backup, tail_offset: backup_offset }
         }
     })
 }
@@ -86,9 +89,13 @@ fn prepare_step<'a>(step: &'a Step, plan: &'a InstallPlan, release: &ReleaseSour
 fn head(tables: &[u8], state: State, version: &str, plan: &InstallPlan) -> Vec<u8> {
     let mut head = vec![0; ALIGNMENT as usize];
     head[..tables.len()].copy_from_slice(tables);
-    let marker = Marker { state, version: version.to_owned(), identity: plan.identity.clone() }.to_bytes();
+    let marker = marker(state, version, plan);
     head[marker::OFFSET as usize..][..marker.len()].copy_from_slice(&marker);
     head
+}
+
+fn marker(state: State, version: &str, plan: &InstallPlan) -> Vec<u8> {
+    Marker { state, version: version.to_owned(), identity: plan.identity.clone() }.to_bytes()
 }
 
 fn fat_image(volume: &fat::Volume, files: &[fat::PlacedFile]) -> io::Result<NamedTempFile> {

@@ -90,7 +90,13 @@ fn judge(device: &Path, ends: &Ends, partitions: &[Partition], signatures: &[Sig
     };
     let whole = of(device);
     let inside: Vec<(&Partition, Vec<&Signature>)> = partitions.iter().map(|p| (p, of(&p.device))).collect();
-    if ends.marker_state == Some(State::Writing) && is_only_ours(ends, &whole, &inside) {
+    let has_our_table = ends.tables.iter().any(|table| table.is_primary && table.ours == Ours::Whole);
+    let was_cut_short = match ends.marker_state {
+        Some(State::Writing) => true,
+        Some(State::Switching) => !has_our_table,
+        Some(State::Complete) | None => false,
+    };
+    if was_cut_short && is_only_ours(ends, &whole, &inside) {
         return Content { descriptions: Vec::new(), unfinished: true };
     }
     let mut descriptions: Vec<String> = Vec::new();

@@ -40,7 +40,7 @@ pub struct BootPartition {
 
 /// The system on `device`, a disk whose kernel name is `path`. `sector_bytes`: its logical sector.
 pub(super) fn probe(device: &Path, path: &str, sector_bytes: u32, marker: Marker) -> Option<InstalledSystem> {
-    if marker.state != State::Complete {
+    if marker.state == State::Writing {
         return None;
     }
     let boot = boot_partition(&head(device).ok()?, sector_bytes, path)?;
@@ -174,12 +174,14 @@ mod tests {
         let marker = |state| Marker { state, version: "0.1.0".into(), identity: Some("tpm:a".into()) };
         let found = |marker| probe(disk.path(), "/dev/nvme0n1", 512, marker);
         let expected = InstalledSystem { version: "0.1.0".into(), identity: Some("tpm:a".into()), boot };
-        assert_eq!(found(marker(State::Complete)), Some(expected));
+        assert_eq!(found(marker(State::Complete)), Some(expected.clone()));
+        assert_eq!(found(marker(State::Switching)), Some(expected), "the table is there");
         assert_eq!(found(marker(State::Writing)), None);
         // Another system's table: the label of one partition is another one.
         let entry = 1024 + 2 * 128 + 56;
         disk.as_file().write_all_at(b"X", entry).unwrap();
         assert_eq!(found(marker(State::Complete)), None);
+        assert_eq!(found(marker(State::Switching)), None);
     }
 
     proptest! {
