@@ -5,8 +5,8 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use medium::iso9660::{Extent, Volume};
-use medium::reserved_space;
+use media::iso9660::{Extent, Volume};
+use media::reserved_space;
 use serde::Serialize;
 
 use crate::cli::CustomizeOptions;

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{Read, Seek};
 
 use anyhow::{Context, Result};
-use medium::iso9660::Volume;
-use medium::reserved_space;
+use media::iso9660::Volume;
+use media::reserved_space;
 use protocol::CloudConfig;
 use protocol::release::ReleaseManifest;
 use serde::Serialize;

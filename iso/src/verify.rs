@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 
 use anyhow::{Context, Result, bail, ensure};
-use medium::iso9660::Volume;
+use media::iso9660::Volume;
 use protocol::release::{ReleaseFile, ReleaseManifest};
 use serde::Serialize;
 

@@ -25,7 +25,7 @@ mod tests {
     fn authorities_are_read_from_pem_and_a_file_without_any_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vendors.pem");
-        let root = include_bytes!("../../protocol/testdata/root.crt");
+        let root = include_bytes!("../../crates/protocol/testdata/root.crt");
         let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(root));
         std::fs::write(&path, pem.repeat(2)).unwrap();
         assert_eq!(*read(&path).unwrap(), [root.to_vec(), root.to_vec()]);

@@ -174,7 +174,7 @@ impl Place {
 fn synthetic(folder: &Path) -> Result<PathBuf> {
     let content = folder.join("content");
     fs::create_dir_all(content.join("release"))?;
-    let manifest = paths::workspace().join("protocol/testdata/release.json");
+    let manifest = paths::workspace().join("crates/protocol/testdata/release.json");
     fs::copy(manifest, content.join("release/release.json"))?;
     fs::write(content.join("registration.yaml"), "\n".repeat(64 << 10))?;
     let filler: Vec<u8> = (0..600_000u32).map(|at| (at / 251) as u8).collect();

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use medium::reserved_space;
+use media::reserved_space;
 
 use super::boot_files::BootFiles;
 use super::release::{KERNEL_ARGUMENTS, MANIFEST};

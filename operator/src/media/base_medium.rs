@@ -1,9 +1,9 @@
 //! A base medium: an image without a registration, with space for one.
 
+use ::media::iso9660::Volume;
+use ::media::reserved_space;
 use anyhow::{Context as _, ensure};
 use aws_lc_rs::digest;
-use medium::iso9660::Volume;
-use medium::reserved_space;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;

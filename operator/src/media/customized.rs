@@ -2,8 +2,8 @@
 //! made while it is read.
 
 use super::BaseMedium;
+use ::media::reserved_space;
 use anyhow::Context as _;
-use medium::reserved_space;
 use protocol::CloudConfig;
 use std::io;
 use std::ops::Range;

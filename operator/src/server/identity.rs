@@ -96,11 +96,11 @@ mod tests {
     use crate::registration_index::Authorities;
     use serde_json::{Value, json};
 
-    const KEY: &[u8] = include_bytes!("../../../protocol/testdata/rsa2048-p256.ek.der");
-    const CERTIFICATE: &[u8] = include_bytes!("../../../protocol/testdata/rsa2048-p256.ek.crt");
-    const ISSUER: &[u8] = include_bytes!("../../../protocol/testdata/issuer.crt");
+    const KEY: &[u8] = include_bytes!("../../../crates/protocol/testdata/rsa2048-p256.ek.der");
+    const CERTIFICATE: &[u8] = include_bytes!("../../../crates/protocol/testdata/rsa2048-p256.ek.crt");
+    const ISSUER: &[u8] = include_bytes!("../../../crates/protocol/testdata/issuer.crt");
     /// Issued the issuer, which is not among what the machine shows: no path leads here.
-    const ROOT: &[u8] = include_bytes!("../../../protocol/testdata/root.crt");
+    const ROOT: &[u8] = include_bytes!("../../../crates/protocol/testdata/root.crt");
 
     /// What comes of a certificate, and who vouches for it.
     fn judged(vendors: &[&[u8]], attestation: Value) -> Result<(EkCertificateResult, Option<String>), Refusal> {

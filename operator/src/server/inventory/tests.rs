@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-const AUTHORIZATION: &str = include_str!("../../../../protocol/testdata/first-release.authorization");
+const AUTHORIZATION: &str = include_str!("../../../../crates/protocol/testdata/first-release.authorization");
 
 struct Scene {
     api: FakeApi,

@@ -3,11 +3,11 @@ use crate::fixtures::{self, FakeApi};
 use crate::media::{PATH, Shelf, Source};
 use crate::server::places::Places;
 use crate::server::{Admission, router};
+use ::media::reserved_space;
 use axum::body::to_bytes;
 use axum::http::Request;
 use futures::{FutureExt, StreamExt};
 use kube::runtime::watcher::Event;
-use medium::reserved_space;
 use serde_json::{Value, json};
 use std::path::Path as FilePath;
 use tempfile::TempDir;
@@ -63,7 +63,7 @@ async fn customized(desk: &Desk, folder: &FilePath) -> Vec<u8> {
     let settings = bytes(ask(desk, Method::GET, &url, &[]).await).await;
     let settings = reserved_space::filled(std::str::from_utf8(&settings).unwrap()).unwrap();
     let mut medium = std::fs::read(folder.join(NAME)).unwrap();
-    let mut volume = medium::iso9660::Volume::open(std::io::Cursor::new(&medium)).unwrap();
+    let mut volume = ::media::iso9660::Volume::open(std::io::Cursor::new(&medium)).unwrap();
     let space = reserved_space::find(&mut volume).unwrap().offset as usize;
     medium[space..space + settings.len()].copy_from_slice(&settings);
     medium

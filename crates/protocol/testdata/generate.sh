@@ -31,7 +31,7 @@ swtpm socket --tpm2 --tpmstate dir="$work/tpm" --server type=tcp,port=$port,bind
 export TPM2TOOLS_TCTI=swtpm:host=127.0.0.1,port=$port TSS2_LOG=all+none
 
 cargo build --quiet --release --manifest-path "$here/../Cargo.toml" --example make-credential
-tool=${CARGO_TARGET_DIR:-$here/../../target}/release/examples/make-credential
+tool=${CARGO_TARGET_DIR:-$here/../../../target}/release/examples/make-credential
 
 flush() { tpm2_flushcontext -t; tpm2_flushcontext -l; tpm2_flushcontext -s; }
 

@@ -252,7 +252,7 @@ fn the_table_has_the_keys_that_are_read() {
 
 #[test]
 fn the_page_for_users_has_the_table() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cloud-config.md");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cloud-config.md");
     let page = std::fs::read_to_string(&path).unwrap();
     let (text, _) = page.split_once("\n| key |").unwrap();
     let rows: String = KEYS.iter().map(|(key, how)| format!("| `{key}` | {how} |\n")).collect();
