@@ -19,7 +19,7 @@ PROGRAMS := $(CARGO_TARGET_DIR)/release
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay \
   --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
-STAGE := tests/stage
+STAGE := tools/stage
 
 .PHONY: help demo demo-stop test ci qemu-test matrix fuzz power-cuts bench image hardware-image chart build packages clean
 
@@ -44,10 +44,10 @@ qemu-test: image hardware-image ## Test what needs the image, with virtual machi
 
 # Not `matrix` after `test`, which would make the image twice.
 ci: test ## The same and a shard of `make matrix`: SHARD=7/all for one combination of it
-	$(STAGE) matrix  tests/shard $(SHARD) matrix_
+	$(STAGE) matrix  tools/shard $(SHARD) matrix_
 
 matrix: image ## Test every firmware, drive and boot order, an hour on two cores: SHARD=1/4 for a quarter
-	tests/shard $(SHARD) matrix_
+	tools/shard $(SHARD) matrix_
 
 fuzz: packages ## Give parsers random input, and installations power cuts, without machines: CASES=1000000 for more
 	PROPTEST_CASES=$(CASES) $(CARGO) test --release --workspace --lib --bins
@@ -73,7 +73,7 @@ build: packages ## Build all programs
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --package ros-init --target $(STATIC_TARGET)
 
 packages: ## Install the Debian packages that are missing, and say why
-	@qemu/install-packages
+	@tools/install-packages
 
 clean: ## Remove out/; the cache stays
 	rm -rf out

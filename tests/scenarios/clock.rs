@@ -82,7 +82,7 @@ impl Clock {
         let clock = Self { file: folder.join("clock") };
         clock.set(0)?;
         let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH);
-        anyhow::ensure!(Path::new(&library).exists(), "{library} is missing; qemu/install-packages installs it");
+        anyhow::ensure!(Path::new(&library).exists(), "{library} is missing; tools/install-packages installs it");
         operator.set("LD_PRELOAD", &library);
         operator.set("FAKETIME_TIMESTAMP_FILE", &clock.file.display().to_string());
         operator.set("FAKETIME_NO_CACHE", "1");
