@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use harness::cluster::{Cluster, Controllers};
 use harness::operator::Operator;
-use harness::scratch::Scratch;
+use qemu::scratch::Scratch;
 use serde_json::{Value, json};
 
 /// Of the first release's reference, word for word; ellipsis included.

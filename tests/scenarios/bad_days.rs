@@ -2,14 +2,14 @@
 //! and in the inventory, and leaves nothing half-configured that boots.
 
 use harness::cluster::Controllers;
-use harness::disk::{Disk, GIB, WriteFault};
-use harness::firmware::Firmware;
-use harness::machine::{Drive, Machine, MachineSpec, Medium};
-use harness::milestone::Milestone;
-use harness::scratch::Scratch;
-use harness::swtpm::EkCertificate;
-use harness::wait::{Look, until};
 use harness::workshop::{USER, Workshop};
+use qemu::disk::{Disk, GIB, WriteFault};
+use qemu::firmware::Firmware;
+use qemu::machine::{Drive, Machine, MachineSpec, Medium};
+use qemu::milestone::Milestone;
+use qemu::scratch::Scratch;
+use qemu::swtpm::EkCertificate;
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

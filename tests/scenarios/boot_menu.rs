@@ -1,8 +1,6 @@
 //! The `grub.cfg` that an installation writes, run by GRUB itself: it can never be changed later. No system is started;
 //! the kernels on the disk are none, and the serial line tells what GRUB tried.
 
-use harness::paths;
-use harness::scratch::Scratch;
 use installer::execute::execute;
 use installer::grubenv::{GrubEnv, SlotBoot, SlotState};
 use installer::machine::{DiskDetail, Machine};
@@ -13,6 +11,8 @@ use installer::settings::Settings;
 use protocol::CloudConfig;
 use protocol::message::Slot;
 use protocol::release::{ReleaseFile, ReleaseManifest};
+use qemu::paths;
+use qemu::scratch::Scratch;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

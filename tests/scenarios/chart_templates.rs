@@ -3,8 +3,8 @@
 use anyhow::Result;
 use harness::helm::helm_alone;
 use harness::operator::NAMESPACE;
-use harness::paths;
-use harness::scratch::Scratch;
+use qemu::paths;
+use qemu::scratch::Scratch;
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -1,10 +1,10 @@
 //! Cloud-configs that nobody can use, and keys that nobody knows, wherever they come from: the program says which
 //! document, which line and what to do, and its exit status says whether to try again.
 
-use harness::disk::GIB;
 use harness::other_root::OtherRoot;
-use harness::process::said;
-use harness::scratch::Scratch;
+use qemu::disk::GIB;
+use qemu::process::said;
+use qemu::scratch::Scratch;
 use std::fs;
 use std::process::Output;
 
@@ -30,7 +30,7 @@ impl Machine {
         let scratch = Scratch::new(name).unwrap();
         let root = OtherRoot::new(scratch.folder("root").unwrap()).unwrap();
         root.add_disk(DISK, 4 * GIB).unwrap();
-        let release = harness::paths::workspace().join("crates/protocol/testdata/release.json");
+        let release = qemu::paths::workspace().join("crates/protocol/testdata/release.json");
         root.write("/release/release.json", fs::read(release).unwrap()).unwrap();
         Self { root, _scratch: scratch }
     }

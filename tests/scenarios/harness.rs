@@ -1,15 +1,15 @@
 //! The harness's own parts, before anything of ours runs on them.
 
-use harness::accelerator::Accelerator;
 use harness::cluster::{Cluster, Controllers};
-use harness::disk::{Disk, GIB};
-use harness::firmware::Firmware;
-use harness::machine::{Machine, MachineSpec};
-use harness::paths;
-use harness::scratch::Scratch;
-use harness::swtpm::{EkCertificate, Tpm};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
+use qemu::accelerator::Accelerator;
+use qemu::disk::{Disk, GIB};
+use qemu::firmware::Firmware;
+use qemu::machine::{Machine, MachineSpec};
+use qemu::paths;
+use qemu::scratch::Scratch;
+use qemu::swtpm::{EkCertificate, Tpm};
 use std::process::Command;
 use std::time::Duration;
 

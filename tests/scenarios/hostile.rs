@@ -4,8 +4,8 @@ use harness::registration::{NAMESPACE, Registration};
 use harness::site::Site;
 use harness::software_machine::{Endpoint, NoAnswer, boastful_report, usual_report};
 use harness::software_tpm::{KeyKind, SoftwareTpm};
-use harness::wait::{Look, until};
 use protocol::RefusalCode;
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -2,15 +2,15 @@
 
 use super::inventory::patch;
 use harness::cluster::Controllers;
-use harness::disk::{Disk, GIB};
-use harness::firmware::Firmware;
-use harness::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
-use harness::milestone::{Milestone, timeline};
-use harness::paths;
-use harness::process::said;
-use harness::scratch::Scratch;
-use harness::wait::{Look, until};
 use harness::workshop::{USER, Workshop};
+use qemu::disk::{Disk, GIB};
+use qemu::firmware::Firmware;
+use qemu::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
+use qemu::milestone::{Milestone, timeline};
+use qemu::paths;
+use qemu::process::said;
+use qemu::scratch::Scratch;
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;

@@ -2,12 +2,12 @@
 
 use harness::certificates::Authority;
 use harness::other_root::OtherRoot;
-use harness::paths;
-use harness::process::{Process, said};
 use harness::registration::NAMESPACE;
 use harness::site::Site;
-use harness::swtpm::{EkCertificate, Tpm};
-use harness::wait::{Look, until};
+use qemu::paths;
+use qemu::process::{Process, said};
+use qemu::swtpm::{EkCertificate, Tpm};
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Command, Output};

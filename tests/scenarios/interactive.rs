@@ -1,14 +1,14 @@
 //! A medium without registration, on a machine with a screen and two serial ports: whoever sits at one of them sees the
 //! same and can answer, and no operator is needed.
 
-use harness::disk::{Disk, GIB};
-use harness::firmware::Firmware;
-use harness::machine::{Drive, Machine, MachineSpec, Medium};
-use harness::milestone::Milestone;
-use harness::paths;
-use harness::scratch::Scratch;
-use harness::ssh::SshKey;
-use harness::wait::{Look, until};
+use qemu::disk::{Disk, GIB};
+use qemu::firmware::Firmware;
+use qemu::machine::{Drive, Machine, MachineSpec, Medium};
+use qemu::milestone::Milestone;
+use qemu::paths;
+use qemu::scratch::Scratch;
+use qemu::ssh::SshKey;
+use qemu::wait::{Look, until};
 use std::time::Duration;
 
 /// A busy host takes several times as long as an idle one.

@@ -9,9 +9,9 @@ use harness::registration::NAMESPACE;
 use harness::site::Site;
 use harness::software_machine::{Endpoint, usual_report};
 use harness::software_tpm::{KeyKind, SoftwareTpm};
-use harness::wait::{Look, until};
 use protocol::message::{Done, OsReport, Slot};
 use protocol::{FromMachine, FromOperator, Join, Refusal, RefusalCode};
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use harness::registration::Registration;
 use harness::site::Site;
 use harness::software_machine::{Endpoint, NoAnswer, usual_report};
 use harness::software_tpm::{KeyKind, SoftwareTpm};
-use harness::wait::{Look, until};
+use qemu::wait::{Look, until};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -6,9 +6,9 @@ use harness::registration::NAMESPACE;
 use harness::site::Site;
 use harness::software_machine::{Endpoint, Exchange, usual_report};
 use harness::software_tpm::{KeyKind, SoftwareTpm};
-use harness::wait::{Look, until};
 use protocol::message::{Done, Failure, InstallPhase, OsReport, Progress, Slot};
 use protocol::{FromMachine, FromOperator, OperatorSettings, RefusalCode};
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -4,11 +4,11 @@
 use anyhow::{Context, Result, ensure};
 use harness::cluster::{Cluster, Controllers};
 use harness::operator::Operator;
-use harness::paths;
-use harness::process::said;
 use harness::registration::{self, Registration};
-use harness::scratch::Scratch;
-use harness::wait::{Look, until};
+use qemu::paths;
+use qemu::process::said;
+use qemu::scratch::Scratch;
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};

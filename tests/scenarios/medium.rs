@@ -1,9 +1,9 @@
 //! `ros-image` on the real ISO: settings go in and out without a trace, and what is no medium of ours is left alone.
 
 use crate::media::Place;
-use harness::paths;
-use harness::process::said;
-use harness::scratch::Scratch;
+use qemu::paths;
+use qemu::process::said;
+use qemu::scratch::Scratch;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,14 +1,14 @@
 //! Programs of other origin look at the same things and come to the same conclusions. Disks that the installer wrote are
 //! looked at where they are made: `install.rs`, and in the installer's own tests.
 
-use harness::paths;
-use harness::process::said;
-use harness::scratch::Scratch;
 use harness::site::Site;
 use harness::software_machine::usual_report;
 use harness::software_tpm::{KeyKind, SoftwareTpm};
-use harness::swtpm::{EkCertificate, Tpm};
 use protocol::CloudConfig;
+use qemu::paths;
+use qemu::process::said;
+use qemu::scratch::Scratch;
+use qemu::swtpm::{EkCertificate, Tpm};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;

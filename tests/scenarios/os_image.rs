@@ -4,10 +4,10 @@ use anyhow::{Context, Result};
 use harness::cluster::{Cluster, Controllers};
 use harness::foreign::{Kinds, deploy_bundle, make_namespace, say_of_bundle};
 use harness::operator::Operator;
-use harness::paths;
 use harness::rancher::Rancher;
-use harness::scratch::Scratch;
-use harness::wait::{Look, until};
+use qemu::paths;
+use qemu::scratch::Scratch;
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use harness::site::Site;
 use harness::software_machine::{Endpoint, NoAnswer, usual_report};
 use harness::software_tpm::{KeyKind, SoftwareTpm};
 use harness::stranger::{Crowd, Manner};
-use harness::wait::{Look, until};
+use qemu::wait::{Look, until};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

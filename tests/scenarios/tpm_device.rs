@@ -1,8 +1,8 @@
 //! The TPM code against swtpm, which these tests need (Debian package `swtpm`).
 
-use harness::swtpm::{EkCertificate, Tpm as SoftwareTpm};
 use installer::tpm::{DeviceTpm, Tpm, TpmError, tpm_hash};
 use protocol::TpmHash;
+use qemu::swtpm::{EkCertificate, Tpm as SoftwareTpm};
 use x509_cert::der::{Decode, Encode};
 
 #[tokio::test]

@@ -3,12 +3,12 @@
 use crate::certificates::Authority;
 use crate::control_plane;
 use crate::etcd::Etcd;
-use crate::port::Port;
-use crate::process::{KeptProcess, Process};
-use crate::wait::{Look, until};
 use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use qemu::port::Port;
+use qemu::process::{KeptProcess, Process};
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;

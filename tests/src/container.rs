@@ -1,8 +1,8 @@
 //! A container as a cluster would run it: unpacked by umoci, run by runc. The image is read and started by programs that
 //! know nothing of how it was made.
 
-use crate::process::Process;
 use anyhow::{Context, Result, ensure};
+use qemu::process::Process;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,13 +2,13 @@
 //! test says. Whoever is given its kubeconfig asks as the admin.
 
 use crate::cluster::Cluster;
-use crate::port::Port;
 use anyhow::{Context, Result};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use futures::{StreamExt, stream};
+use qemu::port::Port;
 use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -2,8 +2,8 @@
 //! ones is what these do.
 
 use crate::cluster::Cluster;
-use crate::paths;
 use anyhow::{Context, Result};
+use qemu::paths;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};

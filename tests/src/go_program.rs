@@ -25,8 +25,8 @@ impl GoProgram {
     /// The folder that holds a link for each name. Builds the program when sources, flags or the Go toolchain are new;
     /// a second caller waits for the first.
     pub fn folder(&self) -> Result<PathBuf> {
-        let sources = crate::paths::workspace().join("tests").join(self.name);
-        let parent = crate::paths::cache()?.join(self.name);
+        let sources = qemu::paths::workspace().join("tests").join(self.name);
+        let parent = qemu::paths::cache()?.join(self.name);
         let folder = parent.join(self.content_hash(&sources)?);
         // The folder appears whole, by a rename.
         if folder.exists() {

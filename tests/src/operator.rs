@@ -1,11 +1,11 @@
 //! The operator as a user runs it: `ros-operator run` beside a cluster, over TLS with its own CA.
 
 use crate::cluster::Cluster;
-use crate::paths;
-use crate::port::Port;
-use crate::process::{KeptProcess, Process};
-use crate::wait::{Look, until};
 use anyhow::{Context, Result, bail};
+use qemu::paths;
+use qemu::port::Port;
+use qemu::process::{KeptProcess, Process};
+use qemu::wait::{Look, until};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! A program of ours run as on a machine: with a root of its own, in which the test's files stand at their real paths.
 
-use crate::paths;
 use anyhow::{Context, Result};
+use qemu::paths;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

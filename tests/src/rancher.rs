@@ -1,10 +1,10 @@
 //! Rancher, as far as a hand-over can tell: its kinds on the API server, and somebody who fills their status.
 
 use crate::cluster::Cluster;
-use crate::paths;
 use crate::registration::NAMESPACE;
-use crate::wait::{Look, until};
 use anyhow::{Context, Result};
+use qemu::paths;
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;

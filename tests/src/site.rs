@@ -3,9 +3,9 @@
 use crate::cluster::{Cluster, Controllers};
 use crate::operator::Operator;
 use crate::registration::{NAMESPACE, Registration};
-use crate::scratch::Scratch;
 use crate::software_machine::Endpoint;
 use anyhow::{Context, Result};
+use qemu::scratch::Scratch;
 use serde_json::Value;
 
 pub struct Site {

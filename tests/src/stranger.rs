@@ -1,9 +1,9 @@
 //! Peers that mean no good: they connect, keep the operator waiting, and come back when they are sent away.
 
 use crate::software_machine::Endpoint;
-use crate::wait::{Look, until};
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use qemu::wait::{Look, until};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -2,12 +2,12 @@
 
 use crate::cluster::{Cluster, Controllers};
 use crate::operator::Operator;
-use crate::paths;
-use crate::process::KeptProcess;
 use crate::registration::{NAMESPACE, Registration};
-use crate::ssh::SshKey;
-use crate::wait::{Look, until};
 use anyhow::{Context, Result, bail};
+use qemu::paths;
+use qemu::process::KeptProcess;
+use qemu::ssh::SshKey;
+use qemu::wait::{Look, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};

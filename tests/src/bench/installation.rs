@@ -3,14 +3,14 @@
 
 use super::figure::{Figure, Sample};
 use crate::cluster::Controllers;
-use crate::disk::{Disk, GIB};
-use crate::firmware::Firmware;
-use crate::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
-use crate::milestone::{Milestone, timeline};
-use crate::paths;
-use crate::scratch::Scratch;
 use crate::workshop::Workshop;
 use anyhow::{Context, Result};
+use qemu::disk::{Disk, GIB};
+use qemu::firmware::Firmware;
+use qemu::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
+use qemu::milestone::{Milestone, timeline};
+use qemu::paths;
+use qemu::scratch::Scratch;
 use serde_json::json;
 use std::fs;
 use std::path::Path;

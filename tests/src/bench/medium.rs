@@ -1,8 +1,8 @@
 //! What a person downloads.
 
 use super::figure::{Figure, Sample};
-use crate::paths;
 use anyhow::{Context, Result};
+use qemu::paths;
 use std::fs;
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! What a running program has cost so far: processor time and memory, as the kernel counts them (proc(5)).
 
-use crate::wait::{Look, until};
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
+use qemu::wait::{Look, until};
 use std::fs;
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! All outcomes as JSON, and as the table in the README.
 
 use super::figure::{Outcome, short};
-use crate::accelerator::Accelerator;
 use anyhow::{Context, Result};
+use qemu::accelerator::Accelerator;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;

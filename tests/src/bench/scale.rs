@@ -10,9 +10,9 @@ use crate::registration::NAMESPACE;
 use crate::site::Site;
 use crate::software_machine::{Endpoint, Exchange, usual_report};
 use crate::software_tpm::{KeyKind, SoftwareTpm, Vendor};
-use crate::wait::{Look, until};
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
+use qemu::wait::{Look, until};
 use std::time::{Duration, Instant};
 
 /// Machines of the herd, and how many of them at once.

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use harness::bench::{Load, Measurement, Report, Settings, write_table};
-use harness::paths;
 use harness::software_tpm::KeyKind;
+use qemu::paths;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

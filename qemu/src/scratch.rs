@@ -76,13 +76,13 @@ mod tests {
 
     #[test]
     fn logs_outlive_the_folder() {
-        let scratch = Scratch::new("harness-scratch").unwrap();
+        let scratch = Scratch::new("qemu-scratch").unwrap();
         let inside = scratch.folder("machine").unwrap();
         fs::write(inside.join("serial.log"), "hello").unwrap();
         fs::write(inside.join("disk.img"), "large").unwrap();
         drop(scratch);
         assert!(!inside.exists());
-        let kept = crate::paths::output().join("test/harness-scratch");
+        let kept = crate::paths::output().join("test/qemu-scratch");
         assert_eq!(fs::read_to_string(kept.join("machine-serial.log")).unwrap(), "hello");
         assert_eq!(fs::read_dir(kept).unwrap().count(), 1);
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The root of the clone.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("qemu/ lies in the workspace")
 }
 
 /// `out/` of the clone: images, logs, the state of the demo.
