@@ -1,17 +1,17 @@
 //! What every part of the operator is given.
 
-use crate::events::Events;
-use crate::inventory_client::InventoryClient;
-use crate::inventory_index::{InventoryIndex, KnownMachine};
-use crate::leadership::Leadership;
-use crate::lookup::Lookup;
+use crate::cluster::rancher::Rancher;
+use crate::identity::shared_secret::SharedSecrets;
+use crate::inventory::index::{InventoryIndex, KnownMachine};
+use crate::inventory::lookup::Lookup;
+use crate::inventory::store::InventoryClient;
+use crate::kube::events::Events;
+use crate::kube::leadership::Leadership;
 use crate::media::Shelf;
-use crate::metrics::Metrics;
-use crate::rancher::Rancher;
+use crate::observe::metrics::Metrics;
+use crate::registration::index::{Authorities, RegistrationIndex};
 use crate::registration::{Endpoint, Registration};
-use crate::registration_index::{Authorities, RegistrationIndex};
-use crate::shared_secret::SharedSecrets;
-use crate::upgrade::DefaultRegistry;
+use crate::rollout::DefaultRegistry;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;

@@ -3,7 +3,6 @@
 mod machine_inventory;
 mod machine_registration;
 mod managed_os_image;
-mod watch;
 
 use crate::context::Context;
 use futures::{StreamExt, future};

@@ -1,19 +1,19 @@
 //! For tests: an API server in memory, small enough to be believed, and a context around it.
 
+use crate::cluster::rancher::Rancher;
 use crate::context::Context;
 use crate::crd::{MachineInventory, MachineRegistration};
-use crate::events::Events;
-use crate::inventory_client::InventoryClient;
-use crate::inventory_index::InventoryIndex;
-use crate::leadership::Leadership;
-use crate::lookup::Lookup;
+use crate::identity::shared_secret::SharedSecrets;
+use crate::inventory::index::InventoryIndex;
+use crate::inventory::lookup::Lookup;
+use crate::inventory::store::InventoryClient;
+use crate::kube::events::Events;
+use crate::kube::leadership::Leadership;
 use crate::media::Shelf;
-use crate::metrics::Metrics;
-use crate::rancher::Rancher;
+use crate::observe::metrics::Metrics;
 use crate::registration::Endpoint;
-use crate::registration_index::{Authorities, RegistrationIndex};
-use crate::shared_secret::SharedSecrets;
-use crate::upgrade::DefaultRegistry;
+use crate::registration::index::{Authorities, RegistrationIndex};
+use crate::rollout::DefaultRegistry;
 use ::media::reserved_space;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, Response, StatusCode, header};

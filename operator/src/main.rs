@@ -4,10 +4,12 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use operator::address::Given;
+use operator::identity::tpm_vendors;
 use operator::media::{Origin, Source};
-use operator::upgrade::DefaultRegistry;
-use operator::{crd, pace, run, tpm_vendors};
+use operator::registration::endpoint::address::Given;
+use operator::registration::limiter;
+use operator::rollout::DefaultRegistry;
+use operator::{crd, run};
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -77,7 +79,7 @@ struct RunOptions {
     max_machines: u32,
     /// Writes to the API server that the machines of each registration may cause in a second, and 24 times as many at
     /// once; further machines come back later. 0: any number
-    #[arg(long, env = "ROS_WRITES_PER_SECOND", default_value_t = pace::WRITES_PER_SECOND)]
+    #[arg(long, env = "ROS_WRITES_PER_SECOND", default_value_t = limiter::WRITES_PER_SECOND)]
     writes_per_second: u32,
     /// A live ISO of `ros-image build`, or a folder of them: handed out to each registration with its settings in it
     #[arg(long, env = "ROS_MEDIA", value_name = "PATH")]

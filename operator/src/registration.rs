@@ -1,13 +1,18 @@
 //! A MachineRegistration made ready for use: parsed once when it changes, not at each machine.
 
-mod config_templates;
+pub mod decide;
+pub mod endpoint;
+pub mod index;
+pub mod limiter;
+pub mod record;
+pub mod register;
+mod templates;
 
 use crate::crd::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, reason};
 use crate::digest::sha256;
-use crate::inventory_index::{Key, KnownMachine};
-use crate::label;
-use crate::registration_index::{Admits, Authorities};
-use config_templates::ConfigTemplates;
+use crate::inventory::index::{Key, KnownMachine};
+use crate::kube::label;
+use crate::registration::index::{Admits, Authorities};
 use kube::ResourceExt;
 use protocol::bounded::cut;
 use protocol::cloud_config::document;
@@ -16,6 +21,7 @@ use protocol::operator_settings::{MAX_AUTHORITIES, MalformedRevision};
 use protocol::template::{DEFAULT_MACHINE_NAME, dashed};
 use protocol::{CloudConfig, OperatorSettings, Refusal, RefusalCode, RegistrationToken, SmbiosDocument, Template};
 use serde_json::{Map, Value};
+use templates::ConfigTemplates;
 use x509_cert::Certificate;
 use x509_cert::der::DecodePem;
 

@@ -1,24 +1,24 @@
 //! `ros-operator run`: puts the parts together, keeps the certificate fresh, and stops in order.
 
-use crate::address::{Finder, Given};
-use crate::authority::{Authority, CertificateSource};
-use crate::client;
+use crate::cluster::rancher::Rancher;
 use crate::context::Context;
 use crate::controllers;
-use crate::events::Events;
-use crate::front::{self, Front};
-use crate::inventory_client::InventoryClient;
-use crate::inventory_index::InventoryIndex;
-use crate::leadership::{Election, Leadership};
-use crate::lookup::Lookup;
+use crate::identity::shared_secret::SharedSecrets;
+use crate::inventory::index::InventoryIndex;
+use crate::inventory::lookup::Lookup;
+use crate::inventory::store::InventoryClient;
+use crate::kube::client;
+use crate::kube::events::Events;
+use crate::kube::leadership::{Election, Leadership};
 use crate::media::{self, Shelf};
-use crate::metrics::Metrics;
-use crate::pace::Pace;
-use crate::rancher::Rancher;
-use crate::registration_index::{Authorities, RegistrationIndex};
+use crate::observe::metrics::Metrics;
+use crate::registration::endpoint::address::{Finder, Given};
+use crate::registration::endpoint::authority::{Authority, CertificateSource};
+use crate::registration::endpoint::{self, Front};
+use crate::registration::index::{Authorities, RegistrationIndex};
+use crate::registration::limiter::Pace;
+use crate::rollout::DefaultRegistry;
 use crate::server::{self, Admission, CertificateHolder, Desk, Limits};
-use crate::shared_secret::SharedSecrets;
-use crate::upgrade::DefaultRegistry;
 use anyhow::Context as _;
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
@@ -74,7 +74,7 @@ pub async fn run(
     let listener = server::listen(settings.listen).with_context(|| format!("listening on {}", settings.listen))?;
     let address = listener.local_addr().context("asking for the address listened on")?;
     if let Some(url) = &settings.address.server_url {
-        front::hosts(url)?;
+        endpoint::hosts(url)?;
     }
     let metrics = Metrics::default();
     let client = client::timed(cluster, metrics.requests.clone())?;

@@ -10,17 +10,10 @@
 //! | `/healthz`, `/readyz`, `/metrics`      | everybody                   | nothing about any machine                 |
 
 mod admission;
-mod ca_certificates;
-mod exchange;
-mod first_release;
 mod frames;
-mod identity;
-mod inventory;
 mod listener;
-mod media;
 mod places;
-mod registration;
-mod secret_holder;
+mod routes;
 mod tls;
 
 pub use admission::{Admission, Drain};
@@ -35,6 +28,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use protocol::Refusal;
+use routes::{ca_certificates, inventory, media, registration};
 use std::sync::Arc;
 
 /// What a request handler is given.

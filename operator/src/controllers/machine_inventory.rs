@@ -7,15 +7,15 @@ mod cluster;
 mod looks;
 mod secret;
 
-use super::watch::keep_watching;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
 use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, message, reason};
-use crate::inventory_index::{KnownMachine, Owner};
-use crate::machine_life;
-use crate::reinstall;
-use crate::seen_inventory::SeenInventory;
-use crate::status::StatusPatch;
+use crate::inventory::index::{KnownMachine, Owner};
+use crate::inventory::life;
+use crate::inventory::reinstall;
+use crate::inventory::seen::SeenInventory;
+use crate::kube::status_writer::StatusPatch;
+use crate::kube::watch::keep_watching;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -185,7 +185,7 @@ fn validate(machine: &KnownMachine, owner: &Owner, now: i64) -> Finding {
         Owner::Disputed => return Finding::Duplicate(Rival::Equal),
         Owner::Inventory(_) | Owner::Nobody => {}
     }
-    let resolved = machine_life::is_held_back(&machine.status);
+    let resolved = life::is_held_back(&machine.status);
     match machine.status.phase {
         None if machine.registration.is_some() && machine.age(now) < STATUS_GRACE => Finding::TooEarly,
         None if machine.registration.is_some() => Finding::Unrecorded,
@@ -198,7 +198,7 @@ fn validate(machine: &KnownMachine, owner: &Owner, now: i64) -> Finding {
 
 fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInventoryStatus {
     let mut status = match finding {
-        Finding::Released => machine_life::released(&machine.status, machine.generation, now),
+        Finding::Released => life::released(&machine.status, machine.generation, now),
         _ => machine.status.clone(),
     };
     let mut say = |holds_back: bool, reason: &str, message: &str| {
@@ -290,7 +290,7 @@ fn take_in(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine_life::Step;
+    use crate::inventory::life::Step;
     use k8s_openapi::jiff::Timestamp;
     use protocol::message::{Failure, OsReport};
 
@@ -356,14 +356,14 @@ mod tests {
         let installing = Step::Registered { approved: true, hardware: None, attestation: None, addresses: Vec::new() };
         for step in [installing, Step::Installed, report(false), report(true), Step::Failed(failure())] {
             let mut held = machine(None);
-            let before = machine_life::after(&held.status, &step, held.generation, &now());
+            let before = life::after(&held.status, &step, held.generation, &now());
             held.status.clone_from(&before);
             held.status = build(&held, &validate(&held, &other, 0), &now());
             assert!(!held.status.conditions.holds(condition_type::READY));
             // It goes on reporting, through this inventory.
-            let again = machine_life::after(&held.status, &step, held.generation, &now());
+            let again = life::after(&held.status, &step, held.generation, &now());
             if !matches!(step, Step::Registered { .. }) {
-                held.status = machine_life::settled(&held.status, again, &now());
+                held.status = life::settled(&held.status, again, &now());
                 let said = held.status.clone();
                 held.status = build(&held, &validate(&held, &other, 0), &now());
                 assert_eq!(held.status, said, "{step:?}: nothing alternates");

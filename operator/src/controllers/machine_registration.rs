@@ -2,15 +2,15 @@
 //!
 //! A registration that is deleted closes its door at once; the machines that came through it stay.
 
-use super::watch::keep_watching;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
-use crate::clock_jumps::clock_jumps;
 use crate::context::Context;
 use crate::crd::{Condition, Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
+use crate::kube::clock_jumps::clock_jumps;
+use crate::kube::status_writer::StatusPatch;
+use crate::kube::watch::keep_watching;
 use crate::media;
+use crate::registration::index::Authorities;
 use crate::registration::{self, Endpoint, Problem, Registration};
-use crate::registration_index::Authorities;
-use crate::status::StatusPatch;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -157,7 +157,7 @@ fn validate(object: &MachineRegistration, found: &Found) -> Option<Problem> {
     if let Some(problem) = registration::without_authority(&object.spec, &found.vendors) {
         return Some(problem);
     }
-    if let Some(refusal) = crate::enroll::expired(&registration, found.now.0) {
+    if let Some(refusal) = crate::registration::decide::expired(&registration, found.now.0) {
         return Some(Problem { reason: reason::EXPIRED, message: refusal.message });
     }
     if let Some(most) = found.most.filter(|most| found.machines.is_some_and(|machines| machines >= *most)) {

@@ -1,7 +1,7 @@
 //! How many exchanges are held at once, and what becomes of them when the operator stops.
 
 use super::places::{Place, Places};
-use crate::inventory_index::Key;
+use crate::inventory::index::Key;
 use protocol::{Refusal, RefusalCode};
 use std::time::Duration;
 use tokio::sync::watch;

@@ -8,7 +8,7 @@
 //! Where a peer comes through a registration, that one has its share: at most so many times what is free. Alone it has
 //! nearly all places, and yet whoever comes through another one finds some; with several in need each has as many.
 
-use crate::inventory_index::Key;
+use crate::inventory::index::Key;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The certificate that connections are accepted with, exchangeable while the server runs.
 
-use crate::authority::Issued;
+use crate::registration::endpoint::authority::Issued;
 use anyhow::Context as _;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};

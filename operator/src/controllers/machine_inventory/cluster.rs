@@ -6,12 +6,12 @@
 
 use super::super::ReconcileError;
 use super::take_in;
-use crate::client::patching;
+use crate::cluster::rancher::Sought;
 use crate::context::Context;
 use crate::crd::{Conditions, MachineInventoryStatus, TOKEN_FINALIZER, condition_type, reason};
-use crate::inventory_index::{Key, KnownMachine};
-use crate::rancher::Sought;
-use crate::seen_inventory::SeenInventory;
+use crate::inventory::index::{Key, KnownMachine};
+use crate::inventory::seen::SeenInventory;
+use crate::kube::client::patching;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch};
 use serde_json::json;

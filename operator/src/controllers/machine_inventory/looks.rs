@@ -2,9 +2,9 @@
 
 use super::{Finding, Name, STATUS_GRACE, build, cluster, find_out, look_at_reinstall, secret};
 use crate::context::Context;
-use crate::inventory_index::KnownMachine;
-use crate::reinstall;
-use crate::seen_inventory::SeenInventory;
+use crate::inventory::index::KnownMachine;
+use crate::inventory::reinstall;
+use crate::inventory::seen::SeenInventory;
 use futures::{Stream, StreamExt, stream};
 use kube::api::ObjectMeta;
 use kube::runtime::watcher;
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::crd::{MachineInventory, Phase};
     use crate::fixtures::{self, FakeApi};
-    use crate::inventory_index::InventoryIndex;
+    use crate::inventory::index::InventoryIndex;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::SignedDuration;
     use kube::ResourceExt;

@@ -2,8 +2,8 @@
 
 use crate::context::Context;
 use crate::crd::{Conditions, MachineInventoryStatus, condition_type, reason};
-use crate::inventory_index::{Key, KnownMachine};
-use crate::shared_secret::Reading;
+use crate::identity::shared_secret::Reading;
+use crate::inventory::index::{Key, KnownMachine};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ pub(super) fn tell(machine: &KnownMachine, standing: &Standing, status: &mut Mac
 mod tests {
     use super::*;
     use crate::fixtures::{self, FakeApi};
-    use crate::shared_secret::SECRET_TYPE;
+    use crate::identity::shared_secret::SECRET_TYPE;
     use serde_json::json;
 
     async fn told(context: &Context, name: &str) -> Option<(String, String)> {

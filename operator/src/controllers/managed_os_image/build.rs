@@ -2,9 +2,9 @@
 
 use super::{Carrier, Wanted};
 use crate::crd::{Engine, ManagedOSImage, OS_IMAGE_FINALIZER};
-use crate::upgrade::bundle::{BUNDLE_API, bundle};
-use crate::upgrade::objects::{identities, objects};
-use crate::upgrade::{self, PLAN_NAMESPACE, STANDALONE_NAMESPACE};
+use crate::rollout::bundle::{BUNDLE_API, bundle};
+use crate::rollout::objects::{identities, objects};
+use crate::rollout::{self, PLAN_NAMESPACE, STANDALONE_NAMESPACE};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -84,7 +84,7 @@ fn engine_before(object: &ManagedOSImage) -> Option<Engine> {
 }
 
 fn identity_of_bundle(object: &ManagedOSImage) -> Value {
-    let name = upgrade::name(&object.name_any());
+    let name = rollout::name(&object.name_any());
     json!({"apiVersion": BUNDLE_API, "kind": "Bundle",
         "metadata": {"name": name, "namespace": object.namespace().unwrap_or_default()}})
 }
@@ -95,7 +95,7 @@ mod tests {
     use super::super::validate::validate;
     use super::*;
     use crate::crd::ManagedOSImageStatus;
-    use crate::upgrade::Served;
+    use crate::rollout::Served;
 
     fn object(spec: Value) -> ManagedOSImage {
         let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());

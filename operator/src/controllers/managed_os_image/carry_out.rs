@@ -2,10 +2,10 @@
 
 use super::build::{self, Built, has_finalizer};
 use super::{Context, ManagedOSImage, Problem, ReconcileError};
-use crate::apply::{self, apply};
-use crate::client::patching;
 use crate::crd::{OS_IMAGE_FINALIZER, reason};
-use crate::upgrade;
+use crate::kube::apply::{self, apply};
+use crate::kube::client::patching;
+use crate::rollout;
 use kube::ResourceExt;
 use kube::api::{Api, Patch};
 use kube::runtime::reflector::ObjectRef;
@@ -56,7 +56,7 @@ pub(super) async fn take_away(object: &ManagedOSImage, context: &Context) -> Res
     if !has_finalizer(object) {
         return Ok(());
     }
-    delete(context, &build::everything(&upgrade::name(&object.name_any()))).await?;
+    delete(context, &build::everything(&rollout::name(&object.name_any()))).await?;
     set_finalizer(object, context, false).await
 }
 
@@ -76,9 +76,9 @@ async fn delete(context: &Context, objects: &[Value]) -> Result<(), ReconcileErr
 
 /// Whether Fleet's agent has not taken away yet what belonged to the Bundle.
 async fn fleets_plan_is_there(object: &ManagedOSImage, context: &Context) -> Result<bool, ReconcileError> {
-    let resource = apply::resource(upgrade::objects::PLAN_API, "Plan");
-    let name = upgrade::name(&object.name_any());
-    let api = apply::api(&context.client, &resource, Some(upgrade::PLAN_NAMESPACE));
+    let resource = apply::resource(rollout::objects::PLAN_API, "Plan");
+    let name = rollout::name(&object.name_any());
+    let api = apply::api(&context.client, &resource, Some(rollout::PLAN_NAMESPACE));
     let plan = api.get_metadata_opt(&name).await;
     let plan = plan.map_err(|source| ReconcileError::Reading { what: format!("Plan {name}"), source })?;
     Ok(plan.is_some_and(|plan| plan.labels().get(MANAGED_BY).is_some_and(|by| by == "Helm")))
@@ -135,7 +135,7 @@ mod tests {
     use super::super::validate::validate;
     use super::*;
     use crate::fixtures::{self, FakeApi};
-    use crate::upgrade::Served;
+    use crate::rollout::Served;
     use http::{Request, Response};
     use kube::client::Body;
     use std::convert::Infallible;

@@ -1,11 +1,11 @@
 //! What upgrades go by in a cluster: which engines it has, and where its images come from. Asked for now and then, as it
 //! changes without telling us.
 
-use crate::absence::is_absent;
-use crate::rancher;
-use crate::upgrade::bundle::BUNDLE_API;
-use crate::upgrade::objects::PLAN_API;
-use crate::upgrade::{DefaultRegistry, STANDALONE_NAMESPACE, Served};
+use crate::cluster::rancher;
+use crate::kube::absence::is_absent;
+use crate::rollout::bundle::BUNDLE_API;
+use crate::rollout::objects::PLAN_API;
+use crate::rollout::{DefaultRegistry, STANDALONE_NAMESPACE, Served};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use std::time::Duration;

@@ -2,12 +2,12 @@
 //! of the inventory.
 
 use super::{Carrier, Context, ReconcileError, Wanted};
-use crate::apply;
-use crate::inventory_index::KnownMachine;
+use crate::inventory::index::KnownMachine;
+use crate::kube::apply;
 use crate::registration::node_name;
-use crate::upgrade::bundle::BUNDLE_API;
-use crate::upgrade::objects::PLAN_API;
-use crate::upgrade::progress::{JobEnd, LocalPlan, Machine, Node, PlanStatus};
+use crate::rollout::bundle::BUNDLE_API;
+use crate::rollout::objects::PLAN_API;
+use crate::rollout::progress::{JobEnd, LocalPlan, Machine, Node, PlanStatus};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1;
 use kube::ResourceExt;
@@ -140,7 +140,7 @@ fn machine_of(machine: &KnownMachine) -> Option<Machine> {
 mod tests {
     use super::*;
     use crate::crd::MachineConfig;
-    use crate::inventory_index::Assignment;
+    use crate::inventory::index::Assignment;
     use serde_json::json;
 
     #[test]

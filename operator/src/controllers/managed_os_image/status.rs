@@ -4,10 +4,10 @@ use super::build::plan_of;
 use super::fetch::Found;
 use super::{Context, ManagedOSImage, Outcome, ReconcileError, Wanted};
 use crate::crd::{Conditions, ManagedOSImageStatus, condition_type, reason};
-use crate::status::StatusPatch;
-use crate::upgrade::bundle::{BundleStatus, carried_back};
-use crate::upgrade::progress::{self, Phase};
-use crate::upgrade::verdict::{self, Situation, Verdict};
+use crate::kube::status_writer::StatusPatch;
+use crate::rollout::bundle::{BundleStatus, carried_back};
+use crate::rollout::progress::{self, Phase};
+use crate::rollout::verdict::{self, Situation, Verdict};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
@@ -128,8 +128,8 @@ mod tests {
     use super::super::validate::validate;
     use super::*;
     use crate::registration::Problem;
-    use crate::upgrade::Served;
-    use crate::upgrade::progress::Machine;
+    use crate::rollout::Served;
+    use crate::rollout::progress::Machine;
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
 

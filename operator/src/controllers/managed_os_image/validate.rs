@@ -3,7 +3,7 @@
 use super::discovery::Surroundings;
 use crate::crd::ManagedOSImage;
 use crate::registration::Problem;
-use crate::upgrade::{Carrier, Served, Upgrade, choose};
+use crate::rollout::{Carrier, Served, Upgrade, choose};
 use kube::ResourceExt;
 
 /// An object that can be carried out.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::fixtures::{self, FakeApi};
-use crate::status::StatusPatch;
+use crate::kube::status_writer::StatusPatch;
 use serde_json::Value;
 
 struct Scene {

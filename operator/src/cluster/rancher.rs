@@ -1,0 +1,306 @@
+//! The kinds of Rancher that we go by, as far as we do: where a cluster is managed, the token with which a machine joins
+//! it, and settings.
+//!
+//! | kind                                               | read                 | written                       |
+//! |----------------------------------------------------|----------------------|-------------------------------|
+//! | `provisioning.cattle.io/v1` Cluster                | `status.clusterName` | never                         |
+//! | `management.cattle.io/v3` ClusterRegistrationToken | `status.token`       | made with `spec.clusterName`, |
+//! |                                                    |                      | deleted                       |
+//! | `management.cattle.io/v3` Setting                  | `value`, `default`   | never                         |
+//!
+//! Where Rancher is not installed these kinds are not served. One request a minute finds that out for all machines.
+
+use crate::crd::INVENTORY_ANNOTATION;
+use crate::inventory::index::{Key, KnownMachine};
+use crate::kube::absence::{is_absent, is_not_served};
+use crate::kube::client::writing;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Preconditions};
+use kube::core::GroupVersionKind;
+use kube::{Client, ResourceExt};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long nobody asks again after a kind was found not to be served.
+const ABSENT: Duration = Duration::from_secs(60);
+/// How old Rancher's URL may be.
+const URL_AGE: Duration = Duration::from_secs(60);
+
+/// What a look for an object gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sought<T> {
+    Found(T),
+    Missing,
+    /// No API server of this cluster knows the kind.
+    NotServed,
+    /// The operator's service account may not look.
+    Forbidden,
+}
+
+impl<T> Sought<T> {
+    /// The same of what is read from what was found.
+    fn read<U>(self, read: impl FnOnce(T) -> kube::Result<U>) -> kube::Result<Sought<U>> {
+        Ok(match self {
+            Self::Found(found) => Sought::Found(read(found)?),
+            Self::Missing => Sought::Missing,
+            Self::NotServed => Sought::NotServed,
+            Self::Forbidden => Sought::Forbidden,
+        })
+    }
+}
+
+/// A cluster registration token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// `None` until Rancher has issued it. A secret.
+    pub token: Option<String>,
+    /// The inventory that it was made for, `namespace/name`; the first release did not note it.
+    pub inventory: Option<String>,
+    uid: Option<String>,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("inventory", &self.inventory).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+pub struct Rancher {
+    absent_until: Mutex<Option<Instant>>,
+    /// Rancher's own URL, and when it was read.
+    server_url: Mutex<Option<(String, Instant)>>,
+    /// When a machine's token was last seen to be in order, and for which generation of its inventory.
+    verified: Mutex<HashMap<Key, (Option<i64>, Instant)>>,
+}
+
+impl Rancher {
+    /// The name of the management cluster of a cluster; the inner `None`: Rancher has not made it yet.
+    pub async fn management_cluster(
+        &self,
+        client: &Client,
+        namespace: &str,
+        name: &str,
+    ) -> kube::Result<Sought<Option<String>>> {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct ClusterStatus {
+            cluster_name: Option<String>,
+        }
+        let api = Api::namespaced_with(client.clone(), namespace, &clusters());
+        let found: Sought<DynamicObject> = self.look(api.get(name)).await?;
+        found.read(|object| Ok(status::<ClusterStatus>(&object)?.cluster_name.filter(|name| !name.is_empty())))
+    }
+
+    /// Under which URL Rancher is reached, by its Setting; empty where it has none.
+    pub async fn server_url(&self, client: &Client) -> kube::Result<String> {
+        let known = || self.server_url.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let young = known().clone().filter(|(_, read)| read.elapsed() < URL_AGE);
+        if let Some((url, _)) = young {
+            return Ok(url);
+        }
+        let url = setting(client, "server-url").await?.trim_end_matches('/').to_owned();
+        *known() = Some((url.clone(), Instant::now()));
+        Ok(url)
+    }
+
+    pub async fn token(&self, client: &Client, (namespace, name): &Key) -> kube::Result<Sought<Token>> {
+        let api = Api::namespaced_with(client.clone(), namespace, &tokens());
+        self.look(api.get(name)).await?.read(|object| token_of(&object))
+    }
+
+    /// Makes a machine's token, or gives the one of that name that is there.
+    pub async fn make_token(&self, client: &Client, key: &Key, machine: &KnownMachine) -> kube::Result<Sought<Token>> {
+        let (namespace, name) = key;
+        let object = serde_json::from_value(json!({
+            "apiVersion": "management.cattle.io/v3",
+            "kind": "ClusterRegistrationToken",
+            "metadata": {
+                "name": name, "namespace": namespace,
+                "annotations": {INVENTORY_ANNOTATION: inventory(machine)},
+            },
+            // The namespace of a management cluster has its name.
+            "spec": {"clusterName": namespace},
+        }));
+        let object: DynamicObject = object.map_err(kube::Error::SerdeError)?;
+        let api = Api::namespaced_with(client.clone(), namespace, &tokens());
+        match self.look(api.create(&writing(), &object)).await {
+            Ok(made) => made.read(|object| token_of(&object)),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => self.token(client, key).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a machine's token. One that was made for another machine, or is gone, stays as it is.
+    pub async fn delete_token(&self, client: &Client, key: &Key, machine: &KnownMachine) -> kube::Result<()> {
+        let Sought::Found(token) = self.token(client, key).await? else { return Ok(()) };
+        if !token.is_of(machine) {
+            return Ok(());
+        }
+        let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.0, &tokens());
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions { uid: token.uid, resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match api.delete(&key.1, &parameters).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How long ago everything about a machine's token was in order, if nothing changed since.
+    pub fn verified(&self, machine: &KnownMachine) -> Option<Duration> {
+        let verified = self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (generation, at) = verified.get(&machine.key())?;
+        (*generation == machine.generation).then(|| at.elapsed())
+    }
+
+    pub fn note_verified(&self, machine: &KnownMachine) {
+        let mut verified = self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        verified.insert(machine.key(), (machine.generation, Instant::now()));
+    }
+
+    pub fn forget(&self, key: &Key) {
+        self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(key);
+    }
+
+    async fn look<T>(&self, request: impl Future<Output = kube::Result<T>>) -> kube::Result<Sought<T>> {
+        let absent_until = || self.absent_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if absent_until().is_some_and(|until| Instant::now() < until) {
+            return Ok(Sought::NotServed);
+        }
+        match request.await {
+            Ok(object) => {
+                *absent_until() = None;
+                Ok(Sought::Found(object))
+            }
+            Err(kube::Error::Api(status)) if is_not_served(&status) => {
+                *absent_until() = Some(Instant::now() + ABSENT);
+                Ok(Sought::NotServed)
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Sought::Missing),
+            Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(Sought::Forbidden),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Token {
+    /// Whether it was made for this machine, or by the first release, whose tokens name none.
+    pub fn is_of(&self, machine: &KnownMachine) -> bool {
+        self.inventory.as_ref().is_none_or(|made_for| *made_for == inventory(machine))
+    }
+}
+
+fn inventory(machine: &KnownMachine) -> String {
+    format!("{}/{}", machine.namespace, machine.name)
+}
+
+/// The value of a Setting; empty where there is none, or no Rancher.
+pub async fn setting(client: &Client, name: &str) -> kube::Result<String> {
+    let kind = GroupVersionKind::gvk("management.cattle.io", "v3", "Setting");
+    let settings = ApiResource::from_gvk_with_plural(&kind, "settings");
+    let setting = match Api::<DynamicObject>::all_with(client.clone(), &settings).get(name).await {
+        Ok(setting) => setting.data,
+        Err(kube::Error::Api(status)) if is_absent(&status) => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
+    let text = |key: &str| setting.get(key).and_then(|value| value.as_str()).filter(|text| !text.is_empty());
+    Ok(text("value").or(text("default")).unwrap_or_default().to_owned())
+}
+
+fn clusters() -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("provisioning.cattle.io", "v1", "Cluster"), "clusters")
+}
+
+fn tokens() -> ApiResource {
+    let kind = GroupVersionKind::gvk("management.cattle.io", "v3", "ClusterRegistrationToken");
+    ApiResource::from_gvk_with_plural(&kind, "clusterregistrationtokens")
+}
+
+fn token_of(object: &DynamicObject) -> kube::Result<Token> {
+    #[derive(Default, Deserialize)]
+    struct TokenStatus {
+        token: Option<String>,
+    }
+    Ok(Token {
+        token: status::<TokenStatus>(object)?.token.filter(|token| !token.is_empty()),
+        inventory: object.annotations().get(INVENTORY_ANNOTATION).cloned(),
+        uid: object.uid(),
+    })
+}
+
+/// The part of a status that we know; absent is empty.
+fn status<T: DeserializeOwned + Default>(object: &DynamicObject) -> kube::Result<T> {
+    match object.data.get("status") {
+        None | Some(serde_json::Value::Null) => Ok(T::default()),
+        Some(status) => T::deserialize(status).map_err(kube::Error::SerdeError),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::FakeApi;
+
+    fn machine(name: &str) -> KnownMachine {
+        KnownMachine { namespace: "n".into(), name: name.into(), ..KnownMachine::default() }
+    }
+    fn key() -> Key {
+        ("c-1".into(), "c-1-a-token".into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_rancher_one_request_a_minute_is_made_for_all() {
+        let api = FakeApi::default();
+        let rancher = Rancher::default();
+        for _ in 0..100 {
+            assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), Sought::NotServed);
+        }
+        assert_eq!(api.take_requests().len(), 1);
+        api.install_rancher();
+        tokio::time::advance(ABSENT).await;
+        assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), Sought::Missing);
+        api.put_cluster("c", None);
+        assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), Sought::Found(None));
+        api.put_cluster("c", Some("c-1"));
+        let found = rancher.management_cluster(&api.client(), "n", "c").await.unwrap();
+        assert_eq!(found, Sought::Found(Some("c-1".into())));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_made_once_and_deleted_by_its_machine_alone() {
+        let api = FakeApi::default();
+        api.install_rancher();
+        let rancher = Rancher::default();
+        for _ in 0..2 {
+            let made = rancher.make_token(&api.client(), &key(), &machine("a")).await.unwrap();
+            let Sought::Found(token) = made else { panic!("{made:?}") };
+            assert!(token.token.is_none() && token.is_of(&machine("a")) && !token.is_of(&machine("b")));
+        }
+        rancher.delete_token(&api.client(), &key(), &machine("b")).await.unwrap();
+        assert_eq!(api.objects("clusterregistrationtokens").len(), 1);
+        for _ in 0..2 {
+            rancher.delete_token(&api.client(), &key(), &machine("a")).await.unwrap();
+            assert_eq!(api.objects("clusterregistrationtokens").len(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_issued_token_is_read_and_never_shown() {
+        let api = FakeApi::default();
+        api.install_rancher();
+        let rancher = Rancher::default();
+        rancher.make_token(&api.client(), &key(), &machine("a")).await.unwrap();
+        api.issue_tokens("s3cret");
+        let found = rancher.token(&api.client(), &key()).await.unwrap();
+        assert!(!format!("{found:?}").contains("s3cret"));
+        let Sought::Found(token) = found else { panic!("it is there") };
+        assert_eq!(token.token.as_deref(), Some("s3cret"));
+    }
+}

@@ -1,0 +1,136 @@
+//! From what a machine shows to what is believed about it.
+
+use crate::context::Context;
+use crate::crd::{AttestationStatus, EkCertificatePolicy, EkCertificateResult};
+use crate::registration::register::Identity;
+use crate::registration::{self, Registration};
+use protocol::attestation::{Credential, EndorsementCertificate, EndorsementKey, KeyName};
+use protocol::hardware::TpmInfo;
+use protocol::{Refusal, RefusalCode};
+use std::time::SystemTime;
+
+/// A credential and the secret in it.
+pub struct Puzzle {
+    pub credential: Credential,
+    pub secret: [u8; 32],
+}
+
+/// Makes what only the TPM with both keys can solve.
+pub fn puzzle(key: &EndorsementKey, name: &KeyName) -> Result<Puzzle, Refusal> {
+    let secret = random()?;
+    Ok(Puzzle { credential: key.make_credential(name, &secret)?, secret })
+}
+
+pub fn random<const N: usize>() -> Result<[u8; N], Refusal> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| Refusal::new(RefusalCode::Internal, "the operating system gave no random bytes"))?;
+    Ok(bytes)
+}
+
+/// Judges the endorsement key certificate as the registration wants it: by the authorities that it names or, where it
+/// names none, by those of the TPM vendors. Without `Required` a certificate of nobody's that we know is no reason to
+/// refuse, as long as it is for this key. With `Required` and no authority at all nobody is believed: anybody can make
+/// a certificate.
+pub fn judge(
+    context: &Context,
+    registration: &Registration,
+    key: &EndorsementKey,
+    certificates: &[Vec<u8>],
+) -> Result<Identity, Refusal> {
+    let policy = registration.spec.attestation.clone().unwrap_or_default();
+    let wanted = policy.ek_certificate.unwrap_or_default();
+    let named = context.registrations.authorities(&registration.namespace, &registration.name);
+    let check = |trusted: &[Vec<u8>]| EndorsementCertificate::check(certificates, key, trusted, SystemTime::now());
+    let mut attestation = AttestationStatus::default();
+    let result = if wanted == EkCertificatePolicy::Ignored {
+        EkCertificateResult::Ignored
+    } else if certificates.is_empty() && wanted == EkCertificatePolicy::IfPresent {
+        EkCertificateResult::Absent
+    } else {
+        let certificate = match (&policy.trusted_cas, &named) {
+            (Some(_), Some(authorities)) => check(authorities)?,
+            (Some(trusted), None) => {
+                let message = format!("the authorities in Secret {} are not read yet", trusted.secret_name);
+                return Err(Refusal::new(RefusalCode::RegistrationInvalid, message).retry_after(15));
+            }
+            (None, _) if wanted == EkCertificatePolicy::Required => {
+                if let Some(problem) = registration::without_authority(&registration.spec, &context.tpm_vendors) {
+                    return Err(Refusal::new(RefusalCode::RegistrationInvalid, problem.message));
+                }
+                check(&context.tpm_vendors).map_err(by_vendors)?
+            }
+            (None, _) => check(&context.tpm_vendors).or_else(|_| check(&[]))?,
+        };
+        attestation.ek_certificate_issuer = Some(certificate.issuer);
+        attestation.tpm_manufacturer = certificate.manufacturer;
+        let trusted = certificate.authority.is_some();
+        attestation.ek_certificate_authority = certificate.authority;
+        if trusted { EkCertificateResult::Trusted } else { EkCertificateResult::Unverified }
+    };
+    attestation.ek_certificate = Some(result);
+    Ok(Identity { hash: key.tpm_hash(), attestation })
+}
+
+/// What to do where the vendors' authorities are not the right ones, or an intermediate is missing between.
+fn by_vendors(mut refusal: Refusal) -> Refusal {
+    if refusal.code == RefusalCode::EndorsementCertificateUntrusted {
+        refusal.message += "; it was held against the TPM vendors' roots that the operator has: name the authority that \
+                            issued it in the registration's spec.attestation.trustedCAs";
+    }
+    refusal
+}
+
+/// Adds what the machine says of its TPM, where no certificate says better.
+pub fn add_tpm(attestation: &mut AttestationStatus, tpm: Option<&TpmInfo>) {
+    if let Some(tpm) = tpm {
+        attestation.tpm_manufacturer.get_or_insert_with(|| tpm.manufacturer.clone());
+        attestation.tpm_firmware = Some(tpm.firmware.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{self, FakeApi};
+    use crate::registration::index::Authorities;
+    use serde_json::{Value, json};
+
+    const KEY: &[u8] = include_bytes!("../../../crates/protocol/testdata/rsa2048-p256.ek.der");
+    const CERTIFICATE: &[u8] = include_bytes!("../../../crates/protocol/testdata/rsa2048-p256.ek.crt");
+    const ISSUER: &[u8] = include_bytes!("../../../crates/protocol/testdata/issuer.crt");
+    /// Issued the issuer, which is not among what the machine shows: no path leads here.
+    const ROOT: &[u8] = include_bytes!("../../../crates/protocol/testdata/root.crt");
+
+    /// What comes of a certificate, and who vouches for it.
+    fn judged(vendors: &[&[u8]], attestation: Value) -> Result<(EkCertificateResult, Option<String>), Refusal> {
+        let mut context = fixtures::context(&FakeApi::default());
+        context.tpm_vendors = Authorities::new(vendors.iter().map(|der| der.to_vec()).collect());
+        let spec = serde_json::from_value(json!({"attestation": attestation})).unwrap();
+        let registration = Registration::for_tests("n", "door", spec);
+        let key = EndorsementKey::from_spki_der(KEY).unwrap();
+        let identity = judge(&context, &registration, &key, &[CERTIFICATE.to_vec()])?.attestation;
+        Ok((identity.ek_certificate.unwrap(), identity.ek_certificate_authority))
+    }
+
+    #[tokio::test]
+    async fn vendors_vouch_where_a_registration_names_nobody() {
+        use EkCertificateResult::{Ignored, Trusted, Unverified};
+        let vouched = Ok((Trusted, Some("CN=swtpm-localca".to_owned())));
+        for policy in ["Required", "IfPresent"] {
+            assert_eq!(judged(&[ROOT, ISSUER], json!({"ekCertificate": policy})), vouched);
+        }
+        assert_eq!(judged(&[], json!({"ekCertificate": "IfPresent"})), Ok((Unverified, None)), "nobody to ask");
+        let nobody = judged(&[], json!({"ekCertificate": "Required"})).unwrap_err();
+        assert_eq!(nobody.code, RefusalCode::RegistrationInvalid);
+        assert!(nobody.message.contains("spec.attestation.trustedCAs"), "{nobody}");
+        assert_eq!(judged(&[ROOT], json!({"ekCertificate": "IfPresent"})), Ok((Unverified, None)));
+        assert_eq!(judged(&[ROOT], json!({"ekCertificate": "Ignored"})), Ok((Ignored, None)));
+        let refusal = judged(&[ROOT], json!({"ekCertificate": "Required"})).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::EndorsementCertificateUntrusted);
+        assert!(refusal.message.contains("spec.attestation.trustedCAs"), "{refusal}");
+        // Whom a registration names, it names instead of them.
+        let named = json!({"ekCertificate": "Required", "trustedCAs": {"secretName": "s"}});
+        assert_eq!(judged(&[ISSUER], named).unwrap_err().code, RefusalCode::RegistrationInvalid, "not read yet");
+    }
+}

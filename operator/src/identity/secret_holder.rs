@@ -1,0 +1,68 @@
+//! Machines without a TPM: which may come by a shared secret. Only those that somebody made an inventory for by hand, and
+//! that cannot be known by a TPM: a secret, which can be copied, never stands in for one.
+
+use crate::context::Context;
+use crate::crd::EkCertificatePolicy;
+use crate::inventory::index::KnownMachine;
+use crate::inventory::lookup::starting;
+use crate::registration::Registration;
+use protocol::{Refusal, RefusalCode, SharedSecret};
+use std::sync::Arc;
+
+/// The machine that is known by the secret with this digest, and the secret: to be proved.
+pub async fn claimed(context: &Context, digest: &[u8]) -> Result<(Arc<KnownMachine>, SharedSecret), Refusal> {
+    if !context.inventories.is_complete() {
+        return Err(starting());
+    }
+    context.secrets.find_claimed(&context.inventories, &context.client, digest).await
+}
+
+/// Whether the machine, which proved that it has the secret, may come through this registration by it.
+pub fn accept(registration: &Registration, machine: &KnownMachine) -> Result<(), Refusal> {
+    let refused = |message: String| Err(Refusal::new(RefusalCode::SharedSecretNotAccepted, message));
+    let policy = registration.spec.attestation.as_ref().and_then(|policy| policy.ek_certificate);
+    if policy == Some(EkCertificatePolicy::Required) {
+        let message = "the registration requires an endorsement key certificate (spec.attestation.ekCertificate), \
+                       which no shared secret stands for; register the machine through another one";
+        return refused(message.to_owned());
+    }
+    if machine.hash.is_some() || machine.malformed_identity {
+        return refused(format!(
+            "MachineInventory {}/{} has a TPM's hash: the machine must prove itself by that TPM, or be given an \
+             inventory without tpmHash",
+            machine.namespace, machine.name
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures;
+    use serde_json::{Value, json};
+
+    fn registration(spec: Value) -> Registration {
+        Registration::for_tests("n", "door", serde_json::from_value(spec).unwrap())
+    }
+    fn machine(spec: Value) -> KnownMachine {
+        KnownMachine::of(fixtures::inventory("a", spec))
+    }
+    fn code(registration: &Registration, machine: &KnownMachine) -> Option<RefusalCode> {
+        accept(registration, machine).err().map(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn a_secret_never_stands_in_for_a_tpm_that_is_asked_for() {
+        let by_secret = machine(json!({"machineTokenSecretName": "s"}));
+        let certificates = |policy: &str| registration(json!({"attestation": {"ekCertificate": policy}}));
+        assert_eq!(code(&registration(json!({})), &by_secret), None);
+        assert_eq!(code(&certificates("IfPresent"), &by_secret), None);
+        let refused = Some(RefusalCode::SharedSecretNotAccepted);
+        assert_eq!(code(&certificates("Required"), &by_secret), refused);
+        for identity in ["d68795c6192af9922692f050b1a4fe2bda5c93a1d8c0d8f1c8a0a7a8f6b1e3c4", "no hash"] {
+            let by_both = machine(json!({"machineTokenSecretName": "s", "tpm": identity}));
+            assert_eq!(code(&registration(json!({})), &by_both), refused);
+        }
+    }
+}

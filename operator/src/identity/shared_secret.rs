@@ -1,0 +1,319 @@
+//! Shared secrets: what machines without a TPM identify themselves with, and how the Secret of one is found.
+//!
+//! Secrets are read by name, those that inventories name and no others; nothing is listed or watched. What was read is
+//! kept as a digest, which finds a Secret and proves nothing: whoever shows a shared secret is believed because the
+//! Secret, read again at that moment, holds it. So a Secret that is deleted or changed closes its door at once, and one
+//! that is new opens it with the first machine that knocks: an unknown shared secret has Secrets read anew, a bounded
+//! number of them now and then, however many strangers knock.
+
+mod reading;
+
+pub use reading::{Reading, SECRET_KEY, SECRET_TYPE};
+
+use crate::inventory::index::{InventoryIndex, Key, KnownMachine};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use protocol::{Refusal, RefusalCode, SharedSecret};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// The least time between two rounds of reading.
+const ROUND_EVERY: Duration = Duration::from_secs(5);
+/// Most Secrets read in a round.
+const ROUND: usize = 256;
+/// Secrets read at once.
+const AT_ONCE: usize = 8;
+/// How long one request may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// When a machine should come back while the API server is away, in seconds.
+const RETRY_AFTER: u64 = 15;
+
+/// What is known of the Secrets that inventories name.
+#[derive(Default)]
+pub struct SharedSecrets {
+    known: Mutex<Known>,
+    /// When the last round of reading ended; held while one is going on.
+    round: tokio::sync::Mutex<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct Known {
+    by_secret: HashMap<Key, (Option<[u8; 32]>, Instant)>,
+    by_digest: HashMap<[u8; 32], BTreeSet<Key>>,
+    /// Secrets of which something changed that the inventories naming them must say.
+    changed: HashSet<Key>,
+}
+
+impl SharedSecrets {
+    /// The one machine that is known by a shared secret that it shows.
+    pub async fn find(
+        &self,
+        index: &InventoryIndex,
+        client: &Client,
+        shown: &SharedSecret,
+    ) -> Result<Arc<KnownMachine>, Refusal> {
+        let (machine, held) = self.find_claimed(index, client, &shown.digest()).await?;
+        verify_slices_are_equal(held.expose(), shown.expose()).map_err(|_| unknown())?;
+        Ok(machine)
+    }
+
+    /// The one machine that is known by the shared secret with this digest, and that secret: whether who named it has it
+    /// is still to be proved.
+    pub async fn find_claimed(
+        &self,
+        index: &InventoryIndex,
+        client: &Client,
+        digest: &[u8],
+    ) -> Result<(Arc<KnownMachine>, SharedSecret), Refusal> {
+        let digest: [u8; 32] = digest.try_into().map_err(|_| unknown())?;
+        let mut machines = Vec::new();
+        for secret in self.holders(index, client, &digest).await? {
+            if let Reading::Good(held) = self.read(client, &secret).await.map_err(unavailable)?
+                && held.digest() == digest
+            {
+                machines.extend(index.with_secret(&secret).into_iter().map(|machine| (machine, held.clone())));
+            }
+        }
+        machines.retain(|(machine, _)| !machine.deleting);
+        match machines.len() {
+            0 => Err(unknown()),
+            1 => Ok(machines.remove(0)),
+            _ => Err(Refusal::new(
+                RefusalCode::SecretNotUnique,
+                "several MachineInventories are known by this shared secret; give each machine its own",
+            )
+            .retry_after(RETRY_AFTER)),
+        }
+    }
+
+    /// The shared secret that has this digest.
+    pub async fn find_by_digest(
+        &self,
+        index: &InventoryIndex,
+        client: &Client,
+        digest: &[u8; 32],
+    ) -> Result<Option<SharedSecret>, Refusal> {
+        for secret in self.holders(index, client, digest).await? {
+            if let Reading::Good(held) = self.read(client, &secret).await.map_err(unavailable)?
+                && held.digest() == *digest
+            {
+                return Ok(Some(held));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads one Secret and remembers what it was. The error is why it could not be read now.
+    pub async fn read(&self, client: &Client, key: &Key) -> Result<Reading, String> {
+        let api = Api::<Secret>::namespaced(client.clone(), &key.0);
+        let reading = match timeout(DEADLINE, api.get_opt(&key.1)).await {
+            Ok(Ok(secret)) => Reading::of(secret.as_ref()),
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Reading::Forbidden,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("no answer within {} s", DEADLINE.as_secs())),
+        };
+        self.change(|known| known.enter(key, &reading));
+        Ok(reading)
+    }
+
+    /// Other Secrets that were seen to hold the same.
+    pub fn others(&self, key: &Key, secret: &SharedSecret) -> Vec<Key> {
+        let holders = self.change(|known| known.holders(&secret.digest()));
+        holders.into_iter().filter(|other| other != key).collect()
+    }
+
+    /// Has the inventories that name a Secret say anew how they stand with it.
+    pub fn note_changed(&self, key: Key) {
+        self.change(|known| known.changed.insert(key));
+    }
+
+    /// Secrets of which inventories must say something new, since this was last asked.
+    pub fn take_changed(&self) -> Vec<Key> {
+        self.change(|known| known.changed.drain().collect())
+    }
+
+    /// Where this digest was seen. Secrets that were never read, or an unknown digest, have a round of reading made,
+    /// if the last one is not too recent.
+    async fn holders(&self, index: &InventoryIndex, client: &Client, digest: &[u8; 32]) -> Result<Vec<Key>, Refusal> {
+        let (holders, read) = self.change(|known| (known.holders(digest), known.by_secret.len()));
+        if !holders.is_empty() && read >= index.secret_count() {
+            return Ok(holders);
+        }
+        // Who comes while a round goes on has it made for him, too.
+        let mut last = self.round.lock().await;
+        if last.is_none_or(|last| last.elapsed() >= ROUND_EVERY) {
+            let result = self.make_round(index, client).await;
+            *last = Some(Instant::now());
+            result.map_err(unavailable)?;
+        }
+        Ok(self.change(|known| known.holders(digest)))
+    }
+
+    /// Reads the Secrets that were not read for the longest time, those never read first.
+    async fn make_round(&self, index: &InventoryIndex, client: &Client) -> Result<(), String> {
+        let named = index.secrets();
+        let due = self.change(|known| known.due(named));
+        let readings = due.into_iter().map(|key| async move { self.read(client, &key).await });
+        let mut readings = stream::iter(readings).buffer_unordered(AT_ONCE);
+        while let Some(reading) = readings.next().await {
+            reading?;
+        }
+        Ok(())
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(&mut self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Known {
+    fn holders(&self, digest: &[u8; 32]) -> Vec<Key> {
+        self.by_digest.get(digest).into_iter().flatten().cloned().collect()
+    }
+
+    fn enter(&mut self, key: &Key, reading: &Reading) {
+        let now = match reading {
+            Reading::Good(secret) => Some(secret.digest()),
+            _ => None,
+        };
+        let before = self.by_secret.insert(key.clone(), (now, Instant::now())).and_then(|(digest, _)| digest);
+        if before == now {
+            return;
+        }
+        self.forget_digest(key, before);
+        if let Some(digest) = now {
+            let holders = self.by_digest.entry(digest).or_default();
+            self.changed.extend(holders.iter().cloned());
+            holders.insert(key.clone());
+        }
+        self.changed.insert(key.clone());
+    }
+
+    fn forget_digest(&mut self, key: &Key, digest: Option<[u8; 32]>) {
+        if let Some(digest) = digest
+            && let Some(holders) = self.by_digest.get_mut(&digest)
+        {
+            holders.remove(key);
+            self.changed.extend(holders.iter().cloned());
+            if holders.is_empty() {
+                self.by_digest.remove(&digest);
+            }
+        }
+    }
+
+    /// Of the Secrets that are named: those to read now. What is named no longer is forgotten.
+    fn due(&mut self, named: Vec<Key>) -> Vec<Key> {
+        let still: HashSet<&Key> = named.iter().collect();
+        let gone: Vec<Key> = self.by_secret.keys().filter(|key| !still.contains(key)).cloned().collect();
+        for key in gone {
+            let digest = self.by_secret.remove(&key).and_then(|(digest, _)| digest);
+            self.forget_digest(&key, digest);
+        }
+        let mut due = named;
+        due.sort_by_cached_key(|key| self.by_secret.get(key).map(|(_, read)| *read));
+        due.truncate(ROUND);
+        due
+    }
+}
+
+fn unknown() -> Refusal {
+    let message = "no MachineInventory names a Secret with this shared secret (spec.machineTokenSecretName)";
+    Refusal::new(RefusalCode::UnknownSecret, message).retry_after(RETRY_AFTER)
+}
+
+fn unavailable(error: String) -> Refusal {
+    tracing::warn!(error, "reading a machine's Secret");
+    Refusal::new(RefusalCode::Unavailable, "the operator cannot read the machines' Secrets now")
+        .retry_after(RETRY_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Context;
+    use crate::fixtures::{self, FakeApi};
+    use serde_json::json;
+
+    fn enter(context: &Context, name: &str, secret: &str) {
+        context.inventories.enter(fixtures::inventory(name, json!({"machineTokenSecretName": secret})));
+    }
+
+    async fn name(context: &Context, secret: &str) -> Result<String, RefusalCode> {
+        let found = context.secrets.find(&context.inventories, &context.client, &SharedSecret::new(secret)).await;
+        found.map(|machine| machine.name.clone()).map_err(|refusal| refusal.code)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_made_changed_and_deleted_opens_and_closes() {
+        let api = FakeApi::default();
+        let context = fixtures::context(&api);
+        enter(&context, "a", "secret-a");
+        assert_eq!(name(&context, "one").await, Err(RefusalCode::UnknownSecret));
+        api.put_secret("secret-a", SECRET_TYPE, "one");
+        tokio::time::advance(ROUND_EVERY).await;
+        assert_eq!(name(&context, "one").await.as_deref(), Ok("a"));
+        api.put_secret("secret-a", SECRET_TYPE, "two");
+        assert_eq!(name(&context, "one").await, Err(RefusalCode::UnknownSecret));
+        assert_eq!(name(&context, "two").await.as_deref(), Ok("a"));
+        api.delete_all();
+        assert_eq!(name(&context, "two").await, Err(RefusalCode::UnknownSecret));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_do_not_have_secrets_read_without_end() {
+        let api = FakeApi::default();
+        let context = fixtures::context(&api);
+        (0..ROUND + 9).for_each(|n| enter(&context, &format!("m{n}"), &format!("s{n}")));
+        for _ in 0..50 {
+            assert_eq!(name(&context, "guess").await, Err(RefusalCode::UnknownSecret));
+        }
+        let requests = api.take_requests();
+        assert_eq!(requests.len(), ROUND);
+        let was_read = |n: &usize| requests.iter().any(|request| request.ends_with(&format!("/s{n}")));
+        let unread = (0..ROUND + 9).find(|n| !was_read(n)).unwrap();
+        tokio::time::advance(ROUND_EVERY).await;
+        api.put_secret(&format!("s{unread}"), SECRET_TYPE, "known");
+        assert_eq!(name(&context, "known").await, Ok(format!("m{unread}")), "those never read come first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_machines_with_one_secret_are_told_apart_by_nobody() {
+        let api = FakeApi::default();
+        let context = fixtures::context(&api);
+        enter(&context, "a", "secret-a");
+        enter(&context, "b", "secret-b");
+        api.put_secret("secret-a", SECRET_TYPE, "same");
+        api.put_secret("secret-b", SECRET_TYPE, "same");
+        assert_eq!(name(&context, "same").await, Err(RefusalCode::SecretNotUnique));
+        let mut changed = context.secrets.take_changed();
+        changed.sort();
+        assert_eq!(changed, [("n".into(), "secret-a".into()), ("n".into(), "secret-b".into())]);
+        api.put_secret("secret-b", SECRET_TYPE, "other");
+        assert_eq!(name(&context, "same").await.as_deref(), Ok("a"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_token_secret_opens_nothing() {
+        let api = FakeApi::default();
+        let context = fixtures::context(&api);
+        enter(&context, "a", "secret-a");
+        api.put_secret("secret-a", "Opaque", "one");
+        assert_eq!(name(&context, "one").await, Err(RefusalCode::UnknownSecret));
+        let key = ("n".to_owned(), "secret-a".to_owned());
+        assert!(matches!(context.secrets.read(&context.client, &key).await, Ok(Reading::Malformed(_))));
+        assert_eq!(name(&context, "").await, Err(RefusalCode::UnknownSecret));
+    }
+
+    #[tokio::test]
+    async fn while_the_api_server_is_away_a_machine_is_told_to_come_back() {
+        let api = FakeApi::default();
+        let context = fixtures::context(&api);
+        enter(&context, "a", "secret-a");
+        api.set_away(true);
+        assert_eq!(name(&context, "one").await, Err(RefusalCode::Unavailable));
+    }
+}

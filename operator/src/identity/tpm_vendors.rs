@@ -1,0 +1,35 @@
+//! The authorities of TPM vendors, for registrations that want a certificate and name no authorities of their own.
+
+use crate::registration::index::Authorities;
+use anyhow::{Context as _, ensure};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use std::path::Path;
+
+/// Reads PEM. What is in the operator's image is what Debian's package ruby-tpm-key-attestation holds.
+pub fn read(path: &Path) -> anyhow::Result<Authorities> {
+    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates =
+        certificates.with_context(|| format!("reading TPM vendors' authorities in {}", path.display()))?;
+    ensure!(!certificates.is_empty(), "{} holds no certificate", path.display());
+    tracing::info!(authorities = certificates.len(), "authorities of TPM vendors");
+    Ok(Authorities::new(certificates.into_iter().map(|certificate| certificate.to_vec()).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::{Engine, engine::general_purpose::STANDARD};
+
+    #[test]
+    fn authorities_are_read_from_pem_and_a_file_without_any_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vendors.pem");
+        let root = include_bytes!("../../../crates/protocol/testdata/root.crt");
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(root));
+        std::fs::write(&path, pem.repeat(2)).unwrap();
+        assert_eq!(*read(&path).unwrap(), [root.to_vec(), root.to_vec()]);
+        std::fs::write(&path, "none").unwrap();
+        assert!(read(&path).is_err() && read(&folder.path().join("absent")).is_err());
+    }
+}

@@ -1,0 +1,122 @@
+//! Finds a machine's inventory also while the first listing goes on: with a large fleet that takes seconds, in which new
+//! machines need not wait.
+
+use crate::inventory::index::{InventoryIndex, KnownMachine, Owner};
+use crate::inventory::store::InventoryClient;
+use protocol::{Refusal, RefusalCode, TpmHash};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// The API server goes through all inventories for each question: more at once would hold up the listing.
+const AT_ONCE: usize = 4;
+/// When to come back while the operator reads what it has to know, in seconds.
+const RETRY_AFTER: u64 = 2;
+
+/// Looks for machines, a few at once.
+pub struct Lookup(Semaphore);
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Self(Semaphore::new(AT_ONCE))
+    }
+}
+
+impl Lookup {
+    /// The inventory that counts for a machine: of all, or of those in one namespace.
+    pub async fn find(
+        &self,
+        index: &InventoryIndex,
+        client: &InventoryClient,
+        hash: &TpmHash,
+        namespace: Option<&str>,
+    ) -> Result<Option<Arc<KnownMachine>>, Refusal> {
+        let mut owner = index.owner(hash, namespace);
+        // What was not read yet may be the machine's, unless it proved to be known by this one.
+        let certain = |machine: &KnownMachine| namespace.is_some() || machine.attested_at().is_some();
+        let is_certain = matches!(&owner, Owner::Inventory(machine) if certain(machine));
+        if !is_certain && !index.is_complete() {
+            let _place = self.0.try_acquire().map_err(|_| starting())?;
+            for object in client.with_hash(hash).await? {
+                index.enter(object);
+            }
+            owner = index.owner(hash, namespace);
+        }
+        match owner {
+            Owner::Nobody => Ok(None),
+            Owner::Inventory(machine) => Ok(Some(machine)),
+            Owner::Disputed => Err(disputed()),
+        }
+    }
+}
+
+/// The refusal of a machine of which it is not known whose it is.
+fn disputed() -> Refusal {
+    let message = "several inventories that were made by hand have this machine's TPM hash; register the machine, or \
+                   delete all of them but one";
+    Refusal::new(RefusalCode::DuplicateIdentity, message)
+}
+
+/// The refusal of who must wait for the end of the listing.
+pub fn starting() -> Refusal {
+    Refusal::new(RefusalCode::Unavailable, "the operator is reading the inventory").retry_after(RETRY_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Context;
+    use crate::fixtures::{self, FakeApi};
+    use serde_json::json;
+
+    fn starting_with(api: &FakeApi) -> Context {
+        Context { inventories: InventoryIndex::default(), ..fixtures::context(api) }
+    }
+
+    #[tokio::test]
+    async fn before_everything_is_read_a_machine_is_asked_for_and_afterwards_never() {
+        let (api, hash) = (FakeApi::default(), TpmHash::of_public_key(b"a"));
+        let object = fixtures::inventory("a", json!({"tpmHash": hash.as_str()}));
+        api.put(
+            "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/a",
+            serde_json::to_value(object).unwrap(),
+        );
+        let context = starting_with(&api);
+        let found = context.find_machine(&hash).await.unwrap();
+        assert_eq!(found.map(|machine| machine.name.clone()), Some("a".to_owned()));
+        let stranger = TpmHash::of_public_key(b"b");
+        assert_eq!(context.find_machine(&stranger).await.unwrap(), None);
+        assert!(!api.take_requests().is_empty());
+
+        let context = fixtures::context(&api);
+        assert_eq!(context.find_machine(&hash).await.unwrap(), None);
+        assert_eq!(api.take_requests(), [] as [&str; 0]);
+    }
+
+    #[tokio::test]
+    async fn an_inventory_made_by_hand_is_believed_when_there_is_no_other() {
+        let (api, hash) = (FakeApi::default(), TpmHash::of_public_key(b"a"));
+        let of = |namespace: &str| {
+            let mut object = fixtures::inventory("a", json!({"tpmHash": hash.as_str()}));
+            object.metadata.namespace = Some(namespace.to_owned());
+            object
+        };
+        api.put(
+            "/apis/rancheros.cattle.io/v1/namespaces/m/machineinventories/a",
+            serde_json::to_value(of("m")).unwrap(),
+        );
+        let context = starting_with(&api);
+        context.inventories.enter(of("n"));
+        let here = context.find_machine_in("n", &hash).await.unwrap().unwrap();
+        assert_eq!((here.namespace.as_str(), api.take_requests().len()), ("n", 0));
+        assert_eq!(context.find_machine(&hash).await.unwrap_err().code, RefusalCode::DuplicateIdentity);
+        assert!(!api.take_requests().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_question_too_many_is_told_when_to_come_back() {
+        let context = starting_with(&FakeApi::default());
+        let _places = context.lookup.0.try_acquire_many(AT_ONCE as u32).unwrap();
+        let refusal = context.find_machine(&TpmHash::of_public_key(b"a")).await.unwrap_err();
+        assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Unavailable, Some(RETRY_AFTER)));
+    }
+}

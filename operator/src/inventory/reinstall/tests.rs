@@ -1,0 +1,390 @@
+use super::*;
+use crate::crd::{Condition, ConditionStatus, MachineInventory, MachineInventorySpec};
+use crate::inventory::life;
+use k8s_openapi::jiff::Timestamp;
+use proptest::prelude::*;
+use protocol::ReinstallReport;
+use protocol::reinstall::MAX_HONOURED;
+use std::collections::HashSet;
+
+fn now() -> Time {
+    Time(Timestamp::from_second(1_800_000_000).unwrap())
+}
+
+/// The object as the API server has it, and who acts on it.
+#[derive(Clone, Default)]
+struct Stored {
+    uid: String,
+    generation: i64,
+    text: Option<String>,
+    status: Option<MachineInventoryStatus>,
+}
+
+impl Stored {
+    fn made(uid: &str, text: Option<&str>) -> Self {
+        Self { uid: uid.into(), generation: 1, text: text.map(str::to_owned), status: None }
+    }
+    fn edit(&mut self, text: Option<&str>) {
+        self.text = text.map(str::to_owned);
+        self.generation += 1;
+    }
+    /// As a replica reads it that was just started.
+    fn known(&self) -> KnownMachine {
+        let spec = MachineInventorySpec { reinstall: self.text.clone(), ..MachineInventorySpec::default() };
+        let mut object = MachineInventory::new("m", spec);
+        object.metadata.uid = Some(self.uid.clone());
+        object.metadata.generation = Some(self.generation);
+        object.status =
+            self.status.as_ref().map(|status| serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap());
+        KnownMachine::of(object)
+    }
+    /// The controller.
+    fn look(&mut self) {
+        let machine = self.known();
+        let mut status = machine.status.clone();
+        look(&machine, true, &mut status, &now());
+        self.status = Some(status);
+    }
+    fn step(&mut self, step: &Step) {
+        let machine = self.known();
+        let mut status = life::after(&machine.status, step, machine.generation, &now());
+        after(&machine, step, &mut status, &now());
+        self.status = Some(status);
+    }
+    fn register(&mut self) {
+        self.step(&Step::Registered { approved: true, hardware: None, attestation: None, addresses: Vec::new() });
+    }
+    /// A report; the text that its answer carries.
+    fn report(&mut self, report: &OsReport) -> Option<String> {
+        self.step(&Step::Reported(Box::new(report.clone())));
+        let text = due(&self.known(), report, true).cloned()?;
+        self.step(&Step::SentReinstall(text.clone()));
+        Some(text.into())
+    }
+    fn condition(&self) -> Option<Condition> {
+        self.status.as_ref()?.conditions.find(REINSTALL).cloned()
+    }
+    /// Status, reason and whether the warning is in the message.
+    fn says(&self) -> Option<(bool, String, bool)> {
+        let condition = self.condition()?;
+        assert_eq!(condition.observed_generation, Some(self.generation));
+        let warns = condition.message.contains("erases COS_PERSISTENT");
+        Some((condition.status == ConditionStatus::True, condition.reason.to_string(), warns))
+    }
+}
+
+fn says(holds: bool, reason: &str, warns: bool) -> Option<(bool, String, bool)> {
+    Some((holds, reason.to_owned(), warns))
+}
+
+fn running(honoured: &[&str]) -> OsReport {
+    let honoured = honoured.iter().map(|text| text.parse().unwrap()).collect();
+    OsReport { reinstall: Some(ReinstallReport { honoured, failure: None }), ..OsReport::default() }
+}
+
+/// One that runs and was never asked for anything.
+fn ready() -> Stored {
+    let mut stored = Stored::made("u", None);
+    stored.register();
+    assert_eq!(stored.report(&running(&[])), None);
+    stored
+}
+
+#[test]
+fn a_request_is_announced_then_sent_then_done_and_each_text_counts_once() {
+    let mut stored = ready();
+    stored.edit(Some("a"));
+    assert_eq!(stored.report(&running(&[])), None, "it was not announced yet");
+    stored.look();
+    assert_eq!(stored.says(), says(true, reason::REINSTALL_REQUESTED, true));
+    for _ in 0..2 {
+        assert_eq!(stored.report(&running(&[])).as_deref(), Some("a"));
+        assert_eq!(stored.says(), says(true, reason::REINSTALL_SENT, true));
+    }
+    assert_eq!(stored.report(&running(&["a"])), None);
+    assert_eq!(stored.says(), says(false, reason::REINSTALL_DONE, false));
+    let done = stored.status.clone();
+    stored.look();
+    assert_eq!(stored.status, done, "nothing is to be said");
+    // The machine lost its memory: the inventory did not.
+    assert_eq!(stored.report(&running(&[])), None);
+
+    stored.edit(Some("b"));
+    stored.look();
+    assert_eq!(stored.report(&running(&["a"])).as_deref(), Some("b"));
+    stored.edit(Some("a"));
+    stored.look();
+    assert_eq!(stored.says(), says(false, reason::ALREADY_HONOURED, false));
+    assert_eq!(stored.report(&running(&["a"])), None);
+}
+
+#[test]
+fn what_is_there_at_first_sight_counts_as_honoured() {
+    // Made by hand or by GitOps, before the machine comes.
+    let mut expected = Stored::made("u", Some("a"));
+    expected.look();
+    assert_eq!(expected.says(), says(false, reason::ALREADY_HONOURED, false));
+    // Recreated without its status, of a machine that runs: whoever writes first.
+    for controller_first in [true, false] {
+        let mut recreated = Stored::made("u2", Some("a"));
+        if controller_first {
+            recreated.look();
+        }
+        for _ in 0..2 {
+            assert_eq!(recreated.report(&running(&[])), None);
+            recreated.look();
+        }
+        assert_eq!(recreated.says(), says(false, reason::ALREADY_HONOURED, false));
+    }
+    // Restored with the status of the object before, in which the text was announced.
+    let mut before = ready();
+    before.edit(Some("a"));
+    before.look();
+    let mut restored = Stored { uid: "u2".into(), ..before.clone() };
+    assert_eq!(restored.report(&running(&[])), None);
+    restored.look();
+    assert_eq!(restored.says(), says(false, reason::ALREADY_HONOURED, false));
+    // Registered: it is being installed.
+    before.register();
+    assert_eq!(before.says(), says(false, reason::ALREADY_HONOURED, false));
+    assert_eq!(before.report(&running(&[])), None);
+}
+
+#[test]
+fn an_empty_text_is_none_and_a_request_is_withdrawn() {
+    let mut stored = ready();
+    stored.edit(Some(""));
+    stored.look();
+    assert_eq!(stored.says(), None);
+    stored.edit(Some("a"));
+    stored.look();
+    stored.edit(None);
+    assert_eq!(stored.report(&running(&[])), None);
+    stored.look();
+    assert_eq!(stored.says(), None);
+    stored.edit(Some("a"));
+    assert_eq!(stored.report(&running(&[])), None, "the announcement was withdrawn, too");
+    stored.look();
+    assert_eq!(stored.report(&running(&[])).as_deref(), Some("a"));
+}
+
+#[test]
+fn why_a_request_is_not_honoured_is_said() {
+    let mut stored = ready();
+    stored.edit(Some("a"));
+    stored.look();
+    let older = OsReport { version: "0.0.9".into(), ..OsReport::default() };
+    assert_eq!(stored.report(&older), None);
+    assert_eq!(stored.says(), says(true, reason::NOT_SUPPORTED, false));
+    assert!(stored.condition().unwrap().message.contains("0.0.9"));
+    let mut failing = running(&[]);
+    failing.reinstall.as_mut().unwrap().failure = Some("recovery is gone".into());
+    for _ in 0..2 {
+        assert_eq!(stored.report(&failing).as_deref(), Some("a"), "what failed may have passed");
+        assert_eq!(stored.says(), says(true, reason::REINSTALL_FAILED, false));
+        assert!(stored.condition().unwrap().message.contains("recovery is gone"));
+    }
+    // Both recovery and a slot may be asked; a medium may not.
+    let from = |slot| OsReport { slot, ..running(&[]) };
+    assert_eq!(stored.report(&from(Slot::Live)), None);
+    assert_eq!(stored.report(&from(Slot::Recovery)).as_deref(), Some("a"));
+    assert_eq!(stored.report(&running(&["a"])), None);
+    assert_eq!(stored.says(), says(false, reason::REINSTALL_DONE, false));
+}
+
+#[test]
+fn a_machine_without_a_system_is_awaited() {
+    let mut stored = Stored::made("u", None);
+    stored.register();
+    stored.edit(Some("a"));
+    stored.look();
+    assert_eq!(stored.says(), says(true, reason::NOT_INSTALLED, true));
+    stored.step(&Step::Installed);
+    assert_eq!(stored.report(&running(&[])).as_deref(), Some("a"));
+}
+
+#[test]
+fn what_does_not_count_or_is_not_approved_is_asked_for_nothing() {
+    let mut stored = ready();
+    stored.edit(Some("a"));
+    stored.look();
+    let machine = stored.known();
+    assert_eq!(due(&machine, &running(&[]), true).map(ReinstallRequest::as_str), Some("a"));
+    assert_eq!(due(&machine, &running(&[]), false), None);
+    assert_eq!(due(&KnownMachine { deleting: true, ..machine.clone() }, &running(&[]), true), None);
+    let disapproved = KnownMachine { approved: Some(false), ..machine };
+    assert_eq!(due(&disapproved, &running(&[]), true), None);
+    for (counts, reason) in [(false, reason::DUPLICATE_IDENTITY), (true, reason::APPROVAL_PENDING)] {
+        let mut status = disapproved.status.clone();
+        look(&disapproved, counts, &mut status, &now());
+        let condition = status.conditions.find(REINSTALL).unwrap();
+        assert_eq!((condition.status, &*condition.reason), (ConditionStatus::True, reason));
+        // What was held back is announced anew.
+        let machine = KnownMachine { status, approved: None, ..disapproved.clone() };
+        assert_eq!(due(&machine, &running(&[]), true), None);
+    }
+}
+
+#[test]
+fn what_the_machine_honoured_unasked_counts_for_good() {
+    // The inventory's status was lost, and the text is one of before.
+    let mut stored = Stored::made("u2", None);
+    stored.look();
+    stored.edit(Some("a"));
+    stored.look();
+    assert_eq!(stored.report(&running(&["a"])), None);
+    assert_eq!(stored.says(), says(false, reason::ALREADY_HONOURED, false));
+    assert_eq!(stored.report(&running(&[])), None);
+}
+
+#[test]
+fn of_many_texts_the_oldest_are_forgotten() {
+    let mut status = MachineInventoryStatus { reinstall: Some(Box::default()), ..Default::default() };
+    for n in 0..MAX_HONOURED + 3 {
+        honour(&mut status, &n.to_string().parse().unwrap());
+    }
+    let honoured = status.reinstall.unwrap().honoured;
+    assert_eq!((honoured.len(), honoured[0].as_str()), (MAX_HONOURED, "3"));
+}
+
+#[test]
+fn each_change_is_told_once() {
+    let mut stored = ready();
+    let mut told = Vec::new();
+    let mut tell = |stored: &mut Stored, act: &dyn Fn(&mut Stored)| {
+        let before = stored.status.clone().unwrap();
+        act(stored);
+        told.extend(news(&before, stored.status.as_ref().unwrap()).map(|(warning, reason, _)| (warning, reason)));
+    };
+    stored.edit(Some("a"));
+    for _ in 0..2 {
+        tell(&mut stored, &|stored| stored.look());
+    }
+    for honoured in [&[][..], &[], &["a"], &["a"]] {
+        tell(&mut stored, &|stored| drop(stored.report(&running(honoured))));
+    }
+    stored.edit(Some("b"));
+    tell(&mut stored, &|stored| stored.look());
+    let told: Vec<_> = told.iter().map(|(warning, reason)| (*warning, reason.as_str())).collect();
+    let requested = (true, "ReinstallRequested");
+    assert_eq!(told, [requested, (false, "ReinstallSent"), (false, "ReinstallDone"), requested]);
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Edit(Option<u8>),
+    /// Deleted and made again: without a status, or with the one it had.
+    Recreate {
+        text: Option<u8>,
+        with_status: bool,
+    },
+    WipeStatus,
+    /// etcd, from a copy of now or back to it.
+    CopyEtcd,
+    RestoreEtcd,
+    Look,
+    /// By a medium, from nothing.
+    Register,
+    Report {
+        knows: bool,
+        recovery: bool,
+    },
+    /// The machine does what it was told.
+    Obey,
+}
+
+fn acts() -> impl Strategy<Value = Act> {
+    let text = prop::option::of(0..4u8);
+    prop_oneof![
+        3 => text.clone().prop_map(Act::Edit),
+        1 => (text, any::<bool>()).prop_map(|(text, with_status)| Act::Recreate { text, with_status }),
+        1 => Just(Act::WipeStatus),
+        1 => Just(Act::CopyEtcd),
+        1 => Just(Act::RestoreEtcd),
+        5 => Just(Act::Look),
+        1 => Just(Act::Register),
+        5 => (prop::bool::weighted(0.8), any::<bool>()).prop_map(|(knows, recovery)| Act::Report { knows, recovery }),
+        3 => Just(Act::Obey),
+    ]
+}
+
+/// The texts that were there when the object, as it is stored, was first seen, or when the machine registered.
+#[derive(Clone, Default)]
+struct World {
+    stored: Stored,
+    there: HashSet<String>,
+    first_sight: bool,
+}
+
+impl World {
+    fn see(&mut self) {
+        if std::mem::take(&mut self.first_sight) {
+            self.there.extend(self.stored.text.clone());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #[test]
+    fn nothing_is_erased_that_was_not_asked_for(acts in prop::collection::vec(acts(), 0..40)) {
+        let name = |text: &Option<u8>| text.map(|text| format!("text {text}"));
+        let stored = Stored::made("0", None);
+        let mut world = World { stored, first_sight: true, ..World::default() };
+        let mut copy = world.clone();
+        // What the machine remembers, and what it was told and did not do yet.
+        let (mut honoured, mut told) = (Vec::<String>::new(), None::<String>);
+        for (number, act) in acts.iter().enumerate() {
+            match act {
+                Act::Edit(text) => world.stored.edit(name(text).as_deref()),
+                Act::Recreate { text, with_status } => {
+                    let status = world.stored.status.clone().filter(|_| *with_status);
+                    let stored = Stored::made(&(number + 1).to_string(), name(text).as_deref());
+                    world = World { stored: Stored { status, ..stored }, first_sight: true, ..World::default() };
+                }
+                Act::WipeStatus => {
+                    // What is there then is seen for the first time; what was there before is forgotten.
+                    let stored = Stored { status: None, ..world.stored.clone() };
+                    world = World { stored, first_sight: true, ..World::default() };
+                }
+                Act::CopyEtcd => copy = world.clone(),
+                Act::RestoreEtcd => world = copy.clone(),
+                Act::Look => {
+                    world.see();
+                    world.stored.look();
+                }
+                Act::Register => {
+                    world.see();
+                    world.there.extend(world.stored.text.clone());
+                    world.stored.register();
+                    (honoured, told) = (Vec::new(), None);
+                }
+                Act::Report { knows, recovery } => {
+                    world.see();
+                    let texts: Vec<_> = honoured.iter().map(String::as_str).collect();
+                    let report = OsReport {
+                        reinstall: running(&texts).reinstall.filter(|_| *knows),
+                        slot: if *recovery { Slot::Recovery } else { Slot::A },
+                        ..OsReport::default()
+                    };
+                    let announced = world.stored.condition();
+                    if let Some(text) = world.stored.report(&report) {
+                        prop_assert_eq!(Some(&text), world.stored.text.as_ref());
+                        prop_assert!(!world.there.contains(&text), "{text} was there");
+                        prop_assert!(*knows && !honoured.contains(&text), "{text} was honoured");
+                        let announced = announced.unwrap();
+                        prop_assert!(announced.status == ConditionStatus::True && announced.message.contains(&text));
+                        told = Some(text);
+                    }
+                }
+                Act::Obey => honoured.extend(told.take()),
+            }
+            // Nothing is said twice.
+            let settled = world.stored.status.clone();
+            if matches!(act, Act::Look) {
+                world.stored.look();
+                prop_assert_eq!(&world.stored.status, &settled);
+            }
+        }
+    }
+}

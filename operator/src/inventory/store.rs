@@ -1,0 +1,177 @@
+//! Requests for MachineInventory objects, each with a deadline: a machine gets an answer even when the API server does
+//! not. A herd of machines queues up here, in the order in which they came: an API server that is asked for more than it
+//! can do at once does all of it late, and what comes after its deadline is work for nothing.
+
+use crate::crd::MachineInventory;
+use crate::inventory::seen::{SeenInventory, SeenMetadata};
+use crate::kube::client::{patching, writing};
+use crate::kube::status_writer::StatusPatch;
+use axum::http;
+use axum::http::header::{ACCEPT, HeaderValue};
+use kube::api::{Api, ListParams, ObjectMeta, Patch};
+use kube::core::Request;
+use kube::{Client, Resource, ResourceExt};
+use protocol::{Refusal, RefusalCode, TpmHash};
+use serde_json::Value;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Requests at once. The API server is at its fastest long before.
+const AT_ONCE: usize = 32;
+/// How long one request may wait for its turn, and how long it may take then.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// When a machine should come back while the API server is away, in seconds.
+const RETRY_AFTER: u64 = 15;
+
+/// What is asked for in answer to a write, of an object that is known but for its metadata: half of the API server's
+/// work with the answer, and of ours, is the rest of it.
+const METADATA: HeaderValue =
+    HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json;q=0.5");
+
+/// What became of an attempt to make an inventory.
+#[derive(Debug)]
+pub enum Made {
+    /// As it was sent, with the metadata that it was given.
+    New(Box<MachineInventory>),
+    /// One of that name is there, of this machine or of another.
+    Taken(Box<MachineInventory>),
+}
+
+#[derive(Debug)]
+pub enum AccessError {
+    /// The object is not there any more.
+    Gone,
+    /// Somebody wrote it since the version that was decided on.
+    Changed,
+    Refused(Refusal),
+}
+
+/// Asks and writes, some requests at once.
+pub struct InventoryClient {
+    client: Client,
+    places: Semaphore,
+}
+
+impl InventoryClient {
+    pub fn new(client: Client) -> Self {
+        Self { client, places: Semaphore::new(AT_ONCE) }
+    }
+
+    pub async fn make(&self, mut object: MachineInventory) -> Result<Made, Refusal> {
+        let namespace = object.namespace().unwrap_or_default();
+        match self.timed(self.create(&namespace, &object)).await {
+            Ok(SeenMetadata(metadata)) => {
+                object.metadata = metadata;
+                Ok(Made::New(Box::new(object)))
+            }
+            Err(Failed::Api(status)) if status.is_already_exists() => {
+                let there = self.read(&namespace, &object.name_any()).await?;
+                Ok(Made::Taken(Box::new(there.0)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn create(&self, namespace: &str, object: &MachineInventory) -> kube::Result<SeenMetadata> {
+        let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+        let collection = Request::new(SeenInventory::url_path(&(), Some(namespace)));
+        self.write(collection.create(&writing(), body)).await
+    }
+
+    async fn write(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> kube::Result<SeenMetadata> {
+        let mut request = request.map_err(kube::Error::BuildRequest)?;
+        request.headers_mut().insert(ACCEPT, METADATA);
+        self.client.request(request).await
+    }
+
+    pub async fn get(&self, namespace: &str, name: &str) -> Result<MachineInventory, AccessError> {
+        found(self.read(namespace, name).await).map(|seen| seen.0)
+    }
+
+    async fn read(&self, namespace: &str, name: &str) -> Result<SeenInventory, Failed> {
+        let api = Api::<SeenInventory>::namespaced(self.client.clone(), namespace);
+        self.timed(api.get(name)).await
+    }
+
+    /// The inventories of a machine, in whichever spelling they hold its hash.
+    pub async fn with_hash(&self, hash: &TpmHash) -> Result<Vec<MachineInventory>, Refusal> {
+        let api = Api::<SeenInventory>::all(self.client.clone());
+        let with = async |field: &str| {
+            let parameters = ListParams::default().fields(&format!("{field}={hash}"));
+            self.timed(api.list(&parameters)).await
+        };
+        let lists = futures::try_join!(with("spec.tpmHash"), with("spec.tpm")).map_err(Refusal::from)?;
+        Ok(lists.0.items.into_iter().chain(lists.1.items).map(|seen| seen.0).collect())
+    }
+
+    /// Applies a JSON merge patch to the object, without its status.
+    pub async fn patch(&self, namespace: &str, name: &str, patch: &Value) -> Result<MachineInventory, AccessError> {
+        let api = Api::<SeenInventory>::namespaced(self.client.clone(), namespace);
+        found(self.timed(api.patch(name, &patching(), &Patch::Merge(patch))).await).map(|seen| seen.0)
+    }
+
+    /// Writes the object's status. The answer: its metadata.
+    pub async fn write_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &StatusPatch,
+    ) -> Result<ObjectMeta, AccessError> {
+        let collection = Request::new(SeenInventory::url_path(&(), Some(namespace)));
+        let request = collection.patch_subresource("status", name, &patching(), &patch.as_patch());
+        found(self.timed(self.write(request)).await).map(|metadata| metadata.0)
+    }
+
+    /// One request, when it is its turn.
+    async fn timed<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failed> {
+        // The places are never closed.
+        let Ok(_place) = tokio::time::timeout(DEADLINE, self.places.acquire()).await else {
+            return Err(Failed::Other(format!("no turn within {} s", DEADLINE.as_secs())));
+        };
+        match tokio::time::timeout(DEADLINE, request).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(kube::Error::Api(status))) => Err(Failed::Api(status)),
+            Ok(Err(error)) => Err(Failed::Other(error.to_string())),
+            Err(_) => Err(Failed::Other(format!("no answer within {} s", DEADLINE.as_secs()))),
+        }
+    }
+}
+
+fn found<T>(result: Result<T, Failed>) -> Result<T, AccessError> {
+    result.map_err(|error| match error {
+        Failed::Api(status) if status.is_not_found() => AccessError::Gone,
+        Failed::Api(status) if status.is_conflict() => AccessError::Changed,
+        error => AccessError::Refused(error.into()),
+    })
+}
+
+/// A request that was answered with an error, or not at all.
+enum Failed {
+    Api(Box<kube::core::Status>),
+    Other(String),
+}
+
+impl From<Failed> for Refusal {
+    fn from(failed: Failed) -> Self {
+        let unavailable = "the operator cannot write the machine's inventory now";
+        match failed {
+            // What was sent is at fault: coming back without a change does not help, but a change may come.
+            Failed::Api(status) if matches!(status.code, 400 | 413 | 422) => {
+                tracing::error!(message = status.message, "the API server refuses an inventory");
+                let message = "the API server refuses this machine's inventory; the operator's log says why";
+                Refusal::new(RefusalCode::RegistrationInvalid, message).retry_after(RETRY_AFTER)
+            }
+            Failed::Api(status) => {
+                tracing::warn!(code = status.code, message = status.message, "writing an inventory");
+                Refusal::new(RefusalCode::Unavailable, unavailable).retry_after(RETRY_AFTER)
+            }
+            Failed::Other(error) => {
+                tracing::warn!(error, "writing an inventory");
+                Refusal::new(RefusalCode::Unavailable, unavailable).retry_after(RETRY_AFTER)
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Server-side apply of objects whose kinds are known by name only.
+
+use crate::kube::absence::is_absent;
+use crate::kube::client::patching;
+use kube::Client;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, ValidationDirective,
+};
+use serde_json::Value;
+
+/// The kind of an `apiVersion`. Plurals are derived from kinds by Kubernetes' rule, which all of ours follow.
+pub fn resource(api_version: &str, kind: &str) -> ApiResource {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+}
+
+/// Where objects of a kind are; no namespace: all of them, or those of a kind that has none.
+pub fn api(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> Api<DynamicObject> {
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
+        None => Api::all_with(client.clone(), resource),
+    }
+}
+
+/// Applies an object as ours, and gives it as it is then, with its status. Fields that its kind does not have are an
+/// error; an object that says what is there already is not written.
+pub async fn apply(client: &Client, object: &Value) -> kube::Result<Value> {
+    let target = Target::of(object);
+    let parameters = PatchParams { field_validation: Some(ValidationDirective::Strict), force: true, ..patching() };
+    let applied = target.api(client).patch(target.name, &parameters, &Patch::Apply(object)).await?;
+    serde_json::to_value(applied).map_err(kube::Error::SerdeError)
+}
+
+/// Deletes an object, of which kind, name and namespace are looked at. Whether it was there.
+pub async fn delete(client: &Client, object: &Value) -> kube::Result<bool> {
+    let target = Target::of(object);
+    match target.api(client).delete(target.name, &DeleteParams::background()).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a manifest names.
+struct Target<'a> {
+    resource: ApiResource,
+    namespace: Option<&'a str>,
+    name: &'a str,
+}
+
+impl<'a> Target<'a> {
+    fn of(object: &'a Value) -> Self {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+        Self {
+            resource: resource(text("/apiVersion").unwrap_or_default(), text("/kind").unwrap_or_default()),
+            namespace: text("/metadata/namespace"),
+            name: text("/metadata/name").unwrap_or_default(),
+        }
+    }
+
+    fn api(&self, client: &Client) -> Api<DynamicObject> {
+        api(client, &self.resource, self.namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plurals_are_those_of_the_kinds_that_we_apply() {
+        for (api_version, kind, plural) in [
+            ("v1", "ServiceAccount", "serviceaccounts"),
+            ("v1", "Secret", "secrets"),
+            ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles"),
+            ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings"),
+            ("upgrade.cattle.io/v1", "Plan", "plans"),
+            ("fleet.cattle.io/v1alpha1", "Bundle", "bundles"),
+            ("fleet.cattle.io/v1alpha1", "BundleDeployment", "bundledeployments"),
+        ] {
+            let resource = resource(api_version, kind);
+            assert_eq!((resource.plural.as_str(), resource.api_version.as_str()), (plural, api_version));
+        }
+    }
+}

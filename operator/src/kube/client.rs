@@ -1,0 +1,102 @@
+//! The client of the API server, with a clock beside it: requests are timed, and none is waited for without end.
+
+use crate::observe::metrics::RequestTimes;
+use anyhow::Context as _;
+use axum::http::{Request, Response};
+use kube::Client;
+use kube::api::{PatchParams, PostParams};
+use kube::client::{Body, ClientBuilder};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+use tower::{BoxError, Layer, Service};
+
+/// Who we are to the API server: as manager of fields and as reporter of events.
+pub const FIELD_MANAGER: &str = "ros-operator";
+
+/// With what an object is made or replaced.
+pub fn writing() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}
+
+/// With what an object is patched.
+pub fn patching() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+/// To an answer's headers, retries included: as long as an API server itself works on a request. A watch is answered
+/// when it begins.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Between two reads of an answer. A watch that has nothing to tell is ended by the API server after 290 s.
+const SILENCE: Duration = Duration::from_secs(330);
+
+/// A client all of whose requests are timed. One that is not answered fails: an API server, or something in front of
+/// it, may take a request and never come back to it.
+pub fn timed(mut config: kube::Config, times: RequestTimes) -> anyhow::Result<Client> {
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
+    let builder = ClientBuilder::try_from(config).context("making a client of the cluster")?;
+    Ok(builder.with_layer(&Timed(times)).build())
+}
+
+struct Timed(RequestTimes);
+
+impl<S> Layer<S> for Timed {
+    type Service = TimedService<S>;
+
+    fn layer(&self, inner: S) -> TimedService<S> {
+        TimedService { inner, times: self.0.clone() }
+    }
+}
+
+struct TimedService<S> {
+    inner: S,
+    times: RequestTimes,
+}
+
+impl<S, B> Service<Request<Body>> for TimedService<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = futures::future::BoxFuture<'static, Result<S::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        let times = self.times.clone();
+        let begun = Instant::now();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = match timeout(ANSWER, answer).await {
+                Ok(answer) => answer.map_err(Into::into),
+                Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs()).into()),
+            };
+            let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+            times.observe(&method, &path, status, begun.elapsed());
+            answer
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::metrics::Metrics;
+    use std::future::pending;
+    use tower::{ServiceExt, service_fn};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_never_answers_is_not_waited_for() {
+        let silent = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, BoxError>>());
+        let request = Request::get("/api/v1/namespaces/n/secrets/s").body(Body::empty()).unwrap();
+        let begun = Instant::now();
+        let error = Timed(Metrics::default().requests.clone()).layer(silent).oneshot(request).await.unwrap_err();
+        assert_eq!((error.to_string(), begun.elapsed()), ("no answer within 60 s".to_owned(), ANSWER));
+    }
+}

@@ -1,0 +1,110 @@
+//! Watches that come back from whatever the API server does to them.
+
+use futures::{Stream, StreamExt, stream};
+use kube::core::Status;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Error, Resource};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+
+/// What happens to all objects of a kind, for ever. `kind`: what the log calls them.
+///
+/// kube's own watch lists anew when it is told in an event that what it was at is forgotten. When it is told so in
+/// place of an answer it asks for the same again, without end (kube#1042); an API server behind an aggregator or a proxy
+/// may do that. Then a new watch is begun, which lists.
+///
+/// An etcd restored from a copy is noticed if its versions were moved on (`etcdutl snapshot restore --bump-revision
+/// --mark-compacted`, as Kubernetes asks for). Else an API server accepts a watch from a version that it has not come to,
+/// and leaves out what lies before (kubernetes#107457).
+pub fn keep_watching<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    kind: &'static str,
+) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let begin = move || watcher(api.clone(), config.clone()).boxed();
+    let events = stream::unfold((begin(), begin), move |(mut events, begin)| async move {
+        let event = events.next().await?;
+        if let Err(error) = &event {
+            tracing::warn!(kind, %error, "watching");
+            if cannot_be_resumed(error) {
+                events = begin();
+            }
+        }
+        Some((event, (events, begin)))
+    });
+    events.default_backoff()
+}
+
+fn cannot_be_resumed(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(Error::Api(status)) => is_of_another_time(status),
+        _ => false,
+    }
+}
+
+/// 410: the version asked for is too old. 504: it is one that the API server has not come to.
+fn is_of_another_time(status: &Status) -> bool {
+    matches!(status.code, 410 | 504)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::client::Body;
+    use kube::runtime::watcher::Event;
+    use serde_json::{Value, json};
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Lists one object, another with each listing, and refuses every watch.
+    fn refusing(code: u16) -> kube::Client {
+        let listings = Arc::new(AtomicUsize::new(0));
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+            let (code, body) = if watch {
+                (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": ""}))
+            } else {
+                (200, listing(listings.fetch_add(1, Ordering::Relaxed)))
+            };
+            let response = Response::builder().status(code).body(Body::from(body.to_string().into_bytes())).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        });
+        kube::Client::new(service, "default")
+    }
+    fn listing(number: usize) -> Value {
+        let object = json!({"metadata": {"name": format!("listing-{number}"), "resourceVersion": "1"}});
+        json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "1"}, "items": [object]})
+    }
+
+    /// The first names that are told, within ten minutes.
+    async fn told(code: u16, names: usize) -> Vec<String> {
+        let api = Api::<ConfigMap>::all(refusing(code));
+        let events = keep_watching(api, watcher::Config::default(), "ConfigMap");
+        let objects = events.filter_map(async |event| match event {
+            Ok(Event::InitApply(object)) => object.metadata.name,
+            _ => None,
+        });
+        let objects = objects.take(names).take_until(tokio::time::sleep(std::time::Duration::from_secs(600)));
+        objects.collect().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_cannot_be_resumed_is_begun_with_a_listing() {
+        for code in [410, 504] {
+            assert_eq!(told(code, 3).await, ["listing-0", "listing-1", "listing-2"], "{code}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_that_passes_costs_no_listing() {
+        for code in [429, 500, 503] {
+            assert_eq!(told(code, 2).await, ["listing-0"], "{code}");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! What `/metrics` shows. No label names a machine: cardinality does not grow with the fleet.
+
+use crate::crd::{ManagedOSImage, Phase};
+use crate::inventory::index::InventoryIndex;
+use kube::runtime::reflector::Store;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use protocol::{Refusal, RefusalCode};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    /// What was asked: `register`, `report`, `firstRelease`, `inventory`, `media`, or `open` for what ended before it
+    /// asked.
+    request: &'static str,
+    /// `ok` or `refused`.
+    result: &'static str,
+    /// A refusal code, or empty.
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ExchangeLabel {
+    /// `challenge`: up to the challenge on its way. `proof`: up to the accepted proof, mostly the machine's TPM.
+    /// `config`: from what the machine is to its configuration on its way, with the writes in between.
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabel {
+    /// What became of the endorsement key's certificate, as in an inventory's `status.attestation`.
+    certificate: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RoomLabel {
+    /// `silent`: before its first byte. `speaking`: before its first request, or while it read an answer.
+    connection: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InventoryLabel {
+    /// A phase of MachineInventory, or `None` before there is one.
+    phase: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpgradeLabel {
+    /// `waiting`, `updating`, `done` or `failed`, as a ManagedOSImage's `status.counts` has them.
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReconcileLabel {
+    kind: &'static str,
+    /// `ok` or `failed`.
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabel {
+    method: String,
+    /// The kind's plural.
+    resource: String,
+    /// The HTTP status, or `none` where there was no answer.
+    status: String,
+}
+
+/// Requests to the API server, by the time to their answer's headers: a watch is answered when it begins.
+#[derive(Clone)]
+pub struct RequestTimes(Family<RequestLabel, Histogram, fn() -> Histogram>);
+
+impl RequestTimes {
+    /// `path` is an API server's; `status` is `None` where there was no answer.
+    pub fn observe(&self, method: &str, path: &str, status: Option<u16>, taken: Duration) {
+        let label = RequestLabel {
+            method: method.to_owned(),
+            resource: resource_of(path).to_owned(),
+            status: status.map_or_else(|| "none".to_owned(), |status| status.to_string()),
+        };
+        self.0.get_or_create(&label).observe(taken.as_secs_f64());
+    }
+}
+
+/// The plural in `/api/v1[/namespaces/<n>]/<plural>…` or `/apis/<group>/<version>[/namespaces/<n>]/<plural>…`.
+fn resource_of(path: &str) -> &str {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let rest = match parts.first() {
+        Some(&"api") => parts.get(2..),
+        Some(&"apis") => parts.get(3..),
+        _ => None,
+    };
+    match rest.unwrap_or_default() {
+        ["namespaces", _, plural, ..] | [plural, ..] => plural,
+        [] => "other",
+    }
+}
+
+/// 1 ms to 32 s: a deadline is 60 s.
+fn histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
+fn histograms<L: Clone + Eq + std::hash::Hash>() -> Family<L, Histogram, fn() -> Histogram> {
+    Family::new_with_constructor(histogram)
+}
+
+pub struct Metrics {
+    registry: Registry,
+    phases: Family<ExchangeLabel, Histogram, fn() -> Histogram>,
+    certificates: Family<CertificateLabel, Counter>,
+    inventories: Family<InventoryLabel, Gauge>,
+    upgrades: Family<UpgradeLabel, Gauge>,
+    os_images: OsImages,
+    reconciliations: Family<ReconcileLabel, Histogram, fn() -> Histogram>,
+    pub requests: RequestTimes,
+    pub leads: Gauge,
+    outcomes: Family<Outcome, Counter>,
+    pub in_flight: Gauge,
+    pub installing: Gauge,
+    pub connections: Gauge,
+    pub downloads: Gauge,
+    pub downloaded: Counter,
+    rooms: Family<RoomLabel, Counter>,
+    pub seconds: Histogram,
+    pub writes: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("rancheros");
+        let outcomes = Family::<Outcome, Counter>::default();
+        let (in_flight, installing, connections) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let (downloads, downloaded) = (Gauge::default(), Counter::default());
+        let rooms = Family::<RoomLabel, Counter>::default();
+        let seconds = histogram();
+        let writes = Counter::default();
+        let (phases, reconciliations, requests) = (histograms(), histograms(), histograms());
+        let certificates = Family::<CertificateLabel, Counter>::default();
+        let inventories = Family::<InventoryLabel, Gauge>::default();
+        let upgrades = Family::<UpgradeLabel, Gauge>::default();
+        let leads = Gauge::default();
+        registry.register("exchanges", "Exchanges that ended, by what was asked and what came of it", outcomes.clone());
+        registry.register("exchanges_in_flight", "Admitted exchanges before their answer", in_flight.clone());
+        registry.register("machines_installing", "Machines that report progress now", installing.clone());
+        registry.register("connections", "Open connections", connections.clone());
+        registry.register("downloads", "Media that are being sent", downloads.clone());
+        registry.register("downloaded_bytes", "Bytes of media sent", downloaded.clone());
+        registry.register("connections_made_room", "Connections ended because others waited", rooms.clone());
+        registry.register("exchange_seconds", "From the first message to the answer", seconds.clone());
+        registry.register("inventory_writes", "Requests that changed a MachineInventory", writes.clone());
+        registry.register("exchange_phase_seconds", "Parts of an exchange", phases.clone());
+        registry.register("attestations", "Proved identities, by endorsement key certificate", certificates.clone());
+        registry.register("machine_inventories", "MachineInventory objects, by phase", inventories.clone());
+        let help = "Nodes of all ManagedOSImages, by how far they are; told by the replica that leads";
+        registry.register("upgrade_nodes", help, upgrades.clone());
+        registry.register("reconcile_seconds", "Reconciliations, by kind and result", reconciliations.clone());
+        registry.register("api_request_seconds", "Requests to the API server, to the answer", requests.clone());
+        registry.register("leader", "1 where this replica runs the controllers", leads.clone());
+        let requests = RequestTimes(requests);
+        Self {
+            registry,
+            phases,
+            certificates,
+            inventories,
+            upgrades,
+            os_images: OsImages::default(),
+            reconciliations,
+            requests,
+            leads,
+            outcomes,
+            in_flight,
+            installing,
+            connections,
+            downloads,
+            downloaded,
+            rooms,
+            seconds,
+            writes,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts the end of an exchange.
+    pub fn count(&self, request: &'static str, refusal: Option<&Refusal>) {
+        let code = refusal.map(|refusal| refusal.code.to_string()).unwrap_or_default();
+        let result = if refusal.is_some() { "refused" } else { "ok" };
+        self.outcomes.get_or_create(&Outcome { request, result, code }).inc();
+    }
+
+    /// Counts a connection that made room for another; `connection` as in the label.
+    pub fn count_room(&self, connection: &'static str) {
+        self.rooms.get_or_create(&RoomLabel { connection }).inc();
+    }
+
+    /// `phase` as in the label.
+    pub fn time_phase(&self, phase: &'static str, taken: Duration) {
+        self.phases.get_or_create(&ExchangeLabel { phase }).observe(taken.as_secs_f64());
+    }
+
+    /// Counts a machine that proved itself. `certificate`: what became of its endorsement key's certificate.
+    pub fn count_attestation(&self, certificate: Option<impl std::fmt::Debug>) {
+        let certificate = certificate.map(|result| format!("{result:?}")).unwrap_or_default();
+        self.certificates.get_or_create(&CertificateLabel { certificate }).inc();
+    }
+
+    /// Times a reconciliation of an object of this kind.
+    pub async fn time_reconciliation<T, E>(
+        &self,
+        kind: &'static str,
+        reconciliation: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let begun = Instant::now();
+        let result = reconciliation.await;
+        let label = ReconcileLabel { kind, result: if result.is_ok() { "ok" } else { "failed" } };
+        self.reconciliations.get_or_create(&label).observe(begun.elapsed().as_secs_f64());
+        result
+    }
+
+    /// Counts the nodes of these ManagedOSImages, for as long as the guard lives.
+    pub fn follow(&self, images: Store<ManagedOSImage>) -> Following {
+        *self.os_images.lock().unwrap_or_else(PoisonError::into_inner) = Some(images);
+        Following(self.os_images.clone())
+    }
+
+    fn count_upgrades(&self) {
+        self.upgrades.clear();
+        let images = self.os_images.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(images) = images else { return };
+        let mut nodes = [("waiting", 0), ("updating", 0), ("done", 0), ("failed", 0)];
+        for image in images.state() {
+            let Some(counts) = image.status.as_ref().and_then(|status| status.counts.as_ref()) else { continue };
+            let moving = [counts.updating, counts.done, counts.failed];
+            let waiting = counts.desired.saturating_sub(moving.iter().sum());
+            for (sum, count) in nodes.iter_mut().zip([waiting].into_iter().chain(moving)) {
+                sum.1 += i64::from(count);
+            }
+        }
+        for (phase, count) in nodes {
+            self.upgrades.get_or_create(&UpgradeLabel { phase }).set(count);
+        }
+    }
+
+    /// In the text format of OpenMetrics. Inventories and upgrades are counted now: nobody is told of each that changes
+    /// its phase.
+    pub fn text(&self, inventories: &InventoryIndex) -> Result<String, Refusal> {
+        self.count_upgrades();
+        self.inventories.clear();
+        for (phase, count) in inventories.phases() {
+            let phase = phase.map_or_else(|| "None".to_owned(), |phase: Phase| format!("{phase:?}"));
+            self.inventories.get_or_create(&InventoryLabel { phase }).set(count.try_into().unwrap_or(i64::MAX));
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)
+            .map_err(|error| Refusal::new(RefusalCode::Internal, format!("writing metrics: {error}")))?;
+        Ok(text)
+    }
+}
+
+/// Where the replica that leads has the ManagedOSImages.
+type OsImages = Arc<Mutex<Option<Store<ManagedOSImage>>>>;
+
+/// Ends the counting of ManagedOSImages when dropped: who does not lead does not know them.
+pub struct Following(OsImages);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::runtime::{reflector, watcher};
+    use serde_json::json;
+
+    fn os_image(name: &str, counts: serde_json::Value) -> ManagedOSImage {
+        serde_json::from_value(json!({
+            "apiVersion": "rancheros.cattle.io/v1", "kind": "ManagedOSImage",
+            "metadata": {"namespace": "n", "name": name}, "spec": {}, "status": {"counts": counts},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn nodes_of_all_roll_outs_are_counted_by_phase_while_this_replica_leads() {
+        let metrics = Metrics::default();
+        let upgrades = || {
+            let text = metrics.text(&InventoryIndex::default()).unwrap();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("rancheros_upgrade_nodes{phase="));
+            lines.map(str::to_owned).collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(upgrades(), [] as [String; 0]);
+        let (images, mut writer) = reflector::store();
+        let following = metrics.follow(images);
+        for image in [
+            os_image("a", json!({"desired": 7, "done": 2, "updating": 1, "failed": 1})),
+            os_image("b", json!({"desired": 1, "done": 1})),
+            os_image("new", json!(null)),
+        ] {
+            writer.apply_watcher_event(&watcher::Event::Apply(image));
+        }
+        assert_eq!(upgrades(), [r#""done"} 3"#, r#""failed"} 1"#, r#""updating"} 1"#, r#""waiting"} 3"#]);
+        writer.apply_watcher_event(&watcher::Event::Delete(os_image("a", json!(null))));
+        assert_eq!(upgrades(), [r#""done"} 1"#, r#""failed"} 0"#, r#""updating"} 0"#, r#""waiting"} 0"#]);
+        drop(following);
+        assert_eq!(upgrades(), [] as [String; 0]);
+    }
+
+    #[test]
+    fn outcomes_are_counted_by_code() {
+        let metrics = Metrics::default();
+        metrics.count("register", None);
+        metrics.count("register", Some(&Refusal::new(RefusalCode::Busy, "")));
+        let text = metrics.text(&InventoryIndex::default()).unwrap();
+        assert!(text.contains(r#"rancheros_exchanges_total{request="register",result="ok",code=""} 1"#), "{text}");
+        assert!(text.contains(r#"result="refused",code="Busy"} 1"#), "{text}");
+    }
+    #[test]
+    fn a_request_is_known_by_its_kind_and_never_by_its_object() {
+        for (path, resource) in [
+            ("/api/v1/namespaces/n/secrets/s", "secrets"),
+            ("/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/m/status", "machineinventories"),
+            ("/apis/rancheros.cattle.io/v1/machineinventories", "machineinventories"),
+            ("/api/v1/namespaces", "namespaces"),
+            ("/version", "other"),
+            ("", "other"),
+        ] {
+            assert_eq!(resource_of(path), resource, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_figure_is_shown() {
+        let metrics = Metrics::default();
+        metrics.time_phase("proof", Duration::from_millis(3));
+        metrics.count_room("silent");
+        metrics.count_attestation(Some(crate::crd::EkCertificateResult::Trusted));
+        metrics.requests.observe("POST", "/api/v1/namespaces/n/secrets", Some(201), Duration::from_millis(1));
+        metrics.time_reconciliation("K", async { Err::<(), _>(()) }).await.unwrap_err();
+        let inventories = InventoryIndex::default();
+        inventories.enter(crate::fixtures::inventory("a", serde_json::json!({})));
+        let text = metrics.text(&inventories).unwrap();
+        for line in [
+            r#"rancheros_exchange_phase_seconds_count{phase="proof"} 1"#,
+            r#"rancheros_connections_made_room_total{connection="silent"} 1"#,
+            r#"rancheros_attestations_total{certificate="Trusted"} 1"#,
+            r#"rancheros_api_request_seconds_count{method="POST",resource="secrets",status="201"} 1"#,
+            r#"rancheros_reconcile_seconds_count{kind="K",result="failed"} 1"#,
+            r#"rancheros_machine_inventories{phase="None"} 1"#,
+            "rancheros_leader 0",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Whether a machine that proved its identity is taken in: a decision over values.
+
+use crate::crd::Approval;
+use crate::inventory::index::KnownMachine;
+use crate::registration::Registration;
+use k8s_openapi::jiff::Timestamp;
+use protocol::{Refusal, RefusalCode};
+use std::sync::Arc;
+
+/// When a machine whose inventory is being deleted should come back, in seconds.
+const DELETION_RETRY_AFTER: u64 = 5;
+
+/// What happens to a machine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// It is new: an inventory is made, which `approved` says whether it needs somebody's consent.
+    Enroll {
+        approved: bool,
+    },
+    /// It has an inventory: made when it came before, or by hand in expectation of it.
+    Known {
+        machine: Arc<KnownMachine>,
+        approved: bool,
+    },
+    Refuse(Refusal),
+}
+
+/// Decides about a machine that asks for its configuration. `known`: what the inventory of the registration's namespace
+/// has for its hash, or the inventory whose shared secret it has; `admitted`: how many machines came through this registration before it, or are about to.
+pub fn decide(
+    registration: &Registration,
+    known: Option<Arc<KnownMachine>>,
+    admitted: usize,
+    now: Timestamp,
+) -> Decision {
+    let spec = &registration.spec;
+    if let Some(refusal) = expired(registration, now) {
+        return Decision::Refuse(refusal);
+    }
+    if let Some(machine) = &known
+        && machine.namespace != registration.namespace
+    {
+        // Where it is known is not this registration's business: namespaces are tenants.
+        return Decision::Refuse(Refusal::new(
+            RefusalCode::KnownElsewhere,
+            "this machine has an inventory in another namespace; delete that one to register it here",
+        ));
+    }
+    if known.as_ref().is_some_and(|machine| machine.deleting) {
+        let message = "the machine's inventory is being deleted; it is registered anew when that is done";
+        return Decision::Refuse(Refusal::new(RefusalCode::Unavailable, message).retry_after(DELETION_RETRY_AFTER));
+    }
+    if let Some(most) = registration.most
+        && !came_through(registration, known.as_deref())
+        && admitted >= most as usize
+    {
+        return Decision::Refuse(Refusal::new(
+            RefusalCode::TooManyMachines,
+            format!("the registration admits {most} machines and has them; raise spec.maxMachines"),
+        ));
+    }
+    match known {
+        // Whoever made an inventory by hand has consented by doing so.
+        Some(machine) => {
+            let approved = machine.approved != Some(false);
+            Decision::Known { machine, approved }
+        }
+        None => Decision::Enroll { approved: spec.approval.unwrap_or_default() == Approval::Automatic },
+    }
+}
+
+/// Whether a machine is one of those that came through this registration before.
+pub fn came_through(registration: &Registration, known: Option<&KnownMachine>) -> bool {
+    known.is_some_and(|machine| {
+        machine.namespace == registration.namespace && machine.registration.as_deref() == Some(&registration.name)
+    })
+}
+
+/// The refusal of everybody who asks for configuration after `expiresAt`.
+pub fn expired(registration: &Registration, now: Timestamp) -> Option<Refusal> {
+    let expires = registration.spec.expires_at.as_ref().filter(|time| time.0 <= now)?;
+    Some(Refusal::new(
+        RefusalCode::RegistrationExpired,
+        format!("the registration expired at {}; extend spec.expiresAt or take a newer medium", expires.0),
+    ))
+}
+
+/// The refusal of a machine that waits for somebody's consent.
+pub fn approval_pending(inventory: &str) -> Refusal {
+    let message = format!("MachineInventory {inventory} waits for approval: set its spec.approved to true");
+    Refusal::new(RefusalCode::ApprovalPending, message).retry_after(60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::MachineRegistrationSpec;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+    fn with(spec: MachineRegistrationSpec) -> Registration {
+        Registration::for_tests("n", "door", spec)
+    }
+    fn known(namespace: &str, registration: Option<&str>, approved: Option<bool>) -> Option<Arc<KnownMachine>> {
+        Some(Arc::new(KnownMachine {
+            namespace: namespace.into(),
+            registration: registration.map(String::from),
+            approved,
+            ..KnownMachine::default()
+        }))
+    }
+    fn code(decision: Decision) -> Option<RefusalCode> {
+        match decision {
+            Decision::Refuse(refusal) => Some(refusal.code),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_new_machine_is_taken_in() {
+        let open = with(MachineRegistrationSpec::default());
+        assert_eq!(decide(&open, None, 7, now()), Decision::Enroll { approved: true });
+        let manual = with(MachineRegistrationSpec { approval: Some(Approval::Manual), ..Default::default() });
+        assert_eq!(decide(&manual, None, 7, now()), Decision::Enroll { approved: false });
+    }
+
+    #[test]
+    fn a_known_machine_is_recognised_and_one_made_by_hand_is_approved() {
+        let manual = with(MachineRegistrationSpec { approval: Some(Approval::Manual), ..Default::default() });
+        for (given, approved) in [(None, true), (Some(true), true), (Some(false), false)] {
+            match decide(&manual, known("n", None, given), 0, now()) {
+                Decision::Known { approved: found, .. } => assert_eq!(found, approved),
+                other => panic!("{other:?}"),
+            }
+        }
+        let open = with(MachineRegistrationSpec::default());
+        assert_eq!(code(decide(&open, known("other", None, None), 0, now())), Some(RefusalCode::KnownElsewhere));
+    }
+
+    #[test]
+    fn a_machine_whose_inventory_is_being_deleted_comes_back_as_a_new_one() {
+        let open = with(MachineRegistrationSpec::default());
+        let going = known("n", None, None).map(|machine| KnownMachine { deleting: true, ..(*machine).clone() });
+        match decide(&open, going.map(Arc::new), 0, now()) {
+            Decision::Refuse(refusal) => assert!(refusal.code.may_succeed_later() && refusal.retry_after.is_some()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn limits_hold_for_new_machines_and_spare_those_that_came_before() {
+        let full = with(MachineRegistrationSpec { max_machines: Some(1), ..Default::default() });
+        assert_eq!(code(decide(&full, None, 1, now())), Some(RefusalCode::TooManyMachines));
+        assert_eq!(code(decide(&full, known("n", None, None), 1, now())), Some(RefusalCode::TooManyMachines));
+        assert_eq!(code(decide(&full, known("n", Some("door"), None), 1, now())), None);
+        let over = with(MachineRegistrationSpec { expires_at: Some(Time(now())), ..Default::default() });
+        assert_eq!(code(decide(&over, None, 0, now())), Some(RefusalCode::RegistrationExpired));
+    }
+}

@@ -1,0 +1,151 @@
+//! What machines see of us first: an address, and a certificate for it. Found at the start, and looked after as long
+//! as we run.
+
+pub mod address;
+pub mod authority;
+
+use crate::context::Context;
+use crate::registration::Endpoint;
+use crate::registration::endpoint::address::Finder;
+use crate::registration::endpoint::authority::{AuthorityError, CertificateSource, Fleet, Served};
+use crate::server::CertificateHolder;
+use anyhow::Context as _;
+use futures::FutureExt;
+use k8s_openapi::jiff::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How often it is looked whether a certificate is due, another replica renewed it, or the address has changed.
+const RENEWAL_EVERY: Duration = Duration::from_secs(10 * 60);
+/// The same while no machine outside the cluster can reach us: a load balancer takes a while to give an address.
+const ADDRESS_EVERY: Duration = Duration::from_secs(15);
+/// How long the API server is waited for between two attempts at the start.
+const START_RETRY: Duration = Duration::from_secs(2);
+
+/// Where address and certificate come from.
+pub struct Front {
+    pub address: Finder,
+    pub certificate: CertificateSource,
+}
+
+impl Front {
+    /// `fleet`: what installed machines know, where they were told of this server URL.
+    async fn look(&self, fleet: impl FnOnce(&str) -> Fleet) -> anyhow::Result<(Served, Endpoint)> {
+        let address = self.address.find().await?;
+        let fleet = fleet(&address.url);
+        let served = self.certificate.current(&hosts(&address.url)?, &fleet, Timestamp::now()).await?;
+        let ca_bundle = address.authorities.unwrap_or_else(|| served.bundle.clone());
+        let endpoint = Endpoint { server_url: address.url, ca_bundle };
+        Ok((served, endpoint))
+    }
+
+    /// `None`: told to stop while waiting for the API server.
+    pub async fn first(&self, stop: impl Future<Output = ()>) -> Option<(Served, Endpoint)> {
+        let stop = stop.fuse();
+        tokio::pin!(stop);
+        loop {
+            match self.look(|_| Fleet::default()).await {
+                Ok(found) => {
+                    if found.1.is_inside_only() {
+                        tracing::warn!(
+                            server_url = found.1.server_url,
+                            "machines outside the cluster cannot reach this URL; set the chart's serverURL"
+                        );
+                    }
+                    return Some(found);
+                }
+                // Not ready until then: nothing is served.
+                Err(error) if is_damaged(&error) => tracing::error!("{error:#}"),
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "waiting for an address and a certificate"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(START_RETRY) => {}
+                () = &mut stop => return None,
+            }
+        }
+    }
+
+    /// Serves with what is renewed, and tells of an address that changes.
+    pub async fn keep(
+        self,
+        certificate: Arc<CertificateHolder>,
+        told: watch::Sender<Endpoint>,
+        mut served: Served,
+        context: Arc<Context>,
+    ) {
+        loop {
+            let pause = if told.borrow().is_inside_only() { ADDRESS_EVERY } else { RENEWAL_EVERY };
+            tokio::time::sleep(pause).await;
+            let (next, endpoint) = match self.look(|url| fleet(&context, url)).await {
+                Ok(found) => found,
+                Err(error) if is_damaged(&error) => {
+                    // What is served with goes on being trusted; it only cannot be renewed.
+                    tracing::error!("{error:#}");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "looking after address and certificate");
+                    continue;
+                }
+            };
+            if next != served {
+                if let Err(error) = certificate.replace(&next.server) {
+                    tracing::error!(error = format!("{error:#}"), "using the renewed certificate");
+                    continue;
+                }
+                tracing::info!("the certificate was renewed");
+                served = next;
+            }
+            told.send_if_modified(|now| {
+                let changed = *now != endpoint;
+                if changed {
+                    tracing::info!(server_url = endpoint.server_url, "how machines reach the operator has changed");
+                    *now = endpoint;
+                }
+                changed
+            });
+        }
+    }
+}
+
+/// What installed machines know of us. Of an address that they are not told yet nothing is known.
+fn fleet(context: &Context, server_url: &str) -> Fleet {
+    let told = context.endpoint();
+    let behind = if told.server_url == server_url { context.left_behind(&told) } else { None };
+    Fleet { bundle: told.ca_bundle, behind }
+}
+
+/// Whether somebody must put something back: waiting does not help.
+fn is_damaged(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(AuthorityError::Damaged(_)))
+}
+
+/// Names and addresses that the certificate is for: what the URL says, and this machine.
+pub fn hosts(server_url: &str) -> anyhow::Result<Vec<String>> {
+    let url: axum::http::Uri = server_url.parse().with_context(|| format!("reading the server URL {server_url:?}"))?;
+    anyhow::ensure!(url.scheme_str() == Some("https"), "the server URL {server_url:?} does not start with https://");
+    let host = url.host().with_context(|| format!("finding the host in the server URL {server_url:?}"))?;
+    let mut hosts = vec![host.trim_start_matches('[').trim_end_matches(']').to_owned()];
+    for local in ["127.0.0.1", "localhost"] {
+        if hosts[0] != local {
+            hosts.push(local.to_owned());
+        }
+    }
+    Ok(hosts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_certificate_is_for_the_urls_host_and_this_machine() {
+        assert_eq!(hosts("https://10.0.2.2:8443").unwrap(), ["10.0.2.2", "127.0.0.1", "localhost"]);
+        assert_eq!(hosts("https://localhost").unwrap(), ["localhost", "127.0.0.1"]);
+        assert_eq!(hosts("https://[fd00::1]:8443/x").unwrap()[0], "fd00::1");
+        for bad in ["http://a", "https://", "a", ""] {
+            assert!(hosts(bad).is_err(), "{bad:?}");
+        }
+    }
+}

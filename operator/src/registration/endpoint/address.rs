@@ -1,0 +1,169 @@
+//! Under which URL machines reach the operator, and whose certificate they see there.
+//!
+//! | first of these that is there                                       | whose certificate machines see       |
+//! |--------------------------------------------------------------------|--------------------------------------|
+//! | the URL given                                                      | the operator's, or that of `ROS_CA`  |
+//! | Rancher's Setting `server-url`, where we are served beside Rancher | Rancher's: Setting `cacerts`         |
+//! | the address that the Service was given by a load balancer          | the operator's                       |
+//! | the Service's name: reached from inside the cluster only           | the operator's                       |
+
+use crate::cluster::rancher;
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Service;
+use kube::Client;
+use kube::api::Api;
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// Such as `https://ros.example.org:8443`.
+    pub server_url: Option<String>,
+    /// Machines reach us under Rancher's own URL, through an ingress beside Rancher's.
+    pub beside_rancher: bool,
+    /// Name of our Service, in our namespace.
+    pub service: Option<String>,
+    /// PEM of the authorities of whoever ends TLS before us; empty: those that everybody trusts.
+    pub authorities: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Without a slash at the end.
+    pub url: String,
+    /// As in [`Given::authorities`]. `None`: machines see our own certificate.
+    pub authorities: Option<String>,
+}
+
+/// What Rancher's Settings say, where there is Rancher.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rancher {
+    server_url: String,
+    authorities: String,
+}
+
+#[derive(Clone)]
+pub struct Finder {
+    client: Client,
+    namespace: String,
+    given: Given,
+}
+
+impl Finder {
+    pub fn new(client: Client, namespace: &str, given: Given) -> Self {
+        Self { client, namespace: namespace.to_owned(), given }
+    }
+
+    /// Reads no more than it needs: nothing where the URL is given.
+    pub async fn find(&self) -> anyhow::Result<Address> {
+        let given = &self.given;
+        if given.server_url.is_some() {
+            return choose(given, None, None, &self.namespace);
+        }
+        let rancher = if given.beside_rancher { self.rancher().await? } else { None };
+        let service = match &given.service {
+            Some(name) if rancher.is_none() => {
+                let services = Api::<Service>::namespaced(self.client.clone(), &self.namespace);
+                services.get_opt(name).await.with_context(|| format!("reading Service {}/{name}", self.namespace))?
+            }
+            _ => None,
+        };
+        choose(given, rancher, service.as_ref(), &self.namespace)
+    }
+
+    async fn rancher(&self) -> anyhow::Result<Option<Rancher>> {
+        let setting = async |name: &str| {
+            rancher::setting(&self.client, name).await.with_context(|| format!("reading Rancher's Setting {name}"))
+        };
+        let server_url = setting("server-url").await?;
+        if server_url.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Rancher { server_url, authorities: setting("cacerts").await? }))
+    }
+}
+
+fn choose(
+    given: &Given,
+    rancher: Option<Rancher>,
+    service: Option<&Service>,
+    namespace: &str,
+) -> anyhow::Result<Address> {
+    let (url, authorities) = match (&given.server_url, rancher, service) {
+        (Some(url), _, _) => (url.clone(), None),
+        (None, Some(rancher), _) => (rancher.server_url, Some(rancher.authorities)),
+        (None, None, Some(service)) => (service_url(service, namespace), None),
+        (None, None, None) => anyhow::bail!(
+            "no URL under which machines reach the operator: give --server-url (the chart's serverURL), or --service"
+        ),
+    };
+    Ok(Address { url: url.trim_end_matches('/').to_owned(), authorities: given.authorities.clone().or(authorities) })
+}
+
+fn service_url(service: &Service, namespace: &str) -> String {
+    let name = service.metadata.name.as_deref().unwrap_or_default();
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let outside = balancer.and_then(|balancer| {
+        let first = balancer.ingress.as_ref()?.first()?;
+        first.hostname.clone().or_else(|| first.ip.clone()).filter(|host| !host.is_empty())
+    });
+    let host = outside.unwrap_or_else(|| format!("{name}.{namespace}.svc"));
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    match ports.and_then(|ports| ports.first()).map(|port| port.port) {
+        None | Some(443) => format!("https://{host}"),
+        Some(port) => format!("https://{host}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::FakeApi;
+    use serde_json::{Value, json};
+
+    fn service(port: u16, ingress: Value) -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"name": "ros"},
+            "spec": {"ports": [{"port": port}]},
+            "status": {"loadBalancer": {"ingress": ingress}},
+        }))
+        .unwrap()
+    }
+    fn url_of(service: &Service) -> String {
+        choose(&Given::default(), None, Some(service), "ns").unwrap().url
+    }
+
+    #[test]
+    fn a_service_is_reached_at_its_load_balancer_or_from_inside() {
+        assert_eq!(url_of(&service(443, json!([{"ip": "192.0.2.1"}]))), "https://192.0.2.1");
+        assert_eq!(url_of(&service(8443, json!([{"hostname": "lb.example.org"}]))), "https://lb.example.org:8443");
+        assert_eq!(url_of(&service(443, json!([{"ip": "fd00::1"}]))), "https://[fd00::1]");
+        assert_eq!(url_of(&service(443, json!([]))), "https://ros.ns.svc");
+    }
+
+    #[test]
+    fn what_is_given_wins_and_nothing_is_an_error_that_says_what_to_give() {
+        let given = Given { server_url: Some("https://ros.example.org/".into()), ..Given::default() };
+        let rancher = Rancher { server_url: "https://rancher.example.org".into(), authorities: "PEM".into() };
+        let address = choose(&given, Some(rancher.clone()), None, "ns").unwrap();
+        assert_eq!(address, Address { url: "https://ros.example.org".into(), authorities: None });
+        let address = choose(&Given::default(), Some(rancher), None, "ns").unwrap();
+        assert_eq!(address.authorities.as_deref(), Some("PEM"));
+        let error = choose(&Given::default(), None, None, "ns").unwrap_err().to_string();
+        assert!(error.contains("--server-url"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn ranchers_settings_are_read_where_there_is_rancher() {
+        let api = FakeApi::default();
+        let given = Given { beside_rancher: true, service: Some("ros".into()), ..Given::default() };
+        let finder = Finder::new(api.client(), "ns", given);
+        assert!(finder.find().await.is_err(), "neither Rancher nor the Service");
+        api.install_rancher();
+        for (name, value) in [("server-url", "https://rancher.example.org"), ("cacerts", "PEM")] {
+            api.put(&format!("/apis/management.cattle.io/v3/settings/{name}"), json!({"value": value, "metadata": {}}));
+        }
+        let address = finder.find().await.unwrap();
+        assert_eq!(address, Address { url: "https://rancher.example.org".into(), authorities: Some("PEM".into()) });
+    }
+}

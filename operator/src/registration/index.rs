@@ -1,0 +1,222 @@
+//! Every MachineRegistration, found by its token, with the authorities it trusts.
+
+use crate::crd::MachineRegistration;
+use crate::inventory::index::Key;
+use crate::registration::Registration;
+use crate::registration::limiter::Pace;
+use kube::ResourceExt;
+use kube::runtime::watcher;
+use protocol::RegistrationToken;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, RwLock};
+
+/// DER certificates of trusted authorities.
+pub type Authorities = Arc<Vec<Vec<u8>>>;
+
+#[derive(Default)]
+pub struct RegistrationIndex {
+    maps: RwLock<Maps>,
+    /// How many machines may come through a registration that does not say it.
+    pub default_most: Option<u32>,
+    /// How fast each registration may have objects written.
+    pub pace: Pace,
+}
+
+/// Whom a token lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admits {
+    /// Machines that nobody knows, too: the token of media.
+    NewMachines,
+    /// The token of installed machines.
+    KnownMachines,
+}
+
+#[derive(Default)]
+struct Maps {
+    by_key: HashMap<Key, Arc<Registration>>,
+    by_token: HashMap<RegistrationToken, (Key, Admits)>,
+    /// Read by the controller from Secrets; a registration that trusts authorities is not open before they are here.
+    authorities: HashMap<Key, Authorities>,
+    listing: Option<HashSet<Key>>,
+    complete: bool,
+}
+
+impl RegistrationIndex {
+    /// `default_most`: of machines for registrations that do not say how many; 0: any number.
+    pub fn new(default_most: u32, pace: Pace) -> Self {
+        Self { default_most: Some(default_most).filter(|most| *most > 0), pace, ..Self::default() }
+    }
+
+    /// Takes in what the watch says.
+    pub fn apply(&self, event: &watcher::Event<MachineRegistration>) {
+        self.write(|maps| match event {
+            watcher::Event::Init => maps.listing = Some(HashSet::new()),
+            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+                let mut registration = Registration::of(object);
+                registration.most = registration.most.or(self.default_most);
+                maps.insert(registration);
+            }
+            watcher::Event::Delete(object) => maps.remove(&key_of(object)),
+            watcher::Event::InitDone => maps.finish_listing(),
+        });
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.read(|maps| maps.complete)
+    }
+
+    /// The registration of a token. Tokens hold some 280 random bits and are found by keyed hash, so the time it
+    /// takes tells nothing that helps guessing one.
+    pub fn find(&self, token: &RegistrationToken) -> Option<(Arc<Registration>, Admits)> {
+        self.read(|maps| {
+            let (key, admits) = maps.by_token.get(token)?;
+            Some((maps.by_key.get(key)?.clone(), *admits))
+        })
+    }
+
+    /// Every registration, in no order.
+    pub fn all(&self) -> Vec<Arc<Registration>> {
+        self.read(|maps| maps.by_key.values().cloned().collect())
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Registration>> {
+        self.read(|maps| maps.by_key.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
+    /// The authorities that a registration trusts; `None` until they were read.
+    pub fn authorities(&self, namespace: &str, name: &str) -> Option<Authorities> {
+        self.read(|maps| maps.authorities.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
+    /// Enters the authorities that a registration trusts; `None` takes them away.
+    pub fn set_authorities(&self, namespace: &str, name: &str, authorities: Option<Authorities>) {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.write(|maps| match authorities {
+            Some(authorities) => maps.authorities.insert(key, authorities),
+            None => maps.authorities.remove(&key),
+        });
+    }
+
+    fn read<T>(&self, question: impl FnOnce(&Maps) -> T) -> T {
+        question(&self.maps.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+    fn write<T>(&self, change: impl FnOnce(&mut Maps) -> T) -> T {
+        change(&mut self.maps.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Maps {
+    fn insert(&mut self, registration: Registration) {
+        let key = (registration.namespace.clone(), registration.name.clone());
+        if let Some(listing) = &mut self.listing {
+            listing.insert(key.clone());
+        }
+        self.forget_tokens(&key);
+        let tokens =
+            [(&registration.installed_token, Admits::KnownMachines), (&registration.token, Admits::NewMachines)];
+        for (token, admits) in tokens {
+            if let Some(token) = token {
+                self.by_token.insert(token.clone(), (key.clone(), admits));
+            }
+        }
+        self.by_key.insert(key, Arc::new(registration));
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.forget_tokens(key);
+        self.by_key.remove(key);
+        self.authorities.remove(key);
+    }
+
+    fn forget_tokens(&mut self, key: &Key) {
+        let Some(registration) = self.by_key.get(key) else { return };
+        for token in [&registration.token, &registration.installed_token].into_iter().flatten() {
+            self.by_token.remove(token);
+        }
+    }
+
+    fn finish_listing(&mut self) {
+        if let Some(listed) = self.listing.take() {
+            let gone: Vec<Key> = self.by_key.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+            gone.iter().for_each(|key| self.remove(key));
+        }
+        self.complete = true;
+    }
+}
+
+fn key_of(object: &MachineRegistration) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::MachineRegistrationStatus;
+    use watcher::Event;
+
+    fn token(c: char) -> RegistrationToken {
+        c.to_string().repeat(54).parse().unwrap()
+    }
+    fn object(name: &str, token: &RegistrationToken) -> MachineRegistration {
+        let mut object = MachineRegistration::new(name, Default::default());
+        object.metadata.namespace = Some("n".into());
+        object.status = Some(MachineRegistrationStatus {
+            registration_token: Some(token.expose().to_owned()),
+            ..Default::default()
+        });
+        object
+    }
+
+    #[test]
+    fn a_token_opens_until_it_is_replaced_or_its_registration_deleted() {
+        let index = RegistrationIndex::default();
+        index.apply(&Event::Apply(object("door", &token('a'))));
+        assert_eq!(index.find(&token('a')).unwrap().0.name, "door");
+        index.apply(&Event::Apply(object("door", &token('b'))));
+        assert!(index.find(&token('a')).is_none() && index.find(&token('b')).is_some());
+        index.apply(&Event::Delete(object("door", &token('b'))));
+        assert!(index.find(&token('b')).is_none());
+    }
+
+    #[test]
+    fn the_token_of_media_is_revoked_alone() {
+        let index = RegistrationIndex::default();
+        let with_installed = |medium| {
+            let mut object = object("door", &token(medium));
+            object.status.as_mut().unwrap().installed_token = Some(token('i').expose().to_owned());
+            Event::Apply(object)
+        };
+        let admits = |letter| index.find(&token(letter)).map(|(_, admits)| admits);
+        index.apply(&with_installed('a'));
+        assert_eq!((admits('a'), admits('i')), (Some(Admits::NewMachines), Some(Admits::KnownMachines)));
+        index.apply(&with_installed('b'));
+        let after = (admits('a'), admits('b'), admits('i'));
+        assert_eq!(after, (None, Some(Admits::NewMachines), Some(Admits::KnownMachines)));
+        index.apply(&Event::Delete(object("door", &token('b'))));
+        assert_eq!(admits('i'), None);
+    }
+
+    #[test]
+    fn a_registration_that_does_not_say_how_many_has_the_default() {
+        for (default, given, most) in
+            [(7, None, Some(7)), (7, Some(9), Some(9)), (0, None, None), (0, Some(9), Some(9))]
+        {
+            let index = RegistrationIndex::new(default, Pace::default());
+            let mut door = object("door", &token('a'));
+            door.spec.max_machines = given;
+            index.apply(&Event::Apply(door));
+            assert_eq!(index.find(&token('a')).unwrap().0.most, most);
+        }
+    }
+
+    #[test]
+    fn a_registration_deleted_while_the_watch_was_broken_is_closed_after_the_next_listing() {
+        let index = RegistrationIndex::default();
+        index.apply(&Event::Apply(object("door", &token('a'))));
+        index.set_authorities("n", "door", Some(Arc::new(Vec::new())));
+        index.apply(&Event::Init);
+        assert!(index.find(&token('a')).is_some(), "not before the listing is through");
+        index.apply(&Event::InitDone);
+        assert!(index.find(&token('a')).is_none() && index.authorities("n", "door").is_none());
+    }
+}

@@ -1,0 +1,170 @@
+//! Where templates stand in a registration's cloud-config, and what a machine gets in their place.
+//!
+//! Values of a machine are put into texts of the parsed document. So they cannot add a key, whatever is in them.
+
+use super::as_host_name;
+use crate::inventory::index::KnownMachine;
+use protocol::config_template::UndefinedField;
+use protocol::message::MAX_FRAME;
+use protocol::{ConfigTemplate, Refusal, RefusalCode, SmbiosDocument};
+use serde_json::{Map, Value};
+
+/// Places whose text becomes the name of a host or a Node, as JSON pointers (RFC 6901).
+const NAMES: &[&str] = &["/hostname", "/fqdn", "/rancherd/nodeName"];
+
+/// The texts of a cloud-config that are templates.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ConfigTemplates(Vec<Place>);
+
+#[derive(Clone, Debug)]
+struct Place {
+    /// For people, such as `cloudConfig.users[0].name`.
+    path: String,
+    /// JSON pointer.
+    pointer: String,
+    template: ConfigTemplate,
+}
+
+/// A text that cannot be filled in for any machine.
+#[derive(Debug)]
+pub(super) struct BadPlace {
+    /// Such as `cloudConfig.users[0].name`.
+    pub(super) path: String,
+    pub(super) source: UndefinedField,
+}
+
+impl ConfigTemplates {
+    pub(super) fn parse(config: Option<&Map<String, Value>>) -> Result<Self, BadPlace> {
+        let mut places = Vec::new();
+        if let Some(config) = config {
+            in_map(config, "cloudConfig", "", &mut places)?;
+        }
+        Ok(Self(places))
+    }
+
+    /// The cloud-config, which must be the one that was parsed, for one machine.
+    pub(super) fn fill_in(
+        &self,
+        config: Map<String, Value>,
+        machine: &KnownMachine,
+        smbios: &SmbiosDocument,
+    ) -> Result<Map<String, Value>, Refusal> {
+        let mut config = Value::Object(config);
+        let mut bytes = 0;
+        for Place { path, pointer, template } in &self.0 {
+            let mut text = template.render(&machine.name, smbios).map_err(|empty| {
+                let (namespace, name) = (&machine.namespace, &machine.name);
+                let message = format!(
+                    "machine {namespace}/{name}: its {empty}, and spec.{path} of the registration asks for it; write \
+                     something else there, or have the firmware's setup fill it in"
+                );
+                Refusal::new(RefusalCode::SmbiosFieldEmpty, message)
+            })?;
+            bytes += text.len();
+            if bytes > MAX_FRAME {
+                let message = format!("spec.cloudConfig of the registration grows beyond {MAX_FRAME} bytes at {path}");
+                return Err(Refusal::new(RefusalCode::MessageTooBig, message));
+            }
+            if NAMES.contains(&pointer.as_str()) {
+                text = as_host_name(&text);
+            }
+            if let Some(place) = config.pointer_mut(pointer) {
+                *place = text.into();
+            }
+        }
+        match config {
+            Value::Object(config) => Ok(config),
+            _ => Ok(Map::new()),
+        }
+    }
+}
+
+fn in_map(map: &Map<String, Value>, path: &str, pointer: &str, places: &mut Vec<Place>) -> Result<(), BadPlace> {
+    map.iter().try_for_each(|(key, value)| {
+        let escaped = key.replace('~', "~0").replace('/', "~1");
+        in_value(value, &format!("{path}.{key}"), &format!("{pointer}/{escaped}"), places)
+    })
+}
+
+fn in_value(value: &Value, path: &str, pointer: &str, places: &mut Vec<Place>) -> Result<(), BadPlace> {
+    match value {
+        Value::String(text) => {
+            let template = ConfigTemplate::parse(text);
+            let template = template.map_err(|source| BadPlace { path: path.to_owned(), source })?;
+            places.extend(template.map(|template| Place {
+                path: path.to_owned(),
+                pointer: pointer.to_owned(),
+                template,
+            }));
+            Ok(())
+        }
+        Value::Array(items) => items.iter().enumerate().try_for_each(|(index, item)| {
+            in_value(item, &format!("{path}[{index}]"), &format!("{pointer}/{index}"), places)
+        }),
+        Value::Object(map) => in_map(map, path, pointer, places),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use protocol::CloudConfig;
+    use serde_json::json;
+
+    fn machine() -> KnownMachine {
+        KnownMachine { namespace: "n".into(), name: "edge-x".into(), ..KnownMachine::default() }
+    }
+    fn filled_in(config: Value, serial: &str) -> Result<Value, Refusal> {
+        let smbios = serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap();
+        let Value::Object(config) = config else { panic!("a mapping") };
+        let templates = ConfigTemplates::parse(Some(&config)).unwrap();
+        templates.fill_in(config, &machine(), &smbios).map(Value::Object)
+    }
+
+    #[test]
+    fn texts_are_filled_in_at_every_depth_and_scripts_stay_as_they_are() {
+        let script = "for f in ${FILES[@]}; do echo \"${f%.*} ${HOME}\"; done";
+        let config = json!({
+            "write_files": [{"path": "/etc/m~a/${machineName}", "content": "$${x} ${System Information/Serial Number}"}],
+            "a/b": {"~c": "${machineName}"}, "runcmd": [script, ["echo", "${machineName}"]], "n": 1, "b": true,
+        });
+        let expected = json!({
+            "write_files": [{"path": "/etc/m~a/edge-x", "content": "${x} S-1"}],
+            "a/b": {"~c": "edge-x"}, "runcmd": [script, ["echo", "edge-x"]], "n": 1, "b": true,
+        });
+        assert_eq!(filled_in(config, "S-1"), Ok(expected));
+    }
+
+    #[test]
+    fn a_machine_that_leaves_a_field_empty_is_refused_by_name() {
+        let config = json!({"runcmd": [["echo", "${System Information/Serial Number}"]]});
+        let refusal = filled_in(config, " ").unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::SmbiosFieldEmpty);
+        for word in ["n/edge-x", "System Information/Serial Number", "spec.cloudConfig.runcmd[0][1]"] {
+            assert!(refusal.message.contains(word), "{word}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn what_grows_is_bounded() {
+        let text = "${System Information/Serial Number}".repeat(400);
+        let refusal = filled_in(json!({"runcmd": [text]}), &"x".repeat(1024)).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::MessageTooBig);
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_adds_to_the_document(serial in "[ \\n\"':#{}\\[\\]|>&*!%a-z-]{1,40}x") {
+            let config = json!({"a": "${System Information/Serial Number}", "b": ["s: ${System Information/Serial Number}"]});
+            let filled_in = filled_in(config, &serial).unwrap();
+            let value = serial.trim().replace('\n', " ");
+            let expected = json!({"a": value, "b": [format!("s: {value}")]});
+            prop_assert_eq!(&filled_in, &expected);
+            let Value::Object(map) = filled_in else { unreachable!() };
+            let document = CloudConfig(map);
+            prop_assert_eq!(CloudConfig::parse(&document.to_yaml()).unwrap(), document);
+        }
+    }
+}

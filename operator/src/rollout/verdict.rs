@@ -1,0 +1,238 @@
+//! What is to be said of a roll-out as a whole: one reason, and whether somebody must act.
+
+use super::bundle::BundleStatus;
+use super::{Carrier, Upgrade};
+use crate::crd::{NodeCounts, reason};
+
+/// Without a step for this long, in seconds, it is stuck: twice what an upgrade Job has until it is ended.
+const STUCK_AFTER: i64 = 30 * 60;
+/// The same where nodes are upgraded in a window only: one that comes once a week, and a day.
+const STUCK_AFTER_WITH_WINDOW: i64 = 8 * 24 * 3600;
+
+/// All that counts for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    pub upgrade: &'a Upgrade,
+    pub carrier: Carrier,
+    /// With Fleet; `None`: it has not looked at the Bundle yet.
+    pub bundle: Option<&'a BundleStatus>,
+    /// Why the Plan in this cluster is not carried out, in its controller's words.
+    pub plan_trouble: Option<&'a str>,
+    pub counts: &'a NodeCounts,
+    /// Name of a node that failed, and why.
+    pub failure: Option<(&'a str, &'a str)>,
+    /// Seconds since a node last moved.
+    pub idle: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub reason: &'static str,
+    pub message: String,
+    /// Nothing goes on until somebody acts.
+    pub stalled: bool,
+}
+
+impl Verdict {
+    /// Every node concerned runs the release.
+    pub fn is_ready(&self) -> bool {
+        self.reason == reason::UPGRADED
+    }
+}
+
+/// How long a roll-out may take without a step, in seconds.
+pub fn stuck_after(upgrade: &Upgrade) -> i64 {
+    if upgrade.plan.window.is_some() { STUCK_AFTER_WITH_WINDOW } else { STUCK_AFTER }
+}
+
+pub fn verdict(situation: Situation<'_>) -> Verdict {
+    let Situation { upgrade, counts, .. } = situation;
+    if let Some(verdict) = not_brought(situation) {
+        return verdict;
+    }
+    let NodeCounts { desired, done, updating, failed } = *counts;
+    let clusters = clusters(situation);
+    let everywhere = clusters.is_none_or(|(ready, all)| ready == all);
+    if everywhere && desired > 0 && done == desired {
+        return said(reason::UPGRADED, format!("{}{} run {}", done, nodes(done), release(upgrade)));
+    }
+    if let Some(trouble) = situation.plan_trouble {
+        let message = format!("System Upgrade Controller does not carry out the Plan: {trouble}");
+        return stalled(reason::NOT_APPLIED, message);
+    }
+    if !upgrade.is_local() && upgrade.release.is_none() {
+        let message = "nothing says which release the image carries, so that no machine can be counted; set \
+                       spec.release to its name, or give osImage a tag of that name";
+        return stalled(reason::RELEASE_UNKNOWN, message.to_owned());
+    }
+    let so_far = format!("{done} of {desired}{} run {}", nodes(desired), release(upgrade));
+    let failures = situation.failure.map(|(node, why)| format!("; {failed} failed, such as {node}: {why}"));
+    if upgrade.is_paused() {
+        let message = format!("spec.concurrency is 0; {so_far}{}", failures.unwrap_or_default());
+        return said(reason::PAUSED, message);
+    }
+    if let Some(failures) = failures {
+        return stalled(reason::FAILED, format!("{so_far}{failures}"));
+    }
+    if !everywhere {
+        let (ready, all) = clusters.unwrap_or_default();
+        return waiting(situation, reason::PROGRESSING, format!("applied in {ready} of {all} clusters; {so_far}"));
+    }
+    if desired == 0 && upgrade.is_local() {
+        return stalled(reason::NO_NODE_MATCHED, "spec.nodeSelector selects no node of this cluster".to_owned());
+    }
+    if desired == 0 {
+        let (_, all) = clusters.unwrap_or_default();
+        let message = format!(
+            "applied in {all} clusters; no machine of theirs that spec.nodeSelector selects reports to this operator, \
+             so that nothing tells whether they were upgraded"
+        );
+        return said(reason::APPLIED_NOT_UPGRADED, message);
+    }
+    if updating > 0 {
+        return waiting(situation, reason::PROGRESSING, format!("{so_far}, {updating} under way"));
+    }
+    waiting(situation, reason::APPLIED_NOT_UPGRADED, format!("applied; {so_far}, none under way"))
+}
+
+/// What keeps Fleet from bringing it into the clusters.
+fn not_brought(situation: Situation<'_>) -> Option<Verdict> {
+    if situation.carrier != Carrier::Fleet {
+        return None;
+    }
+    let Some(bundle) = situation.bundle else {
+        let message = "Fleet has not looked at the Bundle yet".to_owned();
+        return Some(waiting(situation, reason::PROGRESSING, message));
+    };
+    if bundle.summary.desired_ready == 0 {
+        let message = if situation.upgrade.is_local() {
+            "Fleet has no cluster `local` in fleet-local; see whether its agent is registered"
+        } else if situation.upgrade.targets.is_empty() {
+            "spec.targets is empty, which takes no cluster; name some, or all with `- clusterSelector: {}`"
+        } else {
+            "spec.targets match no cluster of this namespace"
+        };
+        return Some(stalled(reason::NO_TARGET_MATCHED, message.to_owned()));
+    }
+    let trouble = bundle.trouble()?;
+    Some(stalled(reason::NOT_APPLIED, format!("Fleet could not apply it everywhere: {trouble}")))
+}
+
+/// Clusters in which it is applied, and all.
+fn clusters(situation: Situation<'_>) -> Option<(u32, u32)> {
+    situation.bundle.map(|bundle| (bundle.summary.ready, bundle.summary.desired_ready))
+}
+
+fn release(upgrade: &Upgrade) -> String {
+    upgrade.release.as_ref().map_or_else(|| upgrade.plan.upgrade.image.clone(), ToString::to_string)
+}
+
+fn nodes(count: u32) -> &'static str {
+    if count == 1 { " node" } else { " nodes" }
+}
+
+fn said(reason: &'static str, message: String) -> Verdict {
+    Verdict { reason, message, stalled: false }
+}
+
+fn stalled(reason: &'static str, message: String) -> Verdict {
+    Verdict { reason, message, stalled: true }
+}
+
+/// It will go on by itself, or has been expected to for too long.
+fn waiting(situation: Situation<'_>, reason: &'static str, message: String) -> Verdict {
+    if situation.idle < stuck_after(situation.upgrade) {
+        return said(reason, message);
+    }
+    let look = match situation.carrier {
+        Carrier::Fleet => "see Fleet's and System Upgrade Controller's logs in the clusters",
+        Carrier::Plan => "see whether System Upgrade Controller runs in the Plan's namespace, and its log",
+    };
+    stalled(crate::crd::reason::STUCK, format!("no step for {} minutes: {message}; {look}", situation.idle / 60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::ManagedOSImage;
+    use crate::rollout::DefaultRegistry;
+    use crate::rollout::bundle::Summary;
+    use serde_json::{Value, json};
+
+    fn upgrade(namespace: &str, spec: Value) -> Upgrade {
+        let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
+        object.metadata.namespace = Some(namespace.to_owned());
+        Upgrade::of(&object, Carrier::Fleet, &DefaultRegistry::default()).unwrap()
+    }
+    fn bundle(desired_ready: u32, ready: u32) -> BundleStatus {
+        BundleStatus { summary: Summary { desired_ready, ready, ..Summary::default() }, ..BundleStatus::default() }
+    }
+    fn counts([desired, done, updating, failed]: [u32; 4]) -> NodeCounts {
+        NodeCounts { desired, done, updating, failed }
+    }
+
+    /// Namespace, spec, clusters (all, applied), nodes (desired, done, updating, failed), seconds; reason, stalled.
+    type Case = (&'static str, Value, Option<(u32, u32)>, [u32; 4], i64, &'static str, bool);
+
+    #[test]
+    fn each_situation_has_its_reason() {
+        let image = || json!({"osImage": "a:2", "targets": [{"clusterName": "c"}]});
+        let paused = || json!({"osImage": "a:2", "concurrency": 0});
+        let window = || json!({"osImage": "a:2", "windows": [{"startTime": "22:00"}]});
+        let cases: [Case; 17] = [
+            ("n", image(), None, [0; 4], 0, "Progressing", false),
+            ("n", image(), None, [0; 4], STUCK_AFTER, "Stuck", true),
+            ("n", image(), Some((0, 0)), [0; 4], 0, "NoTargetMatched", true),
+            ("n", image(), Some((2, 1)), [2, 2, 0, 0], 0, "Progressing", false),
+            ("n", image(), Some((2, 2)), [2, 2, 0, 0], 0, "Upgraded", false),
+            ("n", image(), Some((2, 2)), [2, 1, 1, 0], 0, "Progressing", false),
+            ("n", image(), Some((2, 2)), [2, 1, 1, 0], STUCK_AFTER, "Stuck", true),
+            ("n", image(), Some((2, 2)), [2, 0, 0, 0], 0, "AppliedNotUpgraded", false),
+            ("n", image(), Some((2, 2)), [0; 4], STUCK_AFTER, "AppliedNotUpgraded", false),
+            ("n", image(), Some((2, 2)), [2, 1, 0, 1], 0, "Failed", true),
+            ("n", json!({"osImage": "a"}), Some((2, 2)), [0; 4], 0, "ReleaseUnknown", true),
+            ("n", paused(), Some((1, 1)), [2, 0, 0, 0], STUCK_AFTER, "Paused", false),
+            ("n", paused(), Some((1, 1)), [2, 1, 0, 1], 0, "Paused", false),
+            ("n", paused(), Some((1, 1)), [2, 2, 0, 0], 0, "Upgraded", false),
+            ("n", window(), Some((1, 1)), [2, 0, 0, 0], STUCK_AFTER, "AppliedNotUpgraded", false),
+            ("fleet-local", paused(), Some((0, 0)), [0; 4], 0, "NoTargetMatched", true),
+            ("fleet-local", window(), Some((1, 1)), [0; 4], 0, "NoNodeMatched", true),
+        ];
+        for (namespace, spec, clusters, nodes, idle, reason, stalled) in cases {
+            let upgrade = upgrade(namespace, spec.clone());
+            let bundle = clusters.map(|(all, applied)| bundle(all, applied));
+            let verdict = verdict(Situation {
+                upgrade: &upgrade,
+                carrier: Carrier::Fleet,
+                bundle: bundle.as_ref(),
+                plan_trouble: None,
+                counts: &counts(nodes),
+                failure: (nodes[3] > 0).then_some(("m", "JobFailed")),
+                idle,
+            });
+            assert_eq!((verdict.reason, verdict.stalled), (reason, stalled), "{spec} {clusters:?} {nodes:?} {idle}");
+            assert_eq!(verdict.is_ready(), reason == "Upgraded");
+        }
+    }
+
+    #[test]
+    fn what_the_other_side_says_is_passed_on() {
+        let upgrade = upgrade("fleet-local", json!({"osImage": "a:2"}));
+        let mut refused = bundle(1, 0);
+        refused.summary.err_applied = 1;
+        let situation = Situation {
+            upgrade: &upgrade,
+            carrier: Carrier::Fleet,
+            bundle: Some(&refused),
+            plan_trouble: None,
+            counts: &counts([1, 0, 0, 0]),
+            failure: None,
+            idle: 0,
+        };
+        assert_eq!(verdict(situation).reason, reason::NOT_APPLIED);
+        let situation =
+            Situation { carrier: Carrier::Plan, bundle: None, plan_trouble: Some("no such Secret"), ..situation };
+        let said = verdict(situation);
+        assert!(said.reason == reason::NOT_APPLIED && said.message.contains("no such Secret"), "{said:?}");
+    }
+}

@@ -1,0 +1,334 @@
+//! Our exchange, from `hello` to `done`: a socket on one side, [`protocol::exchange`] and the registrar on the other.
+
+mod identify;
+
+use crate::cluster::join;
+use crate::context::Context;
+use crate::identity::attestation::{add_tpm, random};
+use crate::inventory::life::{Step, not_configured};
+use crate::registration::Registration;
+use crate::registration::index::Admits;
+use crate::registration::register::{self, Ledger};
+use crate::server::admission::{Admitted, made_room, shutting_down};
+use crate::server::frames::{End, Frames, Socket};
+use identify::Peer;
+use protocol::exchange::{Installing, OperatorSide, Statement};
+use protocol::message::{Config, EXCHANGE_SECONDS, InstallPhase, MachineReport, OsReport, Recorded};
+use protocol::{Refusal, RefusalCode};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument;
+
+/// How long a message may take, when other machines wait for the place: one that the machine has ready.
+const HURRY: Duration = Duration::from_secs(2);
+/// The same for one that installs, and says how far it is every second, but for what its disk does in one go.
+const HURRY_OF_DISK: Duration = Duration::from_secs(120);
+/// How long an exchange before its answer may go on when the operator stops.
+const CLOSING: Duration = Duration::from_secs(8);
+/// A machine that installs says something at least this often, or is taken for gone.
+const SILENCE: Duration = Duration::from_secs(15 * 60);
+/// How often progress within one phase is written.
+const PROGRESS_EVERY: Duration = Duration::from_secs(15);
+/// What a machine said with its request for configuration is written when it says more, or after this.
+const SOON: Duration = Duration::from_secs(1);
+/// A report of more bytes is written before its machine is answered: thousands of installations are followed at once, and
+/// none of them may hold that much in memory. A server with a dozen disks says 8 KiB.
+const LARGE: usize = 32 * 1024;
+/// When it is tried again to write what could not be written.
+const WRITE_AGAIN: Duration = Duration::from_secs(5);
+/// In which an installation should be done.
+const INSTALL_SECONDS: u64 = 3600;
+/// Between two reports of an installed system.
+const REPORT_SECONDS: u64 = 300;
+
+/// Holds an exchange to its end, whatever that is.
+pub async fn run(
+    socket: impl Socket,
+    context: Arc<Context>,
+    (registration, admits): (Arc<Registration>, Admits),
+    admitted: Admitted,
+) {
+    let correlation = random::<6>().map(hex::encode).unwrap_or_default();
+    let span = tracing::info_span!(
+        "exchange",
+        correlation,
+        registration = format!("{}/{}", registration.namespace, registration.name)
+    );
+    let exchange = Exchange {
+        frames: Frames::new(socket),
+        side: OperatorSide::default(),
+        context,
+        registration,
+        admits,
+        admitted,
+        correlation,
+        request: "open",
+        ledger: None,
+        last_progress: None,
+    };
+    exchange.hold().instrument(span).await;
+}
+
+struct Exchange<S> {
+    frames: Frames<S>,
+    side: OperatorSide,
+    context: Arc<Context>,
+    registration: Arc<Registration>,
+    /// Whom the token that the machine came with lets in.
+    admits: Admits,
+    admitted: Admitted,
+    correlation: String,
+    /// What the machine asks for, as metrics name it.
+    request: &'static str,
+    /// From the moment it is known which inventory is the machine's.
+    ledger: Option<Ledger>,
+    last_progress: Option<(InstallPhase, Instant)>,
+}
+
+/// What follows the answer.
+enum After {
+    Installation,
+    Nothing,
+}
+
+impl<S: Socket> Exchange<S> {
+    async fn hold(mut self) {
+        let begun = Instant::now();
+        self.context.metrics.in_flight.inc();
+        let answered = self.answer_in_time().await;
+        self.context.metrics.in_flight.dec();
+        self.context.metrics.seconds.observe(begun.elapsed().as_secs_f64());
+        let end = match answered {
+            Ok(After::Installation) => {
+                self.context.metrics.count(self.request, None);
+                self.request = "install";
+                self.admitted.go_on_as_installation();
+                self.context.metrics.installing.inc();
+                let end = self.follow_installation().await;
+                self.context.metrics.installing.dec();
+                end
+            }
+            Ok(After::Nothing) => Ok(()),
+            Err(end) => Err(end),
+        };
+        match end {
+            Ok(()) => self.context.metrics.count(self.request, None),
+            Err(End::HungUp) => tracing::info!("the machine hung up"),
+            Err(End::Refused(refusal)) => {
+                tracing::info!(code = %refusal.code, message = refusal.message, "refused");
+                self.context.metrics.count(self.request, Some(&refusal));
+                if let Ok(frame) = self.side.refuse(refusal) {
+                    // It may be gone already; then there is nobody to tell.
+                    let _ = self.frames.send_last(frame).await;
+                }
+            }
+        }
+        self.frames.close().await;
+        if let Some(ledger) = &mut self.ledger
+            && let Err(refusal) = ledger.write(&self.context).await
+        {
+            tracing::warn!(inventory = ledger.inventory(), %refusal, "what the machine last said is not recorded");
+        }
+    }
+
+    /// Up to the answer, within the exchange's deadline, or a shorter one when the operator stops.
+    async fn answer_in_time(&mut self) -> Result<After, End> {
+        let deadline = Instant::now() + Duration::from_secs(EXCHANGE_SECONDS);
+        let mut closing = self.admitted.watch();
+        let wanted = self.admitted.wanted();
+        let answer = self.answer();
+        let cut_short = async {
+            closing.closing().await;
+            tokio::time::sleep(CLOSING).await;
+        };
+        tokio::select! {
+            answer = timeout_at(deadline, answer) => answer.unwrap_or_else(|_| {
+                let message = format!("the exchange took longer than {EXCHANGE_SECONDS} s");
+                Err(Refusal::new(RefusalCode::DeadlineExceeded, message).into())
+            }),
+            () = cut_short => Err(shutting_down().into()),
+            () = wanted => Err(made_room().into()),
+        }
+    }
+
+    async fn answer(&mut self) -> Result<After, End> {
+        let peer = self.identify().await?;
+        let frame = self.receive(HURRY).await?;
+        let is_large = frame.len() > LARGE;
+        let statement = self.side.receive_statement(&frame)?;
+        drop(frame);
+        match statement {
+            Statement::Machine(report) => {
+                self.request = "register";
+                self.admitted.reserve_installation().await?;
+                self.register(peer, *report, is_large).await?;
+                Ok(After::Installation)
+            }
+            Statement::Booted(report) => self.report("booted", &peer, report).await,
+            Statement::Report(report) => self.report("report", &peer, report).await,
+            Statement::Installing(first) => {
+                self.request = "resume";
+                self.open_ledger(&peer).await?;
+                if matches!(first, Installing::Progress(_)) {
+                    self.admitted.reserve_installation().await?;
+                }
+                let over = self.installing(first).await?;
+                Ok(if over { After::Nothing } else { After::Installation })
+            }
+        }
+    }
+
+    async fn register(&mut self, peer: Peer, report: MachineReport, is_large: bool) -> Result<(), End> {
+        let begun = Instant::now();
+        let ledger = match peer {
+            Peer::Tpm(mut identity) => {
+                if self.admits == Admits::KnownMachines {
+                    // The ledger of a machine that nobody knows is refused.
+                    register::find(&self.context, &self.registration, &identity.hash).await?;
+                }
+                add_tpm(&mut identity.attestation, report.hardware.tpm.as_ref());
+                register::register(&self.context, &self.registration, &identity, &report).await?
+            }
+            Peer::SecretHolder(machine) => {
+                register::register_known(&self.context, &self.registration, &machine, &report).await?
+            }
+        };
+        let inventory = ledger.inventory();
+        let cloud_config =
+            self.registration.answer(&self.context.endpoint(), Admits::KnownMachines, ledger.machine(), &report.smbios);
+        drop(report);
+        let ledger = self.ledger.insert(ledger);
+        if is_large {
+            ledger.write(&self.context).await?;
+        }
+        tracing::info!(inventory, "registered");
+        let cloud_config = match cloud_config {
+            Ok(cloud_config) => cloud_config,
+            Err(refusal) => {
+                self.record(Step::Failed(not_configured(&refusal))).await?;
+                return Err(refusal.into());
+            }
+        };
+        let config =
+            Config { inventory, cloud_config, install_seconds: INSTALL_SECONDS, report_seconds: REPORT_SECONDS };
+        let frame = self.side.send_config(config)?;
+        self.frames.send(frame).await?;
+        self.context.metrics.time_phase("config", begun.elapsed());
+        Ok(())
+    }
+
+    /// Progress, until the machine is done.
+    async fn follow_installation(&mut self) -> Result<(), End> {
+        let (mut closing, wanted) = (self.admitted.watch(), self.admitted.wanted());
+        let mut wanted = std::pin::pin!(wanted);
+        let (mut heard, mut patience) = (Instant::now(), SOON);
+        loop {
+            let frame = tokio::select! {
+                frame = timeout(patience, self.receive(HURRY_OF_DISK)) => frame,
+                () = closing.closing() => return Err(shutting_down().into()),
+                () = &mut wanted => return Err(made_room().into()),
+            };
+            if let Ok(frame) = frame {
+                heard = Instant::now();
+                let message = self.side.receive_installing(&frame?)?;
+                if self.installing(message).await? {
+                    return Ok(());
+                }
+            } else if heard.elapsed() >= SILENCE {
+                return Err(End::HungUp);
+            } else {
+                self.write_if_possible().await?;
+            }
+            let written = self.ledger.as_ref().is_none_or(Ledger::is_written);
+            patience = if written { SILENCE.saturating_sub(heard.elapsed()) } else { WRITE_AGAIN };
+        }
+    }
+
+    /// Whether the installation is over.
+    async fn installing(&mut self, message: Installing) -> Result<bool, End> {
+        match message {
+            Installing::Progress(progress) => {
+                let recent = self
+                    .last_progress
+                    .is_some_and(|(phase, written)| phase == progress.phase && written.elapsed() < PROGRESS_EVERY);
+                if !recent {
+                    self.last_progress = Some((progress.phase, Instant::now()));
+                    self.note(Step::Progress(progress));
+                    self.write_if_possible().await?;
+                }
+                Ok(false)
+            }
+            Installing::Done(done) => {
+                let step = done.failure.map_or(Step::Installed, Step::Failed);
+                self.record(step).await?;
+                let frame = self.side.send_done(Recorded::default())?;
+                self.frames.send_last(frame).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// What an installed system says of itself, recorded and answered.
+    async fn report(&mut self, request: &'static str, peer: &Peer, report: Box<OsReport>) -> Result<After, End> {
+        self.request = request;
+        self.open_ledger(peer).await?;
+        self.record(Step::Reported(report.clone())).await?;
+        let frame = self.receive(HURRY).await?;
+        self.side.receive_installing(&frame)?;
+        let join = match &self.ledger {
+            Some(ledger) => Some(join::join(&self.context, ledger.machine()).await),
+            None => None,
+        };
+        let settings = self.registration.operator_settings(&self.context.endpoint());
+        let reinstall = match &mut self.ledger {
+            Some(ledger) => ledger.send_reinstall(&self.context, &report).await,
+            None => None,
+        };
+        let frame = self.side.send_done(Recorded { join, settings, reinstall })?;
+        self.frames.send_last(frame).await?;
+        Ok(After::Nothing)
+    }
+
+    async fn open_ledger(&mut self, peer: &Peer) -> Result<(), End> {
+        self.ledger = Some(match peer {
+            Peer::Tpm(identity) => register::find(&self.context, &self.registration, &identity.hash).await?,
+            Peer::SecretHolder(machine) => register::find_known(&self.registration, machine)?,
+        });
+        Ok(())
+    }
+
+    fn note(&mut self, step: Step) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.note(&self.context, step);
+        }
+    }
+
+    async fn record(&mut self, step: Step) -> Result<(), End> {
+        self.note(step);
+        match &mut self.ledger {
+            Some(ledger) => Ok(ledger.write(&self.context).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what is noted. While the API server is away, or the registration has too much written, it stays noted: no
+    /// reason to stop an installation.
+    async fn write_if_possible(&mut self) -> Result<(), End> {
+        match &mut self.ledger {
+            Some(ledger) => match ledger.write(&self.context).await {
+                Err(refusal) if matches!(refusal.code, RefusalCode::Unavailable | RefusalCode::Busy) => Ok(()),
+                result => Ok(result?),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// The next text frame. `hurry`: how long it may take when others wait for the place.
+    async fn receive(&mut self, hurry: Duration) -> Result<String, End> {
+        self.admitted.waits(hurry);
+        let frame = self.frames.next().await;
+        self.admitted.works();
+        frame
+    }
+}

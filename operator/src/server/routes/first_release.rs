@@ -1,0 +1,140 @@
+//! The first release's exchange: machines in the field register unchanged.
+
+use crate::context::Context;
+use crate::identity::attestation::{judge, puzzle};
+use crate::inventory::life::{Step, not_configured};
+use crate::registration::Registration;
+use crate::registration::index::Admits;
+use crate::registration::register;
+use crate::server::admission::Admitted;
+use crate::server::frames::Socket;
+use axum::extract::ws::Message;
+use axum::http::{HeaderMap, header};
+use futures::{SinkExt, StreamExt};
+use protocol::first_release::{EXCHANGE_SECONDS, Presented, challenge_message, check_answer, smbios};
+use protocol::message::MachineReport;
+use protocol::{Refusal, RefusalCode};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+use tracing::Instrument;
+
+/// What a request of the first release carries in its headers.
+pub struct Introduction {
+    presented: Presented,
+    report: MachineReport,
+}
+
+/// Reads the headers, before a websocket is opened: what is wrong with them is said in HTTP.
+pub fn read_headers(headers: &HeaderMap) -> Result<Introduction, Refusal> {
+    let text = |name: &str| header_text(headers, name);
+    let authorization = text(header::AUTHORIZATION.as_str()).ok_or_else(|| {
+        let message = "neither the subprotocol of this operator nor an Authorization of the first release";
+        Refusal::new(RefusalCode::Unauthenticated, message)
+    })?;
+    let presented = Presented::from_authorization(authorization)?;
+    let smbios = smbios(text)?.unwrap_or_default();
+    Ok(Introduction { presented, report: MachineReport { smbios, ..MachineReport::default() } })
+}
+
+/// Challenge, answer, configuration. A refusal has no place in this exchange: the client sees the socket closed, with
+/// the code in the closing frame's reason, and comes back after 15 s by itself.
+pub async fn run(
+    mut socket: impl Socket,
+    context: Arc<Context>,
+    registration: Arc<Registration>,
+    introduction: Introduction,
+    _admitted: Admitted,
+) {
+    let registration_name = format!("{}/{}", registration.namespace, registration.name);
+    let span = tracing::info_span!("first release", registration = registration_name);
+    async {
+        let result = in_time(&context, converse(&mut socket, &context, &registration, &introduction)).await;
+        conclude(&mut socket, &context, "firstRelease", result).await;
+    }
+    .instrument(span)
+    .await;
+}
+
+/// Holds a conversation to its client's deadline.
+pub(super) async fn in_time(
+    context: &Context,
+    conversation: impl Future<Output = Result<(), Refusal>>,
+) -> Result<(), Refusal> {
+    context.metrics.in_flight.inc();
+    let result = timeout(Duration::from_secs(EXCHANGE_SECONDS), conversation).await;
+    context.metrics.in_flight.dec();
+    result.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::DeadlineExceeded, "10 s have passed")))
+}
+
+/// Counts how a conversation ended, and closes the socket with the code of the refusal if it was one.
+pub(super) async fn conclude(
+    socket: &mut impl Socket,
+    context: &Context,
+    request: &'static str,
+    result: Result<(), Refusal>,
+) {
+    context.metrics.count(request, result.as_ref().err());
+    if let Err(refusal) = &result {
+        tracing::info!(code = %refusal.code, message = refusal.message, "refused");
+    }
+    let _ = timeout(Duration::from_secs(EXCHANGE_SECONDS), socket.send(closing(result.err().as_ref()))).await;
+}
+
+/// Has the machine prove that one TPM holds both of the keys that it presented.
+pub(super) async fn prove(socket: &mut impl Socket, presented: &Presented) -> Result<(), Refusal> {
+    let puzzle = puzzle(&presented.endorsement_key, presented.attestation_key.name())?;
+    send(socket, challenge_message(&puzzle.credential)?.into_bytes()).await?;
+    check_answer(&receive(socket).await?, &puzzle.secret)
+}
+
+/// A header's value, where it is text.
+pub(super) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+async fn converse(
+    socket: &mut impl Socket,
+    context: &Context,
+    registration: &Registration,
+    introduction: &Introduction,
+) -> Result<(), Refusal> {
+    let Introduction { presented, report } = introduction;
+    let identity = judge(context, registration, &presented.endorsement_key, &presented.certificates)?;
+    prove(socket, presented).await?;
+    context.metrics.count_attestation(identity.attestation.ek_certificate);
+    let mut ledger = register::register(context, registration, &identity, report).await?;
+    // What the first release installs does not report; its URL is the one that it came with.
+    let answer = registration.answer(&context.endpoint(), Admits::NewMachines, ledger.machine(), &report.smbios);
+    if let Err(refusal) = &answer {
+        ledger.note(context, Step::Failed(not_configured(refusal)));
+    }
+    ledger.write(context).await?;
+    tracing::info!(inventory = ledger.inventory(), "registered");
+    let config = serde_json::to_vec(&answer?)
+        .map_err(|error| Refusal::new(RefusalCode::Internal, format!("writing the configuration: {error}")))?;
+    send(socket, config).await
+}
+
+async fn receive(socket: &mut impl Socket) -> Result<Vec<u8>, Refusal> {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Binary(bytes))) => return Ok(bytes.to_vec()),
+            Some(Ok(Message::Text(text))) => return Ok(text.as_bytes().to_vec()),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            _ => return Err(Refusal::new(RefusalCode::ProofRejected, "the machine hung up")),
+        }
+    }
+}
+
+pub(super) async fn send(socket: &mut impl Socket, bytes: Vec<u8>) -> Result<(), Refusal> {
+    let hung_up = |_| Refusal::new(RefusalCode::ProofRejected, "the machine hung up");
+    socket.send(Message::Binary(bytes.into())).await.map_err(hung_up)
+}
+
+fn closing(refusal: Option<&Refusal>) -> Message {
+    use axum::extract::ws::{CloseFrame, close_code};
+    Message::Close(
+        refusal.map(|refusal| CloseFrame { code: close_code::POLICY, reason: refusal.code.to_string().into() }),
+    )
+}

@@ -1,0 +1,99 @@
+//! The registration URL: what a GET, a websocket of ours and a websocket of the first release get there.
+
+use super::{exchange, first_release};
+use crate::inventory::lookup::starting;
+use crate::registration::decide;
+use crate::registration::index::Admits;
+use crate::registration::{Registration, check_size};
+use crate::server::{Desk, refuse};
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use protocol::message::{MAX_FRAME, SUBPROTOCOL};
+use protocol::{Refusal, RefusalCode, RegistrationToken};
+use std::sync::Arc;
+
+/// What the socket takes before it gives up on a message: little more than a message may have, as every admitted
+/// stranger can make us keep as much.
+const MAX_READ: usize = MAX_FRAME + BUFFER;
+/// Each exchange has its buffers; with the library's default of 128 KiB a herd would cost more in buffers than in work.
+const BUFFER: usize = 8 * 1024;
+
+pub async fn open(
+    State(desk): State<Desk>,
+    Path(token): Path<String>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let answer = match upgrade {
+        Ok(upgrade) => enter(&desk, &token, &headers, upgrade).await,
+        Err(_) if !headers.contains_key(header::UPGRADE) => settings(&desk, &token),
+        Err(rejection) => Err(Refusal::new(RefusalCode::MalformedMessage, rejection.body_text())),
+    };
+    answer.unwrap_or_else(|refusal| {
+        desk.context.metrics.count("open", Some(&refusal));
+        tracing::info!(code = %refusal.code, "refused before an exchange");
+        refuse(&refusal)
+    })
+}
+
+/// What stands on a medium, as cloud-config.
+fn settings(desk: &Desk, token: &str) -> Result<Response, Refusal> {
+    let registration = find_for_media(desk, token)?;
+    if let Some(refusal) = decide::expired(&registration, (desk.context.clock)()) {
+        return Err(refusal);
+    }
+    let settings = registration.medium_settings(&desk.context.endpoint());
+    Ok(([(header::CONTENT_TYPE, "text/yaml")], settings.to_yaml()).into_response())
+}
+
+async fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Result<Response, Refusal> {
+    let (registration, admits) = find(desk, token)?;
+    if let Err(problem) = &registration.templates {
+        return Err(Refusal::new(RefusalCode::RegistrationInvalid, problem.message.clone()));
+    }
+    check_size(&registration, &desk.context.endpoint())
+        .map_err(|problem| Refusal::new(RefusalCode::RegistrationInvalid, problem.message))?;
+    let admitted = desk.admission.admit(Some(registration.key())).await?;
+    let context = desk.context.clone();
+    let upgrade = upgrade
+        .max_message_size(MAX_READ)
+        .max_frame_size(MAX_READ)
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(BUFFER)
+        .protocols([SUBPROTOCOL]);
+    if upgrade.selected_protocol().is_some() {
+        return Ok(upgrade.on_upgrade(move |socket| exchange::run(socket, context, (registration, admits), admitted)));
+    }
+    if admits == Admits::KnownMachines {
+        return Err(unknown_token());
+    }
+    let presented = first_release::read_headers(headers)?;
+    Ok(upgrade.on_upgrade(move |socket| first_release::run(socket, context, registration, presented, admitted)))
+}
+
+/// The registration of a token in a path.
+pub(super) fn find(desk: &Desk, token: &str) -> Result<(Arc<Registration>, Admits), Refusal> {
+    let token: RegistrationToken = token.parse().map_err(|error: protocol::token::MalformedToken| {
+        Refusal::new(RefusalCode::MalformedToken, format!("{error}; the registration URL was cut or mistyped"))
+    })?;
+    if !desk.context.registrations.is_complete() {
+        return Err(starting());
+    }
+    desk.context.registrations.find(&token).ok_or_else(unknown_token)
+}
+
+/// The same where only the token of media will do.
+pub(super) fn find_for_media(desk: &Desk, token: &str) -> Result<Arc<Registration>, Refusal> {
+    match find(desk, token)? {
+        (registration, Admits::NewMachines) => Ok(registration),
+        (_, Admits::KnownMachines) => Err(unknown_token()),
+    }
+}
+
+fn unknown_token() -> Refusal {
+    let message = "no MachineRegistration has this token; take the URL from its status.registrationURL";
+    Refusal::new(RefusalCode::UnknownToken, message)
+}
