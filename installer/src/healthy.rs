@@ -1,7 +1,7 @@
 //! Tells the boot loader that the running slot is good, once it is.
 
 use crate::boot_partition;
-use crate::command::Command;
+use command::Command;
 use crate::console::{Milestone, announce};
 use crate::grubenv::{GrubEnv, SlotState};
 use crate::host_identity;
@@ -103,9 +103,9 @@ fn judge(seen: &Observation, is_alone: bool, is_late: bool) -> Verdict {
 
 fn observe() -> Result<Observation> {
     // The exit status repeats the word; only the word is needed.
-    let system = Command::new("systemctl").argument("is-system-running").output()?;
+    let system = Command::new("systemctl").arg("is-system-running").output()?;
     let failed = Command::new("systemctl")
-        .arguments(["list-units", "--state=failed", "--plain", "--no-legend", "--no-pager"])
+        .args(["list-units", "--state=failed", "--plain", "--no-legend", "--no-pager"])
         .output()?;
     let first_words =
         |text: &str| text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
@@ -122,7 +122,7 @@ fn restart_if_on_trial(slot: Slot) -> Result<()> {
     let env = boot_partition::state()?;
     if is_given_up(&env, slot) {
         announce(Milestone::Rebooting, format!("slot {slot} is on trial and the other slot holds a system"));
-        Command::new("systemctl").argument("reboot").run().context("restarting")?;
+        Command::new("systemctl").arg("reboot").run().context("restarting")?;
     }
     Ok(())
 }

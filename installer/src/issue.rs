@@ -1,6 +1,6 @@
 //! What stands above the login of an installed system, on its screen and its serial ports.
 
-use crate::command::Command;
+use command::Command;
 use crate::console::{self, ERRORS_ONLY, LOG_LEVELS};
 use crate::machine::addresses::addresses;
 use crate::status::Status;
@@ -25,7 +25,7 @@ pub fn write(root: &Path) -> Result<()> {
     };
     if replace(&root.join(FOLDER), &text)? {
         // Fails where no login has ever been started, which then reads the new text.
-        let _ = Command::new("agetty").argument("--reload").run();
+        let _ = Command::new("agetty").arg("--reload").run();
     }
     Ok(())
 }

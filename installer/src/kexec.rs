@@ -3,7 +3,7 @@
 
 use crate::arguments_file;
 use crate::boot_partition;
-use crate::command::Command;
+use command::Command;
 use crate::console;
 use crate::grubenv::{self, GrubEnv};
 use anyhow::{Context, Result, bail};
@@ -30,7 +30,7 @@ pub fn start(boot_partition: &Path) -> Result<()> {
         Ok(())
     })?;
     // By systemd, which also stops a watchdog that the next system may not feed in time.
-    Command::new("systemctl").arguments(["kexec", "--force"]).run().context("starting the loaded kernel")?;
+    Command::new("systemctl").args(["kexec", "--force"]).run().context("starting the loaded kernel")?;
     Ok(())
 }
 

@@ -4,7 +4,6 @@ pub mod apply;
 pub mod arguments_file;
 pub mod boot_partition;
 pub mod cli;
-pub mod command;
 pub mod commands;
 pub mod console;
 pub mod consoles;

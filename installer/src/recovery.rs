@@ -1,7 +1,7 @@
 //! The recovery system: why it runs, and the way back to a slot.
 
 use crate::boot_partition;
-use crate::command::Command;
+use command::Command;
 use crate::console::{self, Milestone, announce};
 use crate::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
 use crate::installed_system::{DEVICES, PERSISTENT};
@@ -135,7 +135,7 @@ pub fn run() -> Result<()> {
         // The unit tries again; until then the login and the operator say what is the matter.
         Err(error) => {
             issue::refresh(Path::new("/"));
-            Command::new("systemctl").arguments(["start", "--no-block", "ros-report.service"]).run()?;
+            Command::new("systemctl").args(["start", "--no-block", "ros-report.service"]).run()?;
             return Err(error);
         }
     }
@@ -152,7 +152,7 @@ pub fn run() -> Result<()> {
     boot_partition::change_state(|env| target = go_back(env))?;
     if let Some(slot) = target {
         announce(Milestone::Rebooting, format!("back to slot {slot}"));
-        Command::new("systemctl").argument("reboot").run().context("restarting")?;
+        Command::new("systemctl").arg("reboot").run().context("restarting")?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ mod memory;
 mod slot_files;
 
 use crate::boot_partition;
-use crate::command::Command;
+use command::Command;
 use crate::console::{Milestone, ProgressDisplay, announce, progress_output};
 use crate::execute::anew;
 use crate::grubenv;
@@ -84,7 +84,7 @@ fn begin(request: &ReinstallRequest, slot: Slot, mut memory: Memory, root: &Path
             request.as_str()
         ),
     );
-    Command::new("systemctl").argument("reboot").run().context("restarting")?;
+    Command::new("systemctl").arg("reboot").run().context("restarting")?;
     Ok(())
 }
 
@@ -112,7 +112,7 @@ pub fn go_on(root: &Path) -> Result<bool> {
     memory.write(root)?;
     if is_new {
         announce(Milestone::Rebooting, "into slot A, which was installed again");
-        Command::new("systemctl").argument("reboot").run().context("restarting")?;
+        Command::new("systemctl").arg("reboot").run().context("restarting")?;
     }
     Ok(is_new)
 }

@@ -3,7 +3,7 @@
 //! On UEFI the firmware is asked to start the disk with its next start. Where it cannot be asked, or was asked and led
 //! back to the medium, the disk's kernel is started in place of this one.
 
-use crate::command::Command;
+use command::Command;
 use crate::console::{self, Milestone, announce};
 use crate::efi::{self, Place};
 use crate::kexec;
@@ -30,7 +30,7 @@ pub fn start(machine: &Machine, disk: &DiskDetail, system: &InstalledSystem, roo
     }
     if asks_firmware(machine, system, root) {
         announce(Milestone::Rebooting, format!("into the system on {}, which the firmware starts next", disk.path));
-        Command::new("systemctl").arguments(["reboot", "--force"]).run().context("leaving the live system")?;
+        Command::new("systemctl").args(["reboot", "--force"]).run().context("leaving the live system")?;
         return Ok(());
     }
     announce(Milestone::Rebooting, format!("into the system on {}, started from here", disk.path));

@@ -25,7 +25,7 @@ fn quoted(argument: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Command;
+    use command::Command;
 
     fn commands() -> Vec<ShellCommand> {
         let list = ["printf", "%s\n", "it's", "a b", "$HOME"].map(str::to_owned).to_vec();
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn lines_share_one_shell_and_lists_are_taken_as_they_are() {
-        let output = Command::new("sh").arguments(["-c", &script(&commands())]).run().unwrap();
+        let output = Command::new("sh").args(["-c", &script(&commands())]).run().unwrap();
         assert_eq!(String::from_utf8(output).unwrap(), "1\nit's\na b\n$HOME\n1\n");
     }
 
@@ -47,7 +47,7 @@ mod tests {
         let program = "import sys, json, cloudinit.util as u\nsys.stdout.write(u.shellify(json.load(sys.stdin)))";
         let input = r#"["x=1; echo $x", ["printf", "%s\n", "it's", "a b", "$HOME"], "echo $x"]"#;
         let output =
-            Command::new("/usr/bin/python3").arguments(["-c", program]).run_with_input(input.as_bytes()).unwrap();
+            Command::new("/usr/bin/python3").args(["-c", program]).run_with_input(input.as_bytes()).unwrap();
         assert_eq!(script(&commands()), String::from_utf8(output).unwrap());
     }
 }

@@ -73,8 +73,8 @@ mod tests {
     #[test]
     fn openssl_agrees() {
         for password in ["a", "Hello world!", &"long ".repeat(40), "pässwörd"] {
-            let output = crate::command::Command::new("openssl")
-                .arguments(["passwd", "-6", "-salt", "0123456789abcdef", "-stdin"])
+            let output = command::Command::new("openssl")
+                .args(["passwd", "-6", "-salt", "0123456789abcdef", "-stdin"])
                 .run_with_input(format!("{password}\n").as_bytes())
                 .unwrap();
             assert_eq!(hash(password, "0123456789abcdef"), String::from_utf8(output).unwrap().trim(), "{password:?}");

@@ -3,7 +3,7 @@
 use super::accounts::{Accounts, Host};
 use super::change::{Change, FileChange};
 use super::sha512_crypt;
-use crate::command::Command;
+use command::Command;
 use crate::installed_system::{PERSISTENT, below};
 use anyhow::{Context, Result, bail};
 use protocol::cloud_config::document::{CaCerts, Document};
@@ -44,7 +44,7 @@ impl System {
             Change::AuthorizedKeys { user, keys } => self.authorized_keys(user, keys)?,
             Change::Timezone(zone) => self.timezone(zone)?,
             Change::Disable(unit) => {
-                Command::new("systemctl").arguments(["mask", "--runtime", "--now", "--no-block", unit]).run()?;
+                Command::new("systemctl").args(["mask", "--runtime", "--now", "--no-block", unit]).run()?;
             }
             Change::CaCertificates(certificates) => self.certificates(certificates)?,
             Change::RunCommands(script) => {
@@ -243,7 +243,7 @@ impl System {
         }
         if self.is_live() {
             let update = Command::new("update-ca-certificates");
-            if certificates.remove_defaults { update.argument("--fresh").run() } else { update.run() }?;
+            if certificates.remove_defaults { update.arg("--fresh").run() } else { update.run() }?;
         }
         Ok(())
     }
@@ -252,7 +252,7 @@ impl System {
     fn shell(&self, script: &str) -> Result<()> {
         let file = tempfile::Builder::new().prefix("ros-script-").tempfile().context("writing the script")?;
         file.as_file().write_all(script.as_bytes()).context("writing the script")?;
-        Ok(Command::new("/bin/sh").argument(file.path()).run_visibly()?)
+        Ok(Command::new("/bin/sh").arg(file.path()).run_visibly()?)
     }
 }
 

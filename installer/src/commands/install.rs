@@ -6,7 +6,7 @@ mod disk_watch;
 use super::operator::{self, PendingIdentity};
 use super::{network, probe};
 use crate::cli::{InstallOptions, Output};
-use crate::command::Command;
+use command::Command;
 use crate::console::{self, Milestone, announce, chain};
 use crate::consoles::Heading;
 use crate::exit_code::{ExitCode, OrExit};
@@ -188,7 +188,7 @@ fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root
     console::flush();
     // Nothing that runs here has anything to save, and everything written was synced and read back: services need
     // not be stopped one by one.
-    Command::new("systemctl").arguments([verb, "--force"]).run().context("leaving the live system")?;
+    Command::new("systemctl").args([verb, "--force"]).run().context("leaving the live system")?;
     Ok(())
 }
 

@@ -52,7 +52,7 @@ fn open(device: &Path) -> Result<Disk> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Command;
+    use command::Command;
     use aws_lc_rs::digest::{SHA256, digest};
     use std::fs;
 
@@ -87,8 +87,8 @@ mod tests {
         fs::write(content.path().join("etc/machine-id"), "4f3a\n").unwrap();
         make_persistent(device.path(), tempfile::tempdir().unwrap().path()).unwrap();
         make_persistent(device.path(), content.path()).unwrap();
-        Command::new("e2fsck").arguments(["-f", "-n"]).argument(device.path()).run().unwrap();
-        let debugfs = Command::new("debugfs").arguments(["-R", "cat etc/machine-id"]).argument(device.path());
+        Command::new("e2fsck").args(["-f", "-n"]).arg(device.path()).run().unwrap();
+        let debugfs = Command::new("debugfs").args(["-R", "cat etc/machine-id"]).arg(device.path());
         assert_eq!(debugfs.run().unwrap(), b"4f3a\n");
     }
 }

@@ -1,6 +1,6 @@
 //! An ext4 file system as a sparse temporary file.
 
-use crate::command::Command;
+use command::Command;
 use crate::plan::ConfigFile;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -32,13 +32,13 @@ pub fn make(length: u64, label: &str, uuid: Uuid, content: &Path) -> anyhow::Res
     // mke2fs gives the top of the file system the mode of this folder.
     fs::set_permissions(content, Permissions::from_mode(0o755))?;
     Command::new("mke2fs")
-        .arguments(["-q", "-F", "-t", "ext4", "-O", "metadata_csum,64bit", "-m", "0"])
-        .arguments(["-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"])
-        .arguments(["-b", &BLOCK_BYTES.to_string(), "-L", label, "-U", &uuid.to_string()])
-        .argument("-d")
-        .argument(content)
-        .argument(image.path())
-        .argument((length / BLOCK_BYTES).to_string())
+        .args(["-q", "-F", "-t", "ext4", "-O", "metadata_csum,64bit", "-m", "0"])
+        .args(["-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"])
+        .args(["-b", &BLOCK_BYTES.to_string(), "-L", label, "-U", &uuid.to_string()])
+        .arg("-d")
+        .arg(content)
+        .arg(image.path())
+        .arg((length / BLOCK_BYTES).to_string())
         .run()?;
     // mke2fs makes the file only as long as its last block in use.
     image.as_file().set_len(length)?;
@@ -56,9 +56,9 @@ mod tests {
         let uuid = Uuid::new_v4();
         let content = folder_of(&[file]).unwrap();
         let image = make(64 << 20, "COS_OEM", uuid, content.path()).unwrap();
-        Command::new("e2fsck").arguments(["-f", "-n"]).argument(image.path()).run().unwrap();
+        Command::new("e2fsck").args(["-f", "-n"]).arg(image.path()).run().unwrap();
         let debugfs = |request: &str| {
-            let output = Command::new("debugfs").arguments(["-R", request]).argument(image.path()).run().unwrap();
+            let output = Command::new("debugfs").args(["-R", request]).arg(image.path()).run().unwrap();
             String::from_utf8(output).unwrap()
         };
         assert_eq!(debugfs("cat cloud-config.yaml"), "hostname: h\n");

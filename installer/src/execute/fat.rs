@@ -312,7 +312,7 @@ fn long_name(name: &str, short: &[u8; 11]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Command;
+    use command::Command;
     use tempfile::NamedTempFile;
 
     fn made(sector_bytes: u32, files: &[PlacedFile]) -> NamedTempFile {
@@ -324,8 +324,8 @@ mod tests {
     }
 
     fn run(program: &str, arguments: &[&str], image: &NamedTempFile, path: &str) -> String {
-        let command = Command::new(program).arguments(arguments).argument(image.path());
-        let command = if path.is_empty() { command } else { command.argument(path) };
+        let command = Command::new(program).args(arguments).arg(image.path());
+        let command = if path.is_empty() { command } else { command.arg(path) };
         String::from_utf8_lossy(&command.run().unwrap()).into_owned()
     }
 

@@ -1,7 +1,7 @@
 //! Whole installations onto sparse files: the result as other tools see it, failing writes, and power cuts.
 
 use super::*;
-use crate::command::Command;
+use command::Command;
 use crate::grubenv::GrubEnv;
 use crate::machine::{DiskDetail, Machine, content, installed};
 use crate::marker::{Marker, OFFSET, State};
@@ -79,11 +79,11 @@ fn run(command: Command) -> String {
 fn extract(disk: &Path, partition: &Partition) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
     run(Command::new("dd")
-        .argument(format!("if={}", disk.display()))
-        .argument(format!("of={}", file.path().display()))
-        .argument(format!("skip={}", partition.offset >> 20))
-        .argument(format!("count={}", partition.length >> 20))
-        .arguments(["bs=1M", "conv=sparse", "status=none"]));
+        .arg(format!("if={}", disk.display()))
+        .arg(format!("of={}", file.path().display()))
+        .arg(format!("skip={}", partition.offset >> 20))
+        .arg(format!("count={}", partition.length >> 20))
+        .args(["bs=1M", "conv=sparse", "status=none"]));
     file
 }
 
@@ -99,7 +99,7 @@ fn an_installed_disk_is_what_other_tools_expect() {
     phases.dedup();
     assert_eq!(phases, [InstallPhase::Writing, InstallPhase::Configuring, InstallPhase::Verifying]);
 
-    let table = run(Command::new("sgdisk").arguments(["-v", "-p"]).argument(fixture.disk.path()));
+    let table = run(Command::new("sgdisk").args(["-v", "-p"]).arg(fixture.disk.path()));
     assert!(table.contains("No problems found") && table.contains("COS_PERSISTENT"), "{table}");
     assert_eq!(fixture.marker(), Some(State::Complete));
 
@@ -110,18 +110,18 @@ fn an_installed_disk_is_what_other_tools_expect() {
     }
 
     let boot = extract(fixture.disk.path(), fixture.partition(Role::Boot));
-    let file = |path: &str| Command::new("mtype").argument("-i").argument(boot.path()).argument(path).run().unwrap();
+    let file = |path: &str| Command::new("mtype").arg("-i").arg(boot.path()).arg(path).run().unwrap();
     assert_eq!(file("::/EFI/BOOT/BOOTX64.EFI"), b"shim");
     assert_eq!(file("::/R/vmlinuz"), file("::/A/vmlinuz"));
     assert_eq!(GrubEnv::parse(&file("::/grub/grubenv")).unwrap(), GrubEnv::INSTALLED);
     assert_eq!(file("::/A/release.json"), fixture.release.manifest_bytes());
 
     let oem = extract(fixture.disk.path(), fixture.partition(Role::Oem));
-    run(Command::new("e2fsck").arguments(["-f", "-n"]).argument(oem.path()));
-    let config = run(Command::new("debugfs").arguments(["-R", "cat cloud-config.yaml"]).argument(oem.path()));
+    run(Command::new("e2fsck").args(["-f", "-n"]).arg(oem.path()));
+    let config = run(Command::new("debugfs").args(["-R", "cat cloud-config.yaml"]).arg(oem.path()));
     assert_eq!(config, "#cloud-config\nhostname: demo\n");
     let persistent = extract(fixture.disk.path(), fixture.partition(Role::Persistent));
-    run(Command::new("e2fsck").arguments(["-f", "-n"]).argument(persistent.path()));
+    run(Command::new("e2fsck").args(["-f", "-n"]).arg(persistent.path()));
 }
 
 /// A disk that fails writes from a number of bytes on, or loses one silently.

@@ -4,7 +4,7 @@
 //! disk, such as the metadata of firmware RAIDs. Two things are added here, because libblkid is silent about them: a GPT
 //! without a protective MBR, and bytes that are no signature in the first mebibyte.
 
-use crate::command::Command;
+use command::Command;
 use crate::marker::{self, Marker, State};
 use crate::plan::layout::Role;
 use serde::Deserialize;
@@ -61,7 +61,7 @@ pub fn examine(device: &Path, sector: u32, partitions: &[Partition]) -> Content 
         Err(error) => return unreadable(&error),
     };
     let devices = std::iter::once(device).chain(partitions.iter().map(|partition| partition.device.as_path()));
-    let listed = Command::new("wipefs").arguments(["--no-act", "--json", "--"]).arguments(devices).run();
+    let listed = Command::new("wipefs").args(["--no-act", "--json", "--"]).args(devices).run();
     let signatures = match listed {
         Ok(output) => parse(&output),
         Err(error) => return unreadable(&error),
@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn file_systems_are_named_with_their_labels() {
         let disk = disk(SIZE, &[]);
-        Command::new("mkfs.ext4").arguments(["-q", "-L", "photos"]).argument(disk.path()).run().unwrap();
+        Command::new("mkfs.ext4").args(["-q", "-L", "photos"]).arg(disk.path()).run().unwrap();
         assert_eq!(examine(disk.path(), 512, &[]).descriptions, ["ext4 \"photos\""]);
         let partition = Partition { name: "vda1".into(), label: "data".into(), device: disk.path().into() };
         let whole = super::tests::disk(SIZE, &[]);
@@ -411,7 +411,7 @@ mod tests {
 
         // Somebody formatted one of our partitions, or added one.
         let ntfs = disk(SIZE, &[(3, b"NTFS    "), (510, &[0x55, 0xaa]), (11, &[0, 2, 8])]);
-        Command::new("mkswap").argument(ntfs.path()).run().unwrap();
+        Command::new("mkswap").arg(ntfs.path()).run().unwrap();
         let disk = disk(DISK, &[mark, backup, (0, &tables.primary)]);
         let inside = |label: &str| Partition { name: "vda7".into(), label: label.into(), device: ntfs.path().into() };
         assert!(!examine(disk.path(), 512, &[inside("COS_PERSISTENT")]).unfinished);

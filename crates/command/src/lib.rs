@@ -33,12 +33,12 @@ impl Command {
         Self { program: program.as_ref().to_owned(), arguments: Vec::new() }
     }
 
-    pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().to_owned());
         self
     }
 
-    pub fn arguments<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+    pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.arguments.extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
@@ -111,12 +111,12 @@ mod tests {
     #[test]
     fn output_and_input_pass_through() {
         assert_eq!(Command::new("cat").run_with_input(b"words").unwrap(), b"words");
-        assert_eq!(Command::new("echo").arguments(["a", "b c"]).run().unwrap(), b"a b c\n");
+        assert_eq!(Command::new("echo").args(["a", "b c"]).run().unwrap(), b"a b c\n");
     }
 
     #[test]
     fn a_failure_names_the_command_and_what_it_said() {
-        let error = Command::new("ls").argument("/no/such/place").run().unwrap_err().to_string();
+        let error = Command::new("ls").arg("/no/such/place").run().unwrap_err().to_string();
         assert!(error.starts_with("ls /no/such/place: exit status"), "{error}");
         assert!(error.contains("No such file"), "{error}");
     }
