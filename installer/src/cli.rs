@@ -2,8 +2,8 @@
 
 use crate::apply;
 use crate::settings::{Layer, Source};
-use crate::tpm::DeviceTpm;
 use anyhow::Context;
+use attest::DeviceTpm;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use protocol::message::Slot;
 use std::path::PathBuf;

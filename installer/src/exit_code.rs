@@ -3,6 +3,7 @@
 //! but not after the other codes (`RestartPreventExitStatus=` there).
 
 use crate::settings::Source;
+use attest::TpmError;
 
 /// Exit status of a command. The numbers are an interface: units and scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,12 @@ pub enum ExitCode {
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(code as u8)
+    }
+}
+
+impl From<&TpmError> for ExitCode {
+    fn from(error: &TpmError) -> Self {
+        if error.may_succeed_later() { Self::Failed } else { Self::NoTpm }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Tells the boot loader that the running slot is good, once it is.
 
 use crate::boot_partition;
-use command::Command;
 use crate::console::{Milestone, announce};
 use crate::grubenv::{GrubEnv, SlotState};
 use crate::host_identity;
@@ -11,6 +10,7 @@ use crate::machine::Boot;
 use crate::recovery;
 use crate::start;
 use anyhow::{Context, Result};
+use command::Command;
 use protocol::message::Slot;
 use std::fs;
 use std::path::Path;

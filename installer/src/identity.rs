@@ -1,9 +1,7 @@
 //! The machine's identity, ready to be proved: by its TPM or, where it has none, by a shared secret.
 
-mod by_tpm;
-
 use crate::settings::Secret;
-pub use by_tpm::TpmIdentity;
+use attest::TpmIdentity;
 use protocol::SharedSecret;
 use protocol::hardware::TpmInfo;
 use protocol::message::{SecretChallenge, SecretHello, SecretProof, VERSIONS};

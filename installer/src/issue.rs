@@ -1,10 +1,10 @@
 //! What stands above the login of an installed system, on its screen and its serial ports.
 
-use command::Command;
 use crate::console::{self, ERRORS_ONLY, LOG_LEVELS};
 use crate::machine::addresses::addresses;
 use crate::status::Status;
 use anyhow::{Context, Result};
+use command::Command;
 use protocol::hardware::Address;
 use protocol::message::Slot;
 use std::fs;

@@ -3,10 +3,10 @@
 
 use crate::arguments_file;
 use crate::boot_partition;
-use command::Command;
 use crate::console;
 use crate::grubenv::{self, GrubEnv};
 use anyhow::{Context, Result, bail};
+use command::Command;
 use nix::libc;
 use protocol::message::Slot;
 use std::ffi::CString;

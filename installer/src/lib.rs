@@ -31,4 +31,3 @@ pub mod release_source;
 pub mod settings;
 pub mod start;
 pub mod status;
-pub mod tpm;

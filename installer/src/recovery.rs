@@ -1,7 +1,6 @@
 //! The recovery system: why it runs, and the way back to a slot.
 
 use crate::boot_partition;
-use command::Command;
 use crate::console::{self, Milestone, announce};
 use crate::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
 use crate::installed_system::{DEVICES, PERSISTENT};
@@ -10,6 +9,7 @@ use crate::reinstall;
 use crate::release_source::read_manifest;
 use anyhow::{Context, Result};
 use aws_lc_rs::digest;
+use command::Command;
 use protocol::ReinstallRequest;
 use protocol::message::Slot;
 use protocol::release::ReleaseFile;

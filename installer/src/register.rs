@@ -5,7 +5,8 @@ mod error;
 pub mod relay;
 pub mod websocket;
 
-use crate::identity::{Identity, SecretIdentity, TpmIdentity};
+use crate::identity::{Identity, SecretIdentity};
+use attest::TpmIdentity;
 pub use backoff::Backoff;
 pub use error::{ConnectError, ExchangeError};
 use protocol::exchange::MachineSide;

@@ -11,7 +11,6 @@ mod memory;
 mod slot_files;
 
 use crate::boot_partition;
-use command::Command;
 use crate::console::{Milestone, ProgressDisplay, announce, progress_output};
 use crate::execute::anew;
 use crate::grubenv;
@@ -21,6 +20,7 @@ use crate::machine::installed;
 use crate::recovery;
 use crate::release_source::read_manifest;
 use anyhow::{Context, Result};
+use command::Command;
 use memory::Memory;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};

@@ -3,7 +3,6 @@
 //! On UEFI the firmware is asked to start the disk with its next start. Where it cannot be asked, or was asked and led
 //! back to the medium, the disk's kernel is started in place of this one.
 
-use command::Command;
 use crate::console::{self, Milestone, announce};
 use crate::efi::{self, Place};
 use crate::kexec;
@@ -12,6 +11,7 @@ use crate::machine::{DiskDetail, Machine};
 use crate::plan::InstallPlan;
 use crate::plan::layout::Role;
 use anyhow::{Context, Result};
+use command::Command;
 use protocol::hardware::FirmwareKind;
 use std::fs;
 use std::path::Path;

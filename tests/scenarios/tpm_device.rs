@@ -1,6 +1,6 @@
 //! The TPM code against swtpm, which these tests need (Debian package `swtpm`).
 
-use installer::tpm::{DeviceTpm, Tpm, TpmError, tpm_hash};
+use attest::{DeviceTpm, Tpm, TpmError, tpm_hash};
 use protocol::TpmHash;
 use qemu::swtpm::{EkCertificate, Tpm as SoftwareTpm};
 use x509_cert::der::{Decode, Encode};

@@ -46,8 +46,7 @@ mod tests {
     fn cloud_init_makes_the_same_script() {
         let program = "import sys, json, cloudinit.util as u\nsys.stdout.write(u.shellify(json.load(sys.stdin)))";
         let input = r#"["x=1; echo $x", ["printf", "%s\n", "it's", "a b", "$HOME"], "echo $x"]"#;
-        let output =
-            Command::new("/usr/bin/python3").args(["-c", program]).run_with_input(input.as_bytes()).unwrap();
+        let output = Command::new("/usr/bin/python3").args(["-c", program]).run_with_input(input.as_bytes()).unwrap();
         assert_eq!(script(&commands()), String::from_utf8(output).unwrap());
     }
 }

@@ -3,9 +3,9 @@
 use super::accounts::{Accounts, Host};
 use super::change::{Change, FileChange};
 use super::sha512_crypt;
-use command::Command;
 use crate::installed_system::{PERSISTENT, below};
 use anyhow::{Context, Result, bail};
+use command::Command;
 use protocol::cloud_config::document::{CaCerts, Document};
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};

@@ -2,14 +2,14 @@
 
 use crate::console::{self, Milestone, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
-use crate::identity::{Identity, SecretIdentity, TpmIdentity};
+use crate::identity::{Identity, SecretIdentity};
 use crate::machine::Machine;
 use crate::machine::addresses::addresses;
 use crate::register::websocket::{WebSocketConnection, WebSocketTransport};
 use crate::register::{Exchange, ExchangeError, with_retries};
 use crate::settings::{Secret, Settings};
-use crate::tpm::{DeviceTpm, TpmError};
 use anyhow::Context;
+use attest::{DeviceTpm, TpmError, TpmIdentity};
 use protocol::message::{Config, MachineReport};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl PendingIdentity {
         match (prepared, &*settings.registration_secret) {
             (Ok(identity), _) => Ok(Identity::Tpm(identity)),
             (Err(TpmError::Absent(_)), Some(secret)) => Ok(by_secret(secret.clone())),
-            (Err(error), _) => Err(error.exit_code().with(error).context("preparing this machine's identity")),
+            (Err(error), _) => Err(ExitCode::from(&error).with(error).context("preparing this machine's identity")),
         }
     }
 }
@@ -118,7 +118,7 @@ pub async fn persist<R>(
     };
     result.map_err(|error| {
         let code = match &error {
-            ExchangeError::Tpm(error) => error.exit_code(),
+            ExchangeError::Tpm(error) => error.into(),
             error if error.may_succeed_later() => ExitCode::Failed,
             _ => ExitCode::Refused,
         };

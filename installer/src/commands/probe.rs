@@ -5,7 +5,7 @@ use crate::console::{self, chain};
 use crate::machine::addresses::addresses;
 use crate::machine::{DiskDetail, Machine};
 use crate::plan::layout::Size;
-use crate::tpm::{DeviceTpm, Tpm, tpm_hash};
+use attest::{DeviceTpm, Tpm, tpm_hash};
 use protocol::hardware::FirmwareKind;
 use serde_json::json;
 use std::path::Path;

@@ -52,8 +52,8 @@ fn open(device: &Path) -> Result<Disk> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use command::Command;
     use aws_lc_rs::digest::{SHA256, digest};
+    use command::Command;
     use std::fs;
 
     fn file(length: u64) -> tempfile::NamedTempFile {

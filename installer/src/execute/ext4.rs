@@ -1,7 +1,7 @@
 //! An ext4 file system as a sparse temporary file.
 
-use command::Command;
 use crate::plan::ConfigFile;
+use command::Command;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};

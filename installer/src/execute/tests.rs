@@ -1,7 +1,6 @@
 //! Whole installations onto sparse files: the result as other tools see it, failing writes, and power cuts.
 
 use super::*;
-use command::Command;
 use crate::grubenv::GrubEnv;
 use crate::machine::{DiskDetail, Machine, content, installed};
 use crate::marker::{Marker, OFFSET, State};
@@ -10,6 +9,7 @@ use crate::plan::tests::blank_disk;
 use crate::plan::{InstallPlan, plan};
 use crate::release_source::tests::tiny_release;
 use crate::settings::{Setting, Settings, Source};
+use command::Command;
 use nix::libc;
 use proptest::prelude::*;
 use protocol::message::InstallPhase;

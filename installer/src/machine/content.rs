@@ -4,9 +4,9 @@
 //! disk, such as the metadata of firmware RAIDs. Two things are added here, because libblkid is silent about them: a GPT
 //! without a protective MBR, and bytes that are no signature in the first mebibyte.
 
-use command::Command;
 use crate::marker::{self, Marker, State};
 use crate::plan::layout::Role;
+use command::Command;
 use serde::Deserialize;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

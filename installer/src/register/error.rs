@@ -1,6 +1,6 @@
 //! Why an exchange did not come about, told so that a person at the console knows what to change.
 
-use crate::tpm::TpmError;
+use attest::TpmError;
 use protocol::{Refusal, RefusalCode};
 use std::io;
 

@@ -3,7 +3,7 @@
 use super::relay::Relay;
 use super::*;
 use crate::settings::Secret;
-use crate::tpm::{Quote, Tpm, TpmError};
+use attest::{Quote, Tpm, TpmError};
 use protocol::hardware::TpmInfo;
 use protocol::message::{self, Challenge, FromOperator, InstallPhase, Progress, SecretChallenge};
 use protocol::{Refusal, RefusalCode};

@@ -1,6 +1,6 @@
 //! Identity by TPM: what `hello` says, and the answers to the operator's challenge.
 
-use crate::tpm::{Tpm, TpmError};
+use crate::{Tpm, TpmError};
 use protocol::TpmHash;
 use protocol::hardware::TpmInfo;
 use protocol::message::{Challenge, Hello, Proof, VERSIONS};

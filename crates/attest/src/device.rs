@@ -1,6 +1,6 @@
 //! A TPM behind tpm2-tss: the kernel's device, or whatever else a TCTI address names.
 
-use super::{Quote, Tpm, TpmError};
+use crate::{Quote, Tpm, TpmError};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey, RsaPublicKeyComponents};
 use protocol::hardware::TpmInfo;

@@ -1,9 +1,10 @@
 //! The machine's TPM, as far as proving an identity needs it.
 
-mod esapi;
+mod device;
+mod identity;
 
-use crate::exit_code::ExitCode;
-pub use esapi::DeviceTpm;
+pub use device::DeviceTpm;
+pub use identity::TpmIdentity;
 use protocol::TpmHash;
 use protocol::hardware::TpmInfo;
 use std::path::PathBuf;
@@ -69,9 +70,5 @@ impl TpmError {
     /// locked out recovers, one that is not there does not.
     pub fn may_succeed_later(&self) -> bool {
         matches!(self, Self::Failed { .. })
-    }
-
-    pub fn exit_code(&self) -> ExitCode {
-        if self.may_succeed_later() { ExitCode::Failed } else { ExitCode::NoTpm }
     }
 }
