@@ -1,8 +1,8 @@
 //! The API as a user meets it: the reference's examples as they stand there, and what is refused with which advice.
 
 use anyhow::{Context, Result};
-use harness::cluster::{Cluster, Controllers};
-use harness::operator::Operator;
+use harness::clusters::cluster::{Cluster, Controllers};
+use harness::clusters::operator::Operator;
 use qemu::scratch::Scratch;
 use serde_json::{Value, json};
 

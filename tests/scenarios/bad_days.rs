@@ -1,7 +1,7 @@
 //! Disks that cannot be installed to, and power that goes: each says what, which and what to do next, on the console
 //! and in the inventory, and leaves nothing half-configured that boots.
 
-use harness::cluster::Controllers;
+use harness::clusters::cluster::Controllers;
 use harness::workshop::{USER, Workshop};
 use qemu::disk::{Disk, GIB, WriteFault};
 use qemu::firmware::Firmware;

@@ -1,8 +1,8 @@
 //! What the chart's templates render, and the values that they refuse: with Helm alone, without a cluster.
 
 use anyhow::Result;
-use harness::helm::helm_alone;
-use harness::operator::NAMESPACE;
+use harness::clusters::helm::helm_alone;
+use harness::clusters::operator::NAMESPACE;
 use qemu::paths;
 use qemu::scratch::Scratch;
 use serde_json::{Value, json};

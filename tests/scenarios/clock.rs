@@ -1,11 +1,11 @@
 //! The operator's clock jumps by an hour, forwards and back, as clocks do that are set.
 
 use anyhow::{Context, Result};
-use harness::cluster::{Cluster, Controllers};
-use harness::operator::{NAMESPACE as OWN_NAMESPACE, Operator};
-use harness::registration::{NAMESPACE, Registration};
-use harness::software_machine::{Endpoint, usual_report};
-use harness::software_tpm::{KeyKind, SoftwareTpm};
+use harness::clusters::cluster::{Cluster, Controllers};
+use harness::clusters::operator::{NAMESPACE as OWN_NAMESPACE, Operator};
+use harness::clusters::registration::{NAMESPACE, Registration};
+use harness::fakes::software_machine::{Endpoint, usual_report};
+use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use protocol::RefusalCode;
 use qemu::scratch::Scratch;

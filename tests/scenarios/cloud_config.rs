@@ -1,7 +1,7 @@
 //! Cloud-configs that nobody can use, and keys that nobody knows, wherever they come from: the program says which
 //! document, which line and what to do, and its exit status says whether to try again.
 
-use harness::other_root::OtherRoot;
+use harness::fakes::chroot::Chroot;
 use qemu::disk::GIB;
 use qemu::process::said;
 use qemu::scratch::Scratch;
@@ -20,7 +20,7 @@ const FAILED: i32 = 1;
 const SETTINGS: i32 = 11;
 
 struct Machine {
-    root: OtherRoot,
+    root: Chroot,
     _scratch: Scratch,
 }
 
@@ -28,7 +28,7 @@ impl Machine {
     /// With one empty disk and a release to install.
     fn new(name: &str) -> Self {
         let scratch = Scratch::new(name).unwrap();
-        let root = OtherRoot::new(scratch.folder("root").unwrap()).unwrap();
+        let root = Chroot::new(scratch.folder("root").unwrap()).unwrap();
         root.add_disk(DISK, 4 * GIB).unwrap();
         let release = qemu::paths::workspace().join("crates/protocol/testdata/release.json");
         root.write("/release/release.json", fs::read(release).unwrap()).unwrap();

@@ -3,10 +3,10 @@
 
 use anyhow::Result;
 use futures::future::join_all;
-use harness::registration::NAMESPACE;
+use harness::clusters::registration::NAMESPACE;
+use harness::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
+use harness::fakes::software_tpm::{KeyKind, Liar, Lie, SoftwareTpm, Vendor};
 use harness::site::Site;
-use harness::software_machine::{Endpoint, NoAnswer, usual_report};
-use harness::software_tpm::{KeyKind, Liar, Lie, SoftwareTpm, Vendor};
 use protocol::message::{Hello, MAX_FRAME, Proof};
 use protocol::{FromMachine, Refusal, RefusalCode};
 use serde_json::{Value, json};

@@ -2,12 +2,12 @@
 //! late. Nothing is made twice, nothing is missed, and no honest machine is sent away for good.
 
 use anyhow::{Context, Result};
-use harness::cluster::{Cluster, Controllers};
-use harness::fault_proxy::{Fault, FaultProxy};
-use harness::operator::Operator;
-use harness::registration::{NAMESPACE, Registration};
-use harness::software_machine::{Endpoint, usual_report};
-use harness::software_tpm::{KeyKind, SoftwareTpm};
+use harness::clusters::cluster::{Cluster, Controllers};
+use harness::clusters::operator::Operator;
+use harness::clusters::registration::{NAMESPACE, Registration};
+use harness::fakes::fault_proxy::{Fault, FaultProxy};
+use harness::fakes::software_machine::{Endpoint, usual_report};
+use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::story::Story;
 use protocol::RefusalCode;
 use qemu::scratch::Scratch;

@@ -1,9 +1,9 @@
 //! Machines of the first release register with the operator of today. Their part is played by that release's own
-//! libraries, in `tests/first-release-client/`, on a TPM in software.
+//! libraries, in `tests/go/first-release-client/`, on a TPM in software.
 
 use anyhow::{Context, Result, bail};
-use harness::go_program::GoProgram;
-use harness::registration::NAMESPACE;
+use harness::clusters::go_program::GoProgram;
+use harness::clusters::registration::NAMESPACE;
 use harness::site::Site;
 use qemu::swtpm::{EkCertificate, Tpm};
 use qemu::wait::{Look, until};

@@ -1,6 +1,6 @@
 //! The harness's own parts, before anything of ours runs on them.
 
-use harness::cluster::{Cluster, Controllers};
+use harness::clusters::cluster::{Cluster, Controllers};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use qemu::accelerator::Accelerator;

@@ -1,9 +1,9 @@
 //! Machines with a token that says more than it should, beside honest ones with another.
 
-use harness::registration::{NAMESPACE, Registration};
+use harness::clusters::registration::{NAMESPACE, Registration};
+use harness::fakes::software_machine::{Endpoint, NoAnswer, boastful_report, usual_report};
+use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
-use harness::software_machine::{Endpoint, NoAnswer, boastful_report, usual_report};
-use harness::software_tpm::{KeyKind, SoftwareTpm};
 use protocol::RefusalCode;
 use qemu::wait::{Look, until};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Power on, hands off: from an empty disk to a machine that answers, on each firmware.
 
 use super::inventory::patch;
-use harness::cluster::Controllers;
+use harness::clusters::cluster::Controllers;
 use harness::workshop::{USER, Workshop};
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;

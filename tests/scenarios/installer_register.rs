@@ -1,8 +1,8 @@
 //! `ros-installer register` as a person at a console uses it, against a running operator and a TPM from the factory.
 
-use harness::certificates::Authority;
-use harness::other_root::OtherRoot;
-use harness::registration::NAMESPACE;
+use harness::clusters::certificates::Authority;
+use harness::clusters::registration::NAMESPACE;
+use harness::fakes::chroot::Chroot;
 use harness::site::Site;
 use qemu::paths;
 use qemu::process::{Process, said};
@@ -104,7 +104,7 @@ async fn a_file_that_fits_into_a_message_arrives_byte_for_byte() {
     let output = Host::of(&site).await.register(&site.url().unwrap(), &[]);
     assert!(output.status.success(), "{}", said(&output));
 
-    let machine = OtherRoot::new(site.scratch.folder("machine").unwrap()).unwrap();
+    let machine = Chroot::new(site.scratch.folder("machine").unwrap()).unwrap();
     machine.write("/oem/cloud-config.yaml", &output.stdout).unwrap();
     let applied = machine.run("ros-installer", &["apply"]).unwrap();
     // The host's name is the kernel's, not this folder's: it cannot be set here.

@@ -3,12 +3,12 @@
 use anyhow::{Context, Result};
 use aws_lc_rs::{digest, hmac};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use harness::cluster::Cluster;
-use harness::rancher::Rancher;
-use harness::registration::NAMESPACE;
+use harness::clusters::cluster::Cluster;
+use harness::clusters::registration::NAMESPACE;
+use harness::fakes::rancher::Rancher;
+use harness::fakes::software_machine::{Endpoint, usual_report};
+use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
-use harness::software_machine::{Endpoint, usual_report};
-use harness::software_tpm::{KeyKind, SoftwareTpm};
 use protocol::message::{Done, OsReport, Slot};
 use protocol::{FromMachine, FromOperator, Join, Refusal, RefusalCode};
 use qemu::wait::{Look, until};

@@ -1,12 +1,12 @@
 //! The operator killed at every step: whatever it was about to write, or had just written and did not live to know.
 
 use anyhow::{Context, Result};
-use harness::cluster::{Cluster, Controllers};
-use harness::fault_proxy::{Asked, Fault, FaultProxy};
-use harness::operator::{NAMESPACE, Operator};
+use harness::clusters::cluster::{Cluster, Controllers};
+use harness::clusters::operator::{NAMESPACE, Operator};
+use harness::fakes::fault_proxy::{Asked, Fault, FaultProxy};
+use harness::fakes::software_machine::{Endpoint, Exchange, NoAnswer, usual_report};
+use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
-use harness::software_machine::{Endpoint, Exchange, NoAnswer, usual_report};
-use harness::software_tpm::{KeyKind, SoftwareTpm};
 use harness::story::Story;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DeleteParams;

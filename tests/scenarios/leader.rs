@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
-use harness::operator::{NAMESPACE, Operator};
-use harness::registration::Registration;
+use harness::clusters::operator::{NAMESPACE, Operator};
+use harness::clusters::registration::Registration;
+use harness::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
+use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
-use harness::software_machine::{Endpoint, NoAnswer, usual_report};
-use harness::software_tpm::{KeyKind, SoftwareTpm};
 use qemu::wait::{Look, until};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -105,7 +105,7 @@ async fn counted(site: &Site, machines: usize) -> Result<()> {
     let path = format!("jsonpath={{.status.machines}}={machines}");
     let wait = ["wait", "--timeout=30s", "machineregistrations.rancheros.cattle.io/edge", "--for", &path];
     site.cluster
-        .kubectl(&[&wait[..], &["-n", harness::registration::NAMESPACE]].concat(), "")
+        .kubectl(&[&wait[..], &["-n", harness::clusters::registration::NAMESPACE]].concat(), "")
         .context("waiting for status.machines")?;
     Ok(())
 }

@@ -2,9 +2,9 @@
 //! same base medium, in one piece or in several.
 
 use anyhow::{Context, Result, ensure};
-use harness::cluster::{Cluster, Controllers};
-use harness::operator::Operator;
-use harness::registration::{self, Registration};
+use harness::clusters::cluster::{Cluster, Controllers};
+use harness::clusters::operator::Operator;
+use harness::clusters::registration::{self, Registration};
 use qemu::paths;
 use qemu::process::said;
 use qemu::scratch::Scratch;

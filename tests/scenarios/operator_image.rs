@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
-use harness::cluster::{Cluster, Controllers};
-use harness::container::Container;
-use harness::operator::install_definitions;
-use harness::registration::Registration;
+use harness::clusters::cluster::{Cluster, Controllers};
+use harness::clusters::container::Container;
+use harness::clusters::operator::install_definitions;
+use harness::clusters::registration::Registration;
 use qemu::paths;
 use qemu::port::Port;
 use qemu::process::said;

@@ -1,9 +1,9 @@
 //! Programs of other origin look at the same things and come to the same conclusions. Disks that the installer wrote are
 //! looked at where they are made: `install.rs`, and in the installer's own tests.
 
+use harness::fakes::software_machine::usual_report;
+use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
-use harness::software_machine::usual_report;
-use harness::software_tpm::{KeyKind, SoftwareTpm};
 use protocol::CloudConfig;
 use qemu::paths;
 use qemu::process::said;

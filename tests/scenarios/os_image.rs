@@ -1,10 +1,10 @@
 //! A roll-out as its ManagedOSImage tells it, with Fleet and System Upgrade Controller as scripts.
 
 use anyhow::{Context, Result};
-use harness::cluster::{Cluster, Controllers};
-use harness::foreign::{Kinds, deploy_bundle, make_namespace, say_of_bundle};
-use harness::operator::Operator;
-use harness::rancher::Rancher;
+use harness::clusters::cluster::{Cluster, Controllers};
+use harness::clusters::operator::Operator;
+use harness::fakes::rancher::Rancher;
+use harness::fakes::upgrade_engines::{Kinds, deploy_bundle, make_namespace, say_of_bundle};
 use qemu::paths;
 use qemu::scratch::Scratch;
 use qemu::wait::{Look, until};

@@ -2,10 +2,10 @@
 
 use super::inventory::patch;
 use anyhow::{Context, Result};
-use harness::registration::NAMESPACE;
+use harness::clusters::registration::NAMESPACE;
+use harness::fakes::software_machine::{Endpoint, usual_report};
+use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
-use harness::software_machine::{Endpoint, usual_report};
-use harness::software_tpm::{KeyKind, SoftwareTpm};
 use protocol::message::{Done, OsReport};
 use protocol::{FromMachine, FromOperator, ReinstallReport, ReinstallRequest};
 use qemu::wait::{Look, until};

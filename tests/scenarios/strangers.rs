@@ -4,10 +4,10 @@
 use anyhow::{Context, Result};
 use aws_lc_rs::rand;
 use harness::bench::process_cost::resident_memory;
+use harness::clients::strangers::{Crowd, Manner};
+use harness::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
+use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
-use harness::software_machine::{Endpoint, NoAnswer, usual_report};
-use harness::software_tpm::{KeyKind, SoftwareTpm};
-use harness::stranger::{Crowd, Manner};
 use qemu::wait::{Look, until};
 use serde_json::json;
 use std::time::{Duration, Instant};

@@ -3,10 +3,10 @@
 
 use super::inventory::{make_inventory, make_secret, patch};
 use anyhow::{Context, Result};
-use harness::cluster::Controllers;
-use harness::registration::{NAMESPACE, Registration};
+use harness::clusters::cluster::Controllers;
+use harness::clusters::registration::{NAMESPACE, Registration};
+use harness::fakes::software_machine::NoAnswer;
 use harness::site::Site;
-use harness::software_machine::NoAnswer;
 use harness::workshop::Workshop;
 use installer::identity::{Identity, SecretIdentity};
 use installer::register::Exchange;

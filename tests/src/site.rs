@@ -1,9 +1,9 @@
 //! Everything but the machines: a cluster, the operator in it, and one registration.
 
-use crate::cluster::{Cluster, Controllers};
-use crate::operator::Operator;
-use crate::registration::{NAMESPACE, Registration};
-use crate::software_machine::Endpoint;
+use crate::clusters::cluster::{Cluster, Controllers};
+use crate::clusters::operator::Operator;
+use crate::clusters::registration::{NAMESPACE, Registration};
+use crate::fakes::software_machine::Endpoint;
 use anyhow::{Context, Result};
 use qemu::scratch::Scratch;
 use serde_json::Value;

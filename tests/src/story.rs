@@ -2,13 +2,13 @@
 //! told by people and a machine who come back until they got what they want. For tests in which something fails
 //! meanwhile: whatever it is, the story ends the same way.
 
-use crate::cluster::Cluster;
-use crate::foreign::{Kinds, make_namespace};
-use crate::operator::fetch;
-use crate::rancher::Rancher;
-use crate::registration::{NAMESPACE, Registration};
-use crate::software_machine::{Endpoint, NoAnswer, usual_report};
-use crate::software_tpm::{KeyKind, SoftwareTpm};
+use crate::clusters::cluster::Cluster;
+use crate::clusters::operator::fetch;
+use crate::clusters::registration::{NAMESPACE, Registration};
+use crate::fakes::rancher::Rancher;
+use crate::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
+use crate::fakes::software_tpm::{KeyKind, SoftwareTpm};
+use crate::fakes::upgrade_engines::{Kinds, make_namespace};
 use anyhow::{Context, Result, bail, ensure};
 use protocol::FromMachine;
 use protocol::message::{InstallPhase, OsReport, Progress, Slot};

@@ -1,8 +1,8 @@
 //! A place where machines get installed: a cluster, the operator on it, and media that name the operator.
 
-use crate::cluster::{Cluster, Controllers};
-use crate::operator::Operator;
-use crate::registration::{NAMESPACE, Registration};
+use crate::clusters::cluster::{Cluster, Controllers};
+use crate::clusters::operator::Operator;
+use crate::clusters::registration::{NAMESPACE, Registration};
 use anyhow::{Context, Result, bail};
 use qemu::paths;
 use qemu::process::KeptProcess;

@@ -2,7 +2,7 @@
 //! memory as the live system promises to do with.
 
 use super::figure::{Figure, Sample};
-use crate::cluster::Controllers;
+use crate::clusters::cluster::Controllers;
 use crate::workshop::Workshop;
 use anyhow::{Context, Result};
 use qemu::disk::{Disk, GIB};

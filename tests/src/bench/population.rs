@@ -1,8 +1,8 @@
 //! A large inventory, made in no time: copies of a machine that registered, put into etcd byte for byte as the API
 //! server stores them, each with a name and an identity of its own.
 
-use crate::etcd::Etcd;
-use crate::registration::NAMESPACE;
+use crate::clusters::etcd::Etcd;
+use crate::clusters::registration::NAMESPACE;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::ops::Range;

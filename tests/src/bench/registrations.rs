@@ -5,10 +5,10 @@
 use super::figure::{Figure, Sample};
 use super::process_cost::{resident_memory, wait_until_idle};
 use super::round::{Round, Run};
-use crate::registration::NAMESPACE;
+use crate::clusters::registration::NAMESPACE;
+use crate::fakes::software_machine::usual_report;
+use crate::fakes::software_tpm::{KeyKind, SoftwareTpm, Vendor};
 use crate::site::Site;
-use crate::software_machine::usual_report;
-use crate::software_tpm::{KeyKind, SoftwareTpm, Vendor};
 use anyhow::{Context, Result, bail};
 use kube::api::{DynamicObject, ListParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use harness::bench::{Load, Measurement, Report, Settings, write_table};
-use harness::software_tpm::KeyKind;
+use harness::fakes::software_tpm::KeyKind;
 use qemu::paths;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use harness::cluster::Controllers;
+use harness::clusters::cluster::Controllers;
 use harness::workshop::{USER, Workshop};
 use qemu::console::Line;
 use qemu::disk::{Disk, GIB};

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 /// Has this host's `/usr` and `/proc`, the user root, and otherwise only what is written into it. Needs no privileges where user
 /// namespaces are allowed; nothing outside of the folder is changed.
-pub struct OtherRoot {
+pub struct Chroot {
     folder: PathBuf,
 }
 
@@ -21,7 +21,7 @@ mount --bind kernel-command-line proc/cmdline
 exec /usr/sbin/chroot . /program "$@"
 "#;
 
-impl OtherRoot {
+impl Chroot {
     /// In a new folder, which becomes `/`.
     pub fn new(folder: PathBuf) -> Result<Self> {
         for name in ["usr", "proc"] {

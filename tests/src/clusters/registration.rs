@@ -1,7 +1,7 @@
 //! A MachineRegistration, made as a user makes it.
 
-use crate::cluster::Cluster;
-use crate::operator::Operator;
+use crate::clusters::cluster::Cluster;
+use crate::clusters::operator::Operator;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 

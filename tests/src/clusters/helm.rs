@@ -1,7 +1,7 @@
-//! Helm, built from `tests/helm/`, as users run it.
+//! Helm, built from `tests/go/helm/`, as users run it.
 
-use crate::cluster::Cluster;
-use crate::go_program::GoProgram;
+use crate::clusters::cluster::Cluster;
+use crate::clusters::go_program::GoProgram;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;

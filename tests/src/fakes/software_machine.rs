@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 
-use crate::software_tpm::SoftwareTpm;
+use crate::fakes::software_tpm::SoftwareTpm;
 
 /// Where to register, and whom to trust there.
 #[derive(Clone)]

@@ -1,6 +1,6 @@
 //! Peers that mean no good: they connect, keep the operator waiting, and come back when they are sent away.
 
-use crate::software_machine::Endpoint;
+use crate::fakes::software_machine::Endpoint;
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use qemu::wait::{Look, until};

@@ -1,7 +1,7 @@
 //! Rancher, as far as a hand-over can tell: its kinds on the API server, and somebody who fills their status.
 
-use crate::cluster::Cluster;
-use crate::registration::NAMESPACE;
+use crate::clusters::cluster::Cluster;
+use crate::clusters::registration::NAMESPACE;
 use anyhow::{Context, Result};
 use qemu::paths;
 use qemu::wait::{Look, until};
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl<'a> Rancher<'a> {
     /// Has the API server know Rancher's kinds.
     pub fn install(cluster: &'a Cluster) -> Result<Self> {
-        let path = paths::workspace().join("tests/foreign-kinds/rancher.yaml");
+        let path = paths::workspace().join("tests/fixtures/crds/rancher.yaml");
         let kinds = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         cluster.kubectl(&["apply", "--server-side", "-f", "-"], &kinds)?;
         cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &kinds)?;

@@ -1,4 +1,4 @@
-//! Go programs below `tests/`, built once per content into the cache.
+//! Go programs in `tests/go/`, built once per content into the cache.
 
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::digest::{self, SHA256};
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 /// What to build, and what it is called.
 pub struct GoProgram {
-    /// Folder below `tests/`, and below the cache.
+    /// Folder in `tests/go/`, and below the cache.
     pub name: &'static str,
     /// What of its modules is the program: `.`, or the import path of a package.
     pub package: &'static str,
@@ -25,7 +25,7 @@ impl GoProgram {
     /// The folder that holds a link for each name. Builds the program when sources, flags or the Go toolchain are new;
     /// a second caller waits for the first.
     pub fn folder(&self) -> Result<PathBuf> {
-        let sources = qemu::paths::workspace().join("tests").join(self.name);
+        let sources = qemu::paths::workspace().join("tests/go").join(self.name);
         let parent = qemu::paths::cache()?.join(self.name);
         let folder = parent.join(self.content_hash(&sources)?);
         // The folder appears whole, by a rename.

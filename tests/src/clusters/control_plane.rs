@@ -1,6 +1,6 @@
-//! etcd and the Kubernetes programs, from `tests/control-plane/`.
+//! etcd and the Kubernetes programs, from `tests/go/control-plane/`.
 
-use crate::go_program::GoProgram;
+use crate::clusters::go_program::GoProgram;
 use anyhow::Result;
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! An API server with faults: a proxy before a cluster's, plain HTTP on loopback, which does to each request what a
 //! test says. Whoever is given its kubeconfig asks as the admin.
 
-use crate::cluster::Cluster;
+use crate::clusters::cluster::Cluster;
 use anyhow::{Context, Result};
 use axum::body::{Body, Bytes};
 use axum::extract::State;

@@ -1,8 +1,8 @@
 //! A Kubernetes API on loopback: etcd and the API server, and the controllers where they matter.
 
-use crate::certificates::Authority;
-use crate::control_plane;
-use crate::etcd::Etcd;
+use crate::clusters::certificates::Authority;
+use crate::clusters::control_plane;
+use crate::clusters::etcd::Etcd;
 use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::config::{KubeConfigOptions, Kubeconfig};

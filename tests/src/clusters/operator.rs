@@ -1,6 +1,6 @@
 //! The operator as a user runs it: `ros-operator run` beside a cluster, over TLS with its own CA.
 
-use crate::cluster::Cluster;
+use crate::clusters::cluster::Cluster;
 use anyhow::{Context, Result, bail};
 use qemu::paths;
 use qemu::port::Port;

@@ -1,7 +1,7 @@
 //! Fleet and System Upgrade Controller as scripts: their kinds, and what they would write. What was seen of the real
 //! ones is what these do.
 
-use crate::cluster::Cluster;
+use crate::clusters::cluster::Cluster;
 use anyhow::{Context, Result};
 use qemu::paths;
 use serde_json::{Value, json};

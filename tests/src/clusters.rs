@@ -1,0 +1,11 @@
+//! The server side of a test: Kubernetes on loopback, the operator as a process or in a container, and their tools.
+
+pub mod certificates;
+pub mod cluster;
+pub mod container;
+pub mod control_plane;
+pub mod etcd;
+pub mod go_program;
+pub mod helm;
+pub mod operator;
+pub mod registration;

@@ -1,0 +1,8 @@
+//! Stand-ins for what a test cannot have: machines and TPMs in memory, Rancher, Fleet, and an API server that fails.
+
+pub mod chroot;
+pub mod fault_proxy;
+pub mod rancher;
+pub mod software_machine;
+pub mod software_tpm;
+pub mod upgrade_engines;
