@@ -11,7 +11,7 @@ use crate::qmp;
 use crate::stall::{self, Stall};
 use crate::swtpm::{EkCertificate, Tpm};
 use crate::vm_slot::VmSlot;
-use crate::wait::{Look, until};
+use crate::wait::{Poll, until};
 use anyhow::{Context, Error, Result, bail};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -159,8 +159,8 @@ impl Machine {
             qemu.check_running()?;
             // QEMU waits for this connection before the machine runs: here is power-on.
             Ok(match UnixStream::connect(&serial) {
-                Ok(socket) => Look::Ready((socket, Instant::now())),
-                Err(error) => Look::NotYet(error.to_string()),
+                Ok(socket) => Poll::Ready((socket, Instant::now())),
+                Err(error) => Poll::Pending(error.to_string()),
             })
         })
         .await?;
@@ -309,8 +309,8 @@ impl Machine {
         let Some(running) = &mut self.running else { return Ok(()) };
         until("the machine's power-off", limit, async || {
             Ok(match running.qemu.check_running() {
-                Err(_) => Look::Ready(()),
-                Ok(()) => Look::NotYet("it is on".to_owned()),
+                Err(_) => Poll::Ready(()),
+                Ok(()) => Poll::Pending("it is on".to_owned()),
             })
         })
         .await?;

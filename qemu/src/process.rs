@@ -1,6 +1,6 @@
 //! Programs that the harness starts, and their end.
 
-use crate::wait::{Look, until};
+use crate::wait::{Poll, until};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -61,7 +61,7 @@ impl Process {
     pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         until(&format!("the end of {}", self.name), limit, async || {
             let status = self.child.try_wait().with_context(|| format!("asking for the state of {}", self.name))?;
-            Ok(status.map_or_else(|| Look::NotYet(self.log_tail()), Look::Ready))
+            Ok(status.map_or_else(|| Poll::Pending(self.log_tail()), Poll::Ready))
         })
         .await
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::wait::{Look, until};
+use crate::wait::{Poll, until};
 
 /// An ed25519 key made for one test.
 #[derive(Clone, Debug)]
@@ -58,9 +58,9 @@ impl SshKey {
                 .context("running ssh; is openssh-client installed?")?;
             let errors = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             match output.status.code() {
-                Some(0) => Ok(Look::Ready(String::from_utf8_lossy(&output.stdout).into_owned())),
+                Some(0) => Ok(Poll::Ready(String::from_utf8_lossy(&output.stdout).into_owned())),
                 // What ssh says when it did not get as far as the command (ssh(1), EXIT STATUS).
-                Some(255) => Ok(Look::NotYet(errors)),
+                Some(255) => Ok(Poll::Pending(errors)),
                 _ => bail!("{command:?} on the machine ended with {}: {errors}", output.status),
             }
         })

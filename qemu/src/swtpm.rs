@@ -2,7 +2,7 @@
 
 use crate::port::Port;
 use crate::process::{KeptProcess, Process};
-use crate::wait::{Look, until};
+use crate::wait::{Poll, until};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::net::TcpStream;
@@ -54,8 +54,8 @@ impl Tpm {
         until("the TPM's control port", READY, async || {
             process.check_running()?;
             Ok(match TcpStream::connect(("127.0.0.1", ports[1].number())) {
-                Ok(_) => Look::Ready(()),
-                Err(error) => Look::NotYet(error.to_string()),
+                Ok(_) => Poll::Ready(()),
+                Err(error) => Poll::Pending(error.to_string()),
             })
         })
         .await?;
@@ -107,7 +107,7 @@ async fn start_for_machine(folder: &Path) -> Result<Process> {
     until("the TPM's socket", READY, async || {
         process.check_running()?;
         // A connection would count as the machine's, so the socket is only looked at.
-        Ok(if socket.exists() { Look::Ready(()) } else { Look::NotYet(format!("no {}", socket.display())) })
+        Ok(if socket.exists() { Poll::Ready(()) } else { Poll::Pending(format!("no {}", socket.display())) })
     })
     .await?;
     Ok(process)

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::time::Duration;
 
-use crate::wait::{Look, until};
+use crate::wait::{Poll, until};
 
 /// The right to run one virtual machine.
 pub struct VmSlot {
@@ -25,10 +25,10 @@ impl VmSlot {
                 let path = folder.join(slot.to_string());
                 let lock = File::create(&path).with_context(|| format!("making {}", path.display()))?;
                 if lock.try_lock().is_ok() {
-                    return Ok(Look::Ready(Self { _lock: lock }));
+                    return Ok(Poll::Ready(Self { _lock: lock }));
                 }
             }
-            Ok(Look::NotYet(format!("all {SLOTS} are taken")))
+            Ok(Poll::Pending(format!("all {SLOTS} are taken")))
         })
         .await
     }

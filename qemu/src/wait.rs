@@ -1,25 +1,25 @@
-//! Waiting for conditions: every wait has a deadline, and says what it waited for when it ends in vain.
+//! Polling with a deadline. The error at the deadline names the condition and the last answer.
 
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
-/// What one look at a condition gave.
-pub enum Look<T> {
+/// The outcome of one poll of a condition.
+pub enum Poll<T> {
     Ready(T),
     /// Why not, for the message at the deadline.
-    NotYet(String),
+    Pending(String),
 }
 
-/// Looks every 100 ms until the condition holds. An error of `look` ends the waiting at once.
-pub async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Result<Look<T>>) -> Result<T> {
+/// Polls every 100 ms until the condition holds. An error of `poll` ends the waiting at once.
+pub async fn until<T>(what: &str, limit: Duration, mut poll: impl AsyncFnMut() -> Result<Poll<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
-        match look().await? {
-            Look::Ready(value) => return Ok(value),
-            Look::NotYet(why) if Instant::now() >= deadline => {
+        match poll().await? {
+            Poll::Ready(value) => return Ok(value),
+            Poll::Pending(why) if Instant::now() >= deadline => {
                 bail!("{what}: not within {} s; last seen: {why}", limit.as_secs())
             }
-            Look::NotYet(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Poll::Pending(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
 }
@@ -29,9 +29,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_deadline_names_condition_and_last_look() {
+    async fn the_deadline_names_the_condition_and_the_last_answer() {
         let error =
-            until::<()>("a unicorn", Duration::ZERO, async || Ok(Look::NotYet("a horse".into()))).await.unwrap_err();
+            until::<()>("a unicorn", Duration::ZERO, async || Ok(Poll::Pending("a horse".into()))).await.unwrap_err();
         assert_eq!(error.to_string(), "a unicorn: not within 0 s; last seen: a horse");
     }
 }

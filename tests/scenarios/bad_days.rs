@@ -9,7 +9,7 @@ use qemu::machine::{Drive, Machine, MachineSpec, Medium};
 use qemu::milestone::Milestone;
 use qemu::scratch::Scratch;
 use qemu::swtpm::EkCertificate;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -78,8 +78,8 @@ impl Attempt {
             let told = lines.iter().skip_while(|line| Milestone::Failed.text_in(&line.text).is_none());
             let told = told.map(|line| line.text.trim()).collect::<Vec<_>>().join(" ");
             Ok(match words.iter().find(|word| !told.contains(**word)) {
-                Some(word) => Look::NotYet(format!("no {word:?} in {told:?}")),
-                None => Look::Ready(()),
+                Some(word) => Poll::Pending(format!("no {word:?} in {told:?}")),
+                None => Poll::Ready(()),
             })
         })
         .await

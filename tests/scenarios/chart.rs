@@ -14,7 +14,7 @@ use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::fakes::upgrade_engines::make_namespace;
 use qemu::paths;
 use qemu::scratch::Scratch;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     cluster.patch_status(&format!("service/{RELEASE}"), NAMESPACE, &status).unwrap();
     until("the load balancer's address in the URL", Duration::from_secs(60), async || {
         let url = field(&cluster, "machineregistration/edge", "{.status.registrationURL}")?;
-        Ok(if url.starts_with("https://192.0.2.7/") { Look::Ready(()) } else { Look::NotYet(url) })
+        Ok(if url.starts_with("https://192.0.2.7/") { Poll::Ready(()) } else { Poll::Pending(url) })
     })
     .await
     .unwrap();

@@ -9,12 +9,12 @@ use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use protocol::RefusalCode;
 use qemu::scratch::Scratch;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const HOUR: i64 = 3600;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,11 +40,11 @@ async fn a_clock_that_jumps_by_an_hour_costs_no_lead_and_no_machine() {
     for (round, jump) in [HOUR, -HOUR, 0].into_iter().enumerate() {
         clock.set(jump).unwrap();
         // The clock did jump, and the lead was kept.
-        until("a renewal at the new time", PATIENCE, async || {
+        until("a renewal at the new time", TIMEOUT, async || {
             let (now_held_by, renewed) = lease(&cluster)?;
             anyhow::ensure!(now_held_by == holder, "{now_held_by} leads in place of {holder}");
             let off = renewed.duration_since(Timestamp::now()).as_secs() - jump;
-            Ok(if off.abs() < HOUR / 2 { Look::Ready(()) } else { Look::NotYet(format!("{off} s off")) })
+            Ok(if off.abs() < HOUR / 2 { Poll::Ready(()) } else { Poll::Pending(format!("{off} s off")) })
         })
         .await
         .unwrap();
@@ -120,9 +120,9 @@ fn inventories(cluster: &Cluster) -> Result<Vec<Value>> {
 async fn ready(cluster: &Cluster, registration: &str, reason: &str) -> Result<()> {
     let object = format!("machineregistrations.rancheros.cattle.io/{registration}");
     let path = "--output=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";
-    until(&format!("{registration} to be {reason}"), PATIENCE, async || {
+    until(&format!("{registration} to be {reason}"), TIMEOUT, async || {
         let told = cluster.kubectl(&["get", &object, "--namespace", NAMESPACE, path], "")?;
-        Ok(if told == reason { Look::Ready(()) } else { Look::NotYet(told) })
+        Ok(if told == reason { Poll::Ready(()) } else { Poll::Pending(told) })
     })
     .await
 }

@@ -11,7 +11,7 @@ use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::story::Story;
 use protocol::RefusalCode;
 use qemu::scratch::Scratch;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A watch that fails is begun again after 30 s at most.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How watches are lost.
 #[derive(Clone, Copy, Debug)]
@@ -158,12 +158,12 @@ impl Place {
     /// Registers a machine, which comes back until it is told an inventory that is there. Gives the only one.
     async fn register(&self, registration: &str, tpm: &SoftwareTpm) -> Result<Value> {
         let endpoint = self.endpoint(registration).await?;
-        until("the machine registered", PATIENCE, async || {
+        until("the machine registered", TIMEOUT, async || {
             if let Err(error) = endpoint.register(tpm, usual_report("SN-1")).await {
-                return Ok(Look::NotYet(error.to_string()));
+                return Ok(Poll::Pending(error.to_string()));
             }
             match <[Value; 1]>::try_from(self.inventories()?) {
-                Ok([inventory]) => Ok(Look::Ready(inventory)),
+                Ok([inventory]) => Ok(Poll::Ready(inventory)),
                 Err(inventories) => anyhow::bail!("one machine, {} inventories", inventories.len()),
             }
         })

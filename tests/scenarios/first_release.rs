@@ -6,14 +6,14 @@ use harness::clusters::go_program::GoProgram;
 use harness::clusters::registration::NAMESPACE;
 use harness::site::Site;
 use qemu::swtpm::{EkCertificate, Tpm};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::process::Command;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 const CLIENT: GoProgram = GoProgram {
     name: "first-release-client",
@@ -84,9 +84,9 @@ async fn a_first_release_machine_is_told_how_it_joins_by_the_inventory_that_know
     for kind in kinds {
         field.site.cluster.kubectl(&["delete", kind, "--all", "--namespace", NAMESPACE], "").unwrap();
     }
-    until("the machine to be unknown", PATIENCE, async || {
+    until("the machine to be unknown", TIMEOUT, async || {
         let error = field.register_at(&endpoint, &[]).await.unwrap_err().to_string();
-        Ok(if error.contains("UnknownMachine") { Look::Ready(()) } else { Look::NotYet(error) })
+        Ok(if error.contains("UnknownMachine") { Poll::Ready(()) } else { Poll::Pending(error) })
     })
     .await
     .unwrap();
@@ -96,9 +96,9 @@ async fn a_first_release_machine_is_told_how_it_joins_by_the_inventory_that_know
         "spec": {"tpm": registered["tpmHash"], "config": {"role": "server", "nodeName": "one"}},
     });
     field.site.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).unwrap();
-    let told = until("the machine to be known again", PATIENCE, async || {
+    let told = until("the machine to be known again", TIMEOUT, async || {
         let told = field.register_at(&endpoint, &[]).await;
-        Ok(told.map_or_else(|error| Look::NotYet(error.to_string()), Look::Ready))
+        Ok(told.map_or_else(|error| Poll::Pending(error.to_string()), Poll::Ready))
     })
     .await
     .unwrap();

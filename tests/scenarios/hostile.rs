@@ -5,7 +5,7 @@ use harness::fakes::software_machine::{Endpoint, NoAnswer, boastful_report, usua
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
 use protocol::RefusalCode;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -39,9 +39,9 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
         let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
         let config = until("a place", Duration::from_secs(30), async || match come(&leaked, &tpm).await {
             Err(NoAnswer::Refused(refusal)) if refusal.code == RefusalCode::Busy => {
-                Ok(Look::NotYet(refusal.to_string()))
+                Ok(Poll::Pending(refusal.to_string()))
             }
-            answer => Ok(Look::Ready(answer)),
+            answer => Ok(Poll::Ready(answer)),
         });
         match config.await.unwrap() {
             Ok(config) => {
@@ -64,7 +64,7 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
         )?;
         let conditions: Value = serde_json::from_str::<Value>(&object)?["status"]["conditions"].take();
         let nearly = conditions.as_array().into_iter().flatten().any(|condition| condition["type"] == "NearlyFull");
-        Ok(if nearly { Look::Ready(()) } else { Look::NotYet(conditions.to_string()) })
+        Ok(if nearly { Poll::Ready(()) } else { Poll::Pending(conditions.to_string()) })
     })
     .await
     .unwrap();

@@ -10,7 +10,7 @@ use qemu::milestone::{Milestone, timeline};
 use qemu::paths;
 use qemu::process::said;
 use qemu::scratch::Scratch;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -185,7 +185,7 @@ async fn recovery_installs_again(
         let _ = workshop.key.run("root", port, "systemctl start ros-report.service", SHORT).await;
         let taken =
             console.lines().iter().any(|line| line.text.contains("ros-installer: rebooting: into the recovery"));
-        Ok(if taken { Look::Ready(()) } else { Look::NotYet("it was not told yet".to_owned()) })
+        Ok(if taken { Poll::Ready(()) } else { Poll::Pending("it was not told yet".to_owned()) })
     })
     .await
     .unwrap();
@@ -203,8 +203,8 @@ async fn recovery_installs_again(
         let conditions = inventory["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let reinstall = conditions.into_iter().find(|condition| condition["type"] == "Reinstall");
         Ok(match reinstall {
-            Some(condition) if condition["status"] == "False" => Look::Ready(condition),
-            other => Look::NotYet(format!("{other:?}")),
+            Some(condition) if condition["status"] == "False" => Poll::Ready(condition),
+            other => Poll::Pending(format!("{other:?}")),
         })
     });
     assert_eq!(done.await.unwrap()["reason"], "Done");
@@ -238,7 +238,7 @@ async fn a_change_of_its_inventory_reaches_the_machine(workshop: &Workshop, mach
     let changed = until("the new role in rancherd's configuration", SHORT, async || {
         let written = configuration().await?;
         let agent = written["role"] == "agent";
-        Ok(if agent { Look::Ready(written) } else { Look::NotYet("the role it had".to_owned()) })
+        Ok(if agent { Poll::Ready(written) } else { Poll::Pending("the role it had".to_owned()) })
     });
     let changed = changed.await.unwrap();
     assert_eq!(changed["token"], "joins-the-cluster");

@@ -7,7 +7,7 @@ use harness::site::Site;
 use qemu::paths;
 use qemu::process::{Process, said};
 use qemu::swtpm::{EkCertificate, Tpm};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -79,7 +79,7 @@ async fn an_operator_that_is_down_for_a_minute_is_waited_for_and_registered_with
     until("three attempts in vain", MINUTES, async || {
         installer.check_running()?;
         let said = installer.said();
-        Ok(if said.matches("next attempt in").count() >= 3 { Look::Ready(()) } else { Look::NotYet(said) })
+        Ok(if said.matches("next attempt in").count() >= 3 { Poll::Ready(()) } else { Poll::Pending(said) })
     })
     .await
     .unwrap();

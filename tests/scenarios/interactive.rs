@@ -8,7 +8,7 @@ use qemu::milestone::Milestone;
 use qemu::paths;
 use qemu::scratch::Scratch;
 use qemu::ssh::SshKey;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use std::time::Duration;
 
 /// A busy host takes several times as long as an idle one.
@@ -69,7 +69,7 @@ async fn vm_a_person_installs_at_any_console() {
     assert_eq!((&status["slot"], &status["operator"]), (&"A".into(), &serde_json::Value::Null));
     let login = until("the state above the login on the screen", ANSWERED, async || {
         let shown = run("fold -w 80 /dev/vcs1").await?;
-        Ok(if shown.contains("State:       good") { Look::Ready(shown) } else { Look::NotYet(shown) })
+        Ok(if shown.contains("State:       good") { Poll::Ready(shown) } else { Poll::Pending(shown) })
     });
     let login = login.await.unwrap();
     for text in ["RancherOS 0.1.0", "Address:     10.0.2.15 (", "Release:     0.1.0, slot A", " login:"] {
@@ -86,7 +86,7 @@ async fn on_screen(machine: &Machine, text: &str) -> String {
     let what = format!("{text:?} on the screen");
     let shown = until(&what, ANSWERED, async || {
         let shown = machine.screen_text()?;
-        Ok(if shown.contains(text) { Look::Ready(shown) } else { Look::NotYet(shown) })
+        Ok(if shown.contains(text) { Poll::Ready(shown) } else { Poll::Pending(shown) })
     });
     shown.await.unwrap()
 }

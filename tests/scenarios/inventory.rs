@@ -11,11 +11,11 @@ use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
 use protocol::message::{Done, OsReport, Slot};
 use protocol::{FromMachine, FromOperator, Join, Refusal, RefusalCode};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const INVENTORIES: &str = "machineinventories.rancheros.cattle.io";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,8 +89,8 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     condition(&site, "a", "SharedSecret", "SecretMissing").await.unwrap();
     let ask = async |secret: &str| ask(&site, secret).await.unwrap();
     make_secret(&site.cluster, "secret-a", "known to one").unwrap();
-    until("the secret to be known", PATIENCE, async || {
-        Ok(ask("known to one").await.map_or_else(|refusal| Look::NotYet(refusal.to_string()), Look::Ready))
+    until("the secret to be known", TIMEOUT, async || {
+        Ok(ask("known to one").await.map_or_else(|refusal| Poll::Pending(refusal.to_string()), Poll::Ready))
     })
     .await
     .unwrap();
@@ -104,10 +104,10 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     make_inventory(&site.cluster, "b", json!({"machineTokenSecretName": "secret-b", "clusterName": "c"})).unwrap();
     make_secret(&site.cluster, "secret-b", "known to two").unwrap();
     condition(&site, "b", "Assigned", "RancherNotInstalled").await.unwrap();
-    until("the machine to be known and wait for its cluster", PATIENCE, async || {
+    until("the machine to be known and wait for its cluster", TIMEOUT, async || {
         let refusal = ask("known to two").await.unwrap_err();
         let waits = refusal.code == RefusalCode::ClusterTokenPending;
-        Ok(if waits { Look::Ready(()) } else { Look::NotYet(refusal.to_string()) })
+        Ok(if waits { Poll::Ready(()) } else { Poll::Pending(refusal.to_string()) })
     })
     .await
     .unwrap();
@@ -120,8 +120,8 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     }
     assert_eq!(ask("known to one").await.unwrap_err().code, RefusalCode::SecretNotUnique);
     site.cluster.kubectl(&["delete", &format!("{INVENTORIES}/b"), "--namespace", NAMESPACE], "").unwrap();
-    until("the secret to be one machine's again", PATIENCE, async || {
-        Ok(ask("known to one").await.map_or_else(|refusal| Look::NotYet(refusal.to_string()), Look::Ready))
+    until("the secret to be one machine's again", TIMEOUT, async || {
+        Ok(ask("known to one").await.map_or_else(|refusal| Poll::Pending(refusal.to_string()), Poll::Ready))
     })
     .await
     .unwrap();
@@ -174,7 +174,7 @@ async fn vouched(site: &Site, secret: &str) -> Result<()> {
 
 async fn client(site: &Site) -> Result<reqwest::Client> {
     let authority = reqwest::Certificate::from_pem(site.operator.ca().await?.as_bytes())?;
-    Ok(reqwest::Client::builder().tls_certs_only([authority]).timeout(PATIENCE).build()?)
+    Ok(reqwest::Client::builder().tls_certs_only([authority]).timeout(TIMEOUT).build()?)
 }
 
 pub(super) fn make_inventory(cluster: &Cluster, name: &str, spec: Value) -> Result<()> {
@@ -199,14 +199,14 @@ pub(super) fn patch(cluster: &Cluster, name: &str, spec: &Value) -> Result<()> {
 
 /// Waits until an inventory's condition has this reason, for what stands in its spec now.
 async fn condition(site: &Site, name: &str, kind: &str, reason: &str) -> Result<()> {
-    until(&format!("{kind} of {name}: {reason}"), PATIENCE, async || {
+    until(&format!("{kind} of {name}: {reason}"), TIMEOUT, async || {
         let inventories = site.inventories()?;
         let found = inventories.iter().find(|inventory| inventory["metadata"]["name"] == name);
         let found = found.context("finding the inventory")?;
         let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let told = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
         let current = told["observedGeneration"] == found["metadata"]["generation"];
-        Ok(if current && told["reason"] == reason { Look::Ready(()) } else { Look::NotYet(told.to_string()) })
+        Ok(if current && told["reason"] == reason { Poll::Ready(()) } else { Poll::Pending(told.to_string()) })
     })
     .await
 }

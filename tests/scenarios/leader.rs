@@ -7,7 +7,7 @@ use harness::clusters::registration::Registration;
 use harness::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,7 +44,7 @@ async fn killing_the_leader_in_a_herd_loses_nothing_and_doubles_nothing() {
     let killing = async {
         until("a quarter of the herd", Duration::from_secs(60), async || {
             let registered = registered.load(Ordering::Relaxed);
-            Ok(if registered < MACHINES / 4 { Look::NotYet(registered.to_string()) } else { Look::Ready(()) })
+            Ok(if registered < MACHINES / 4 { Poll::Pending(registered.to_string()) } else { Poll::Ready(()) })
         })
         .await
         .unwrap();
@@ -78,12 +78,12 @@ async fn register_anywhere(endpoints: &[Endpoint], tpm: &SoftwareTpm, serial: &s
         let mut last = String::new();
         for endpoint in endpoints {
             match endpoint.register(tpm, usual_report(serial)).await {
-                Ok(config) => return Ok(Look::Ready(config.inventory)),
+                Ok(config) => return Ok(Poll::Ready(config.inventory)),
                 Err(NoAnswer::Broken(error)) => last = format!("{error:#}"),
                 Err(NoAnswer::Refused(refusal)) => return Err(refusal.into()),
             }
         }
-        Ok(Look::NotYet(last))
+        Ok(Poll::Pending(last))
     })
     .await
 }
@@ -95,7 +95,7 @@ async fn leads(site: &Site, operator: &Operator, limit: Duration) -> Result<()> 
         let path = "--output=jsonpath={.spec.holderIdentity}";
         let holder =
             site.cluster.kubectl(&["get", "--ignore-not-found", "lease", "ros-operator", "-n", NAMESPACE, path], "")?;
-        Ok(if holder.starts_with(&operator.replica()) { Look::Ready(()) } else { Look::NotYet(holder) })
+        Ok(if holder.starts_with(&operator.replica()) { Poll::Ready(()) } else { Poll::Pending(holder) })
     })
     .await
 }

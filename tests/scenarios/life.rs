@@ -8,11 +8,11 @@ use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
 use protocol::message::{Done, Failure, InstallPhase, OsReport, Progress, Slot};
 use protocol::{FromMachine, FromOperator, OperatorSettings, RefusalCode};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_is_shown_and_nothing_is_written_twice() {
@@ -141,13 +141,13 @@ async fn the_token_of_media_is_revoked_and_installed_machines_go_on() {
     let revoked = json!({"status": {"registrationToken": null}}).to_string();
     let patch = ["patch", REGISTRATION, "--namespace", NAMESPACE, "--subresource=status", "--type=merge", "--patch"];
     site.cluster.kubectl(&[&patch[..], &[&revoked]].concat(), "").unwrap();
-    until("the token of media to be revoked", PATIENCE, async || {
+    until("the token of media to be revoked", TIMEOUT, async || {
         Ok(match medium.register(&stranger, usual_report("SN-2")).await {
             Err(error) => {
                 assert_eq!(error.refusal()?.code, RefusalCode::UnknownToken);
-                Look::Ready(())
+                Poll::Ready(())
             }
-            Ok(_) => Look::NotYet("it still admits machines".to_owned()),
+            Ok(_) => Poll::Pending("it still admits machines".to_owned()),
         })
     })
     .await
@@ -180,10 +180,10 @@ async fn settings(endpoint: &Endpoint, tpm: &SoftwareTpm, kept: Option<&Operator
 
 /// Waits until as many machines do not have the newest settings.
 async fn behind(site: &Site, count: u32) -> Result<()> {
-    until(&format!("{count} machines behind"), PATIENCE, async || {
+    until(&format!("{count} machines behind"), TIMEOUT, async || {
         let path = "jsonpath={.status.machinesBehind}";
         let shown = site.cluster.kubectl(&["get", REGISTRATION, "--namespace", NAMESPACE, "--output", path], "")?;
-        Ok(if shown == count.to_string() { Look::Ready(()) } else { Look::NotYet(shown) })
+        Ok(if shown == count.to_string() { Poll::Ready(()) } else { Poll::Pending(shown) })
     })
     .await
 }
@@ -226,10 +226,10 @@ fn system(healthy: bool) -> OsReport {
 
 /// The one inventory, once it is in this phase and its generation was looked at.
 async fn phase(site: &Site, phase: &str) -> Result<Value> {
-    until(&format!("the phase {phase}"), PATIENCE, async || {
+    until(&format!("the phase {phase}"), TIMEOUT, async || {
         let inventories = site.inventories()?;
         let found = inventories.into_iter().find(|inventory| inventory["status"]["phase"] == phase);
-        Ok(found.map_or_else(|| Look::NotYet("another phase".to_owned()), Look::Ready))
+        Ok(found.map_or_else(|| Poll::Pending("another phase".to_owned()), Poll::Ready))
     })
     .await
 }
@@ -241,13 +241,13 @@ fn ready_message(inventory: &Value) -> String {
 }
 
 async fn events(site: &Site, reasons: &[&str]) -> Result<()> {
-    until("an event for each phase", PATIENCE, async || {
+    until("an event for each phase", TIMEOUT, async || {
         let list = site.cluster.kubectl(&["get", "events", "--namespace", NAMESPACE, "--output", "json"], "")?;
         let list: Value = serde_json::from_str(&list).context("reading the events")?;
         let told =
             |reason: &&str| list["items"].as_array().is_some_and(|all| all.iter().any(|e| e["reason"] == **reason));
         let missing: Vec<_> = reasons.iter().filter(|reason| !told(reason)).collect();
-        Ok(if missing.is_empty() { Look::Ready(()) } else { Look::NotYet(format!("{missing:?}")) })
+        Ok(if missing.is_empty() { Poll::Ready(()) } else { Poll::Pending(format!("{missing:?}")) })
     })
     .await
 }

@@ -8,7 +8,7 @@ use harness::clusters::registration::{self, Registration};
 use qemu::paths;
 use qemu::process::said;
 use qemu::scratch::Scratch;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ async fn another_base_medium_has_another_tag_and_one_that_is_gone_is_listed_no_m
     }
     until("no media in the status", NOTICED, async || {
         let listed = place.listed()?;
-        Ok(if listed.is_null() { Look::Ready(()) } else { Look::NotYet(listed.to_string()) })
+        Ok(if listed.is_null() { Poll::Ready(()) } else { Poll::Pending(listed.to_string()) })
     })
     .await
     .unwrap();
@@ -133,7 +133,7 @@ impl Place {
             let listed = self.listed()?;
             Ok(listed[name]
                 .as_str()
-                .map_or_else(|| Look::NotYet(listed.to_string()), |url| Look::Ready(url.to_owned())))
+                .map_or_else(|| Poll::Pending(listed.to_string()), |url| Poll::Ready(url.to_owned())))
         });
         let url = url.await?;
         let path = url.strip_prefix(&self.operator.url()).context("an address that is not the operator's")?;

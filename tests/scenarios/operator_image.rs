@@ -10,7 +10,7 @@ use qemu::paths;
 use qemu::port::Port;
 use qemu::process::said;
 use qemu::scratch::Scratch;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -89,8 +89,8 @@ async fn a_container_runtime_runs_it_with_no_rights_and_nothing_to_write_to() {
         operator.check_running()?;
         let answer = client.get(format!("{url}/readyz")).send().await;
         Ok(match answer.and_then(reqwest::Response::error_for_status) {
-            Ok(_) => Look::Ready(()),
-            Err(error) => Look::NotYet(format!("{error:?}")),
+            Ok(_) => Poll::Ready(()),
+            Err(error) => Poll::Pending(format!("{error:?}")),
         })
     })
     .await

@@ -7,12 +7,12 @@ use harness::fakes::rancher::Rancher;
 use harness::fakes::upgrade_engines::{Kinds, deploy_bundle, make_namespace, say_of_bundle};
 use qemu::paths;
 use qemu::scratch::Scratch;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The operator looks for engines every minute at most.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn machines_of_a_cluster_say_when_they_are_upgraded() {
@@ -358,31 +358,31 @@ impl Place {
     }
 
     async fn found(&self, kind: &str, namespace: &str, name: &str, right: impl Fn(&Value) -> bool) -> Result<Value> {
-        until(&format!("{kind} {namespace}/{name}"), PATIENCE, async || {
+        until(&format!("{kind} {namespace}/{name}"), TIMEOUT, async || {
             Ok(match self.get(kind, namespace, name) {
-                Ok(Some(object)) if right(&object) => Look::Ready(object),
-                Ok(object) => Look::NotYet(object.unwrap_or_default()["status"].to_string()),
+                Ok(Some(object)) if right(&object) => Poll::Ready(object),
+                Ok(object) => Poll::Pending(object.unwrap_or_default()["status"].to_string()),
                 // A kind that is not served yet.
-                Err(error) => Look::NotYet(error.to_string()),
+                Err(error) => Poll::Pending(error.to_string()),
             })
         })
         .await
     }
 
     async fn metrics_say(&self, line: &str) -> Result<()> {
-        until(&format!("{line} in the metrics"), PATIENCE, async || {
+        until(&format!("{line} in the metrics"), TIMEOUT, async || {
             let text = self.operator.fetch(&self.operator.local_url("/metrics")).await?;
             let lines = || text.lines().filter(|line| line.contains("upgrade_nodes")).collect::<Vec<_>>().join("\n");
-            Ok(if text.lines().any(|one| one == line) { Look::Ready(()) } else { Look::NotYet(lines()) })
+            Ok(if text.lines().any(|one| one == line) { Poll::Ready(()) } else { Poll::Pending(lines()) })
         })
         .await
     }
 
     async fn gone(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
-        until(&format!("the end of {kind} {namespace}/{name}"), PATIENCE, async || {
+        until(&format!("the end of {kind} {namespace}/{name}"), TIMEOUT, async || {
             Ok(match self.get(kind, namespace, name)? {
-                None => Look::Ready(()),
-                Some(_) => Look::NotYet("it is there".to_owned()),
+                None => Poll::Ready(()),
+                Some(_) => Poll::Pending("it is there".to_owned()),
             })
         })
         .await

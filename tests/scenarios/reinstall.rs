@@ -8,11 +8,11 @@ use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
 use protocol::message::{Done, OsReport};
 use protocol::{FromMachine, FromOperator, ReinstallReport, ReinstallRequest};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const INVENTORIES: &str = "machineinventories.rancheros.cattle.io";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,10 +83,10 @@ async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm, honoured: &[&str]) -> Re
 
 /// The same of a machine whose inventory the operator may not have seen yet.
 async fn recognised(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Option<String>> {
-    until("the machine to be known", PATIENCE, async || {
+    until("the machine to be known", TIMEOUT, async || {
         Ok(match report(endpoint, tpm, &[]).await {
-            Ok(told) => Look::Ready(told),
-            Err(error) => Look::NotYet(format!("{error:#}")),
+            Ok(told) => Poll::Ready(told),
+            Err(error) => Poll::Pending(format!("{error:#}")),
         })
     })
     .await
@@ -94,14 +94,14 @@ async fn recognised(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Option<Str
 
 /// Waits for the condition `Reinstall` of this reason; an empty one stands for none.
 async fn condition(site: &Site, name: &str, reason: &str) -> Result<Value> {
-    until(&format!("Reinstall: {reason:?}"), PATIENCE, async || {
+    until(&format!("Reinstall: {reason:?}"), TIMEOUT, async || {
         let inventories = site.inventories()?;
         let found = inventories.iter().find(|found| found["metadata"]["name"] == name).context("no inventory")?;
         let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let told = conditions.into_iter().find(|told| told["type"] == "Reinstall").unwrap_or_default();
         let current = told.is_null() || told["observedGeneration"] == found["metadata"]["generation"];
         let there = current && told["reason"].as_str().unwrap_or_default() == reason;
-        Ok(if there { Look::Ready(told) } else { Look::NotYet(told.to_string()) })
+        Ok(if there { Poll::Ready(told) } else { Poll::Pending(told.to_string()) })
     })
     .await
 }

@@ -8,7 +8,7 @@ use harness::clients::strangers::{Crowd, Manner};
 use harness::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A machine's own patience with a connection is 30 s.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 /// The chart gives the operator 256 MiB; an inventory of thousands takes a part of it.
 const MEMORY: u64 = 192 * MIB;
@@ -55,9 +55,9 @@ async fn who_speaks_slowly_or_nonsense_keeps_no_machine_out() {
     assert!(figure(&site, REFUSED_BUSY).await.unwrap() > 0);
 
     talk_nonsense(&endpoint).await.unwrap();
-    until("two messages refused for their size", PATIENCE, async || {
+    until("two messages refused for their size", TIMEOUT, async || {
         let refused = figure(&site, REFUSED_TOO_BIG).await?;
-        Ok(if refused == 2 { Look::Ready(()) } else { Look::NotYet(refused.to_string()) })
+        Ok(if refused == 2 { Poll::Ready(()) } else { Poll::Pending(refused.to_string()) })
     })
     .await
     .unwrap();
@@ -74,12 +74,12 @@ async fn machines_get_through(site: &Site, endpoint: &Endpoint, among: &str, mac
     for number in 1..=machines {
         let tpm = SoftwareTpm::new(KeyKind::P256)?;
         let begun = Instant::now();
-        until(&format!("machine {number} to get through {among}"), PATIENCE, async || {
-            match timeout(PATIENCE, endpoint.register(&tpm, usual_report("SN-1"))).await {
-                Ok(Ok(_)) => Ok(Look::Ready(())),
+        until(&format!("machine {number} to get through {among}"), TIMEOUT, async || {
+            match timeout(TIMEOUT, endpoint.register(&tpm, usual_report("SN-1"))).await {
+                Ok(Ok(_)) => Ok(Poll::Ready(())),
                 Ok(Err(NoAnswer::Refused(refusal))) if !refusal.code.may_succeed_later() => Err(refusal.into()),
-                Ok(Err(error)) => Ok(Look::NotYet(error.to_string())),
-                Err(_) => anyhow::bail!("no answer within {} s", PATIENCE.as_secs()),
+                Ok(Err(error)) => Ok(Poll::Pending(error.to_string())),
+                Err(_) => anyhow::bail!("no answer within {} s", TIMEOUT.as_secs()),
             }
         })
         .await?;
@@ -127,16 +127,16 @@ async fn over_tls(endpoint: &Endpoint, nonsense: &[u8]) -> Result<String> {
 /// What was said until the connection ended.
 async fn ended(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<String> {
     let mut said = Vec::new();
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut said)).await.context("waiting for the end of a connection")?;
+    let _ = timeout(TIMEOUT, stream.read_to_end(&mut said)).await.context("waiting for the end of a connection")?;
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 async fn nothing_is_left_of_strangers(site: &Site) -> Result<()> {
-    until("nothing left of strangers", PATIENCE, async || {
+    until("nothing left of strangers", TIMEOUT, async || {
         // The one that asks is one.
         Ok(match (figure(site, "connections").await, figure(site, "exchanges_in_flight").await) {
-            (Ok(1), Ok(0)) => Look::Ready(()),
-            left => Look::NotYet(format!("{left:?}")),
+            (Ok(1), Ok(0)) => Poll::Ready(()),
+            left => Poll::Pending(format!("{left:?}")),
         })
     })
     .await

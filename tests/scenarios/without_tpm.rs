@@ -21,7 +21,7 @@ use qemu::milestone::Milestone;
 use qemu::paths;
 use qemu::process::said;
 use qemu::scratch::Scratch;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -55,7 +55,7 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
     let registered = until("the secret to be known", Duration::from_secs(60), async || {
         let output = till.register(&["--output", "json", "--debug"]);
         let text = said(&output);
-        Ok(if output.status.success() { Look::Ready(output) } else { Look::NotYet(text) })
+        Ok(if output.status.success() { Poll::Ready(output) } else { Poll::Pending(text) })
     });
     let registered = registered.await.unwrap();
     let answer: Value = serde_json::from_slice(&registered.stdout).unwrap();
@@ -105,7 +105,7 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     let till = Till::with(&site, SECRET).await.unwrap();
     until("the secret to be known", Duration::from_secs(60), async || {
         let output = till.register(&[]);
-        Ok(if output.status.success() { Look::Ready(()) } else { Look::NotYet(said(&output)) })
+        Ok(if output.status.success() { Poll::Ready(()) } else { Poll::Pending(said(&output)) })
     })
     .await
     .unwrap();
@@ -138,7 +138,7 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     until("the inventory's TPM to count", Duration::from_secs(60), async || {
         let text = said(&till.register(&[]));
         let counts = text.contains("SharedSecretNotAccepted") && text.contains("tpmHash");
-        Ok(if counts { Look::Ready(()) } else { Look::NotYet(text) })
+        Ok(if counts { Poll::Ready(()) } else { Poll::Pending(text) })
     })
     .await
     .unwrap();
@@ -172,7 +172,7 @@ async fn vm_without_a_tpm_is_installed_by_its_secret_and_told_how_it_joins() {
     let root = async |command: &str| workshop.key.run("root", machine.ssh_port(), command, SHORT).await;
     until("the word of the operator in rancherd's configuration", SHORT, async || {
         let text = root("cat /etc/rancher/rancherd/config.yaml").await?;
-        Ok(if text.contains("joins-the-cluster") { Look::Ready(()) } else { Look::NotYet("another token".to_owned()) })
+        Ok(if text.contains("joins-the-cluster") { Poll::Ready(()) } else { Poll::Pending("another token".to_owned()) })
     })
     .await
     .unwrap();

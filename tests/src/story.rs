@@ -12,7 +12,7 @@ use crate::fakes::upgrade_engines::{Kinds, make_namespace};
 use anyhow::{Context, Result, bail, ensure};
 use protocol::FromMachine;
 use protocol::message::{InstallPhase, OsReport, Progress, Slot};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ pub struct Story<'a> {
     told: RefCell<BTreeSet<String>>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 const INVENTORIES: &str = "/apis/rancheros.cattle.io/v1/machineinventories";
 const TOKENS: &str = "/apis/management.cattle.io/v3/clusterregistrationtokens";
 const IMAGE: &str = "/apis/rancheros.cattle.io/v1/namespaces/fleet-local/managedosimages/x";
@@ -172,10 +172,10 @@ impl<'a> Story<'a> {
 
     /// Comes back after every failure. Nobody honest is ever sent away for good.
     async fn persist<T>(&self, what: &str, mut attempt: impl AsyncFnMut() -> Result<T, NoAnswer>) -> Result<T> {
-        until(what, PATIENCE, async || match attempt().await {
-            Ok(value) => Ok(Look::Ready(value)),
+        until(what, TIMEOUT, async || match attempt().await {
+            Ok(value) => Ok(Poll::Ready(value)),
             Err(NoAnswer::Refused(refusal)) if !refusal.code.may_succeed_later() => Err(refusal.into()),
-            Err(error) => Ok(Look::NotYet(error.to_string())),
+            Err(error) => Ok(Poll::Pending(error.to_string())),
         })
         .await
     }
@@ -186,9 +186,9 @@ impl<'a> Story<'a> {
         mut look: impl AsyncFnMut() -> Result<T>,
         right: impl Fn(&T) -> bool,
     ) -> Result<T> {
-        until(what, PATIENCE, async || {
+        until(what, TIMEOUT, async || {
             let found = look().await?;
-            Ok(if right(&found) { Look::Ready(found) } else { Look::NotYet(format!("{found:?}")) })
+            Ok(if right(&found) { Poll::Ready(found) } else { Poll::Pending(format!("{found:?}")) })
         })
         .await
     }

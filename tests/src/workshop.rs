@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use qemu::paths;
 use qemu::process::KeptProcess;
 use qemu::ssh::SshKey;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -95,13 +95,13 @@ impl Workshop {
             let arguments = ["get", "--ignore-not-found", "--output=json", "--namespace", NAMESPACE, &object];
             let found = self.cluster.kubectl(&arguments, "")?;
             if found.trim().is_empty() {
-                return Ok(Look::NotYet("no such machine".to_owned()));
+                return Ok(Poll::Pending("no such machine".to_owned()));
             }
             let machine: Value = serde_json::from_str(&found).context("parsing what kubectl printed")?;
             if machine["status"]["phase"] == phase {
-                return Ok(Look::Ready(machine));
+                return Ok(Poll::Ready(machine));
             }
-            Ok(Look::NotYet(machine["status"].to_string()))
+            Ok(Poll::Pending(machine["status"].to_string()))
         })
         .await
     }

@@ -13,7 +13,7 @@ use crate::site::Site;
 use anyhow::{Context, Result};
 use protocol::RefusalCode;
 use protocol::message::Config;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::json;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -76,9 +76,9 @@ pub async fn measure(hostile: usize) -> Result<Vec<Sample>> {
         until("the hostile machines", Duration::from_secs(60), async || {
             let begun = taken_in.load(Ordering::Relaxed);
             Ok(if begun >= HOSTILE_PARALLEL.min(hostile) / 2 {
-                Look::Ready(())
+                Poll::Ready(())
             } else {
-                Look::NotYet(format!("{begun}"))
+                Poll::Pending(format!("{begun}"))
             })
         })
         .await?;

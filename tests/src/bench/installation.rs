@@ -31,7 +31,7 @@ pub static FIGURES: &[&Figure] = &[&MEMORY, &KERNEL, &NETWORK, &REGISTERED, &WRI
 const MEMORY_MIB: u32 = 512;
 /// Too small to be installed to, so that the other disk is the only one.
 const SPARE_BYTES: u64 = GIB / 4;
-const PATIENCE: Duration = Duration::from_secs(1800);
+const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// One run, with a machine, a cluster and an operator of its own.
 pub async fn measure() -> Result<Vec<Sample>> {
@@ -50,8 +50,8 @@ pub async fn measure() -> Result<Vec<Sample>> {
     spec.first = BootFirst::Disk;
     let mut machine = Machine::assemble(&folder, spec).await?;
     machine.power_on().await?;
-    let writing = machine.wait_for_milestone(Milestone::Verified, PATIENCE).await?.text;
-    machine.wait_for_milestone(Milestone::Booted, PATIENCE).await?;
+    let writing = machine.wait_for_milestone(Milestone::Verified, TIMEOUT).await?.text;
+    machine.wait_for_milestone(Milestone::Booted, TIMEOUT).await?;
     let times = timeline(&machine.console().lines());
     let at = |row: &str| {
         let found = times.iter().find(|(name, _)| *name == row);
@@ -62,7 +62,7 @@ pub async fn measure() -> Result<Vec<Sample>> {
     machine.cut_power();
     machine.spec.medium = None;
     machine.power_on().await?;
-    let booted = machine.wait_for_milestone(Milestone::Booted, PATIENCE).await?.at;
+    let booted = machine.wait_for_milestone(Milestone::Booted, TIMEOUT).await?.at;
     Ok(vec![
         MEMORY.is(f64::from(MEMORY_MIB)),
         KERNEL.is(at("firmware")?),

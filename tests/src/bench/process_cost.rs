@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use std::fs;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub async fn until_still(
     housekeeping: f64,
     mut number: impl AsyncFnMut() -> Result<f64>,
 ) -> Result<()> {
-    /// Looks are 100 ms apart.
+    /// Polls are 100 ms apart.
     const LOOKS: usize = 10;
     let mut seen = Vec::new();
     until(what, Duration::from_secs(60), async || {
@@ -56,8 +56,8 @@ pub async fn until_still(
         seen.push(now);
         let second_ago = seen.len().checked_sub(LOOKS).map(|index| seen[index]);
         Ok(match second_ago {
-            Some(then) if now - then <= housekeeping => Look::Ready(()),
-            _ => Look::NotYet(format!("{now} {unit} so far")),
+            Some(then) if now - then <= housekeeping => Poll::Ready(()),
+            _ => Poll::Pending(format!("{now} {unit} so far")),
         })
     })
     .await

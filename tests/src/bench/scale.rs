@@ -12,7 +12,7 @@ use crate::fakes::software_tpm::{KeyKind, SoftwareTpm, Vendor};
 use crate::site::Site;
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use std::time::{Duration, Instant};
 
 /// Machines of the herd, and how many of them at once.
@@ -139,8 +139,8 @@ async fn restart(site: &mut Site, late: &Machine) -> Result<Vec<Sample>> {
     let served = async {
         until("a new machine's configuration", Duration::from_secs(60), async || {
             Ok(match late.register(&endpoint).await {
-                Ok(()) => Look::Ready(begun.elapsed()),
-                Err(error) => Look::NotYet(format!("{error:#}")),
+                Ok(()) => Poll::Ready(begun.elapsed()),
+                Err(error) => Poll::Pending(format!("{error:#}")),
             })
         })
         .await
@@ -201,7 +201,7 @@ fn memory_now(pid: u32) -> Result<f64> {
 async fn wait_until_read(site: &Site, count: usize) -> Result<()> {
     until(&format!("{count} inventories in {NAMESPACE} known"), Duration::from_secs(300), async || {
         let known = sum(&metrics(site).await?, "rancheros_machine_inventories{");
-        Ok(if known >= count as f64 { Look::Ready(()) } else { Look::NotYet(format!("{known} known")) })
+        Ok(if known >= count as f64 { Poll::Ready(()) } else { Poll::Pending(format!("{known} known")) })
     })
     .await?;
     wait_until_idle(site.operator.pid()?).await

@@ -3,7 +3,7 @@
 use crate::fakes::software_machine::Endpoint;
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,7 +66,7 @@ impl Crowd {
     pub async fn all_came(&self) -> Result<()> {
         until("all strangers to come", Duration::from_secs(60), async || {
             let came = self.came.load(Ordering::Relaxed);
-            Ok(if came < self.count { Look::NotYet(came.to_string()) } else { Look::Ready(()) })
+            Ok(if came < self.count { Poll::Pending(came.to_string()) } else { Poll::Ready(()) })
         })
         .await
     }

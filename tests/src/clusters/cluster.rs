@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use qemu::port::Port;
 use qemu::process::{KeptProcess, Process};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
@@ -164,8 +164,8 @@ impl Cluster {
             self.etcd.check_running()?;
             let request = http_get("/readyz")?;
             Ok(match client.request_text(request).await {
-                Ok(_) => Look::Ready(()),
-                Err(error) => Look::NotYet(error.to_string()),
+                Ok(_) => Poll::Ready(()),
+                Err(error) => Poll::Pending(error.to_string()),
             })
         })
         .await?;

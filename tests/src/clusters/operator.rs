@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use qemu::paths;
 use qemu::port::Port;
 use qemu::process::{KeptProcess, Process};
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -136,9 +136,9 @@ impl Operator {
             let answer = async { client.get(&address).send().await?.error_for_status()?.text().await };
             Ok(match answer.await {
                 // Before that, machines are served but not everything is known.
-                Ok(text) if text == "ok\n" => Look::Ready(()),
-                Ok(text) => Look::NotYet(text),
-                Err(error) => Look::NotYet(format!("{error:?}")),
+                Ok(text) if text == "ok\n" => Poll::Ready(()),
+                Ok(text) => Poll::Pending(text),
+                Err(error) => Poll::Pending(format!("{error:?}")),
             })
         })
         .await

@@ -4,7 +4,7 @@ use crate::clusters::cluster::Cluster;
 use crate::clusters::registration::NAMESPACE;
 use anyhow::{Context, Result};
 use qemu::paths;
-use qemu::wait::{Look, until};
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub struct Rancher<'a> {
 }
 
 const TOKENS: &str = "clusterregistrationtokens.management.cattle.io";
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl<'a> Rancher<'a> {
     /// Has the API server know Rancher's kinds.
@@ -54,9 +54,9 @@ impl<'a> Rancher<'a> {
 
     /// Waits for a token that is asked for in a management cluster, and issues it. Gives the object as it was made.
     pub async fn issue_token(&self, managed_as: &str, token: &str) -> Result<Value> {
-        let asked = until(&format!("a token asked for in {managed_as}"), PATIENCE, async || {
+        let asked = until(&format!("a token asked for in {managed_as}"), TIMEOUT, async || {
             let asked = self.tokens(managed_as)?.into_iter().find(|object| object["status"]["token"].is_null());
-            Ok(asked.map_or_else(|| Look::NotYet("none".to_owned()), Look::Ready))
+            Ok(asked.map_or_else(|| Poll::Pending("none".to_owned()), Poll::Ready))
         })
         .await?;
         let name = asked["metadata"]["name"].as_str().context("reading the token's name")?;

@@ -44,7 +44,7 @@ pub enum NoAnswer {
 }
 
 /// For one answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Endpoint {
     /// `url` is a registration's, `authority` the PEM of the only CA to trust.
@@ -69,7 +69,7 @@ impl Endpoint {
         request.headers_mut().insert("sec-websocket-protocol", http::HeaderValue::from_static(SUBPROTOCOL));
         let connecting =
             connect_async_tls_with_config(request, None, true, Some(Connector::Rustls(Arc::clone(&self.tls))));
-        match timeout(PATIENCE, connecting).await.context("connecting: no answer in time")? {
+        match timeout(TIMEOUT, connecting).await.context("connecting: no answer in time")? {
             Ok((socket, _)) => Ok(Exchange { socket }),
             Err(tungstenite::Error::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();
@@ -129,7 +129,7 @@ impl Exchange {
     /// The operator's next message; a refusal is an error.
     pub async fn hear(&mut self) -> Result<FromOperator, NoAnswer> {
         loop {
-            let next = timeout(PATIENCE, self.socket.next()).await.context("waiting for a message: none in time")?;
+            let next = timeout(TIMEOUT, self.socket.next()).await.context("waiting for a message: none in time")?;
             match next.context("waiting for a message: the connection ended")?.context("receiving a message")? {
                 Message::Text(text) => {
                     return match decode(&text).map_err(anyhow::Error::from)? {
