@@ -1,5 +1,5 @@
 //! Applies the cloud-config to the running system, at each boot: `/etc` is new each time, and the cloud-config is what
-//! it is made from. The meaning of each key is cloud-init's; see [`protocol::cloud_config_keys`] for the list.
+//! it is made from. The meaning of each key is cloud-init's; see [`cloud_config::keys`] for the list.
 
 mod accounts;
 mod change;
@@ -13,9 +13,9 @@ use crate::installed_system::{CLOUD_CONFIG, below};
 use crate::join::LastWord;
 use anyhow::{Context, Result};
 use change::Change;
-use protocol::CloudConfig;
-use protocol::cloud_config::document::Document;
-use protocol::cloud_config_keys::unapplied;
+use cloud_config::CloudConfig;
+use cloud_config::document::Document;
+use cloud_config::keys::unapplied;
 use std::path::Path;
 use system::System;
 

@@ -34,7 +34,7 @@ impl Identity {
     }
 
     /// What rancherd is to identify itself with, where the operator's answer says "by the TPM" and there is none.
-    pub fn complete(&self, cloud_config: &mut protocol::CloudConfig) {
+    pub fn complete(&self, cloud_config: &mut cloud_config::CloudConfig) {
         if let Self::SharedSecret(identity) = self
             && let Some(Value::Object(rancherd)) = cloud_config.0.get_mut("rancherd")
             && rancherd.get("token").is_some_and(|token| token == BY_TPM)
@@ -87,7 +87,7 @@ impl SecretIdentity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::CloudConfig;
+    use cloud_config::CloudConfig;
     use serde_json::json;
 
     #[test]

@@ -7,7 +7,7 @@ use crate::exit_code::ExitCode;
 use crate::machine::{DiskDetail, Machine};
 use crate::plan::layout::Size;
 use crate::settings::{Digest, Layer, Settings, Source};
-use protocol::CloudConfig;
+use cloud_config::CloudConfig;
 use serde_json::{Map, Value, json};
 use std::io;
 use std::time::Duration;

@@ -3,7 +3,8 @@
 
 use crate::installed_system::{CLOUD_CONFIG, RANCHERD_CONFIG, below, write_secret};
 use anyhow::{Context, Result};
-use protocol::{CloudConfig, Join, JoinConfiguration};
+use cloud_config::CloudConfig;
+use protocol::{Join, JoinConfiguration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;

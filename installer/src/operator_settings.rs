@@ -6,8 +6,9 @@ use crate::register::ExchangeError;
 use crate::register::websocket::WebSocketTransport;
 use crate::settings::sources::{self, INSTALLED_FILE};
 use anyhow::{Context, Result};
-use protocol::cloud_config::normal_key;
-use protocol::{CloudConfig, OperatorSettings};
+use cloud_config::CloudConfig;
+use cloud_config::normal_key;
+use protocol::OperatorSettings;
 use serde_json::{Map, Value};
 use std::path::Path;
 

@@ -8,8 +8,8 @@ mod steps;
 
 use crate::machine::{DiskDetail, Machine};
 use crate::settings::Settings;
+use cloud_config::CloudConfig;
 use layout::{Demand, Layout, LayoutError, Size};
-use protocol::CloudConfig;
 use protocol::hardware::FirmwareKind;
 use protocol::release::ReleaseManifest;
 use select::Unsuitable;
@@ -166,7 +166,7 @@ pub fn plan(
         release: release.clone(),
         layout,
         steps,
-        warnings: protocol::cloud_config_keys::unapplied(cloud_config).iter().map(ToString::to_string).collect(),
+        warnings: cloud_config::keys::unapplied(cloud_config).iter().map(ToString::to_string).collect(),
         power_off: *settings.power_off,
         identity: machine.identities.first().cloned(),
     })

@@ -103,7 +103,7 @@ mod tests {
     use crate::machine::installed;
     use crate::plan::tests::{blank_disk, plan_for};
     use crate::settings::Settings;
-    use protocol::CloudConfig;
+    use cloud_config::CloudConfig;
 
     #[test]
     fn the_partition_of_a_plan_is_the_one_that_is_found_on_the_disk() {

@@ -7,7 +7,7 @@ use crate::recovery::Cause;
 use crate::reinstall;
 use crate::release_source::MEDIUM_RELEASE;
 use anyhow::{Context, Result};
-use protocol::CloudConfig;
+use cloud_config::CloudConfig;
 use protocol::message::Slot;
 use protocol::release::{self, ReleaseManifest};
 use serde::{Deserialize, Serialize};

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{Read, Seek};
 
 use anyhow::{Context, Result};
+use cloud_config::CloudConfig;
 use media::iso9660::Volume;
 use media::reserved_space;
-use protocol::CloudConfig;
 use protocol::release::ReleaseManifest;
 use serde::Serialize;
 use serde_json::Value;

@@ -23,9 +23,9 @@ pub use release::{Release, Running};
 
 use crate::crd::{ClusterTarget, ManagedOSImage, reason};
 use crate::registration::Problem;
+use cloud_config::CloudConfig;
 use kube::ResourceExt;
 use kube::core::Selector;
-use protocol::CloudConfig;
 
 /// The namespace whose ManagedOSImages are for the nodes of this cluster.
 pub const LOCAL_NAMESPACE: &str = "fleet-local";

@@ -1,6 +1,7 @@
 //! The `grub.cfg` that an installation writes, run by GRUB itself: it can never be changed later. No system is started;
 //! the kernels on the disk are none, and the serial line tells what GRUB tried.
 
+use cloud_config::CloudConfig;
 use installer::execute::execute;
 use installer::grubenv::{GrubEnv, SlotBoot, SlotState};
 use installer::machine::{DiskDetail, Machine};
@@ -8,7 +9,6 @@ use installer::plan::layout::Role;
 use installer::plan::{InstallPlan, plan};
 use installer::release_source::ReleaseSource;
 use installer::settings::Settings;
-use protocol::CloudConfig;
 use protocol::message::Slot;
 use protocol::release::{ReleaseFile, ReleaseManifest};
 use qemu::paths;

@@ -1,10 +1,10 @@
 //! Programs of other origin look at the same things and come to the same conclusions. Disks that the installer wrote are
 //! looked at where they are made: `install.rs`, and in the installer's own tests.
 
+use cloud_config::CloudConfig;
 use harness::fakes::software_machine::usual_report;
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::site::Site;
-use protocol::CloudConfig;
 use qemu::paths;
 use qemu::process::said;
 use qemu::scratch::Scratch;

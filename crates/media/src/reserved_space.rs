@@ -4,7 +4,7 @@
 use std::io::{Read, Seek};
 
 use anyhow::{Context, Result, ensure};
-use protocol::CloudConfig;
+use cloud_config::CloudConfig;
 
 use crate::iso9660::{Extent, Volume};
 

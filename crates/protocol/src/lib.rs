@@ -1,10 +1,8 @@
-//! What both ends of the wire agree on: identity, messages, the exchange's order, SMBIOS, cloud-config and the
-//! release manifest. No input or output, and no Kubernetes: everything here is a value or a function over values.
+//! What both ends of the wire agree on: identity, messages, the exchange's order, SMBIOS and the release
+//! manifest. No input or output, and no Kubernetes: everything here is a value or a function over values.
 
 pub mod attestation;
 pub mod bounded;
-pub mod cloud_config;
-pub mod cloud_config_keys;
 pub mod config_template;
 pub mod exchange;
 pub mod first_release;
@@ -21,7 +19,6 @@ pub mod template;
 pub mod token;
 pub mod tpm_hash;
 
-pub use cloud_config::CloudConfig;
 pub use config_template::ConfigTemplate;
 pub use join::{Join, JoinConfiguration};
 pub use message::{FromMachine, FromOperator};

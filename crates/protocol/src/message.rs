@@ -4,13 +4,13 @@
 //! expects an answer that we cannot give. Byte strings are standard base64 with padding.
 
 use crate::bounded::{line, list, optional_line, word};
-use crate::cloud_config::CloudConfig;
 use crate::hardware::{Address, Hardware};
 use crate::join::Join;
 use crate::operator_settings::{OperatorSettings, SettingsRevision};
 use crate::refusal::{Refusal, RefusalCode};
 use crate::reinstall::{ReinstallReport, ReinstallRequest};
 use crate::smbios::SmbiosDocument;
+use cloud_config::CloudConfig;
 use serde::{Deserialize, Serialize};
 
 /// The websocket subprotocol of this exchange. A websocket without it speaks the first release's exchange.

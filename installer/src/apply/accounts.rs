@@ -3,7 +3,7 @@
 //! Formats: passwd(5), shadow(5), group(5). `/etc` is made anew at each boot, so users are too; their numbers follow
 //! their homes, which stay.
 
-use protocol::cloud_config::document::{Document, Password, PasswordOf, User, is_name};
+use cloud_config::document::{Document, Password, PasswordOf, User, is_name};
 use std::fmt::Write;
 
 /// The contents of `/etc/passwd`, `/etc/shadow` and `/etc/group`.
@@ -220,7 +220,7 @@ fn check_name(name: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::CloudConfig;
+    use cloud_config::CloudConfig;
 
     fn image() -> Accounts {
         Accounts::parse(

@@ -2,8 +2,8 @@
 
 use super::{Stage, network, script};
 use crate::installed_system::RANCHERD_CONFIG;
+use cloud_config::document::{CaCerts, Document, WriteFile};
 use flate2::read::MultiGzDecoder;
-use protocol::cloud_config::document::{CaCerts, Document, WriteFile};
 use std::fmt;
 use std::io::Read;
 
@@ -194,7 +194,7 @@ fn content(file: &WriteFile) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::CloudConfig;
+    use cloud_config::CloudConfig;
 
     fn planned(text: &str, stage: Stage) -> (Vec<Change>, Vec<String>) {
         let (document, unapplied) = Document::read(&CloudConfig::parse(text).unwrap());

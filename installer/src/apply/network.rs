@@ -1,6 +1,6 @@
 //! Network configuration, version 2, as files for systemd-networkd (systemd.network(5)).
 
-use protocol::cloud_config::document::{Ethernet, Network};
+use cloud_config::document::{Ethernet, Network};
 use std::fmt::Write;
 
 /// File name and content of one `.network` file for each interface; they come before the image's own.
@@ -89,8 +89,8 @@ impl File {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::CloudConfig;
-    use protocol::cloud_config::document::Document;
+    use cloud_config::CloudConfig;
+    use cloud_config::document::Document;
 
     fn of(text: &str) -> (Vec<(String, String)>, Vec<String>) {
         let (document, unapplied) =

@@ -1,6 +1,6 @@
 //! `runcmd` and `bootcmd` as one shell script, as cloud-init makes it (`cloudinit/util.py`, `shellify`).
 
-use protocol::cloud_config::document::ShellCommand;
+use cloud_config::document::ShellCommand;
 
 /// The script: lines as they are, and lists with each argument in single quotes. A command that fails does not end it.
 pub fn script(commands: &[ShellCommand]) -> String {

@@ -388,7 +388,7 @@ fn another_disk_than_the_planned_one_is_not_touched() {
 fn large_sectors_get_a_table_without_bios_code() {
     let detail = DiskDetail { logical_sector_bytes: 4096, ..blank_disk("/dev/nvme0n1") };
     let planned =
-        crate::plan::tests::plan_for(detail, &Settings::default(), &protocol::CloudConfig::default()).unwrap();
+        crate::plan::tests::plan_for(detail, &Settings::default(), &cloud_config::CloudConfig::default()).unwrap();
     let folder = tiny_release(&[5; 12288]);
     let release = ReleaseSource::open(folder.path()).unwrap();
     assert!(work::prepare(&planned, &release).is_ok());

@@ -2,8 +2,8 @@
 
 use super::ConfigFile;
 use crate::settings::{Secret, Settings};
-use protocol::CloudConfig;
-use protocol::cloud_config::normal_key;
+use cloud_config::CloudConfig;
+use cloud_config::normal_key;
 use serde_json::{Map, Value, json};
 
 /// What `ros-installer apply` reads at each boot.

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use crate::plan::tests::{blank_disk, plan_for};
     use crate::settings::{Setting, Source};
-    use protocol::CloudConfig;
+    use cloud_config::CloudConfig;
 
     fn steps_with(settings: &Settings) -> (Vec<Step>, Layout) {
         let plan = plan_for(blank_disk("/dev/vda"), settings, &CloudConfig::default()).unwrap();

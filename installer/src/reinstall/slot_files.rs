@@ -63,7 +63,7 @@ mod tests {
     use crate::plan::{Content, Step};
     use crate::release_source::tests::tiny_release;
     use crate::settings::Settings;
-    use protocol::CloudConfig;
+    use cloud_config::CloudConfig;
 
     /// Recovery's folder as an installation writes it, and slot A's arguments and GUID in that installation.
     fn installed() -> (tempfile::TempDir, String, Uuid) {

@@ -2,7 +2,7 @@
 
 use super::sources::{self, DocumentError};
 use super::{Layer, Resolved, SettingError, Settings, Source, resolve};
-use protocol::CloudConfig;
+use cloud_config::CloudConfig;
 use std::path::Path;
 
 /// Everything said so far. The cloud-config is that of all documents, the stronger laid over the weaker.

@@ -2,8 +2,8 @@
 
 use super::{DeviceSelector, Digest, Secret, Setting, Settings, Source};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use protocol::CloudConfig;
-use protocol::cloud_config::normal_key;
+use cloud_config::CloudConfig;
+use cloud_config::normal_key;
 use serde_json::Value;
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Reads the documents that settings come from: the medium's file, and the one that `configURL` names.
 
 use super::Digest;
-use protocol::CloudConfig;
+use cloud_config::CloudConfig;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

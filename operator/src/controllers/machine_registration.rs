@@ -11,6 +11,7 @@ use crate::kube::watch::keep_watching;
 use crate::media;
 use crate::registration::index::Authorities;
 use crate::registration::{self, Endpoint, Problem, Registration};
+use cloud_config::{CloudConfig, keys};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -19,7 +20,7 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
-use protocol::{CloudConfig, OperatorSettings, RegistrationToken, cloud_config_keys};
+use protocol::{OperatorSettings, RegistrationToken};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -231,11 +232,11 @@ fn put_cloud_config(conditions: &mut Vec<Condition>, object: &MachineRegistratio
     let Some(config) = &object.spec.cloud_config else {
         return conditions.take_away(condition_type::CLOUD_CONFIG_APPLICABLE);
     };
-    let unapplied = cloud_config_keys::unapplied_or_unknown(&CloudConfig(config.clone()));
+    let unapplied = keys::unapplied_or_unknown(&CloudConfig(config.clone()));
     let (reason, message) = if unapplied.is_empty() {
         (reason::ALL_KEYS_APPLIED, "machines apply all of spec.cloudConfig".to_owned())
     } else {
-        let places = cloud_config_keys::summary(&unapplied);
+        let places = keys::summary(&unapplied);
         (reason::KEYS_NOT_APPLIED, format!("machines do not apply, of spec.cloudConfig: {places}"))
     };
     let type_ = condition_type::CLOUD_CONFIG_APPLICABLE;

@@ -4,7 +4,7 @@
 use super::BaseMedium;
 use ::media::reserved_space;
 use anyhow::Context as _;
-use protocol::CloudConfig;
+use cloud_config::CloudConfig;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;

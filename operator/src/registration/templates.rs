@@ -109,8 +109,8 @@ fn in_value(value: &Value, path: &str, pointer: &str, places: &mut Vec<Place>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cloud_config::CloudConfig;
     use proptest::prelude::*;
-    use protocol::CloudConfig;
     use serde_json::json;
 
     fn machine() -> KnownMachine {

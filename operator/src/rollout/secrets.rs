@@ -1,7 +1,7 @@
 //! What must not stand in a Bundle: Fleet keeps its content in a cluster-scoped object as well, which more people may
 //! read than the ManagedOSImage.
 
-use protocol::cloud_config::normal_key;
+use cloud_config::normal_key;
 use serde_json::{Map, Value};
 
 /// Keys whose values are secrets, as [`normal_key`] writes them.

@@ -1,8 +1,8 @@
 //! Documents from the field, each with what is right, and the page for users.
 
 use super::*;
-use crate::cloud_config::document::{self, Password, ShellCommand};
-use crate::cloud_config::read::Log;
+use crate::document::{self, Password, ShellCommand};
+use crate::node::Log;
 
 fn read(text: &str) -> (Document, Vec<String>) {
     let config = CloudConfig::parse(text).unwrap();

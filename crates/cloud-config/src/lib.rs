@@ -1,8 +1,10 @@
-//! A cloud-config document and the rule by which one is laid over another.
+//! A cloud-config document: how it is parsed and written, how two are merged, and which keys the installed system
+//! applies.
 
 pub mod document;
+pub mod keys;
+mod node;
 mod parse;
-pub(crate) mod read;
 mod write;
 
 pub use parse::CloudConfigError;

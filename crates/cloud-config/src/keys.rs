@@ -3,9 +3,8 @@
 //!
 //! Names and meaning are cloud-init's (its "Module reference") and netplan's, `rancherd` and `rancheros` ours.
 
-use crate::CloudConfig;
-use crate::cloud_config::document::Document;
-use crate::cloud_config::normal_key;
+use crate::document::Document;
+use crate::{CloudConfig, normal_key};
 use std::fmt;
 
 /// Every key that is applied, with how: `[]` stands for the items of a list, `*` for a name. docs/cloud-config.md is

@@ -1,7 +1,7 @@
 //! Values of a cloud-config with their places, so that what cannot be used is named, and costs itself alone.
 
 use super::{TEMPLATE, tag};
-use crate::cloud_config_keys::Unapplied;
+use crate::keys::Unapplied;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,29 +10,29 @@ use std::collections::BTreeSet;
 #[derive(Default)]
 pub(crate) struct Log {
     pub(crate) unapplied: RefCell<Vec<Unapplied>>,
-    /// Every key that was asked for, as `cloud_config_keys::KEYS` spells it.
+    /// Every key that was asked for, as `keys::KEYS` spells it.
     pub(crate) asked: RefCell<BTreeSet<String>>,
 }
 
 impl Log {
-    pub(super) fn name(&self, path: &str, why: Option<&'static str>) {
+    pub(crate) fn name(&self, path: &str, why: Option<&'static str>) {
         self.unapplied.borrow_mut().push(Unapplied { path: path.to_owned(), why });
     }
 }
 
 /// A value, never null, and where it stands.
 #[derive(Clone)]
-pub(super) struct Node<'a> {
-    pub(super) value: &'a Value,
+pub(crate) struct Node<'a> {
+    pub(crate) value: &'a Value,
     /// Such as `users[1].shell`.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// The same with `[]` for an index and `*` for a name, such as `users[].shell`.
     pattern: String,
     log: &'a Log,
 }
 
 impl<'a> Node<'a> {
-    pub(super) fn refuse(&self, why: &'static str) {
+    pub(crate) fn refuse(&self, why: &'static str) {
         let why = match tag(self.value) {
             Some(TEMPLATE) => "templates are not filled in",
             Some(_) => "its YAML tag is not known here",
@@ -49,7 +49,7 @@ impl<'a> Node<'a> {
     }
 
     /// Text; a number or a boolean is text as it is written.
-    pub(super) fn text(&self) -> Option<String> {
+    pub(crate) fn text(&self) -> Option<String> {
         let text = match self.value {
             Value::String(text) => Some(text.clone()),
             Value::Number(number) => Some(number.to_string()),
@@ -60,19 +60,19 @@ impl<'a> Node<'a> {
     }
 
     /// Text for which a rule holds.
-    pub(super) fn text_that(&self, holds: impl Fn(&str) -> bool, why: &'static str) -> Option<String> {
+    pub(crate) fn text_that(&self, holds: impl Fn(&str) -> bool, why: &'static str) -> Option<String> {
         let text = self.text()?;
         self.or_refuse(Some(text).filter(|text| holds(text)), why)
     }
 
     /// One line, without what ends it in a block of text.
-    pub(super) fn line(&self) -> Option<String> {
+    pub(crate) fn line(&self) -> Option<String> {
         let text = self.text()?.trim_end_matches(['\n', '\r']).to_owned();
         self.or_refuse(Some(text).filter(|text| !text.contains(char::is_control)), "it must be one line of text")
     }
 
     /// True or false, also in the words of YAML 1.1.
-    pub(super) fn flag(&self) -> Option<bool> {
+    pub(crate) fn flag(&self) -> Option<bool> {
         let word = match self.value {
             Value::Bool(flag) => return Some(*flag),
             Value::String(word) => word.to_ascii_lowercase(),
@@ -87,7 +87,7 @@ impl<'a> Node<'a> {
         self.or_refuse(flag, "it must be true or false")
     }
 
-    pub(super) fn number(&self) -> Option<u32> {
+    pub(crate) fn number(&self) -> Option<u32> {
         let number = match self.value {
             Value::Number(number) => number.as_u64().and_then(|number| number.try_into().ok()),
             Value::String(digits) => digits.trim().parse().ok(),
@@ -97,7 +97,7 @@ impl<'a> Node<'a> {
     }
 
     /// The items of a list that are not null.
-    pub(super) fn items(&self) -> Vec<Node<'a>> {
+    pub(crate) fn items(&self) -> Vec<Node<'a>> {
         let Value::Array(items) = self.value else {
             self.refuse("it must be a list");
             return Vec::new();
@@ -112,12 +112,12 @@ impl<'a> Node<'a> {
     }
 
     /// The items of a list, or the one value that stands in its place.
-    pub(super) fn one_or_more(&self) -> Vec<Node<'a>> {
+    pub(crate) fn one_or_more(&self) -> Vec<Node<'a>> {
         if self.value.is_array() { self.items() } else { vec![self.clone()] }
     }
 
     /// A list of words, one text with commas or blanks between them, or the keys of a mapping.
-    pub(super) fn words(&self) -> Vec<String> {
+    pub(crate) fn words(&self) -> Vec<String> {
         if let (Value::Object(map), None) = (self.value, tag(self.value)) {
             return map.keys().cloned().collect();
         }
@@ -127,21 +127,21 @@ impl<'a> Node<'a> {
     }
 
     /// Lines of one text, or of each text in a list, without blank ones.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let texts: Vec<String> = self.one_or_more().iter().filter_map(Node::text).collect();
         let lines = texts.iter().flat_map(|text| text.lines()).map(str::trim);
         lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 
     /// The keys of a mapping, which are named when the result goes unless they were asked for.
-    pub(super) fn fields(&self) -> Option<Fields<'a>> {
+    pub(crate) fn fields(&self) -> Option<Fields<'a>> {
         let map = self.value.as_object().filter(|_| tag(self.value).is_none());
         let map = self.or_refuse(map, "it must be a mapping")?;
         Some(Fields { map, path: self.path.clone(), pattern: self.pattern.clone(), asked: Vec::new(), log: self.log })
     }
 
     /// The entries of a mapping whose keys are names.
-    pub(super) fn named(&self) -> Vec<(&'a str, Node<'a>)> {
+    pub(crate) fn named(&self) -> Vec<(&'a str, Node<'a>)> {
         let map = self.value.as_object().filter(|_| tag(self.value).is_none());
         let Some(map) = self.or_refuse(map, "it must be a mapping") else { return Vec::new() };
         let node = |(name, value): (&'a String, &'a Value)| {
@@ -152,14 +152,14 @@ impl<'a> Node<'a> {
     }
 
     /// The same value at another place of the table of keys.
-    pub(super) fn like(mut self, pattern: &str) -> Self {
+    pub(crate) fn like(mut self, pattern: &str) -> Self {
         pattern.clone_into(&mut self.pattern);
         self
     }
 }
 
 /// The keys of a mapping. Dropping it names those that were not asked for.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
     path: String,
     pattern: String,
@@ -168,13 +168,13 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of_document(map: &'a Map<String, Value>, log: &'a Log) -> Self {
+    pub(crate) fn of_document(map: &'a Map<String, Value>, log: &'a Log) -> Self {
         Self { map, path: String::new(), pattern: String::new(), asked: Vec::new(), log }
     }
 
     /// The value of a key, if it is there and not null. Asked for by the spelling of the table of keys; where the
     /// document has hyphens for underscores, or the other way round, that is the same key.
-    pub(super) fn get(&mut self, key: &str) -> Option<Node<'a>> {
+    pub(crate) fn get(&mut self, key: &str) -> Option<Node<'a>> {
         let below = |path: &str, key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
         let pattern = below(&self.pattern, key);
         self.log.asked.borrow_mut().insert(pattern.clone());
@@ -187,13 +187,13 @@ impl<'a> Fields<'a> {
     }
 
     /// The mapping as a whole is not applied.
-    pub(super) fn refuse(&mut self, why: &'static str) {
+    pub(crate) fn refuse(&mut self, why: &'static str) {
         self.leave();
         self.log.name(&self.path, Some(why));
     }
 
     /// Names no key: what is wrong was said.
-    pub(super) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.asked = self.map.keys().map(String::as_str).collect();
     }
 }

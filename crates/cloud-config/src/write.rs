@@ -9,7 +9,7 @@ use std::fmt::Write;
 /// A simple key may have 1024 characters (YAML 1.2.2, 8.2.2); longer ones need the explicit form.
 const LONGEST_SIMPLE_KEY: usize = 512;
 
-pub(super) fn document(map: &Map<String, Value>) -> String {
+pub(crate) fn document(map: &Map<String, Value>) -> String {
     let mut out = String::new();
     if map.is_empty() {
         out.push_str("{}\n");
@@ -84,7 +84,7 @@ fn leaf_line(out: &mut String, value: &Value, depth: usize) {
 }
 
 /// YAML 1.1 wants a point in a float and a sign in its exponent.
-pub(super) fn number(value: &Number) -> String {
+pub(crate) fn number(value: &Number) -> String {
     let text = value.to_string();
     let Some((mantissa, exponent)) = text.split_once('e') else { return text };
     let point = if mantissa.contains('.') { "" } else { ".0" };

@@ -22,7 +22,7 @@ pub enum CloudConfigError {
     NotAMapping(&'static str),
 }
 
-pub(super) fn parse(document: &str) -> Result<Map<String, Value>, CloudConfigError> {
+pub(crate) fn parse(document: &str) -> Result<Map<String, Value>, CloudConfigError> {
     if document.len() > CloudConfig::MAX_DOCUMENT {
         return Err(CloudConfigError::TooBig(document.len()));
     }

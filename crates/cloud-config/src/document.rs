@@ -1,9 +1,9 @@
 //! The parts of a cloud-config that an installed system applies, with types. The meaning of each key is cloud-init's
 //! ("Module reference") and netplan's; `rancherd` and `rancheros` are ours.
 
-use super::read::{Fields, Log, Node};
+use super::node::{Fields, Log, Node};
 use super::{BINARY, CloudConfig, normal_key, tag};
-use crate::cloud_config_keys::Unapplied;
+use crate::keys::Unapplied;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
