@@ -35,6 +35,7 @@ demo-stop: ## End what the demo left running
 test: packages ## Check style, then test everything, machines included
 	$(STAGE) format  $(CARGO) fmt --all --check
 	$(STAGE) lint    $(CARGO) clippy --release --workspace --all-targets -- --deny warnings
+	$(STAGE) deny    tools/deny
 	$(STAGE) build   $(MAKE) --no-print-directory build
 	$(STAGE) test    $(CARGO) test --release --workspace -- --skip vm_ --skip iso_ --skip matrix_
 	$(STAGE) machine $(MAKE) --no-print-directory qemu-test
