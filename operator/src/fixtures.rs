@@ -2,7 +2,6 @@
 
 use crate::cluster::rancher::Rancher;
 use crate::context::Context;
-use crate::crd::{MachineInventory, MachineRegistration};
 use crate::identity::shared_secret::SharedSecrets;
 use crate::inventory::index::InventoryIndex;
 use crate::inventory::lookup::Lookup;
@@ -15,6 +14,7 @@ use crate::registration::Endpoint;
 use crate::registration::index::{Authorities, RegistrationIndex};
 use crate::rollout::DefaultRegistry;
 use ::media::reserved_space;
+use api::{MachineInventory, MachineRegistration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, Response, StatusCode, header};
 use k8s_openapi::jiff::Timestamp;

@@ -3,7 +3,6 @@
 pub mod cluster;
 pub mod context;
 pub mod controllers;
-pub mod crd;
 pub mod digest;
 #[cfg(test)]
 mod fixtures;

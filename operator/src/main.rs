@@ -9,7 +9,7 @@ use operator::media::{Origin, Source};
 use operator::registration::endpoint::address::Given;
 use operator::registration::limiter;
 use operator::rollout::DefaultRegistry;
-use operator::{crd, run};
+use operator::run;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -196,8 +196,8 @@ fn start_log(form: LogForm) {
 }
 
 fn print_definitions(directory: Option<PathBuf>) -> anyhow::Result<()> {
-    for (file, definition) in crd::definitions() {
-        let yaml = crd::to_yaml(&definition).with_context(|| format!("writing {file}"))?;
+    for (file, definition) in api::definitions() {
+        let yaml = api::to_yaml(&definition).with_context(|| format!("writing {file}"))?;
         match &directory {
             None => print!("---\n{yaml}"),
             Some(directory) => {

@@ -1,5 +1,3 @@
-//! What the operator shows of itself: metrics, and the documentation that is made from the code.
+//! What the operator shows of itself: metrics.
 
-#[cfg(test)]
-mod docs;
 pub mod metrics;

@@ -8,11 +8,11 @@ pub mod record;
 pub mod register;
 mod templates;
 
-use crate::crd::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, reason};
 use crate::digest::sha256;
 use crate::inventory::index::{Key, KnownMachine};
 use crate::kube::label;
 use crate::registration::index::{Admits, Authorities};
+use api::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, reason};
 use cloud_config::CloudConfig;
 use cloud_config::document;
 use kube::ResourceExt;
@@ -172,7 +172,7 @@ impl Registration {
     pub fn for_tests(namespace: &str, name: &str, spec: MachineRegistrationSpec) -> Self {
         let mut object = MachineRegistration::new(name, spec);
         object.metadata.namespace = Some(namespace.to_owned());
-        object.status = Some(crate::crd::MachineRegistrationStatus {
+        object.status = Some(api::MachineRegistrationStatus {
             registration_token: Some("t".repeat(RegistrationToken::GENERATED_LENGTH)),
             installed_token: Some("i".repeat(RegistrationToken::GENERATED_LENGTH)),
             ..Default::default()

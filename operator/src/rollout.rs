@@ -21,8 +21,8 @@ pub use plan::{Container, PlanDrain, PlanSecret, PlanSpec, Unsayable};
 pub use registry::{DefaultRegistry, UnusableRegistry};
 pub use release::{Release, Running};
 
-use crate::crd::{ClusterTarget, ManagedOSImage, reason};
 use crate::registration::Problem;
+use api::{ClusterTarget, ManagedOSImage, reason};
 use cloud_config::CloudConfig;
 use kube::ResourceExt;
 use kube::core::Selector;

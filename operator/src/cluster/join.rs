@@ -2,10 +2,10 @@
 
 use crate::cluster::rancher::Sought;
 use crate::context::Context;
-use crate::crd::{ConditionStatus, Conditions, MachineConfig, condition_type};
 use crate::inventory::index::{Key, KnownMachine};
 use crate::registration;
 use crate::registration::decide;
+use api::{ConditionStatus, Conditions, MachineConfig, condition_type};
 use k8s_openapi::api::core::v1::Taint;
 use protocol::{Join, JoinConfiguration, Refusal, RefusalCode};
 use serde_json::{Value, json};
@@ -174,9 +174,9 @@ fn taint_text(taint: &Taint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::reason;
     use crate::fixtures::{self, FakeApi};
     use crate::inventory::index::KnownMachine;
+    use api::reason;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
 

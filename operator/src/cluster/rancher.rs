@@ -10,10 +10,10 @@
 //!
 //! Where Rancher is not installed these kinds are not served. One request a minute finds that out for all machines.
 
-use crate::crd::INVENTORY_ANNOTATION;
 use crate::inventory::index::{Key, KnownMachine};
 use crate::kube::absence::{is_absent, is_not_served};
 use crate::kube::client::writing;
+use api::INVENTORY_ANNOTATION;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Preconditions};
 use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt};

@@ -9,13 +9,13 @@ mod secret;
 
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
-use crate::crd::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, message, reason};
 use crate::inventory::index::{KnownMachine, Owner};
 use crate::inventory::life;
 use crate::inventory::reinstall;
 use crate::inventory::seen::SeenInventory;
 use crate::kube::status_writer::StatusPatch;
 use crate::kube::watch::keep_watching;
+use api::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, message, reason};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;

@@ -4,13 +4,13 @@
 
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
-use crate::crd::{Condition, Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
 use crate::kube::clock_jumps::clock_jumps;
 use crate::kube::status_writer::StatusPatch;
 use crate::kube::watch::keep_watching;
 use crate::media;
 use crate::registration::index::Authorities;
 use crate::registration::{self, Endpoint, Problem, Registration};
+use api::{Condition, Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
 use cloud_config::{CloudConfig, keys};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;

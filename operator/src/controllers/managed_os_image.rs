@@ -12,13 +12,13 @@ mod validate;
 
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
-use crate::crd::{ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, reason};
 use crate::kube::apply;
 use crate::kube::watch::keep_watching;
 use crate::registration::Problem;
 use crate::rollout::Carrier;
 use crate::rollout::bundle::BUNDLE_API;
 use crate::rollout::objects::PLAN_API;
+use api::{ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, reason};
 use build::build;
 use carry_out::{Applied, carry_out, take_away};
 use discovery::Surroundings;

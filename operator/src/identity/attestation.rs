@@ -1,9 +1,9 @@
 //! From what a machine shows to what is believed about it.
 
 use crate::context::Context;
-use crate::crd::{AttestationStatus, EkCertificatePolicy, EkCertificateResult};
 use crate::registration::register::Identity;
 use crate::registration::{self, Registration};
+use api::{AttestationStatus, EkCertificatePolicy, EkCertificateResult};
 use protocol::attestation::{Credential, EndorsementCertificate, EndorsementKey, KeyName};
 use protocol::hardware::TpmInfo;
 use protocol::{Refusal, RefusalCode};

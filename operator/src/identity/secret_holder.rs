@@ -2,10 +2,10 @@
 //! that cannot be known by a TPM: a secret, which can be copied, never stands in for one.
 
 use crate::context::Context;
-use crate::crd::EkCertificatePolicy;
 use crate::inventory::index::KnownMachine;
 use crate::inventory::lookup::starting;
 use crate::registration::Registration;
+use api::EkCertificatePolicy;
 use protocol::{Refusal, RefusalCode, SharedSecret};
 use std::sync::Arc;
 

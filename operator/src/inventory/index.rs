@@ -12,7 +12,7 @@ pub use count::Seat;
 pub use known_machine::{Assignment, KnownMachine};
 pub use owner::Owner;
 
-use crate::crd::{MachineInventory, MachineInventoryStatus, Phase};
+use api::{MachineInventory, MachineInventoryStatus, Phase};
 use kube::api::ObjectMeta;
 use maps::{Maps, digest_of};
 use protocol::TpmHash;
@@ -179,7 +179,7 @@ impl InventoryIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::{OsStatus, REGISTRATION_ANNOTATION};
+    use api::{OsStatus, REGISTRATION_ANNOTATION};
 
     fn hash(n: u8) -> TpmHash {
         TpmHash::of_public_key(&[n])

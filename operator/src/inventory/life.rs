@@ -6,7 +6,7 @@
 //!                                       └──────────────── reinstalled ──────────────────┘
 //! ```
 
-use crate::crd::{
+use api::{
     AttestationStatus, Conditions, MachineInventoryStatus, OsStatus, Phase, condition_type as types, message, reason,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -5,9 +5,9 @@
 //! saw the object, or when the machine registered, counts as honoured, and no text is sent before a stored condition
 //! has announced it. The announcement is the controller's, which runs in one replica; every replica may send.
 
-use crate::crd::{Conditions, MachineInventoryStatus, Phase, ReinstallStatus, condition_type::REINSTALL, reason};
 use crate::inventory::index::KnownMachine;
 use crate::inventory::life::Step;
+use api::{Conditions, MachineInventoryStatus, Phase, ReinstallStatus, condition_type::REINSTALL, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::ReinstallRequest;
 use protocol::message::{OsReport, Slot};

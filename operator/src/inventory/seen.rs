@@ -1,7 +1,7 @@
 //! A MachineInventory as it is read from the API server: without `managedFields` and `spec.smbios`, which are most of
 //! an object and its dearest parts to parse, and which nobody here asks for.
 
-use crate::crd::{MachineConfig, MachineInventory, MachineInventorySpec, MachineInventoryStatus};
+use api::{MachineConfig, MachineInventory, MachineInventorySpec, MachineInventoryStatus};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
@@ -135,7 +135,7 @@ mod tests {
                 "namespace": "n", "name": "a", "uid": "u", "resourceVersion": "7", "generation": 3,
                 "creationTimestamp": "2026-11-22T00:00:00Z", "deletionTimestamp": "2026-11-23T00:00:00Z",
                 "finalizers": ["f"], "labels": {"l": "v"},
-                "annotations": {crate::crd::REGISTRATION_ANNOTATION: "door", crate::crd::REGISTERED_DIGEST_ANNOTATION: "d"},
+                "annotations": {api::REGISTRATION_ANNOTATION: "door", api::REGISTERED_DIGEST_ANNOTATION: "d"},
                 "managedFields": [{"manager": "m", "operation": "Update", "fieldsV1": {"f:spec": {}}}],
             },
             "spec": {

@@ -2,10 +2,10 @@
 //! not. A herd of machines queues up here, in the order in which they came: an API server that is asked for more than it
 //! can do at once does all of it late, and what comes after its deadline is work for nothing.
 
-use crate::crd::MachineInventory;
 use crate::inventory::seen::{SeenInventory, SeenMetadata};
 use crate::kube::client::{patching, writing};
 use crate::kube::status_writer::StatusPatch;
+use api::MachineInventory;
 use axum::http;
 use axum::http::header::{ACCEPT, HeaderValue};
 use kube::api::{Api, ListParams, ObjectMeta, Patch};

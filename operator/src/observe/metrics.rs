@@ -1,7 +1,7 @@
 //! What `/metrics` shows. No label names a machine: cardinality does not grow with the fleet.
 
-use crate::crd::{ManagedOSImage, Phase};
 use crate::inventory::index::InventoryIndex;
+use api::{ManagedOSImage, Phase};
 use kube::runtime::reflector::Store;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -344,7 +344,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.time_phase("proof", Duration::from_millis(3));
         metrics.count_room("silent");
-        metrics.count_attestation(Some(crate::crd::EkCertificateResult::Trusted));
+        metrics.count_attestation(Some(api::EkCertificateResult::Trusted));
         metrics.requests.observe("POST", "/api/v1/namespaces/n/secrets", Some(201), Duration::from_millis(1));
         metrics.time_reconciliation("K", async { Err::<(), _>(()) }).await.unwrap_err();
         let inventories = InventoryIndex::default();

@@ -1,8 +1,8 @@
 //! Whether a machine that proved its identity is taken in: a decision over values.
 
-use crate::crd::Approval;
 use crate::inventory::index::KnownMachine;
 use crate::registration::Registration;
+use api::Approval;
 use k8s_openapi::jiff::Timestamp;
 use protocol::{Refusal, RefusalCode};
 use std::sync::Arc;
@@ -94,7 +94,7 @@ pub fn approval_pending(inventory: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::MachineRegistrationSpec;
+    use api::MachineRegistrationSpec;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn now() -> Timestamp {

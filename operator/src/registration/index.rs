@@ -1,9 +1,9 @@
 //! Every MachineRegistration, found by its token, with the authorities it trusts.
 
-use crate::crd::MachineRegistration;
 use crate::inventory::index::Key;
 use crate::registration::Registration;
 use crate::registration::limiter::Pace;
+use api::MachineRegistration;
 use kube::ResourceExt;
 use kube::runtime::watcher;
 use protocol::RegistrationToken;
@@ -151,7 +151,7 @@ fn key_of(object: &MachineRegistration) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::MachineRegistrationStatus;
+    use api::MachineRegistrationStatus;
     use watcher::Event;
 
     fn token(c: char) -> RegistrationToken {

@@ -1,10 +1,10 @@
 //! What is written about a machine when it registers: the inventory made, or what changes of one that is there.
 
-use crate::crd::{MachineInventory, MachineInventorySpec, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION};
 use crate::digest::Digest;
 use crate::inventory::index::KnownMachine;
 use crate::inventory::names::machine_name;
 use crate::registration::{Registration, Templates};
+use api::{MachineInventory, MachineInventorySpec, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION};
 use protocol::template::Rendered;
 use protocol::{SmbiosDocument, TpmHash};
 use serde_json::{Map, Value, json};

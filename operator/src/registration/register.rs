@@ -5,7 +5,6 @@
 //! in one breath are one write.
 
 use crate::context::Context;
-use crate::crd::{AttestationStatus, Conditions, MachineInventoryStatus, Phase, condition_type};
 use crate::digest::Digest;
 use crate::inventory::index::{KnownMachine, Owner};
 use crate::inventory::life::{self, Step};
@@ -17,6 +16,7 @@ use crate::kube::status_writer::StatusPatch;
 use crate::registration::decide::{self, Decision};
 use crate::registration::record::Record;
 use crate::registration::{Registration, Templates};
+use api::{AttestationStatus, Conditions, MachineInventoryStatus, Phase, condition_type};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use protocol::hardware::Hardware;

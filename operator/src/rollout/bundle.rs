@@ -2,7 +2,7 @@
 
 use super::objects::{labels, objects};
 use super::{PLAN_NAMESPACE, Upgrade};
-use crate::crd::ManagedOSImage;
+use api::ManagedOSImage;
 use kube::Resource;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};

@@ -1,8 +1,8 @@
 //! Who carries an upgrade out.
 
 use super::LOCAL_NAMESPACE;
-use crate::crd::{Engine, reason};
 use crate::registration::Problem;
+use api::{Engine, reason};
 
 /// Which of the kinds we drive the API server serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! both from being applied.
 
 use super::Upgrade;
-use crate::crd::{OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL};
+use api::{OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL};
 use serde_json::{Value, json};
 
 pub const PLAN_API: &str = "upgrade.cattle.io/v1";
@@ -106,8 +106,8 @@ fn with(mut object: Value, upgrade: &Upgrade, namespace: Option<&str>) -> Value 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::ManagedOSImage;
     use crate::rollout::{Carrier, DefaultRegistry};
+    use api::ManagedOSImage;
 
     #[test]
     fn identities_are_those_of_the_objects() {

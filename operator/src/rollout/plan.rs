@@ -5,8 +5,8 @@
 //! and no error; `env` is pruned in silence, so it is `envs`; with `drain` given, what is left out of it is done.
 
 use super::{DefaultRegistry, ImageReference, MalformedImage};
-use crate::crd::{ContainerSpec, Drain, HostVolume, ManagedOSImageSpec, SecondsOrDuration, Window};
 use crate::digest::Digest;
+use api::{ContainerSpec, Drain, HostVolume, ManagedOSImageSpec, SecondsOrDuration, Window};
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Serialize;

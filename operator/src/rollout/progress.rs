@@ -2,7 +2,7 @@
 //! have been applied and no more, and stay so after a failed Job.
 
 use super::{Release, Running, Upgrade};
-use crate::crd::{NodeCounts, NodeProgress, OsStatus};
+use api::{NodeCounts, NodeProgress, OsStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::SelectorExt;
 use serde::Deserialize;
@@ -283,7 +283,7 @@ fn remembered(upgrade: &Upgrade, seen: Vec<Seen>, before: &[NodeProgress], now: 
 mod tests {
     use super::super::{Carrier, DefaultRegistry};
     use super::*;
-    use crate::crd::ManagedOSImage;
+    use api::ManagedOSImage;
     use k8s_openapi::jiff::Timestamp;
     use serde_json::json;
 

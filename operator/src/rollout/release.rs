@@ -1,7 +1,7 @@
 //! The release that machines shall run, and whether one does.
 
 use super::image::ImageReference;
-use crate::crd::OsStatus;
+use api::OsStatus;
 use protocol::message::Slot;
 
 /// What identifies the release that an image carries.

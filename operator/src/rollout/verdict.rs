@@ -2,7 +2,7 @@
 
 use super::bundle::BundleStatus;
 use super::{Carrier, Upgrade};
-use crate::crd::{NodeCounts, reason};
+use api::{NodeCounts, reason};
 
 /// Without a step for this long, in seconds, it is stuck: twice what an upgrade Job has until it is ended.
 const STUCK_AFTER: i64 = 30 * 60;
@@ -148,15 +148,15 @@ fn waiting(situation: Situation<'_>, reason: &'static str, message: String) -> V
         Carrier::Fleet => "see Fleet's and System Upgrade Controller's logs in the clusters",
         Carrier::Plan => "see whether System Upgrade Controller runs in the Plan's namespace, and its log",
     };
-    stalled(crate::crd::reason::STUCK, format!("no step for {} minutes: {message}; {look}", situation.idle / 60))
+    stalled(api::reason::STUCK, format!("no step for {} minutes: {message}; {look}", situation.idle / 60))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::ManagedOSImage;
     use crate::rollout::DefaultRegistry;
     use crate::rollout::bundle::Summary;
+    use api::ManagedOSImage;
     use serde_json::{Value, json};
 
     fn upgrade(namespace: &str, spec: Value) -> Upgrade {

@@ -103,9 +103,9 @@ fn is_settled(machine: &KnownMachine, context: &Context) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::{MachineInventory, Phase};
     use crate::fixtures::{self, FakeApi};
     use crate::inventory::index::InventoryIndex;
+    use api::{MachineInventory, Phase};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::SignedDuration;
     use kube::ResourceExt;
@@ -115,7 +115,7 @@ mod tests {
     fn machine(name: &str, hash: char, phase: Option<Phase>) -> MachineInventory {
         let mut object = fixtures::inventory(name, json!({"tpmHash": hash.to_string().repeat(64)}));
         object.metadata.generation = Some(1);
-        let mut status = crate::crd::MachineInventoryStatus { phase, ..Default::default() };
+        let mut status = api::MachineInventoryStatus { phase, ..Default::default() };
         status.observed_generation = phase.map(|_| 1);
         object.status = Some(status);
         object
@@ -205,7 +205,7 @@ mod tests {
         let context = Arc::new(fixtures::context(&FakeApi::default()));
         let made = |name: &str, hash, seconds_ago: i64| {
             let mut object = machine(name, hash, None);
-            let door = (crate::crd::REGISTRATION_ANNOTATION.to_owned(), "door".to_owned());
+            let door = (api::REGISTRATION_ANNOTATION.to_owned(), "door".to_owned());
             object.metadata.annotations = Some([door].into());
             let time = context.now().0.checked_sub(SignedDuration::from_secs(seconds_ago)).unwrap();
             object.metadata.creation_timestamp = Some(Time(time));

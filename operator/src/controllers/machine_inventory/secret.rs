@@ -1,9 +1,9 @@
 //! From `spec.machineTokenSecretName` to a condition: whether a machine can be told by its shared secret.
 
 use crate::context::Context;
-use crate::crd::{Conditions, MachineInventoryStatus, condition_type, reason};
 use crate::identity::shared_secret::Reading;
 use crate::inventory::index::{Key, KnownMachine};
+use api::{Conditions, MachineInventoryStatus, condition_type, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
 //! What must be there, and what must not be there any more.
 
 use super::{Carrier, Wanted};
-use crate::crd::{Engine, ManagedOSImage, OS_IMAGE_FINALIZER};
 use crate::rollout::bundle::{BUNDLE_API, bundle};
 use crate::rollout::objects::{identities, objects};
 use crate::rollout::{self, PLAN_NAMESPACE, STANDALONE_NAMESPACE};
+use api::{Engine, ManagedOSImage, OS_IMAGE_FINALIZER};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -94,8 +94,8 @@ mod tests {
     use super::super::discovery::Surroundings;
     use super::super::validate::validate;
     use super::*;
-    use crate::crd::ManagedOSImageStatus;
     use crate::rollout::Served;
+    use api::ManagedOSImageStatus;
 
     fn object(spec: Value) -> ManagedOSImage {
         let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());

@@ -2,10 +2,10 @@
 
 use super::build::{self, Built, has_finalizer};
 use super::{Context, ManagedOSImage, Problem, ReconcileError};
-use crate::crd::{OS_IMAGE_FINALIZER, reason};
 use crate::kube::apply::{self, apply};
 use crate::kube::client::patching;
 use crate::rollout;
+use api::{OS_IMAGE_FINALIZER, reason};
 use kube::ResourceExt;
 use kube::api::{Api, Patch};
 use kube::runtime::reflector::ObjectRef;

@@ -139,8 +139,8 @@ fn machine_of(machine: &KnownMachine) -> Option<Machine> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::MachineConfig;
     use crate::inventory::index::Assignment;
+    use api::MachineConfig;
     use serde_json::json;
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
     fn a_machine_has_the_name_of_its_node() {
         let mut machine = KnownMachine { name: "m".into(), ..KnownMachine::default() };
         assert_eq!(machine_of(&machine), None);
-        machine.status.os = Some(crate::crd::OsStatus { hostname: Some("Host".into()), ..Default::default() });
+        machine.status.os = Some(api::OsStatus { hostname: Some("Host".into()), ..Default::default() });
         assert_eq!(machine_of(&machine).unwrap().labels[HOSTNAME], "host");
         let config = MachineConfig { node_name: Some("node".into()), ..MachineConfig::default() };
         machine.assignment = Some(Box::new(Assignment { config: Some(config), ..Assignment::default() }));

@@ -3,11 +3,11 @@
 use super::build::plan_of;
 use super::fetch::Found;
 use super::{Context, ManagedOSImage, Outcome, ReconcileError, Wanted};
-use crate::crd::{Conditions, ManagedOSImageStatus, condition_type, reason};
 use crate::kube::status_writer::StatusPatch;
 use crate::rollout::bundle::{BundleStatus, carried_back};
 use crate::rollout::progress::{self, Phase};
 use crate::rollout::verdict::{self, Situation, Verdict};
+use api::{Conditions, ManagedOSImageStatus, condition_type, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
@@ -149,7 +149,7 @@ mod tests {
         };
         let machine = |version: &&str| Machine {
             name: format!("m-{version}"),
-            os: crate::crd::OsStatus { version: Some((*version).into()), healthy: true, ..Default::default() },
+            os: api::OsStatus { version: Some((*version).into()), healthy: true, ..Default::default() },
             ..Machine::default()
         };
         let bundle = json!({"metadata": {"generation": 1}, "status": {

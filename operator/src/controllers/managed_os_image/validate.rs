@@ -1,9 +1,9 @@
 //! Whether an object can be carried out, and by whom.
 
 use super::discovery::Surroundings;
-use crate::crd::ManagedOSImage;
 use crate::registration::Problem;
 use crate::rollout::{Carrier, Served, Upgrade, choose};
+use api::ManagedOSImage;
 use kube::ResourceExt;
 
 /// An object that can be carried out.

@@ -1,10 +1,10 @@
 //! A MachineInventory without its large parts, as the index keeps it.
 
 use super::Key;
-use crate::crd::{
+use crate::digest::Digest;
+use api::{
     MachineConfig, MachineInventory, MachineInventoryStatus, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION,
 };
-use crate::digest::Digest;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::ObjectMeta;
 use kube::{Resource, ResourceExt};

@@ -2,7 +2,7 @@
 
 use super::count::Counts;
 use super::{Key, KnownMachine, known_machine};
-use crate::crd::MachineInventory;
+use api::MachineInventory;
 use kube::{Resource, ResourceExt};
 use protocol::TpmHash;
 use std::collections::hash_map::Entry;

@@ -2,7 +2,7 @@
 //! machine's hash into it, so what the machine itself did goes before what people wrote.
 
 use super::KnownMachine;
-use crate::crd::{Conditions, condition_type};
+use api::{Conditions, condition_type};
 use std::sync::Arc;
 
 /// Whose a machine is.
@@ -59,7 +59,7 @@ impl KnownMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::{AttestationStatus, OsStatus};
+    use api::{AttestationStatus, OsStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
 
@@ -103,7 +103,7 @@ mod tests {
     fn an_annotation_or_a_phase_is_no_proof() {
         let mut claims = by_hand("claims");
         claims.registration = Some("door".into());
-        claims.status.phase = Some(crate::crd::Phase::Registered);
+        claims.status.phase = Some(api::Phase::Registered);
         assert_eq!(owner(&[claims, served("b")]), "b");
     }
 

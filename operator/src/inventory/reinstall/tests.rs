@@ -1,6 +1,6 @@
 use super::*;
-use crate::crd::{Condition, ConditionStatus, MachineInventory, MachineInventorySpec};
 use crate::inventory::life;
+use api::{Condition, ConditionStatus, MachineInventory, MachineInventorySpec};
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use protocol::ReinstallReport;

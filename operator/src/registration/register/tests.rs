@@ -1,6 +1,6 @@
 use super::*;
-use crate::crd::AttestationStatus;
 use crate::fixtures::{self, FakeApi};
+use api::AttestationStatus;
 use protocol::hardware::Hardware;
 use protocol::message::Failure;
 use serde_json::{Value, json};

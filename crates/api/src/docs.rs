@@ -3,11 +3,11 @@
 use protocol::RefusalCode;
 
 /// Where types and reasons stand, each with its meaning in the line above.
-const SOURCE: &str = include_str!("../crd.rs");
+const SOURCE: &str = include_str!("reasons.rs");
 
 #[test]
 fn the_page_says_what_the_code_says() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conditions.md");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/conditions.md");
     let page = page();
     if std::env::var_os("ROS_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, &page).unwrap();
