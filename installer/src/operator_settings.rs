@@ -2,8 +2,8 @@
 //! root reads either file, because both hold a token.
 
 use crate::installed_system::{below, write_secret};
-use crate::register::ExchangeError;
-use crate::register::websocket::WebSocketTransport;
+use crate::session::ExchangeError;
+use crate::session::websocket::WebSocketTransport;
 use crate::settings::sources::{self, INSTALLED_FILE};
 use anyhow::{Context, Result};
 use cloud_config::CloudConfig;

@@ -9,14 +9,14 @@ use crate::cli::{InstallOptions, Output};
 use crate::console::{self, Milestone, announce, chain};
 use crate::consoles::Heading;
 use crate::exit_code::{ExitCode, OrExit};
-use crate::identity::Identity;
+use crate::session::identity::Identity;
 use crate::interactive::{self, Terminal, is_public_key};
 use crate::log;
 use crate::machine::Machine;
 use crate::plan::{InstallPlan, plan};
-use crate::register::relay::Relay;
-use crate::register::websocket::WebSocketTransport;
-use crate::register::{Backoff, Exchange};
+use crate::session::relay::Relay;
+use crate::session::websocket::WebSocketTransport;
+use crate::session::{Backoff, Exchange};
 use crate::release_source::MEDIUM_RELEASE;
 use crate::settings::sources::{self, DocumentError};
 use crate::settings::{Gathered, Source};
@@ -139,7 +139,7 @@ async fn with_operator(
     job: Result<Job, InstallError>,
     transport: WebSocketTransport,
     identity: Identity,
-    exchange: Exchange<crate::register::websocket::WebSocketConnection>,
+    exchange: Exchange<crate::session::websocket::WebSocketConnection>,
     machine: &Machine,
     root: &Path,
 ) -> anyhow::Result<()> {

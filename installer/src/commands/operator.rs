@@ -2,11 +2,11 @@
 
 use crate::console::{self, Milestone, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
-use crate::identity::{Identity, SecretIdentity};
+use crate::session::identity::{Identity, SecretIdentity};
 use crate::machine::Machine;
 use crate::machine::addresses::addresses;
-use crate::register::websocket::{WebSocketConnection, WebSocketTransport};
-use crate::register::{Exchange, ExchangeError, with_retries};
+use crate::session::websocket::{WebSocketConnection, WebSocketTransport};
+use crate::session::{Exchange, ExchangeError, with_retries};
 use crate::settings::{Secret, Settings};
 use anyhow::Context;
 use attest::{DeviceTpm, TpmError, TpmIdentity};

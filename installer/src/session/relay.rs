@@ -1,8 +1,8 @@
 //! Tells the operator how far an installation is, and never holds it up: whatever happens to the connection, the disk
 //! is written on.
 
+use super::identity::Identity;
 use super::{Backoff, Exchange, ExchangeError, Transport, with_retries};
-use crate::identity::Identity;
 use protocol::message::{Done, FromMachine, Progress};
 use std::time::Duration;
 use tokio::sync::watch;

@@ -1,17 +1,19 @@
 //! Bad days, in virtual time: the operator is a script, and so is the TPM.
 
 use super::relay::Relay;
+use super::identity::{Identity, SecretIdentity};
 use super::*;
 use crate::settings::Secret;
-use attest::{Quote, Tpm, TpmError};
+use attest::{Quote, Tpm, TpmError, TpmIdentity};
 use protocol::hardware::TpmInfo;
-use protocol::message::{self, Challenge, FromOperator, InstallPhase, Progress, SecretChallenge};
+use protocol::message::{self, Challenge, Config, Done, FromMachine, MachineReport, Recorded, FromOperator, InstallPhase, Progress, SecretChallenge};
 use protocol::{Refusal, RefusalCode};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 

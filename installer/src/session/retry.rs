@@ -1,5 +1,6 @@
-//! How long to wait before another attempt.
+//! Attempts that are repeated, and how long to wait before the next one.
 
+use super::ExchangeError;
 use std::time::Duration;
 
 /// A wait that doubles up to a limit, spread so that a thousand machines that lost their operator together do not
@@ -32,6 +33,27 @@ impl Backoff {
             Some(seconds) => Duration::from_secs(seconds.min(86_400)).mul_f64(1.0 + 0.1 * chance),
             None => step.mul_f64(0.75 + 0.5 * chance),
         }
+    }
+}
+
+/// Repeats `attempt` until it succeeds or fails for good. Before each wait, `notify` learns the cause and the wait.
+/// `chance`: a number from 0 up to 1, for the jitter.
+pub async fn with_retries<R>(
+    mut attempt: impl AsyncFnMut() -> Result<R, ExchangeError>,
+    mut chance: impl FnMut() -> f64,
+    mut notify: impl FnMut(&ExchangeError, Duration),
+) -> Result<R, ExchangeError> {
+    let (mut remote, mut local) = (Backoff::remote(), Backoff::local());
+    loop {
+        let error = match attempt().await {
+            Ok(result) => return Ok(result),
+            Err(error) if !error.may_succeed_later() => return Err(error),
+            Err(error) => error,
+        };
+        let wait =
+            if error.is_local() { local.next(None, chance()) } else { remote.next(error.retry_after(), chance()) };
+        notify(&error, wait);
+        tokio::time::sleep(wait).await;
     }
 }
 

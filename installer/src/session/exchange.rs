@@ -1,14 +1,8 @@
-//! Drives the registration exchange from the machine's end, over any transport, and comes back after failures.
+//! The machine's side of one registration exchange, over any transport.
 
-mod backoff;
-mod error;
-pub mod relay;
-pub mod websocket;
-
-use crate::identity::{Identity, SecretIdentity};
+use super::identity::{Identity, SecretIdentity};
+use super::{Connection, ExchangeError, Transport};
 use attest::TpmIdentity;
-pub use backoff::Backoff;
-pub use error::{ConnectError, ExchangeError};
 use protocol::exchange::MachineSide;
 use protocol::message::{Config, Done, EXCHANGE_SECONDS, FromMachine, MachineReport, Recorded};
 use std::time::Duration;
@@ -16,19 +10,6 @@ use tokio::time::timeout;
 
 /// How long the operator may take to confirm `done`.
 const CONFIRMATION_SECONDS: u64 = 20;
-
-/// A way to reach the operator.
-pub trait Transport {
-    type Connection: Connection;
-    fn connect(&mut self) -> impl Future<Output = Result<Self::Connection, ConnectError>>;
-}
-
-/// An open connection that carries frames.
-pub trait Connection {
-    fn send(&mut self, frame: String) -> impl Future<Output = Result<(), ConnectError>>;
-    /// The next frame. Dropping the future loses none.
-    fn receive(&mut self) -> impl Future<Output = Result<String, ConnectError>>;
-}
 
 /// An exchange in which the machine has answered the operator's challenge. Whether the answer was accepted shows in
 /// the operator's next message.
@@ -112,7 +93,7 @@ impl<C: Connection> Exchange<C> {
     }
 
     /// Waits for a message nobody asked for, or for the end of the connection: both end this exchange.
-    async fn interrupted(&mut self) -> ExchangeError {
+    pub(super) async fn interrupted(&mut self) -> ExchangeError {
         match self.connection.receive().await {
             Ok(frame) => self.side.receive_interruption(&frame).into(),
             Err(error) => error.into(),
@@ -120,30 +101,6 @@ impl<C: Connection> Exchange<C> {
     }
 }
 
-/// Repeats `attempt` until it succeeds or fails for good. Before each wait, `notify` learns the cause and the wait.
-/// `chance`: a number from 0 up to 1, for the jitter.
-pub async fn with_retries<R>(
-    mut attempt: impl AsyncFnMut() -> Result<R, ExchangeError>,
-    mut chance: impl FnMut() -> f64,
-    mut notify: impl FnMut(&ExchangeError, Duration),
-) -> Result<R, ExchangeError> {
-    let (mut remote, mut local) = (Backoff::remote(), Backoff::local());
-    loop {
-        let error = match attempt().await {
-            Ok(result) => return Ok(result),
-            Err(error) if !error.may_succeed_later() => return Err(error),
-            Err(error) => error,
-        };
-        let wait =
-            if error.is_local() { local.next(None, chance()) } else { remote.next(error.retry_after(), chance()) };
-        notify(&error, wait);
-        tokio::time::sleep(wait).await;
-    }
-}
-
 async fn within<R>(seconds: u64, step: impl Future<Output = Result<R, ExchangeError>>) -> Result<R, ExchangeError> {
     timeout(Duration::from_secs(seconds), step).await.unwrap_or(Err(ExchangeError::TimedOut { seconds }))
 }
-
-#[cfg(test)]
-mod tests;
