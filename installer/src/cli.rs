@@ -1,6 +1,6 @@
 //! The command line: what can be asked of `ros-installer`, and the help that says so.
 
-use crate::apply;
+use crate::provision;
 use crate::settings::{Layer, Source};
 use anyhow::Context;
 use attest::DeviceTpm;
@@ -135,7 +135,7 @@ pub enum Stage {
     Final,
 }
 
-impl From<Stage> for apply::Stage {
+impl From<Stage> for provision::Stage {
     fn from(stage: Stage) -> Self {
         match stage {
             Stage::Early => Self::Early,

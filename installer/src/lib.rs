@@ -1,6 +1,5 @@
 //! Probes a machine, proves its identity, registers it, installs it and looks after the installed system.
 
-pub mod apply;
 pub mod arguments_file;
 pub mod boot_partition;
 pub mod cli;
@@ -16,13 +15,13 @@ pub mod host_identity;
 pub mod installed_system;
 pub mod interactive;
 pub mod issue;
-pub mod join;
 pub mod kexec;
 pub mod log;
 pub mod machine;
 pub mod marker;
 pub mod operator_settings;
 pub mod plan;
+pub mod provision;
 pub mod recovery;
 pub mod session;
 pub mod reinstall;

@@ -5,7 +5,7 @@ use installer::cli::{Cli, Command};
 use installer::commands::{boot, install, probe, register, report, status, tpm_hash};
 use installer::console::{self, Milestone, announce};
 use installer::exit_code::ExitCode;
-use installer::{apply, healthy, issue, log, recovery};
+use installer::{healthy, issue, log, provision, recovery};
 use std::path::Path;
 
 fn main() -> std::process::ExitCode {
@@ -41,7 +41,7 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
         Command::TpmHash(options) => tpm_hash::run(options),
         Command::Probe(options) => probe::run(options, root),
         Command::Status(options) => status::run(options),
-        Command::Apply(options) => apply::run(options.stage.into()).map(|_| ()),
+        Command::Apply(options) => provision::run(options.stage.into()).map(|_| ()),
         Command::Healthy => healthy::run(),
         Command::Boot(options) => boot::run(options),
         Command::Recover => recovery::run(),

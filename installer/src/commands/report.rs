@@ -8,7 +8,7 @@ use crate::console::{self, Milestone, announce};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::session::identity::Identity;
 use crate::issue;
-use crate::join;
+use crate::provision::join;
 use crate::machine::addresses::addresses;
 use crate::operator_settings::{self, Kept, by_either};
 use crate::session::websocket::WebSocketTransport;

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod change;
+pub mod join;
 mod network;
 mod script;
 mod sha512_crypt;
@@ -10,12 +11,12 @@ mod system;
 
 use crate::console::{Milestone, announce};
 use crate::installed_system::{CLOUD_CONFIG, below};
-use crate::join::LastWord;
 use anyhow::{Context, Result};
 use change::Change;
 use cloud_config::CloudConfig;
 use cloud_config::document::Document;
 use cloud_config::keys::unapplied;
+use join::LastWord;
 use std::path::Path;
 use system::System;
 
