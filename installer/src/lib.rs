@@ -1,31 +1,21 @@
 //! Probes a machine, proves its identity, registers it, installs it and looks after the installed system.
 
 pub mod arguments_file;
-pub mod boot_partition;
+pub mod boot;
 pub mod cli;
 pub mod commands;
 pub mod console;
 pub mod consoles;
-pub mod efi;
 pub mod execute;
 pub mod exit_code;
 pub mod grubenv;
-pub mod healthy;
-pub mod host_identity;
-pub mod installed_system;
+pub mod installed;
 pub mod interactive;
-pub mod issue;
-pub mod kexec;
 pub mod log;
 pub mod machine;
 pub mod marker;
-pub mod operator_settings;
 pub mod plan;
 pub mod provision;
-pub mod recovery;
 pub mod session;
-pub mod reinstall;
 pub mod release_source;
 pub mod settings;
-pub mod start;
-pub mod status;

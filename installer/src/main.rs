@@ -5,7 +5,8 @@ use installer::cli::{Cli, Command};
 use installer::commands::{boot, install, probe, register, report, status, tpm_hash};
 use installer::console::{self, Milestone, announce};
 use installer::exit_code::ExitCode;
-use installer::{healthy, issue, log, provision, recovery};
+use installer::installed::{healthy, issue, recovery};
+use installer::{log, provision};
 use std::path::Path;
 
 fn main() -> std::process::ExitCode {

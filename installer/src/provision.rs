@@ -10,7 +10,7 @@ mod sha512_crypt;
 mod system;
 
 use crate::console::{Milestone, announce};
-use crate::installed_system::{CLOUD_CONFIG, below};
+use crate::installed::files::{CLOUD_CONFIG, below};
 use anyhow::{Context, Result};
 use change::Change;
 use cloud_config::CloudConfig;

@@ -1,6 +1,6 @@
 //! `boot`: which slot is started next.
 
-use crate::boot_partition;
+use crate::boot::partition;
 use crate::cli::BootOptions;
 use crate::console;
 use protocol::message::Slot;
@@ -8,7 +8,7 @@ use protocol::message::Slot;
 pub fn run(options: &BootOptions) -> anyhow::Result<()> {
     let slot = Slot::from(options.slot);
     let (mut holds_a_system, mut left) = (false, None);
-    boot_partition::change_state(|env| {
+    partition::change_state(|env| {
         holds_a_system = env.choose(slot);
         left = env.slot(slot).map(|boot| boot.left);
     })?;

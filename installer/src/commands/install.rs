@@ -20,7 +20,7 @@ use crate::session::{Backoff, Exchange};
 use crate::release_source::MEDIUM_RELEASE;
 use crate::settings::sources::{self, DocumentError};
 use crate::settings::{Gathered, Source};
-use crate::start;
+use crate::boot::start;
 use anyhow::Context;
 use cloud_config::CloudConfig;
 use command::Command;

@@ -7,16 +7,16 @@ use crate::cli::ReportOptions;
 use crate::console::{self, Milestone, announce};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::session::identity::Identity;
-use crate::issue;
+use crate::installed::issue;
 use crate::provision::join;
 use crate::machine::addresses::addresses;
-use crate::operator_settings::{self, Kept, by_either};
+use crate::installed::operator_settings::{self, Kept, by_either};
 use crate::session::websocket::WebSocketTransport;
 use crate::session::{Exchange, ExchangeError};
-use crate::reinstall;
+use crate::installed::reinstall;
 use crate::settings::sources::INSTALLED_FILE;
 use crate::settings::{Gathered, Layer, Source};
-use crate::status::{LAST_REPORT, LastReport, Status};
+use crate::installed::status::{LAST_REPORT, LastReport, Status};
 use anyhow::Context;
 use protocol::message::{Done, FromMachine, OsReport, Recorded, Slot};
 use protocol::{Join, OperatorSettings, SettingsRevision};
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::grubenv::{GrubEnv, SlotBoot, SlotState};
     use crate::machine::BootMode;
-    use crate::status::BootState;
+    use crate::installed::status::BootState;
     use std::fs::{create_dir_all, write};
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::cli::{Output, OutputOptions};
 use crate::console;
-use crate::status::Status;
+use crate::installed::status::Status;
 use anyhow::Context;
 
 pub fn run(options: &OutputOptions) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use super::content::{self, Partition};
 use super::mounts::{self, Mount};
 use super::{DiskDetail, installed, sysfs};
-use crate::installed_system::{DEVICES, below};
+use crate::installed::files::{DEVICES, below};
 use crate::marker::Marker;
 use protocol::hardware;
 use std::path::{Path, PathBuf};

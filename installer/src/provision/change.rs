@@ -1,7 +1,7 @@
 //! What a document does to the system, as a list of values.
 
 use super::{Stage, network, script};
-use crate::installed_system::RANCHERD_CONFIG;
+use crate::installed::files::RANCHERD_CONFIG;
 use cloud_config::document::{CaCerts, Document, WriteFile};
 use flate2::read::MultiGzDecoder;
 use std::fmt;

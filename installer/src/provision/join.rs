@@ -1,7 +1,7 @@
 //! How this machine joins its cluster, as the operator last said it: kept, and laid over what the cloud-config has
 //! under `rancherd` wherever rancherd's configuration is written, at boot as well as after a report.
 
-use crate::installed_system::{CLOUD_CONFIG, RANCHERD_CONFIG, below, write_secret};
+use crate::installed::files::{CLOUD_CONFIG, RANCHERD_CONFIG, below, write_secret};
 use anyhow::{Context, Result};
 use cloud_config::CloudConfig;
 use protocol::{Join, JoinConfiguration};

@@ -3,7 +3,7 @@
 use super::accounts::{Accounts, Host};
 use super::change::{Change, FileChange};
 use super::sha512_crypt;
-use crate::installed_system::{PERSISTENT, below};
+use crate::installed::files::{PERSISTENT, below};
 use anyhow::{Context, Result, bail};
 use cloud_config::document::{CaCerts, Document};
 use command::Command;

@@ -1,7 +1,7 @@
 //! What an installed system is known by beside its TPM: machine-id and host keys. They live on COS_PERSISTENT; a copy on
 //! COS_OEM outlives it. `ros-init` binds the copy over their places in the recovery system.
 
-use crate::installed_system::{below, write};
+use crate::installed::files::{below, write};
 use anyhow::{Context, Result};
 use std::fs::{self, Permissions};
 use std::io;

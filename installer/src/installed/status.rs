@@ -1,10 +1,10 @@
 //! Which system runs here, from which slot, and whether it has proved itself.
 
-use crate::boot_partition;
+use crate::boot::partition;
 use crate::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use crate::machine::{Boot, BootMode};
-use crate::recovery::Cause;
-use crate::reinstall;
+use crate::installed::recovery::Cause;
+use crate::installed::reinstall;
 use crate::release_source::MEDIUM_RELEASE;
 use anyhow::{Context, Result};
 use cloud_config::CloudConfig;
@@ -80,7 +80,7 @@ impl Status {
                 let path = Path::new(MEDIUM_RELEASE).join("release.json");
                 (fs::read(&path).with_context(|| format!("reading {}", path.display()))?, None)
             }
-            _ => boot_partition::with_mounted(true, |folder| on_disk(folder, slot))?,
+            _ => partition::with_mounted(true, |folder| on_disk(folder, slot))?,
         };
         Ok(Self {
             mode: boot.mode,
@@ -123,7 +123,7 @@ fn on_disk(boot: &Path, slot: Slot) -> Result<(Vec<u8>, Option<BootState>)> {
     let manifest = boot.join(grubenv::folder(slot)).join("release.json");
     let manifest = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
     // A state that cannot be read is shown as none: recovery, which GRUB starts then, must be able to report.
-    Ok((manifest, boot_partition::read(boot)?.as_ref().map(BootState::from)))
+    Ok((manifest, partition::read(boot)?.as_ref().map(BootState::from)))
 }
 
 /// The host and port of the registration's address.

@@ -1,7 +1,7 @@
 //! How an installed system reaches its operator: kept as the operator last said it, beside what was kept before. Only
 //! root reads either file, because both hold a token.
 
-use crate::installed_system::{below, write_secret};
+use crate::installed::files::{below, write_secret};
 use crate::session::ExchangeError;
 use crate::session::websocket::WebSocketTransport;
 use crate::settings::sources::{self, INSTALLED_FILE};

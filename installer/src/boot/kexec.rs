@@ -2,7 +2,7 @@
 //! signature of the next kernel, as Secure Boot asks for.
 
 use crate::arguments_file;
-use crate::boot_partition;
+use crate::boot::partition;
 use crate::console;
 use crate::grubenv::{self, GrubEnv};
 use anyhow::{Context, Result, bail};
@@ -21,7 +21,7 @@ pub const ARGUMENT: &str = "ros.loader=kexec";
 /// Starts what GRUB would start from this partition, `COS_BOOT` of a disk, and counts the start as GRUB does. Returns
 /// once the restart is under way.
 pub fn start(boot_partition: &Path) -> Result<()> {
-    boot_partition::with_mounted_device(boot_partition, false, |boot| {
+    partition::with_mounted_device(boot_partition, false, |boot| {
         let next = Next::choose(boot)?;
         next.load(boot)?;
         if let Some(state) = next.state {
@@ -46,7 +46,7 @@ struct Next {
 impl Next {
     /// A slot without arguments or kernel uses up its starts here: it could never be started.
     fn choose(boot: &Path) -> Result<Self> {
-        let mut state = boot_partition::read(boot).ok().flatten();
+        let mut state = partition::read(boot).ok().flatten();
         let mut told = None;
         loop {
             let slot = state.as_mut().map_or(Slot::Recovery, GrubEnv::start);

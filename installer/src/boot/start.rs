@@ -4,8 +4,8 @@
 //! back to the medium, the disk's kernel is started in place of this one.
 
 use crate::console::{self, Milestone, announce};
-use crate::efi::{self, Place};
-use crate::kexec;
+use crate::boot::efi::{self, Place};
+use crate::boot::kexec;
 use crate::machine::installed::{BootPartition, InstalledSystem, partition_path};
 use crate::machine::{DiskDetail, Machine};
 use crate::plan::InstallPlan;

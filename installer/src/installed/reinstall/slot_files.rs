@@ -2,7 +2,7 @@
 
 use crate::arguments_file;
 use crate::grubenv::folder;
-use crate::recovery;
+use crate::installed::recovery;
 use crate::release_source::read_manifest;
 use anyhow::{Context, Result};
 use protocol::message::Slot;

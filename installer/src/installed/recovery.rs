@@ -1,11 +1,11 @@
 //! The recovery system: why it runs, and the way back to a slot.
 
-use crate::boot_partition;
+use crate::boot::partition;
 use crate::console::{self, Milestone, announce};
 use crate::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
-use crate::installed_system::{DEVICES, PERSISTENT};
-use crate::issue;
-use crate::reinstall;
+use crate::installed::files::{DEVICES, PERSISTENT};
+use crate::installed::issue;
+use crate::installed::reinstall;
 use crate::release_source::read_manifest;
 use anyhow::{Context, Result};
 use aws_lc_rs::digest;
@@ -74,12 +74,12 @@ impl Cause {
     fn look() -> Result<Self> {
         // Whoever asks for the cause needs one; `reinstall::go_on` says what is the matter with a request.
         let asked = reinstall::asked(Path::new("/")).unwrap_or_default();
-        boot_partition::with_mounted(true, |boot| {
+        partition::with_mounted(true, |boot| {
             if let Some(request) = asked {
                 let version = read_manifest(&boot.join(grubenv::folder(Slot::Recovery)))?.0.version;
                 return Ok(Self::Reinstall { request, version });
             }
-            let state = boot_partition::read(boot)?;
+            let state = partition::read(boot)?;
             Ok(judge(state.as_ref(), |slot| damage(boot, Path::new(DEVICES), slot)))
         })
     }
@@ -139,7 +139,7 @@ pub fn run() -> Result<()> {
             return Err(error);
         }
     }
-    let Some(wait) = cause.wait(boot_partition::state()?.returns) else {
+    let Some(wait) = cause.wait(partition::state()?.returns) else {
         console::note("recovery stays until somebody has looked; `ros-installer boot A` and a restart lead back");
         return Ok(());
     };
@@ -149,7 +149,7 @@ pub fn run() -> Result<()> {
     ));
     sleep(wait);
     let mut target = None;
-    boot_partition::change_state(|env| target = go_back(env))?;
+    partition::change_state(|env| target = go_back(env))?;
     if let Some(slot) = target {
         announce(Milestone::Rebooting, format!("back to slot {slot}"));
         Command::new("systemctl").arg("reboot").run().context("restarting")?;
@@ -200,7 +200,7 @@ fn damage(boot: &Path, devices: &Path, slot: Slot) -> Option<String> {
 
 /// Whether kernel, initrd, arguments and root image of a slot are as they were written.
 pub fn check(slot: Slot) -> Result<()> {
-    boot_partition::with_mounted(true, |boot| {
+    partition::with_mounted(true, |boot| {
         files_damage(&boot.join(grubenv::folder(slot)), &partition(Path::new(DEVICES), slot))
     })
 }

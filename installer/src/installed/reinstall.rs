@@ -10,14 +10,14 @@
 mod memory;
 mod slot_files;
 
-use crate::boot_partition;
+use crate::boot::partition;
 use crate::console::{Milestone, ProgressDisplay, announce, progress_output};
 use crate::execute::anew;
 use crate::grubenv;
-use crate::host_identity;
-use crate::installed_system::{DEVICES, PERSISTENT};
+use crate::installed::host_identity;
+use crate::installed::files::{DEVICES, PERSISTENT};
 use crate::machine::installed;
-use crate::recovery;
+use crate::installed::recovery;
 use crate::release_source::read_manifest;
 use anyhow::{Context, Result};
 use command::Command;
@@ -74,7 +74,7 @@ fn begin(request: &ReinstallRequest, slot: Slot, mut memory: Memory, root: &Path
     host_identity::keep(root, Path::new(PERSISTENT))?;
     memory.asked = Some(request.clone());
     memory.write(root)?;
-    boot_partition::change_state(|env| {
+    partition::change_state(|env| {
         env.choose(Slot::Recovery);
     })?;
     announce(
@@ -107,7 +107,7 @@ pub fn go_on(root: &Path) -> Result<bool> {
     }
     // Not where slot A was started since then, and somebody asked for recovery.
     let mut is_new = false;
-    boot_partition::change_state(|env| is_new = env.take_new_slot_a())?;
+    partition::change_state(|env| is_new = env.take_new_slot_a())?;
     memory.asked = None;
     memory.write(root)?;
     if is_new {
@@ -121,10 +121,10 @@ fn write(root: &Path) -> Result<()> {
     let devices = Path::new(DEVICES);
     let state_a = devices.join("COS_STATE_A");
     let manifest =
-        boot_partition::with_mounted(true, |boot| Ok(read_manifest(&boot.join(grubenv::folder(Slot::Recovery)))?.0))?;
+        partition::with_mounted(true, |boot| Ok(read_manifest(&boot.join(grubenv::folder(Slot::Recovery)))?.0))?;
     let version = &manifest.version;
     announce(Milestone::Planned, format!("release {version} in slot A and a new COS_PERSISTENT, from COS_RECOVERY"));
-    boot_partition::change_state(|env| env.give_up_slot_a())?;
+    partition::change_state(|env| env.give_up_slot_a())?;
     let (output, redraws) = progress_output();
     let mut display = ProgressDisplay::new(output, redraws, Instant::now());
     let mut show = |progress: &_| display.show(progress, Instant::now());
@@ -135,7 +135,7 @@ fn write(root: &Path) -> Result<()> {
     host_identity::lay_out(root, content.path())?;
     anew::make_persistent(&devices.join("COS_PERSISTENT"), content.path())?;
     let guid = installed::guid_of(&state_a)?;
-    boot_partition::with_mounted(false, |boot| slot_files::copy_recovery_to_a(boot, guid))?;
+    partition::with_mounted(false, |boot| slot_files::copy_recovery_to_a(boot, guid))?;
     announce(Milestone::Verified, format!("release {version} reads back as it was written"));
     Ok(())
 }

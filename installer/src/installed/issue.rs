@@ -2,7 +2,7 @@
 
 use crate::console::{self, ERRORS_ONLY, LOG_LEVELS};
 use crate::machine::addresses::addresses;
-use crate::status::Status;
+use crate::installed::status::Status;
 use anyhow::{Context, Result};
 use command::Command;
 use protocol::hardware::Address;

@@ -1,6 +1,6 @@
 //! The requests that a machine has honoured, and the one that it is about to, in `/oem/reinstall.json`.
 
-use crate::installed_system::{below, write_secret};
+use crate::installed::files::{below, write_secret};
 use anyhow::{Context, Result};
 use protocol::ReinstallRequest;
 use protocol::reinstall::remember;

@@ -1,14 +1,14 @@
 //! Tells the boot loader that the running slot is good, once it is.
 
-use crate::boot_partition;
+use crate::boot::partition;
 use crate::console::{Milestone, announce};
 use crate::grubenv::{GrubEnv, SlotState};
-use crate::host_identity;
-use crate::installed_system::PERSISTENT;
-use crate::issue;
+use crate::installed::host_identity;
+use crate::installed::files::PERSISTENT;
+use crate::installed::issue;
 use crate::machine::Boot;
-use crate::recovery;
-use crate::start;
+use crate::installed::recovery;
+use crate::boot::start;
 use anyhow::{Context, Result};
 use command::Command;
 use protocol::message::Slot;
@@ -34,7 +34,7 @@ const NETWORK_STATE: &str = "/run/systemd/netif/state";
 pub fn run() -> Result<()> {
     let slot = Boot::probe(Path::new("/")).slot.filter(|slot| *slot != Slot::Live);
     let slot = slot.context("finding ros.slot= on the kernel command line: this is not an installed system")?;
-    let is_alone = !other_slot_may_start(&boot_partition::state()?, slot);
+    let is_alone = !other_slot_may_start(&partition::state()?, slot);
     let begun = Instant::now();
     let mut was_told = false;
     loop {
@@ -50,11 +50,11 @@ pub fn run() -> Result<()> {
     if let Err(damage) = recovery::check(slot) {
         // What is damaged may not have been read yet, and dm-verity restarts the machine when it is. Without this a good
         // slot would be given back its starts each time.
-        boot_partition::change_state(|env| env.doubt(slot))?;
+        partition::change_state(|env| env.doubt(slot))?;
         announce(Milestone::Failed, format!("slot {slot} is damaged and not marked as good: {damage:#}"));
         return restart_if_on_trial(slot);
     }
-    boot_partition::change_state(|env| env.mark_good(slot))?;
+    partition::change_state(|env| env.mark_good(slot))?;
     if let Err(error) = host_identity::keep(Path::new("/"), Path::new(PERSISTENT)) {
         // The slot is good without it; the next start tries again.
         tracing::warn!("{error:#}");
@@ -119,7 +119,7 @@ fn observe() -> Result<Observation> {
 /// A system that has worked before is left to whoever repairs it: another slot need not be better, and somebody may be
 /// logged in.
 fn restart_if_on_trial(slot: Slot) -> Result<()> {
-    let env = boot_partition::state()?;
+    let env = partition::state()?;
     if is_given_up(&env, slot) {
         announce(Milestone::Rebooting, format!("slot {slot} is on trial and the other slot holds a system"));
         Command::new("systemctl").arg("reboot").run().context("restarting")?;

@@ -1,0 +1,6 @@
+//! What is started next and how: the firmware's boot menu, the boot state on COS_BOOT, and kexec.
+
+pub mod efi;
+pub mod kexec;
+pub mod partition;
+pub mod start;

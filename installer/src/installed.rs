@@ -1,0 +1,10 @@
+//! The installed system: its health, status and recovery, and what it keeps.
+
+pub mod files;
+pub mod healthy;
+pub mod host_identity;
+pub mod issue;
+pub mod operator_settings;
+pub mod recovery;
+pub mod reinstall;
+pub mod status;
