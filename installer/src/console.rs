@@ -1,12 +1,20 @@
-//! What a person sees on the machine's console: one line per milestone, and a progress line while the disk is written.
+//! What a person sees on the machine's console: one line per milestone, a progress line while the disk is written, and
+//! questions.
 
-use crate::consoles::{Consoles, Heading};
-use protocol::message::{InstallPhase, Progress};
+pub mod consoles;
+pub mod log;
+mod milestone;
+mod progress;
+pub mod questions;
+
+use consoles::{Consoles, Heading};
+pub use milestone::Milestone;
+pub use progress::ProgressDisplay;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The kernel's log levels; the first number is that of its consoles (proc_sys_kernel(5), `printk`).
 pub const LOG_LEVELS: &str = "proc/sys/kernel/printk";
@@ -74,46 +82,6 @@ pub fn log_output() -> Box<dyn Write> {
     }
 }
 
-/// The steps of a machine's way from power-on to its own system. Test harness and demo wait for these words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Milestone {
-    Probed,
-    Network,
-    Attested,
-    Registered,
-    Planned,
-    Written,
-    Verified,
-    Rebooting,
-    Applied,
-    Healthy,
-    Booted,
-    Assigned,
-    Refused,
-    Failed,
-}
-
-impl Milestone {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Probed => "probed",
-            Self::Network => "network",
-            Self::Attested => "attested",
-            Self::Registered => "registered",
-            Self::Planned => "planned",
-            Self::Written => "written",
-            Self::Verified => "verified",
-            Self::Rebooting => "rebooting",
-            Self::Applied => "applied",
-            Self::Healthy => "healthy",
-            Self::Booted => "booted",
-            Self::Assigned => "assigned",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-        }
-    }
-}
-
 /// Says `ros-installer: <milestone>: <text>`; further lines of `text` are indented below it.
 /// A console that cannot be written to must not end an installation, so its errors are ignored.
 pub fn announce(milestone: Milestone, text: impl std::fmt::Display) {
@@ -161,94 +129,6 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// Shows how far the writing is: a bar that redraws itself on a terminal, a line every ten percent elsewhere.
-/// Lines fit 80 columns; only carriage return is used, so that any serial terminal will do.
-pub struct ProgressDisplay<W> {
-    out: W,
-    redraws: bool,
-    phase: Option<InstallPhase>,
-    phase_began: Instant,
-    drawn_at: Option<Instant>,
-    drawn_tenth: u64,
-    line_is_open: bool,
-}
-
-impl<W: Write> ProgressDisplay<W> {
-    /// `redraws`: whether `out` is a terminal. `now` is when the first phase begins.
-    pub fn new(out: W, redraws: bool, now: Instant) -> Self {
-        Self { out, redraws, phase: None, phase_began: now, drawn_at: None, drawn_tenth: 0, line_is_open: false }
-    }
-
-    /// Takes one report; draws at most four times a second.
-    pub fn show(&mut self, progress: &Progress, now: Instant) {
-        if self.phase != Some(progress.phase) {
-            self.end_line();
-            (self.phase, self.phase_began, self.drawn_at, self.drawn_tenth) = (Some(progress.phase), now, None, 0);
-        }
-        if progress.total_bytes == 0 {
-            return;
-        }
-        let complete = progress.bytes >= progress.total_bytes;
-        let tenth = progress.bytes.saturating_mul(10) / progress.total_bytes;
-        let due = match self.drawn_at {
-            None => true,
-            Some(_) if complete => self.line_is_open || !self.redraws,
-            Some(at) if self.redraws => now.duration_since(at) >= Duration::from_millis(250),
-            Some(_) => tenth > self.drawn_tenth,
-        };
-        if !due || (complete && self.drawn_tenth >= 10) {
-            return;
-        }
-        let line = line(progress, now.duration_since(self.phase_began));
-        // As in `announce`: a console that cannot be written to must not end an installation.
-        let _ = if self.redraws { write!(self.out, "\r{line:<78}") } else { writeln!(self.out, "{line}") };
-        let _ = self.out.flush();
-        (self.drawn_at, self.drawn_tenth, self.line_is_open) = (Some(now), tenth, self.redraws);
-        if complete {
-            self.end_line();
-        }
-    }
-
-    /// Ends a bar that is still open, so that other text starts on its own line.
-    pub fn end_line(&mut self) {
-        if std::mem::take(&mut self.line_is_open) {
-            let _ = writeln!(self.out).and_then(|()| self.out.flush());
-        }
-    }
-}
-
-/// `writing   [#####---------------]  25%   64/256 MiB   32 MiB/s   6 s left`
-fn line(progress: &Progress, elapsed: Duration) -> String {
-    const CELLS: u64 = 20;
-    let total = progress.total_bytes.max(1);
-    let bytes = progress.bytes.min(total);
-    let filled = (u128::from(bytes) * u128::from(CELLS) / u128::from(total)) as usize;
-    let percent = u128::from(bytes) * 100 / u128::from(total);
-    // The first moments say nothing of the speed: caches fill.
-    let rate = Some(bytes as f64 / elapsed.as_secs_f64()).filter(|rate| *rate >= 1.0 && elapsed.as_millis() >= 200);
-    let speed = rate
-        .map(|rate| format!("  {:.0} MiB/s  {:.0} s left", rate / f64::from(1 << 20), (total - bytes) as f64 / rate));
-    format!(
-        "{:<11} [{}{}] {percent:3}%  {}/{} MiB{}",
-        phase_word(progress.phase),
-        "#".repeat(filled),
-        "-".repeat(CELLS as usize - filled),
-        bytes >> 20,
-        total >> 20,
-        speed.unwrap_or_default(),
-    )
-}
-
-fn phase_word(phase: InstallPhase) -> &'static str {
-    match phase {
-        InstallPhase::Planned => "planned",
-        InstallPhase::Writing => "writing",
-        InstallPhase::Verifying => "verifying",
-        InstallPhase::Configuring => "configuring",
-        InstallPhase::Rebooting => "rebooting",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,33 +137,5 @@ mod tests {
     fn a_milestone_is_one_line_and_its_details_are_indented() {
         let said = announcement(Milestone::Probed, "x\u{1b}[2J\n/dev/vda");
         assert_eq!(said, "ros-installer: probed: x?[2J\n  /dev/vda");
-    }
-
-    fn writing(mib: u64) -> Progress {
-        Progress { phase: InstallPhase::Writing, bytes: mib << 20, total_bytes: 256 << 20, message: String::new() }
-    }
-
-    #[test]
-    fn a_log_gets_a_line_every_ten_percent() {
-        let begin = Instant::now();
-        let mut display = ProgressDisplay::new(Vec::new(), false, begin);
-        for mib in 0..=256 {
-            display.show(&writing(mib), begin + Duration::from_millis(mib * 10));
-        }
-        let out = String::from_utf8(display.out).unwrap();
-        assert_eq!(out.lines().count(), 11, "{out}");
-        assert!(out.lines().all(|line| line.chars().count() <= 79), "{out}");
-        assert!(out.contains(" 50%  128/256 MiB  100 MiB/s  1 s left"), "{out}");
-    }
-
-    #[test]
-    fn a_terminal_gets_a_bar_that_ends_with_one_new_line() {
-        let begin = Instant::now();
-        let mut display = ProgressDisplay::new(Vec::new(), true, begin);
-        for mib in [0, 1, 128, 256, 256] {
-            display.show(&writing(mib), begin + Duration::from_millis(mib * 10));
-        }
-        let out = String::from_utf8(display.out).unwrap();
-        assert_eq!((out.matches('\r').count(), out.matches('\n').count()), (3, 1), "{out:?}");
     }
 }

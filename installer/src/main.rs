@@ -3,10 +3,10 @@
 use clap::Parser;
 use installer::cli::{Cli, Command};
 use installer::commands::{boot, install, probe, register, report, status, tpm_hash};
-use installer::console::{self, Milestone, announce};
+use installer::console::{self, Milestone, announce, log};
 use installer::exit_code::ExitCode;
 use installer::installed::{healthy, issue, recovery};
-use installer::{log, provision};
+use installer::provision;
 use std::path::Path;
 
 fn main() -> std::process::ExitCode {

@@ -3,9 +3,9 @@
 //! On UEFI the firmware is asked to start the disk with its next start. Where it cannot be asked, or was asked and led
 //! back to the medium, the disk's kernel is started in place of this one.
 
-use crate::console::{self, Milestone, announce};
 use crate::boot::efi::{self, Place};
 use crate::boot::kexec;
+use crate::console::{self, Milestone, announce};
 use crate::machine::installed::{BootPartition, InstalledSystem, partition_path};
 use crate::machine::{DiskDetail, Machine};
 use crate::plan::InstallPlan;

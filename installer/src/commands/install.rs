@@ -5,22 +5,22 @@ mod disk_watch;
 
 use super::operator::{self, PendingIdentity};
 use super::{network, probe};
+use crate::boot::start;
 use crate::cli::{InstallOptions, Output};
+use crate::console::consoles::Heading;
+use crate::console::log;
+use crate::console::questions::{self, Terminal, is_public_key};
 use crate::console::{self, Milestone, announce, chain};
-use crate::consoles::Heading;
 use crate::exit_code::{ExitCode, OrExit};
-use crate::session::identity::Identity;
-use crate::interactive::{self, Terminal, is_public_key};
-use crate::log;
 use crate::machine::Machine;
 use crate::plan::{InstallPlan, plan};
+use crate::release_source::MEDIUM_RELEASE;
+use crate::session::identity::Identity;
 use crate::session::relay::Relay;
 use crate::session::websocket::WebSocketTransport;
 use crate::session::{Backoff, Exchange};
-use crate::release_source::MEDIUM_RELEASE;
 use crate::settings::sources::{self, DocumentError};
 use crate::settings::{Gathered, Source};
-use crate::boot::start;
 use anyhow::Context;
 use cloud_config::CloudConfig;
 use command::Command;
@@ -99,7 +99,7 @@ async fn attempt(
     }
     // Before anybody is asked anything: neither the operator nor a network is needed, and the inventory stays as it is.
     if let Some((disk, system)) = start::own_system(&machine, gathered.settings().device.as_deref()) {
-        let choice = interactive::offer_again(&mut *person(), disk, &system.version);
+        let choice = questions::offer_again(&mut *person(), disk, &system.version);
         let Some(again) = choice else { return start::start(&machine, disk, system, root) };
         gathered.add(Source::Answer, again).or_exit(ExitCode::Settings)?;
     }
@@ -227,7 +227,7 @@ async fn wait_for_network(is_up: &mut bool) {
 }
 
 /// Whoever is in front of this machine, or of where this was started.
-fn person() -> Box<dyn interactive::Console> {
+fn person() -> Box<dyn questions::Console> {
     match console::all() {
         Some(consoles) => Box::new(consoles),
         None => Box::new(Terminal::open()),
@@ -235,7 +235,7 @@ fn person() -> Box<dyn interactive::Console> {
 }
 
 async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut bool) -> anyhow::Result<()> {
-    let answers = interactive::ask(&mut *person(), machine, gathered.settings());
+    let answers = questions::ask(&mut *person(), machine, gathered.settings());
     let answers = answers.map_err(|error| error.exit_code().with(error))?;
     gathered.add(Source::Answer, answers.settings).or_exit(ExitCode::Configuration)?;
     if let Some(url) = gathered.settings().config_url.clone().value

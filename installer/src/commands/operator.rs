@@ -2,9 +2,9 @@
 
 use crate::console::{self, Milestone, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
-use crate::session::identity::{Identity, SecretIdentity};
 use crate::machine::Machine;
 use crate::machine::addresses::addresses;
+use crate::session::identity::{Identity, SecretIdentity};
 use crate::session::websocket::{WebSocketConnection, WebSocketTransport};
 use crate::session::{Exchange, ExchangeError, with_retries};
 use crate::settings::{Secret, Settings};

@@ -3,8 +3,8 @@
 use super::operator::{self, PendingIdentity};
 use crate::cli::{Output, RegisterOptions};
 use crate::console;
+use crate::console::log;
 use crate::exit_code::{ExitCode, OrExit};
-use crate::log;
 use crate::machine::Machine;
 use crate::settings::Gathered;
 use anyhow::Context;

@@ -6,17 +6,17 @@ use super::operator::{self, PendingIdentity};
 use crate::cli::ReportOptions;
 use crate::console::{self, Milestone, announce};
 use crate::exit_code::{ExitCode, OrExit};
-use crate::session::identity::Identity;
 use crate::installed::issue;
-use crate::provision::join;
-use crate::machine::addresses::addresses;
 use crate::installed::operator_settings::{self, Kept, by_either};
+use crate::installed::reinstall;
+use crate::installed::status::{LAST_REPORT, LastReport, Status};
+use crate::machine::addresses::addresses;
+use crate::provision::join;
+use crate::session::identity::Identity;
 use crate::session::websocket::WebSocketTransport;
 use crate::session::{Exchange, ExchangeError};
-use crate::installed::reinstall;
 use crate::settings::sources::INSTALLED_FILE;
 use crate::settings::{Gathered, Layer, Source};
-use crate::installed::status::{LAST_REPORT, LastReport, Status};
 use anyhow::Context;
 use protocol::message::{Done, FromMachine, OsReport, Recorded, Slot};
 use protocol::{Join, OperatorSettings, SettingsRevision};
@@ -156,8 +156,8 @@ fn remember(path: &Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::grubenv::{GrubEnv, SlotBoot, SlotState};
-    use crate::machine::BootMode;
     use crate::installed::status::BootState;
+    use crate::machine::BootMode;
     use std::fs::{create_dir_all, write};
 
     #[test]

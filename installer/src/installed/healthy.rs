@@ -1,14 +1,14 @@
 //! Tells the boot loader that the running slot is good, once it is.
 
 use crate::boot::partition;
+use crate::boot::start;
 use crate::console::{Milestone, announce};
 use crate::grubenv::{GrubEnv, SlotState};
-use crate::installed::host_identity;
 use crate::installed::files::PERSISTENT;
+use crate::installed::host_identity;
 use crate::installed::issue;
-use crate::machine::Boot;
 use crate::installed::recovery;
-use crate::boot::start;
+use crate::machine::Boot;
 use anyhow::{Context, Result};
 use command::Command;
 use protocol::message::Slot;

@@ -1,8 +1,8 @@
 //! What stands above the login of an installed system, on its screen and its serial ports.
 
 use crate::console::{self, ERRORS_ONLY, LOG_LEVELS};
-use crate::machine::addresses::addresses;
 use crate::installed::status::Status;
+use crate::machine::addresses::addresses;
 use anyhow::{Context, Result};
 use command::Command;
 use protocol::hardware::Address;

@@ -2,9 +2,9 @@
 
 use crate::boot::partition;
 use crate::grubenv::{self, GrubEnv, SlotBoot, SlotState};
-use crate::machine::{Boot, BootMode};
 use crate::installed::recovery::Cause;
 use crate::installed::reinstall;
+use crate::machine::{Boot, BootMode};
 use crate::release_source::MEDIUM_RELEASE;
 use anyhow::{Context, Result};
 use cloud_config::CloudConfig;

@@ -1,12 +1,14 @@
 //! Bad days, in virtual time: the operator is a script, and so is the TPM.
 
-use super::relay::Relay;
 use super::identity::{Identity, SecretIdentity};
+use super::relay::Relay;
 use super::*;
 use crate::settings::Secret;
 use attest::{Quote, Tpm, TpmError, TpmIdentity};
 use protocol::hardware::TpmInfo;
-use protocol::message::{self, Challenge, Config, Done, FromMachine, MachineReport, Recorded, FromOperator, InstallPhase, Progress, SecretChallenge};
+use protocol::message::{
+    self, Challenge, Config, Done, FromMachine, FromOperator, InstallPhase, MachineReport, Progress, SecretChallenge,
+};
 use protocol::{Refusal, RefusalCode};
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -1,8 +1,8 @@
 //! The console that the installer was started on.
 
 use super::Console;
+use crate::console::consoles::Consoles;
 use crate::console::{ERRORS_ONLY, LOG_LEVELS};
-use crate::consoles::Consoles;
 use nix::libc;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use std::fs;
