@@ -1,9 +1,9 @@
 # The entry points; `make help` lists them.
 #
-# What can be kept between clones (Debian packages, the Kubernetes programs) lies in ROS_CACHE, what belongs to this
-# clone in out/. Compiled code is kept there too, by the path of the clone: cargo tells what is fresh by time alone, so
-# two clones with one folder would be given each other's programs, and a new clone in an old one's place is compiled
-# anew but for its dependencies.
+# ROS_CACHE holds what several clones can share: Debian packages, the Kubernetes programs, compiled code. out/ holds what
+# belongs to this clone. Each clone's path has its own target folder below ROS_CACHE: cargo judges freshness by time alone,
+# so two clones with one target folder would run each other's programs. A new clone at an old path compiles the workspace
+# again and takes its dependencies from the cache.
 
 export ROS_CACHE ?= $(HOME)/.cache/rancheros
 export CARGO_TARGET_DIR ?= $(ROS_CACHE)/target/$(subst /,_,$(CURDIR))
@@ -15,7 +15,7 @@ RUNS ?= 10
 
 CARGO := cargo --locked
 PROGRAMS := $(CARGO_TARGET_DIR)/release
-# The initrd has no libraries: its one program brings the C library along.
+# The initrd holds no libraries, so its one program is linked statically.
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay \
   --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
@@ -32,7 +32,7 @@ demo: image ## Power on an empty machine, get it installed and registered: FIRMW
 demo-stop: ## End what the demo left running
 	@if [ -x $(PROGRAMS)/demo ]; then $(PROGRAMS)/demo stop; else echo "no demo was built here"; fi
 
-test: packages ## Check style, then test everything, machines included
+test: packages ## Check style and dependencies, then test everything, virtual machines included
 	$(STAGE) format  $(CARGO) fmt --all --check
 	$(STAGE) lint    $(CARGO) clippy --release --workspace --all-targets -- --deny warnings
 	$(STAGE) deny    tools/deny
@@ -40,20 +40,20 @@ test: packages ## Check style, then test everything, machines included
 	$(STAGE) test    $(CARGO) test --release --workspace -- --skip vm_ --skip iso_ --skip matrix_
 	$(STAGE) machine $(MAKE) --no-print-directory qemu-test
 
-qemu-test: image hardware-image ## Test what needs the image, with virtual machines and without
+qemu-test: image hardware-image ## Run the tests that need the image, most of them in virtual machines
 	$(CARGO) test --release --workspace --test scenarios -- vm_ iso_ --test-threads 2
 
-# Not `matrix` after `test`, which would make the image twice.
-ci: test ## The same and a shard of `make matrix`: SHARD=7/all for one combination of it
+# `ci` does not depend on `matrix`, which would build the image a second time.
+ci: test ## Run `make test` and a shard of `make matrix`: SHARD=7/all for one combination
 	$(STAGE) matrix  tools/shard $(SHARD) matrix_
 
-matrix: image ## Test every firmware, drive and boot order, an hour on two cores: SHARD=1/4 for a quarter
+matrix: image ## Test all combinations of firmware, drive and boot order, an hour on two cores: SHARD=1/4 for a quarter
 	tools/shard $(SHARD) matrix_
 
-fuzz: packages ## Give parsers random input, and installations power cuts, without machines: CASES=1000000 for more
+fuzz: packages ## Run the property tests with many inputs, simulated power cuts included: CASES=1000000 for more
 	PROPTEST_CASES=$(CASES) $(CARGO) test --release --workspace --lib --bins
 
-power-cuts: image ## Cut a machine's power while it is installed, up to five times a run: RUNS=100 for more
+power-cuts: image ## Cut a virtual machine's power while it is installed, up to five times a run: RUNS=100 for more
 	for run in $$(seq $(RUNS)); do $(CARGO) test --release --workspace --test scenarios -- vm_survives_power_cuts --nocapture || exit 1; done
 
 bench: image ## Measure speed, sizes and memory
@@ -63,7 +63,7 @@ image: build chart ## Make the OS release, the live ISO and the operator's image
 	$(STAGE) image   $(BUILD_IMAGE) --output out/image
 	$(PROGRAMS)/ros-image operator --output out/image --version $(VERSION) --operator $(PROGRAMS)/ros-operator
 
-hardware-image: build ## The same for real hardware, in out/hardware-image/: USB, server disks and network cards
+hardware-image: build ## Make the ISO for real hardware in out/hardware-image/: drivers for USB, server disks, network cards
 	$(STAGE) image   $(BUILD_IMAGE) --output out/hardware-image --kernel generic
 
 chart: build ## Pack the operator's Helm chart in out/chart/
@@ -73,8 +73,8 @@ build: packages ## Build all programs
 	$(CARGO) build --release --workspace
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --package ros-init --target $(STATIC_TARGET)
 
-packages: ## Install the Debian packages that are missing, and say why
+packages: ## Install the Debian packages that are missing, and say why each is needed
 	@tools/install-packages
 
-clean: ## Remove out/; the cache stays
+clean: ## Remove out/ and keep the cache
 	rm -rf out
