@@ -1,9 +1,8 @@
 //! The API as a user meets it: the reference's examples as they stand there, and what is refused with which advice.
 
 use anyhow::{Context, Result};
-use harness::clusters::cluster::{Cluster, Controllers};
-use harness::clusters::operator::Operator;
-use qemu::scratch::Scratch;
+use harness::clusters::cluster::Cluster;
+use harness::world::World;
 use serde_json::{Value, json};
 
 /// Of the first release's reference, word for word; ellipsis included.
@@ -81,11 +80,12 @@ spec:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_references_examples_are_taken_and_given_back() {
-    let (_operator, cluster, _scratch) = start("api-reference").await.unwrap();
+    let world = start("api-reference").await;
+    let cluster = &world.cluster;
     for example in REFERENCE {
         cluster.kubectl(&["apply", "--filename", "-"], example).unwrap();
         let given: Value = serde_yaml::from_str(example).unwrap();
-        let kept = get(&cluster, &given).unwrap();
+        let kept = get(cluster, &given).unwrap();
         assert_eq!(kept["spec"], given["spec"], "{example}");
     }
 }
@@ -111,7 +111,8 @@ const REFUSED: [(&str, &str, &str); 7] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_contradicts_itself_is_refused_with_advice() {
-    let (_operator, cluster, _scratch) = start("api-refused").await.unwrap();
+    let world = start("api-refused").await;
+    let cluster = &world.cluster;
     for (kind, spec, advice) in REFUSED {
         let error = cluster.kubectl(&["apply", "--filename", "-"], &object(kind, "refused", spec)).unwrap_err();
         assert!(error.to_string().contains(advice), "{spec}: {error}");
@@ -130,7 +131,8 @@ async fn what_contradicts_itself_is_refused_with_advice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_is_set_once() {
-    let (_operator, cluster, _scratch) = start("api-identity").await.unwrap();
+    let world = start("api-identity").await;
+    let cluster = &world.cluster;
     let patch = |spec: Value| {
         cluster.patch("machineinventories.rancheros.cattle.io/m", "fleet-default", &json!({"spec": spec}))
     };
@@ -143,11 +145,8 @@ async fn an_identity_is_set_once() {
     patch(json!({"tpm": null, "tpmHash": "aa"})).unwrap();
 }
 
-async fn start(name: &str) -> Result<(Operator, Cluster, Scratch)> {
-    let scratch = Scratch::new(name)?;
-    let cluster = Cluster::start(&scratch.folder("cluster")?, Controllers::Absent).await?;
-    let operator = Operator::start(&cluster, &scratch.folder("operator")?).await?;
-    Ok((operator, cluster, scratch))
+async fn start(name: &str) -> World {
+    World::builder(name).unwrap().start().await.unwrap()
 }
 
 fn object(kind: &str, name: &str, spec: &str) -> String {

@@ -1,13 +1,11 @@
 //! Disks that cannot be installed to, and power that goes: each says what, which and what to do next, on the console
 //! and in the inventory, and leaves nothing half-configured that boots.
 
-use harness::clusters::cluster::Controllers;
-use harness::workshop::{USER, Workshop};
+use harness::world::{USER, World};
 use qemu::disk::{Disk, GIB, WriteFault};
 use qemu::firmware::Firmware;
 use qemu::machine::{Drive, Machine, MachineSpec, Medium};
 use qemu::milestone::Milestone;
-use qemu::scratch::Scratch;
 use qemu::swtpm::EkCertificate;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
@@ -20,14 +18,13 @@ use std::time::Duration;
 const INSTALLED: Duration = Duration::from_secs(900);
 const SHORT: Duration = Duration::from_secs(300);
 
-/// One machine that must not be installed.
-struct Attempt {
-    scratch: Scratch,
+/// One machine that is to be installed, or not.
+struct Installation {
     machine: Machine,
-    workshop: Workshop,
+    world: World,
 }
 
-impl Attempt {
+impl Installation {
     async fn new(name: &str, disks: impl FnOnce(&Path) -> Vec<Disk>, install: Value) -> Self {
         Self::with_tpm(name, disks, install, Some(EkCertificate::Present)).await
     }
@@ -38,27 +35,26 @@ impl Attempt {
         install: Value,
         tpm: Option<EkCertificate>,
     ) -> Self {
-        let scratch = Scratch::new(name).unwrap();
-        let workshop = Workshop::open(&scratch.folder("workshop").unwrap(), Controllers::Absent).await.unwrap();
-        let mut registration = workshop.example_registration().unwrap();
+        let world = World::builder(name).unwrap().start().await.unwrap();
+        let mut registration = world.example_registration().unwrap();
         registration["cloudConfig"]["rancheros"] = json!({"install": install});
-        let medium = workshop.medium("edge", registration).await.unwrap();
+        let medium = world.medium(registration).await.unwrap();
         let mut spec = MachineSpec::new(Firmware::Uefi, "BAD-DAY");
-        spec.disks = disks(scratch.path());
+        spec.disks = disks(world.path());
         spec.tpm = tpm;
         // A disk, because that is how a medium could be taken for a target.
         spec.medium = Some(Medium { file: medium, drive: Drive::Disk });
-        let machine = Machine::assemble(&scratch.folder("machine").unwrap(), spec).await.unwrap();
-        Self { scratch, machine, workshop }
+        let machine = world.machine(spec).await.unwrap();
+        Self { machine, world }
     }
 
     /// The machine is not installed, `status.failure` has this reason, and all of `words` stand on the console, from the
     /// milestone on, and in the inventory.
     async fn refused(&mut self, reason: &str, words: &[&str]) {
         self.fails().await;
-        let machines = self.workshop.machines().unwrap();
+        let machines = self.world.inventory_names().unwrap();
         let [name] = &machines[..] else { panic!("one machine, one inventory; there are {machines:?}") };
-        let inventory = self.workshop.machine_in_phase(name, "Failed", SHORT).await.unwrap();
+        let inventory = self.world.inventory_in_phase(name, "Failed", SHORT).await.unwrap();
         let failure = &inventory["status"]["failure"];
         assert_eq!(failure["reason"], reason, "{failure}");
         let message = failure["message"].as_str().unwrap_or_default();
@@ -93,14 +89,14 @@ fn empty(folder: &Path, serial: &str, bytes: u64) -> Disk {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_without_a_disk_waits_for_one() {
-    let mut attempt = Attempt::new("bad-no-disk", |_| Vec::new(), json!({})).await;
+    let mut installation = Installation::new("bad-no-disk", |_| Vec::new(), json!({})).await;
     // From a CD: the medium would be a disk otherwise.
-    attempt.machine.spec.medium.as_mut().unwrap().drive = Drive::Cd;
-    attempt.refused("NoDisk", &["no disk", "attach one"]).await;
-    attempt.machine.plug_in(&empty(attempt.scratch.path(), "late", 4 * GIB)).unwrap();
+    installation.machine.spec.medium.as_mut().unwrap().drive = Drive::Cd;
+    installation.refused("NoDisk", &["no disk", "attach one"]).await;
+    installation.machine.plug_in(&empty(installation.world.path(), "late", 4 * GIB)).unwrap();
     // Not as a milestone: the machine may say once more that it has no disk.
     let planned =
-        attempt.machine.console().wait_for("a plan", SHORT, |line| Milestone::Planned.text_in(line).is_some());
+        installation.machine.console().wait_for("a plan", SHORT, |line| Milestone::Planned.text_in(line).is_some());
     let planned = planned.await.unwrap().text;
     assert!(planned.contains("serial late"), "{planned}");
 }
@@ -108,19 +104,19 @@ async fn vm_without_a_disk_waits_for_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_without_a_tpm_says_what_to_switch_on_and_leaves_its_disk_alone() {
     let disks = |folder: &Path| vec![empty(folder, "root", 4 * GIB)];
-    let mut attempt = Attempt::with_tpm("bad-no-tpm", disks, json!({}), None).await;
-    attempt.fails().await;
-    attempt.console_says(&["no TPM", "switch the TPM on"]).await;
-    assert_eq!(attempt.workshop.machines().unwrap(), [] as [String; 0]);
-    let disk = std::fs::metadata(&attempt.machine.spec.disks[0].file).unwrap();
+    let mut installation = Installation::with_tpm("bad-no-tpm", disks, json!({}), None).await;
+    installation.fails().await;
+    installation.console_says(&["no TPM", "switch the TPM on"]).await;
+    assert_eq!(installation.world.inventory_names().unwrap(), [] as [String; 0]);
+    let disk = std::fs::metadata(&installation.machine.spec.disks[0].file).unwrap();
     assert_eq!(disk.blocks(), 0, "something was written to the disk");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_with_two_disks_asks_which() {
     let disks = |folder: &Path| vec![empty(folder, "left", 4 * GIB), empty(folder, "right", 4 * GIB)];
-    let mut attempt = Attempt::new("bad-two-disks", disks, json!({})).await;
-    attempt.refused("SeveralDisks", &["/dev/vda", "left", "/dev/vdb", "right", "device"]).await;
+    let mut installation = Installation::new("bad-two-disks", disks, json!({})).await;
+    installation.refused("SeveralDisks", &["/dev/vda", "left", "/dev/vdb", "right", "device"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,33 +128,33 @@ async fn vm_with_somebodys_partitions_leaves_them_alone() {
         assert!(sgdisk.status.success(), "{sgdisk:?}");
         vec![disk]
     };
-    let mut attempt = Attempt::new("bad-foreign", foreign, json!({"device": "/dev/vda"})).await;
-    let before = attempt.machine.spec.disks[0].read_at(0, 4 << 20).unwrap();
-    attempt.refused("DiskHasContent", &["/dev/vda", "wipe: true"]).await;
-    assert!(attempt.machine.spec.disks[0].read_at(0, 4 << 20).unwrap() == before, "the disk was written to");
+    let mut installation = Installation::new("bad-foreign", foreign, json!({"device": "/dev/vda"})).await;
+    let before = installation.machine.spec.disks[0].read_at(0, 4 << 20).unwrap();
+    installation.refused("DiskHasContent", &["/dev/vda", "wipe: true"]).await;
+    assert!(installation.machine.spec.disks[0].read_at(0, 4 << 20).unwrap() == before, "the disk was written to");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_with_a_small_disk_says_how_much_is_needed() {
     let small = |folder: &Path| vec![empty(folder, "small", GIB / 2)];
-    let mut attempt = Attempt::new("bad-small", small, json!({"device": "/dev/vda"})).await;
-    attempt.refused("DiskTooSmall", &["/dev/vda", "512.0 MiB", "needs at least"]).await;
+    let mut installation = Installation::new("bad-small", small, json!({"device": "/dev/vda"})).await;
+    installation.refused("DiskTooSmall", &["/dev/vda", "512.0 MiB", "needs at least"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_offered_its_own_medium_refuses() {
     let disks = |folder: &Path| vec![empty(folder, "root", 4 * GIB)];
-    let mut attempt = Attempt::new("bad-medium", disks, json!({"device": "/dev/sda", "wipe": true})).await;
-    attempt.refused("DiskIsBootMedium", &["/dev/sda", "another disk"]).await;
+    let mut installation = Installation::new("bad-medium", disks, json!({"device": "/dev/sda", "wipe": true})).await;
+    installation.refused("DiskIsBootMedium", &["/dev/sda", "another disk"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_whose_disk_fails_half_way_boots_nothing_from_it() {
     // 40 MiB into slot A: the root image is some 60 MiB.
     let failing = |folder: &Path| vec![empty(folder, "failing", 4 * GIB).with_fault(WriteFault { at_byte: 300 << 20 })];
-    let mut attempt = Attempt::new("bad-write", failing, json!({})).await;
-    attempt.refused("WriteFailed", &["/dev/vda", "serial failing", "replace it", "Input/output error"]).await;
-    let disk = &attempt.machine.spec.disks[0];
+    let mut installation = Installation::new("bad-write", failing, json!({})).await;
+    installation.refused("WriteFailed", &["/dev/vda", "serial failing", "replace it", "Input/output error"]).await;
+    let disk = &installation.machine.spec.disks[0];
     assert_eq!(disk.partition("COS_BOOT").unwrap(), None, "a partition table");
     assert!(disk.read_at(0, 512).unwrap()[510..] != [0x55, 0xaa], "a boot sector");
 }
@@ -166,26 +162,26 @@ async fn vm_whose_disk_fails_half_way_boots_nothing_from_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_survives_power_cuts_while_writing() {
     let disks = |folder: &Path| vec![empty(folder, "root", 4 * GIB)];
-    let mut attempt = Attempt::new("bad-power", disks, json!({})).await;
+    let mut installation = Installation::new("bad-power", disks, json!({})).await;
     for cut in 0..5 {
-        attempt.machine.power_on().await.unwrap();
+        installation.machine.power_on().await.unwrap();
         // The disk comes first: what an earlier cut left on it must not start.
-        attempt.machine.wait_for_milestone(Milestone::Planned, INSTALLED).await.unwrap();
+        installation.machine.wait_for_milestone(Milestone::Planned, INSTALLED).await.unwrap();
         let delay = Duration::from_millis(random(6000));
         println!("cut {cut}: {} ms after the plan", delay.as_millis());
         tokio::time::sleep(delay).await;
-        attempt.machine.cut_power();
-        if attempt.machine.spec.disks[0].partition("COS_BOOT").unwrap().is_some() {
+        installation.machine.cut_power();
+        if installation.machine.spec.disks[0].partition("COS_BOOT").unwrap().is_some() {
             println!("the table, which is written last, was on the disk already");
             break;
         }
     }
-    attempt.machine.power_on().await.unwrap();
-    attempt.machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
-    let port = attempt.machine.ssh_port();
-    let hostname = attempt.workshop.key.run(USER, port, "hostname", SHORT).await.unwrap();
-    let machines = attempt.workshop.machines().unwrap();
-    assert_eq!(machines, [hostname.trim()], "logs: {}", attempt.scratch.path().display());
+    installation.machine.power_on().await.unwrap();
+    installation.machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
+    let port = installation.machine.ssh_port();
+    let hostname = installation.world.key.run(USER, port, "hostname", SHORT).await.unwrap();
+    let machines = installation.world.inventory_names().unwrap();
+    assert_eq!(machines, [hostname.trim()], "logs: {}", installation.world.path().display());
 }
 
 /// Below `limit`; the seed of the standard library's hash maps is the source of chance.

@@ -1,14 +1,14 @@
 //! The operator's clock jumps by an hour, forwards and back, as clocks do that are set.
 
 use anyhow::{Context, Result};
-use harness::clusters::cluster::{Cluster, Controllers};
+use harness::clusters::cluster::Cluster;
 use harness::clusters::operator::{NAMESPACE as OWN_NAMESPACE, Operator};
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
+use harness::world::World;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use protocol::RefusalCode;
-use qemu::scratch::Scratch;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -19,29 +19,28 @@ const HOUR: i64 = 3600;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_by_an_hour_costs_no_lead_and_no_machine() {
-    let scratch = Scratch::new("clock").unwrap();
-    let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
-    let mut operator =
-        Operator::prepare(&cluster, &cluster.kubeconfig(), &scratch.folder("operator").unwrap()).unwrap();
-    let clock = Clock::of(&mut operator, scratch.path()).unwrap();
-    operator.resume().await.unwrap();
-    let open = Registration::apply(&cluster, "open", json!({})).unwrap();
+    let mut world = World::builder("clock").unwrap().prepare().await.unwrap();
+    let folder = world.path().to_owned();
+    let clock = Clock::of(&mut world.operator, &folder).unwrap();
+    world.operator.resume().await.unwrap();
+    let (operator, cluster) = (&world.operator, &world.cluster);
+    let open = Registration::apply(cluster, "open", json!({})).unwrap();
     let half_an_hour = Timestamp::now() + SignedDuration::from_mins(30);
     let expires = json!({"expiresAt": half_an_hour.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
-    let closing = Registration::apply(&cluster, "closing", expires).unwrap();
+    let closing = Registration::apply(cluster, "closing", expires).unwrap();
     let authority = operator.ca().await.unwrap();
     let endpoint =
-        |registration: &Registration| Endpoint::new(&registration.local_url(&operator).unwrap(), &authority).unwrap();
+        |registration: &Registration| Endpoint::new(&registration.local_url(operator).unwrap(), &authority).unwrap();
     let (open, closing) = (endpoint(&open), endpoint(&closing));
     let old = SoftwareTpm::new(KeyKind::P256).unwrap();
     open.register(&old, usual_report("SN-1")).await.unwrap();
-    let (holder, first_renewal) = lease(&cluster).unwrap();
+    let (holder, first_renewal) = lease(cluster).unwrap();
 
     for (round, jump) in [HOUR, -HOUR, 0].into_iter().enumerate() {
         clock.set(jump).unwrap();
         // The clock did jump, and the lead was kept.
         until("a renewal at the new time", TIMEOUT, async || {
-            let (now_held_by, renewed) = lease(&cluster)?;
+            let (now_held_by, renewed) = lease(cluster)?;
             anyhow::ensure!(now_held_by == holder, "{now_held_by} leads in place of {holder}");
             let off = renewed.duration_since(Timestamp::now()).as_secs() - jump;
             Ok(if off.abs() < HOUR / 2 { Poll::Ready(()) } else { Poll::Pending(format!("{off} s off")) })
@@ -52,7 +51,7 @@ async fn a_clock_that_jumps_by_an_hour_costs_no_lead_and_no_machine() {
         for tpm in [&old, &new] {
             open.register(tpm, usual_report("SN-1")).await.unwrap();
         }
-        assert_eq!(inventories(&cluster).unwrap().len(), round + 2);
+        assert_eq!(world.inventories().unwrap().len(), round + 2);
         // By this clock it is over, or not any more.
         let outcome = closing.register(&new, usual_report("SN-1")).await;
         let reason = if jump == HOUR { "Expired" } else { "Available" };
@@ -61,12 +60,12 @@ async fn a_clock_that_jumps_by_an_hour_costs_no_lead_and_no_machine() {
             outcome => drop(outcome.unwrap()),
         }
         assert_eq!(operator.ca().await.unwrap(), authority);
-        ready(&cluster, "closing", reason).await.unwrap();
+        ready(cluster, "closing", reason).await.unwrap();
     }
-    let (_, last_renewal) = lease(&cluster).unwrap();
+    let (_, last_renewal) = lease(cluster).unwrap();
     assert!(last_renewal > first_renewal);
     // Nobody was seen in a time that has not come.
-    let machines = inventories(&cluster).unwrap();
+    let machines = world.inventories().unwrap();
     let seen = machines.iter().find(|machine| machine["spec"]["tpmHash"] == old.hash().as_str()).unwrap();
     let seen: Timestamp = seen["status"]["lastSeen"].as_str().unwrap().parse().unwrap();
     assert!(seen <= Timestamp::now(), "{seen}");
@@ -107,13 +106,6 @@ fn lease(cluster: &Cluster) -> Result<(String, Timestamp)> {
     let renewed = lease["spec"]["renewTime"].as_str().context("finding the time in the Lease")?;
     let renewed = renewed.parse().context("reading the time in the Lease")?;
     Ok((lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned(), renewed))
-}
-
-fn inventories(cluster: &Cluster) -> Result<Vec<Value>> {
-    let kind = "machineinventories.rancheros.cattle.io";
-    let list = cluster.kubectl(&["get", kind, "--namespace", NAMESPACE, "--output", "json"], "")?;
-    let list: Value = serde_json::from_str(&list).context("reading the inventories")?;
-    Ok(list["items"].as_array().cloned().unwrap_or_default())
 }
 
 /// Waits until a registration's condition says what its door does.

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
 use harness::fakes::software_tpm::{KeyKind, Liar, Lie, SoftwareTpm, Vendor};
-use harness::site::Site;
+use harness::world::World;
 use protocol::message::{Hello, MAX_FRAME, Proof};
 use protocol::{FromMachine, Refusal, RefusalCode};
 use serde_json::{Value, json};
@@ -16,8 +16,8 @@ async fn a_machine_that_registers_many_times_at_once_has_one_inventory() {
     let serial = "${System Information/Serial Number}";
     let config = json!({"hostname": format!("edge-{serial}")});
     let spec = json!({"machineName": format!("{serial}-"), "cloudConfig": config});
-    let site = Site::start("exchange-at-once", spec).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("exchange-at-once", spec).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::Rsa2048).unwrap();
 
     let at_once = join_all((0..8).map(|_| endpoint.register(&tpm, usual_report("SN-1")))).await;
@@ -29,39 +29,39 @@ async fn a_machine_that_registers_many_times_at_once_has_one_inventory() {
     let config = endpoint.register(&tpm, usual_report("SN-2")).await.unwrap();
     assert_eq!(config.inventory, names[0]);
     assert_eq!(config.cloud_config.0["hostname"], "edge-SN-2");
-    let [inventory] = &site.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
+    let [inventory] = &world.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
     assert_eq!(inventory["spec"]["tpmHash"], tpm.hash().as_str());
     assert_eq!(inventory["spec"]["smbios"]["System Information"]["Serial Number"], "SN-2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_registers_with_two_operators_at_once_has_one_inventory() {
-    let site = Site::start("exchange-two-operators", json!({})).await.unwrap();
-    let replica = site.operator.start_replica(&site.scratch.folder("replica").unwrap()).await.unwrap();
-    let ca = site.operator.ca().await.unwrap();
+    let world = World::start("exchange-two-operators", json!({})).await.unwrap();
+    let replica = world.operator.start_replica(&world.folder("replica").unwrap()).await.unwrap();
+    let ca = world.operator.ca().await.unwrap();
     assert_eq!(replica.ca().await.unwrap(), ca, "one authority for both");
-    let endpoints = [&site.operator, &replica]
-        .map(|operator| Endpoint::new(&site.registration.local_url(operator).unwrap(), &ca).unwrap());
+    let endpoints = [&world.operator, &replica]
+        .map(|operator| Endpoint::new(&world.registration().local_url(operator).unwrap(), &ca).unwrap());
 
     for machines in 1..=5 {
         let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
         let at_once = join_all((0..8).map(|n| endpoints[n % 2].register(&tpm, usual_report("SN-1")))).await;
         let names: Vec<String> = at_once.into_iter().map(|config| config.unwrap().inventory).collect();
         assert!(names.iter().all(|name| *name == names[0]), "{names:?}");
-        assert_eq!(site.inventories().unwrap().len(), machines);
+        assert_eq!(world.inventories().unwrap().len(), machines);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_lie_is_refused_by_its_name_and_leaves_nothing_behind() {
-    let site = Site::start("exchange-lies", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("exchange-lies", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let vendor = Vendor::new("TPM works").unwrap();
     for &lie in Lie::ALL {
         let refusal = lie_to(&endpoint, &Liar::new(lie, &vendor).unwrap()).await.unwrap_err().refusal().unwrap();
         assert_eq!(refusal.code, lie.refusal(), "{lie:?}: {refusal}");
     }
-    assert_eq!(site.inventories().unwrap(), [] as [Value; 0]);
+    assert_eq!(world.inventories().unwrap(), [] as [Value; 0]);
 }
 
 /// Up to the operator's word on the proof.
@@ -79,8 +79,8 @@ async fn lie_to(endpoint: &Endpoint, liar: &Liar) -> Result<(), NoAnswer> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_a_message_in_its_place_is_refused_with_a_reason() {
-    let site = Site::start("exchange-malformed", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("exchange-malformed", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let hello = SoftwareTpm::new(KeyKind::P256).unwrap().hello();
     let text = |message: &FromMachine| serde_json::to_string(message).unwrap();
     let proof = Proof { secret: vec![0; 32], quote: vec![], signature: vec![], event_log: None };
@@ -118,9 +118,9 @@ async fn refusal_of(endpoint: &Endpoint, frame: String) -> Result<Refusal> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_must_be_whole_known_and_in_time() {
-    let site = Site::start("exchange-tokens", json!({"expiresAt": "2020-01-01T00:00:00Z"})).await.unwrap();
-    let ca = site.operator.ca().await.unwrap();
-    let url = site.url().unwrap();
+    let world = World::start("exchange-tokens", json!({"expiresAt": "2020-01-01T00:00:00Z"})).await.unwrap();
+    let ca = world.operator.ca().await.unwrap();
+    let url = world.url().unwrap();
     let (start, token) = url.rsplit_once('/').unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
     for (code, token) in [
@@ -133,21 +133,21 @@ async fn a_token_must_be_whole_known_and_in_time() {
         assert_eq!(refusal.code, code, "{refusal}");
         assert!(!refusal.message.contains(token), "the token is not repeated");
     }
-    assert_eq!(site.inventories().unwrap(), [] as [Value; 0]);
+    assert_eq!(world.inventories().unwrap(), [] as [Value; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_api_server_the_operator_says_so_and_recovers() {
-    let mut site = Site::start("exchange-api-down", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let mut world = World::start("exchange-api-down", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
 
-    site.cluster.stop_api_server();
+    world.cluster.stop_api_server();
     let refusal = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap_err().refusal().unwrap();
     assert_eq!(refusal.code, RefusalCode::Unavailable, "{refusal}");
     assert!(refusal.code.may_succeed_later());
 
-    site.cluster.start_api_server().await.unwrap();
+    world.cluster.start_api_server().await.unwrap();
     endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
-    assert_eq!(site.inventories().unwrap().len(), 1);
+    assert_eq!(world.inventories().unwrap().len(), 1);
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail};
 use harness::clusters::go_program::GoProgram;
 use harness::clusters::registration::NAMESPACE;
-use harness::site::Site;
+use harness::world::World;
 use qemu::swtpm::{EkCertificate, Tpm};
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
@@ -31,10 +31,10 @@ async fn a_first_release_machine_is_registered_once_and_configured() {
     let config = &registered["config"];
     assert_eq!(config["hostname"], "edge");
     assert_eq!(config["rancherd"]["token"], "tpm://");
-    assert_eq!(config["rancherd"]["server"], field.site.operator.url());
+    assert_eq!(config["rancherd"]["server"], field.world.operator.url());
     assert_eq!(config["rancheros"]["install"]["automatic"], true);
 
-    let [inventory] = &field.site.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
+    let [inventory] = &field.world.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
     assert_eq!(inventory["spec"]["tpmHash"], registered["tpmHash"], "the client's own hash of its key");
     assert_eq!(inventory["spec"]["smbios"]["System Information"]["Serial Number"], "FR-0001");
     assert_eq!(inventory["metadata"]["labels"]["vendor"], "acme");
@@ -43,7 +43,7 @@ async fn a_first_release_machine_is_registered_once_and_configured() {
 
     let again = field.register(&[]).await.unwrap();
     assert_eq!(again, registered);
-    assert_eq!(field.site.inventories().unwrap().len(), 1);
+    assert_eq!(field.world.inventories().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +51,7 @@ async fn a_first_release_machine_needs_neither_certificate_nor_smbios() {
     let mut field = Field::new("first-release-bare", EkCertificate::Absent).await.unwrap();
     field.smbios = None;
     let registered = field.register(&[]).await.unwrap();
-    let [inventory] = &field.site.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
+    let [inventory] = &field.world.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
     assert_eq!(inventory["spec"]["tpmHash"], registered["tpmHash"]);
 }
 
@@ -64,7 +64,7 @@ async fn a_first_release_machine_without_proof_gets_nothing() {
     let unknown = format!("{}x", field.url);
     let error = field.register_at(&unknown, &[]).await.unwrap_err().to_string();
     assert!(error.contains("HTTP 4"), "{error}");
-    assert_eq!(field.site.inventories().unwrap(), [] as [Value; 0]);
+    assert_eq!(field.world.inventories().unwrap(), [] as [Value; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +72,7 @@ async fn a_first_release_machine_is_told_how_it_joins_by_the_inventory_that_know
     let mut field = Field::new("first-release-join", EkCertificate::Present).await.unwrap();
     let registered = field.register(&[]).await.unwrap();
     field.smbios = None;
-    let endpoint = field.site.operator.local_url("/v1-rancheros/inventory");
+    let endpoint = field.world.operator.local_url("/v1-rancheros/inventory");
     let refused = async |code: &str| {
         let error = field.register_at(&endpoint, &[]).await.unwrap_err().to_string();
         assert!(error.contains(code), "{error}");
@@ -82,7 +82,7 @@ async fn a_first_release_machine_is_told_how_it_joins_by_the_inventory_that_know
     // Registration and inventory are deleted; the machine is expected by its hash alone.
     let kinds = ["machineregistrations.rancheros.cattle.io", "machineinventories.rancheros.cattle.io"];
     for kind in kinds {
-        field.site.cluster.kubectl(&["delete", kind, "--all", "--namespace", NAMESPACE], "").unwrap();
+        field.world.cluster.kubectl(&["delete", kind, "--all", "--namespace", NAMESPACE], "").unwrap();
     }
     until("the machine to be unknown", TIMEOUT, async || {
         let error = field.register_at(&endpoint, &[]).await.unwrap_err().to_string();
@@ -95,7 +95,7 @@ async fn a_first_release_machine_is_told_how_it_joins_by_the_inventory_that_know
         "metadata": {"name": "expected", "namespace": NAMESPACE},
         "spec": {"tpm": registered["tpmHash"], "config": {"role": "server", "nodeName": "one"}},
     });
-    field.site.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).unwrap();
+    field.world.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).unwrap();
     let told = until("the machine to be known again", TIMEOUT, async || {
         let told = field.register_at(&endpoint, &[]).await;
         Ok(told.map_or_else(|error| Poll::Pending(error.to_string()), Poll::Ready))
@@ -111,7 +111,7 @@ async fn a_first_release_machine_is_told_how_it_joins_by_the_inventory_that_know
 
 /// A machine in the field, and where it registers.
 struct Field {
-    site: Site,
+    world: World,
     tpm: Tpm,
     client: PathBuf,
     url: String,
@@ -123,11 +123,11 @@ impl Field {
     async fn new(name: &str, certificate: EkCertificate) -> Result<Self> {
         let client = tokio::task::spawn_blocking(|| CLIENT.folder()).await.context("building the client")??;
         let spec = json!({"machineInventoryLabels": {"vendor": "acme"}, "cloudConfig": {"hostname": "edge"}});
-        let site = Site::start(name, spec).await?;
-        let tpm = Tpm::for_programs(&site.scratch.folder("tpm")?, certificate).await?;
-        let authority = site.scratch.path().join("ca.pem");
-        fs::write(&authority, site.operator.ca().await?).context("writing the operator's CA")?;
-        let smbios = site.scratch.path().join("smbios.json");
+        let world = World::start(name, spec).await?;
+        let tpm = Tpm::for_programs(&world.folder("tpm")?, certificate).await?;
+        let authority = world.path().join("ca.pem");
+        fs::write(&authority, world.operator.ca().await?).context("writing the operator's CA")?;
+        let smbios = world.path().join("smbios.json");
         let document = json!({
             "System Information": {"Manufacturer": "ACME", "Product Name": "Anvil", "Serial Number": "FR-0001"},
             // As its dmidecode parser leaves lists.
@@ -135,7 +135,7 @@ impl Field {
         });
         fs::write(&smbios, document.to_string()).context("writing an SMBIOS document")?;
         let client = client.join("first-release-client");
-        Ok(Self { url: site.url()?, site, tpm, client, authority, smbios: Some(smbios) })
+        Ok(Self { url: world.url()?, world, tpm, client, authority, smbios: Some(smbios) })
     }
 
     async fn register(&self, arguments: &[&str]) -> Result<Value> {

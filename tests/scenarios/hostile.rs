@@ -3,7 +3,7 @@
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::software_machine::{Endpoint, NoAnswer, boastful_report, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::site::Site;
+use harness::world::World;
 use protocol::RefusalCode;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
@@ -14,11 +14,12 @@ const LARGEST: usize = 64 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_token_fills_its_own_share_and_nothing_else() {
-    let settings = [("ROS_MAX_MACHINES", "10"), ("ROS_EXCHANGES", "9")];
-    let site = Site::start_with("hostile", json!({}), &settings).await.unwrap();
-    let leaked = Registration::apply(&site.cluster, "leaked", json!({})).unwrap();
-    let leaked = Endpoint::new(&leaked.local_url(&site.operator).unwrap(), &site.operator.ca().await.unwrap()).unwrap();
-    let honest = site.endpoint().await.unwrap();
+    let world = World::builder("hostile").unwrap().registration(json!({}));
+    let world = world.setting("ROS_MAX_MACHINES", "10").setting("ROS_EXCHANGES", "9").start().await.unwrap();
+    let leaked = Registration::apply(&world.cluster, "leaked", json!({})).unwrap();
+    let leaked =
+        Endpoint::new(&leaked.local_url(&world.operator).unwrap(), &world.operator.ca().await.unwrap()).unwrap();
+    let honest = world.endpoint().await.unwrap();
 
     // Held for as long as the operator bears it.
     let mut held = Vec::new();
@@ -46,7 +47,7 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
         match config.await.unwrap() {
             Ok(config) => {
                 let key = format!("/registry/rancheros.cattle.io/machineinventories/{}", config.inventory);
-                largest = largest.max(site.cluster.etcd().get(&key).await.unwrap().len());
+                largest = largest.max(world.cluster.etcd().get(&key).await.unwrap().len());
             }
             Err(error) => {
                 assert_eq!((machine, error.refusal().unwrap().code), (10, RefusalCode::TooManyMachines));
@@ -54,11 +55,11 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
         }
     }
     assert!((20_000..LARGEST).contains(&largest), "{largest}");
-    let stored = site.inventories().unwrap();
+    let stored = world.inventories().unwrap();
     let text = serde_json::to_string(&stored).unwrap();
     assert!(stored.len() == 11 && !text.contains("\\u001b") && !text.contains("\\n"), "{}", stored.len());
     until("the condition", Duration::from_secs(30), async || {
-        let object = site.cluster.kubectl(
+        let object = world.cluster.kubectl(
             &["get", "machineregistrations.rancheros.cattle.io/leaked", "--namespace", NAMESPACE, "--output", "json"],
             "",
         )?;

@@ -1,15 +1,13 @@
 //! Power on, hands off: from an empty disk to a machine that answers, on each firmware.
 
 use super::inventory::patch;
-use harness::clusters::cluster::Controllers;
-use harness::workshop::{USER, Workshop};
+use harness::world::{USER, World};
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
 use qemu::milestone::{Milestone, timeline};
 use qemu::paths;
 use qemu::process::said;
-use qemu::scratch::Scratch;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
@@ -74,35 +72,35 @@ mod matrix {
 }
 
 async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path) {
-    let scratch = Scratch::new(&format!("install-{}-{drive:?}-{first:?}", firmware.name()).to_lowercase()).unwrap();
-    let workshop = Workshop::open(&scratch.folder("workshop").unwrap(), Controllers::Absent).await.unwrap();
-    let mut registration = workshop.example_registration().unwrap();
+    let name = format!("install-{}-{drive:?}-{first:?}", firmware.name()).to_lowercase();
+    let world = World::builder(&name).unwrap().start().await.unwrap();
+    let mut registration = world.example_registration().unwrap();
     // Only root may switch the machine off.
-    registration["cloudConfig"]["ssh_authorized_keys"] = json!([workshop.key.public]);
+    registration["cloudConfig"]["ssh_authorized_keys"] = json!([world.key.public]);
     registration["cloudConfig"]["rancherd"] = json!({"role": "server", "labels": ["from=registration"]});
     // Not even this lets a medium that stays in its drive install a second time.
     registration["cloudConfig"]["rancheros"] = json!({"install": {"wipe": true}});
-    let medium = workshop.medium_from(iso, "edge", registration).await.unwrap();
+    let medium = world.medium_from(iso, registration).await.unwrap();
     let mut spec = MachineSpec::new(firmware, "INSTALL-7");
     spec.first = first;
-    let disk = Disk::empty(scratch.path(), "root", 4 * GIB).unwrap();
+    let disk = Disk::empty(world.path(), "root", 4 * GIB).unwrap();
     spec.disks.push(disk.clone());
     spec.medium = Some(Medium { file: medium, drive });
-    let mut machine = Machine::assemble(&scratch.folder("machine").unwrap(), spec).await.unwrap();
+    let mut machine = world.machine(spec).await.unwrap();
     machine.power_on().await.unwrap();
     machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
 
     let facts = "hostname; cat /etc/motd; cat /var/lib/installed-at; cat /proc/cmdline";
-    let facts = workshop.key.run(USER, machine.ssh_port(), facts, SHORT).await.unwrap();
+    let facts = world.key.run(USER, machine.ssh_port(), facts, SHORT).await.unwrap();
     let lines: Vec<&str> = facts.lines().collect();
-    let machines = workshop.machines().unwrap();
+    let machines = world.inventory_names().unwrap();
     assert_eq!(lines[..2], [machines[0].as_str(), "Installed without touching it."], "{facts}");
     let installed_at = lines[2].to_owned();
     assert!(lines[2].starts_with("installed at 2"), "{facts}");
     assert!(lines[3].contains("ros.mode=system ros.slot=A"), "{facts}");
 
     assert!(machines.len() == 1 && machines[0].starts_with("edge-install-7-"), "{machines:?}");
-    let inventory = workshop.machine_in_phase(&machines[0], "Ready", SHORT).await.unwrap();
+    let inventory = world.inventory_in_phase(&machines[0], "Ready", SHORT).await.unwrap();
     assert_eq!(inventory["metadata"]["labels"]["site"], "example");
     assert_eq!(inventory["metadata"]["labels"]["manufacturer"], "Example-Systems");
     assert_eq!(inventory["status"]["os"]["slot"], "A");
@@ -114,36 +112,36 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     for (field, value) in expected.as_object().unwrap() {
         assert_eq!(&inventory["status"]["hardware"]["firmware"][field], value, "{}", inventory["status"]);
     }
-    a_change_of_its_inventory_reaches_the_machine(&workshop, &machine, &machines[0]).await;
+    a_change_of_its_inventory_reaches_the_machine(&world, &machine, &machines[0]).await;
     if first != BootFirst::Disk {
-        restarts_start_the_disk(&workshop, &mut machine, &machines[0], &installed_at).await;
+        restarts_start_the_disk(&world, &mut machine, &machines[0], &installed_at).await;
     }
     for (name, at) in timeline(&machine.console().lines()) {
         println!("{name:<11}{:7.1}", at.as_secs_f64());
     }
 
-    let identity = identity(&workshop, &machine).await;
+    let identity = identity(&world, &machine).await;
     // In the background: the end of the connection would be an error.
     let port = machine.ssh_port();
-    workshop.key.run("root", port, "systemctl --no-block poweroff", SHORT).await.unwrap();
+    world.key.run("root", port, "systemctl --no-block poweroff", SHORT).await.unwrap();
     machine.wait_for_power_off(SHORT).await.unwrap();
     the_slot_holds_the_released_root(&disk, &iso.with_file_name("release"));
-    other_tools_find_nothing_wrong(&disk, scratch.path());
+    other_tools_find_nothing_wrong(&disk, world.path());
     // The firmware that starts quickest: there are seven starts in it.
     if firmware == Firmware::Bios {
         machine.spec.first = BootFirst::Disk;
-        a_damaged_slot_ends_in_recovery(&workshop, &mut machine, &machines[0], &identity).await;
-        recovery_installs_again(&workshop, &mut machine, &machines[0], &identity, &installed_at).await;
+        a_damaged_slot_ends_in_recovery(&world, &mut machine, &machines[0], &identity).await;
+        recovery_installs_again(&world, &mut machine, &machines[0], &identity, &installed_at).await;
     }
 }
 
-async fn identity(workshop: &Workshop, machine: &Machine) -> String {
+async fn identity(world: &World, machine: &Machine) -> String {
     let command = "cat /etc/machine-id /etc/ssh/host-keys/*.pub";
-    workshop.key.run("root", machine.ssh_port(), command, SHORT).await.unwrap()
+    world.key.run("root", machine.ssh_port(), command, SHORT).await.unwrap()
 }
 
 /// One flipped byte in the root of a slot that had been good.
-async fn a_damaged_slot_ends_in_recovery(workshop: &Workshop, machine: &mut Machine, name: &str, known: &str) {
+async fn a_damaged_slot_ends_in_recovery(world: &World, machine: &mut Machine, name: &str, known: &str) {
     let disk = machine.spec.disks[0].clone();
     let byte = disk.partition("COS_STATE_A").unwrap().unwrap() + 1040;
     let right = disk.read_at(byte, 1).unwrap()[0];
@@ -154,35 +152,29 @@ async fn a_damaged_slot_ends_in_recovery(workshop: &Workshop, machine: &mut Mach
     let starts = console.lines().iter().filter(|line| line.text.contains("ros-boot: starting A ")).count();
     assert_eq!(starts, 5, "starts of a slot that had been good");
 
-    let inventory = workshop.machine_in_phase(name, "Booted", INSTALLED).await.unwrap();
+    let inventory = world.inventory_in_phase(name, "Booted", INSTALLED).await.unwrap();
     assert_eq!(inventory["status"]["os"]["slot"], "Recovery");
     let conditions = inventory["status"]["conditions"].as_array().unwrap();
     let ready = conditions.iter().find(|condition| condition["type"] == "Ready").unwrap();
     assert_eq!(ready["status"], "False");
-    let root = async |command: &str| workshop.key.run("root", machine.ssh_port(), command, SHORT).await.unwrap();
+    let root = async |command: &str| world.key.run("root", machine.ssh_port(), command, SHORT).await.unwrap();
     let status = root("ros-installer status").await;
     for told in [ready["message"].as_str().unwrap(), &status] {
         assert!(told.contains("slot A") && told.contains("root image"), "{told}");
     }
-    assert_eq!(identity(workshop, machine).await, known, "machine-id and host keys");
+    assert_eq!(identity(world, machine).await, known, "machine-id and host keys");
     let chosen = root("ros-installer boot A").await;
     assert!(chosen.contains("slot A is started next, up to 3 times"), "{chosen}");
 }
 
 /// From the cluster, without a medium, over a power cut, and over a slot that does not start.
-async fn recovery_installs_again(
-    workshop: &Workshop,
-    machine: &mut Machine,
-    name: &str,
-    known: &str,
-    installed_at: &str,
-) {
-    patch(&workshop.cluster, name, &json!({"reinstall": "slot A is damaged"})).unwrap();
+async fn recovery_installs_again(world: &World, machine: &mut Machine, name: &str, known: &str, installed_at: &str) {
+    patch(&world.cluster, name, &json!({"reinstall": "slot A is damaged"})).unwrap();
     let port = machine.ssh_port();
     let console = machine.console();
     until("the machine to take the request", SHORT, async || {
         // The end of the connection is what is waited for.
-        let _ = workshop.key.run("root", port, "systemctl start ros-report.service", SHORT).await;
+        let _ = world.key.run("root", port, "systemctl start ros-report.service", SHORT).await;
         let taken =
             console.lines().iter().any(|line| line.text.contains("ros-installer: rebooting: into the recovery"));
         Ok(if taken { Poll::Ready(()) } else { Poll::Pending("it was not told yet".to_owned()) })
@@ -193,13 +185,13 @@ async fn recovery_installs_again(
     machine.cut_power();
     machine.power_on().await.unwrap();
     machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
-    let inventory = workshop.machine_in_phase(name, "Ready", INSTALLED).await.unwrap();
+    let inventory = world.inventory_in_phase(name, "Ready", INSTALLED).await.unwrap();
     assert_eq!(inventory["status"]["os"]["slot"], "A");
-    assert_eq!(identity(workshop, machine).await, known, "machine-id and host keys");
-    let made = workshop.key.run(USER, machine.ssh_port(), "cat /var/lib/installed-at", SHORT).await.unwrap();
+    assert_eq!(identity(world, machine).await, known, "machine-id and host keys");
+    let made = world.key.run(USER, machine.ssh_port(), "cat /var/lib/installed-at", SHORT).await.unwrap();
     assert_ne!(made.trim(), installed_at, "COS_PERSISTENT is as it was");
     let done = until("the condition Reinstall to be done", SHORT, async || {
-        let inventory = workshop.machine_in_phase(name, "Ready", SHORT).await?;
+        let inventory = world.inventory_in_phase(name, "Ready", SHORT).await?;
         let conditions = inventory["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let reinstall = conditions.into_iter().find(|condition| condition["type"] == "Reinstall");
         Ok(match reinstall {
@@ -211,30 +203,30 @@ async fn recovery_installs_again(
 }
 
 /// Twice more, as the installation's own restart was the first.
-async fn restarts_start_the_disk(workshop: &Workshop, machine: &mut Machine, name: &str, installed_at: &str) {
+async fn restarts_start_the_disk(world: &World, machine: &mut Machine, name: &str, installed_at: &str) {
     for _ in 0..2 {
-        workshop.key.run("root", machine.ssh_port(), "systemctl --no-block reboot", SHORT).await.unwrap();
+        world.key.run("root", machine.ssh_port(), "systemctl --no-block reboot", SHORT).await.unwrap();
         machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
-        let kept = workshop.key.run(USER, machine.ssh_port(), "cat /var/lib/installed-at", SHORT).await.unwrap();
+        let kept = world.key.run(USER, machine.ssh_port(), "cat /var/lib/installed-at", SHORT).await.unwrap();
         assert_eq!(kept.trim(), installed_at);
-        workshop.machine_in_phase(name, "Ready", SHORT).await.unwrap();
+        world.inventory_in_phase(name, "Ready", SHORT).await.unwrap();
     }
     let lines = machine.console().lines();
     let told = |milestone: Milestone| lines.iter().filter(|line| milestone.text_in(&line.text).is_some()).count();
     assert_eq!((told(Milestone::Planned), told(Milestone::Registered)), (1, 1), "one installation, one registration");
-    assert_eq!(workshop.machines().unwrap().len(), 1);
+    assert_eq!(world.inventory_names().unwrap().len(), 1);
 }
 
 /// With its next report, which is not waited for here.
-async fn a_change_of_its_inventory_reaches_the_machine(workshop: &Workshop, machine: &Machine, name: &str) {
-    let root = async |command: &str| workshop.key.run("root", machine.ssh_port(), command, SHORT).await;
+async fn a_change_of_its_inventory_reaches_the_machine(world: &World, machine: &Machine, name: &str) {
+    let root = async |command: &str| world.key.run("root", machine.ssh_port(), command, SHORT).await;
     let configuration = async || -> anyhow::Result<Value> {
         let text = root("systemctl start ros-report.service; cat /etc/rancher/rancherd/config.yaml").await?;
         Ok(serde_yaml::from_str(&text)?)
     };
     assert_eq!(configuration().await.unwrap()["role"], "server");
     let agent = json!({"config": {"role": "agent", "token": "joins-the-cluster"}});
-    patch(&workshop.cluster, name, &agent).unwrap();
+    patch(&world.cluster, name, &agent).unwrap();
     let changed = until("the new role in rancherd's configuration", SHORT, async || {
         let written = configuration().await?;
         let agent = written["role"] == "agent";

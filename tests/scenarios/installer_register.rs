@@ -3,7 +3,7 @@
 use harness::clusters::certificates::Authority;
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::chroot::Chroot;
-use harness::site::Site;
+use harness::world::World;
 use qemu::paths;
 use qemu::process::{Process, said};
 use qemu::swtpm::{EkCertificate, Tpm};
@@ -20,10 +20,10 @@ struct Host {
 }
 
 impl Host {
-    async fn of(site: &Site) -> Self {
-        let tpm = Tpm::for_programs(&site.scratch.folder("tpm").unwrap(), EkCertificate::Present).await.unwrap();
-        let ca = site.scratch.folder("medium").unwrap().join("ca.pem");
-        std::fs::write(&ca, site.operator.ca().await.unwrap()).unwrap();
+    async fn of(world: &World) -> Self {
+        let tpm = Tpm::for_programs(&world.folder("tpm").unwrap(), EkCertificate::Present).await.unwrap();
+        let ca = world.folder("medium").unwrap().join("ca.pem");
+        std::fs::write(&ca, world.operator.ca().await.unwrap()).unwrap();
         Self { tpm, ca }
     }
 
@@ -47,20 +47,20 @@ impl Host {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_installer_registers_its_machine_and_prints_the_configuration() {
-    let site = Site::start("installer-registers", json!({"cloudConfig": {"hostname": "edge-1"}})).await.unwrap();
-    let host = Host::of(&site).await;
-    let output = host.register(&site.url().unwrap(), &["--output", "json"]);
+    let world = World::start("installer-registers", json!({"cloudConfig": {"hostname": "edge-1"}})).await.unwrap();
+    let host = Host::of(&world).await;
+    let output = host.register(&world.url().unwrap(), &["--output", "json"]);
     let text = said(&output);
     assert!(output.status.success(), "{text}");
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["cloudConfig"]["hostname"], "edge-1");
 
-    let [inventory] = &site.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
+    let [inventory] = &world.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
     let hash = host.run(&["tpm-hash"]);
     assert_eq!(inventory["spec"]["tpmHash"], String::from_utf8_lossy(&hash.stdout).trim());
     assert_eq!(inventory["status"]["hardware"]["tpm"]["manufacturer"], "IBM");
-    let debug = host.register(&site.url().unwrap(), &["--debug"]);
-    let token = site.url().unwrap().rsplit('/').next().unwrap().to_owned();
+    let debug = host.register(&world.url().unwrap(), &["--debug"]);
+    let token = world.url().unwrap().rsplit('/').next().unwrap().to_owned();
     assert!(!String::from_utf8_lossy(&debug.stderr).contains(&token), "the token was logged");
 }
 
@@ -68,14 +68,14 @@ async fn the_installer_registers_its_machine_and_prints_the_configuration() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_is_down_for_a_minute_is_waited_for_and_registered_with() {
     const MINUTES: Duration = Duration::from_secs(180);
-    let mut site = Site::start("installer-waits", json!({})).await.unwrap();
-    let host = Host::of(&site).await;
-    let url = site.url().unwrap();
-    site.operator.stop();
+    let mut world = World::start("installer-waits", json!({})).await.unwrap();
+    let host = Host::of(&world).await;
+    let url = world.url().unwrap();
+    world.operator.stop();
 
     let ca = host.ca.to_str().unwrap();
     let mut command = host.command(&["register", "--registration-url", &url, "--registration-ca-cert", ca]);
-    let mut installer = Process::start(&mut command, &site.scratch.path().join("installer.log")).unwrap();
+    let mut installer = Process::start(&mut command, &world.path().join("installer.log")).unwrap();
     until("three attempts in vain", MINUTES, async || {
         installer.check_running()?;
         let said = installer.said();
@@ -83,7 +83,7 @@ async fn an_operator_that_is_down_for_a_minute_is_waited_for_and_registered_with
     })
     .await
     .unwrap();
-    site.operator.resume().await.unwrap();
+    world.operator.resume().await.unwrap();
 
     let status = installer.wait(MINUTES).await.unwrap();
     let said = installer.said();
@@ -91,7 +91,7 @@ async fn an_operator_that_is_down_for_a_minute_is_waited_for_and_registered_with
     for expected in ["connecting to 127.0.0.1", "Connection refused", "check that the operator runs"] {
         assert!(said.contains(expected), "no {expected:?} in {said}");
     }
-    assert_eq!(site.inventories().unwrap().len(), 1);
+    assert_eq!(world.inventories().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,11 +100,11 @@ async fn a_file_that_fits_into_a_message_arrives_byte_for_byte() {
     let mut content = line.repeat(200 * 1024 / line.len());
     content.push_str(&"x".repeat(200 * 1024 - content.len()));
     let spec = json!({"cloudConfig": {"write_files": [{"path": "/srv/large", "content": content}]}});
-    let site = Site::start("installer-large-file", spec).await.unwrap();
-    let output = Host::of(&site).await.register(&site.url().unwrap(), &[]);
+    let world = World::start("installer-large-file", spec).await.unwrap();
+    let output = Host::of(&world).await.register(&world.url().unwrap(), &[]);
     assert!(output.status.success(), "{}", said(&output));
 
-    let machine = Chroot::new(site.scratch.folder("machine").unwrap()).unwrap();
+    let machine = Chroot::new(world.folder("machine").unwrap()).unwrap();
     machine.write("/oem/cloud-config.yaml", &output.stdout).unwrap();
     let applied = machine.run("ros-installer", &["apply"]).unwrap();
     // The host's name is the kernel's, not this folder's: it cannot be set here.
@@ -118,12 +118,12 @@ async fn a_file_that_fits_into_a_message_arrives_byte_for_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_fits_into_no_message_is_named_at_both_ends() {
     let spec = json!({"cloudConfig": {"write_files": [{"path": "/srv/huge", "content": "x".repeat(1 << 20)}]}});
-    let site = Site::start("installer-huge-file", spec).await.unwrap();
-    let refused = Host::of(&site).await.register(&site.url().unwrap(), &[]);
+    let world = World::start("installer-huge-file", spec).await.unwrap();
+    let refused = Host::of(&world).await.register(&world.url().unwrap(), &[]);
     assert_eq!(refused.status.code(), Some(1), "who keeps asking gets it once the registration is corrected");
     let path = "jsonpath={.status.conditions[?(@.type=='Ready')]}";
     let get = ["get", "machineregistrations", "edge", "--namespace", NAMESPACE, "--output", path];
-    let ready = site.cluster.kubectl(&get, "").unwrap();
+    let ready = world.cluster.kubectl(&get, "").unwrap();
     assert!(ready.contains(r#""reason":"CloudConfigTooLarge""#) && ready.contains(r#""status":"False""#), "{ready}");
     for end in [said(&refused), ready] {
         for expected in ["spec.cloudConfig has 10486", "the limit is 2", "write_files"] {
@@ -131,14 +131,14 @@ async fn a_file_that_fits_into_no_message_is_named_at_both_ends() {
         }
     }
     assert!(said(&refused).contains("RegistrationInvalid"), "{}", said(&refused));
-    assert_eq!(site.inventories().unwrap(), [] as [Value; 0]);
+    assert_eq!(world.inventories().unwrap(), [] as [Value; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_named_and_has_its_own_exit_status() {
-    let site = Site::start("installer-refused", json!({})).await.unwrap();
-    let mut host = Host::of(&site).await;
-    let url = site.url().unwrap();
+    let world = World::start("installer-refused", json!({})).await.unwrap();
+    let mut host = Host::of(&world).await;
+    let url = world.url().unwrap();
     let (base, _) = url.rsplit_once('/').unwrap();
 
     let unknown = host.register(&format!("{base}/{}", "a".repeat(54)), &[]);

@@ -8,7 +8,7 @@ use harness::clusters::registration::NAMESPACE;
 use harness::fakes::rancher::Rancher;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::site::Site;
+use harness::world::World;
 use protocol::message::{Done, OsReport, Slot};
 use protocol::{FromMachine, FromOperator, Join, Refusal, RefusalCode};
 use qemu::wait::{Poll, until};
@@ -20,8 +20,8 @@ const INVENTORIES: &str = "machineinventories.rancheros.cattle.io";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_is_handed_over_moved_and_forgotten() {
-    let site = Site::start("inventory-cluster", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("inventory-cluster", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
     let registered = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     let name = registered.inventory.split_once('/').unwrap().1.to_owned();
@@ -29,24 +29,24 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     let nothing = report(&endpoint, &tpm).await.unwrap();
     assert!(nothing.configuration.unwrap().is_empty(), "it is assigned to nothing");
 
-    let rancher = Rancher::install(&site.cluster).unwrap();
+    let rancher = Rancher::install(&world.cluster).unwrap();
     let taint = json!({"key": "k", "value": "v", "effect": "NoSchedule"});
-    patch(&site.cluster, &name, &json!({"clusterName": "one", "config": {"role": "agent", "taints": [taint]}}))
+    patch(&world.cluster, &name, &json!({"clusterName": "one", "config": {"role": "agent", "taints": [taint]}}))
         .unwrap();
-    condition(&site, &name, "Assigned", "ClusterNotFound").await.unwrap();
+    condition(&world, &name, "Assigned", "ClusterNotFound").await.unwrap();
     rancher.make_cluster("one").unwrap();
-    condition(&site, &name, "Assigned", "ClusterNotReady").await.unwrap();
+    condition(&world, &name, "Assigned", "ClusterNotReady").await.unwrap();
     let waiting = report(&endpoint, &tpm).await.unwrap();
     assert_eq!((waiting.configuration, waiting.pending.unwrap().code), (None, RefusalCode::ClusterTokenPending));
     rancher.manage_cluster("one", "c-m-one").unwrap();
     let token = rancher.issue_token("c-m-one", "token-one").await.unwrap();
     assert_eq!(token["spec"], json!({"clusterName": "c-m-one"}));
-    condition(&site, &name, "Assigned", "TokenIssued").await.unwrap();
+    condition(&world, &name, "Assigned", "TokenIssued").await.unwrap();
 
     let join = report(&endpoint, &tpm).await.unwrap();
     let expected = json!({"role": "agent", "nodeName": name, "taints": ["k=v:NoSchedule"], "token": "token-one"});
     assert_eq!(serde_json::to_value(join.configuration.as_ref().unwrap()).unwrap(), expected);
-    let root = site.scratch.folder("root").unwrap();
+    let root = world.folder("root").unwrap();
     std::fs::create_dir_all(root.join("oem")).unwrap();
     let cloud_config = registered.cloud_config.to_yaml();
     std::fs::write(root.join("oem/cloud-config.yaml"), cloud_config).unwrap();
@@ -55,40 +55,40 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     let written = std::fs::read_to_string(root.join("etc/rancher/rancherd/config.yaml")).unwrap();
     let written: Value = serde_yaml::from_str(&written).unwrap();
     assert_eq!((&written["token"], &written["role"]), (&json!("token-one"), &json!("agent")));
-    assert_eq!(written["server"], site.operator.url());
+    assert_eq!(written["server"], world.operator.url());
 
     // Moved to another cluster.
     rancher.make_cluster("two").unwrap();
     rancher.manage_cluster("two", "c-m-two").unwrap();
-    patch(&site.cluster, &name, &json!({"clusterName": "two"})).unwrap();
+    patch(&world.cluster, &name, &json!({"clusterName": "two"})).unwrap();
     rancher.issue_token("c-m-two", "token-two").await.unwrap();
-    condition(&site, &name, "Assigned", "TokenIssued").await.unwrap();
+    condition(&world, &name, "Assigned", "TokenIssued").await.unwrap();
     assert_eq!(rancher.tokens("c-m-one").unwrap(), [] as [Value; 0]);
     let join = report(&endpoint, &tpm).await.unwrap();
     assert_eq!(join.configuration.as_ref().unwrap().0["token"], "token-two");
     let news = installer::provision::join::take(&root, &join).unwrap().unwrap().to_string();
     assert!(news.starts_with("to cluster two; changed: token;"), "{news}");
 
-    let before = site.inventories().unwrap();
+    let before = world.inventories().unwrap();
     report(&endpoint, &tpm).await.unwrap();
-    assert_eq!(site.inventories().unwrap(), before, "nothing new is nothing written");
+    assert_eq!(world.inventories().unwrap(), before, "nothing new is nothing written");
 
     // Forgotten: the token goes with the inventory.
     let object = format!("{INVENTORIES}/{name}");
-    site.cluster.kubectl(&["delete", &object, "--namespace", NAMESPACE, "--timeout=60s"], "").unwrap();
+    world.cluster.kubectl(&["delete", &object, "--namespace", NAMESPACE, "--timeout=60s"], "").unwrap();
     assert_eq!(rancher.tokens("c-m-two").unwrap(), [] as [Value; 0]);
-    let log = std::fs::read_to_string(site.scratch.path().join("operator/ros-operator.log")).unwrap();
+    let log = world.operator_log().unwrap();
     assert!(!log.contains("token-one") && !log.contains("token-two"), "a token was logged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_secret_opens_while_it_is_one_machines() {
-    let site = Site::start("inventory-secret", json!({})).await.unwrap();
-    make_inventory(&site.cluster, "a", json!({"machineTokenSecretName": "secret-a", "config": {"role": "server"}}))
+    let world = World::start("inventory-secret", json!({})).await.unwrap();
+    make_inventory(&world.cluster, "a", json!({"machineTokenSecretName": "secret-a", "config": {"role": "server"}}))
         .unwrap();
-    condition(&site, "a", "SharedSecret", "SecretMissing").await.unwrap();
-    let ask = async |secret: &str| ask(&site, secret).await.unwrap();
-    make_secret(&site.cluster, "secret-a", "known to one").unwrap();
+    condition(&world, "a", "SharedSecret", "SecretMissing").await.unwrap();
+    let ask = async |secret: &str| ask(&world, secret).await.unwrap();
+    make_secret(&world.cluster, "secret-a", "known to one").unwrap();
     until("the secret to be known", TIMEOUT, async || {
         Ok(ask("known to one").await.map_or_else(|refusal| Poll::Pending(refusal.to_string()), Poll::Ready))
     })
@@ -96,14 +96,14 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     .unwrap();
     assert_eq!(ask("known to one").await, Ok(json!({"role": "server", "nodeName": "a"})));
     assert_eq!(ask("guessed").await.unwrap_err().code, RefusalCode::UnknownSecret);
-    vouched(&site, "known to one").await.unwrap();
-    let [inventory] = &site.inventories().unwrap()[..] else { panic!("one inventory") };
+    vouched(&world, "known to one").await.unwrap();
+    let [inventory] = &world.inventories().unwrap()[..] else { panic!("one inventory") };
     assert_eq!(inventory["status"]["phase"], "Registered");
 
     // Without Rancher a cluster cannot be found, which says so and costs nobody else anything.
-    make_inventory(&site.cluster, "b", json!({"machineTokenSecretName": "secret-b", "clusterName": "c"})).unwrap();
-    make_secret(&site.cluster, "secret-b", "known to two").unwrap();
-    condition(&site, "b", "Assigned", "RancherNotInstalled").await.unwrap();
+    make_inventory(&world.cluster, "b", json!({"machineTokenSecretName": "secret-b", "clusterName": "c"})).unwrap();
+    make_secret(&world.cluster, "secret-b", "known to two").unwrap();
+    condition(&world, "b", "Assigned", "RancherNotInstalled").await.unwrap();
     until("the machine to be known and wait for its cluster", TIMEOUT, async || {
         let refusal = ask("known to two").await.unwrap_err();
         let waits = refusal.code == RefusalCode::ClusterTokenPending;
@@ -113,22 +113,22 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     .unwrap();
 
     // Two machines with one secret: neither is believed, and both inventories say why.
-    make_secret(&site.cluster, "secret-b", "known to one").unwrap();
-    patch(&site.cluster, "b", &json!({"config": {"role": "agent"}})).unwrap();
+    make_secret(&world.cluster, "secret-b", "known to one").unwrap();
+    patch(&world.cluster, "b", &json!({"config": {"role": "agent"}})).unwrap();
     for name in ["a", "b"] {
-        condition(&site, name, "SharedSecret", "SecretNotUnique").await.unwrap();
+        condition(&world, name, "SharedSecret", "SecretNotUnique").await.unwrap();
     }
     assert_eq!(ask("known to one").await.unwrap_err().code, RefusalCode::SecretNotUnique);
-    site.cluster.kubectl(&["delete", &format!("{INVENTORIES}/b"), "--namespace", NAMESPACE], "").unwrap();
+    world.cluster.kubectl(&["delete", &format!("{INVENTORIES}/b"), "--namespace", NAMESPACE], "").unwrap();
     until("the secret to be one machine's again", TIMEOUT, async || {
         Ok(ask("known to one").await.map_or_else(|refusal| Poll::Pending(refusal.to_string()), Poll::Ready))
     })
     .await
     .unwrap();
 
-    site.cluster.kubectl(&["delete", "secret/secret-a", "--namespace", NAMESPACE], "").unwrap();
+    world.cluster.kubectl(&["delete", "secret/secret-a", "--namespace", NAMESPACE], "").unwrap();
     assert_eq!(ask("known to one").await.unwrap_err().code, RefusalCode::UnknownSecret, "at once");
-    let log = std::fs::read_to_string(site.scratch.path().join("operator/ros-operator.log")).unwrap();
+    let log = world.operator_log().unwrap();
     assert!(!log.contains("known to") && !log.contains(&STANDARD.encode("known to one")), "a secret was logged");
 }
 
@@ -146,8 +146,8 @@ async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Join> {
 }
 
 /// What rancherd does with a shared secret.
-async fn ask(site: &Site, secret: &str) -> Result<Result<Value, Refusal>> {
-    let request = client(site).await?.get(site.operator.local_url("/v1-rancheros/inventory"));
+async fn ask(world: &World, secret: &str) -> Result<Result<Value, Refusal>> {
+    let request = client(world).await?.get(world.operator.local_url("/v1-rancheros/inventory"));
     let response = request.header("authorization", format!("Bearer {}", STANDARD.encode(secret))).send().await?;
     let status = response.status();
     let body = response.text().await?;
@@ -160,9 +160,9 @@ async fn ask(site: &Site, secret: &str) -> Result<Result<Value, Refusal>> {
 }
 
 /// What rancherd does before it trusts the operator's authority: `hash` of its `pkg/cacerts/cacerts.go`.
-async fn vouched(site: &Site, secret: &str) -> Result<()> {
+async fn vouched(world: &World, secret: &str) -> Result<()> {
     let question = STANDARD.encode(digest::digest(&digest::SHA256, secret.as_bytes()));
-    let request = client(site).await?.get(site.operator.local_url("/v1-rancheros/cacerts"));
+    let request = client(world).await?.get(world.operator.local_url("/v1-rancheros/cacerts"));
     let request = request.header("authorization", format!("Bearer {question}")).header("x-cattle-nonce", "nonce");
     let response = request.send().await?.error_for_status()?;
     let hash = response.headers().get("x-cattle-hash").context("the answer has no X-Cattle-Hash")?.to_str()?.to_owned();
@@ -172,8 +172,8 @@ async fn vouched(site: &Site, secret: &str) -> Result<()> {
     Ok(())
 }
 
-async fn client(site: &Site) -> Result<reqwest::Client> {
-    let authority = reqwest::Certificate::from_pem(site.operator.ca().await?.as_bytes())?;
+async fn client(world: &World) -> Result<reqwest::Client> {
+    let authority = reqwest::Certificate::from_pem(world.operator.ca().await?.as_bytes())?;
     Ok(reqwest::Client::builder().tls_certs_only([authority]).timeout(TIMEOUT).build()?)
 }
 
@@ -198,9 +198,9 @@ pub(super) fn patch(cluster: &Cluster, name: &str, spec: &Value) -> Result<()> {
 }
 
 /// Waits until an inventory's condition has this reason, for what stands in its spec now.
-async fn condition(site: &Site, name: &str, kind: &str, reason: &str) -> Result<()> {
+async fn condition(world: &World, name: &str, kind: &str, reason: &str) -> Result<()> {
     until(&format!("{kind} of {name}: {reason}"), TIMEOUT, async || {
-        let inventories = site.inventories()?;
+        let inventories = world.inventories()?;
         let found = inventories.iter().find(|inventory| inventory["metadata"]["name"] == name);
         let found = found.context("finding the inventory")?;
         let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();

@@ -1,18 +1,16 @@
 //! The operator killed at every step: whatever it was about to write, or had just written and did not live to know.
 
 use anyhow::{Context, Result};
-use harness::clusters::cluster::{Cluster, Controllers};
 use harness::clusters::operator::{NAMESPACE, Operator};
 use harness::fakes::fault_proxy::{Asked, Fault, FaultProxy};
 use harness::fakes::software_machine::{Endpoint, Exchange, NoAnswer, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::site::Site;
 use harness::story::Story;
+use harness::world::World;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DeleteParams;
 use protocol::FromMachine;
 use protocol::message::{Done, InstallPhase, Progress};
-use qemu::scratch::Scratch;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -40,11 +38,8 @@ const WRITES: [&str; 14] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_before_and_after_every_write_it_makes_nothing_twice_and_loses_nothing() {
-    let scratch = Scratch::new("killed-at-writes").unwrap();
-    let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
-    let proxy = FaultProxy::start(&cluster, scratch.path()).await.unwrap();
-    let folder = scratch.folder("operator").unwrap();
-    let operator = Operator::prepare(&cluster, proxy.kubeconfig(), &folder).unwrap();
+    let world = World::builder("killed-at-writes").unwrap().faults().prepare().await.unwrap();
+    let (operator, proxy, cluster) = (world.operator, world.proxy.unwrap(), world.cluster);
     let story = Story::prepare(&cluster, operator.local_url("")).await.unwrap();
 
     let killed_at = Arc::<Mutex<BTreeMap<String, usize>>>::default();
@@ -134,18 +129,18 @@ const STEPS: [Step; 8] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_each_step_of_an_exchange_it_knows_the_machine_when_it_comes_again() {
-    let mut site = Site::start("killed-in-exchange", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let mut world = World::start("killed-in-exchange", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     for (number, step) in STEPS.into_iter().enumerate() {
         let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
         let coming = up_to(step, &endpoint, &tpm).await;
         let (exchange, told) = coming.with_context(|| format!("coming to {step:?}")).unwrap();
-        site.operator.kill();
+        world.operator.kill();
         drop(exchange);
-        site.operator.resume().await.unwrap();
+        world.operator.resume().await.unwrap();
         let again = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap().inventory;
         assert!(told.is_none_or(|told| told == again), "{step:?}: another inventory, {again}");
-        let inventories = site.inventories().unwrap();
+        let inventories = world.inventories().unwrap();
         assert_eq!(inventories.len(), number + 1, "{step:?}");
         let own = inventories.iter().find(|inventory| inventory["spec"]["tpmHash"] == tpm.hash().as_str()).unwrap();
         assert_eq!(own["status"]["phase"], "Installed", "{step:?}");

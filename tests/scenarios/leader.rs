@@ -6,7 +6,7 @@ use harness::clusters::operator::{NAMESPACE, Operator};
 use harness::clusters::registration::Registration;
 use harness::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::site::Site;
+use harness::world::World;
 use qemu::wait::{Poll, until};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -23,12 +23,12 @@ const HANDED_OVER: Duration = Duration::from_secs(8);
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_leader_in_a_herd_loses_nothing_and_doubles_nothing() {
     let spec = json!({"machineName": "${System Information/Serial Number}-", "cloudConfig": {"hostname": "edge"}});
-    let mut site = Site::start("leader-killed", spec).await.unwrap();
-    leads(&site, &site.operator, TAKEN_OVER).await.unwrap();
-    let second = site.operator.start_replica(&site.scratch.folder("second").unwrap()).await.unwrap();
-    let authority = site.operator.ca().await.unwrap();
-    let endpoints = [&site.operator, &second].map(|operator| {
-        let url = site.registration.local_url(operator).unwrap();
+    let mut world = World::start("leader-killed", spec).await.unwrap();
+    leads(&world, &world.operator, TAKEN_OVER).await.unwrap();
+    let second = world.operator.start_replica(&world.folder("second").unwrap()).await.unwrap();
+    let authority = world.operator.ca().await.unwrap();
+    let endpoints = [&world.operator, &second].map(|operator| {
+        let url = world.registration().local_url(operator).unwrap();
         Endpoint::new(&url, &authority).unwrap()
     });
 
@@ -48,27 +48,27 @@ async fn killing_the_leader_in_a_herd_loses_nothing_and_doubles_nothing() {
         })
         .await
         .unwrap();
-        site.operator.kill();
+        world.operator.kill();
         Instant::now()
     };
     let (names, killed) = futures::join!(herd, killing);
     assert_eq!(names.len(), MACHINES, "each machine was told of an inventory of its own");
 
-    leads(&site, &second, TAKEN_OVER).await.unwrap();
+    leads(&world, &second, TAKEN_OVER).await.unwrap();
     eprintln!("the second replica leads {:.1} s after the first was killed", killed.elapsed().as_secs_f64());
-    let inventories = site.inventories().unwrap();
+    let inventories = world.inventories().unwrap();
     let hashes: BTreeSet<&str> = inventories.iter().filter_map(|each| each["spec"]["tpmHash"].as_str()).collect();
     assert_eq!((inventories.len(), hashes.len()), (MACHINES, MACHINES));
     // What only controllers do is done by the one that is left.
-    Registration::apply(&site.cluster, "another", json!({})).unwrap();
-    counted(&site, MACHINES).await.unwrap();
+    Registration::apply(&world.cluster, "another", json!({})).unwrap();
+    counted(&world, MACHINES).await.unwrap();
 
     // Stopping in order hands over without waiting for the lease to expire.
-    site.operator.resume().await.unwrap();
+    world.operator.resume().await.unwrap();
     let mut second = second;
     second.stop();
-    leads(&site, &site.operator, HANDED_OVER).await.unwrap();
-    Registration::apply(&site.cluster, "third", json!({})).unwrap();
+    leads(&world, &world.operator, HANDED_OVER).await.unwrap();
+    Registration::apply(&world.cluster, "third", json!({})).unwrap();
 }
 
 /// What a machine does with several addresses: whoever answers. A refusal is an error.
@@ -89,22 +89,24 @@ async fn register_anywhere(endpoints: &[Endpoint], tpm: &SoftwareTpm, serial: &s
 }
 
 /// Waits until this replica holds the Lease.
-async fn leads(site: &Site, operator: &Operator, limit: Duration) -> Result<()> {
+async fn leads(world: &World, operator: &Operator, limit: Duration) -> Result<()> {
     let what = format!("replica {} leads", operator.replica());
     until(&what, limit, async || {
         let path = "--output=jsonpath={.spec.holderIdentity}";
-        let holder =
-            site.cluster.kubectl(&["get", "--ignore-not-found", "lease", "ros-operator", "-n", NAMESPACE, path], "")?;
+        let holder = world
+            .cluster
+            .kubectl(&["get", "--ignore-not-found", "lease", "ros-operator", "-n", NAMESPACE, path], "")?;
         Ok(if holder.starts_with(&operator.replica()) { Poll::Ready(()) } else { Poll::Pending(holder) })
     })
     .await
 }
 
 /// Waits until the registration's status counts this many machines: its controller runs.
-async fn counted(site: &Site, machines: usize) -> Result<()> {
+async fn counted(world: &World, machines: usize) -> Result<()> {
     let path = format!("jsonpath={{.status.machines}}={machines}");
     let wait = ["wait", "--timeout=30s", "machineregistrations.rancheros.cattle.io/edge", "--for", &path];
-    site.cluster
+    world
+        .cluster
         .kubectl(&[&wait[..], &["-n", harness::clusters::registration::NAMESPACE]].concat(), "")
         .context("waiting for status.machines")?;
     Ok(())

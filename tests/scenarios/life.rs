@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::software_machine::{Endpoint, Exchange, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::site::Site;
+use harness::world::World;
 use protocol::message::{Done, Failure, InstallPhase, OsReport, Progress, Slot};
 use protocol::{FromMachine, FromOperator, OperatorSettings, RefusalCode};
 use qemu::wait::{Poll, until};
@@ -16,58 +16,58 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_is_shown_and_nothing_is_written_twice() {
-    let site = Site::start("life-steps", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("life-steps", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
 
     let mut exchange = proven(&endpoint, &tpm).await.unwrap();
     exchange.ask_for_config(usual_report("SN-1")).await.unwrap();
-    phase(&site, "Registered").await.unwrap();
+    phase(&world, "Registered").await.unwrap();
     exchange.say(&progress()).await.unwrap();
-    let installing = phase(&site, "Installing").await.unwrap();
+    let installing = phase(&world, "Installing").await.unwrap();
     assert_eq!(ready_message(&installing), "writing, 3 of 9 MiB");
     exchange.finish().await.unwrap();
-    phase(&site, "Installed").await.unwrap();
+    phase(&world, "Installed").await.unwrap();
 
     report(&endpoint, &tpm, FromMachine::Booted(Box::new(system(false)))).await.unwrap();
-    phase(&site, "Booted").await.unwrap();
+    phase(&world, "Booted").await.unwrap();
     report(&endpoint, &tpm, FromMachine::Report(Box::new(system(true)))).await.unwrap();
-    let ready = phase(&site, "Ready").await.unwrap();
+    let ready = phase(&world, "Ready").await.unwrap();
     assert_eq!(ready["status"]["os"]["version"], "0.1.0");
     assert_eq!(ready["status"]["hardware"]["memoryBytes"], 128u64 << 30);
     assert_eq!(ready["status"]["observedGeneration"], ready["metadata"]["generation"]);
     let wait = ["wait", "machineinventories.rancheros.cattle.io", "--all", "--for=condition=Ready", "--timeout=10s"];
-    site.cluster.kubectl(&[&wait[..], &["--namespace", NAMESPACE]].concat(), "").unwrap();
+    world.cluster.kubectl(&[&wait[..], &["--namespace", NAMESPACE]].concat(), "").unwrap();
 
     report(&endpoint, &tpm, FromMachine::Report(Box::new(system(true)))).await.unwrap();
-    let again = phase(&site, "Ready").await.unwrap();
+    let again = phase(&world, "Ready").await.unwrap();
     assert_eq!(again["metadata"]["resourceVersion"], ready["metadata"]["resourceVersion"]);
-    events(&site, &["Registered", "Installing", "Installed", "Booted", "Ready"]).await.unwrap();
+    events(&world, &["Registered", "Installing", "Installed", "Booted", "Ready"]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_is_shown_with_its_reason_and_another_attempt_clears_it() {
-    let site = Site::start("life-failure", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("life-failure", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
     let mut exchange = proven(&endpoint, &tpm).await.unwrap();
     exchange.ask_for_config(usual_report("SN-1")).await.unwrap();
     let failure = Failure { reason: "NoEligibleDisk".into(), message: "/dev/sda has somebody's partitions".into() };
     exchange.say(&FromMachine::Done(Done { failure: Some(failure) })).await.unwrap();
     assert!(matches!(exchange.hear().await.unwrap(), FromOperator::Done(_)));
-    let failed = phase(&site, "Failed").await.unwrap();
+    let failed = phase(&world, "Failed").await.unwrap();
     assert_eq!(failed["status"]["failure"]["reason"], "NoEligibleDisk");
     assert!(ready_message(&failed).contains("somebody's partitions"));
 
     endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
-    let installed = phase(&site, "Installed").await.unwrap();
+    let installed = phase(&world, "Installed").await.unwrap();
     assert!(installed["status"].get("failure").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_made_by_hand_is_recognised() {
-    let site = Site::start("life-by-hand", json!({"maxMachines": 1})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("life-by-hand", json!({"maxMachines": 1})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::Rsa2048).unwrap();
     let object = json!({
         "apiVersion": "rancheros.cattle.io/v1",
@@ -75,72 +75,72 @@ async fn a_machine_made_by_hand_is_recognised() {
         "metadata": {"name": "expected", "namespace": NAMESPACE},
         "spec": {"tpm": tpm.hash().as_str()},
     });
-    site.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).unwrap();
-    phase(&site, "Expected").await.unwrap();
+    world.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).unwrap();
+    phase(&world, "Expected").await.unwrap();
     let config = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     assert_eq!(config.inventory, format!("{NAMESPACE}/expected"));
 
     let other = SoftwareTpm::new(KeyKind::P256).unwrap();
     let refusal = endpoint.register(&other, usual_report("SN-2")).await.unwrap_err().refusal().unwrap();
     assert_eq!(refusal.code, RefusalCode::TooManyMachines);
-    assert_eq!(site.inventories().unwrap().len(), 1);
+    assert_eq!(world.inventories().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_waits_until_somebody_approves() {
-    let site = Site::start("life-approval", json!({"approval": "Manual"})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("life-approval", json!({"approval": "Manual"})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
     let refusal = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap_err().refusal().unwrap();
     assert_eq!(refusal.code, RefusalCode::ApprovalPending);
     assert!(refusal.message.contains("spec.approved"), "{refusal}");
-    let waiting = phase(&site, "ApprovalPending").await.unwrap();
+    let waiting = phase(&world, "ApprovalPending").await.unwrap();
 
     let name = waiting["metadata"]["name"].as_str().unwrap();
-    patch(&site.cluster, name, &json!({"approved": true})).unwrap();
-    phase(&site, "Registered").await.unwrap();
+    patch(&world.cluster, name, &json!({"approved": true})).unwrap();
+    phase(&world, "Registered").await.unwrap();
     endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
-    phase(&site, "Installed").await.unwrap();
+    phase(&world, "Installed").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_outlives_the_operator() {
-    let mut site = Site::start("life-operator-stops", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let mut world = World::start("life-operator-stops", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
     let mut exchange = proven(&endpoint, &tpm).await.unwrap();
     exchange.ask_for_config(usual_report("SN-1")).await.unwrap();
     exchange.say(&progress()).await.unwrap();
-    phase(&site, "Installing").await.unwrap();
+    phase(&world, "Installing").await.unwrap();
 
-    site.operator.stop();
+    world.operator.stop();
     let refusal = exchange.hear().await.unwrap_err().refusal().unwrap();
     assert_eq!(refusal.code, RefusalCode::ShuttingDown);
     assert!(refusal.retry_after.is_some());
 
-    site.operator.resume().await.unwrap();
+    world.operator.resume().await.unwrap();
     let mut again = proven(&endpoint, &tpm).await.unwrap();
     again.say(&progress()).await.unwrap();
     again.finish().await.unwrap();
-    phase(&site, "Installed").await.unwrap();
+    phase(&world, "Installed").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_token_of_media_is_revoked_and_installed_machines_go_on() {
-    let site = Site::start("life-revoked-token", json!({})).await.unwrap();
-    let medium = site.endpoint().await.unwrap();
+    let world = World::start("life-revoked-token", json!({})).await.unwrap();
+    let medium = world.endpoint().await.unwrap();
     let (tpm, stranger) = (SoftwareTpm::new(KeyKind::P256).unwrap(), SoftwareTpm::new(KeyKind::P256).unwrap());
     medium.register(&tpm, usual_report("SN-1")).await.unwrap();
 
     // As a machine does that was installed with the token of its medium.
     let told = settings(&medium, &tpm, None).await.unwrap();
-    behind(&site, 1).await.unwrap();
+    behind(&world, 1).await.unwrap();
     assert_eq!(settings(&medium, &tpm, Some(&told)).await.unwrap(), told);
-    behind(&site, 0).await.unwrap();
+    behind(&world, 0).await.unwrap();
 
     let revoked = json!({"status": {"registrationToken": null}}).to_string();
     let patch = ["patch", REGISTRATION, "--namespace", NAMESPACE, "--subresource=status", "--type=merge", "--patch"];
-    site.cluster.kubectl(&[&patch[..], &[&revoked]].concat(), "").unwrap();
+    world.cluster.kubectl(&[&patch[..], &[&revoked]].concat(), "").unwrap();
     until("the token of media to be revoked", TIMEOUT, async || {
         Ok(match medium.register(&stranger, usual_report("SN-2")).await {
             Err(error) => {
@@ -153,7 +153,7 @@ async fn the_token_of_media_is_revoked_and_installed_machines_go_on() {
     .await
     .unwrap();
 
-    let url = site.url().unwrap();
+    let url = world.url().unwrap();
     let (start, _) = url.rsplit_once('/').unwrap();
     let token = told.registration_url.rsplit('/').next().unwrap();
     let installed = Endpoint::new(&format!("{start}/{token}"), &told.authorities.concat()).unwrap();
@@ -179,10 +179,10 @@ async fn settings(endpoint: &Endpoint, tpm: &SoftwareTpm, kept: Option<&Operator
 }
 
 /// Waits until as many machines do not have the newest settings.
-async fn behind(site: &Site, count: u32) -> Result<()> {
+async fn behind(world: &World, count: u32) -> Result<()> {
     until(&format!("{count} machines behind"), TIMEOUT, async || {
         let path = "jsonpath={.status.machinesBehind}";
-        let shown = site.cluster.kubectl(&["get", REGISTRATION, "--namespace", NAMESPACE, "--output", path], "")?;
+        let shown = world.cluster.kubectl(&["get", REGISTRATION, "--namespace", NAMESPACE, "--output", path], "")?;
         Ok(if shown == count.to_string() { Poll::Ready(()) } else { Poll::Pending(shown) })
     })
     .await
@@ -225,9 +225,9 @@ fn system(healthy: bool) -> OsReport {
 }
 
 /// The one inventory, once it is in this phase and its generation was looked at.
-async fn phase(site: &Site, phase: &str) -> Result<Value> {
+async fn phase(world: &World, phase: &str) -> Result<Value> {
     until(&format!("the phase {phase}"), TIMEOUT, async || {
-        let inventories = site.inventories()?;
+        let inventories = world.inventories()?;
         let found = inventories.into_iter().find(|inventory| inventory["status"]["phase"] == phase);
         Ok(found.map_or_else(|| Poll::Pending("another phase".to_owned()), Poll::Ready))
     })
@@ -240,9 +240,9 @@ fn ready_message(inventory: &Value) -> String {
     ready.and_then(|ready| ready["message"].as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-async fn events(site: &Site, reasons: &[&str]) -> Result<()> {
+async fn events(world: &World, reasons: &[&str]) -> Result<()> {
     until("an event for each phase", TIMEOUT, async || {
-        let list = site.cluster.kubectl(&["get", "events", "--namespace", NAMESPACE, "--output", "json"], "")?;
+        let list = world.cluster.kubectl(&["get", "events", "--namespace", NAMESPACE, "--output", "json"], "")?;
         let list: Value = serde_json::from_str(&list).context("reading the events")?;
         let told =
             |reason: &&str| list["items"].as_array().is_some_and(|all| all.iter().any(|e| e["reason"] == **reason));

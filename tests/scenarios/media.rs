@@ -2,12 +2,10 @@
 //! same base medium, in one piece or in several.
 
 use anyhow::{Context, Result, ensure};
-use harness::clusters::cluster::{Cluster, Controllers};
-use harness::clusters::operator::Operator;
-use harness::clusters::registration::{self, Registration};
+use harness::clusters::registration::NAMESPACE;
+use harness::world::World;
 use qemu::paths;
 use qemu::process::said;
-use qemu::scratch::Scratch;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
@@ -20,91 +18,87 @@ const NOTICED: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_medium_downloaded_in_parts_is_the_one_that_customize_makes() {
-    let scratch = Scratch::new("media-parts").unwrap();
-    let base = synthetic(&scratch.folder("base").unwrap()).unwrap();
-    let place = Place::open(&scratch, &base).await.unwrap();
-    let downloaded = place.downloads_what_customize_makes().await.unwrap();
+    let downloads = Downloads::start("media-parts", synthetic).await.unwrap();
+    let downloaded = downloads.are_what_customize_makes().await.unwrap();
 
     let shown =
-        place.run(Command::new(paths::program("ros-image").unwrap()).arg("show").arg(&downloaded).arg("--json"));
+        downloads.run(Command::new(paths::program("ros-image").unwrap()).arg("show").arg(&downloaded).arg("--json"));
     let shown: Value = serde_json::from_str(&shown.unwrap()).unwrap();
     let url = shown["registration"]["rancheros"]["install"]["registrationURL"].as_str().unwrap();
-    assert!(place.registration.url.starts_with(url.trim_end_matches("***")), "{url}");
+    assert!(downloads.world.registration().url.starts_with(url.trim_end_matches("***")), "{url}");
     assert_eq!(shown["release"]["version"], "0.1.0");
 
-    let log = fs::read_to_string(scratch.path().join("operator/ros-operator.log")).unwrap();
-    let (_, token) = place.registration.url.rsplit_once('/').unwrap();
+    let log = downloads.world.operator_log().unwrap();
+    let (_, token) = downloads.world.registration().url.rsplit_once('/').unwrap();
     assert!(log.contains("sending a medium") && !log.contains(token), "{log}");
-    let metrics = place.operator.fetch(&place.operator.local_url("/metrics")).await.unwrap();
+    let metrics = downloads.world.operator.fetch(&downloads.world.operator.local_url("/metrics")).await.unwrap();
     assert!(metrics.contains(r#"rancheros_exchanges_total{request="media",result="ok",code=""}"#), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_base_medium_has_another_tag_and_one_that_is_gone_is_listed_no_more() {
-    let scratch = Scratch::new("media-changes").unwrap();
-    let base = synthetic(&scratch.folder("base").unwrap()).unwrap();
-    let place = Place::open(&scratch, &base).await.unwrap();
-    let url = place.url("synthetic.iso").await.unwrap();
-    let before = place.headers(&url).unwrap();
+    let downloads = Downloads::start("media-changes", synthetic).await.unwrap();
+    let base = downloads.base.clone();
+    let url = downloads.url("synthetic.iso").await.unwrap();
+    let before = downloads.headers(&url).unwrap();
     assert!(before.contains("HTTP/1.1 200") && before.contains("etag: \""), "{before}");
 
     // Another release, put in place of the first as `mv` does it.
-    let other = scratch.path().join("other.iso");
+    let other = downloads.world.path().join("other.iso");
     let mut content = fs::read(&base).unwrap();
     *content.last_mut().unwrap() ^= 1;
     fs::write(&other, content).unwrap();
-    fs::rename(&other, place.media.join("synthetic.iso")).unwrap();
-    fs::copy(&base, place.media.join("second.iso")).unwrap();
-    place.url("second.iso").await.unwrap();
-    assert_eq!(place.url("synthetic.iso").await.unwrap(), url, "its address stays");
-    let after = place.headers(&url).unwrap();
+    fs::rename(&other, downloads.media.join("synthetic.iso")).unwrap();
+    fs::copy(&base, downloads.media.join("second.iso")).unwrap();
+    downloads.url("second.iso").await.unwrap();
+    assert_eq!(downloads.url("synthetic.iso").await.unwrap(), url, "its address stays");
+    let after = downloads.headers(&url).unwrap();
     let tag = |headers: &str| headers.lines().find(|line| line.starts_with("etag:")).unwrap().to_owned();
     assert_ne!(tag(&before), tag(&after));
 
     for name in ["synthetic.iso", "second.iso"] {
-        fs::remove_file(place.media.join(name)).unwrap();
+        fs::remove_file(downloads.media.join(name)).unwrap();
     }
     until("no media in the status", NOTICED, async || {
-        let listed = place.listed()?;
+        let listed = downloads.listed()?;
         Ok(if listed.is_null() { Poll::Ready(()) } else { Poll::Pending(listed.to_string()) })
     })
     .await
     .unwrap();
-    assert!(place.headers(&url).unwrap().contains("HTTP/1.1 404"));
+    assert!(downloads.headers(&url).unwrap().contains("HTTP/1.1 404"));
 }
 
-/// A cluster, and an operator with media.
-pub struct Place {
-    operator: Operator,
-    cluster: Cluster,
-    registration: Registration,
-    /// The folder of base media.
+/// A world whose operator hands out media.
+struct Downloads {
+    world: World,
+    /// The base medium that was there first.
+    base: PathBuf,
+    /// The operator's folder of base media.
     media: PathBuf,
     /// Where the operator's authority and what is downloaded are kept.
     folder: PathBuf,
 }
 
-impl Place {
-    /// With one medium, a copy of `base` under its name.
-    pub async fn open(scratch: &Scratch, base: &Path) -> Result<Self> {
-        let media = scratch.folder("media")?;
-        fs::copy(base, media.join(base.file_name().unwrap_or_default())).context("copying the base medium")?;
-        let cluster = Cluster::start(&scratch.folder("cluster")?, Controllers::Absent).await?;
-        let settings = [("ROS_MEDIA", media.to_str().context("the folder's name")?)];
-        let operator = Operator::start_with(&cluster, &scratch.folder("operator")?, &settings).await?;
-        let registration = Registration::apply(&cluster, "edge", json!({}))?;
-        let folder = scratch.folder("downloads")?;
-        fs::write(folder.join("ca.pem"), operator.ca().await?).context("writing the operator's authority")?;
-        Ok(Self { operator, cluster, registration, media, folder })
+impl Downloads {
+    /// With one base medium: `make` is given an empty folder and gives the path of the medium.
+    async fn start(name: &str, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<Self> {
+        let builder = World::builder(name)?.registration(json!({}));
+        let base = make(&builder.folder("base")?)?;
+        let media = builder.folder("media")?;
+        fs::copy(&base, media.join(base.file_name().unwrap_or_default())).context("copying the base medium")?;
+        let world = builder.setting("ROS_MEDIA", media.to_str().context("the folder's name")?).start().await?;
+        let folder = world.folder("downloads")?;
+        fs::write(folder.join("ca.pem"), world.operator.ca().await?).context("writing the operator's authority")?;
+        Ok(Self { world, base, media, folder })
     }
 
     /// Downloads the only medium, interrupted once and resumed by `curl -C -`, and compares it with what
     /// `ros-image customize` makes. Gives the download.
-    pub async fn downloads_what_customize_makes(&self) -> Result<PathBuf> {
+    async fn are_what_customize_makes(&self) -> Result<PathBuf> {
         let entry = fs::read_dir(&self.media)?.next().context("no base medium")??;
         let url = self.url(&entry.file_name().to_string_lossy()).await?;
         let settings = self.folder.join("registration.yaml");
-        fs::write(&settings, self.operator.fetch(&self.registration.local_url(&self.operator)?).await?)?;
+        fs::write(&settings, self.world.operator.fetch(&self.world.url()?).await?)?;
         let expected = self.folder.join("customized.iso");
         let mut customize = Command::new(paths::program("ros-image")?);
         customize.arg("customize").arg(entry.path()).arg("--registration").arg(&settings).arg("--output");
@@ -136,15 +130,15 @@ impl Place {
                 .map_or_else(|| Poll::Pending(listed.to_string()), |url| Poll::Ready(url.to_owned())))
         });
         let url = url.await?;
-        let path = url.strip_prefix(&self.operator.url()).context("an address that is not the operator's")?;
-        Ok(self.operator.local_url(path))
+        let path = url.strip_prefix(&self.world.operator.url()).context("an address that is not the operator's")?;
+        Ok(self.world.operator.local_url(path))
     }
 
     /// `status.mediaURLs`; null if there are none.
     fn listed(&self) -> Result<Value> {
         let object = "machineregistrations.rancheros.cattle.io/edge";
-        let arguments = ["get", object, "--namespace", registration::NAMESPACE, "--output", "json"];
-        let object: Value = serde_json::from_str(&self.cluster.kubectl(&arguments, "")?)?;
+        let arguments = ["get", object, "--namespace", NAMESPACE, "--output", "json"];
+        let object: Value = serde_json::from_str(&self.world.cluster.kubectl(&arguments, "")?)?;
         Ok(object["status"]["mediaURLs"].clone())
     }
 
@@ -168,6 +162,21 @@ impl Place {
         ensure!(output.status.success(), "{:?}: {}", command.get_program(), said(&output));
         String::from_utf8(output.stdout).context("reading what it printed")
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn iso_from_the_operator_is_the_one_that_customize_makes() {
+    let downloads = Downloads::start("medium-streamed", |_| paths::iso()).await.unwrap();
+    let downloaded = downloads.are_what_customize_makes().await.unwrap();
+    let ros_image = |verb: &str| {
+        let mut ros_image = Command::new(paths::program("ros-image").unwrap());
+        ros_image.arg(verb).arg(&downloaded);
+        ros_image
+    };
+    downloads.run(&mut ros_image("verify")).unwrap();
+    let shown: Value = serde_json::from_str(&downloads.run(ros_image("show").arg("--json")).unwrap()).unwrap();
+    let url = shown["registration"]["rancheros"]["install"]["registrationURL"].as_str().unwrap();
+    assert!(url.ends_with("/v1-rancheros/registration/***"), "{url}");
 }
 
 /// A medium with a manifest, a reserved space and nothing to boot.

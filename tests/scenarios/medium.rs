@@ -1,6 +1,5 @@
 //! `ros-image` on the real ISO: settings go in and out without a trace, and what is no medium of ours is left alone.
 
-use crate::media::Place;
 use qemu::paths;
 use qemu::process::said;
 use qemu::scratch::Scratch;
@@ -76,17 +75,6 @@ fn iso_settings_go_into_a_copy_and_out_of_it() {
 
     succeeds(&["customize", copy, "--remove", "--output", bare]);
     assert!(fs::read(bare).unwrap() == original, "the settings left a trace");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn iso_from_the_operator_is_the_one_that_customize_makes() {
-    let scratch = Scratch::new("medium-streamed").unwrap();
-    let place = Place::open(&scratch, &paths::iso().unwrap()).await.unwrap();
-    let downloaded = place.downloads_what_customize_makes().await.unwrap();
-    let iso = downloaded.to_str().unwrap();
-    succeeds(&["verify", iso]);
-    let url = shown(iso)["rancheros"]["install"]["registrationURL"].take();
-    assert!(url.as_str().unwrap().ends_with("/v1-rancheros/registration/***"), "{url}");
 }
 
 #[test]

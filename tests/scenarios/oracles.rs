@@ -4,7 +4,7 @@
 use cloud_config::CloudConfig;
 use harness::fakes::software_machine::usual_report;
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::site::Site;
+use harness::world::World;
 use qemu::paths;
 use qemu::process::said;
 use qemu::scratch::Scratch;
@@ -29,22 +29,22 @@ async fn cloud_init_accepts_what_we_show_and_serve() {
     let example = fs::read_to_string(paths::workspace().join("examples/machine-registration.yaml")).unwrap();
     let mut example: Value = serde_yaml::from_str(&example).unwrap();
     let spec = example["spec"].take();
-    let site = Site::start("oracle-cloud-init", spec.clone()).await.unwrap();
-    let served = site.operator.fetch(&site.url().unwrap()).await.unwrap();
+    let world = World::start("oracle-cloud-init", spec.clone()).await.unwrap();
+    let served = world.operator.fetch(&world.url().unwrap()).await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
-    let answer = site.endpoint().await.unwrap().register(&tpm, usual_report("SN-1")).await.unwrap();
+    let answer = world.endpoint().await.unwrap().register(&tpm, usual_report("SN-1")).await.unwrap();
     let shown: CloudConfig = serde_json::from_value(spec["cloudConfig"].clone()).unwrap();
     for (name, document) in
         [("shown", shown.to_yaml()), ("served", served), ("answered", answer.cloud_config.to_yaml())]
     {
-        let file = site.scratch.path().join(format!("{name}.yaml"));
+        let file = world.path().join(format!("{name}.yaml"));
         cloud_init_accepts(&file, &document);
         let mut without_ours = CloudConfig::parse(&document).unwrap();
         without_ours.0.retain(|key, _| !is_ours(key));
         without_ours.0.insert("hostname".to_owned(), json!("edge"));
         cloud_init_accepts(&file, &without_ours.to_yaml());
     }
-    let wrong = site.scratch.path().join("wrong.yaml");
+    let wrong = world.path().join("wrong.yaml");
     fs::write(&wrong, "#cloud-config\nusers: 7\n").unwrap();
     let wrong = run("cloud-init", &["schema", "--config-file", wrong.to_str().unwrap()]);
     assert!(!wrong.status.success(), "a cloud-init that accepts everything is no oracle");
@@ -128,10 +128,10 @@ async fn tpm2_tools_and_openssl_find_the_same_identity_and_its_certificate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openssl_trusts_the_operator_by_its_authority_and_by_nothing_else() {
-    let site = Site::start("oracle-tls", json!({})).await.unwrap();
-    let ca = site.scratch.path().join("ca.pem");
-    fs::write(&ca, site.operator.ca().await.unwrap()).unwrap();
-    let address = site.operator.local_url("").replace("https://", "");
+    let world = World::start("oracle-tls", json!({})).await.unwrap();
+    let ca = world.path().join("ca.pem");
+    fs::write(&ca, world.operator.ca().await.unwrap()).unwrap();
+    let address = world.operator.local_url("").replace("https://", "");
     let connect = ["s_client", "-connect", &address, "-verify_return_error", "-verify_ip", "127.0.0.1"];
     let trusted = succeeds("openssl", &[&connect[..], &["-CAfile", ca.to_str().unwrap()]].concat());
     assert!(trusted.contains("Verify return code: 0 (ok)"), "{trusted}");

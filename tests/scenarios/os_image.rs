@@ -1,12 +1,11 @@
 //! A roll-out as its ManagedOSImage tells it, with Fleet and System Upgrade Controller as scripts.
 
 use anyhow::{Context, Result};
-use harness::clusters::cluster::{Cluster, Controllers};
-use harness::clusters::operator::Operator;
+use harness::clusters::cluster::Controllers;
 use harness::fakes::rancher::Rancher;
 use harness::fakes::upgrade_engines::{Kinds, deploy_bundle, make_namespace, say_of_bundle};
+use harness::world::World;
 use qemu::paths;
-use qemu::scratch::Scratch;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -16,187 +15,189 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn machines_of_a_cluster_say_when_they_are_upgraded() {
-    let place = Place::open("os-image-downstream", Controllers::Running).await.unwrap();
-    Kinds::Strict.install_fleet(&place.cluster).unwrap();
-    Kinds::Strict.install_plans(&place.cluster).unwrap();
-    place.machine("a", "shop", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
-    place.machine("b", "depot", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
-    place.image("edge", "fleet-default", json!({"osImage": "r:5000/os2:v0.2.0", "concurrency": 0})).unwrap();
+    let rollout = Rollout::start("os-image-downstream", Controllers::Running).await.unwrap();
+    Kinds::Strict.install_fleet(&rollout.world.cluster).unwrap();
+    Kinds::Strict.install_plans(&rollout.world.cluster).unwrap();
+    rollout.machine("a", "shop", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
+    rollout.machine("b", "depot", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
+    rollout.image("edge", "fleet-default", json!({"osImage": "r:5000/os2:v0.2.0", "concurrency": 0})).unwrap();
 
-    let bundle = place.bundle("edge", "fleet-default").await.unwrap();
-    say_of_bundle(&place.cluster, &bundle, 0, 0).unwrap();
-    let nobody = place.reason("edge", "fleet-default", "NoTargetMatched").await.unwrap();
+    let bundle = rollout.bundle("edge", "fleet-default").await.unwrap();
+    say_of_bundle(&rollout.world.cluster, &bundle, 0, 0).unwrap();
+    let nobody = rollout.reason("edge", "fleet-default", "NoTargetMatched").await.unwrap();
     assert_eq!(condition(&nobody, "Stalled")["status"], "True");
     assert_eq!(nobody["status"]["display"]["readyClusters"], "0/0");
 
     let patch = json!({"spec": {"targets": [{"clusterName": "shop"}]}});
-    place.patch("edge", "fleet-default", &patch).unwrap();
-    let bundle = place.bundle_where("edge", "fleet-default", "/spec/targets/0/clusterName", "shop").await.unwrap();
-    deploy_bundle(&place.cluster, &bundle, &["shop"]).unwrap();
-    let paused = place.reason("edge", "fleet-default", "Paused").await.unwrap();
+    rollout.patch("edge", "fleet-default", &patch).unwrap();
+    let bundle = rollout.bundle_where("edge", "fleet-default", "/spec/targets/0/clusterName", "shop").await.unwrap();
+    deploy_bundle(&rollout.world.cluster, &bundle, &["shop"]).unwrap();
+    let paused = rollout.reason("edge", "fleet-default", "Paused").await.unwrap();
     assert_eq!(paused["status"]["counts"], json!({"desired": 1, "done": 0, "updating": 0, "failed": 0}));
     assert_eq!(condition(&paused, "Ready")["status"], "False");
 
-    place.patch("edge", "fleet-default", &json!({"spec": {"concurrency": 1}})).unwrap();
-    let next = place.bundle_where("edge", "fleet-default", "/metadata/generation", "3").await.unwrap();
+    rollout.patch("edge", "fleet-default", &json!({"spec": {"concurrency": 1}})).unwrap();
+    let next = rollout.bundle_where("edge", "fleet-default", "/metadata/generation", "3").await.unwrap();
     assert_eq!(only_difference(&bundle, &next), ["plan.yaml"]);
-    deploy_bundle(&place.cluster, &next, &["shop"]).unwrap();
-    place.reason("edge", "fleet-default", "AppliedNotUpgraded").await.unwrap();
+    deploy_bundle(&rollout.world.cluster, &next, &["shop"]).unwrap();
+    rollout.reason("edge", "fleet-default", "AppliedNotUpgraded").await.unwrap();
 
-    place.report("a", json!({"version": "0.2.0", "slot": "B", "healthy": false})).unwrap();
-    let proving = place.reason("edge", "fleet-default", "Progressing").await.unwrap();
+    rollout.report("a", json!({"version": "0.2.0", "slot": "B", "healthy": false})).unwrap();
+    let proving = rollout.reason("edge", "fleet-default", "Progressing").await.unwrap();
     assert_eq!(proving["status"]["nodes"][0]["phase"], "Proving");
-    place.report("a", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
-    let failed = place.reason("edge", "fleet-default", "Failed").await.unwrap();
+    rollout.report("a", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
+    let failed = rollout.reason("edge", "fleet-default", "Failed").await.unwrap();
     assert!(message(&failed).contains("FellBack"), "{}", message(&failed));
     assert_eq!(failed["status"]["counts"]["failed"], 1);
-    place.metrics_say(r#"rancheros_upgrade_nodes{phase="failed"} 1"#).await.unwrap();
+    rollout.metrics_say(r#"rancheros_upgrade_nodes{phase="failed"} 1"#).await.unwrap();
 
-    place.report("a", json!({"version": "0.2.0", "slot": "B", "healthy": true})).unwrap();
-    let done = place.reason("edge", "fleet-default", "Upgraded").await.unwrap();
+    rollout.report("a", json!({"version": "0.2.0", "slot": "B", "healthy": true})).unwrap();
+    let done = rollout.reason("edge", "fleet-default", "Upgraded").await.unwrap();
     assert_eq!(done["status"]["observedGeneration"], done["metadata"]["generation"]);
     let wait = ["wait", "managedosimages.rancheros.cattle.io/edge", "--for=condition=Ready", "--timeout=10s"];
-    place.cluster.kubectl(&[&wait[..], &["--namespace", "fleet-default"]].concat(), "").unwrap();
-    place.metrics_say(r#"rancheros_upgrade_nodes{phase="done"} 1"#).await.unwrap();
+    rollout.world.cluster.kubectl(&[&wait[..], &["--namespace", "fleet-default"]].concat(), "").unwrap();
+    rollout.metrics_say(r#"rancheros_upgrade_nodes{phase="done"} 1"#).await.unwrap();
     // Five reports and as many looks later, the Bundle is what it was when its spec last changed.
-    let last = place.bundle("edge", "fleet-default").await.unwrap();
+    let last = rollout.bundle("edge", "fleet-default").await.unwrap();
     assert_eq!(last["metadata"]["generation"], next["metadata"]["generation"]);
     assert_eq!(
         last["metadata"]["managedFields"],
-        place.get("bundles.fleet.cattle.io", "fleet-default", "mos-edge").unwrap().unwrap()["metadata"]["managedFields"]
+        rollout.get("bundles.fleet.cattle.io", "fleet-default", "mos-edge").unwrap().unwrap()["metadata"]["managedFields"]
     );
 
-    place.delete("edge", "fleet-default").unwrap();
-    place.metrics_say(r#"rancheros_upgrade_nodes{phase="done"} 0"#).await.unwrap();
-    place.gone("bundles.fleet.cattle.io", "fleet-default", "mos-edge").await.unwrap();
+    rollout.delete("edge", "fleet-default").unwrap();
+    rollout.metrics_say(r#"rancheros_upgrade_nodes{phase="done"} 0"#).await.unwrap();
+    rollout.gone("bundles.fleet.cattle.io", "fleet-default", "mos-edge").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
-    let place = Place::open("os-image-local", Controllers::Absent).await.unwrap();
-    place.image("default-os-image", "fleet-local", json!({"osImage": "rancher/os2:v0.2.0"})).unwrap();
-    let nobody = place.reason("default-os-image", "fleet-local", "NoEngine").await.unwrap();
+    let rollout = Rollout::start("os-image-local", Controllers::Absent).await.unwrap();
+    rollout.image("default-os-image", "fleet-local", json!({"osImage": "rancher/os2:v0.2.0"})).unwrap();
+    let nobody = rollout.reason("default-os-image", "fleet-local", "NoEngine").await.unwrap();
     assert!(message(&nobody).contains("no roll-out of the operator's own"), "{}", message(&nobody));
 
-    Kinds::Strict.install_fleet(&place.cluster).unwrap();
-    Kinds::Strict.install_plans(&place.cluster).unwrap();
-    let bundle = place.bundle("default-os-image", "fleet-local").await.unwrap();
+    Kinds::Strict.install_fleet(&rollout.world.cluster).unwrap();
+    Kinds::Strict.install_plans(&rollout.world.cluster).unwrap();
+    let bundle = rollout.bundle("default-os-image", "fleet-local").await.unwrap();
     assert_eq!(bundle["spec"]["targets"], json!([{"clusterName": "local"}]));
-    place.node("n1", "RancherOS 0.1.0").unwrap();
-    place.node("n2", "RancherOS 0.1.0").unwrap();
-    deploy_bundle(&place.cluster, &bundle, &["local"]).unwrap();
-    let applied = place.reason("default-os-image", "fleet-local", "AppliedNotUpgraded").await.unwrap();
+    rollout.node("n1", "RancherOS 0.1.0").unwrap();
+    rollout.node("n2", "RancherOS 0.1.0").unwrap();
+    deploy_bundle(&rollout.world.cluster, &bundle, &["local"]).unwrap();
+    let applied = rollout.reason("default-os-image", "fleet-local", "AppliedNotUpgraded").await.unwrap();
     assert_eq!(applied["status"]["counts"]["desired"], 2);
 
     let trouble = json!({"conditions": [{"type": "LatestResolved", "status": "False", "reason": "Error",
         "message": "secret not found"}]});
-    place.plan_status(&trouble).unwrap();
-    let refused = place.reason("default-os-image", "fleet-local", "NotApplied").await.unwrap();
+    rollout.plan_status(&trouble).unwrap();
+    let refused = rollout.reason("default-os-image", "fleet-local", "NotApplied").await.unwrap();
     assert!(message(&refused).contains("secret not found"), "{}", message(&refused));
 
     // A Job that failed leaves the Bundle Ready, and is forgotten after a while.
-    let plan = place.get("plans.upgrade.cattle.io", "cattle-system", "mos-default-os-image").unwrap().unwrap();
+    let plan = rollout.get("plans.upgrade.cattle.io", "cattle-system", "mos-default-os-image").unwrap().unwrap();
     let version = plan["spec"]["version"].clone();
     let plan_status = |applying: &[&str]| {
         json!({"latestVersion": version, "latestHash": "hash", "applying": applying,
             "conditions": [{"type": "Validated", "status": "True"}]})
     };
-    place.plan_status(&plan_status(&["n1"])).unwrap();
-    place.reason("default-os-image", "fleet-local", "Progressing").await.unwrap();
-    place.failed_job("n1").unwrap();
-    let failed = place.reason("default-os-image", "fleet-local", "Failed").await.unwrap();
+    rollout.plan_status(&plan_status(&["n1"])).unwrap();
+    rollout.reason("default-os-image", "fleet-local", "Progressing").await.unwrap();
+    rollout.failed_job("n1").unwrap();
+    let failed = rollout.reason("default-os-image", "fleet-local", "Failed").await.unwrap();
     assert!(message(&failed).contains("BackoffLimitExceeded"), "{}", message(&failed));
-    place.cluster.kubectl(&["delete", "job", "apply-n1", "--namespace", "cattle-system"], "").unwrap();
+    rollout.world.cluster.kubectl(&["delete", "job", "apply-n1", "--namespace", "cattle-system"], "").unwrap();
 
-    place.node("n2", "RancherOS 0.2.0").unwrap();
-    place.carried_out("n2").unwrap();
-    let one = place.image_where("default-os-image", "fleet-local", "/status/counts/done", "1").await.unwrap();
+    rollout.node("n2", "RancherOS 0.2.0").unwrap();
+    rollout.carried_out("n2").unwrap();
+    let one = rollout.image_where("default-os-image", "fleet-local", "/status/counts/done", "1").await.unwrap();
     assert_eq!(condition(&one, "Ready")["reason"], "Failed", "{}", one["status"]);
     assert!(
-        place
+        rollout
+            .world
             .cluster
             .kubectl(&["get", "jobs", "--namespace", "cattle-system", "--output=name"], "")
             .unwrap()
             .is_empty()
     );
-    let before = place.bundle("default-os-image", "fleet-local").await.unwrap();
-    place.node("n1", "RancherOS 0.2.0").unwrap();
-    place.carried_out("n1").unwrap();
-    place.reason("default-os-image", "fleet-local", "Upgraded").await.unwrap();
-    let after = place.bundle("default-os-image", "fleet-local").await.unwrap();
+    let before = rollout.bundle("default-os-image", "fleet-local").await.unwrap();
+    rollout.node("n1", "RancherOS 0.2.0").unwrap();
+    rollout.carried_out("n1").unwrap();
+    rollout.reason("default-os-image", "fleet-local", "Upgraded").await.unwrap();
+    let after = rollout.bundle("default-os-image", "fleet-local").await.unwrap();
     assert_eq!(before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
 
     // The same release with other cloud-config: what the nodes are labelled with is of the Plan before.
     let patch = json!({"spec": {"cloudConfig": {"timezone": "Europe/Berlin"}}});
-    place.patch("default-os-image", "fleet-local", &patch).unwrap();
-    let edited = place.image_where("default-os-image", "fleet-local", "/status/observedGeneration", "2").await.unwrap();
+    rollout.patch("default-os-image", "fleet-local", &patch).unwrap();
+    let edited =
+        rollout.image_where("default-os-image", "fleet-local", "/status/observedGeneration", "2").await.unwrap();
     assert_eq!(condition(&edited, "Ready")["status"], "False", "{}", edited["status"]);
-    let bundle = place.bundle("default-os-image", "fleet-local").await.unwrap();
-    deploy_bundle(&place.cluster, &bundle, &["local"]).unwrap();
-    let waiting = place.reason("default-os-image", "fleet-local", "AppliedNotUpgraded").await.unwrap();
+    let bundle = rollout.bundle("default-os-image", "fleet-local").await.unwrap();
+    deploy_bundle(&rollout.world.cluster, &bundle, &["local"]).unwrap();
+    let waiting = rollout.reason("default-os-image", "fleet-local", "AppliedNotUpgraded").await.unwrap();
     assert_eq!(waiting["status"]["counts"]["done"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_fleet_the_plan_is_applied_here_and_taken_away_again() {
-    let place = Place::open("os-image-plan", Controllers::Absent).await.unwrap();
-    make_namespace(&place.cluster, "system-upgrade").unwrap();
-    Kinds::Strict.install_plans(&place.cluster).unwrap();
-    place.node("n1", "RancherOS 0.1.0").unwrap();
+    let rollout = Rollout::start("os-image-plan", Controllers::Absent).await.unwrap();
+    make_namespace(&rollout.world.cluster, "system-upgrade").unwrap();
+    Kinds::Strict.install_plans(&rollout.world.cluster).unwrap();
+    rollout.node("n1", "RancherOS 0.1.0").unwrap();
     let spec = json!({"osImage": "a:v0.2.0", "cloudConfig": {"rancherd": {"token": "secret"}}, "drain": {}});
-    place.image("x", "fleet-local", spec).unwrap();
-    let applied = place.reason("x", "fleet-local", "AppliedNotUpgraded").await.unwrap();
+    rollout.image("x", "fleet-local", spec).unwrap();
+    let applied = rollout.reason("x", "fleet-local", "AppliedNotUpgraded").await.unwrap();
     assert_eq!(applied["status"]["engine"], "Plan");
     assert_eq!(applied["status"]["plan"], "system-upgrade/mos-x");
-    let plan = place.get("plans.upgrade.cattle.io", "system-upgrade", "mos-x").unwrap().unwrap();
+    let plan = rollout.get("plans.upgrade.cattle.io", "system-upgrade", "mos-x").unwrap().unwrap();
     assert_eq!(plan["spec"]["secrets"], json!([{"name": "mos-x", "path": "/run/data"}]));
     for kind in OBJECTS {
-        assert!(place.get(kind, "system-upgrade", "mos-x").unwrap().is_some(), "{kind}");
+        assert!(rollout.get(kind, "system-upgrade", "mos-x").unwrap().is_some(), "{kind}");
     }
 
     // Less is asked for: what nobody needs goes, what is needed stays as it was.
-    let account = place.get("serviceaccount", "system-upgrade", "mos-x").unwrap();
-    place.patch("x", "fleet-local", &json!({"spec": {"cloudConfig": null, "drain": null, "cordon": false}})).unwrap();
+    let account = rollout.get("serviceaccount", "system-upgrade", "mos-x").unwrap();
+    rollout.patch("x", "fleet-local", &json!({"spec": {"cloudConfig": null, "drain": null, "cordon": false}})).unwrap();
     for kind in ["secret", "clusterrole", "clusterrolebinding"] {
-        place.gone(kind, "system-upgrade", "mos-x").await.unwrap();
+        rollout.gone(kind, "system-upgrade", "mos-x").await.unwrap();
     }
-    let changed = place.image_where("x", "fleet-local", "/status/observedGeneration", "2").await.unwrap();
+    let changed = rollout.image_where("x", "fleet-local", "/status/observedGeneration", "2").await.unwrap();
     assert_ne!(changed["status"]["version"], applied["status"]["version"], "other cloud-config runs again");
-    assert_eq!(account, place.get("serviceaccount", "system-upgrade", "mos-x").unwrap());
+    assert_eq!(account, rollout.get("serviceaccount", "system-upgrade", "mos-x").unwrap());
 
     // Rancher comes, and says where images are pulled from: the same image, so that nothing runs again.
-    let rancher = Rancher::install(&place.cluster).unwrap();
+    let rancher = Rancher::install(&rollout.world.cluster).unwrap();
     rancher.set("system-default-registry", "mirror.example.org:5000").unwrap();
     let mirrored = |plan: &Value| says(plan, "/spec/upgrade/image", "mirror.example.org:5000/a:v0.2.0");
-    let plan = place.found("plans.upgrade.cattle.io", "system-upgrade", "mos-x", mirrored).await.unwrap();
+    let plan = rollout.found("plans.upgrade.cattle.io", "system-upgrade", "mos-x", mirrored).await.unwrap();
     assert_eq!(plan["spec"]["version"], changed["status"]["version"]);
 
     // Fleet comes: it takes over, and nothing of ours is in its way.
-    Kinds::Strict.install_fleet(&place.cluster).unwrap();
-    place.bundle("x", "fleet-local").await.unwrap();
+    Kinds::Strict.install_fleet(&rollout.world.cluster).unwrap();
+    rollout.bundle("x", "fleet-local").await.unwrap();
     for kind in OBJECTS {
-        assert_eq!(place.get(kind, "system-upgrade", "mos-x").unwrap(), None, "{kind}");
+        assert_eq!(rollout.get(kind, "system-upgrade", "mos-x").unwrap(), None, "{kind}");
     }
-    let fleets = place.image_where("x", "fleet-local", "/status/engine", "Fleet").await.unwrap();
+    let fleets = rollout.image_where("x", "fleet-local", "/status/engine", "Fleet").await.unwrap();
     assert!(fleets["metadata"].get("finalizers").is_none());
 
     // And it is asked to go again.
-    place.patch("x", "fleet-local", &json!({"spec": {"engine": "Plan"}})).unwrap();
-    place.gone("bundles.fleet.cattle.io", "fleet-local", "mos-x").await.unwrap();
-    place.image_where("x", "fleet-local", "/status/engine", "Plan").await.unwrap();
-    assert!(place.get("plans.upgrade.cattle.io", "system-upgrade", "mos-x").unwrap().is_some());
-    place.delete("x", "fleet-local").unwrap();
+    rollout.patch("x", "fleet-local", &json!({"spec": {"engine": "Plan"}})).unwrap();
+    rollout.gone("bundles.fleet.cattle.io", "fleet-local", "mos-x").await.unwrap();
+    rollout.image_where("x", "fleet-local", "/status/engine", "Plan").await.unwrap();
+    assert!(rollout.get("plans.upgrade.cattle.io", "system-upgrade", "mos-x").unwrap().is_some());
+    rollout.delete("x", "fleet-local").unwrap();
     for kind in OBJECTS {
-        assert_eq!(place.get(kind, "system-upgrade", "mos-x").unwrap(), None, "{kind}");
+        assert_eq!(rollout.get(kind, "system-upgrade", "mos-x").unwrap(), None, "{kind}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_made_is_taken_by_the_kinds_it_is_made_for() {
     for kinds in Kinds::available() {
-        let place = Place::open("os-image-kinds", Controllers::Absent).await.unwrap();
-        kinds.install_fleet(&place.cluster).unwrap();
-        kinds.install_plans(&place.cluster).unwrap();
+        let rollout = Rollout::start("os-image-kinds", Controllers::Absent).await.unwrap();
+        kinds.install_fleet(&rollout.world.cluster).unwrap();
+        kinds.install_plans(&rollout.world.cluster).unwrap();
         let folder = paths::workspace().join("operator/testdata/os-image");
         for (case, name, strict) in [
             ("default", "default-os-image", true),
@@ -207,44 +208,39 @@ async fn what_is_made_is_taken_by_the_kinds_it_is_made_for() {
             let manifest = std::fs::read_to_string(folder.join(format!("{case}.yaml"))).unwrap();
             let object: Value = serde_yaml::from_str(&manifest).unwrap();
             let namespace = object["metadata"]["namespace"].as_str().unwrap();
-            place.cluster.kubectl(&["apply", "-f", "-"], &manifest).unwrap();
+            rollout.world.cluster.kubectl(&["apply", "-f", "-"], &manifest).unwrap();
             if matches!(kinds, Kinds::Strict) && !strict {
                 // It passes on a field of Fleet's that we do not know; a kind that does not, either, says so.
-                let refused = place.reason(name, namespace, "NotAccepted").await.unwrap();
+                let refused = rollout.reason(name, namespace, "NotAccepted").await.unwrap();
                 assert!(message(&refused).contains("helm"), "{}", message(&refused));
                 continue;
             }
-            let bundle = place.bundle(name, namespace).await.unwrap();
+            let bundle = rollout.bundle(name, namespace).await.unwrap();
             let kept = std::fs::read_to_string(folder.join(format!("{case}.bundle.yaml"))).unwrap();
             let kept: Value = serde_yaml::from_str(&kept).unwrap();
             // The real kinds add defaults of theirs.
             assert!(holds(&bundle["spec"], &kept["spec"]), "{kinds:?} {case}: {}", bundle["spec"]);
-            deploy_bundle(&place.cluster, &bundle, &["far"]).unwrap();
+            deploy_bundle(&rollout.world.cluster, &bundle, &["far"]).unwrap();
         }
         let unknown = json!({"osImage": "a:1", "targets": [{"clusterNam": "typo"}]});
-        place.image("typo", "fleet-default", unknown).unwrap();
-        let refused = place.reason("typo", "fleet-default", "NotAccepted").await.unwrap();
+        rollout.image("typo", "fleet-default", unknown).unwrap();
+        let refused = rollout.reason("typo", "fleet-default", "NotAccepted").await.unwrap();
         assert!(message(&refused).contains("clusterNam"), "{}", message(&refused));
-        assert_eq!(place.get("bundles.fleet.cattle.io", "fleet-default", "mos-typo").unwrap(), None);
+        assert_eq!(rollout.get("bundles.fleet.cattle.io", "fleet-default", "mos-typo").unwrap(), None);
     }
 }
 
 /// All that is made for a ManagedOSImage where there is no Fleet.
 const OBJECTS: [&str; 5] = ["plans.upgrade.cattle.io", "serviceaccount", "secret", "clusterrole", "clusterrolebinding"];
 
-/// A cluster with the operator on it.
-struct Place {
-    operator: Operator,
-    cluster: Cluster,
-    _scratch: Scratch,
+/// A world in which people, machines, nodes and engines take part in a roll-out.
+struct Rollout {
+    world: World,
 }
 
-impl Place {
-    async fn open(name: &str, controllers: Controllers) -> Result<Self> {
-        let scratch = Scratch::new(name)?;
-        let cluster = Cluster::start(&scratch.folder("cluster")?, controllers).await?;
-        let operator = Operator::start(&cluster, &scratch.folder("operator")?).await?;
-        Ok(Self { operator, cluster, _scratch: scratch })
+impl Rollout {
+    async fn start(name: &str, controllers: Controllers) -> Result<Self> {
+        Ok(Self { world: World::builder(name)?.controllers(controllers).start().await? })
     }
 
     fn image(&self, name: &str, namespace: &str, spec: Value) -> Result<()> {
@@ -259,16 +255,16 @@ impl Place {
         if !namespace.is_empty() {
             object["metadata"]["namespace"] = json!(namespace);
         }
-        self.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string()).map(drop)
+        self.world.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string()).map(drop)
     }
 
     fn patch(&self, name: &str, namespace: &str, patch: &Value) -> Result<()> {
-        self.cluster.patch(&format!("managedosimages.rancheros.cattle.io/{name}"), namespace, patch)
+        self.world.cluster.patch(&format!("managedosimages.rancheros.cattle.io/{name}"), namespace, patch)
     }
 
     fn delete(&self, name: &str, namespace: &str) -> Result<()> {
         let object = format!("managedosimages.rancheros.cattle.io/{name}");
-        self.cluster.kubectl(&["delete", &object, "--namespace", namespace, "--timeout=60s"], "").map(drop)
+        self.world.cluster.kubectl(&["delete", &object, "--namespace", namespace, "--timeout=60s"], "").map(drop)
     }
 
     fn machine(&self, name: &str, cluster: &str, os: Value) -> Result<()> {
@@ -280,7 +276,11 @@ impl Place {
     /// As if the machine had said so.
     fn report(&self, name: &str, os: Value) -> Result<()> {
         let status = json!({"phase": "Ready", "os": os});
-        self.cluster.patch_status(&format!("machineinventories.rancheros.cattle.io/{name}"), "fleet-default", &status)
+        self.world.cluster.patch_status(
+            &format!("machineinventories.rancheros.cattle.io/{name}"),
+            "fleet-default",
+            &status,
+        )
     }
 
     /// A Node as its kubelet would tell of it.
@@ -293,17 +293,17 @@ impl Place {
         }
         info["osImage"] = json!(os_image);
         let status = json!({"nodeInfo": info, "conditions": [{"type": "Ready", "status": "True"}]});
-        self.cluster.patch_status(&format!("node/{name}"), "", &status)
+        self.world.cluster.patch_status(&format!("node/{name}"), "", &status)
     }
 
     /// As the upgrade controller marks a node on which the Job of the hash `hash` ended well.
     fn carried_out(&self, node: &str) -> Result<()> {
         let labels = json!({"metadata": {"labels": {"plan.upgrade.cattle.io/mos-default-os-image": "hash"}}});
-        self.cluster.patch(&format!("node/{node}"), "", &labels)
+        self.world.cluster.patch(&format!("node/{node}"), "", &labels)
     }
 
     fn plan_status(&self, status: &Value) -> Result<()> {
-        self.cluster.patch_status("plans.upgrade.cattle.io/mos-default-os-image", "cattle-system", status)
+        self.world.cluster.patch_status("plans.upgrade.cattle.io/mos-default-os-image", "cattle-system", status)
     }
 
     /// The Job that the upgrade controller made for a node, after its last pod.
@@ -324,12 +324,12 @@ impl Place {
                 "message": "three pods failed", "lastTransitionTime": time})
         };
         let status = json!({"failed": 3, "startTime": time, "conditions": [failed("FailureTarget"), failed("Failed")]});
-        self.cluster.patch_status(&format!("job/{name}"), "cattle-system", &status)
+        self.world.cluster.patch_status(&format!("job/{name}"), "cattle-system", &status)
     }
 
     fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
         let arguments = ["get", kind, name, "--namespace", namespace, "--ignore-not-found", "--output=json"];
-        let found = self.cluster.kubectl(&[&arguments[..], &["--show-managed-fields"]].concat(), "")?;
+        let found = self.world.cluster.kubectl(&[&arguments[..], &["--show-managed-fields"]].concat(), "")?;
         if found.trim().is_empty() {
             return Ok(None);
         }
@@ -371,7 +371,7 @@ impl Place {
 
     async fn metrics_say(&self, line: &str) -> Result<()> {
         until(&format!("{line} in the metrics"), TIMEOUT, async || {
-            let text = self.operator.fetch(&self.operator.local_url("/metrics")).await?;
+            let text = self.world.operator.fetch(&self.world.operator.local_url("/metrics")).await?;
             let lines = || text.lines().filter(|line| line.contains("upgrade_nodes")).collect::<Vec<_>>().join("\n");
             Ok(if text.lines().any(|one| one == line) { Poll::Ready(()) } else { Poll::Pending(lines()) })
         })

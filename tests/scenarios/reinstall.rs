@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::site::Site;
+use harness::world::World;
 use protocol::message::{Done, OsReport};
 use protocol::{FromMachine, FromOperator, ReinstallReport, ReinstallRequest};
 use qemu::wait::{Poll, until};
@@ -17,8 +17,8 @@ const INVENTORIES: &str = "machineinventories.rancheros.cattle.io";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_is_asked_to_install_again_once_for_each_text() {
-    let site = Site::start("reinstall", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("reinstall", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
     let registered = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     let name = registered.inventory.split_once('/').unwrap().1.to_owned();
@@ -26,44 +26,44 @@ async fn a_machine_is_asked_to_install_again_once_for_each_text() {
     assert_eq!(told(&[]).await, None);
 
     for unfit in ["x".repeat(257), "a\nb".to_owned(), "\u{85}".to_owned()] {
-        let error = patch(&site.cluster, &name, &json!({"reinstall": unfit})).unwrap_err().to_string();
+        let error = patch(&world.cluster, &name, &json!({"reinstall": unfit})).unwrap_err().to_string();
         assert!(error.contains("spec.reinstall"), "{error}");
     }
     let text = "2026-12-01 new disk layout";
-    patch(&site.cluster, &name, &json!({"reinstall": text})).unwrap();
-    let announced = condition(&site, &name, "Requested").await.unwrap();
+    patch(&world.cluster, &name, &json!({"reinstall": text})).unwrap();
+    let announced = condition(&world, &name, "Requested").await.unwrap();
     assert!(announced["status"] == "True" && announced["message"].as_str().unwrap().contains("erases COS_PERSISTENT"));
     assert_eq!(told(&[]).await.as_deref(), Some(text));
     assert_eq!(told(&[]).await.as_deref(), Some(text), "the answer may have been lost");
-    condition(&site, &name, "Sent").await.unwrap();
+    condition(&world, &name, "Sent").await.unwrap();
     assert_eq!(told(&[text]).await, None);
     let wait = ["wait", INVENTORIES, "--all", "--for=condition=Reinstall=False", "--timeout=10s"];
-    site.cluster.kubectl(&[&wait[..], &["--namespace", NAMESPACE]].concat(), "").unwrap();
-    condition(&site, &name, "Done").await.unwrap();
+    world.cluster.kubectl(&[&wait[..], &["--namespace", NAMESPACE]].concat(), "").unwrap();
+    condition(&world, &name, "Done").await.unwrap();
     assert_eq!(told(&[]).await, None, "the inventory remembers it, too");
 
     // Withdrawn before the machine comes.
-    patch(&site.cluster, &name, &json!({"reinstall": "another"})).unwrap();
-    condition(&site, &name, "Requested").await.unwrap();
-    patch(&site.cluster, &name, &json!({"reinstall": null})).unwrap();
-    condition(&site, &name, "").await.unwrap();
+    patch(&world.cluster, &name, &json!({"reinstall": "another"})).unwrap();
+    condition(&world, &name, "Requested").await.unwrap();
+    patch(&world.cluster, &name, &json!({"reinstall": null})).unwrap();
+    condition(&world, &name, "").await.unwrap();
     assert_eq!(told(&[text]).await, None);
 
     // Recreated without its status, as from a backup, with a text that the machine never honoured.
-    let [mut object] = <[Value; 1]>::try_from(site.inventories().unwrap()).unwrap();
-    site.cluster.kubectl(&["delete", &format!("{INVENTORIES}/{name}"), "--namespace", NAMESPACE], "").unwrap();
+    let [mut object] = <[Value; 1]>::try_from(world.inventories().unwrap()).unwrap();
+    world.cluster.kubectl(&["delete", &format!("{INVENTORIES}/{name}"), "--namespace", NAMESPACE], "").unwrap();
     let parts = object.as_object_mut().unwrap();
     parts.remove("status");
     parts["spec"]["reinstall"] = json!("never honoured");
     let annotations = parts["metadata"]["annotations"].take();
     parts["metadata"] = json!({"name": name, "namespace": NAMESPACE, "annotations": annotations});
-    site.cluster.kubectl(&["create", "--filename", "-"], &object.to_string()).unwrap();
+    world.cluster.kubectl(&["create", "--filename", "-"], &object.to_string()).unwrap();
     for _ in 0..2 {
         assert_eq!(recognised(&endpoint, &tpm).await.unwrap(), None);
     }
-    condition(&site, &name, "AlreadyHonoured").await.unwrap();
-    patch(&site.cluster, &name, &json!({"reinstall": "one more"})).unwrap();
-    condition(&site, &name, "Requested").await.unwrap();
+    condition(&world, &name, "AlreadyHonoured").await.unwrap();
+    patch(&world.cluster, &name, &json!({"reinstall": "one more"})).unwrap();
+    condition(&world, &name, "Requested").await.unwrap();
     assert_eq!(told(&[text]).await.as_deref(), Some("one more"));
 }
 
@@ -93,9 +93,9 @@ async fn recognised(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Option<Str
 }
 
 /// Waits for the condition `Reinstall` of this reason; an empty one stands for none.
-async fn condition(site: &Site, name: &str, reason: &str) -> Result<Value> {
+async fn condition(world: &World, name: &str, reason: &str) -> Result<Value> {
     until(&format!("Reinstall: {reason:?}"), TIMEOUT, async || {
-        let inventories = site.inventories()?;
+        let inventories = world.inventories()?;
         let found = inventories.iter().find(|found| found["metadata"]["name"] == name).context("no inventory")?;
         let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let told = conditions.into_iter().find(|told| told["type"] == "Reinstall").unwrap_or_default();

@@ -7,7 +7,7 @@ use harness::bench::process_cost::resident_memory;
 use harness::clients::strangers::{Crowd, Manner};
 use harness::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::site::Site;
+use harness::world::World;
 use qemu::wait::{Poll, until};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -23,54 +23,54 @@ const MEMORY: u64 = 192 * MIB;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_connections_that_say_nothing_keep_no_machine_out() {
-    let site = Site::start("strangers-silent", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("strangers-silent", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     let crowd = Crowd::gather(10_000, &endpoint, Manner::Silent).unwrap();
     crowd.all_came().await.unwrap();
-    machines_get_through(&site, &endpoint, "10,000 silent connections", 2).await.unwrap();
+    machines_get_through(&world, &endpoint, "10,000 silent connections", 2).await.unwrap();
     drop(crowd);
-    nothing_is_left_of_strangers(&site).await.unwrap();
-    assert!(figure(&site, r#"connections_made_room_total{connection="silent"}"#).await.unwrap() > 0);
-    assert_eq!(site.inventories().unwrap().len(), 2);
+    nothing_is_left_of_strangers(&world).await.unwrap();
+    assert!(figure(&world, r#"connections_made_room_total{connection="silent"}"#).await.unwrap() > 0);
+    assert_eq!(world.inventories().unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_speaks_slowly_or_nonsense_keeps_no_machine_out() {
-    let site = Site::start("strangers-speak", json!({})).await.unwrap();
-    let endpoint = site.endpoint().await.unwrap();
+    let world = World::start("strangers-speak", json!({})).await.unwrap();
+    let endpoint = world.endpoint().await.unwrap();
     // More than there are places for, each with almost as much as a request's headers may have.
     let crowd = Crowd::gather(700, &endpoint, Manner::SlowHeaders(60_000)).unwrap();
     crowd.all_came().await.unwrap();
-    machines_get_through(&site, &endpoint, "700 slow requests", 2).await.unwrap();
+    machines_get_through(&world, &endpoint, "700 slow requests", 2).await.unwrap();
     drop(crowd);
-    nothing_is_left_of_strangers(&site).await.unwrap();
-    assert!(figure(&site, r#"connections_made_room_total{connection="speaking"}"#).await.unwrap() > 0);
+    nothing_is_left_of_strangers(&world).await.unwrap();
+    assert!(figure(&world, r#"connections_made_room_total{connection="speaking"}"#).await.unwrap() > 0);
 
     // These have a medium, and with it the token.
     let crowd = Crowd::gather(300, &endpoint, Manner::SlowFrames).unwrap();
     crowd.all_came().await.unwrap();
-    machines_get_through(&site, &endpoint, "300 slow websockets", 2).await.unwrap();
+    machines_get_through(&world, &endpoint, "300 slow websockets", 2).await.unwrap();
     drop(crowd);
-    nothing_is_left_of_strangers(&site).await.unwrap();
-    assert!(figure(&site, REFUSED_BUSY).await.unwrap() > 0);
+    nothing_is_left_of_strangers(&world).await.unwrap();
+    assert!(figure(&world, REFUSED_BUSY).await.unwrap() > 0);
 
     talk_nonsense(&endpoint).await.unwrap();
     until("two messages refused for their size", TIMEOUT, async || {
-        let refused = figure(&site, REFUSED_TOO_BIG).await?;
+        let refused = figure(&world, REFUSED_TOO_BIG).await?;
         Ok(if refused == 2 { Poll::Ready(()) } else { Poll::Pending(refused.to_string()) })
     })
     .await
     .unwrap();
-    machines_get_through(&site, &endpoint, "nonsense", 1).await.unwrap();
-    nothing_is_left_of_strangers(&site).await.unwrap();
-    assert_eq!(site.inventories().unwrap().len(), 5);
+    machines_get_through(&world, &endpoint, "nonsense", 1).await.unwrap();
+    nothing_is_left_of_strangers(&world).await.unwrap();
+    assert_eq!(world.inventories().unwrap().len(), 5);
 }
 
 const REFUSED_BUSY: &str = r#"exchanges_total{request="open",result="refused",code="Busy"}"#;
 const REFUSED_TOO_BIG: &str = r#"exchanges_total{request="open",result="refused",code="MessageTooBig"}"#;
 
 /// Each of so many machines within its patience, one after the other.
-async fn machines_get_through(site: &Site, endpoint: &Endpoint, among: &str, machines: usize) -> Result<()> {
+async fn machines_get_through(world: &World, endpoint: &Endpoint, among: &str, machines: usize) -> Result<()> {
     for number in 1..=machines {
         let tpm = SoftwareTpm::new(KeyKind::P256)?;
         let begun = Instant::now();
@@ -85,7 +85,7 @@ async fn machines_get_through(site: &Site, endpoint: &Endpoint, among: &str, mac
         .await?;
         println!("machine {number} among {among}: {} ms", begun.elapsed().as_millis());
     }
-    let [_, highest] = resident_memory(site.operator.pid()?)?;
+    let [_, highest] = resident_memory(world.operator.pid()?)?;
     println!("memory among {among}: {} MiB at its highest", highest / MIB);
     anyhow::ensure!(highest < MEMORY, "{} MiB of memory among {among}", highest / MIB);
     Ok(())
@@ -131,10 +131,10 @@ async fn ended(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<String> {
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
-async fn nothing_is_left_of_strangers(site: &Site) -> Result<()> {
+async fn nothing_is_left_of_strangers(world: &World) -> Result<()> {
     until("nothing left of strangers", TIMEOUT, async || {
         // The one that asks is one.
-        Ok(match (figure(site, "connections").await, figure(site, "exchanges_in_flight").await) {
+        Ok(match (figure(world, "connections").await, figure(world, "exchanges_in_flight").await) {
             (Ok(1), Ok(0)) => Poll::Ready(()),
             left => Poll::Pending(format!("{left:?}")),
         })
@@ -143,8 +143,8 @@ async fn nothing_is_left_of_strangers(site: &Site) -> Result<()> {
 }
 
 /// One of the operator's figures; 0 where it has not been counted yet.
-async fn figure(site: &Site, name: &str) -> Result<u64> {
-    let figures = site.operator.fetch(&site.operator.local_url("/metrics")).await?;
+async fn figure(world: &World, name: &str) -> Result<u64> {
+    let figures = world.operator.fetch(&world.operator.local_url("/metrics")).await?;
     let line = figures.lines().find_map(|line| line.strip_prefix("rancheros_")?.strip_prefix(name)?.strip_prefix(' '));
     line.map_or(Ok(0), |value| value.parse().with_context(|| format!("reading {name}: {value}")))
 }

@@ -3,11 +3,9 @@
 
 use super::inventory::{make_inventory, make_secret, patch};
 use anyhow::{Context, Result};
-use harness::clusters::cluster::Controllers;
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::software_machine::NoAnswer;
-use harness::site::Site;
-use harness::workshop::Workshop;
+use harness::world::World;
 use installer::session::Exchange;
 use installer::session::identity::{Identity, SecretIdentity};
 use installer::session::websocket::WebSocketTransport;
@@ -16,11 +14,10 @@ use protocol::message::{Done, OsReport, SecretHello, SecretProof, Slot};
 use protocol::{FromMachine, FromOperator, RefusalCode, SharedSecret};
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
-use qemu::machine::{Drive, Machine, MachineSpec, Medium};
+use qemu::machine::{Drive, MachineSpec, Medium};
 use qemu::milestone::Milestone;
 use qemu::paths;
 use qemu::process::said;
-use qemu::scratch::Scratch;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -38,8 +35,8 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
         "cloudConfig": {"hostname": "till-7", "rancherd": {"labels": ["from=registration"]}},
         "machineInventoryLabels": {"site": "shop"},
     });
-    let site = Site::start("without-tpm", spec).await.unwrap();
-    let till = Till::with(&site, SECRET).await.unwrap();
+    let world = World::start("without-tpm", spec).await.unwrap();
+    let till = Till::with(&world, SECRET).await.unwrap();
 
     // Nobody is taken in by a secret alone; who makes the inventory later need not touch the machine.
     let refused = till.register(&[]);
@@ -47,10 +44,10 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
     for expected in ["UnknownSecret", "machineTokenSecretName", "keeps asking"] {
         assert!(said(&refused).contains(expected), "no {expected:?} in {}", said(&refused));
     }
-    assert_eq!(site.inventories().unwrap(), [] as [Value; 0]);
-    make_secret(&site.cluster, "till-7", SECRET).unwrap();
+    assert_eq!(world.inventories().unwrap(), [] as [Value; 0]);
+    make_secret(&world.cluster, "till-7", SECRET).unwrap();
     let config = json!({"role": "agent", "token": "joins-the-cluster"});
-    make_inventory(&site.cluster, "till-7", json!({"machineTokenSecretName": "till-7", "config": config})).unwrap();
+    make_inventory(&world.cluster, "till-7", json!({"machineTokenSecretName": "till-7", "config": config})).unwrap();
 
     let registered = until("the secret to be known", Duration::from_secs(60), async || {
         let output = till.register(&["--output", "json", "--debug"]);
@@ -65,7 +62,7 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
         (&json!("till-7"), &json!(SECRET))
     );
     assert!(!String::from_utf8_lossy(&registered.stderr).contains(SECRET), "the secret was shown");
-    let [inventory] = &site.inventories().unwrap()[..] else { panic!("the one that was made by hand") };
+    let [inventory] = &world.inventories().unwrap()[..] else { panic!("the one that was made by hand") };
     assert_eq!(
         (&inventory["status"]["phase"], &inventory["metadata"]["labels"]["site"]),
         (&json!("Registered"), &json!("shop"))
@@ -75,34 +72,34 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
     // The installed system: `report` without its look at the disk that it runs from.
     let identity = Identity::SharedSecret(SecretIdentity::new(Secret::new(SECRET), "test".to_owned()));
     let mut transport =
-        WebSocketTransport::new(&site.url().unwrap(), Some(&site.operator.ca().await.unwrap())).unwrap();
+        WebSocketTransport::new(&world.url().unwrap(), Some(&world.operator.ca().await.unwrap())).unwrap();
     let mut exchange = Exchange::open(&mut transport, &identity).await.unwrap();
     let system = OsReport { version: "0.1.0".into(), slot: Slot::A, healthy: true, ..OsReport::default() };
     exchange.say(&FromMachine::Booted(Box::new(system))).await.unwrap();
     let join = exchange.finish(Done::default()).await.unwrap().join.unwrap();
-    let root = site.scratch.folder("root").unwrap();
+    let root = world.folder("root").unwrap();
     std::fs::create_dir_all(root.join("oem")).unwrap();
     std::fs::write(root.join("oem/cloud-config.yaml"), serde_yaml::to_string(&answer["cloudConfig"]).unwrap()).unwrap();
     installer::provision::join::take(&root, &join).unwrap().unwrap();
     let written = std::fs::read_to_string(root.join("etc/rancher/rancherd/config.yaml")).unwrap();
     let written: Value = serde_yaml::from_str(&written).unwrap();
     assert_eq!((&written["role"], &written["token"]), (&json!("agent"), &json!("joins-the-cluster")));
-    let [inventory] = &site.inventories().unwrap()[..] else { panic!("one inventory") };
+    let [inventory] = &world.inventories().unwrap()[..] else { panic!("one inventory") };
     assert_eq!(
         (&inventory["status"]["phase"], &inventory["status"]["os"]["version"]),
         (&json!("Ready"), &json!("0.1.0"))
     );
 
-    let log = std::fs::read_to_string(site.scratch.path().join("operator/ros-operator.log")).unwrap();
+    let log = world.operator_log().unwrap();
     assert!(!log.contains(SECRET) && !log.contains("joins-the-cluster"), "a secret was logged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
-    let site = Site::start("without-tpm-refused", json!({})).await.unwrap();
-    make_secret(&site.cluster, "till-7", SECRET).unwrap();
-    make_inventory(&site.cluster, "till-7", json!({"machineTokenSecretName": "till-7"})).unwrap();
-    let till = Till::with(&site, SECRET).await.unwrap();
+    let world = World::start("without-tpm-refused", json!({})).await.unwrap();
+    make_secret(&world.cluster, "till-7", SECRET).unwrap();
+    make_inventory(&world.cluster, "till-7", json!({"machineTokenSecretName": "till-7"})).unwrap();
+    let till = Till::with(&world, SECRET).await.unwrap();
     until("the secret to be known", Duration::from_secs(60), async || {
         let output = till.register(&[]);
         Ok(if output.status.success() { Poll::Ready(()) } else { Poll::Pending(said(&output)) })
@@ -113,7 +110,7 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     // Who knows the digest, but not what it is of; and who heard an answer to another nonce.
     for answer in [SharedSecret::new("guessed").prove(&[0; 32]), SharedSecret::new(SECRET).prove(&[0; 32]), Vec::new()]
     {
-        let mut exchange = site.endpoint().await.unwrap().connect().await.unwrap();
+        let mut exchange = world.endpoint().await.unwrap().connect().await.unwrap();
         let digest = SharedSecret::new(SECRET).digest().to_vec();
         exchange.say(&FromMachine::SecretHello(SecretHello { versions: vec![1], digest, client: None })).await.unwrap();
         let FromOperator::SecretChallenge(challenge) = exchange.hear().await.unwrap() else { panic!("a challenge") };
@@ -127,14 +124,14 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
 
     // A registration that wants to see a vendor's certificate, and an inventory that names a TPM.
     let strict = json!({"attestation": {"ekCertificate": "Required"}});
-    let strict = Registration::apply(&site.cluster, "strict", strict).unwrap().local_url(&site.operator).unwrap();
+    let strict = Registration::apply(&world.cluster, "strict", strict).unwrap().local_url(&world.operator).unwrap();
     let refused = till.register(&["--registration-url", &strict]);
     assert!(
         said(&refused).contains("SharedSecretNotAccepted") && said(&refused).contains("ekCertificate"),
         "{}",
         said(&refused)
     );
-    patch(&site.cluster, "till-7", &json!({"tpm": "ab".repeat(32)})).unwrap();
+    patch(&world.cluster, "till-7", &json!({"tpm": "ab".repeat(32)})).unwrap();
     until("the inventory's TPM to count", Duration::from_secs(60), async || {
         let text = said(&till.register(&[]));
         let counts = text.contains("SharedSecretNotAccepted") && text.contains("tpmHash");
@@ -142,34 +139,33 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     })
     .await
     .unwrap();
-    assert_eq!(site.inventories().unwrap().len(), 1);
+    assert_eq!(world.inventories().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_without_a_tpm_is_installed_by_its_secret_and_told_how_it_joins() {
-    let scratch = Scratch::new("install-without-tpm").unwrap();
-    let workshop = Workshop::open(&scratch.folder("workshop").unwrap(), Controllers::Absent).await.unwrap();
-    make_secret(&workshop.cluster, "till-7", SECRET).unwrap();
+    let world = World::builder("install-without-tpm").unwrap().start().await.unwrap();
+    make_secret(&world.cluster, "till-7", SECRET).unwrap();
     let config = json!({"role": "agent", "token": "joins-the-cluster"});
     let inventory = json!({"machineTokenSecretName": "till-7", "config": config});
-    make_inventory(&workshop.cluster, "till-7", inventory).unwrap();
-    let mut registration = workshop.example_registration().unwrap();
-    registration["cloudConfig"]["ssh_authorized_keys"] = json!([workshop.key.public]);
+    make_inventory(&world.cluster, "till-7", inventory).unwrap();
+    let mut registration = world.example_registration().unwrap();
+    registration["cloudConfig"]["ssh_authorized_keys"] = json!([world.key.public]);
     let install = json!({"registrationSecret": SECRET});
-    let medium = workshop.medium_saying(&paths::iso().unwrap(), "edge", registration, install).await.unwrap();
+    let medium = world.medium_with(&paths::iso().unwrap(), registration, install).await.unwrap();
 
     let mut spec = MachineSpec::new(Firmware::Uefi, "TILL-7");
     spec.tpm = None;
-    spec.disks.push(Disk::empty(scratch.path(), "root", 4 * GIB).unwrap());
+    spec.disks.push(Disk::empty(world.path(), "root", 4 * GIB).unwrap());
     spec.medium = Some(Medium { file: medium, drive: Drive::Cd });
-    let mut machine = Machine::assemble(&scratch.folder("machine").unwrap(), spec).await.unwrap();
+    let mut machine = world.machine(spec).await.unwrap();
     machine.power_on().await.unwrap();
     machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
-    let inventory = workshop.machine_in_phase("till-7", "Ready", SHORT).await.unwrap();
+    let inventory = world.inventory_in_phase("till-7", "Ready", SHORT).await.unwrap();
     assert_eq!(inventory["status"]["os"]["slot"], "A");
-    assert_eq!(workshop.machines().unwrap(), ["till-7"]);
+    assert_eq!(world.inventory_names().unwrap(), ["till-7"]);
 
-    let root = async |command: &str| workshop.key.run("root", machine.ssh_port(), command, SHORT).await;
+    let root = async |command: &str| world.key.run("root", machine.ssh_port(), command, SHORT).await;
     until("the word of the operator in rancherd's configuration", SHORT, async || {
         let text = root("cat /etc/rancher/rancherd/config.yaml").await?;
         Ok(if text.contains("joins-the-cluster") { Poll::Ready(()) } else { Poll::Pending("another token".to_owned()) })
@@ -188,11 +184,11 @@ struct Till {
 }
 
 impl Till {
-    async fn with(site: &Site, secret: &str) -> Result<Self> {
+    async fn with(world: &World, secret: &str) -> Result<Self> {
         let install = json!({
-            "registrationURL": site.url()?, "registrationCACert": site.operator.ca().await?, "registrationSecret": secret,
+            "registrationURL": world.url()?, "registrationCACert": world.operator.ca().await?, "registrationSecret": secret,
         });
-        let settings = site.scratch.folder("medium")?.join("registration.yaml");
+        let settings = world.folder("medium")?.join("registration.yaml");
         std::fs::write(&settings, json!({"rancheros": {"install": install}}).to_string())
             .context("writing settings")?;
         Ok(Self { settings })

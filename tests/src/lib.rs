@@ -5,6 +5,5 @@ pub mod bench;
 pub mod clients;
 pub mod clusters;
 pub mod fakes;
-pub mod site;
 pub mod story;
-pub mod workshop;
+pub mod world;

@@ -9,7 +9,7 @@ use super::round::Run;
 use crate::clusters::registration::Registration;
 use crate::fakes::software_machine::{Endpoint, NoAnswer, boastful_report, usual_report};
 use crate::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use crate::site::Site;
+use crate::world::World;
 use anyhow::{Context, Result};
 use protocol::RefusalCode;
 use protocol::message::Config;
@@ -53,15 +53,15 @@ pub static FIGURES: &[&Figure] = &[&TAKEN_IN, &SIZE, &MEMORY, &FAILURES, &TAIL, 
 pub async fn measure(hostile: usize) -> Result<Vec<Sample>> {
     let mut spec = registration_spec();
     spec["maxMachines"] = json!(10 * FULL);
-    let mut site = Site::start("bench-hostile", spec).await?;
-    let leaked = Registration::apply(&site.cluster, "leaked", registration_spec())?;
-    let leaked = Endpoint::new(&leaked.local_url(&site.operator)?, &site.operator.ca().await?)?;
-    let honest = site.endpoint().await?;
+    let mut world = World::start("bench-hostile", spec).await?;
+    let leaked = Registration::apply(&world.cluster, "leaked", registration_spec())?;
+    let leaked = Endpoint::new(&leaked.local_url(&world.operator)?, &world.operator.ca().await?)?;
+    let honest = world.endpoint().await?;
     let machines = |count: usize| (0..count).map(|_| SoftwareTpm::new(KeyKind::P256)).collect::<Result<Vec<_>>>();
     let first = honest.register(&SoftwareTpm::new(KeyKind::P256)?, usual_report("FIRST")).await?;
-    let etcd = site.cluster.etcd();
+    let etcd = world.cluster.etcd();
     populate(&etcd, name_of(&first)?, 0..FULL).await?;
-    wait_until_idle(site.operator.pid()?).await?;
+    wait_until_idle(world.operator.pid()?).await?;
 
     let (members, crowd) = (machines(HONEST)?, machines(hostile)?);
     let (taken_in, inventory) = (AtomicUsize::new(0), OnceLock::new());
@@ -92,14 +92,14 @@ pub async fn measure(hostile: usize) -> Result<Vec<Sample>> {
     }
     let inventory = inventory.get().context("no hostile machine was taken in")?;
     let size = stored_size(&etcd, name_of(inventory)?).await?;
-    wait_until_idle(site.operator.pid()?).await?;
-    let [_, highest] = resident_memory(site.operator.pid()?)?;
+    wait_until_idle(world.operator.pid()?).await?;
+    let [_, highest] = resident_memory(world.operator.pid()?)?;
 
-    site.operator.kill();
+    world.operator.kill();
     let begun = Instant::now();
-    site.operator.resume().await?;
+    world.operator.resume().await?;
     let read = begun.elapsed();
-    let [_, highest_again] = resident_memory(site.operator.pid()?)?;
+    let [_, highest_again] = resident_memory(world.operator.pid()?)?;
     Ok(vec![
         TAKEN_IN.is(taken_in.load(Ordering::Relaxed) as f64),
         SIZE.is(size as f64 / 1024.0),

@@ -2,15 +2,13 @@
 //! memory as the live system promises to do with.
 
 use super::figure::{Figure, Sample};
-use crate::clusters::cluster::Controllers;
-use crate::workshop::Workshop;
+use crate::world::World;
 use anyhow::{Context, Result};
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
 use qemu::milestone::{Milestone, timeline};
 use qemu::paths;
-use qemu::scratch::Scratch;
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -35,20 +33,19 @@ const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// One run, with a machine, a cluster and an operator of its own.
 pub async fn measure() -> Result<Vec<Sample>> {
-    let scratch = Scratch::new("bench-installation")?;
-    let workshop = Workshop::open(&scratch.folder("workshop")?, Controllers::Absent).await?;
-    let mut registration = workshop.example_registration()?;
-    registration["cloudConfig"]["users"] = json!([{"name": "root", "ssh_authorized_keys": [workshop.key.public]}]);
-    let medium = workshop.medium("bench", registration).await?;
+    let world = World::builder("bench-installation")?.start().await?;
+    let mut registration = world.example_registration()?;
+    registration["cloudConfig"]["users"] = json!([{"name": "root", "ssh_authorized_keys": [world.key.public]}]);
+    let medium = world.medium(registration).await?;
     let image = Extent::of_root_image(&medium)?;
 
-    let folder = scratch.folder("machine")?;
+    let folder = world.folder("machine")?;
     let mut spec = MachineSpec::new(Firmware::Uefi, "BENCH-0001");
     spec.memory_mib = MEMORY_MIB;
     spec.disks = vec![Disk::empty(&folder, "root", 8 * GIB)?, Disk::empty(&folder, "spare", SPARE_BYTES)?];
     spec.medium = Some(Medium { file: medium, drive: Drive::Cd });
     spec.first = BootFirst::Disk;
-    let mut machine = Machine::assemble(&folder, spec).await?;
+    let mut machine = world.machine(spec).await?;
     machine.power_on().await?;
     let writing = machine.wait_for_milestone(Milestone::Verified, TIMEOUT).await?.text;
     machine.wait_for_milestone(Milestone::Booted, TIMEOUT).await?;
@@ -57,7 +54,7 @@ pub async fn measure() -> Result<Vec<Sample>> {
         let found = times.iter().find(|(name, _)| *name == row);
         found.map(|(_, at)| at.as_secs_f64()).with_context(|| format!("the console does not tell of {row:?}"))
     };
-    let copying = copying_speed(&workshop, &machine, &image).await?;
+    let copying = copying_speed(&world, &machine, &image).await?;
 
     machine.cut_power();
     machine.spec.medium = None;
@@ -82,7 +79,7 @@ fn writing_speed(line: &str) -> Result<f64> {
 
 /// MiB/s of `dd` from the same medium to a disk of the same kind, past the cache as the installer writes. Twice, for
 /// the installer writes the image to two slots, and reads it from the medium for one of them.
-async fn copying_speed(workshop: &Workshop, machine: &Machine, image: &Extent) -> Result<f64> {
+async fn copying_speed(world: &World, machine: &Machine, image: &Extent) -> Result<f64> {
     let Extent { offset, size } = image;
     let mut seconds = 0.0;
     for place in [0, *size] {
@@ -90,7 +87,7 @@ async fn copying_speed(workshop: &Workshop, machine: &Machine, image: &Extent) -
             "LC_ALL=C dd if=/dev/sr0 of=/dev/vdb bs=1M iflag=skip_bytes,count_bytes oflag=seek_bytes,direct conv=fsync \
              skip={offset} count={size} seek={place} 2>&1"
         );
-        let said = workshop.key.run("root", machine.ssh_port(), &command, Duration::from_secs(300)).await?;
+        let said = world.key.run("root", machine.ssh_port(), &command, Duration::from_secs(300)).await?;
         seconds += dd_seconds(&said)?;
     }
     Ok((2 * size) as f64 / f64::from(1 << 20) / seconds)

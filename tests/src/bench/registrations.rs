@@ -8,7 +8,7 @@ use super::round::{Round, Run};
 use crate::clusters::registration::NAMESPACE;
 use crate::fakes::software_machine::usual_report;
 use crate::fakes::software_tpm::{KeyKind, SoftwareTpm, Vendor};
-use crate::site::Site;
+use crate::world::World;
 use anyhow::{Context, Result, bail};
 use kube::api::{DynamicObject, ListParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -70,13 +70,13 @@ pub static FIGURES: &[&Figure] = &[
 
 /// One run, with a cluster and an operator of its own.
 pub async fn measure(load: &Load) -> Result<Vec<Sample>> {
-    let mut site = Site::start("bench-registrations", registration_spec()).await?;
-    let (client, endpoint) = (site.cluster.client().await?, site.endpoint().await?);
+    let mut world = World::start("bench-registrations", registration_spec()).await?;
+    let (client, endpoint) = (world.cluster.client().await?, world.endpoint().await?);
     let vendor = Vendor::new("TPM works")?;
     let machines: Vec<(String, SoftwareTpm)> = (0..load.machines)
         .map(|number| Ok((format!("SN{number:06}"), SoftwareTpm::new(load.endorsement_keys)?.certified_by(&vendor)?)))
         .collect::<Result<_>>()?;
-    let pid = site.operator.pid()?;
+    let pid = world.operator.pid()?;
 
     let register = async |(serial, tpm): &(String, SoftwareTpm)| {
         endpoint.register(tpm, usual_report(serial)).await?;
@@ -91,7 +91,7 @@ pub async fn measure(load: &Load) -> Result<Vec<Sample>> {
         eprintln!("  {} registrations failed; the first: {first}", failures.len());
     }
 
-    site.operator.stop();
+    world.operator.stop();
     let bare = bare_creates(&client, load).await?;
     Ok(vec![
         NEW_RATE.beside(new.run.rate(), bare.rate()),

@@ -9,7 +9,7 @@ use super::round::Round;
 use crate::clusters::registration::NAMESPACE;
 use crate::fakes::software_machine::{Endpoint, Exchange, usual_report};
 use crate::fakes::software_tpm::{KeyKind, SoftwareTpm, Vendor};
-use crate::site::Site;
+use crate::world::World;
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use qemu::wait::{Poll, until};
@@ -78,14 +78,15 @@ pub static FIGURES: &[&Figure] = &[
 /// One run, with a cluster and an operator of its own.
 pub async fn measure() -> Result<Vec<Sample>> {
     // One registration for all of them.
-    let mut site = Site::start_with("bench-scale", registration_spec(), &[("ROS_MAX_MACHINES", "0")]).await?;
-    let (client, endpoint) = (site.cluster.client().await?, site.endpoint().await?);
+    let world = World::builder("bench-scale")?.registration(registration_spec());
+    let mut world = world.setting("ROS_MAX_MACHINES", "0").start().await?;
+    let (client, endpoint) = (world.cluster.client().await?, world.endpoint().await?);
     let vendor = Vendor::new("TPM works")?;
     let machines = |prefix: &str, count: usize| -> Result<Vec<Machine>> {
         (0..count).map(|number| Machine::new(format!("{prefix}{number:06}"), &vendor)).collect()
     };
     let register = async |machine: &Machine| machine.register(&endpoint).await;
-    let pid = site.operator.pid()?;
+    let pid = world.operator.pid()?;
     wait_until_idle(pid).await?;
     let mut samples = vec![IDLE_MEMORY.is(memory_now(pid)?)];
 
@@ -99,14 +100,15 @@ pub async fn measure() -> Result<Vec<Sample>> {
     samples.push(HERD_TAIL.is(herd.run.latency(0.99)?));
     samples.push(HERD_MEMORY.is(highest as f64 / MIB));
 
-    let etcd = site.cluster.etcd();
-    let original = site.inventories()?.first().and_then(|object| Some(object["metadata"]["name"].as_str()?.to_owned()));
+    let etcd = world.cluster.etcd();
+    let original =
+        world.inventories()?.first().and_then(|object| Some(object["metadata"]["name"].as_str()?.to_owned()));
     let original = original.context("the herd left no inventory")?;
     populate(&etcd, &original, 0..SOME - HERD).await?;
-    wait_until_read(&site, SOME).await?;
+    wait_until_read(&world, SOME).await?;
     samples.push(SOME_MEMORY.is(memory_now(pid)?));
     populate(&etcd, &original, SOME - HERD..MANY - HERD).await?;
-    wait_until_read(&site, MANY).await?;
+    wait_until_read(&world, MANY).await?;
     samples.push(MANY_MEMORY.is(memory_now(pid)?));
 
     let sample = machines("SN", SAMPLE)?;
@@ -115,10 +117,10 @@ pub async fn measure() -> Result<Vec<Sample>> {
     let again = Round::take(&client, pid, &sample, SAMPLE_PARALLEL, register).await?;
     samples.push(AGAIN_CPU.is(again.processor_per_success()));
 
-    wait_until_told(&site).await?;
-    let (processor, before) = (processor_time(pid)?, metrics(&site).await?);
+    wait_until_told(&world).await?;
+    let (processor, before) = (processor_time(pid)?, metrics(&world).await?);
     tokio::time::sleep(IDLE).await;
-    let (processor, after) = (processor_time(pid)? - processor, metrics(&site).await?);
+    let (processor, after) = (processor_time(pid)? - processor, metrics(&world).await?);
     samples.push(IDLE_CPU.is(100.0 * processor.as_secs_f64() / IDLE.as_secs_f64()));
     for line in after.lines().filter(|line| line.starts_with(REQUESTS) && !before.contains(*line)) {
         eprintln!("  while idle, in all: {}", line.trim_start_matches(REQUESTS));
@@ -127,14 +129,14 @@ pub async fn measure() -> Result<Vec<Sample>> {
 
     samples.push(INSTALLING_MEMORY.is(memory_while_installing(pid, &endpoint, &members).await?));
 
-    samples.extend(restart(&mut site, &Machine::new("LATE".to_owned(), &vendor)?).await?);
+    samples.extend(restart(&mut world, &Machine::new("LATE".to_owned(), &vendor)?).await?);
     Ok(samples)
 }
 
 /// A machine that comes while the operator reads the inventory, from the moment of its start.
-async fn restart(site: &mut Site, late: &Machine) -> Result<Vec<Sample>> {
-    let endpoint = site.endpoint().await?;
-    site.operator.kill();
+async fn restart(world: &mut World, late: &Machine) -> Result<Vec<Sample>> {
+    let endpoint = world.endpoint().await?;
+    world.operator.kill();
     let begun = Instant::now();
     let served = async {
         until("a new machine's configuration", Duration::from_secs(60), async || {
@@ -145,10 +147,10 @@ async fn restart(site: &mut Site, late: &Machine) -> Result<Vec<Sample>> {
         })
         .await
     };
-    let (served, resumed) = tokio::join!(served, site.operator.resume());
+    let (served, resumed) = tokio::join!(served, world.operator.resume());
     resumed?;
     let read = begun.elapsed();
-    let [_, highest] = resident_memory(site.operator.pid()?)?;
+    let [_, highest] = resident_memory(world.operator.pid()?)?;
     Ok(vec![
         RESTART.is(read.as_secs_f64()),
         FIRST_SERVED.is(served?.as_secs_f64()),
@@ -198,26 +200,26 @@ fn memory_now(pid: u32) -> Result<f64> {
 }
 
 /// Until the operator knows so many inventories, and is idle.
-async fn wait_until_read(site: &Site, count: usize) -> Result<()> {
+async fn wait_until_read(world: &World, count: usize) -> Result<()> {
     until(&format!("{count} inventories in {NAMESPACE} known"), Duration::from_secs(300), async || {
-        let known = sum(&metrics(site).await?, "rancheros_machine_inventories{");
+        let known = sum(&metrics(world).await?, "rancheros_machine_inventories{");
         Ok(if known >= count as f64 { Poll::Ready(()) } else { Poll::Pending(format!("{known} known")) })
     })
     .await?;
-    wait_until_idle(site.operator.pid()?).await
+    wait_until_idle(world.operator.pid()?).await
 }
 
 /// Until the last event is written: they are left for later, a few a second, and cost too little to be seen as work.
-async fn wait_until_told(site: &Site) -> Result<()> {
+async fn wait_until_told(world: &World) -> Result<()> {
     until_still("the last event", "events", 0.0, async || {
-        let metrics = metrics(site).await?;
+        let metrics = metrics(world).await?;
         Ok(metrics.lines().filter(|line| line.contains(EVENTS)).map(|line| sum(line, REQUESTS)).sum())
     })
     .await
 }
 
-async fn metrics(site: &Site) -> Result<String> {
-    site.operator.fetch(&site.operator.local_url("/metrics")).await
+async fn metrics(world: &World) -> Result<String> {
+    world.operator.fetch(&world.operator.local_url("/metrics")).await
 }
 
 /// Of all series that begin so.

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use harness::clusters::cluster::Controllers;
-use harness::workshop::{USER, Workshop};
+use harness::world::{USER, World};
 use qemu::console::Line;
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
-use qemu::machine::{Drive, Machine, MachineSpec, Medium};
+use qemu::machine::{Drive, MachineSpec, Medium};
 use qemu::milestone::{Milestone, timeline};
 use qemu::paths;
 use qemu::process::KeptProcess;
@@ -79,19 +79,18 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
 
     let progress = Progress::begin();
     progress.step("starting etcd, Kubernetes and the operator");
-    let workshop = Workshop::open(&folder.join("workshop"), Controllers::Running).await?;
+    let world = World::builder_in(folder).controllers(Controllers::Running).start().await?;
 
     progress.step("applying examples/machine-registration.yaml and putting its URL into the ISO");
-    let medium = workshop.medium("edge", workshop.example_registration()?).await?;
+    let medium = world.medium(world.example_registration()?).await?;
 
     progress.step(&format!("powering on a machine with an empty disk, a TPM and {} firmware", firmware.name()));
-    let machine_folder = folder.join("machine");
-    fs::create_dir_all(&machine_folder).with_context(|| format!("making {}", machine_folder.display()))?;
+    let machine_folder = world.folder("machine")?;
     let mut spec = MachineSpec::new(firmware, SERIAL);
     spec.disks.push(Disk::empty(&machine_folder, "root", 8 * GIB)?);
     spec.medium = Some(Medium { file: medium, drive: Drive::Cd });
     spec.on_line = Some(show);
-    let mut machine = Machine::assemble(&machine_folder, spec).await?;
+    let mut machine = world.machine(spec).await?;
     machine.power_on().await?;
     machine
         .wait_for_milestone(Milestone::Booted, INSTALLED)
@@ -101,31 +100,31 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     progress.step("logging in over SSH with the key from the registration");
     let greeting =
         "echo \"$(hostname) runs $(. /etc/os-release; echo $PRETTY_NAME)\"; cat /etc/motd /var/lib/installed-at";
-    print!("{}", workshop.key.run(USER, machine.ssh_port(), greeting, Duration::from_secs(300)).await?);
+    print!("{}", world.key.run(USER, machine.ssh_port(), greeting, Duration::from_secs(300)).await?);
 
     progress.step("waiting for the inventory to say Ready");
-    let machines = workshop.machines()?;
+    let machines = world.inventory_names()?;
     let [inventory] = &machines[..] else { bail!("one machine has one inventory; there are {machines:?}") };
-    workshop.machine_in_phase(inventory, "Ready", Duration::from_secs(300)).await?;
-    print!("{}", workshop.cluster.kubectl(&["get", "machineinventory", "-A", "-o", "wide"], "")?);
+    world.inventory_in_phase(inventory, "Ready", Duration::from_secs(300)).await?;
+    print!("{}", world.cluster.kubectl(&["get", "machineinventory", "-A", "-o", "wide"], "")?);
 
     println!("\nseconds since power-on:");
     for (name, at) in timeline(&machine.console().lines()) {
         println!("  {name:<11}{:7.1}", at.as_secs_f64());
     }
     println!("\nEverything is left running. Look around:");
-    println!("  export KUBECONFIG={}", workshop.cluster.kubeconfig().display());
-    println!("  export PATH={}:$PATH", workshop.cluster.programs().display());
+    println!("  export KUBECONFIG={}", world.cluster.kubeconfig().display());
+    println!("  export PATH={}:$PATH", world.cluster.programs().display());
     println!("  kubectl describe machineinventory -n fleet-default {inventory}");
-    println!("  {}", workshop.key.login(USER, machine.ssh_port()).join(" "));
+    println!("  {}", world.key.login(USER, machine.ssh_port()).join(" "));
     println!("  less {}", machine.console_log().display());
     println!("End it:\n  make demo-stop");
 
-    let processes = [machine.processes()?, workshop.processes()?].concat();
+    let processes = [machine.processes()?, world.processes()?].concat();
     let text = serde_json::to_string_pretty(&processes).context("listing what runs")?;
     fs::write(folder.join(PROCESSES), text).with_context(|| format!("writing {}/{PROCESSES}", folder.display()))?;
     // Their ends would end the processes.
-    std::mem::forget((machine, workshop));
+    std::mem::forget((machine, world));
     Ok(())
 }
 

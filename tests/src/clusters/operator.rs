@@ -27,19 +27,6 @@ const HOST_SEEN_BY_MACHINES: &str = "10.0.2.2";
 const READY: Duration = Duration::from_secs(90);
 
 impl Operator {
-    /// Installs the CRDs and the namespaces of the reference, starts the operator, and waits until it is ready.
-    pub async fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
-        Self::start_with(cluster, folder, &[]).await
-    }
-
-    /// The same with settings of its own, as environment variables.
-    pub async fn start_with(cluster: &Cluster, folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
-        let mut operator = Self::prepare(cluster, &cluster.kubeconfig(), folder)?;
-        settings.iter().for_each(|(name, value)| operator.set(name, value));
-        operator.resume().await?;
-        Ok(operator)
-    }
-
     /// Installs the CRDs and the namespaces of the reference, for an operator that is yet to be started and asks the
     /// API server by this kubeconfig.
     pub fn prepare(cluster: &Cluster, kubeconfig: &Path, folder: &Path) -> Result<Self> {

@@ -1,0 +1,63 @@
+//! Installation media that name the world's operator.
+
+use super::World;
+use crate::clusters::registration::Registration;
+use anyhow::{Context, Result, bail};
+use qemu::paths;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The user that the example registration makes on each machine.
+pub const USER: &str = "admin";
+
+impl World {
+    /// The spec in `examples/machine-registration.yaml`, with this world's SSH key in place of the example's.
+    pub fn example_registration(&self) -> Result<Value> {
+        let file = paths::workspace().join("examples/machine-registration.yaml");
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let mut object: Value = serde_yaml::from_str(&text).with_context(|| format!("parsing {}", file.display()))?;
+        object["spec"]["cloudConfig"]["users"][0]["ssh_authorized_keys"] = json!([self.key.public]);
+        Ok(object["spec"].take())
+    }
+
+    /// Applies a MachineRegistration `edge` and makes an ISO that installs through it.
+    pub async fn medium(&self, spec: Value) -> Result<PathBuf> {
+        self.medium_from(&paths::iso()?, spec).await
+    }
+
+    /// The same from another ISO.
+    pub async fn medium_from(&self, original: &Path, spec: Value) -> Result<PathBuf> {
+        self.medium_with(original, spec, json!({})).await
+    }
+
+    /// The same with more settings of the installer, `rancheros.install`, beside those of the registration.
+    pub async fn medium_with(&self, original: &Path, spec: Value, install: Value) -> Result<PathBuf> {
+        let registration = Registration::apply(&self.cluster, "edge", spec)?;
+        let folder = self.folder("medium")?;
+        let settings = folder.join("registration.yaml");
+        let mut text = self.operator.fetch(&registration.local_url(&self.operator)?).await?;
+        if let Some(more) = install.as_object().filter(|more| !more.is_empty()) {
+            let mut document: Value = serde_yaml::from_str(&text).context("reading the registration's settings")?;
+            let install = document["rancheros"]["install"].as_object_mut().context("finding rancheros.install")?;
+            install.extend(more.clone());
+            text = document.to_string();
+        }
+        fs::write(&settings, text).with_context(|| format!("writing {}", settings.display()))?;
+        let iso = folder.join("install.iso");
+        let output = Command::new(paths::program("ros-image")?)
+            .arg("customize")
+            .arg(original)
+            .arg("--registration")
+            .arg(&settings)
+            .arg("--output")
+            .arg(&iso)
+            .output()
+            .context("running ros-image customize")?;
+        if !output.status.success() {
+            bail!("putting the registration into an ISO: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(iso)
+    }
+}
