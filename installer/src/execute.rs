@@ -22,8 +22,8 @@ mod work;
 
 use crate::plan::InstallPlan;
 use crate::plan::layout::Role;
-use crate::release_source::{ReleaseError, ReleaseSource};
 use protocol::message::Progress;
+use release::{ReleaseError, ReleaseSource};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;

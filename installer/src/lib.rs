@@ -7,12 +7,13 @@ pub mod commands;
 pub mod console;
 pub mod execute;
 pub mod exit_code;
+#[cfg(test)]
+mod fixtures;
 pub mod grubenv;
 pub mod installed;
 pub mod machine;
 pub mod marker;
 pub mod plan;
 pub mod provision;
-pub mod release_source;
 pub mod session;
 pub mod settings;

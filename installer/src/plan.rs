@@ -11,7 +11,7 @@ use crate::settings::Settings;
 use cloud_config::CloudConfig;
 use layout::{Demand, Layout, LayoutError, Size};
 use protocol::hardware::FirmwareKind;
-use protocol::release::ReleaseManifest;
+use release::ReleaseManifest;
 use select::Unsuitable;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -182,9 +182,9 @@ fn missing_driver<'a>(disk: &'a DiskDetail, release: &ReleaseManifest) -> Option
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::release_source::ReleaseSource;
-    use crate::release_source::tests::tiny_release;
+    use crate::fixtures::tiny_release;
     use crate::settings::{Setting, Source};
+    use release::ReleaseSource;
 
     /// A blank disk of 2 GiB.
     pub fn blank_disk(path: &str) -> DiskDetail {

@@ -8,11 +8,10 @@ mod kernel;
 mod list;
 mod medium;
 mod module_list;
-pub mod release;
+pub mod release_folder;
 mod root;
 mod tools;
 pub(crate) mod tree;
-pub mod verity;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,10 +21,11 @@ use serde::Serialize;
 
 use crate::cache::{Cache, Key};
 use crate::cli::BuildOptions;
-use crate::{digest, progress};
+use crate::progress;
 use archive::Archive;
 use boot_files::BootFiles;
 use kernel::Kernel;
+use release::{architecture, digest};
 use root::RootInputs;
 use tools::Tools;
 use tree::Tree;
@@ -71,9 +71,9 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let manifest = progress::stage("writing the release", || {
         let modules = initrd::modules(&kernel)?.names();
         let initrd = initrd.join("initrd");
-        release::write(&folder, version, &root.join("root.erofs"), verity, &kernel.image(), &initrd, modules)
+        release_folder::write(&folder, version, &root.join("root.erofs"), verity, &kernel.image(), &initrd, modules)
     })?;
-    let iso = options.output.join(format!("ros-{version}-{}.iso", release::ARCHITECTURE));
+    let iso = options.output.join(format!("ros-{version}-{}.iso", architecture::X86_64));
     progress::stage("writing the ISO", || medium::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
 
     report(

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::{digest, progress};
+use crate::progress;
+use release::digest;
 
 /// A folder `<root>/<stage>/<key>/` per result. A result is made under another name and renamed when complete, so
 /// that an interrupted build leaves nothing that looks like one.
@@ -78,7 +79,8 @@ impl Key {
     }
 
     pub fn file(self, name: &str, path: &Path) -> Result<Self> {
-        Ok(self.text(name, digest::of_file(path)?))
+        let (digest, _) = digest::of_file(path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(self.text(name, digest))
     }
 
     /// A result of an earlier stage, whose folder is named by its own key.

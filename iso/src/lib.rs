@@ -7,7 +7,6 @@ pub mod chart;
 pub mod cli;
 pub mod command;
 pub mod customize;
-pub mod digest;
 pub mod oci;
 pub mod operator_image;
 pub mod progress;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use cloud_config::CloudConfig;
 use media::iso9660::Volume;
 use media::reserved_space;
-use protocol::release::ReleaseManifest;
+use release::ReleaseManifest;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,7 +16,6 @@ use crate::progress;
 
 /// Path of the manifest on the medium.
 pub const MANIFEST: &str = "/release/release.json";
-const LARGEST_MANIFEST: u64 = 1 << 20;
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -47,8 +46,8 @@ pub fn run(options: &ShowOptions) -> Result<()> {
 
 /// Reads the manifest of the release on a medium.
 pub fn manifest(volume: &mut Volume<impl Read + Seek>) -> Result<ReleaseManifest> {
-    let text = volume.read(MANIFEST, LARGEST_MANIFEST).context("reading the release's manifest")?;
-    serde_json::from_slice(&text).with_context(|| format!("parsing {MANIFEST}"))
+    let text = volume.read(MANIFEST, ReleaseManifest::MAX_BYTES as u64).context("reading the release's manifest")?;
+    ReleaseManifest::parse(&text).with_context(|| format!("parsing {MANIFEST}"))
 }
 
 fn inspect(iso: impl Read + Seek) -> Result<Shown> {

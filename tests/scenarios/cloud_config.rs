@@ -30,7 +30,7 @@ impl Machine {
         let scratch = Scratch::new(name).unwrap();
         let root = Chroot::new(scratch.folder("root").unwrap()).unwrap();
         root.add_disk(DISK, 4 * GIB).unwrap();
-        let release = qemu::paths::workspace().join("crates/protocol/testdata/release.json");
+        let release = qemu::paths::workspace().join("crates/release/testdata/release.json");
         root.write("/release/release.json", fs::read(release).unwrap()).unwrap();
         Self { root, _scratch: scratch }
     }

@@ -183,7 +183,7 @@ async fn iso_from_the_operator_is_the_one_that_customize_makes() {
 fn synthetic(folder: &Path) -> Result<PathBuf> {
     let content = folder.join("content");
     fs::create_dir_all(content.join("release"))?;
-    let manifest = paths::workspace().join("crates/protocol/testdata/release.json");
+    let manifest = paths::workspace().join("crates/release/testdata/release.json");
     fs::copy(manifest, content.join("release/release.json"))?;
     fs::write(content.join("registration.yaml"), "\n".repeat(64 << 10))?;
     let filler: Vec<u8> = (0..600_000u32).map(|at| (at / 251) as u8).collect();

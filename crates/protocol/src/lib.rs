@@ -1,5 +1,5 @@
-//! What both ends of the wire agree on: identity, messages, the exchange's order, SMBIOS and the release
-//! manifest. No input or output, and no Kubernetes: everything here is a value or a function over values.
+//! What both ends of the wire agree on: identity, messages, the order of an exchange, SMBIOS. No input or output, and no
+//! Kubernetes: everything here is a value or a function over values.
 
 pub mod attestation;
 pub mod bounded;
@@ -12,7 +12,6 @@ pub mod message;
 pub mod operator_settings;
 pub mod refusal;
 pub mod reinstall;
-pub mod release;
 pub mod shared_secret;
 pub mod smbios;
 pub mod template;

@@ -12,9 +12,9 @@ use crate::console::log;
 use crate::console::questions::{self, Terminal, is_public_key};
 use crate::console::{self, Milestone, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
+use crate::installed::files::MEDIUM_RELEASE;
 use crate::machine::Machine;
 use crate::plan::{InstallPlan, plan};
-use crate::release_source::MEDIUM_RELEASE;
 use crate::session::identity::Identity;
 use crate::session::relay::Relay;
 use crate::session::websocket::WebSocketTransport;
@@ -28,6 +28,7 @@ use disk::{InstallError, Job};
 use disk_watch::DiskWatch;
 use protocol::hardware::FirmwareKind;
 use protocol::message::{Done, Failure};
+use release::read_manifest;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -194,7 +195,7 @@ fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root
 
 fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Output) -> anyhow::Result<()> {
     gathered.left_out().iter().for_each(console::note);
-    let manifest = disk::manifest(release).context("reading the release")?;
+    let (manifest, _) = read_manifest(release).context("reading the release")?;
     let plan = plan(gathered.settings(), machine, gathered.cloud_config(), &manifest, Uuid::new_v4);
     let plan = plan.or_exit(ExitCode::NoTarget).context("planning the installation")?;
     match output {

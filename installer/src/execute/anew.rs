@@ -5,7 +5,7 @@ use super::{ExecuteError, ext4, image, root};
 use crate::plan::layout::Role;
 use anyhow::{Context, Result, ensure};
 use protocol::message::{InstallPhase, Progress};
-use protocol::release::ReleaseFile;
+use release::ReleaseFile;
 use std::fs::File;
 use std::path::Path;
 use uuid::Uuid;

@@ -6,9 +6,8 @@ use super::{ExecuteError, Installed, image, root};
 use crate::marker;
 use crate::plan::InstallPlan;
 use crate::plan::layout::ALIGNMENT;
-use crate::release_source::ReleaseSource;
 use protocol::message::{InstallPhase, Progress};
-use protocol::release::ReleaseFile;
+use release::{ReleaseFile, ReleaseSource};
 use std::io;
 use std::time::Instant;
 

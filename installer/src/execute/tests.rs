@@ -1,13 +1,13 @@
 //! Whole installations onto sparse files: the result as other tools see it, failing writes, and power cuts.
 
 use super::*;
+use crate::fixtures::tiny_release;
 use crate::grubenv::GrubEnv;
 use crate::machine::{DiskDetail, Machine, content, installed};
 use crate::marker::{Marker, OFFSET, State};
 use crate::plan::layout::{ALIGNMENT, Partition};
 use crate::plan::tests::blank_disk;
 use crate::plan::{InstallPlan, plan};
-use crate::release_source::tests::tiny_release;
 use crate::settings::{Setting, Settings, Source};
 use command::Command;
 use nix::libc;

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+/// Where the live system's medium keeps its release.
+pub const MEDIUM_RELEASE: &str = "/run/ros/medium/release";
 /// Made by `ros-init`, for each partition of the disk that holds the root: a link named like its label.
 pub const DEVICES: &str = "/run/ros/dev";
 /// Where `ros-init` mounts COS_PERSISTENT.

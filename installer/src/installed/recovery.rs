@@ -6,13 +6,13 @@ use crate::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
 use crate::installed::files::{DEVICES, PERSISTENT};
 use crate::installed::issue;
 use crate::installed::reinstall;
-use crate::release_source::read_manifest;
 use anyhow::{Context, Result};
 use aws_lc_rs::digest;
 use command::Command;
 use protocol::ReinstallRequest;
 use protocol::message::Slot;
-use protocol::release::ReleaseFile;
+use release::ReleaseFile;
+use release::read_manifest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
@@ -249,8 +249,8 @@ fn is_mounted(folder: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::tiny_release;
     use crate::grubenv::SlotBoot;
-    use crate::release_source::tests::tiny_release;
     use proptest::prelude::*;
 
     fn fallen_back() -> GrubEnv {

@@ -2,14 +2,14 @@
 
 use crate::boot::partition;
 use crate::grubenv::{self, GrubEnv, SlotBoot, SlotState};
+use crate::installed::files::MEDIUM_RELEASE;
 use crate::installed::recovery::Cause;
 use crate::installed::reinstall;
 use crate::machine::{Boot, BootMode};
-use crate::release_source::MEDIUM_RELEASE;
 use anyhow::{Context, Result};
 use cloud_config::CloudConfig;
 use protocol::message::Slot;
-use protocol::release::{self, ReleaseManifest};
+use release::ReleaseManifest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs;
@@ -86,7 +86,7 @@ impl Status {
             mode: boot.mode,
             slot,
             version: ReleaseManifest::parse(&manifest)?.version,
-            release: release::digest(&manifest),
+            release: release::manifest_digest(&manifest),
             boot: state,
             recovery: (slot == Slot::Recovery).then(cause).transpose()?,
             operator: fs::read_to_string(REGISTRATION).ok().and_then(|text| operator(&text)),
@@ -200,7 +200,7 @@ impl fmt::Display for Utc {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::release_source::tests::tiny_release;
+    use crate::fixtures::tiny_release;
 
     #[test]
     fn the_state_on_disk_is_that_of_the_slot() {

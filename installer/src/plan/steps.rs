@@ -4,7 +4,7 @@ use super::layout::{Layout, Role};
 use crate::arguments_file;
 use crate::grubenv::{self, GrubEnv};
 use crate::settings::{Secret, Settings};
-use protocol::release::{ReleaseFile, ReleaseManifest};
+use release::{ReleaseFile, ReleaseManifest};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cache::{Cache, Key};
 use crate::command::Command;
-use crate::{digest, progress};
+use crate::progress;
+use release::digest;
 
 /// The Debian release that images are made of.
 pub const SUITE: &str = "trixie";

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use media::reserved_space;
+use release::{MANIFEST, digest};
 
 use super::boot_files::BootFiles;
-use super::release::{KERNEL_ARGUMENTS, MANIFEST};
+use super::release_folder::KERNEL_ARGUMENTS;
 use super::tools::Tools;
-use crate::digest;
 
 const MENU: &str = include_str!("../../grub/live.cfg");
 /// shim, GRUB and MokManager have 5 MB.
@@ -18,7 +18,8 @@ const EFI_VOLUME_ID: &str = "52534f53";
 
 /// The volume id of a release's medium, by which ros-init finds it: never that of another release.
 pub fn volume_id(release: &Path) -> Result<String> {
-    let digest = digest::of_file(&release.join(MANIFEST))?;
+    let manifest = release.join(MANIFEST);
+    let (digest, _) = digest::of_file(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
     Ok(format!("ROS_{}", &digest[..8]))
 }
 

@@ -5,13 +5,12 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use protocol::release::Verity;
+use release::{Verity, verity};
 
 use super::kernel::Kernel;
 use super::list;
 use super::tools::Tools;
 use super::tree::{Node, Tree};
-use super::verity;
 
 const REMOVED: &str = include_str!("../../base/remove.txt");
 

@@ -7,12 +7,11 @@ use crate::exit_code::ExitCode;
 use crate::machine::Machine;
 use crate::plan::layout::Size;
 use crate::plan::{InstallPlan, PlanError, plan};
-use crate::release_source::{ReleaseError, ReleaseSource};
 use crate::settings::{Gathered, SettingError};
 use protocol::message::{InstallPhase, Progress};
-use protocol::release::ReleaseManifest;
+use release::{ReleaseError, ReleaseManifest, ReleaseSource};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -137,14 +136,6 @@ impl Job {
         );
         Ok(plan)
     }
-}
-
-/// The release's manifest, without a look at the files that it names.
-pub fn manifest(release: &Path) -> anyhow::Result<ReleaseManifest> {
-    use anyhow::Context;
-    let path = release.join("release.json");
-    let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_slice(&bytes).with_context(|| format!("parsing {}", path.display()))
 }
 
 /// The progress bar, and the milestone between writing and verifying.

@@ -3,9 +3,9 @@
 use crate::arguments_file;
 use crate::grubenv::folder;
 use crate::installed::recovery;
-use crate::release_source::read_manifest;
 use anyhow::{Context, Result};
 use protocol::message::Slot;
+use release::read_manifest;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -58,10 +58,10 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::tiny_release;
     use crate::plan::layout::Role;
     use crate::plan::tests::{blank_disk, plan_for};
     use crate::plan::{Content, Step};
-    use crate::release_source::tests::tiny_release;
     use crate::settings::Settings;
     use cloud_config::CloudConfig;
 

@@ -4,12 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use protocol::release::{self, ReleaseManifest, Verity};
-
-use crate::digest::release_file;
-
-pub const ARCHITECTURE: &str = "x86_64";
-pub const MANIFEST: &str = "release.json";
+use release::{BootFiles, MANIFEST, ReleaseFile, ReleaseManifest, Verity, architecture};
 
 /// Arguments of every boot of a release: messages on screen and serial line; ros-init's own lines are of level 5.
 /// systemd keeps quiet unless something fails or takes long. Of the kernel's security modules only BPF is left out:
@@ -37,17 +32,17 @@ pub fn write(
         let _ = fs::remove_file(&target);
         fs::copy(source, &target).with_context(|| format!("copying {} to {}", source.display(), target.display()))?;
     }
-    let file = |name: &str| release_file(&folder.join(name), name);
+    let file = |name: &str| ReleaseFile::describe(&folder.join(name), name);
     let root = file("root.erofs")?;
     let manifest = ReleaseManifest {
         version: version.to_owned(),
-        architecture: ARCHITECTURE.to_owned(),
+        architecture: architecture::X86_64.to_owned(),
         minimum_slot_bytes: minimum_slot_bytes(root.size),
         root,
         verity,
         kernel: file("vmlinuz")?,
         initrd: file("initrd")?,
-        boot: release::BootFiles {
+        boot: BootFiles {
             shim: file("boot/shimx64.efi")?,
             grub: file("boot/grubx64.efi")?,
             mok_manager: file("boot/mmx64.efi")?,

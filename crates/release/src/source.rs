@@ -1,13 +1,10 @@
 //! A release as a folder: `release.json` and the files it names, checked before anything is done with them.
 
-use aws_lc_rs::digest::{SHA256, digest};
-use protocol::release::{ManifestError, ReleaseFile, ReleaseManifest};
+use crate::{MANIFEST, ManifestError, ReleaseFile, ReleaseManifest, digest};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Where the live system's medium keeps its release.
-pub const MEDIUM_RELEASE: &str = "/run/ros/medium/release";
 /// Kernel and initrd pass through memory, and nothing beside the root image is larger.
 const LARGEST_SMALL_FILE: u64 = 128 << 20;
 
@@ -72,7 +69,7 @@ impl ReleaseSource {
             .take(file.size)
             .read_to_end(&mut bytes)
             .map_err(|source| ReleaseError::Read { path: path.clone(), source })?;
-        let actual = hex::encode(digest(&SHA256, &bytes));
+        let actual = digest::of_bytes(&bytes);
         if actual != file.sha256 {
             return Err(ReleaseError::Digest { path, expected: file.sha256.clone(), actual });
         }
@@ -91,48 +88,29 @@ impl ReleaseSource {
     }
 }
 
-/// The manifest in a folder of a release or of a slot, and its bytes.
+impl ReleaseFile {
+    /// Describes the file at `path`, to be listed as `name`.
+    pub fn describe(path: &Path, name: &str) -> Result<Self, ReleaseError> {
+        let read = digest::of_file(path).map_err(|source| ReleaseError::Read { path: path.to_owned(), source });
+        read.map(|(sha256, size)| Self { name: name.to_owned(), size, sha256 })
+    }
+}
+
+/// The manifest in the folder of a release or of a slot, and its bytes. The files that it names are not looked at.
 pub fn read_manifest(folder: &Path) -> Result<(ReleaseManifest, Vec<u8>), ReleaseError> {
-    let path = folder.join("release.json");
+    let path = folder.join(MANIFEST);
     let bytes = fs::read(&path).map_err(|source| ReleaseError::Read { path: path.clone(), source })?;
     let manifest = ReleaseManifest::parse(&bytes).map_err(|source| ReleaseError::Manifest { path, source })?;
     Ok((manifest, bytes))
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
-    use protocol::release::{BootFiles, Verity};
 
-    /// A folder with a tiny release: `root` as the root image, at least two blocks of 4096 bytes, and a few bytes for everything else.
-    pub fn tiny_release(root: &[u8]) -> tempfile::TempDir {
+    fn tiny_release(root: &[u8]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str, bytes: &[u8]| {
-            let path = folder.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
-            ReleaseFile { name: name.into(), size: bytes.len() as u64, sha256: hex::encode(digest(&SHA256, bytes)) }
-        };
-        let manifest = ReleaseManifest {
-            version: "0.1.0".into(),
-            architecture: "x86_64".into(),
-            root: file("root.erofs", root),
-            verity: Verity { data_blocks: 1, hash_start: 1, root_hash: "ab".repeat(32), salt: "-".into() },
-            kernel: file("vmlinuz", &[b'k'; 70_000]),
-            initrd: file("initrd", b"initrd"),
-            boot: BootFiles {
-                shim: file("boot/shimx64.efi", b"shim"),
-                grub: file("boot/grubx64.efi", b"grub"),
-                mok_manager: file("boot/mmx64.efi", b"mok"),
-                grub_config: file("boot/grub.cfg", b"# menu"),
-                bios_boot: file("boot/boot.img", &[1; 512]),
-                bios_core: file("boot/core.img", &[2; 5000]),
-            },
-            minimum_slot_bytes: 16 << 20,
-            kernel_arguments: "console=tty0".into(),
-            initrd_modules: Some(vec!["virtio_blk".into(), "virtio_pci".into()]),
-        };
-        fs::write(folder.path().join("release.json"), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
+        crate::fixtures::write_tiny_release(folder.path(), root);
         folder
     }
 

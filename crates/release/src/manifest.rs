@@ -1,11 +1,17 @@
 //! The manifest of an OS release: what `release.json` says of the files beside it.
 
-use serde::{Deserialize, Serialize};
-use std::str::FromStr;
+use crate::{Verity, digest};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// `release.json`. Names are relative to the folder it stands in; they hold no `..` and are not absolute.
+/// The manifest's name in the folder of a release.
+pub const MANIFEST: &str = "release.json";
+
+/// `release.json`. Names are relative to the folder it stands in; they hold no `..` and are not absolute. Every way to
+/// read one checks it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+// serde makes functions of the type itself, which the two traits below call: no manifest is deserialized unchecked.
+#[serde(rename_all = "camelCase", remote = "Self")]
 pub struct ReleaseManifest {
     pub version: String,
     /// As `uname -m` says it.
@@ -34,19 +40,6 @@ pub struct ReleaseFile {
     pub size: u64,
     /// Lower-case hex.
     pub sha256: String,
-}
-
-/// Parameters of the dm-verity target, for data and hash blocks of 4096 bytes and SHA-256.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Verity {
-    pub data_blocks: u64,
-    /// Block at which the hash tree starts (there is no superblock).
-    pub hash_start: u64,
-    /// Lower-case hex.
-    pub root_hash: String,
-    /// Lower-case hex, or `-` for none.
-    pub salt: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,13 +73,16 @@ pub enum ManifestError {
 impl ReleaseManifest {
     pub const MAX_BYTES: usize = 64 * 1024;
 
-    /// Reads `release.json` and checks all that it promises of itself. What it says of other files is for those who
-    /// hold them to check.
+    /// Reads `release.json` and checks the manifest itself. The files that it names are checked by whoever holds them.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > Self::MAX_BYTES {
             return Err(ManifestError::TooBig(bytes.len()));
         }
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| ManifestError::Malformed(e.to_string()))?;
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let malformed = |error: serde_json::Error| ManifestError::Malformed(error.to_string());
+        // The function of the type, not of the trait, so that a broken rule is not taken for broken JSON.
+        let manifest = Self::deserialize(&mut json).map_err(malformed)?;
+        json.end().map_err(malformed)?;
         manifest.check()?;
         Ok(manifest)
     }
@@ -133,57 +129,23 @@ impl ReleaseManifest {
     }
 }
 
+impl<'de> Deserialize<'de> for ReleaseManifest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let manifest = Self::deserialize(deserializer)?;
+        manifest.check().map_err(D::Error::custom)?;
+        Ok(manifest)
+    }
+}
+
+impl Serialize for ReleaseManifest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
 /// The name of a release as machines report it: `sha256:` and the hex digest of its `release.json`.
-pub fn digest(manifest: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, manifest)))
-}
-
-impl Verity {
-    /// Size of a data block and of a hash block.
-    pub const BLOCK_BYTES: u64 = 4096;
-
-    /// The kernel argument's value: `datablocks:hashstart:roothash:salt`. Parses back by `FromStr`.
-    pub fn kernel_argument(&self) -> String {
-        format!("{}:{}:{}:{}", self.data_blocks, self.hash_start, self.root_hash, self.salt)
-    }
-
-    fn check(&self) -> Result<(), &'static str> {
-        // A salt may have 256 bytes (cryptsetup "DMVerity", on-disk format).
-        let salted = self.salt == "-" || (self.salt.len().is_multiple_of(2) && is_hex(&self.salt, self.salt.len() / 2));
-        let rules = [
-            (self.data_blocks > 0, "covers no data"),
-            (self.hash_start >= self.data_blocks, "has a hash tree that begins inside of the data"),
-            (is_hex(&self.root_hash, 32), "has a root hash that is not 64 lower-case hex digits"),
-            (salted && (1..=512).contains(&self.salt.len()), "has a salt that is neither hex nor `-`"),
-        ];
-        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, reason)| Err(reason))
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("dm-verity parameters are `datablocks:hashstart:roothash:salt`; these: {0}")]
-pub struct MalformedVerity(&'static str);
-
-impl FromStr for Verity {
-    type Err = MalformedVerity;
-    fn from_str(argument: &str) -> Result<Self, MalformedVerity> {
-        let fields: Vec<&str> = argument.split(':').collect();
-        let [data_blocks, hash_start, root_hash, salt] = fields[..] else {
-            return Err(MalformedVerity("have not four fields"));
-        };
-        let number = |text: &str| {
-            let digits = text.bytes().all(|b| b.is_ascii_digit());
-            text.parse().ok().filter(|_| digits).ok_or(MalformedVerity("have a block that is not a number"))
-        };
-        let verity = Self {
-            data_blocks: number(data_blocks)?,
-            hash_start: number(hash_start)?,
-            root_hash: root_hash.to_owned(),
-            salt: salt.to_owned(),
-        };
-        verity.check().map_err(MalformedVerity)?;
-        Ok(verity)
-    }
+pub fn manifest_digest(manifest: &[u8]) -> String {
+    format!("sha256:{}", digest::of_bytes(manifest))
 }
 
 fn is_word(text: &str) -> bool {
@@ -200,7 +162,7 @@ fn is_inside(path: &str) -> bool {
         })
 }
 
-fn is_hex(text: &str, bytes: usize) -> bool {
+pub(crate) fn is_hex(text: &str, bytes: usize) -> bool {
     text.len() == bytes * 2 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
@@ -215,17 +177,17 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    const MANIFEST: &str = include_str!("../testdata/release.json");
+    const MANIFEST_OF_0_1: &str = include_str!("../testdata/release.json");
 
     fn changed(pointer: &str, value: serde_json::Value) -> Result<ReleaseManifest, ManifestError> {
-        let mut manifest: serde_json::Value = serde_json::from_str(MANIFEST).unwrap();
+        let mut manifest: serde_json::Value = serde_json::from_str(MANIFEST_OF_0_1).unwrap();
         *manifest.pointer_mut(pointer).expect(pointer) = value;
         ReleaseManifest::parse(manifest.to_string().as_bytes())
     }
 
     #[test]
     fn a_manifest_parses_for_ever() {
-        let manifest = ReleaseManifest::parse(MANIFEST.as_bytes()).unwrap();
+        let manifest = ReleaseManifest::parse(MANIFEST_OF_0_1.as_bytes()).unwrap();
         assert_eq!(manifest.version, "0.1.0");
         assert_eq!(manifest.files().len(), 9);
         assert_eq!(manifest.verity.kernel_argument().parse(), Ok(manifest.verity));
@@ -234,11 +196,11 @@ mod tests {
     #[test]
     fn the_modules_of_the_initrd_are_optional_names() {
         let with = |modules: serde_json::Value| {
-            let mut manifest: serde_json::Value = serde_json::from_str(MANIFEST).unwrap();
+            let mut manifest: serde_json::Value = serde_json::from_str(MANIFEST_OF_0_1).unwrap();
             manifest["initrdModules"] = modules;
             ReleaseManifest::parse(manifest.to_string().as_bytes())
         };
-        assert_eq!(ReleaseManifest::parse(MANIFEST.as_bytes()).unwrap().initrd_modules, None);
+        assert_eq!(ReleaseManifest::parse(MANIFEST_OF_0_1.as_bytes()).unwrap().initrd_modules, None);
         assert_eq!(with(json!(["mpi3mr", "3w_9xxx"])).unwrap().initrd_modules.unwrap().len(), 2);
         for bad in ["", "sdhci-pci", "a b"] {
             assert!(matches!(with(json!([bad])), Err(ManifestError::Unacceptable { .. })), "{bad:?}");
@@ -273,24 +235,25 @@ mod tests {
     }
 
     #[test]
-    fn verity_parameters_that_cannot_be_are_refused() {
-        let hash = "ab".repeat(32);
-        assert!(format!("2:2:{hash}:-").parse::<Verity>().is_ok());
-        assert!(format!("2:3:{hash}:00ff").parse::<Verity>().is_ok());
-        for bad in
-            ["", "1:2:3", &format!("2:1:{hash}:-"), &format!("+2:2:{hash}:-"), &format!("2:2:{hash}:-:"), "2:2::-"]
-        {
-            assert!(bad.parse::<Verity>().is_err(), "{bad:?}");
-        }
+    fn no_manifest_is_deserialized_unchecked() {
+        let bad = MANIFEST_OF_0_1.replace("\"0.1.0\"", "\"0 1\"");
+        let error = serde_json::from_str::<ReleaseManifest>(&bad).unwrap_err().to_string();
+        assert!(error.contains("version"), "{error}");
+        let manifest = ReleaseManifest::parse(MANIFEST_OF_0_1.as_bytes()).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ReleaseManifest>(&serde_json::to_string(&manifest).unwrap()).unwrap(),
+            manifest
+        );
+        assert!(matches!(
+            ReleaseManifest::parse(format!("{MANIFEST_OF_0_1} x").as_bytes()),
+            Err(ManifestError::Malformed(_))
+        ));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_parsers_panic(bytes: Vec<u8>, text in "[0-9a-f:-]{0,90}") {
+        fn no_bytes_make_the_parser_panic(bytes: Vec<u8>) {
             let _ = ReleaseManifest::parse(&bytes);
-            if let Ok(verity) = text.parse::<Verity>() {
-                prop_assert_eq!(verity.kernel_argument().parse(), Ok(verity));
-            }
         }
 
         #[test]
