@@ -4,10 +4,10 @@ use crate::cluster::rancher::Rancher;
 use crate::identity::shared_secret::SharedSecrets;
 use crate::inventory::index::{InventoryIndex, KnownMachine};
 use crate::inventory::lookup::Lookup;
-use crate::inventory::store::InventoryClient;
+use crate::inventory::store::InventoryStore;
 use crate::kube::events::Events;
 use crate::kube::leadership::Leadership;
-use crate::media::Shelf;
+use crate::media::MediaStore;
 use crate::observe::metrics::Metrics;
 use crate::registration::index::{Authorities, RegistrationIndex};
 use crate::registration::{Endpoint, Registration};
@@ -24,12 +24,12 @@ pub struct Context {
     pub client: Client,
     pub registrations: RegistrationIndex,
     pub inventories: InventoryIndex,
-    pub inventory_client: InventoryClient,
+    pub inventory_store: InventoryStore,
     pub lookup: Lookup,
     pub secrets: SharedSecrets,
     pub rancher: Rancher,
     /// Base media, and places for who downloads them.
-    pub media: Shelf,
+    pub media: MediaStore,
     pub events: Events,
     pub metrics: Metrics,
     /// Controllers write only while this replica leads.
@@ -53,12 +53,12 @@ impl Context {
 
     /// The inventory of a machine, also while the first listing goes on.
     pub async fn find_machine(&self, hash: &TpmHash) -> Result<Option<Arc<KnownMachine>>, Refusal> {
-        self.lookup.find(&self.inventories, &self.inventory_client, hash, None).await
+        self.lookup.find(&self.inventories, &self.inventory_store, hash, None).await
     }
 
     /// The same of those in one namespace, for a machine that shows a registration of it.
     pub async fn find_machine_in(&self, namespace: &str, hash: &TpmHash) -> Result<Option<Arc<KnownMachine>>, Refusal> {
-        self.lookup.find(&self.inventories, &self.inventory_client, hash, Some(namespace)).await
+        self.lookup.find(&self.inventories, &self.inventory_store, hash, Some(namespace)).await
     }
 
     /// How many installed machines do not have the settings that follow from this endpoint. `None`: not all of them are

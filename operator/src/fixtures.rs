@@ -5,10 +5,10 @@ use crate::context::Context;
 use crate::identity::shared_secret::SharedSecrets;
 use crate::inventory::index::InventoryIndex;
 use crate::inventory::lookup::Lookup;
-use crate::inventory::store::InventoryClient;
+use crate::inventory::store::InventoryStore;
 use crate::kube::events::Events;
 use crate::kube::leadership::Leadership;
-use crate::media::Shelf;
+use crate::media::MediaStore;
 use crate::observe::metrics::Metrics;
 use crate::registration::Endpoint;
 use crate::registration::index::{Authorities, RegistrationIndex};
@@ -267,11 +267,11 @@ pub fn context(api: &FakeApi) -> Context {
         client: api.client(),
         registrations: RegistrationIndex::default(),
         inventories: InventoryIndex::default(),
-        inventory_client: InventoryClient::new(api.client()),
+        inventory_store: InventoryStore::new(api.client()),
         lookup: Lookup::default(),
         secrets: SharedSecrets::default(),
         rancher: Rancher::default(),
-        media: Shelf::new(None, 1).0,
+        media: MediaStore::new(None, 1).0,
         events,
         metrics: Metrics::default(),
         leadership: Leadership::always(),

@@ -6,7 +6,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use operator::identity::tpm_vendors;
 use operator::media::{Origin, Source};
-use operator::registration::endpoint::address::Given;
+use operator::registration::endpoint::address::AddressOptions;
 use operator::registration::limiter;
 use operator::rollout::DefaultRegistry;
 use operator::run;
@@ -140,7 +140,7 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
         kube::Config::infer().await.context("finding the cluster (KUBECONFIG, or the pod's service account)")?;
     let settings = run::Settings {
         listen: options.listen,
-        address: Given {
+        address: AddressOptions {
             server_url: options.server_url,
             beside_rancher: options.beside_rancher,
             service: options.service,

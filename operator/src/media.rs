@@ -3,21 +3,21 @@
 //! registration.
 //!
 //! ```text
-//! folder ─► keeper: looks, digests ─► Shelf ─► server/media: selection (HTTP), customized (bytes)
+//! folder ─► watcher: polls, digests ─► MediaStore ─► server/media: selection (HTTP), customized (bytes)
 //! URL ─► fetch ─┘                       └─► MachineRegistration status.mediaURLs
 //! ```
 
 mod base_medium;
 mod customized;
 mod fetch;
-mod keeper;
 mod selection;
+mod watcher;
 
 pub use base_medium::BaseMedium;
 pub use customized::Customized;
 pub use fetch::Origin;
-pub use keeper::Keeper;
 pub use selection::{Selection, select};
+pub use watcher::MediaWatcher;
 
 use crate::registration::Endpoint;
 use protocol::{Refusal, RefusalCode, RegistrationToken};
@@ -45,17 +45,17 @@ type Media = Option<BTreeMap<String, Arc<BaseMedium>>>;
 
 /// The base media as they are now, and places for those who download them.
 #[derive(Clone)]
-pub struct Shelf {
+pub struct MediaStore {
     media: watch::Receiver<Media>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-impl Shelf {
-    /// For at most `most` downloads at once. Without a source there are no media; with one, the keeper must run.
-    pub fn new(source: Option<Source>, most: usize) -> (Self, Option<Keeper>) {
+impl MediaStore {
+    /// For at most `most` downloads at once. Without a source there are no media; with one, the watcher must run.
+    pub fn new(source: Option<Source>, most: usize) -> (Self, Option<MediaWatcher>) {
         let (sender, media) = watch::channel(if source.is_some() { None } else { Some(BTreeMap::new()) });
-        let keeper = source.map(|source| Keeper::new(source, sender));
-        (Self { media, places: Arc::new(Semaphore::new(most)) }, keeper)
+        let watcher = source.map(|source| MediaWatcher::new(source, sender));
+        (Self { media, permits: Arc::new(Semaphore::new(most)) }, watcher)
     }
 
     /// File names of all media; `None` before the first look at them.
@@ -82,7 +82,7 @@ impl Shelf {
 
     /// A place for a download, until it is dropped.
     pub fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        self.places.clone().try_acquire_owned().map_err(|_| {
+        self.permits.clone().try_acquire_owned().map_err(|_| {
             let message = "as many media as are sent at once are being sent";
             Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_AFTER)
         })

@@ -11,7 +11,7 @@ mod templates;
 use crate::digest::sha256;
 use crate::inventory::index::{Key, KnownMachine};
 use crate::kube::label;
-use crate::registration::index::{Admits, Authorities};
+use crate::registration::index::{Authorities, TokenScope};
 use api::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, reason};
 use cloud_config::CloudConfig;
 use cloud_config::document;
@@ -108,7 +108,7 @@ impl Registration {
     pub fn answer(
         &self,
         endpoint: &Endpoint,
-        token: Admits,
+        token: TokenScope,
         machine: &KnownMachine,
         smbios: &SmbiosDocument,
     ) -> Result<CloudConfig, Refusal> {
@@ -125,8 +125,8 @@ impl Registration {
         put(&mut config, &["rancherd", "token"], "tpm://".into());
         put(&mut config, &["rancheros", "install", "automatic"], true.into());
         let token = match token {
-            Admits::NewMachines => self.token.as_ref(),
-            Admits::KnownMachines => self.installed_token.as_ref().or(self.token.as_ref()),
+            TokenScope::NewMachines => self.token.as_ref(),
+            TokenScope::KnownMachines => self.installed_token.as_ref().or(self.token.as_ref()),
         };
         self.put_address(&mut config, endpoint, token);
         Ok(CloudConfig(config))
@@ -386,7 +386,7 @@ mod tests {
         let url = |token: &str| format!("https://ros.example.org/v1-rancheros/registration/{}", token.repeat(54));
         assert_eq!(
             Value::Object(
-                door.answer(&endpoint(), Admits::KnownMachines, &machine, &SmbiosDocument::default()).unwrap().0
+                door.answer(&endpoint(), TokenScope::KnownMachines, &machine, &SmbiosDocument::default()).unwrap().0
             ),
             json!({
                 "hostname": "a",
@@ -411,7 +411,7 @@ mod tests {
     fn names(cloud_config: Value, machine: &KnownMachine, serial: &str) -> (String, String) {
         let smbios = serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap();
         let config = with(json!({"cloudConfig": cloud_config}))
-            .answer(&endpoint(), Admits::KnownMachines, machine, &smbios)
+            .answer(&endpoint(), TokenScope::KnownMachines, machine, &smbios)
             .unwrap()
             .0;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -453,7 +453,7 @@ mod tests {
             (json!({"hostname": " ", "fqdn": "b.c"}), "b"),
         ] {
             let answer = with(json!({"cloudConfig": config}))
-                .answer(&endpoint(), Admits::KnownMachines, &edge, &SmbiosDocument::default())
+                .answer(&endpoint(), TokenScope::KnownMachines, &edge, &SmbiosDocument::default())
                 .unwrap();
             // As the machine reads it.
             let (document, _) = document::Document::read(&answer);

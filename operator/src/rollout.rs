@@ -15,9 +15,9 @@ mod release;
 mod secrets;
 pub mod verdict;
 
-pub use engine::{Carrier, PLAN_NAMESPACE, STANDALONE_NAMESPACE, Served, choose};
+pub use engine::{PLAN_NAMESPACE, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, choose};
 pub use image::{ImageReference, MalformedImage};
-pub use plan::{Container, PlanDrain, PlanSecret, PlanSpec, Unsayable};
+pub use plan::{Container, PlanDrain, PlanSecret, PlanSpec, UnsupportedByPlan};
 pub use registry::{DefaultRegistry, UnusableRegistry};
 pub use release::{Release, Running};
 
@@ -49,7 +49,7 @@ pub struct Upgrade {
 
 impl Upgrade {
     /// Reads the spec. `registry`: of images that name none. The problem, if there is one, names the field.
-    pub fn of(object: &ManagedOSImage, carrier: Carrier, registry: &DefaultRegistry) -> Result<Self, Problem> {
+    pub fn of(object: &ManagedOSImage, engine: RolloutEngine, registry: &DefaultRegistry) -> Result<Self, Problem> {
         let spec = &object.spec;
         let invalid = |message: String| Problem { reason: reason::INVALID_SPEC, message };
         let own_image = spec.upgrade_container.as_ref().and_then(|container| container.image.as_deref());
@@ -59,7 +59,7 @@ impl Upgrade {
         }
         let name = name(&object.name_any());
         let config = spec.cloud_config.as_ref().filter(|config| !config.is_empty());
-        if carrier == Carrier::Fleet
+        if engine == RolloutEngine::Fleet
             && let Some(place) = config.and_then(secrets::first_secret)
         {
             let message = format!(
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn upgrade(object: &ManagedOSImage) -> Result<Upgrade, Problem> {
-        Upgrade::of(object, Carrier::Fleet, &DefaultRegistry::default())
+        Upgrade::of(object, RolloutEngine::Fleet, &DefaultRegistry::default())
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
             let text = std::fs::read_to_string(folder.join(format!("{case}.yaml"))).unwrap();
             let mut object: ManagedOSImage = serde_yaml::from_str(&text).unwrap();
             object.metadata.uid = Some("00000000-0000-0000-0000-000000000000".to_owned());
-            let upgrade = Upgrade::of(&object, Carrier::Fleet, &DefaultRegistry::new(registry)).unwrap();
+            let upgrade = Upgrade::of(&object, RolloutEngine::Fleet, &DefaultRegistry::new(registry)).unwrap();
             let bundle = serde_yaml::to_string(&bundle::bundle(&object, &upgrade)).unwrap();
             let objects = objects::objects(&upgrade, "system-upgrade").into_iter().filter_map(|(_, object)| object);
             let objects: String =
@@ -166,7 +166,7 @@ mod tests {
         let problem = upgrade(&object).unwrap_err();
         assert_eq!(problem.reason, reason::SECRET_IN_CLOUD_CONFIG);
         assert!(problem.message.contains("spec.cloudConfig.password"), "{}", problem.message);
-        assert!(Upgrade::of(&object, Carrier::Plan, &DefaultRegistry::default()).is_ok());
+        assert!(Upgrade::of(&object, RolloutEngine::Plan, &DefaultRegistry::default()).is_ok());
     }
 
     #[test]

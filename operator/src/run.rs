@@ -6,19 +6,19 @@ use crate::controllers;
 use crate::identity::shared_secret::SharedSecrets;
 use crate::inventory::index::InventoryIndex;
 use crate::inventory::lookup::Lookup;
-use crate::inventory::store::InventoryClient;
+use crate::inventory::store::InventoryStore;
 use crate::kube::client;
 use crate::kube::events::Events;
 use crate::kube::leadership::{Election, Leadership};
-use crate::media::{self, Shelf};
+use crate::media::{self, MediaStore};
 use crate::observe::metrics::Metrics;
-use crate::registration::endpoint::address::{Finder, Given};
+use crate::registration::endpoint::address::{AddressFinder, AddressOptions};
 use crate::registration::endpoint::authority::{Authority, CertificateSource};
-use crate::registration::endpoint::{self, Front};
+use crate::registration::endpoint::{self, EndpointWatcher};
 use crate::registration::index::{Authorities, RegistrationIndex};
-use crate::registration::limiter::Pace;
+use crate::registration::limiter::WriteLimiter;
 use crate::rollout::DefaultRegistry;
-use crate::server::{self, Admission, CertificateHolder, Desk, Limits};
+use crate::server::{self, Admission, CertificateHolder, Limits, ServerState};
 use anyhow::Context as _;
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
@@ -40,7 +40,7 @@ const CONTROLLERS_PATIENCE: Duration = Duration::from_secs(3);
 pub struct Settings {
     pub listen: SocketAddr,
     /// How machines reach us: the start of every registration URL.
-    pub address: Given,
+    pub address: AddressOptions,
     /// A folder with a certificate to serve with, in place of the operator's own.
     pub certificate: Option<PathBuf>,
     /// Where the operator keeps what is its own.
@@ -78,26 +78,26 @@ pub async fn run(
     }
     let metrics = Metrics::default();
     let client = client::timed(cluster, metrics.requests.clone())?;
-    let finder = Finder::new(client.clone(), &settings.namespace, settings.address.clone());
-    let front = Front { address: finder, certificate: certificate_source(&client, &settings) };
+    let finder = AddressFinder::new(client.clone(), &settings.namespace, settings.address.clone());
+    let endpoint_watcher = EndpointWatcher { address: finder, certificate: certificate_source(&client, &settings) };
     let stop = stop.shared();
-    let Some((served, first_endpoint)) = front.first(stop.clone()).await else { return Ok(()) };
+    let Some((served, first_endpoint)) = endpoint_watcher.wait(stop.clone()).await else { return Ok(()) };
     let certificate = CertificateHolder::new(&served.server)?;
     let server_url = first_endpoint.server_url.clone();
     let (endpoint_sender, endpoint) = watch::channel(first_endpoint);
     let (events, write_events) = Events::new(client.clone());
     let (leadership, lead) = Leadership::new();
     let election = Election::new(client.clone(), &settings.namespace, &settings.replica, lead, metrics.leads.clone())?;
-    let (shelf, keeper) = Shelf::new(settings.media, settings.downloads);
+    let (media_store, media_watcher) = MediaStore::new(settings.media, settings.downloads);
     let context = Arc::new(Context {
         client: client.clone(),
-        registrations: RegistrationIndex::new(settings.max_machines, Pace::new(settings.writes_per_second)),
+        registrations: RegistrationIndex::new(settings.max_machines, WriteLimiter::new(settings.writes_per_second)),
         inventories: InventoryIndex::default(),
-        inventory_client: InventoryClient::new(client.clone()),
+        inventory_store: InventoryStore::new(client.clone()),
         lookup: Lookup::default(),
         secrets: SharedSecrets::default(),
         rancher: Rancher::default(),
-        media: shelf,
+        media: media_store,
         events,
         metrics,
         leadership,
@@ -109,14 +109,14 @@ pub async fn run(
     let (admission, drain) = Admission::new(settings.exchanges);
     let service = server::Service {
         tls: TlsAcceptor::from(certificate.clone().server_config()?),
-        router: server::router(Desk::new(context.clone(), admission)),
+        router: server::router(ServerState::new(context.clone(), admission)),
         limits: Limits::for_open_files(settings.open_files),
         context: context.clone(),
     };
 
     let background = tokio::spawn(write_events);
-    let keeping = keeper.map(|keeper| tokio::spawn(keeper.run()));
-    let renewal = tokio::spawn(front.keep(certificate, endpoint_sender, served, context.clone()));
+    let keeping = media_watcher.map(|media_watcher| tokio::spawn(media_watcher.run()));
+    let renewal = tokio::spawn(endpoint_watcher.run(certificate, endpoint_sender, served, context.clone()));
     let serving = tokio::spawn(server::serve(listener, service, stop.clone()));
     let controlling = tokio::spawn(controllers::run(context, stop.clone()));
     let stopped = stop.clone();

@@ -12,7 +12,7 @@
 mod admission;
 mod frames;
 mod listener;
-mod places;
+mod permits;
 mod routes;
 mod tls;
 
@@ -33,21 +33,21 @@ use std::sync::Arc;
 
 /// What a request handler is given.
 #[derive(Clone)]
-pub struct Desk {
+pub struct ServerState {
     pub context: Arc<Context>,
     pub admission: Admission,
     /// To the inventory endpoint, where everybody may ask: strangers must not take the places of those who have a token.
-    pub inquiries: Admission,
+    pub inventory_admission: Admission,
 }
 
-impl Desk {
+impl ServerState {
     pub fn new(context: Arc<Context>, admission: Admission) -> Self {
-        let inquiries = admission.apart();
-        Self { context, admission, inquiries }
+        let inventory_admission = admission.separate();
+        Self { context, admission, inventory_admission }
     }
 }
 
-pub fn router(desk: Desk) -> Router {
+pub fn router(state: ServerState) -> Router {
     Router::new()
         .route(&format!("{PATH}/{{token}}"), get(registration::open))
         .route(&format!("{}/{{token}}/{{name}}", crate::media::PATH), get(media::open))
@@ -56,24 +56,24 @@ pub fn router(desk: Desk) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(desk)
+        .with_state(state)
 }
 
-async fn ready(State(desk): State<Desk>) -> Response {
-    if desk.admission.is_closing() {
+async fn ready(State(state): State<ServerState>) -> Response {
+    if state.admission.is_closing() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
     }
-    if !desk.context.registrations.is_complete() {
+    if !state.context.registrations.is_complete() {
         return (StatusCode::SERVICE_UNAVAILABLE, "reading the registrations\n").into_response();
     }
     // Machines are served, if more slowly: a Service that kept them away would help nobody.
-    let all_read = desk.context.inventories.is_complete();
+    let all_read = state.context.inventories.is_complete();
     if all_read { "ok\n" } else { "ok, reading the inventory\n" }.into_response()
 }
 
-async fn metrics(State(desk): State<Desk>) -> Response {
+async fn metrics(State(state): State<ServerState>) -> Response {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match desk.context.metrics.text(&desk.context.inventories) {
+    match state.context.metrics.text(&state.context.inventories) {
         Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(refusal) => refuse(&refusal),
     }

@@ -57,7 +57,7 @@ pub trait Conditions {
     /// Puts a condition into the list. Its transition time is `now` if the status is new, else what it was: so a
     /// list that says the same as before is equal to what it was before.
     fn put(&mut self, type_: &str, holds: bool, reason: &str, message: &str, generation: Option<i64>, now: &Time);
-    fn take_away(&mut self, type_: &str);
+    fn remove_type(&mut self, type_: &str);
 }
 
 impl Conditions for Vec<Condition> {
@@ -82,7 +82,7 @@ impl Conditions for Vec<Condition> {
         }
     }
 
-    fn take_away(&mut self, type_: &str) {
+    fn remove_type(&mut self, type_: &str) {
         self.retain(|c| c.type_ != type_);
     }
 }

@@ -1,6 +1,6 @@
 //! What a machine is told of joining its cluster: at the inventory endpoint and, the same, when it reports.
 
-use crate::cluster::rancher::Sought;
+use crate::cluster::rancher::ReadOutcome;
 use crate::context::Context;
 use crate::inventory::index::{Key, KnownMachine};
 use crate::registration;
@@ -29,7 +29,7 @@ pub async fn configuration(context: &Context, machine: &KnownMachine) -> Result<
         Decision::Token(key) => {
             let token = read_token(context, machine, &key).await?;
             let server = rancher_elsewhere(context).await?;
-            render(config, Some(Issued { token, server })).map(Some)
+            render(config, Some(ClusterToken { token, server })).map(Some)
         }
     }
 }
@@ -47,7 +47,7 @@ fn node_name(context: &Context, machine: &KnownMachine) -> Option<String> {
 }
 
 /// What Rancher has for a machine.
-struct Issued {
+struct ClusterToken {
     token: String,
     /// Where the token is taken, if not at the operator's own URL.
     server: Option<String>,
@@ -103,7 +103,7 @@ fn pending(message: String) -> Refusal {
 
 async fn read_token(context: &Context, machine: &KnownMachine, key: &Key) -> Result<String, Refusal> {
     let issued = match in_time(context.rancher.token(&context.client, key)).await? {
-        Sought::Found(token) if token.is_of(machine) => token.token,
+        ReadOutcome::Found(token) if token.is_of(machine) => token.token,
         _ => None,
     };
     issued.ok_or_else(|| pending("the token was deleted; the operator is about to make another".to_owned()))
@@ -128,7 +128,7 @@ async fn in_time<T>(question: impl Future<Output = kube::Result<T>>) -> Result<T
 }
 
 /// In the first release's form: what is not set is left out, labels and taints are text.
-fn render(config: MachineConfig, issued: Option<Issued>) -> Result<JoinConfiguration, Refusal> {
+fn render(config: MachineConfig, issued: Option<ClusterToken>) -> Result<JoinConfiguration, Refusal> {
     let mut fields = config.cloud_config;
     let (token, server) = issued.map(|issued| (issued.token, issued.server)).unzip();
     // Who wrote another one into the inventory knows better.
@@ -203,7 +203,7 @@ mod tests {
             "labels": {"b": "2", "a": "1"}, "kubernetesVersion": "v1.33",
         }))
         .unwrap();
-        let issued = Issued { token: "t".into(), server: None };
+        let issued = ClusterToken { token: "t".into(), server: None };
         let answer = render(config, Some(issued)).unwrap();
         assert_eq!(
             Value::Object(answer.0),

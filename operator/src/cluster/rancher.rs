@@ -32,7 +32,7 @@ const URL_AGE: Duration = Duration::from_secs(60);
 
 /// What a look for an object gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sought<T> {
+pub enum ReadOutcome<T> {
     Found(T),
     Missing,
     /// No API server of this cluster knows the kind.
@@ -41,14 +41,14 @@ pub enum Sought<T> {
     Forbidden,
 }
 
-impl<T> Sought<T> {
+impl<T> ReadOutcome<T> {
     /// The same of what is read from what was found.
-    fn read<U>(self, read: impl FnOnce(T) -> kube::Result<U>) -> kube::Result<Sought<U>> {
+    fn read<U>(self, read: impl FnOnce(T) -> kube::Result<U>) -> kube::Result<ReadOutcome<U>> {
         Ok(match self {
-            Self::Found(found) => Sought::Found(read(found)?),
-            Self::Missing => Sought::Missing,
-            Self::NotServed => Sought::NotServed,
-            Self::Forbidden => Sought::Forbidden,
+            Self::Found(found) => ReadOutcome::Found(read(found)?),
+            Self::Missing => ReadOutcome::Missing,
+            Self::NotServed => ReadOutcome::NotServed,
+            Self::Forbidden => ReadOutcome::Forbidden,
         })
     }
 }
@@ -85,14 +85,14 @@ impl Rancher {
         client: &Client,
         namespace: &str,
         name: &str,
-    ) -> kube::Result<Sought<Option<String>>> {
+    ) -> kube::Result<ReadOutcome<Option<String>>> {
         #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct ClusterStatus {
             cluster_name: Option<String>,
         }
         let api = Api::namespaced_with(client.clone(), namespace, &clusters());
-        let found: Sought<DynamicObject> = self.look(api.get(name)).await?;
+        let found: ReadOutcome<DynamicObject> = self.look(api.get(name)).await?;
         found.read(|object| Ok(status::<ClusterStatus>(&object)?.cluster_name.filter(|name| !name.is_empty())))
     }
 
@@ -108,13 +108,18 @@ impl Rancher {
         Ok(url)
     }
 
-    pub async fn token(&self, client: &Client, (namespace, name): &Key) -> kube::Result<Sought<Token>> {
+    pub async fn token(&self, client: &Client, (namespace, name): &Key) -> kube::Result<ReadOutcome<Token>> {
         let api = Api::namespaced_with(client.clone(), namespace, &tokens());
         self.look(api.get(name)).await?.read(|object| token_of(&object))
     }
 
     /// Makes a machine's token, or gives the one of that name that is there.
-    pub async fn make_token(&self, client: &Client, key: &Key, machine: &KnownMachine) -> kube::Result<Sought<Token>> {
+    pub async fn make_token(
+        &self,
+        client: &Client,
+        key: &Key,
+        machine: &KnownMachine,
+    ) -> kube::Result<ReadOutcome<Token>> {
         let (namespace, name) = key;
         let object = serde_json::from_value(json!({
             "apiVersion": "management.cattle.io/v3",
@@ -137,7 +142,7 @@ impl Rancher {
 
     /// Deletes a machine's token. One that was made for another machine, or is gone, stays as it is.
     pub async fn delete_token(&self, client: &Client, key: &Key, machine: &KnownMachine) -> kube::Result<()> {
-        let Sought::Found(token) = self.token(client, key).await? else { return Ok(()) };
+        let ReadOutcome::Found(token) = self.token(client, key).await? else { return Ok(()) };
         if !token.is_of(machine) {
             return Ok(());
         }
@@ -169,22 +174,22 @@ impl Rancher {
         self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(key);
     }
 
-    async fn look<T>(&self, request: impl Future<Output = kube::Result<T>>) -> kube::Result<Sought<T>> {
+    async fn look<T>(&self, request: impl Future<Output = kube::Result<T>>) -> kube::Result<ReadOutcome<T>> {
         let absent_until = || self.absent_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if absent_until().is_some_and(|until| Instant::now() < until) {
-            return Ok(Sought::NotServed);
+            return Ok(ReadOutcome::NotServed);
         }
         match request.await {
             Ok(object) => {
                 *absent_until() = None;
-                Ok(Sought::Found(object))
+                Ok(ReadOutcome::Found(object))
             }
             Err(kube::Error::Api(status)) if is_not_served(&status) => {
                 *absent_until() = Some(Instant::now() + ABSENT);
-                Ok(Sought::NotServed)
+                Ok(ReadOutcome::NotServed)
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Sought::Missing),
-            Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(Sought::Forbidden),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(ReadOutcome::Missing),
+            Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(ReadOutcome::Forbidden),
             Err(error) => Err(error),
         }
     }
@@ -260,17 +265,17 @@ mod tests {
         let api = FakeApi::default();
         let rancher = Rancher::default();
         for _ in 0..100 {
-            assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), Sought::NotServed);
+            assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), ReadOutcome::NotServed);
         }
         assert_eq!(api.take_requests().len(), 1);
         api.install_rancher();
         tokio::time::advance(ABSENT).await;
-        assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), Sought::Missing);
+        assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), ReadOutcome::Missing);
         api.put_cluster("c", None);
-        assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), Sought::Found(None));
+        assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), ReadOutcome::Found(None));
         api.put_cluster("c", Some("c-1"));
         let found = rancher.management_cluster(&api.client(), "n", "c").await.unwrap();
-        assert_eq!(found, Sought::Found(Some("c-1".into())));
+        assert_eq!(found, ReadOutcome::Found(Some("c-1".into())));
     }
 
     #[tokio::test]
@@ -280,7 +285,7 @@ mod tests {
         let rancher = Rancher::default();
         for _ in 0..2 {
             let made = rancher.make_token(&api.client(), &key(), &machine("a")).await.unwrap();
-            let Sought::Found(token) = made else { panic!("{made:?}") };
+            let ReadOutcome::Found(token) = made else { panic!("{made:?}") };
             assert!(token.token.is_none() && token.is_of(&machine("a")) && !token.is_of(&machine("b")));
         }
         rancher.delete_token(&api.client(), &key(), &machine("b")).await.unwrap();
@@ -300,7 +305,7 @@ mod tests {
         api.issue_tokens("s3cret");
         let found = rancher.token(&api.client(), &key()).await.unwrap();
         assert!(!format!("{found:?}").contains("s3cret"));
-        let Sought::Found(token) = found else { panic!("it is there") };
+        let ReadOutcome::Found(token) = found else { panic!("it is there") };
         assert_eq!(token.token.as_deref(), Some("s3cret"));
     }
 }

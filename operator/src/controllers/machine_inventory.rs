@@ -4,8 +4,8 @@
 //! memory nor its work grows with a fleet that is well.
 
 mod cluster;
-mod looks;
 mod secret;
+mod triggers;
 
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
@@ -46,8 +46,8 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
     let index = context.clone();
     let all = Api::<SeenInventory>::all(context.client.clone());
     let told = keep_watching(all, watcher::Config::default().page_size(PAGE), "MachineInventory")
-        .flat_map(move |event| stream::iter(looks::looks(&index, event)));
-    let names = stream::select(told, looks::left_without_status(context.clone())).reflect(writer).applied_objects();
+        .flat_map(move |event| stream::iter(triggers::triggers(&index, event)));
+    let names = stream::select(told, triggers::left_without_status(context.clone())).reflect(writer).applied_objects();
     let controller = Controller::for_stream(names, reader)
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(4))
         .reconcile_on(changed_secrets(context.clone()))
@@ -81,19 +81,23 @@ async fn reconcile(name: Arc<Name>, context: &Context) -> Result<Action, Reconci
         return Ok(Action::requeue(DEBOUNCE));
     }
     // Every replica answers machines by their shared secret; everything else is the leader's.
-    let secret = secret::look(&machine, context).await;
-    match context.leadership.act(lead(&machine, &secret, context)).await {
+    let secret = secret::check(&machine, context).await;
+    match context.leadership.act(reconcile_as_leader(&machine, &secret, context)).await {
         Some(action) => action,
-        None => Ok(secret::next_look(&secret).map_or_else(Action::await_change, Action::requeue)),
+        None => Ok(secret::requeue_after(&secret).map_or_else(Action::await_change, Action::requeue)),
     }
 }
 
-async fn lead(machine: &KnownMachine, secret: &secret::Standing, context: &Context) -> Result<Action, ReconcileError> {
+async fn reconcile_as_leader(
+    machine: &KnownMachine,
+    secret: &secret::State,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
     if machine.deleting {
-        cluster::leave(machine, context).await?;
+        cluster::delete_tokens(machine, context).await?;
         return Ok(Action::await_change());
     }
-    let cluster = cluster::follow(machine, context).await?;
+    let cluster = cluster::reconcile_token(machine, context).await?;
     // What was just written, or said by the machine meanwhile, is newer.
     let Some(newer) = context.inventories.get(&machine.namespace, &machine.name) else {
         return Ok(Action::await_change());
@@ -105,19 +109,19 @@ async fn lead(machine: &KnownMachine, secret: &secret::Standing, context: &Conte
         // What was found is of another spec: a token of the cluster before must not pass for one of the new.
         return Ok(Action::requeue(Duration::ZERO));
     }
-    let (finding, now) = (find_out(&newer, context), context.now());
+    let (finding, now) = (find(&newer, context), context.now());
     let mut status = build(&newer, &finding, &now);
-    look_at_reinstall(&newer, &finding, &mut status, &now);
-    cluster::tell(&newer, &cluster, &mut status, &now);
-    secret::tell(&newer, secret, &mut status, &now);
+    update_reinstall(&newer, &finding, &mut status, &now);
+    cluster::set_condition(&newer, &cluster, &mut status, &now);
+    secret::set_condition(&newer, secret, &mut status, &now);
     write(&newer, context, &status).await?;
     let own = match finding {
         Finding::TooEarly => Some(Duration::from_secs(STATUS_GRACE.unsigned_abs())),
         Finding::Duplicate(_) => Some(DUPLICATE_EVERY),
         _ => None,
     };
-    let looks = [own, secret::next_look(secret), cluster::next_look(&cluster, &status, &now)];
-    Ok(looks.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue))
+    let times = [own, secret::requeue_after(secret), cluster::requeue_after(&cluster, &status, &now)];
+    Ok(times.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue))
 }
 
 /// What is to be said of an object.
@@ -133,7 +137,7 @@ enum Finding {
     Expected,
     MalformedIdentity,
     /// Another inventory counts for the machine.
-    Duplicate(Rival),
+    Duplicate(OtherInventory),
     /// Somebody consented since the machine was turned away.
     NowApproved,
     /// What held the inventory back is gone.
@@ -142,7 +146,7 @@ enum Finding {
 
 /// What is in an inventory's way.
 #[derive(Debug, PartialEq, Eq)]
-enum Rival {
+enum OtherInventory {
     /// In the same namespace, of this name.
     Here(String),
     /// In another namespace, which is none of this one's business: namespaces are tenants.
@@ -151,7 +155,7 @@ enum Rival {
     Equal,
 }
 
-impl fmt::Display for Rival {
+impl fmt::Display for OtherInventory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Here(name) => write!(f, "the machine's inventory is {name}; delete one of them"),
@@ -168,7 +172,7 @@ impl fmt::Display for Rival {
 }
 
 /// By what is known of the machine and of its other inventories.
-fn find_out(machine: &KnownMachine, context: &Context) -> Finding {
+fn find(machine: &KnownMachine, context: &Context) -> Finding {
     let owner = machine.hash.as_ref().map_or(Owner::Nobody, |hash| context.inventories.owner(hash, None));
     validate(machine, &owner, context.now().0.as_second())
 }
@@ -179,10 +183,10 @@ fn validate(machine: &KnownMachine, owner: &Owner, now: i64) -> Finding {
     }
     match owner {
         Owner::Inventory(other) if other.uid != machine.uid && other.namespace == machine.namespace => {
-            return Finding::Duplicate(Rival::Here(other.name.clone()));
+            return Finding::Duplicate(OtherInventory::Here(other.name.clone()));
         }
-        Owner::Inventory(other) if other.uid != machine.uid => return Finding::Duplicate(Rival::Elsewhere),
-        Owner::Disputed => return Finding::Duplicate(Rival::Equal),
+        Owner::Inventory(other) if other.uid != machine.uid => return Finding::Duplicate(OtherInventory::Elsewhere),
+        Owner::Disputed => return Finding::Duplicate(OtherInventory::Equal),
         Owner::Inventory(_) | Owner::Nobody => {}
     }
     let resolved = life::is_held_back(&machine.status);
@@ -207,7 +211,7 @@ fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInvent
         if holds_back {
             status.conditions.put(condition_type::STALLED, true, reason, message, generation, now);
         } else {
-            status.conditions.take_away(condition_type::STALLED);
+            status.conditions.remove_type(condition_type::STALLED);
         }
     };
     match finding {
@@ -225,7 +229,7 @@ fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInvent
             let message = "spec.tpm is not a TPM hash: 64 hex digits, as `ros-installer tpm-hash` prints them";
             say(true, reason::MALFORMED_IDENTITY, message);
         }
-        Finding::Duplicate(rival) => say(true, reason::DUPLICATE_IDENTITY, &rival.to_string()),
+        Finding::Duplicate(other) => say(true, reason::DUPLICATE_IDENTITY, &other.to_string()),
         Finding::NowApproved => {
             say(false, reason::NOT_INSTALLED, "approved; the machine will come back for its configuration");
             status.conditions.put(condition_type::APPROVED, true, reason::APPROVED, "", machine.generation, now);
@@ -237,14 +241,14 @@ fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInvent
 }
 
 /// Whether the machine is to be asked to install itself again. The server notes with its first status what it finds.
-fn look_at_reinstall(machine: &KnownMachine, finding: &Finding, status: &mut MachineInventoryStatus, now: &Time) {
+fn update_reinstall(machine: &KnownMachine, finding: &Finding, status: &mut MachineInventoryStatus, now: &Time) {
     let counts = match finding {
         Finding::TooEarly => return,
         Finding::Duplicate(_) | Finding::MalformedIdentity => false,
         Finding::Nothing | Finding::Unrecorded | Finding::Expected => true,
         Finding::NowApproved | Finding::Released => true,
     };
-    reinstall::look(machine, counts, status, now);
+    reinstall::update(machine, counts, status, now);
 }
 
 async fn write(
@@ -255,15 +259,15 @@ async fn write(
     let patch = StatusPatch::between(&machine.status, status, machine.resource_version());
     let Some(patch) = patch else { return Ok(()) };
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
-    take_in(machine, context, patch.write(&api, &machine.name).await)?;
+    enter_written(machine, context, patch.write(&api, &machine.name).await)?;
     if let Some((warning, reason, message)) = reinstall::news(&machine.status, status) {
-        context.events.tell(machine.reference(), warning, &reason, &message);
+        context.events.publish(machine.reference(), warning, &reason, &message);
     }
     Ok(())
 }
 
 /// What came of a write. An inventory that is gone is none to write to again.
-fn take_in(
+fn enter_written(
     machine: &KnownMachine,
     context: &Context,
     written: kube::Result<SeenInventory>,
@@ -331,13 +335,13 @@ mod tests {
         let elsewhere = machine(Some(Phase::Ready));
         let here = KnownMachine { namespace: "n".into(), ..elsewhere.clone() };
         let first = Owner::Inventory(Arc::new(first));
-        for (second, owner, rival) in [
-            (&here, &first, Rival::Here("first".into())),
-            (&elsewhere, &first, Rival::Elsewhere),
-            (&here, &Owner::Disputed, Rival::Equal),
+        for (second, owner, other) in [
+            (&here, &first, OtherInventory::Here("first".into())),
+            (&elsewhere, &first, OtherInventory::Elsewhere),
+            (&here, &Owner::Disputed, OtherInventory::Equal),
         ] {
             let finding = validate(second, owner, 0);
-            assert_eq!(finding, Finding::Duplicate(rival));
+            assert_eq!(finding, Finding::Duplicate(other));
             assert_eq!(reason_of(second, &finding).as_deref(), Some(reason::DUPLICATE_IDENTITY));
         }
         assert_eq!(validate(&here, &Owner::Inventory(Arc::new(here.clone())), 0), Finding::Nothing);

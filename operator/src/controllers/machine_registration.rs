@@ -90,7 +90,7 @@ async fn reconcile(object: Arc<MachineRegistration>, context: &Context) -> Resul
     // Every replica opens its door; one writes that it is open.
     open(&object, context, &found);
     context.leadership.act(write(&object, context, &status)).await.transpose()?;
-    Ok(next_look(&object, &found))
+    Ok(requeue_after(&object, &found))
 }
 
 /// What a registration's state follows from, besides itself.
@@ -181,7 +181,7 @@ fn build(
     let settings = registration::operator_settings(&found.endpoint, &installed_token);
     let generation = object.metadata.generation;
     match &settings {
-        Ok(_) => status.conditions.take_away(condition_type::SETTINGS_NOT_SENT),
+        Ok(_) => status.conditions.remove_type(condition_type::SETTINGS_NOT_SENT),
         Err(Problem { reason, message }) => {
             let type_ = condition_type::SETTINGS_NOT_SENT;
             status.conditions.put(type_, true, reason, message, generation, &found.now);
@@ -206,7 +206,7 @@ fn build(
             let reason = reason::NEARLY_FULL;
             status.conditions.put(condition_type::NEARLY_FULL, true, reason, &message, generation, &found.now);
         }
-        None => status.conditions.take_away(condition_type::NEARLY_FULL),
+        None => status.conditions.remove_type(condition_type::NEARLY_FULL),
     }
     match problem {
         None => {
@@ -217,7 +217,7 @@ fn build(
                 "machines can register"
             };
             status.conditions.put(condition_type::READY, true, reason::AVAILABLE, message, generation, &found.now);
-            status.conditions.take_away(condition_type::STALLED);
+            status.conditions.remove_type(condition_type::STALLED);
         }
         Some(Problem { reason, message }) => {
             status.conditions.put(condition_type::READY, false, reason, message, generation, &found.now);
@@ -230,7 +230,7 @@ fn build(
 /// Says what of the cloud-config machines will not apply. They register all the same.
 fn put_cloud_config(conditions: &mut Vec<Condition>, object: &MachineRegistration, now: &Time) {
     let Some(config) = &object.spec.cloud_config else {
-        return conditions.take_away(condition_type::CLOUD_CONFIG_APPLICABLE);
+        return conditions.remove_type(condition_type::CLOUD_CONFIG_APPLICABLE);
     };
     let unapplied = keys::unapplied_or_unknown(&CloudConfig(config.clone()));
     let (reason, message) = if unapplied.is_empty() {
@@ -272,13 +272,13 @@ async fn write(
         && ready(&before).is_none_or(|before| before.reason != after.reason)
     {
         let warning = after.reason != reason::AVAILABLE;
-        context.events.tell(object.object_ref(&()), warning, &after.reason, &after.message);
+        context.events.publish(object.object_ref(&()), warning, &after.reason, &after.message);
     }
     Ok(())
 }
 
 /// When to look again without being told.
-fn next_look(object: &MachineRegistration, found: &Found) -> Action {
+fn requeue_after(object: &MachineRegistration, found: &Found) -> Action {
     let expires = object.spec.expires_at.as_ref().map(|time| time.0.as_second() - found.now.0.as_second());
     let expires = expires.and_then(|seconds| u64::try_from(seconds).ok()).map(|left| Duration::from_secs(left + 1));
     let authorities = found.authorities.as_ref().map(|read| match read {
@@ -494,7 +494,7 @@ mod tests {
     #[test]
     fn an_expiry_is_looked_at_when_it_comes() {
         let object = object(json!({"expiresAt": "2027-01-15T08:01:00Z"}));
-        assert_eq!(next_look(&object, &found()), Action::requeue(Duration::from_secs(61)));
-        assert_eq!(next_look(&self::object(json!({})), &found()), Action::await_change());
+        assert_eq!(requeue_after(&object, &found()), Action::requeue(Duration::from_secs(61)));
+        assert_eq!(requeue_after(&self::object(json!({})), &found()), Action::await_change());
     }
 }

@@ -3,8 +3,8 @@
 //! Nothing is read that is not served: which engines there are is asked for now and then, and watches of their kinds
 //! begin when they are.
 
+mod apply;
 mod build;
-mod carry_out;
 mod discovery;
 mod fetch;
 mod status;
@@ -12,16 +12,16 @@ mod validate;
 
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
-use crate::kube::apply;
+use crate::kube::apply::resource;
 use crate::kube::watch::keep_watching;
 use crate::registration::Problem;
-use crate::rollout::Carrier;
+use crate::rollout::RolloutEngine;
 use crate::rollout::bundle::BUNDLE_API;
 use crate::rollout::objects::PLAN_API;
 use api::{ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, reason};
+use apply::{Applied, apply_all, delete_all};
 use build::build;
-use carry_out::{Applied, carry_out, take_away};
-use discovery::Surroundings;
+use discovery::Discovered;
 use fetch::{Found, fetch};
 use futures::{Stream, StreamExt, stream};
 use kube::api::{Api, ApiResource, DynamicObject};
@@ -33,7 +33,7 @@ use kube::{Client, ResourceExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use validate::{Wanted, validate};
+use validate::{Desired, validate};
 
 /// How often it is seen whether machines reported another system.
 const MACHINES_EVERY: Duration = Duration::from_secs(2);
@@ -42,32 +42,31 @@ const NODES_EVERY: Duration = Duration::from_secs(10);
 const SETTLED_EVERY: Duration = Duration::from_secs(60);
 
 /// What reconciling is given: the operator's context, and what is around (`None`: not known yet).
-struct Site {
+struct ControllerContext {
     context: Arc<Context>,
-    surroundings: watch::Receiver<Option<Surroundings>>,
+    discovered: watch::Receiver<Option<Discovered>>,
 }
 
 pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (reader, writer) = store();
     let _following = context.metrics.follow(reader.clone());
-    let (found, surroundings) = watch::channel(None);
+    let (found, discovered) = watch::channel(None);
     let all = Api::<ManagedOSImage>::all(context.client.clone());
     let objects = keep_watching(all, watcher::Config::default(), "ManagedOSImage").reflect(writer).applied_objects();
     let client = &context.client;
-    let bundles =
-        made_for(client, apply::resource(BUNDLE_API, "Bundle"), surroundings.clone(), |found| found.served.bundles);
-    let plans = made_for(client, apply::resource(PLAN_API, "Plan"), surroundings.clone(), |found| found.served.plans);
-    let discovery = discovery::keep(context.client.clone(), context.default_registry.clone(), found);
+    let bundles = made_for(client, resource(BUNDLE_API, "Bundle"), discovered.clone(), |found| found.served.bundles);
+    let plans = made_for(client, resource(PLAN_API, "Plan"), discovered.clone(), |found| found.served.plans);
+    let discovery = discovery::run(context.client.clone(), context.default_registry.clone(), found);
     let controller = Controller::for_stream(objects, reader.clone())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(2))
-        .reconcile_on(changed_surroundings(surroundings.clone(), reader.clone()))
+        .reconcile_on(discovery_changes(discovered.clone(), reader.clone()))
         .reconcile_on(changed_machines(context.clone(), reader))
         .reconcile_on(bundles)
         .reconcile_on(plans)
         .graceful_shutdown_on(stop);
-    let site = Arc::new(Site { context: context.clone(), surroundings });
-    let on_error = |object, error: &_, site: Arc<Site>| on_error(object, error, site.context.clone());
-    let controlling = drain(controller.run(timed, on_error, site));
+    let shared = Arc::new(ControllerContext { context: context.clone(), discovered });
+    let on_error = |object, error: &_, shared: Arc<ControllerContext>| on_error(object, error, shared.context.clone());
+    let controlling = drain(controller.run(timed, on_error, shared));
     tokio::select! {
         () = controlling => {}
         () = discovery => {}
@@ -78,11 +77,11 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
 fn made_for(
     client: &Client,
     resource: ApiResource,
-    mut surroundings: watch::Receiver<Option<Surroundings>>,
-    is_served: fn(&Surroundings) -> bool,
+    mut discovered: watch::Receiver<Option<Discovered>>,
+    is_served: fn(&Discovered) -> bool,
 ) -> impl Stream<Item = ObjectRef<ManagedOSImage>> + Send + 'static {
     let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client.clone(), &resource);
-    let begin = async move { surroundings.wait_for(|found| found.as_ref().is_some_and(is_served)).await.is_ok() };
+    let begin = async move { discovered.wait_for(|found| found.as_ref().is_some_and(is_served)).await.is_ok() };
     stream::once(begin).filter(|served| std::future::ready(*served)).flat_map(move |_| {
         keep_watching(
             api.clone(),
@@ -98,13 +97,13 @@ fn made_for(
     })
 }
 
-fn changed_surroundings(
-    surroundings: watch::Receiver<Option<Surroundings>>,
+fn discovery_changes(
+    discovered: watch::Receiver<Option<Discovered>>,
     images: Store<ManagedOSImage>,
 ) -> impl Stream<Item = ObjectRef<ManagedOSImage>> + Send {
-    stream::unfold(surroundings, |mut surroundings| async {
-        surroundings.changed().await.ok()?;
-        Some(((), surroundings))
+    stream::unfold(discovered, |mut discovered| async {
+        discovered.changed().await.ok()?;
+        Some(((), discovered))
     })
     .flat_map(move |()| all(&images))
 }
@@ -135,48 +134,48 @@ enum Outcome {
     Problem(Problem),
     /// Something must go before it can be.
     Waiting(String),
-    CarriedOut {
-        wanted: Box<Wanted>,
+    Applied {
+        desired: Box<Desired>,
         found: Box<Found>,
     },
 }
 
-async fn timed(object: Arc<ManagedOSImage>, site: Arc<Site>) -> Result<Action, ReconcileError> {
-    site.context.metrics.time_reconciliation("ManagedOSImage", reconcile(object, &site)).await
+async fn timed(object: Arc<ManagedOSImage>, shared: Arc<ControllerContext>) -> Result<Action, ReconcileError> {
+    shared.context.metrics.time_reconciliation("ManagedOSImage", reconcile(object, &shared)).await
 }
 
-async fn reconcile(object: Arc<ManagedOSImage>, site: &Site) -> Result<Action, ReconcileError> {
-    let context = &site.context;
+async fn reconcile(object: Arc<ManagedOSImage>, shared: &ControllerContext) -> Result<Action, ReconcileError> {
+    let context = &shared.context;
     if object.metadata.deletion_timestamp.is_some() {
-        take_away(&object, context).await?;
+        delete_all(&object, context).await?;
         return Ok(Action::await_change());
     }
-    let surroundings = site.surroundings.borrow().clone();
-    let Some(surroundings) = surroundings else { return Ok(Action::requeue(DEBOUNCE)) };
-    let outcome = match validate(&object, &surroundings) {
+    let discovered = shared.discovered.borrow().clone();
+    let Some(discovered) = discovered else { return Ok(Action::requeue(DEBOUNCE)) };
+    let outcome = match validate(&object, &discovered) {
         Err(problem) => Outcome::Problem(problem),
-        Ok(wanted) => match carry_out(&object, context, &build(&object, &wanted)).await? {
+        Ok(desired) => match apply_all(&object, context, &build(&object, &desired)).await? {
             Applied::Refused(problem) => Outcome::Problem(problem),
             Applied::Waiting(message) => Outcome::Waiting(message),
             Applied::As(applied) => {
-                let found = fetch(context, &wanted, applied).await?;
-                Outcome::CarriedOut { wanted: Box::new(wanted), found: Box::new(found) }
+                let found = fetch(context, &desired, applied).await?;
+                Outcome::Applied { desired: Box::new(desired), found: Box::new(found) }
             }
         },
     };
     let status = status::status(&object, &outcome, &context.now());
     status::write(&object, context, &status).await?;
-    Ok(next_look(&outcome, status::settles_in(&status, &outcome, &context.now())))
+    Ok(requeue_after(&outcome, status::settles_in(&status, &outcome, &context.now())))
 }
 
 /// When to look again without being told.
-fn next_look(outcome: &Outcome, settles_in: Option<Duration>) -> Action {
+fn requeue_after(outcome: &Outcome, settles_in: Option<Duration>) -> Action {
     match outcome {
         Outcome::Problem(problem) if problem.reason == reason::NOT_ACCEPTED => Action::requeue(SETTLED_EVERY),
         Outcome::Problem(_) => Action::await_change(),
         Outcome::Waiting(_) => Action::requeue(DEBOUNCE),
-        Outcome::CarriedOut { wanted, .. } => {
-            let every = if wanted.upgrade.is_local() && settles_in.is_some() { NODES_EVERY } else { SETTLED_EVERY };
+        Outcome::Applied { desired, .. } => {
+            let every = if desired.upgrade.is_local() && settles_in.is_some() { NODES_EVERY } else { SETTLED_EVERY };
             Action::requeue(settles_in.map_or(every, |left| left.clamp(DEBOUNCE, every)))
         }
     }

@@ -10,15 +10,15 @@ use protocol::{Refusal, RefusalCode};
 use std::time::SystemTime;
 
 /// A credential and the secret in it.
-pub struct Puzzle {
+pub struct CredentialChallenge {
     pub credential: Credential,
     pub secret: [u8; 32],
 }
 
 /// Makes what only the TPM with both keys can solve.
-pub fn puzzle(key: &EndorsementKey, name: &KeyName) -> Result<Puzzle, Refusal> {
+pub fn credential_challenge(key: &EndorsementKey, name: &KeyName) -> Result<CredentialChallenge, Refusal> {
     let secret = random()?;
-    Ok(Puzzle { credential: key.make_credential(name, &secret)?, secret })
+    Ok(CredentialChallenge { credential: key.make_credential(name, &secret)?, secret })
 }
 
 pub fn random<const N: usize>() -> Result<[u8; N], Refusal> {

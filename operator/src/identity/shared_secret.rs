@@ -6,9 +6,9 @@
 //! that is new opens it with the first machine that knocks: an unknown shared secret has Secrets read anew, a bounded
 //! number of them now and then, however many strangers knock.
 
-mod reading;
+mod content;
 
-pub use reading::{Reading, SECRET_KEY, SECRET_TYPE};
+pub use content::{SECRET_KEY, SECRET_TYPE, SecretContent};
 
 use crate::inventory::index::{InventoryIndex, Key, KnownMachine};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -72,7 +72,7 @@ impl SharedSecrets {
         let digest: [u8; 32] = digest.try_into().map_err(|_| unknown())?;
         let mut machines = Vec::new();
         for secret in self.holders(index, client, &digest).await? {
-            if let Reading::Good(held) = self.read(client, &secret).await.map_err(unavailable)?
+            if let SecretContent::Valid(held) = self.read(client, &secret).await.map_err(unavailable)?
                 && held.digest() == digest
             {
                 machines.extend(index.with_secret(&secret).into_iter().map(|machine| (machine, held.clone())));
@@ -98,7 +98,7 @@ impl SharedSecrets {
         digest: &[u8; 32],
     ) -> Result<Option<SharedSecret>, Refusal> {
         for secret in self.holders(index, client, digest).await? {
-            if let Reading::Good(held) = self.read(client, &secret).await.map_err(unavailable)?
+            if let SecretContent::Valid(held) = self.read(client, &secret).await.map_err(unavailable)?
                 && held.digest() == *digest
             {
                 return Ok(Some(held));
@@ -108,16 +108,16 @@ impl SharedSecrets {
     }
 
     /// Reads one Secret and remembers what it was. The error is why it could not be read now.
-    pub async fn read(&self, client: &Client, key: &Key) -> Result<Reading, String> {
+    pub async fn read(&self, client: &Client, key: &Key) -> Result<SecretContent, String> {
         let api = Api::<Secret>::namespaced(client.clone(), &key.0);
-        let reading = match timeout(DEADLINE, api.get_opt(&key.1)).await {
-            Ok(Ok(secret)) => Reading::of(secret.as_ref()),
-            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Reading::Forbidden,
+        let content = match timeout(DEADLINE, api.get_opt(&key.1)).await {
+            Ok(Ok(secret)) => SecretContent::of(secret.as_ref()),
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => SecretContent::Forbidden,
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err(format!("no answer within {} s", DEADLINE.as_secs())),
         };
-        self.change(|known| known.enter(key, &reading));
-        Ok(reading)
+        self.change(|known| known.enter(key, &content));
+        Ok(content)
     }
 
     /// Other Secrets that were seen to hold the same.
@@ -157,10 +157,10 @@ impl SharedSecrets {
     async fn make_round(&self, index: &InventoryIndex, client: &Client) -> Result<(), String> {
         let named = index.secrets();
         let due = self.change(|known| known.due(named));
-        let readings = due.into_iter().map(|key| async move { self.read(client, &key).await });
-        let mut readings = stream::iter(readings).buffer_unordered(AT_ONCE);
-        while let Some(reading) = readings.next().await {
-            reading?;
+        let contents = due.into_iter().map(|key| async move { self.read(client, &key).await });
+        let mut contents = stream::iter(contents).buffer_unordered(AT_ONCE);
+        while let Some(content) = contents.next().await {
+            content?;
         }
         Ok(())
     }
@@ -175,9 +175,9 @@ impl Known {
         self.by_digest.get(digest).into_iter().flatten().cloned().collect()
     }
 
-    fn enter(&mut self, key: &Key, reading: &Reading) {
-        let now = match reading {
-            Reading::Good(secret) => Some(secret.digest()),
+    fn enter(&mut self, key: &Key, content: &SecretContent) {
+        let now = match content {
+            SecretContent::Valid(secret) => Some(secret.digest()),
             _ => None,
         };
         let before = self.by_secret.insert(key.clone(), (now, Instant::now())).and_then(|(digest, _)| digest);
@@ -304,7 +304,7 @@ mod tests {
         api.put_secret("secret-a", "Opaque", "one");
         assert_eq!(name(&context, "one").await, Err(RefusalCode::UnknownSecret));
         let key = ("n".to_owned(), "secret-a".to_owned());
-        assert!(matches!(context.secrets.read(&context.client, &key).await, Ok(Reading::Malformed(_))));
+        assert!(matches!(context.secrets.read(&context.client, &key).await, Ok(SecretContent::Malformed(_))));
         assert_eq!(name(&context, "").await, Err(RefusalCode::UnknownSecret));
     }
 

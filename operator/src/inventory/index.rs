@@ -8,7 +8,7 @@ mod known_machine;
 mod maps;
 mod owner;
 
-pub use count::Seat;
+pub use count::Reservation;
 pub use known_machine::{Assignment, KnownMachine};
 pub use owner::Owner;
 
@@ -99,7 +99,7 @@ impl InventoryIndex {
     }
 
     /// All inventories of machines that have several.
-    pub fn doubles(&self) -> Vec<Arc<KnownMachine>> {
+    pub fn duplicates(&self) -> Vec<Arc<KnownMachine>> {
         let several = |machines: &&Vec<_>| machines.len() > 1;
         self.read(|maps| maps.by_hash_digest.values().filter(several).flatten().cloned().collect())
     }
@@ -204,14 +204,14 @@ mod tests {
         index.forget(&index.get("n", name).unwrap());
     }
     fn taken(index: &InventoryIndex, registration: &str) -> usize {
-        index.take_seat("n", registration).taken_before
+        index.reserve("n", registration).admitted_before
     }
 
     #[test]
     fn machines_on_their_way_count_until_they_turn_back() {
         let index = InventoryIndex::default();
-        let (first, second) = (index.take_seat("n", "door"), index.take_seat("n", "door"));
-        assert_eq!((first.taken_before, second.taken_before), (0, 1));
+        let (first, second) = (index.reserve("n", "door"), index.reserve("n", "door"));
+        assert_eq!((first.admitted_before, second.admitted_before), (0, 1));
         drop((first, second));
         assert_eq!(taken(&index, "door"), 0);
     }

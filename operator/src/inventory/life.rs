@@ -132,12 +132,12 @@ pub fn after(
         Step::SentReinstall(_) => {}
     }
     if status.failure.is_none() {
-        status.conditions.take_away(types::STALLED);
+        status.conditions.remove_type(types::STALLED);
     }
     if is_held_back(before) && !matches!(step, Step::Registered { .. }) {
         // What a machine says that another inventory counts for moves the phase. `Ready` waits for the controller.
         for type_ in [types::READY, types::STALLED] {
-            status.conditions.take_away(type_);
+            status.conditions.remove_type(type_);
             status.conditions.extend(before.conditions.find(type_).cloned());
         }
     }
@@ -174,7 +174,7 @@ pub fn released(before: &MachineInventoryStatus, generation: Option<i64>, now: &
             let message = failure.message.clone();
             status.conditions.put(types::STALLED, true, reason::INSTALLATION_FAILED, &message, generation, now);
         }
-        None => status.conditions.take_away(types::STALLED),
+        None => status.conditions.remove_type(types::STALLED),
     }
     status
 }

@@ -2,7 +2,7 @@
 //! machines need not wait.
 
 use crate::inventory::index::{InventoryIndex, KnownMachine, Owner};
-use crate::inventory::store::InventoryClient;
+use crate::inventory::store::InventoryStore;
 use protocol::{Refusal, RefusalCode, TpmHash};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -26,7 +26,7 @@ impl Lookup {
     pub async fn find(
         &self,
         index: &InventoryIndex,
-        client: &InventoryClient,
+        client: &InventoryStore,
         hash: &TpmHash,
         namespace: Option<&str>,
     ) -> Result<Option<Arc<KnownMachine>>, Refusal> {
@@ -35,7 +35,7 @@ impl Lookup {
         let certain = |machine: &KnownMachine| namespace.is_some() || machine.attested_at().is_some();
         let is_certain = matches!(&owner, Owner::Inventory(machine) if certain(machine));
         if !is_certain && !index.is_complete() {
-            let _place = self.0.try_acquire().map_err(|_| starting())?;
+            let _permit = self.0.try_acquire().map_err(|_| starting())?;
             for object in client.with_hash(hash).await? {
                 index.enter(object);
             }

@@ -18,7 +18,7 @@ const ERASES: &str = "restart into its recovery system, which erases COS_PERSIST
 const WITHDRAW: &str = "remove spec.reinstall before that to withdraw the request";
 
 /// What follows from the object alone. `counts`: the inventory is the one that counts for its machine.
-pub fn look(machine: &KnownMachine, counts: bool, status: &mut MachineInventoryStatus, now: &Time) {
+pub fn update(machine: &KnownMachine, counts: bool, status: &mut MachineInventoryStatus, now: &Time) {
     begin(machine, status, now);
     let Some(text) = &machine.reinstall else {
         withdraw(status);
@@ -50,7 +50,7 @@ pub fn look(machine: &KnownMachine, counts: bool, status: &mut MachineInventoryS
     }
 }
 
-/// Whether [`look`] has something to say. That an object without a text was seen is noted with the next write.
+/// Whether [`update`] has something to say. That an object without a text was seen is noted with the next write.
 pub fn concerns(machine: &KnownMachine) -> bool {
     machine.reinstall.is_some() || machine.status.conditions.find(REINSTALL).is_some()
 }
@@ -72,7 +72,7 @@ pub fn after(machine: &KnownMachine, step: &Step, status: &mut MachineInventoryS
     }
 }
 
-/// The text that is sent with the answer to a report. `machine`: as the API server has it; `counts` as in [`look`].
+/// The text that is sent with the answer to a report. `machine`: as the API server has it; `counts` as in [`update`].
 pub fn due<'a>(machine: &'a KnownMachine, report: &OsReport, counts: bool) -> Option<&'a ReinstallRequest> {
     let text = machine.reinstall.as_ref()?;
     let machines = report.reinstall.as_ref()?;
@@ -154,7 +154,7 @@ fn begin(machine: &KnownMachine, status: &mut MachineInventoryStatus, now: &Time
     }
     let honoured = status.reinstall.take().map(|note| note.honoured).unwrap_or_default();
     status.reinstall = Some(Box::new(ReinstallStatus { uid: machine.uid.clone(), honoured, announced: None }));
-    status.conditions.take_away(REINSTALL);
+    status.conditions.remove_type(REINSTALL);
     if let Some(text) = &machine.reinstall {
         count_as_honoured(machine, text, status, now);
     }
@@ -213,7 +213,7 @@ fn withdraw(status: &mut MachineInventoryStatus) {
     if let Some(note) = &mut status.reinstall {
         note.announced = None;
     }
-    status.conditions.take_away(REINSTALL);
+    status.conditions.remove_type(REINSTALL);
 }
 
 fn announce(

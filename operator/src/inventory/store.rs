@@ -30,15 +30,15 @@ const METADATA: HeaderValue =
 
 /// What became of an attempt to make an inventory.
 #[derive(Debug)]
-pub enum Made {
+pub enum Created {
     /// As it was sent, with the metadata that it was given.
     New(Box<MachineInventory>),
     /// One of that name is there, of this machine or of another.
-    Taken(Box<MachineInventory>),
+    NameTaken(Box<MachineInventory>),
 }
 
 #[derive(Debug)]
-pub enum AccessError {
+pub enum StoreError {
     /// The object is not there any more.
     Gone,
     /// Somebody wrote it since the version that was decided on.
@@ -47,26 +47,26 @@ pub enum AccessError {
 }
 
 /// Asks and writes, some requests at once.
-pub struct InventoryClient {
+pub struct InventoryStore {
     client: Client,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
-impl InventoryClient {
+impl InventoryStore {
     pub fn new(client: Client) -> Self {
-        Self { client, places: Semaphore::new(AT_ONCE) }
+        Self { client, permits: Semaphore::new(AT_ONCE) }
     }
 
-    pub async fn make(&self, mut object: MachineInventory) -> Result<Made, Refusal> {
+    pub async fn make(&self, mut object: MachineInventory) -> Result<Created, Refusal> {
         let namespace = object.namespace().unwrap_or_default();
         match self.timed(self.create(&namespace, &object)).await {
             Ok(SeenMetadata(metadata)) => {
                 object.metadata = metadata;
-                Ok(Made::New(Box::new(object)))
+                Ok(Created::New(Box::new(object)))
             }
             Err(Failed::Api(status)) if status.is_already_exists() => {
                 let there = self.read(&namespace, &object.name_any()).await?;
-                Ok(Made::Taken(Box::new(there.0)))
+                Ok(Created::NameTaken(Box::new(there.0)))
             }
             Err(error) => Err(error.into()),
         }
@@ -87,7 +87,7 @@ impl InventoryClient {
         self.client.request(request).await
     }
 
-    pub async fn get(&self, namespace: &str, name: &str) -> Result<MachineInventory, AccessError> {
+    pub async fn get(&self, namespace: &str, name: &str) -> Result<MachineInventory, StoreError> {
         found(self.read(namespace, name).await).map(|seen| seen.0)
     }
 
@@ -108,7 +108,7 @@ impl InventoryClient {
     }
 
     /// Applies a JSON merge patch to the object, without its status.
-    pub async fn patch(&self, namespace: &str, name: &str, patch: &Value) -> Result<MachineInventory, AccessError> {
+    pub async fn patch(&self, namespace: &str, name: &str, patch: &Value) -> Result<MachineInventory, StoreError> {
         let api = Api::<SeenInventory>::namespaced(self.client.clone(), namespace);
         found(self.timed(api.patch(name, &patching(), &Patch::Merge(patch))).await).map(|seen| seen.0)
     }
@@ -119,7 +119,7 @@ impl InventoryClient {
         namespace: &str,
         name: &str,
         patch: &StatusPatch,
-    ) -> Result<ObjectMeta, AccessError> {
+    ) -> Result<ObjectMeta, StoreError> {
         let collection = Request::new(SeenInventory::url_path(&(), Some(namespace)));
         let request = collection.patch_subresource("status", name, &patching(), &patch.as_patch());
         found(self.timed(self.write(request)).await).map(|metadata| metadata.0)
@@ -128,7 +128,7 @@ impl InventoryClient {
     /// One request, when it is its turn.
     async fn timed<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failed> {
         // The places are never closed.
-        let Ok(_place) = tokio::time::timeout(DEADLINE, self.places.acquire()).await else {
+        let Ok(_permit) = tokio::time::timeout(DEADLINE, self.permits.acquire()).await else {
             return Err(Failed::Other(format!("no turn within {} s", DEADLINE.as_secs())));
         };
         match tokio::time::timeout(DEADLINE, request).await {
@@ -140,11 +140,11 @@ impl InventoryClient {
     }
 }
 
-fn found<T>(result: Result<T, Failed>) -> Result<T, AccessError> {
+fn found<T>(result: Result<T, Failed>) -> Result<T, StoreError> {
     result.map_err(|error| match error {
-        Failed::Api(status) if status.is_not_found() => AccessError::Gone,
-        Failed::Api(status) if status.is_conflict() => AccessError::Changed,
-        error => AccessError::Refused(error.into()),
+        Failed::Api(status) if status.is_not_found() => StoreError::Gone,
+        Failed::Api(status) if status.is_conflict() => StoreError::Changed,
+        error => StoreError::Refused(error.into()),
     })
 }
 

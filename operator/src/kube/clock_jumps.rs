@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// What is less is a busy host, or a clock that is put right little by little. In milliseconds.
 const JUMP: i128 = 30_000;
 
@@ -14,7 +14,7 @@ const JUMP: i128 = 30_000;
 pub fn clock_jumps(clock: fn() -> Timestamp) -> impl Stream<Item = ()> + Send {
     stream::unfold((clock(), Instant::now()), move |(mut time, mut passed)| async move {
         loop {
-            sleep(LOOK_EVERY).await;
+            sleep(CHECK_EVERY).await;
             let (time_now, passed_now) = (clock(), Instant::now());
             let by_clock = i128::from(time_now.as_millisecond()) - i128::from(time.as_millisecond());
             let jump = by_clock - (passed_now - passed).as_millis() as i128;

@@ -38,7 +38,7 @@ impl Events {
     }
 
     /// Tells that something happened to an object. `reason` is CamelCase.
-    pub fn tell(&self, about: ObjectReference, warning: bool, reason: &str, note: &str) {
+    pub fn publish(&self, about: ObjectReference, warning: bool, reason: &str, note: &str) {
         let mut note = note.to_owned();
         note.truncate(note.floor_char_boundary(LONGEST_NOTE));
         let event = Event {

@@ -40,7 +40,7 @@ struct CertificateLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RoomLabel {
+struct RevokedLabel {
     /// `silent`: before its first byte. `speaking`: before its first request, or while it read an answer.
     connection: &'static str,
 }
@@ -128,7 +128,7 @@ pub struct Metrics {
     pub connections: Gauge,
     pub downloads: Gauge,
     pub downloaded: Counter,
-    rooms: Family<RoomLabel, Counter>,
+    revoked: Family<RevokedLabel, Counter>,
     pub seconds: Histogram,
     pub writes: Counter,
 }
@@ -139,7 +139,7 @@ impl Default for Metrics {
         let outcomes = Family::<Outcome, Counter>::default();
         let (in_flight, installing, connections) = (Gauge::default(), Gauge::default(), Gauge::default());
         let (downloads, downloaded) = (Gauge::default(), Counter::default());
-        let rooms = Family::<RoomLabel, Counter>::default();
+        let revoked = Family::<RevokedLabel, Counter>::default();
         let seconds = histogram();
         let writes = Counter::default();
         let (phases, reconciliations, requests) = (histograms(), histograms(), histograms());
@@ -153,7 +153,7 @@ impl Default for Metrics {
         registry.register("connections", "Open connections", connections.clone());
         registry.register("downloads", "Media that are being sent", downloads.clone());
         registry.register("downloaded_bytes", "Bytes of media sent", downloaded.clone());
-        registry.register("connections_made_room", "Connections ended because others waited", rooms.clone());
+        registry.register("connections_made_room", "Connections ended because others waited", revoked.clone());
         registry.register("exchange_seconds", "From the first message to the answer", seconds.clone());
         registry.register("inventory_writes", "Requests that changed a MachineInventory", writes.clone());
         registry.register("exchange_phase_seconds", "Parts of an exchange", phases.clone());
@@ -181,7 +181,7 @@ impl Default for Metrics {
             connections,
             downloads,
             downloaded,
-            rooms,
+            revoked,
             seconds,
             writes,
         }
@@ -197,8 +197,8 @@ impl Metrics {
     }
 
     /// Counts a connection that made room for another; `connection` as in the label.
-    pub fn count_room(&self, connection: &'static str) {
-        self.rooms.get_or_create(&RoomLabel { connection }).inc();
+    pub fn count_revoked(&self, connection: &'static str) {
+        self.revoked.get_or_create(&RevokedLabel { connection }).inc();
     }
 
     /// `phase` as in the label.
@@ -343,7 +343,7 @@ mod tests {
     async fn every_figure_is_shown() {
         let metrics = Metrics::default();
         metrics.time_phase("proof", Duration::from_millis(3));
-        metrics.count_room("silent");
+        metrics.count_revoked("silent");
         metrics.count_attestation(Some(api::EkCertificateResult::Trusted));
         metrics.requests.observe("POST", "/api/v1/namespaces/n/secrets", Some(201), Duration::from_millis(1));
         metrics.time_reconciliation("K", async { Err::<(), _>(()) }).await.unwrap_err();

@@ -6,8 +6,10 @@ pub mod authority;
 
 use crate::context::Context;
 use crate::registration::Endpoint;
-use crate::registration::endpoint::address::Finder;
-use crate::registration::endpoint::authority::{AuthorityError, CertificateSource, Fleet, Served};
+use crate::registration::endpoint::address::AddressFinder;
+use crate::registration::endpoint::authority::{
+    AuthorityError, CertificateSource, InstalledMachines, ServerCertificate,
+};
 use crate::server::CertificateHolder;
 use anyhow::Context as _;
 use futures::FutureExt;
@@ -24,28 +26,31 @@ const ADDRESS_EVERY: Duration = Duration::from_secs(15);
 const START_RETRY: Duration = Duration::from_secs(2);
 
 /// Where address and certificate come from.
-pub struct Front {
-    pub address: Finder,
+pub struct EndpointWatcher {
+    pub address: AddressFinder,
     pub certificate: CertificateSource,
 }
 
-impl Front {
+impl EndpointWatcher {
     /// `fleet`: what installed machines know, where they were told of this server URL.
-    async fn look(&self, fleet: impl FnOnce(&str) -> Fleet) -> anyhow::Result<(Served, Endpoint)> {
+    async fn find(
+        &self,
+        machines: impl FnOnce(&str) -> InstalledMachines,
+    ) -> anyhow::Result<(ServerCertificate, Endpoint)> {
         let address = self.address.find().await?;
-        let fleet = fleet(&address.url);
-        let served = self.certificate.current(&hosts(&address.url)?, &fleet, Timestamp::now()).await?;
+        let machines = machines(&address.url);
+        let served = self.certificate.current(&hosts(&address.url)?, &machines, Timestamp::now()).await?;
         let ca_bundle = address.authorities.unwrap_or_else(|| served.bundle.clone());
         let endpoint = Endpoint { server_url: address.url, ca_bundle };
         Ok((served, endpoint))
     }
 
     /// `None`: told to stop while waiting for the API server.
-    pub async fn first(&self, stop: impl Future<Output = ()>) -> Option<(Served, Endpoint)> {
+    pub async fn wait(&self, stop: impl Future<Output = ()>) -> Option<(ServerCertificate, Endpoint)> {
         let stop = stop.fuse();
         tokio::pin!(stop);
         loop {
-            match self.look(|_| Fleet::default()).await {
+            match self.find(|_| InstalledMachines::default()).await {
                 Ok(found) => {
                     if found.1.is_inside_only() {
                         tracing::warn!(
@@ -67,17 +72,17 @@ impl Front {
     }
 
     /// Serves with what is renewed, and tells of an address that changes.
-    pub async fn keep(
+    pub async fn run(
         self,
         certificate: Arc<CertificateHolder>,
         told: watch::Sender<Endpoint>,
-        mut served: Served,
+        mut served: ServerCertificate,
         context: Arc<Context>,
     ) {
         loop {
             let pause = if told.borrow().is_inside_only() { ADDRESS_EVERY } else { RENEWAL_EVERY };
             tokio::time::sleep(pause).await;
-            let (next, endpoint) = match self.look(|url| fleet(&context, url)).await {
+            let (next, endpoint) = match self.find(|url| machines(&context, url)).await {
                 Ok(found) => found,
                 Err(error) if is_damaged(&error) => {
                     // What is served with goes on being trusted; it only cannot be renewed.
@@ -110,10 +115,10 @@ impl Front {
 }
 
 /// What installed machines know of us. Of an address that they are not told yet nothing is known.
-fn fleet(context: &Context, server_url: &str) -> Fleet {
+fn machines(context: &Context, server_url: &str) -> InstalledMachines {
     let told = context.endpoint();
     let behind = if told.server_url == server_url { context.left_behind(&told) } else { None };
-    Fleet { bundle: told.ca_bundle, behind }
+    InstalledMachines { bundle: told.ca_bundle, behind }
 }
 
 /// Whether somebody must put something back: waiting does not help.

@@ -2,7 +2,7 @@
 
 use crate::inventory::index::Key;
 use crate::registration::Registration;
-use crate::registration::limiter::Pace;
+use crate::registration::limiter::WriteLimiter;
 use api::MachineRegistration;
 use kube::ResourceExt;
 use kube::runtime::watcher;
@@ -19,12 +19,12 @@ pub struct RegistrationIndex {
     /// How many machines may come through a registration that does not say it.
     pub default_most: Option<u32>,
     /// How fast each registration may have objects written.
-    pub pace: Pace,
+    pub limiter: WriteLimiter,
 }
 
 /// Whom a token lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admits {
+pub enum TokenScope {
     /// Machines that nobody knows, too: the token of media.
     NewMachines,
     /// The token of installed machines.
@@ -34,7 +34,7 @@ pub enum Admits {
 #[derive(Default)]
 struct Maps {
     by_key: HashMap<Key, Arc<Registration>>,
-    by_token: HashMap<RegistrationToken, (Key, Admits)>,
+    by_token: HashMap<RegistrationToken, (Key, TokenScope)>,
     /// Read by the controller from Secrets; a registration that trusts authorities is not open before they are here.
     authorities: HashMap<Key, Authorities>,
     listing: Option<HashSet<Key>>,
@@ -43,8 +43,8 @@ struct Maps {
 
 impl RegistrationIndex {
     /// `default_most`: of machines for registrations that do not say how many; 0: any number.
-    pub fn new(default_most: u32, pace: Pace) -> Self {
-        Self { default_most: Some(default_most).filter(|most| *most > 0), pace, ..Self::default() }
+    pub fn new(default_most: u32, limiter: WriteLimiter) -> Self {
+        Self { default_most: Some(default_most).filter(|most| *most > 0), limiter, ..Self::default() }
     }
 
     /// Takes in what the watch says.
@@ -67,10 +67,10 @@ impl RegistrationIndex {
 
     /// The registration of a token. Tokens hold some 280 random bits and are found by keyed hash, so the time it
     /// takes tells nothing that helps guessing one.
-    pub fn find(&self, token: &RegistrationToken) -> Option<(Arc<Registration>, Admits)> {
+    pub fn find(&self, token: &RegistrationToken) -> Option<(Arc<Registration>, TokenScope)> {
         self.read(|maps| {
-            let (key, admits) = maps.by_token.get(token)?;
-            Some((maps.by_key.get(key)?.clone(), *admits))
+            let (key, scope) = maps.by_token.get(token)?;
+            Some((maps.by_key.get(key)?.clone(), *scope))
         })
     }
 
@@ -112,11 +112,13 @@ impl Maps {
             listing.insert(key.clone());
         }
         self.forget_tokens(&key);
-        let tokens =
-            [(&registration.installed_token, Admits::KnownMachines), (&registration.token, Admits::NewMachines)];
-        for (token, admits) in tokens {
+        let tokens = [
+            (&registration.installed_token, TokenScope::KnownMachines),
+            (&registration.token, TokenScope::NewMachines),
+        ];
+        for (token, scope) in tokens {
             if let Some(token) = token {
-                self.by_token.insert(token.clone(), (key.clone(), admits));
+                self.by_token.insert(token.clone(), (key.clone(), scope));
             }
         }
         self.by_key.insert(key, Arc::new(registration));
@@ -186,14 +188,14 @@ mod tests {
             object.status.as_mut().unwrap().installed_token = Some(token('i').expose().to_owned());
             Event::Apply(object)
         };
-        let admits = |letter| index.find(&token(letter)).map(|(_, admits)| admits);
+        let scope = |letter| index.find(&token(letter)).map(|(_, scope)| scope);
         index.apply(&with_installed('a'));
-        assert_eq!((admits('a'), admits('i')), (Some(Admits::NewMachines), Some(Admits::KnownMachines)));
+        assert_eq!((scope('a'), scope('i')), (Some(TokenScope::NewMachines), Some(TokenScope::KnownMachines)));
         index.apply(&with_installed('b'));
-        let after = (admits('a'), admits('b'), admits('i'));
-        assert_eq!(after, (None, Some(Admits::NewMachines), Some(Admits::KnownMachines)));
+        let after = (scope('a'), scope('b'), scope('i'));
+        assert_eq!(after, (None, Some(TokenScope::NewMachines), Some(TokenScope::KnownMachines)));
         index.apply(&Event::Delete(object("door", &token('b'))));
-        assert_eq!(admits('i'), None);
+        assert_eq!(scope('i'), None);
     }
 
     #[test]
@@ -201,7 +203,7 @@ mod tests {
         for (default, given, most) in
             [(7, None, Some(7)), (7, Some(9), Some(9)), (0, None, None), (0, Some(9), Some(9))]
         {
-            let index = RegistrationIndex::new(default, Pace::default());
+            let index = RegistrationIndex::new(default, WriteLimiter::default());
             let mut door = object("door", &token('a'));
             door.spec.max_machines = given;
             index.apply(&Event::Apply(door));

@@ -19,50 +19,50 @@ const BURST_SECONDS: u32 = 24;
 /// When a machine that came too early should come back, in seconds.
 const RETRY_AFTER: u64 = 15;
 
-/// Writes of one registration at once: half of what `InventoryClient` has on its way, so that hundreds of machines that
+/// Writes of one registration at once: half of what `InventoryStore` has on its way, so that hundreds of machines that
 /// came with one token are no queue in front of somebody else's.
 const AT_ONCE: usize = 16;
 /// How long a write may wait for one of these places.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A bucket of writes for each registration, which fills up while time passes, and places for those under way.
-pub struct Pace {
+pub struct WriteLimiter {
     per_second: u32,
     /// Of registrations that write now.
-    places: Mutex<HashMap<Key, Arc<Semaphore>>>,
+    permits: Mutex<HashMap<Key, Arc<Semaphore>>>,
     /// When a bucket will be full again; who is not here has a full one.
     full_at: Mutex<HashMap<Key, Instant>>,
 }
 
-impl Default for Pace {
+impl Default for WriteLimiter {
     fn default() -> Self {
         Self::new(WRITES_PER_SECOND)
     }
 }
 
-impl Pace {
+impl WriteLimiter {
     /// 0: without a limit.
     pub fn new(per_second: u32) -> Self {
-        Self { per_second, places: Mutex::default(), full_at: Mutex::default() }
+        Self { per_second, permits: Mutex::default(), full_at: Mutex::default() }
     }
 
     /// Waits until the registration may write; it writes while what is returned is held.
-    pub async fn turn(&self, registration: &Key) -> Result<OwnedSemaphorePermit, Refusal> {
+    pub async fn acquire(&self, registration: &Key) -> Result<OwnedSemaphorePermit, Refusal> {
         self.take(registration)?;
-        let place = timeout(DEADLINE, self.places_of(registration).acquire_owned()).await;
-        place.ok().and_then(Result::ok).ok_or_else(|| {
+        let permit = timeout(DEADLINE, self.permits_of(registration).acquire_owned()).await;
+        permit.ok().and_then(Result::ok).ok_or_else(|| {
             let message = "the registration's machines wait for one another to be written";
             Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_AFTER)
         })
     }
 
-    fn places_of(&self, registration: &Key) -> Arc<Semaphore> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if !places.contains_key(registration) {
+    fn permits_of(&self, registration: &Key) -> Arc<Semaphore> {
+        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        if !permits.contains_key(registration) {
             // Each permit and each one that waits holds one more.
-            places.retain(|_, places| Arc::strong_count(places) > 1);
+            permits.retain(|_, permits| Arc::strong_count(permits) > 1);
         }
-        places.entry(registration.clone()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone()
+        permits.entry(registration.clone()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone()
     }
 
     /// Takes one write out of a registration's bucket, if there is one in it.
@@ -90,42 +90,42 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn taken(pace: &Pace, registration: &str) -> u32 {
+    fn taken(limiter: &WriteLimiter, registration: &str) -> u32 {
         let registration = ("n".to_owned(), registration.to_owned());
-        (0..).find(|_| pace.take(&registration).is_err()).unwrap()
+        (0..).find(|_| limiter.take(&registration).is_err()).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn writes_of_one_registration_are_no_queue_in_front_of_anothers() {
-        let pace = Pace::default();
+        let limiter = WriteLimiter::default();
         let [hostile, honest, another] = ["hostile", "honest", "another"].map(|name| ("n".to_owned(), name.to_owned()));
         let mut held = Vec::new();
         for _ in 0..AT_ONCE {
-            held.push(pace.turn(&hostile).await.unwrap());
+            held.push(limiter.acquire(&hostile).await.unwrap());
         }
         let begun = Instant::now();
-        drop(pace.turn(&honest).await.unwrap());
+        drop(limiter.acquire(&honest).await.unwrap());
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        assert_eq!(pace.turn(&hostile).await.unwrap_err().code, RefusalCode::Busy);
+        assert_eq!(limiter.acquire(&hostile).await.unwrap_err().code, RefusalCode::Busy);
         assert_eq!(begun.elapsed(), DEADLINE);
         held.clear();
-        drop(pace.turn(&hostile).await.unwrap());
-        drop(pace.turn(&another).await.unwrap());
-        assert_eq!(pace.places.lock().unwrap().len(), 1, "who writes nothing is forgotten");
+        drop(limiter.acquire(&hostile).await.unwrap());
+        drop(limiter.acquire(&another).await.unwrap());
+        assert_eq!(limiter.permits.lock().unwrap().len(), 1, "who writes nothing is forgotten");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_registration_has_its_burst_and_then_its_rate_and_others_have_theirs() {
-        let pace = Pace::default();
-        assert_eq!(taken(&pace, "hostile"), 6_000);
+        let limiter = WriteLimiter::default();
+        assert_eq!(taken(&limiter, "hostile"), 6_000);
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(taken(&pace, "hostile"), 500);
-        assert_eq!(taken(&pace, "honest"), 6_000);
+        assert_eq!(taken(&limiter, "hostile"), 500);
+        assert_eq!(taken(&limiter, "honest"), 6_000);
         tokio::time::advance(Duration::from_secs(3600)).await;
-        assert_eq!(taken(&pace, "another"), 6_000);
-        assert_eq!(pace.full_at.lock().unwrap().len(), 1, "who has a full bucket is forgotten");
-        let refusal = pace.take(&("n".into(), "another".into())).unwrap_err();
+        assert_eq!(taken(&limiter, "another"), 6_000);
+        assert_eq!(limiter.full_at.lock().unwrap().len(), 1, "who has a full bucket is forgotten");
+        let refusal = limiter.take(&("n".into(), "another".into())).unwrap_err();
         assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Busy, Some(RETRY_AFTER)));
-        assert!((0..100_000).all(|_| Pace::new(0).take(&("n".into(), "a".into())).is_ok()));
+        assert!((0..100_000).all(|_| WriteLimiter::new(0).take(&("n".into(), "a".into())).is_ok()));
     }
 }

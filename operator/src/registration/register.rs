@@ -1,7 +1,7 @@
 //! Takes machines in and keeps their inventories: decides with [`decide`], writes what the decision needs and no more.
 //!
 //! A new machine costs two writes (object, status), a known one none unless something changed. Neither costs a read:
-//! what is known stands in the index. What a machine says is noted in a [`Ledger`] first, so that several things said
+//! what is known stands in the index. What a machine says is noted in a [`InventoryWriter`] first, so that several things said
 //! in one breath are one write.
 
 use crate::context::Context;
@@ -11,7 +11,7 @@ use crate::inventory::life::{self, Step};
 use crate::inventory::lookup;
 use crate::inventory::names::CANDIDATES;
 use crate::inventory::reinstall;
-use crate::inventory::store::{AccessError, Made};
+use crate::inventory::store::{Created, StoreError};
 use crate::kube::status_writer::StatusPatch;
 use crate::registration::decide::{self, Decision};
 use crate::registration::record::Record;
@@ -36,13 +36,13 @@ pub struct Identity {
 }
 
 /// Takes a machine in, or recognises it, and notes that it registered. When this returns its inventory exists; the
-/// ledger's status is still to be written. A machine that waits for approval is recorded and refused.
+/// status of the writer is still to be written. A machine that waits for approval is recorded and refused.
 pub async fn register(
     context: &Context,
     registration: &Registration,
     identity: &Identity,
     report: &MachineReport,
-) -> Result<Ledger, Refusal> {
+) -> Result<InventoryWriter, Refusal> {
     let templates = templates(registration)?;
     let record = Record::new(registration, templates, &report.smbios);
     for _ in 0..ATTEMPTS {
@@ -52,13 +52,13 @@ pub async fn register(
         }
         let known = context.find_machine_in(&registration.namespace, &identity.hash).await?;
         // Held until the machine is in the index, or is sent away.
-        let seat = (!decide::came_through(registration, known.as_deref()))
-            .then(|| context.inventories.take_seat(&registration.namespace, &registration.name));
-        let admitted = seat.as_ref().map_or(0, |seat| seat.taken_before);
+        let reservation = (!decide::came_through(registration, known.as_deref()))
+            .then(|| context.inventories.reserve(&registration.namespace, &registration.name));
+        let admitted = reservation.as_ref().map_or(0, |reservation| reservation.admitted_before);
         let (machine, approved) = match decide::decide(registration, known, admitted, context.now().0) {
             Decision::Refuse(refusal) => return Err(refusal),
             Decision::Enroll { approved } => {
-                let _turn = context.registrations.pace.turn(&registration.key()).await?;
+                let _permit = context.registrations.limiter.acquire(&registration.key()).await?;
                 (make(context, &record, &identity.hash, approved).await?, approved)
             }
             Decision::Known { machine, approved } => {
@@ -66,7 +66,7 @@ pub async fn register(
                 (machine, approved)
             }
         };
-        drop(seat);
+        drop(reservation);
         return note_registered(context, machine, approved, Some(identity.attestation.clone()), report).await;
     }
     Err(deleted_meanwhile())
@@ -79,22 +79,22 @@ pub async fn register_known(
     registration: &Registration,
     machine: &Arc<KnownMachine>,
     report: &MachineReport,
-) -> Result<Ledger, Refusal> {
+) -> Result<InventoryWriter, Refusal> {
     let templates = templates(registration)?;
     let record = Record::new(registration, templates, &report.smbios);
     // As it is now, if it is the same still: somebody may have changed their mind since the proof began.
     let same = |newest: &Arc<KnownMachine>| newest.uid == machine.uid && newest.secret() == machine.secret();
     let newest = context.inventories.get(&machine.namespace, &machine.name).filter(same);
     let machine = newest.ok_or_else(unknown)?;
-    let seat = (!decide::came_through(registration, Some(&machine)))
-        .then(|| context.inventories.take_seat(&registration.namespace, &registration.name));
-    let admitted = seat.as_ref().map_or(0, |seat| seat.taken_before);
+    let reservation = (!decide::came_through(registration, Some(&machine)))
+        .then(|| context.inventories.reserve(&registration.namespace, &registration.name));
+    let admitted = reservation.as_ref().map_or(0, |reservation| reservation.admitted_before);
     match decide::decide(registration, Some(machine), admitted, context.now().0) {
         Decision::Refuse(refusal) => Err(refusal),
         Decision::Enroll { .. } => Err(unknown()),
         Decision::Known { machine, approved } => {
             let machine = update(context, &record, machine).await?.ok_or_else(deleted_meanwhile)?;
-            drop(seat);
+            drop(reservation);
             note_registered(context, machine, approved, None, report).await
         }
     }
@@ -112,19 +112,19 @@ async fn note_registered(
     approved: bool,
     attestation: Option<AttestationStatus>,
     report: &MachineReport,
-) -> Result<Ledger, Refusal> {
+) -> Result<InventoryWriter, Refusal> {
     // A client of the first release does not know its hardware, which is no reason to forget it.
     let told = report.hardware != Hardware::default();
     let news = told && machine.hardware != Some(Digest::of(&report.hardware));
     let hardware = news.then(|| Box::new(report.hardware.clone()));
     let attestation = attestation.map(|attestation| attested(context, &machine, attestation));
-    let mut ledger = Ledger::new(machine);
-    ledger.note(context, Step::Registered { approved, hardware, attestation, addresses: report.addresses.clone() });
+    let mut writer = InventoryWriter::new(machine);
+    writer.note(context, Step::Registered { approved, hardware, attestation, addresses: report.addresses.clone() });
     if !approved {
-        ledger.write(context).await?;
-        return Err(decide::approval_pending(&ledger.inventory()));
+        writer.write(context).await?;
+        return Err(decide::approval_pending(&writer.inventory()));
     }
-    Ok(ledger)
+    Ok(writer)
 }
 
 /// What the machine proved. With a time where other inventories have its hash, too: from then on this one counts.
@@ -144,15 +144,15 @@ fn deleted_meanwhile() -> Refusal {
     Refusal::new(RefusalCode::Unavailable, "the machine's inventory was deleted meanwhile").retry_after(5)
 }
 
-/// The ledger of a machine that has an inventory in the registration's namespace.
-pub async fn find(context: &Context, registration: &Registration, hash: &TpmHash) -> Result<Ledger, Refusal> {
+/// The writer of a machine that has an inventory in the registration's namespace.
+pub async fn find(context: &Context, registration: &Registration, hash: &TpmHash) -> Result<InventoryWriter, Refusal> {
     let known = context.find_machine_in(&registration.namespace, hash).await?;
-    known.filter(|machine| is_ours(registration, machine)).map(Ledger::new).ok_or_else(unknown)
+    known.filter(|machine| is_ours(registration, machine)).map(InventoryWriter::new).ok_or_else(unknown)
 }
 
 /// The same of a machine that proved itself by the shared secret of its inventory.
-pub fn find_known(registration: &Registration, machine: &Arc<KnownMachine>) -> Result<Ledger, Refusal> {
-    if is_ours(registration, machine) { Ok(Ledger::new(machine.clone())) } else { Err(unknown()) }
+pub fn find_known(registration: &Registration, machine: &Arc<KnownMachine>) -> Result<InventoryWriter, Refusal> {
+    if is_ours(registration, machine) { Ok(InventoryWriter::new(machine.clone())) } else { Err(unknown()) }
 }
 
 fn is_ours(registration: &Registration, machine: &KnownMachine) -> bool {
@@ -167,7 +167,7 @@ fn unknown() -> Refusal {
 }
 
 /// What a machine said, and how much of it is written.
-pub struct Ledger {
+pub struct InventoryWriter {
     machine: Arc<KnownMachine>,
     /// What it said since the last write, and when. What that makes of the status is decided with the write, on the
     /// newest version of the inventory: others write, too.
@@ -177,13 +177,13 @@ pub struct Ledger {
 /// What comes of everything that is noted.
 struct Outcome {
     status: MachineInventoryStatus,
-    news: Vec<News>,
+    news: Vec<EventText>,
 }
 
 /// What is to be told as an event: whether it is a warning, its reason, and the words.
-type News = (bool, String, String);
+type EventText = (bool, String, String);
 
-impl Ledger {
+impl InventoryWriter {
     /// Of a machine that proved who it is.
     pub fn new(machine: Arc<KnownMachine>) -> Self {
         Self { machine, noted: Vec::new() }
@@ -216,20 +216,20 @@ impl Ledger {
     /// Writes what is noted, if it says anything new. After an error it is still noted, unless the inventory is gone.
     pub async fn write(&mut self, context: &Context) -> Result<(), Refusal> {
         match self.try_to_write(context).await {
-            Err(AccessError::Gone) => {
+            Err(StoreError::Gone) => {
                 context.inventories.forget(&self.machine);
                 self.noted.clear();
                 Err(unknown())
             }
-            Err(AccessError::Changed) => {
+            Err(StoreError::Changed) => {
                 let message = "others write the machine's inventory at the same time";
                 Err(Refusal::new(RefusalCode::Unavailable, message).retry_after(5))
             }
-            Err(AccessError::Refused(refusal)) => Err(refusal),
+            Err(StoreError::Refused(refusal)) => Err(refusal),
             Ok(news) => {
                 self.noted.clear();
                 for (warning, reason, message) in news {
-                    context.events.tell(self.machine.reference(), warning, &reason, &message);
+                    context.events.publish(self.machine.reference(), warning, &reason, &message);
                 }
                 Ok(())
             }
@@ -237,14 +237,14 @@ impl Ledger {
     }
 
     /// What is to be told of it: the phases gone through, and what became of a request to install again.
-    async fn try_to_write(&mut self, context: &Context) -> Result<Vec<News>, AccessError> {
+    async fn try_to_write(&mut self, context: &Context) -> Result<Vec<EventText>, StoreError> {
         if self.noted.is_empty() {
             return Ok(Vec::new());
         }
         let newest = context.inventories.get(&self.machine.namespace, &self.machine.name);
         match newest {
             // Of the same name, and not this machine's.
-            Some(newest) if newest.is_successor_of(&self.machine) => return Err(AccessError::Gone),
+            Some(newest) if newest.is_successor_of(&self.machine) => return Err(StoreError::Gone),
             Some(newest) if newest.uid == self.machine.uid => self.machine = newest,
             _ => {}
         }
@@ -260,16 +260,16 @@ impl Ledger {
             let Some(patch) = StatusPatch::between(&before, &status, self.machine.resource_version()) else {
                 return Ok(Vec::new());
             };
-            let turn = take_turn(context, &self.machine).await.map_err(AccessError::Refused)?;
+            let permit = acquire_write(context, &self.machine).await.map_err(StoreError::Refused)?;
             let sent = self.send(context, &patch, status).await;
-            drop(turn);
+            drop(permit);
             match sent {
                 Ok(()) => return Ok(news),
-                Err(AccessError::Changed) => self.read_again(context).await.map(drop)?,
+                Err(StoreError::Changed) => self.read_again(context).await.map(drop)?,
                 Err(error) => return Err(error),
             }
         }
-        Err(AccessError::Changed)
+        Err(StoreError::Changed)
     }
 
     /// What everything that is noted makes of the status.
@@ -306,12 +306,12 @@ impl Ledger {
         &mut self,
         context: &Context,
         report: &OsReport,
-    ) -> Result<Option<ReinstallRequest>, AccessError> {
+    ) -> Result<Option<ReinstallRequest>, StoreError> {
         self.read_again(context).await?;
-        let due = |ledger: &Self| reinstall::due(&ledger.machine, report, ledger.counts(context)).cloned();
+        let due = |writer: &Self| reinstall::due(&writer.machine, report, writer.counts(context)).cloned();
         let Some(text) = due(self) else { return Ok(None) };
         self.note(context, Step::SentReinstall(text.clone()));
-        self.write(context).await.map_err(AccessError::Refused)?;
+        self.write(context).await.map_err(StoreError::Refused)?;
         // The write may have found another version.
         Ok(due(self).filter(|still| *still == text))
     }
@@ -329,13 +329,13 @@ impl Ledger {
     }
 
     /// Reads the inventory anew; its whole status.
-    async fn read_again(&mut self, context: &Context) -> Result<MachineInventoryStatus, AccessError> {
-        let object = context.inventory_client.get(&self.machine.namespace, &self.machine.name).await?;
+    async fn read_again(&mut self, context: &Context) -> Result<MachineInventoryStatus, StoreError> {
+        let object = context.inventory_store.get(&self.machine.namespace, &self.machine.name).await?;
         let status = object.status.clone().unwrap_or_default();
         let machine = Arc::new(KnownMachine::of(object.clone()));
         context.inventories.enter(object);
         if machine.uid != self.machine.uid {
-            return Err(AccessError::Gone);
+            return Err(StoreError::Gone);
         }
         self.machine = machine;
         Ok(status)
@@ -346,8 +346,8 @@ impl Ledger {
         context: &Context,
         patch: &StatusPatch,
         status: MachineInventoryStatus,
-    ) -> Result<(), AccessError> {
-        let (machine, index, client) = (&self.machine, &context.inventories, &context.inventory_client);
+    ) -> Result<(), StoreError> {
+        let (machine, index, client) = (&self.machine, &context.inventories, &context.inventory_store);
         context.metrics.writes.inc();
         let written = client.write_status(&machine.namespace, &machine.name, patch).await?;
         if let Some(machine) = index.assume_written(machine, status, &written) {
@@ -356,7 +356,7 @@ impl Ledger {
         }
         let newest = index.enter(client.get(&machine.namespace, &machine.name).await?);
         if newest.uid != machine.uid {
-            return Err(AccessError::Gone);
+            return Err(StoreError::Gone);
         }
         self.machine = newest;
         Ok(())
@@ -374,12 +374,12 @@ async fn make(
     for candidate in 0..CANDIDATES {
         let object = record.object(hash, approved, candidate);
         context.metrics.writes.inc();
-        match context.inventory_client.make(object).await? {
-            Made::New(made) => return Ok(context.inventories.assume_made(*made)),
-            Made::Taken(there) if there.spec.tpm_hash().as_ref() == Some(hash) => {
+        match context.inventory_store.make(object).await? {
+            Created::New(made) => return Ok(context.inventories.assume_made(*made)),
+            Created::NameTaken(there) if there.spec.tpm_hash().as_ref() == Some(hash) => {
                 return Ok(context.inventories.enter(*there));
             }
-            Made::Taken(_) => continue,
+            Created::NameTaken(_) => continue,
         }
     }
     Err(Refusal::new(
@@ -389,9 +389,9 @@ async fn make(
 }
 
 /// A write for a machine counts against the registration through which it came.
-async fn take_turn(context: &Context, machine: &KnownMachine) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+async fn acquire_write(context: &Context, machine: &KnownMachine) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
     let Some(name) = machine.registration.clone() else { return Ok(None) };
-    context.registrations.pace.turn(&(machine.namespace.clone(), name)).await.map(Some)
+    context.registrations.limiter.acquire(&(machine.namespace.clone(), name)).await.map(Some)
 }
 
 /// Brings labels, annotations and SMBIOS up to date. `None`: the inventory is gone, or is not what it was.
@@ -401,17 +401,17 @@ async fn update(
     known: Arc<KnownMachine>,
 ) -> Result<Option<Arc<KnownMachine>>, Refusal> {
     let Some(patch) = record.patch(&known) else { return Ok(Some(known)) };
-    let _turn = take_turn(context, &known).await?;
+    let _permit = acquire_write(context, &known).await?;
     context.metrics.writes.inc();
-    match context.inventory_client.patch(&known.namespace, &known.name, &patch).await {
+    match context.inventory_store.patch(&known.namespace, &known.name, &patch).await {
         Ok(object) => Ok(Some(context.inventories.enter(object))),
-        Err(AccessError::Gone) => {
+        Err(StoreError::Gone) => {
             // The index has not heard of it yet; the next attempt must not find the machine again.
             context.inventories.forget(&known);
             Ok(None)
         }
-        Err(AccessError::Changed) => Ok(None),
-        Err(AccessError::Refused(refusal)) => Err(refusal),
+        Err(StoreError::Changed) => Ok(None),
+        Err(StoreError::Refused(refusal)) => Err(refusal),
     }
 }
 

@@ -14,10 +14,10 @@ const NAMES: &[&str] = &["/hostname", "/fqdn", "/rancherd/nodeName"];
 
 /// The texts of a cloud-config that are templates.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ConfigTemplates(Vec<Place>);
+pub(super) struct ConfigTemplates(Vec<TemplateText>);
 
 #[derive(Clone, Debug)]
-struct Place {
+struct TemplateText {
     /// For people, such as `cloudConfig.users[0].name`.
     path: String,
     /// JSON pointer.
@@ -27,19 +27,19 @@ struct Place {
 
 /// A text that cannot be filled in for any machine.
 #[derive(Debug)]
-pub(super) struct BadPlace {
+pub(super) struct InvalidTemplate {
     /// Such as `cloudConfig.users[0].name`.
     pub(super) path: String,
     pub(super) source: UndefinedField,
 }
 
 impl ConfigTemplates {
-    pub(super) fn parse(config: Option<&Map<String, Value>>) -> Result<Self, BadPlace> {
-        let mut places = Vec::new();
+    pub(super) fn parse(config: Option<&Map<String, Value>>) -> Result<Self, InvalidTemplate> {
+        let mut texts = Vec::new();
         if let Some(config) = config {
-            in_map(config, "cloudConfig", "", &mut places)?;
+            in_map(config, "cloudConfig", "", &mut texts)?;
         }
-        Ok(Self(places))
+        Ok(Self(texts))
     }
 
     /// The cloud-config, which must be the one that was parsed, for one machine.
@@ -51,7 +51,7 @@ impl ConfigTemplates {
     ) -> Result<Map<String, Value>, Refusal> {
         let mut config = Value::Object(config);
         let mut bytes = 0;
-        for Place { path, pointer, template } in &self.0 {
+        for TemplateText { path, pointer, template } in &self.0 {
             let mut text = template.render(&machine.name, smbios).map_err(|empty| {
                 let (namespace, name) = (&machine.namespace, &machine.name);
                 let message = format!(
@@ -79,19 +79,24 @@ impl ConfigTemplates {
     }
 }
 
-fn in_map(map: &Map<String, Value>, path: &str, pointer: &str, places: &mut Vec<Place>) -> Result<(), BadPlace> {
+fn in_map(
+    map: &Map<String, Value>,
+    path: &str,
+    pointer: &str,
+    texts: &mut Vec<TemplateText>,
+) -> Result<(), InvalidTemplate> {
     map.iter().try_for_each(|(key, value)| {
         let escaped = key.replace('~', "~0").replace('/', "~1");
-        in_value(value, &format!("{path}.{key}"), &format!("{pointer}/{escaped}"), places)
+        in_value(value, &format!("{path}.{key}"), &format!("{pointer}/{escaped}"), texts)
     })
 }
 
-fn in_value(value: &Value, path: &str, pointer: &str, places: &mut Vec<Place>) -> Result<(), BadPlace> {
+fn in_value(value: &Value, path: &str, pointer: &str, texts: &mut Vec<TemplateText>) -> Result<(), InvalidTemplate> {
     match value {
         Value::String(text) => {
             let template = ConfigTemplate::parse(text);
-            let template = template.map_err(|source| BadPlace { path: path.to_owned(), source })?;
-            places.extend(template.map(|template| Place {
+            let template = template.map_err(|source| InvalidTemplate { path: path.to_owned(), source })?;
+            texts.extend(template.map(|template| TemplateText {
                 path: path.to_owned(),
                 pointer: pointer.to_owned(),
                 template,
@@ -99,9 +104,9 @@ fn in_value(value: &Value, path: &str, pointer: &str, places: &mut Vec<Place>) -
             Ok(())
         }
         Value::Array(items) => items.iter().enumerate().try_for_each(|(index, item)| {
-            in_value(item, &format!("{path}[{index}]"), &format!("{pointer}/{index}"), places)
+            in_value(item, &format!("{path}[{index}]"), &format!("{pointer}/{index}"), texts)
         }),
-        Value::Object(map) => in_map(map, path, pointer, places),
+        Value::Object(map) => in_map(map, path, pointer, texts),
         Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
     }
 }

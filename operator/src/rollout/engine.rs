@@ -6,7 +6,7 @@ use api::{Engine, reason};
 
 /// Which of the kinds we drive the API server serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Served {
+pub struct ServedKinds {
     /// Fleet's Bundles.
     pub bundles: bool,
     /// System Upgrade Controller's Plans.
@@ -22,25 +22,25 @@ pub const STANDALONE_NAMESPACE: &str = "system-upgrade";
 
 /// An engine that there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carrier {
+pub enum RolloutEngine {
     /// A Bundle brings the Plan into each cluster.
     Fleet,
     /// The Plan is applied here.
     Plan,
 }
 
-impl From<Carrier> for Engine {
-    fn from(carrier: Carrier) -> Self {
-        match carrier {
-            Carrier::Fleet => Self::Fleet,
-            Carrier::Plan => Self::Plan,
+impl From<RolloutEngine> for Engine {
+    fn from(engine: RolloutEngine) -> Self {
+        match engine {
+            RolloutEngine::Fleet => Self::Fleet,
+            RolloutEngine::Plan => Self::Plan,
         }
     }
 }
 
-impl Carrier {
+impl RolloutEngine {
     /// Namespace of the Plan.
-    pub fn plan_namespace(self, served: Served) -> &'static str {
+    pub fn plan_namespace(self, served: ServedKinds) -> &'static str {
         match self {
             Self::Plan if served.standalone => STANDALONE_NAMESPACE,
             Self::Plan | Self::Fleet => PLAN_NAMESPACE,
@@ -49,11 +49,11 @@ impl Carrier {
 }
 
 /// The engine for a ManagedOSImage of this namespace, or what is missing.
-pub fn choose(engine: Engine, namespace: &str, served: Served) -> Result<Carrier, Problem> {
+pub fn choose(engine: Engine, namespace: &str, served: ServedKinds) -> Result<RolloutEngine, Problem> {
     let local = namespace == LOCAL_NAMESPACE;
     let missing = match engine {
-        Engine::Auto | Engine::Fleet if served.bundles => return Ok(Carrier::Fleet),
-        Engine::Auto | Engine::Plan if served.plans && local => return Ok(Carrier::Plan),
+        Engine::Auto | Engine::Fleet if served.bundles => return Ok(RolloutEngine::Fleet),
+        Engine::Auto | Engine::Plan if served.plans && local => return Ok(RolloutEngine::Plan),
         Engine::Auto if local => {
             "neither Fleet (bundles.fleet.cattle.io) nor System Upgrade Controller (plans.upgrade.cattle.io) is \
              installed, and this release has no roll-out of the operator's own; install one of them"
@@ -78,21 +78,21 @@ mod tests {
 
     #[test]
     fn fleet_goes_before_plans_and_plans_reach_this_cluster_only() {
-        let served = |bundles, plans| Served { bundles, plans, standalone: false };
+        let served = |bundles, plans| ServedKinds { bundles, plans, standalone: false };
         let cases = [
-            (Engine::Auto, "fleet-local", served(true, true), Some(Carrier::Fleet)),
-            (Engine::Auto, "fleet-local", served(false, true), Some(Carrier::Plan)),
+            (Engine::Auto, "fleet-local", served(true, true), Some(RolloutEngine::Fleet)),
+            (Engine::Auto, "fleet-local", served(false, true), Some(RolloutEngine::Plan)),
             (Engine::Auto, "fleet-local", served(false, false), None),
-            (Engine::Auto, "fleet-default", served(true, false), Some(Carrier::Fleet)),
+            (Engine::Auto, "fleet-default", served(true, false), Some(RolloutEngine::Fleet)),
             (Engine::Auto, "fleet-default", served(false, true), None),
             (Engine::Fleet, "fleet-local", served(false, true), None),
-            (Engine::Plan, "fleet-local", served(true, true), Some(Carrier::Plan)),
+            (Engine::Plan, "fleet-local", served(true, true), Some(RolloutEngine::Plan)),
             (Engine::Plan, "fleet-default", served(true, true), None),
             (Engine::Plan, "fleet-local", served(true, false), None),
             (Engine::Operator, "fleet-local", served(true, true), None),
         ];
-        for (engine, namespace, served, carrier) in cases {
-            assert_eq!(choose(engine, namespace, served).ok(), carrier, "{engine:?} {namespace} {served:?}");
+        for (asked, namespace, served, engine) in cases {
+            assert_eq!(choose(asked, namespace, served).ok(), engine, "{asked:?} {namespace} {served:?}");
         }
     }
 }

@@ -91,7 +91,7 @@ pub struct PlanSecret {
 /// What a Plan cannot say; the text names the field and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Unsayable(pub String);
+pub struct UnsupportedByPlan(pub String);
 
 /// The Plan of this `name` for a ManagedOSImage. `cloud_config`: the document laid into its Secret of the same name.
 /// `registry`: of images that name none.
@@ -100,7 +100,7 @@ pub fn plan(
     spec: &ManagedOSImageSpec,
     cloud_config: Option<&str>,
     registry: &DefaultRegistry,
-) -> Result<PlanSpec, Unsayable> {
+) -> Result<PlanSpec, UnsupportedByPlan> {
     let concurrency = spec.concurrency.unwrap_or(1);
     let mut upgrade = upgrade_container(spec)?;
     // Of what the user says: the same image from another registry is nothing to upgrade to.
@@ -108,12 +108,12 @@ pub fn plan(
     let mut prepare = spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?;
     for container in [&mut upgrade].into_iter().chain(&mut prepare) {
         let image = registry.complete(&image(&container.image)?);
-        container.image = image.map_err(|error| Unsayable(error.to_string()))?.to_string();
+        container.image = image.map_err(|error| UnsupportedByPlan(error.to_string()))?.to_string();
     }
     if let Some(most) = spec.max_failures
         && i64::from(most) != (concurrency - 1).max(0)
     {
-        return Err(Unsayable(format!(
+        return Err(UnsupportedByPlan(format!(
             "spec.maxFailures is {most}: in a Plan a failed node keeps its place among the {concurrency} of \
              spec.concurrency, so that {} may fail; write that, or nothing",
             (concurrency - 1).max(0)
@@ -139,7 +139,7 @@ fn secret(name: &str) -> PlanSecret {
     PlanSecret { name: name.to_owned(), path: SECRET_PATH.to_owned() }
 }
 
-fn upgrade_container(spec: &ManagedOSImageSpec) -> Result<Container, Unsayable> {
+fn upgrade_container(spec: &ManagedOSImageSpec) -> Result<Container, UnsupportedByPlan> {
     let given = spec.upgrade_container.clone().unwrap_or_default();
     let mut upgrade = container(&given, spec.os_image.as_deref())?;
     if given.image.is_none() && upgrade.command.is_empty() {
@@ -148,7 +148,7 @@ fn upgrade_container(spec: &ManagedOSImageSpec) -> Result<Container, Unsayable> 
     Ok(upgrade)
 }
 
-fn container(spec: &ContainerSpec, default_image: Option<&str>) -> Result<Container, Unsayable> {
+fn container(spec: &ContainerSpec, default_image: Option<&str>) -> Result<Container, UnsupportedByPlan> {
     let given = spec.image.as_deref().or(default_image).unwrap_or_default();
     Ok(Container {
         // Written out with its tag: left to the controller, an image without one gets the Plan's version as tag.
@@ -162,13 +162,17 @@ fn container(spec: &ContainerSpec, default_image: Option<&str>) -> Result<Contai
     })
 }
 
-fn image(text: &str) -> Result<ImageReference, Unsayable> {
-    text.trim().parse().map_err(|error: MalformedImage| Unsayable(error.to_string()))
+fn image(text: &str) -> Result<ImageReference, UnsupportedByPlan> {
+    text.trim().parse().map_err(|error: MalformedImage| UnsupportedByPlan(error.to_string()))
 }
 
 /// A label value that is another one whenever nodes must be upgraded anew: for another `osImage`, another container,
 /// other cloud-config, and for nothing else. The controller compares it and nothing of the container.
-fn version(upgrade: &Container, os_image: Option<&str>, cloud_config: Option<&str>) -> Result<String, Unsayable> {
+fn version(
+    upgrade: &Container,
+    os_image: Option<&str>,
+    cloud_config: Option<&str>,
+) -> Result<String, UnsupportedByPlan> {
     // Where a container has an image of its own, `osImage` is in nothing else of the Plan.
     let image = image(os_image.unwrap_or(&upgrade.image))?;
     let digest = Digest::of(&(upgrade, image.to_string(), cloud_config)).to_string();
@@ -178,14 +182,14 @@ fn version(upgrade: &Container, os_image: Option<&str>, cloud_config: Option<&st
     Ok(format!("{tag}-{}", &digest[..VERSION_DIGEST]).trim_start_matches('-').to_owned())
 }
 
-fn drain(drain: &Drain) -> Result<PlanDrain, Unsayable> {
+fn drain(drain: &Drain) -> Result<PlanDrain, UnsupportedByPlan> {
     let seconds = |field: &str, value: &Option<SecondsOrDuration>| {
         let seconds = value.as_ref().map(SecondsOrDuration::seconds).transpose();
-        seconds.map_err(|error| Unsayable(format!("spec.drain.{field}: {error}")))
+        seconds.map_err(|error| UnsupportedByPlan(format!("spec.drain.{field}: {error}")))
     };
     let short = |field: &str, value: &Option<SecondsOrDuration>| {
         let seconds = seconds(field, value)?.map(i32::try_from).transpose();
-        seconds.map_err(|_| Unsayable(format!("spec.drain.{field} is longer than {} s", i32::MAX)))
+        seconds.map_err(|_| UnsupportedByPlan(format!("spec.drain.{field} is longer than {} s", i32::MAX)))
     };
     let delete_local_data = drain.delete_local_data.unwrap_or(false);
     Ok(PlanDrain {
@@ -201,11 +205,11 @@ fn drain(drain: &Drain) -> Result<PlanDrain, Unsayable> {
     })
 }
 
-fn window(windows: &[Window]) -> Result<Option<Window>, Unsayable> {
+fn window(windows: &[Window]) -> Result<Option<Window>, UnsupportedByPlan> {
     match windows {
         [] => Ok(None),
         [window] => Ok(Some(window.clone())),
-        more => Err(Unsayable(format!(
+        more => Err(UnsupportedByPlan(format!(
             "spec.windows has {} windows, and a Plan takes one; make them one, or a ManagedOSImage for each",
             more.len()
         ))),
@@ -218,7 +222,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn of(spec: Value) -> Result<PlanSpec, Unsayable> {
+    fn of(spec: Value) -> Result<PlanSpec, UnsupportedByPlan> {
         plan("mos-x", &serde_json::from_value(spec).unwrap(), None, &DefaultRegistry::default())
     }
     fn version_of(spec: Value) -> String {

@@ -281,7 +281,7 @@ fn remembered(upgrade: &Upgrade, seen: Vec<Seen>, before: &[NodeProgress], now: 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Carrier, DefaultRegistry};
+    use super::super::{DefaultRegistry, RolloutEngine};
     use super::*;
     use api::ManagedOSImage;
     use k8s_openapi::jiff::Timestamp;
@@ -293,7 +293,7 @@ mod tests {
     fn upgrade(spec: Value) -> Upgrade {
         let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
         object.metadata.namespace = Some("fleet-local".to_owned());
-        Upgrade::of(&object, Carrier::Fleet, &DefaultRegistry::default()).unwrap()
+        Upgrade::of(&object, RolloutEngine::Fleet, &DefaultRegistry::default()).unwrap()
     }
     fn to_v2() -> Upgrade {
         upgrade(json!({"osImage": "a:v2"}))

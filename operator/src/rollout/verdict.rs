@@ -1,7 +1,7 @@
 //! What is to be said of a roll-out as a whole: one reason, and whether somebody must act.
 
 use super::bundle::BundleStatus;
-use super::{Carrier, Upgrade};
+use super::{RolloutEngine, Upgrade};
 use api::{NodeCounts, reason};
 
 /// Without a step for this long, in seconds, it is stuck: twice what an upgrade Job has until it is ended.
@@ -11,9 +11,9 @@ const STUCK_AFTER_WITH_WINDOW: i64 = 8 * 24 * 3600;
 
 /// All that counts for it.
 #[derive(Clone, Copy, Debug)]
-pub struct Situation<'a> {
+pub struct Observation<'a> {
     pub upgrade: &'a Upgrade,
-    pub carrier: Carrier,
+    pub engine: RolloutEngine,
     /// With Fleet; `None`: it has not looked at the Bundle yet.
     pub bundle: Option<&'a BundleStatus>,
     /// Why the Plan in this cluster is not carried out, in its controller's words.
@@ -45,18 +45,18 @@ pub fn stuck_after(upgrade: &Upgrade) -> i64 {
     if upgrade.plan.window.is_some() { STUCK_AFTER_WITH_WINDOW } else { STUCK_AFTER }
 }
 
-pub fn verdict(situation: Situation<'_>) -> Verdict {
-    let Situation { upgrade, counts, .. } = situation;
-    if let Some(verdict) = not_brought(situation) {
+pub fn verdict(observation: Observation<'_>) -> Verdict {
+    let Observation { upgrade, counts, .. } = observation;
+    if let Some(verdict) = not_brought(observation) {
         return verdict;
     }
     let NodeCounts { desired, done, updating, failed } = *counts;
-    let clusters = clusters(situation);
+    let clusters = clusters(observation);
     let everywhere = clusters.is_none_or(|(ready, all)| ready == all);
     if everywhere && desired > 0 && done == desired {
-        return said(reason::UPGRADED, format!("{}{} run {}", done, nodes(done), release(upgrade)));
+        return not_stalled(reason::UPGRADED, format!("{}{} run {}", done, nodes(done), release(upgrade)));
     }
-    if let Some(trouble) = situation.plan_trouble {
+    if let Some(trouble) = observation.plan_trouble {
         let message = format!("System Upgrade Controller does not carry out the Plan: {trouble}");
         return stalled(reason::NOT_APPLIED, message);
     }
@@ -66,17 +66,17 @@ pub fn verdict(situation: Situation<'_>) -> Verdict {
         return stalled(reason::RELEASE_UNKNOWN, message.to_owned());
     }
     let so_far = format!("{done} of {desired}{} run {}", nodes(desired), release(upgrade));
-    let failures = situation.failure.map(|(node, why)| format!("; {failed} failed, such as {node}: {why}"));
+    let failures = observation.failure.map(|(node, why)| format!("; {failed} failed, such as {node}: {why}"));
     if upgrade.is_paused() {
         let message = format!("spec.concurrency is 0; {so_far}{}", failures.unwrap_or_default());
-        return said(reason::PAUSED, message);
+        return not_stalled(reason::PAUSED, message);
     }
     if let Some(failures) = failures {
         return stalled(reason::FAILED, format!("{so_far}{failures}"));
     }
     if !everywhere {
         let (ready, all) = clusters.unwrap_or_default();
-        return waiting(situation, reason::PROGRESSING, format!("applied in {ready} of {all} clusters; {so_far}"));
+        return waiting(observation, reason::PROGRESSING, format!("applied in {ready} of {all} clusters; {so_far}"));
     }
     if desired == 0 && upgrade.is_local() {
         return stalled(reason::NO_NODE_MATCHED, "spec.nodeSelector selects no node of this cluster".to_owned());
@@ -87,27 +87,27 @@ pub fn verdict(situation: Situation<'_>) -> Verdict {
             "applied in {all} clusters; no machine of theirs that spec.nodeSelector selects reports to this operator, \
              so that nothing tells whether they were upgraded"
         );
-        return said(reason::APPLIED_NOT_UPGRADED, message);
+        return not_stalled(reason::APPLIED_NOT_UPGRADED, message);
     }
     if updating > 0 {
-        return waiting(situation, reason::PROGRESSING, format!("{so_far}, {updating} under way"));
+        return waiting(observation, reason::PROGRESSING, format!("{so_far}, {updating} under way"));
     }
-    waiting(situation, reason::APPLIED_NOT_UPGRADED, format!("applied; {so_far}, none under way"))
+    waiting(observation, reason::APPLIED_NOT_UPGRADED, format!("applied; {so_far}, none under way"))
 }
 
 /// What keeps Fleet from bringing it into the clusters.
-fn not_brought(situation: Situation<'_>) -> Option<Verdict> {
-    if situation.carrier != Carrier::Fleet {
+fn not_brought(observation: Observation<'_>) -> Option<Verdict> {
+    if observation.engine != RolloutEngine::Fleet {
         return None;
     }
-    let Some(bundle) = situation.bundle else {
+    let Some(bundle) = observation.bundle else {
         let message = "Fleet has not looked at the Bundle yet".to_owned();
-        return Some(waiting(situation, reason::PROGRESSING, message));
+        return Some(waiting(observation, reason::PROGRESSING, message));
     };
     if bundle.summary.desired_ready == 0 {
-        let message = if situation.upgrade.is_local() {
+        let message = if observation.upgrade.is_local() {
             "Fleet has no cluster `local` in fleet-local; see whether its agent is registered"
-        } else if situation.upgrade.targets.is_empty() {
+        } else if observation.upgrade.targets.is_empty() {
             "spec.targets is empty, which takes no cluster; name some, or all with `- clusterSelector: {}`"
         } else {
             "spec.targets match no cluster of this namespace"
@@ -119,8 +119,8 @@ fn not_brought(situation: Situation<'_>) -> Option<Verdict> {
 }
 
 /// Clusters in which it is applied, and all.
-fn clusters(situation: Situation<'_>) -> Option<(u32, u32)> {
-    situation.bundle.map(|bundle| (bundle.summary.ready, bundle.summary.desired_ready))
+fn clusters(observation: Observation<'_>) -> Option<(u32, u32)> {
+    observation.bundle.map(|bundle| (bundle.summary.ready, bundle.summary.desired_ready))
 }
 
 fn release(upgrade: &Upgrade) -> String {
@@ -131,7 +131,7 @@ fn nodes(count: u32) -> &'static str {
     if count == 1 { " node" } else { " nodes" }
 }
 
-fn said(reason: &'static str, message: String) -> Verdict {
+fn not_stalled(reason: &'static str, message: String) -> Verdict {
     Verdict { reason, message, stalled: false }
 }
 
@@ -140,15 +140,15 @@ fn stalled(reason: &'static str, message: String) -> Verdict {
 }
 
 /// It will go on by itself, or has been expected to for too long.
-fn waiting(situation: Situation<'_>, reason: &'static str, message: String) -> Verdict {
-    if situation.idle < stuck_after(situation.upgrade) {
-        return said(reason, message);
+fn waiting(observation: Observation<'_>, reason: &'static str, message: String) -> Verdict {
+    if observation.idle < stuck_after(observation.upgrade) {
+        return not_stalled(reason, message);
     }
-    let look = match situation.carrier {
-        Carrier::Fleet => "see Fleet's and System Upgrade Controller's logs in the clusters",
-        Carrier::Plan => "see whether System Upgrade Controller runs in the Plan's namespace, and its log",
+    let hint = match observation.engine {
+        RolloutEngine::Fleet => "see Fleet's and System Upgrade Controller's logs in the clusters",
+        RolloutEngine::Plan => "see whether System Upgrade Controller runs in the Plan's namespace, and its log",
     };
-    stalled(api::reason::STUCK, format!("no step for {} minutes: {message}; {look}", situation.idle / 60))
+    stalled(api::reason::STUCK, format!("no step for {} minutes: {message}; {hint}", observation.idle / 60))
 }
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
     fn upgrade(namespace: &str, spec: Value) -> Upgrade {
         let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
         object.metadata.namespace = Some(namespace.to_owned());
-        Upgrade::of(&object, Carrier::Fleet, &DefaultRegistry::default()).unwrap()
+        Upgrade::of(&object, RolloutEngine::Fleet, &DefaultRegistry::default()).unwrap()
     }
     fn bundle(desired_ready: u32, ready: u32) -> BundleStatus {
         BundleStatus { summary: Summary { desired_ready, ready, ..Summary::default() }, ..BundleStatus::default() }
@@ -201,9 +201,9 @@ mod tests {
         for (namespace, spec, clusters, nodes, idle, reason, stalled) in cases {
             let upgrade = upgrade(namespace, spec.clone());
             let bundle = clusters.map(|(all, applied)| bundle(all, applied));
-            let verdict = verdict(Situation {
+            let verdict = verdict(Observation {
                 upgrade: &upgrade,
-                carrier: Carrier::Fleet,
+                engine: RolloutEngine::Fleet,
                 bundle: bundle.as_ref(),
                 plan_trouble: None,
                 counts: &counts(nodes),
@@ -220,19 +220,26 @@ mod tests {
         let upgrade = upgrade("fleet-local", json!({"osImage": "a:2"}));
         let mut refused = bundle(1, 0);
         refused.summary.err_applied = 1;
-        let situation = Situation {
+        let observation = Observation {
             upgrade: &upgrade,
-            carrier: Carrier::Fleet,
+            engine: RolloutEngine::Fleet,
             bundle: Some(&refused),
             plan_trouble: None,
             counts: &counts([1, 0, 0, 0]),
             failure: None,
             idle: 0,
         };
-        assert_eq!(verdict(situation).reason, reason::NOT_APPLIED);
-        let situation =
-            Situation { carrier: Carrier::Plan, bundle: None, plan_trouble: Some("no such Secret"), ..situation };
-        let said = verdict(situation);
-        assert!(said.reason == reason::NOT_APPLIED && said.message.contains("no such Secret"), "{said:?}");
+        assert_eq!(verdict(observation).reason, reason::NOT_APPLIED);
+        let observation = Observation {
+            engine: RolloutEngine::Plan,
+            bundle: None,
+            plan_trouble: Some("no such Secret"),
+            ..observation
+        };
+        let not_stalled = verdict(observation);
+        assert!(
+            not_stalled.reason == reason::NOT_APPLIED && not_stalled.message.contains("no such Secret"),
+            "{not_stalled:?}"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! How many exchanges are held at once, and what becomes of them when the operator stops.
 
-use super::places::{Place, Places};
+use super::permits::{Permit, Permits};
 use crate::inventory::index::Key;
 use protocol::{Refusal, RefusalCode};
 use std::time::Duration;
@@ -17,12 +17,12 @@ const INSTALLATIONS_PER_EXCHANGE: usize = 8;
 const SHARE_OF_EXCHANGES: usize = 8;
 const SHARE_OF_INSTALLATIONS: usize = 64;
 
-/// Admits exchanges up to a bound.
+/// TokenScope exchanges up to a bound.
 #[derive(Clone)]
 pub struct Admission {
     most: usize,
-    places: Places,
-    installations: Places,
+    permits: Permits,
+    installations: Permits,
     closing: watch::Receiver<bool>,
     /// One clone is held by each exchange: when all are dropped, nothing is in flight.
     in_flight: watch::Sender<()>,
@@ -36,11 +36,11 @@ pub struct Drain {
 
 /// An admitted exchange. Its place is free again when it is dropped, or goes on as an installation.
 pub struct Admitted {
-    place: Place,
+    permit: Permit,
     registration: Option<Key>,
-    installations: Places,
+    installations: Permits,
     /// Reserved, for after the answer.
-    installation: Option<Place>,
+    installation: Option<Permit>,
     closing: watch::Receiver<bool>,
     _in_flight: watch::Receiver<()>,
 }
@@ -50,15 +50,15 @@ impl Admission {
     pub fn new(most: usize) -> (Self, Drain) {
         let (closing, closed) = watch::channel(false);
         let (in_flight, _) = watch::channel(());
-        let places = Places::shared(most, SHARE_OF_EXCHANGES);
-        let installations = Places::shared(most * INSTALLATIONS_PER_EXCHANGE, SHARE_OF_INSTALLATIONS);
-        let admission = Self { most, places, installations, closing: closed, in_flight: in_flight.clone() };
+        let permits = Permits::shared(most, SHARE_OF_EXCHANGES);
+        let installations = Permits::shared(most * INSTALLATIONS_PER_EXCHANGE, SHARE_OF_INSTALLATIONS);
+        let admission = Self { most, permits, installations, closing: closed, in_flight: in_flight.clone() };
         (admission, Drain { closing, in_flight })
     }
 
     /// As many places again, which close together with these.
-    pub fn apart(&self) -> Self {
-        Self { places: Places::new(self.most), ..self.clone() }
+    pub fn separate(&self) -> Self {
+        Self { permits: Permits::new(self.most), ..self.clone() }
     }
 
     pub fn is_closing(&self) -> bool {
@@ -70,12 +70,12 @@ impl Admission {
         if self.is_closing() {
             return Err(shutting_down());
         }
-        let place = self.places.take_now(registration.as_ref()).await.ok_or_else(|| {
+        let permit = self.permits.try_acquire(registration.as_ref()).await.ok_or_else(|| {
             Refusal::new(RefusalCode::Busy, "as many machines as are served at once are being served")
                 .retry_after(RETRY_AFTER)
         })?;
         Ok(Admitted {
-            place,
+            permit,
             registration,
             installations: self.installations.clone(),
             installation: None,
@@ -88,34 +88,34 @@ impl Admission {
 impl Admitted {
     /// Sees to it that the exchange can go on as an installation.
     pub async fn reserve_installation(&mut self) -> Result<(), Refusal> {
-        let place = self.installations.take_now(self.registration.as_ref()).await.ok_or_else(|| {
+        let permit = self.installations.try_acquire(self.registration.as_ref()).await.ok_or_else(|| {
             let message = "as many machines as are followed at once are being installed";
             Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_INSTALLATION_AFTER)
         })?;
-        self.installation = Some(place);
+        self.installation = Some(permit);
         Ok(())
     }
 
     /// From now on it is an installation, if one was reserved; another machine may have its place as an exchange.
-    pub fn go_on_as_installation(&mut self) {
-        if let Some(place) = self.installation.take() {
-            self.place = place;
+    pub fn continue_as_installation(&mut self) {
+        if let Some(permit) = self.installation.take() {
+            self.permit = permit;
         }
     }
 
     /// The machine's next message is waited for; when that takes longer than this, another machine may have its place.
-    pub fn waits(&self, patience: Duration) {
-        self.place.waits(patience);
+    pub fn start_deadline(&self, patience: Duration) {
+        self.permit.start_deadline(patience);
     }
 
     /// The machine is not waited for.
-    pub fn works(&self) {
-        self.place.works();
+    pub fn clear_deadline(&self) {
+        self.permit.clear_deadline();
     }
 
     /// Waits until another machine wants the place.
-    pub fn wanted(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.place.wanted()
+    pub fn revoked(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.permit.revoked()
     }
 
     /// Tells when the operator stops.
@@ -135,7 +135,7 @@ impl Closing {
 }
 
 impl Drain {
-    /// Admits nobody any more; exchanges are told, and have this long to finish. Returns whether all did.
+    /// TokenScope nobody any more; exchanges are told, and have this long to finish. Returns whether all did.
     pub async fn close(&self, patience: Duration) -> bool {
         self.closing.send_replace(true);
         tokio::time::timeout(patience, self.in_flight.closed()).await.is_ok()
@@ -149,7 +149,7 @@ pub fn shutting_down() -> Refusal {
 }
 
 /// What an exchange says whose machine keeps others waiting.
-pub fn made_room() -> Refusal {
+pub fn permit_revoked() -> Refusal {
     Refusal::new(RefusalCode::Busy, "others wait, and this machine's next message did not come")
         .retry_after(RETRY_AFTER)
 }
@@ -164,9 +164,9 @@ mod tests {
         let mut first = admission.admit(None).await.ok().unwrap();
         let refusal = admission.admit(None).await.err().unwrap();
         assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Busy, Some(RETRY_AFTER)));
-        assert!(admission.apart().admit(None).await.is_ok());
+        assert!(admission.separate().admit(None).await.is_ok());
         first.reserve_installation().await.unwrap();
-        first.go_on_as_installation();
+        first.continue_as_installation();
         assert!(admission.admit(None).await.is_ok());
     }
 
@@ -177,15 +177,15 @@ mod tests {
         for _ in 0..INSTALLATIONS_PER_EXCHANGE {
             let mut admitted = admission.admit(None).await.ok().unwrap();
             admitted.reserve_installation().await.unwrap();
-            admitted.go_on_as_installation();
+            admitted.continue_as_installation();
             followed.push(admitted);
         }
         let mut late = admission.admit(None).await.ok().unwrap();
         let refusal = late.reserve_installation().await.unwrap_err();
         assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Busy, Some(RETRY_INSTALLATION_AFTER)));
         let silent = followed.pop().unwrap();
-        silent.waits(Duration::from_secs(60));
-        let silent = tokio::spawn(async move { silent.wanted().await });
+        silent.start_deadline(Duration::from_secs(60));
+        let silent = tokio::spawn(async move { silent.revoked().await });
         tokio::time::sleep(Duration::from_secs(61)).await;
         late.reserve_installation().await.unwrap();
         assert!(silent.is_finished());
@@ -195,8 +195,8 @@ mod tests {
     async fn a_machine_that_keeps_others_waiting_makes_room() {
         let (admission, _drain) = Admission::new(1);
         let silent = admission.admit(None).await.ok().unwrap();
-        silent.waits(Duration::from_secs(2));
-        let silent = tokio::spawn(async move { silent.wanted().await });
+        silent.start_deadline(Duration::from_secs(2));
+        let silent = tokio::spawn(async move { silent.revoked().await });
         assert_eq!(admission.admit(None).await.err().unwrap().code, RefusalCode::Busy);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(admission.admit(None).await.is_ok() && silent.is_finished());

@@ -3,9 +3,9 @@
 //!
 //! A connection goes through two gates. Before it says anything it costs a socket, and there are many places; from its
 //! first byte on it costs buffers, and there are fewer. At both, a peer that keeps others waiting makes room
-//! ([`Places`]). A websocket leaves the second: from then on its exchange holds a place of its own.
+//! ([`Permits`]). A websocket leaves the second: from then on its exchange holds a place of its own.
 
-use super::places::{Place, Places};
+use super::permits::{Permit, Permits};
 use crate::context::Context;
 use axum::Router;
 use axum::http::Request;
@@ -28,9 +28,9 @@ const MAX_HEADERS: usize = 256;
 /// Connections that the kernel holds for us; it takes no more than `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 /// How long a peer may take with its first byte when others wait for its place: it comes along with the connection.
-const HURRY_TO_SPEAK: Duration = Duration::from_millis(100);
+const FIRST_BYTE_PATIENCE: Duration = Duration::from_millis(100);
 /// The same for every step after it: several round trips around the world.
-const HURRY: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What one connection, and all of them, may take.
 #[derive(Clone, Copy, Debug)]
@@ -79,14 +79,14 @@ pub struct Service {
 
 /// Serves until `stop`. Connections that are open then go on; whoever holds their exchanges ends them.
 pub async fn serve(listener: TcpListener, service: Service, stop: impl Future<Output = ()>) {
-    let (silent, speaking) = (Places::new(service.limits.silent), Places::new(service.limits.speaking));
+    let (silent, speaking) = (Permits::new(service.limits.silent), Permits::new(service.limits.speaking));
     let service = Arc::new(service);
     let accepting = async {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let place = silent.take().await;
-                    tokio::spawn(counted(stream, place, speaking.clone(), service.clone()));
+                    let permit = silent.acquire().await;
+                    tokio::spawn(counted(stream, permit, speaking.clone(), service.clone()));
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: they come back when connections end.
@@ -104,60 +104,60 @@ pub async fn serve(listener: TcpListener, service: Service, stop: impl Future<Ou
     }
 }
 
-async fn counted(stream: TcpStream, place: Place, speaking: Places, service: Arc<Service>) {
+async fn counted(stream: TcpStream, permit: Permit, speaking: Permits, service: Arc<Service>) {
     service.context.metrics.connections.inc();
-    connection(stream, place, speaking, &service).await;
+    connection(stream, permit, speaking, &service).await;
     service.context.metrics.connections.dec();
 }
 
-async fn connection(stream: TcpStream, place: Place, speaking: Places, service: &Service) {
+async fn connection(stream: TcpStream, permit: Permit, speaking: Permits, service: &Service) {
     // Answers are small and waited for.
     let _ = stream.set_nodelay(true);
     let deadline = Instant::now() + service.limits.handshake;
     let mut first_byte = [0];
-    place.waits(HURRY_TO_SPEAK);
+    permit.start_deadline(FIRST_BYTE_PATIENCE);
     let spoke = tokio::select! {
         // Not `readable`, which is told too early of a socket that is new.
         spoke = timeout_at(deadline, stream.peek(&mut first_byte)) => matches!(spoke, Ok(Ok(1..))),
-        () = place.wanted() => {
-            service.context.metrics.count_room("silent");
+        () = permit.revoked() => {
+            service.context.metrics.count_revoked("silent");
             false
         }
     };
     if !spoke {
         return tracing::debug!("a connection said nothing");
     }
-    place.works();
-    let speaks = Arc::new(speaking.take().await);
-    drop(place);
+    permit.clear_deadline();
+    let speaks = Arc::new(speaking.acquire().await);
+    drop(permit);
     tokio::select! {
         () = converse(stream, deadline, &speaks, service) => {}
-        () = speaks.wanted() => {
-            service.context.metrics.count_room("speaking");
+        () = speaks.revoked() => {
+            service.context.metrics.count_revoked("speaking");
             tracing::debug!("a connection kept others waiting");
         }
     }
 }
 
-async fn converse(stream: TcpStream, deadline: Instant, place: &Arc<Place>, service: &Service) {
+async fn converse(stream: TcpStream, deadline: Instant, permit: &Arc<Permit>, service: &Service) {
     let limits = &service.limits;
-    place.waits(HURRY);
+    permit.start_deadline(PATIENCE);
     let stream = match timeout_at(deadline, service.tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
         Err(_) => return tracing::debug!("a TLS handshake took too long"),
     };
-    place.waits(HURRY);
-    let (place, patience, router) = (place.clone(), limits.headers, service.router.clone());
+    permit.start_deadline(PATIENCE);
+    let (permit, patience, router) = (permit.clone(), limits.headers, service.router.clone());
     let answering = tower::service_fn(move |mut request: Request<Incoming>| {
         // For who takes long to answer, and hears from the peer meanwhile.
-        request.extensions_mut().insert(place.clone());
-        let (place, answer) = (place.clone(), router.clone().oneshot(request));
+        request.extensions_mut().insert(permit.clone());
+        let (permit, answer) = (permit.clone(), router.clone().oneshot(request));
         async move {
-            place.works();
+            permit.clear_deadline();
             let answer = answer.await;
             // What is left is the peer's: to read the answer, and to ask again.
-            place.waits(patience);
+            permit.start_deadline(patience);
             answer
         }
     });

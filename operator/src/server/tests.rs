@@ -21,15 +21,15 @@ impl Answer {
     }
 }
 
-fn desk(spec: Value) -> Desk {
+fn state(spec: Value) -> ServerState {
     let context = fixtures::context(&FakeApi::default());
     context.registrations.apply(&Event::Apply(fixtures::registration(spec, TOKEN)));
-    Desk::new(Arc::new(context), Admission::new(1).0)
+    ServerState::new(Arc::new(context), Admission::new(1).0)
 }
 
-async fn get(desk: Desk, path: &str) -> Answer {
+async fn get(state: ServerState, path: &str) -> Answer {
     let request = Request::get(path).body(Body::empty()).unwrap();
-    let response = router(desk).oneshot(request).await.unwrap();
+    let response = router(state).oneshot(request).await.unwrap();
     let status = response.status();
     let retry_after = response.headers().contains_key(header::RETRY_AFTER);
     let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
@@ -38,7 +38,7 @@ async fn get(desk: Desk, path: &str) -> Answer {
 
 #[tokio::test]
 async fn a_plain_get_of_the_url_is_what_a_medium_needs() {
-    let answer = get(desk(json!({})), &format!("{PATH}/{TOKEN}")).await;
+    let answer = get(state(json!({})), &format!("{PATH}/{TOKEN}")).await;
     assert_eq!(answer.status, StatusCode::OK);
     let yaml = answer.body.strip_prefix("#cloud-config\n").unwrap();
     let settings: Value = serde_yaml::from_str(yaml).unwrap();
@@ -53,18 +53,18 @@ async fn who_has_no_token_learns_only_that() {
         ("short", RefusalCode::MalformedToken, StatusCode::BAD_REQUEST),
         (&TOKEN.replace('t', "u"), RefusalCode::UnknownToken, StatusCode::NOT_FOUND),
     ] {
-        let answer = get(desk(json!({})), &format!("{PATH}/{token}")).await;
+        let answer = get(state(json!({})), &format!("{PATH}/{token}")).await;
         assert_eq!((answer.status, answer.code()), (status, code));
         assert!(!answer.body.contains(token));
     }
-    let answer = get(desk(json!({"expiresAt": "2020-01-01T00:00:00Z"})), &format!("{PATH}/{TOKEN}")).await;
+    let answer = get(state(json!({"expiresAt": "2020-01-01T00:00:00Z"})), &format!("{PATH}/{TOKEN}")).await;
     assert_eq!((answer.status, answer.code()), (StatusCode::GONE, RefusalCode::RegistrationExpired));
 }
 
 #[tokio::test]
 async fn a_websocket_that_cannot_be_one_is_refused_with_a_reason() {
     let request = Request::get(format!("{PATH}/{TOKEN}")).header(header::UPGRADE, "websocket");
-    let response = router(desk(json!({}))).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let response = router(state(json!({}))).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
 }
 
@@ -73,23 +73,23 @@ async fn everybody_may_see_health_and_certificates_and_nothing_about_machines() 
     for (path, content) in
         [("/healthz", "ok"), ("/readyz", "ok"), ("/cacerts", "PEM"), ("/metrics", "rancheros_exchanges")]
     {
-        let answer = get(desk(json!({})), path).await;
+        let answer = get(state(json!({})), path).await;
         assert!(answer.status.is_success() && answer.body.contains(content), "{path}: {}", answer.body);
         assert!(!answer.body.contains(TOKEN));
     }
-    assert_eq!(get(desk(json!({})), "/v1-rancheros/inventory").await.code(), RefusalCode::Unauthenticated);
+    assert_eq!(get(state(json!({})), "/v1-rancheros/inventory").await.code(), RefusalCode::Unauthenticated);
 }
 
 #[tokio::test]
 async fn an_operator_that_stops_or_starts_is_not_ready() {
     let (admission, drain) = Admission::new(1);
-    let closing = Desk { admission, ..desk(json!({})) };
+    let closing = ServerState { admission, ..state(json!({})) };
     drain.close(std::time::Duration::from_millis(1)).await;
     assert_eq!(get(closing, "/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
 
     let mut context = fixtures::context(&FakeApi::default());
     context.registrations = Default::default();
-    let starting = Desk::new(Arc::new(context), Admission::new(1).0);
+    let starting = ServerState::new(Arc::new(context), Admission::new(1).0);
     assert_eq!(get(starting.clone(), "/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
     let answer = get(starting, &format!("{PATH}/{TOKEN}")).await;
     assert_eq!((answer.code(), answer.retry_after), (RefusalCode::Unavailable, true));

@@ -1,6 +1,6 @@
 //! The certificate that connections are accepted with, exchangeable while the server runs.
 
-use crate::registration::endpoint::authority::Issued;
+use crate::registration::endpoint::authority::CertificateAndKey;
 use anyhow::Context as _;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
@@ -16,12 +16,12 @@ pub struct CertificateHolder {
 }
 
 impl CertificateHolder {
-    pub fn new(server: &Issued) -> anyhow::Result<Arc<Self>> {
+    pub fn new(server: &CertificateAndKey) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self { current: RwLock::new(certified_key(server)?) }))
     }
 
     /// From now on, new connections are accepted with this.
-    pub fn replace(&self, server: &Issued) -> anyhow::Result<()> {
+    pub fn replace(&self, server: &CertificateAndKey) -> anyhow::Result<()> {
         let key = certified_key(server)?;
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = key;
         Ok(())
@@ -56,7 +56,7 @@ impl ResolvesServerCert for CertificateHolder {
     }
 }
 
-fn certified_key(server: &Issued) -> anyhow::Result<Arc<CertifiedKey>> {
+fn certified_key(server: &CertificateAndKey) -> anyhow::Result<Arc<CertifiedKey>> {
     let chain = CertificateDer::pem_slice_iter(server.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .context("reading the server's certificate")?;

@@ -5,8 +5,8 @@
 //! then. Where Rancher's kinds are not served any more nothing is held back: there is nothing left to delete.
 
 use super::super::ReconcileError;
-use super::take_in;
-use crate::cluster::rancher::Sought;
+use super::enter_written;
+use crate::cluster::rancher::ReadOutcome;
 use crate::context::Context;
 use crate::inventory::index::{Key, KnownMachine};
 use crate::inventory::seen::SeenInventory;
@@ -26,7 +26,7 @@ const LONGEST_NAME: usize = 63;
 
 /// Where a machine stands with its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum State {
     Unassigned,
     RancherNotInstalled,
     NotPermitted,
@@ -42,36 +42,36 @@ pub(super) enum Standing {
 }
 
 /// Brings the machine's token to where its inventory says it shall be.
-pub(super) async fn follow(machine: &KnownMachine, context: &Context) -> Result<Standing, ReconcileError> {
+pub(super) async fn reconcile_token(machine: &KnownMachine, context: &Context) -> Result<State, ReconcileError> {
     if let Some(age) = context.rancher.verified(machine).filter(|age| *age < IN_ORDER)
         && machine.status.conditions.holds(condition_type::ASSIGNED)
     {
-        return Ok(Standing::InOrder(age));
+        return Ok(State::InOrder(age));
     }
     let found = find_cluster(machine, context).await?;
     let plan = plan(machine, &found);
-    if let Some(over) = &plan.over {
-        delete_token(machine, context, over).await?;
+    if let Some(obsolete) = &plan.obsolete {
+        delete_token(machine, context, obsolete).await?;
     }
     let Some(key) = plan.wanted else {
-        if plan.over.is_some() || matches!(plan.standing, Standing::Unassigned) {
-            release(machine, context).await?;
+        if plan.obsolete.is_some() || matches!(plan.state, State::Unassigned) {
+            remove_finalizer(machine, context).await?;
         }
-        return Ok(plan.standing);
+        return Ok(plan.state);
     };
-    hold(machine, context).await?;
-    let standing = have_token(machine, context, key).await?;
-    if matches!(standing, Standing::Issued(_)) {
+    add_finalizer(machine, context).await?;
+    let state = ensure_token(machine, context, key).await?;
+    if matches!(state, State::Issued(_)) {
         context.rancher.note_verified(machine);
     }
-    Ok(standing)
+    Ok(state)
 }
 
 /// Deletes the token of an inventory that is being deleted, and lets the inventory go.
-pub(super) async fn leave(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
+pub(super) async fn delete_tokens(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
     // A token may have been made and not yet noted.
     let expected = match find_cluster(machine, context).await? {
-        Sought::Found(Some(managed_as)) => Some(token_key(machine, managed_as)),
+        ReadOutcome::Found(Some(managed_as)) => Some(token_key(machine, managed_as)),
         _ => None,
     };
     let noted = noted(machine);
@@ -79,20 +79,20 @@ pub(super) async fn leave(machine: &KnownMachine, context: &Context) -> Result<(
         delete_token(machine, context, key).await?;
     }
     context.rancher.forget(&machine.key());
-    release(machine, context).await
+    remove_finalizer(machine, context).await
 }
 
 /// What the status says of it.
-pub(super) fn tell(machine: &KnownMachine, standing: &Standing, status: &mut MachineInventoryStatus, now: &Time) {
+pub(super) fn set_condition(machine: &KnownMachine, state: &State, status: &mut MachineInventoryStatus, now: &Time) {
     let cluster = machine.cluster().unwrap_or_default();
-    let (holds, reason, message) = match standing {
-        Standing::Unassigned => {
-            status.conditions.take_away(condition_type::ASSIGNED);
+    let (holds, reason, message) = match state {
+        State::Unassigned => {
+            status.conditions.remove_type(condition_type::ASSIGNED);
             note(status, None);
             return;
         }
-        Standing::InOrder(_) => return,
-        Standing::RancherNotInstalled => (
+        State::InOrder(_) => return,
+        State::RancherNotInstalled => (
             false,
             reason::RANCHER_NOT_INSTALLED,
             format!(
@@ -100,7 +100,7 @@ pub(super) fn tell(machine: &KnownMachine, standing: &Standing, status: &mut Mac
                  install Rancher, or remove spec.clusterName and say in spec.config how the machine joins"
             ),
         ),
-        Standing::NotPermitted => (
+        State::NotPermitted => (
             false,
             reason::NOT_PERMITTED,
             format!(
@@ -109,7 +109,7 @@ pub(super) fn tell(machine: &KnownMachine, standing: &Standing, status: &mut Mac
                 machine.namespace
             ),
         ),
-        Standing::NoCluster => (
+        State::NoCluster => (
             false,
             reason::CLUSTER_NOT_FOUND,
             format!(
@@ -117,38 +117,38 @@ pub(super) fn tell(machine: &KnownMachine, standing: &Standing, status: &mut Mac
                 machine.namespace
             ),
         ),
-        Standing::ClusterNotReady => (
+        State::ClusterNotReady => (
             false,
             reason::CLUSTER_NOT_READY,
             format!("Cluster {cluster} has no status.clusterName yet; Rancher sets it when it takes the cluster in"),
         ),
-        Standing::NameTaken((namespace, name)) => (
+        State::NameTaken((namespace, name)) => (
             false,
             reason::TOKEN_NAME_TAKEN,
             format!("ClusterRegistrationToken {namespace}/{name} was made for another machine; delete it"),
         ),
-        Standing::NotIssued((namespace, name)) => (
+        State::NotIssued((namespace, name)) => (
             false,
             reason::TOKEN_NOT_ISSUED,
             format!("ClusterRegistrationToken {namespace}/{name} is made; Rancher has not set its status.token yet"),
         ),
-        Standing::Issued(_) => (true, reason::TOKEN_ISSUED, format!("the machine can join cluster {cluster}")),
+        State::Issued(_) => (true, reason::TOKEN_ISSUED, format!("the machine can join cluster {cluster}")),
     };
     status.conditions.put(condition_type::ASSIGNED, holds, reason, &message, machine.generation, now);
-    match standing {
-        Standing::NotIssued(key) | Standing::Issued(key) => note(status, Some(key)),
+    match state {
+        State::NotIssued(key) | State::Issued(key) => note(status, Some(key)),
         // It is not known that the token is gone.
-        Standing::RancherNotInstalled | Standing::NotPermitted | Standing::NameTaken(_) => {}
+        State::RancherNotInstalled | State::NotPermitted | State::NameTaken(_) => {}
         _ => note(status, None),
     }
 }
 
 /// When to look again without being told. `status`: what was made of the standing.
-pub(super) fn next_look(standing: &Standing, status: &MachineInventoryStatus, now: &Time) -> Option<Duration> {
-    match standing {
-        Standing::Unassigned => None,
-        Standing::Issued(_) => Some(IN_ORDER),
-        Standing::InOrder(age) => Some(IN_ORDER.saturating_sub(*age)),
+pub(super) fn requeue_after(state: &State, status: &MachineInventoryStatus, now: &Time) -> Option<Duration> {
+    match state {
+        State::Unassigned => None,
+        State::Issued(_) => Some(IN_ORDER),
+        State::InOrder(age) => Some(IN_ORDER.saturating_sub(*age)),
         _ => {
             let since = status.conditions.find(condition_type::ASSIGNED)?.last_transition_time.as_ref();
             let age = since.map_or(0, |since| now.0.as_second().saturating_sub(since.0.as_second()));
@@ -162,28 +162,28 @@ struct Plan {
     /// The token to have.
     wanted: Option<Key>,
     /// The token to delete.
-    over: Option<Key>,
+    obsolete: Option<Key>,
     /// Where that leads, if no token is wanted.
-    standing: Standing,
+    state: State,
 }
 
-fn plan(machine: &KnownMachine, found: &Sought<Option<String>>) -> Plan {
+fn plan(machine: &KnownMachine, found: &ReadOutcome<Option<String>>) -> Plan {
     let noted = noted(machine);
-    let without = |standing, over| Plan { wanted: None, over, standing };
+    let without = |state, obsolete| Plan { wanted: None, obsolete, state };
     if machine.cluster().is_none() {
-        return without(Standing::Unassigned, noted);
+        return without(State::Unassigned, noted);
     }
     match found {
-        Sought::NotServed => without(Standing::RancherNotInstalled, None),
-        Sought::Forbidden => without(Standing::NotPermitted, None),
-        Sought::Missing => without(Standing::NoCluster, noted),
-        Sought::Found(None) => without(Standing::ClusterNotReady, noted),
-        Sought::Found(Some(managed_as)) => {
+        ReadOutcome::NotServed => without(State::RancherNotInstalled, None),
+        ReadOutcome::Forbidden => without(State::NotPermitted, None),
+        ReadOutcome::Missing => without(State::NoCluster, noted),
+        ReadOutcome::Found(None) => without(State::ClusterNotReady, noted),
+        ReadOutcome::Found(Some(managed_as)) => {
             // The first release, or another version, may have named it otherwise.
             let kept = noted.clone().filter(|(namespace, _)| namespace == managed_as);
             let wanted = kept.unwrap_or_else(|| token_key(machine, managed_as.clone()));
-            let over = noted.filter(|noted| *noted != wanted);
-            Plan { over, standing: Standing::NotIssued(wanted.clone()), wanted: Some(wanted) }
+            let obsolete = noted.filter(|noted| *noted != wanted);
+            Plan { obsolete, state: State::NotIssued(wanted.clone()), wanted: Some(wanted) }
         }
     }
 }
@@ -214,26 +214,29 @@ fn token_key(machine: &KnownMachine, managed_as: String) -> Key {
     (managed_as, name)
 }
 
-async fn find_cluster(machine: &KnownMachine, context: &Context) -> Result<Sought<Option<String>>, ReconcileError> {
-    let Some(cluster) = machine.cluster() else { return Ok(Sought::Missing) };
+async fn find_cluster(
+    machine: &KnownMachine,
+    context: &Context,
+) -> Result<ReadOutcome<Option<String>>, ReconcileError> {
+    let Some(cluster) = machine.cluster() else { return Ok(ReadOutcome::Missing) };
     let found = context.rancher.management_cluster(&context.client, &machine.namespace, cluster).await;
     found.map_err(|source| ReconcileError::Reading { what: format!("Cluster {}/{cluster}", machine.namespace), source })
 }
 
-async fn have_token(machine: &KnownMachine, context: &Context, key: Key) -> Result<Standing, ReconcileError> {
+async fn ensure_token(machine: &KnownMachine, context: &Context, key: Key) -> Result<State, ReconcileError> {
     let failed = |source| ReconcileError::Changing { what: token_name(&key), source };
     let mut found = context.rancher.token(&context.client, &key).await.map_err(failed)?;
-    if found == Sought::Missing {
+    if found == ReadOutcome::Missing {
         found = context.rancher.make_token(&context.client, &key, machine).await.map_err(failed)?;
     }
     Ok(match found {
-        Sought::Found(token) if !token.is_of(machine) => Standing::NameTaken(key),
-        Sought::Found(token) if token.token.is_some() => Standing::Issued(key),
-        Sought::Found(_) => Standing::NotIssued(key),
+        ReadOutcome::Found(token) if !token.is_of(machine) => State::NameTaken(key),
+        ReadOutcome::Found(token) if token.token.is_some() => State::Issued(key),
+        ReadOutcome::Found(_) => State::NotIssued(key),
         // The namespace of the management cluster is not there yet, or no longer.
-        Sought::Missing => Standing::ClusterNotReady,
-        Sought::NotServed => Standing::RancherNotInstalled,
-        Sought::Forbidden => Standing::NotPermitted,
+        ReadOutcome::Missing => State::ClusterNotReady,
+        ReadOutcome::NotServed => State::RancherNotInstalled,
+        ReadOutcome::Forbidden => State::NotPermitted,
     })
 }
 
@@ -247,7 +250,7 @@ fn token_name((namespace, name): &Key) -> String {
 }
 
 /// Has the inventory wait for us when it is deleted.
-async fn hold(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
+async fn add_finalizer(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
     if machine.finalizers.iter().any(|finalizer| finalizer == TOKEN_FINALIZER) {
         return Ok(());
     }
@@ -256,7 +259,7 @@ async fn hold(machine: &KnownMachine, context: &Context) -> Result<(), Reconcile
     set_finalizers(machine, context, finalizers).await
 }
 
-async fn release(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
+async fn remove_finalizer(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
     if !machine.finalizers.iter().any(|finalizer| finalizer == TOKEN_FINALIZER) {
         return Ok(());
     }
@@ -273,7 +276,7 @@ async fn set_finalizers(
     let patch = json!({"metadata": {"resourceVersion": machine.resource_version(), "finalizers": finalizers}});
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
     let written = api.patch(&machine.name, &patching(), &Patch::Merge(&patch)).await;
-    take_in(machine, context, written)
+    enter_written(machine, context, written)
 }
 
 #[cfg(test)]

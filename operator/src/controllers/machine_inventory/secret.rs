@@ -1,19 +1,19 @@
 //! From `spec.machineTokenSecretName` to a condition: whether a machine can be told by its shared secret.
 
 use crate::context::Context;
-use crate::identity::shared_secret::Reading;
+use crate::identity::shared_secret::SecretContent;
 use crate::inventory::index::{Key, KnownMachine};
 use api::{Conditions, MachineInventoryStatus, condition_type, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 
 /// How often a Secret is read again for the sake of the condition. Machines are judged by what it holds when they come.
-const LOOK_EVERY: Duration = Duration::from_secs(300);
+const RECHECK_EVERY: Duration = Duration::from_secs(300);
 /// How often it is seen whether another machine still has the same.
 const SHARED_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum State {
     NotNamed,
     Readable,
     Missing,
@@ -25,10 +25,10 @@ pub(super) enum Standing {
     Unknown,
 }
 
-pub(super) async fn look(machine: &KnownMachine, context: &Context) -> Standing {
-    let Some(key) = machine.secret() else { return Standing::NotNamed };
+pub(super) async fn check(machine: &KnownMachine, context: &Context) -> State {
+    let Some(key) = machine.secret() else { return State::NotNamed };
     match context.secrets.read(&context.client, &key).await {
-        Ok(Reading::Good(secret)) => {
+        Ok(SecretContent::Valid(secret)) => {
             let mut secrets = context.secrets.others(&key, &secret);
             secrets.push(key);
             let machines = secrets.iter().flat_map(|secret| context.inventories.with_secret(secret));
@@ -38,14 +38,14 @@ pub(super) async fn look(machine: &KnownMachine, context: &Context) -> Standing 
             unaware.filter_map(|other| other.secret()).for_each(|secret| context.secrets.note_changed(secret));
             let mut others: Vec<Key> = others.iter().map(|other| other.key()).collect();
             others.sort();
-            if others.is_empty() { Standing::Readable } else { Standing::Shared(others) }
+            if others.is_empty() { State::Readable } else { State::Shared(others) }
         }
-        Ok(Reading::Missing) => Standing::Missing,
-        Ok(Reading::Forbidden) => Standing::Forbidden,
-        Ok(Reading::Malformed(why)) => Standing::Malformed(why),
+        Ok(SecretContent::Missing) => State::Missing,
+        Ok(SecretContent::Forbidden) => State::Forbidden,
+        Ok(SecretContent::Malformed(why)) => State::Malformed(why),
         Err(error) => {
             tracing::warn!(error, machine = format!("{}/{}", machine.namespace, machine.name), "reading its Secret");
-            Standing::Unknown
+            State::Unknown
         }
     }
 }
@@ -56,28 +56,28 @@ fn says_shared(status: &MachineInventoryStatus) -> bool {
 }
 
 /// When to look again without being told.
-pub(super) fn next_look(standing: &Standing) -> Option<Duration> {
-    match standing {
-        Standing::NotNamed => None,
-        Standing::Shared(_) => Some(SHARED_EVERY),
-        _ => Some(LOOK_EVERY),
+pub(super) fn requeue_after(state: &State) -> Option<Duration> {
+    match state {
+        State::NotNamed => None,
+        State::Shared(_) => Some(SHARED_EVERY),
+        _ => Some(RECHECK_EVERY),
     }
 }
 
-pub(super) fn tell(machine: &KnownMachine, standing: &Standing, status: &mut MachineInventoryStatus, now: &Time) {
+pub(super) fn set_condition(machine: &KnownMachine, state: &State, status: &mut MachineInventoryStatus, now: &Time) {
     let Some((namespace, name)) = machine.secret() else {
-        status.conditions.take_away(condition_type::SHARED_SECRET);
+        status.conditions.remove_type(condition_type::SHARED_SECRET);
         return;
     };
-    let (holds, reason, message) = match standing {
-        Standing::NotNamed | Standing::Unknown => return,
-        Standing::Readable => (true, reason::SECRET_READABLE, "the machine can identify itself with it".to_owned()),
-        Standing::Missing => (
+    let (holds, reason, message) = match state {
+        State::NotNamed | State::Unknown => return,
+        State::Readable => (true, reason::SECRET_READABLE, "the machine can identify itself with it".to_owned()),
+        State::Missing => (
             false,
             reason::SECRET_MISSING,
             format!("there is no Secret {name} in namespace {namespace}; make one of type rancheros.cattle.io/token"),
         ),
-        Standing::Forbidden => (
+        State::Forbidden => (
             false,
             reason::NOT_PERMITTED,
             format!(
@@ -85,8 +85,8 @@ pub(super) fn tell(machine: &KnownMachine, standing: &Standing, status: &mut Mac
                  add it to the chart's registrationNamespaces"
             ),
         ),
-        Standing::Malformed(why) => (false, reason::SECRET_MALFORMED, format!("Secret {name}: {why}")),
-        Standing::Shared(others) => {
+        State::Malformed(why) => (false, reason::SECRET_MALFORMED, format!("Secret {name}: {why}")),
+        State::Shared(others) => {
             // Other namespaces are other tenants'.
             let here = others.iter().filter(|(other, _)| *other == namespace).map(|(_, name)| name.as_str());
             let mut here: Vec<&str> = here.take(3).collect();
@@ -112,9 +112,9 @@ mod tests {
 
     async fn told(context: &Context, name: &str) -> Option<(String, String)> {
         let machine = context.inventories.get("n", name).unwrap();
-        let standing = look(&machine, context).await;
+        let state = check(&machine, context).await;
         let mut status = MachineInventoryStatus::default();
-        tell(&machine, &standing, &mut status, &context.now());
+        set_condition(&machine, &state, &mut status, &context.now());
         let condition = status.conditions.find(condition_type::SHARED_SECRET)?;
         Some((condition.reason.to_string(), condition.message.to_string()))
     }

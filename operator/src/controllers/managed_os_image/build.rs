@@ -1,6 +1,6 @@
 //! What must be there, and what must not be there any more.
 
-use super::{Carrier, Wanted};
+use super::{Desired, RolloutEngine};
 use crate::rollout::bundle::{BUNDLE_API, bundle};
 use crate::rollout::objects::{identities, objects};
 use crate::rollout::{self, PLAN_NAMESPACE, STANDALONE_NAMESPACE};
@@ -19,20 +19,20 @@ pub(super) struct Built {
     pub(super) finalizer: bool,
 }
 
-pub(super) fn build(object: &ManagedOSImage, wanted: &Wanted) -> Built {
-    match wanted.carrier {
-        Carrier::Fleet => {
-            let bundle = bundle(object, &wanted.upgrade);
-            let delete = if has_finalizer(object) { everything(&wanted.upgrade.name) } else { Vec::new() };
+pub(super) fn build(object: &ManagedOSImage, desired: &Desired) -> Built {
+    match desired.engine {
+        RolloutEngine::Fleet => {
+            let bundle = bundle(object, &desired.upgrade);
+            let delete = if has_finalizer(object) { everything(&desired.upgrade.name) } else { Vec::new() };
             Built { apply: vec![bundle], delete, predecessor: None, finalizer: false }
         }
-        Carrier::Plan => Built {
-            apply: objects(&wanted.upgrade, wanted.plan_namespace)
+        RolloutEngine::Plan => Built {
+            apply: objects(&desired.upgrade, desired.plan_namespace)
                 .into_iter()
                 .filter_map(|(_, object)| object)
                 .collect(),
-            delete: superfluous(object, wanted),
-            predecessor: (wanted.served.bundles && engine_before(object) != Some(Engine::Plan))
+            delete: superfluous(object, desired),
+            predecessor: (desired.served.bundles && engine_before(object) != Some(Engine::Plan))
                 .then(|| identity_of_bundle(object)),
             finalizer: true,
         },
@@ -55,15 +55,15 @@ pub(super) fn everything(name: &str) -> Vec<Value> {
 
 /// What an earlier spec asked for. Not looked for after each event: only a new spec, or another place of the Plan,
 /// leaves something behind.
-fn superfluous(object: &ManagedOSImage, wanted: &Wanted) -> Vec<Value> {
+fn superfluous(object: &ManagedOSImage, desired: &Desired) -> Vec<Value> {
     let status = object.status.as_ref();
     let place = status.and_then(|status| status.plan.clone());
-    let same_place = place.is_none_or(|place| place == plan_of(wanted));
+    let same_place = place.is_none_or(|place| place == plan_of(desired));
     let same_spec = status.is_some_and(|status| status.observed_generation == object.metadata.generation);
     if !has_finalizer(object) || (same_place && same_spec) {
         return Vec::new();
     }
-    let needed = objects(&wanted.upgrade, wanted.plan_namespace);
+    let needed = objects(&desired.upgrade, desired.plan_namespace);
     let needed: Vec<Value> = needed.into_iter().filter_map(|(_, object)| object).collect();
     let is_needed = |identity: &Value| {
         needed.iter().any(|object| {
@@ -71,12 +71,12 @@ fn superfluous(object: &ManagedOSImage, wanted: &Wanted) -> Vec<Value> {
             same("/kind") && same("/metadata/namespace")
         })
     };
-    everything(&wanted.upgrade.name).into_iter().filter(|identity| !is_needed(identity)).collect()
+    everything(&desired.upgrade.name).into_iter().filter(|identity| !is_needed(identity)).collect()
 }
 
 /// As the status says it.
-pub(super) fn plan_of(wanted: &Wanted) -> String {
-    format!("{}/{}", wanted.plan_namespace, wanted.upgrade.name)
+pub(super) fn plan_of(desired: &Desired) -> String {
+    format!("{}/{}", desired.plan_namespace, desired.upgrade.name)
 }
 
 fn engine_before(object: &ManagedOSImage) -> Option<Engine> {
@@ -91,10 +91,10 @@ fn identity_of_bundle(object: &ManagedOSImage) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::discovery::Surroundings;
+    use super::super::discovery::Discovered;
     use super::super::validate::validate;
     use super::*;
-    use crate::rollout::Served;
+    use crate::rollout::ServedKinds;
     use api::ManagedOSImageStatus;
 
     fn object(spec: Value) -> ManagedOSImage {
@@ -104,9 +104,9 @@ mod tests {
         object
     }
     fn built(object: &ManagedOSImage, bundles: bool) -> Built {
-        let surroundings =
-            Surroundings { served: Served { bundles, plans: true, standalone: true }, ..Surroundings::default() };
-        build(object, &validate(object, &surroundings).unwrap())
+        let discovered =
+            Discovered { served: ServedKinds { bundles, plans: true, standalone: true }, ..Discovered::default() };
+        build(object, &validate(object, &discovered).unwrap())
     }
     fn kinds(objects: &[Value]) -> Vec<&str> {
         objects.iter().map(|object| object["kind"].as_str().unwrap()).collect()

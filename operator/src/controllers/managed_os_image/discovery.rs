@@ -5,7 +5,7 @@ use crate::cluster::rancher;
 use crate::kube::absence::is_absent;
 use crate::rollout::bundle::BUNDLE_API;
 use crate::rollout::objects::PLAN_API;
-use crate::rollout::{DefaultRegistry, STANDALONE_NAMESPACE, Served};
+use crate::rollout::{DefaultRegistry, STANDALONE_NAMESPACE, ServedKinds};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use std::time::Duration;
@@ -17,22 +17,22 @@ const SELDOM: Duration = Duration::from_secs(60);
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Surroundings {
-    pub(super) served: Served,
+pub(super) struct Discovered {
+    pub(super) served: ServedKinds,
     /// Of images that name none.
     pub(super) registry: DefaultRegistry,
 }
 
 /// Keeps the channel up to date for as long as anybody listens. `registry`: the one given to the operator.
-pub(super) async fn keep(client: Client, registry: DefaultRegistry, found: watch::Sender<Option<Surroundings>>) {
+pub(super) async fn run(client: Client, registry: DefaultRegistry, found: watch::Sender<Option<Discovered>>) {
     let mut pause = FIRST;
     while !found.is_closed() {
-        match look(&client, &registry).await {
-            Ok(surroundings) => {
-                let served = surroundings.served;
+        match discover(&client, &registry).await {
+            Ok(discovered) => {
+                let served = discovered.served;
                 let changed = found.send_if_modified(|known| {
-                    let changed = known.as_ref() != Some(&surroundings);
-                    *known = Some(surroundings);
+                    let changed = known.as_ref() != Some(&discovered);
+                    *known = Some(discovered);
                     changed
                 });
                 if changed {
@@ -49,12 +49,12 @@ pub(super) async fn keep(client: Client, registry: DefaultRegistry, found: watch
     }
 }
 
-async fn look(client: &Client, given: &DefaultRegistry) -> kube::Result<Surroundings> {
+async fn discover(client: &Client, given: &DefaultRegistry) -> kube::Result<Discovered> {
     let bundles = serves(client, BUNDLE_API, "bundles").await?;
     let plans = serves(client, PLAN_API, "plans").await?;
     let standalone = plans && has_namespace(client, STANDALONE_NAMESPACE).await?;
     let registry = DefaultRegistry::new(&rancher::setting(client, "system-default-registry").await?).or(given);
-    Ok(Surroundings { served: Served { bundles, plans, standalone }, registry })
+    Ok(Discovered { served: ServedKinds { bundles, plans, standalone }, registry })
 }
 
 async fn serves(client: &Client, api_version: &str, plural: &str) -> kube::Result<bool> {

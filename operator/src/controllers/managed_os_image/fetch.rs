@@ -1,7 +1,7 @@
 //! What tells how far an upgrade is: Fleet's Bundle, the Plan of this cluster with its Jobs and Nodes, and the machines
 //! of the inventory.
 
-use super::{Carrier, Context, ReconcileError, Wanted};
+use super::{Context, Desired, ReconcileError, RolloutEngine};
 use crate::inventory::index::KnownMachine;
 use crate::kube::apply;
 use crate::registration::node_name;
@@ -37,20 +37,20 @@ pub(super) struct Found {
 }
 
 /// `applied`: the Bundle or the Plan as it is.
-pub(super) async fn fetch(context: &Context, wanted: &Wanted, applied: Value) -> Result<Found, ReconcileError> {
-    let upgrade = &wanted.upgrade;
+pub(super) async fn fetch(context: &Context, desired: &Desired, applied: Value) -> Result<Found, ReconcileError> {
+    let upgrade = &desired.upgrade;
     let machines = context.inventories.installed(&upgrade.image_namespace);
     if !upgrade.is_local() {
-        let clusters = clusters(context, wanted).await?;
+        let clusters = clusters(context, desired).await?;
         let reached = |machine: &KnownMachine| machine.cluster().is_some_and(|name| clusters.contains(name));
         let machines = machines.iter().filter(|machine| reached(machine)).filter_map(|machine| machine_of(machine));
         return Ok(Found { bundle: Some(applied), machines: machines.collect(), ..Found::default() });
     }
-    let (bundle, plan) = match wanted.carrier {
-        Carrier::Plan => (None, PlanStatus::of(&applied, &upgrade.plan.version)),
-        Carrier::Fleet => (Some(applied), plan(context, wanted).await?),
+    let (bundle, plan) = match desired.engine {
+        RolloutEngine::Plan => (None, PlanStatus::of(&applied, &upgrade.plan.version)),
+        RolloutEngine::Fleet => (Some(applied), plan(context, desired).await?),
     };
-    let jobs = jobs(context, wanted, &plan).await?;
+    let jobs = jobs(context, desired, &plan).await?;
     let nodes = Api::<v1::Node>::all(context.client.clone()).list(&ListParams::default()).await;
     let nodes = nodes.map_err(|source| ReconcileError::Reading { what: "Nodes".to_owned(), source })?;
     Ok(Found {
@@ -62,8 +62,8 @@ pub(super) async fn fetch(context: &Context, wanted: &Wanted, applied: Value) ->
 }
 
 /// Names of the clusters that the Bundle reaches: Fleet's own finding, whatever the targets say.
-async fn clusters(context: &Context, wanted: &Wanted) -> Result<BTreeSet<String>, ReconcileError> {
-    let (name, namespace) = (&wanted.upgrade.name, &wanted.upgrade.image_namespace);
+async fn clusters(context: &Context, desired: &Desired) -> Result<BTreeSet<String>, ReconcileError> {
+    let (name, namespace) = (&desired.upgrade.name, &desired.upgrade.image_namespace);
     let selector = format!("{BUNDLE_NAME}={name},{BUNDLE_NAMESPACE}={namespace}");
     let api = apply::api(&context.client, &apply::resource(BUNDLE_API, "BundleDeployment"), None);
     let list = api.list_metadata(&ListParams::default().labels(&selector)).await;
@@ -73,31 +73,31 @@ async fn clusters(context: &Context, wanted: &Wanted) -> Result<BTreeSet<String>
 }
 
 /// The Plan that Fleet brought into this cluster; not there yet is as good as without a status.
-async fn plan(context: &Context, wanted: &Wanted) -> Result<PlanStatus, ReconcileError> {
-    if !wanted.served.plans {
+async fn plan(context: &Context, desired: &Desired) -> Result<PlanStatus, ReconcileError> {
+    if !desired.served.plans {
         return Ok(PlanStatus::default());
     }
-    let api = apply::api(&context.client, &apply::resource(PLAN_API, "Plan"), Some(wanted.plan_namespace));
-    let plan = api.get_opt(&wanted.upgrade.name).await.map_err(|source| ReconcileError::Reading {
-        what: format!("Plan {}/{}", wanted.plan_namespace, wanted.upgrade.name),
+    let api = apply::api(&context.client, &apply::resource(PLAN_API, "Plan"), Some(desired.plan_namespace));
+    let plan = api.get_opt(&desired.upgrade.name).await.map_err(|source| ReconcileError::Reading {
+        what: format!("Plan {}/{}", desired.plan_namespace, desired.upgrade.name),
         source,
     })?;
-    Ok(plan.map(|plan| PlanStatus::of(&plan.data, &wanted.upgrade.plan.version)).unwrap_or_default())
+    Ok(plan.map(|plan| PlanStatus::of(&plan.data, &desired.upgrade.plan.version)).unwrap_or_default())
 }
 
 async fn jobs(
     context: &Context,
-    wanted: &Wanted,
+    desired: &Desired,
     plan: &PlanStatus,
 ) -> Result<BTreeMap<String, Option<JobEnd>>, ReconcileError> {
     // Jobs of another version say nothing of this one, and are about to be deleted.
     let Some(hash) = &plan.latest_hash else { return Ok(BTreeMap::new()) };
-    let api = Api::<Job>::namespaced(context.client.clone(), wanted.plan_namespace);
-    let name = &wanted.upgrade.name;
+    let api = Api::<Job>::namespaced(context.client.clone(), desired.plan_namespace);
+    let name = &desired.upgrade.name;
     let selector = format!("{JOB_PLAN}={name},plan.upgrade.cattle.io/{name}={hash}");
     let jobs = api.list(&ListParams::default().labels(&selector)).await;
     let jobs = jobs
-        .map_err(|source| ReconcileError::Reading { what: format!("Jobs of Plan {}", wanted.upgrade.name), source })?;
+        .map_err(|source| ReconcileError::Reading { what: format!("Jobs of Plan {}", desired.upgrade.name), source })?;
     Ok(jobs.items.into_iter().filter_map(|job| Some((job.labels().get(JOB_NODE)?.clone(), end_of(&job)))).collect())
 }
 

@@ -2,11 +2,11 @@
 
 use super::build::plan_of;
 use super::fetch::Found;
-use super::{Context, ManagedOSImage, Outcome, ReconcileError, Wanted};
+use super::{Context, Desired, ManagedOSImage, Outcome, ReconcileError};
 use crate::kube::status_writer::StatusPatch;
 use crate::rollout::bundle::{BundleStatus, carried_back};
 use crate::rollout::progress::{self, Phase};
-use crate::rollout::verdict::{self, Situation, Verdict};
+use crate::rollout::verdict::{self, Observation, Verdict};
 use api::{Conditions, ManagedOSImageStatus, condition_type, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Api;
@@ -28,7 +28,7 @@ pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> 
             let status = ManagedOSImageStatus { conditions: before.conditions, ..ManagedOSImageStatus::default() };
             (status, Verdict { reason: reason::PROGRESSING, message, stalled: false })
         }
-        Outcome::CarriedOut { wanted, found } => counted(before, generation, wanted, found, now),
+        Outcome::Applied { desired, found } => counted(before, generation, desired, found, now),
     };
     status.observed_generation = generation;
     let Verdict { reason, message, stalled } = &verdict;
@@ -36,7 +36,7 @@ pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> 
     if *stalled {
         status.conditions.put(condition_type::STALLED, true, reason, message, generation, now);
     } else {
-        status.conditions.take_away(condition_type::STALLED);
+        status.conditions.remove_type(condition_type::STALLED);
     }
     status
 }
@@ -44,11 +44,11 @@ pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> 
 fn counted(
     before: ManagedOSImageStatus,
     generation: Option<i64>,
-    wanted: &Wanted,
+    desired: &Desired,
     found: &Found,
     now: &Time,
 ) -> (ManagedOSImageStatus, Verdict) {
-    let upgrade = &wanted.upgrade;
+    let upgrade = &desired.upgrade;
     let same_version = before.version.as_ref() == Some(&upgrade.plan.version);
     let known = before.nodes.as_deref().filter(|_| same_version).unwrap_or_default();
     let progress = if upgrade.is_local() {
@@ -60,9 +60,9 @@ fn counted(
     let progressed_at = before.progressed_at.filter(|_| unchanged).unwrap_or_else(|| now.clone());
     let failed = progress.nodes.iter().find(|node| node.phase == Some(Phase::Failed.to_string()));
     let bundle = found.bundle.as_ref().and_then(BundleStatus::of);
-    let verdict = verdict::verdict(Situation {
+    let verdict = verdict::verdict(Observation {
         upgrade,
-        carrier: wanted.carrier,
+        engine: desired.engine,
         bundle: bundle.as_ref(),
         plan_trouble: found.plan.status.trouble().as_deref(),
         counts: &progress.counts,
@@ -74,8 +74,8 @@ fn counted(
     let status = ManagedOSImageStatus {
         observed_generation: generation,
         conditions: before.conditions,
-        engine: Some(wanted.carrier.into()),
-        plan: Some(plan_of(wanted)),
+        engine: Some(desired.engine.into()),
+        plan: Some(plan_of(desired)),
         version: Some(upgrade.plan.version.clone()),
         progressed_at: Some(progressed_at),
         counts: Some(progress.counts),
@@ -90,12 +90,12 @@ fn counted(
 
 /// How long until a roll-out that does not move is stuck. `None`: it is done, or waits for somebody.
 pub(super) fn settles_in(status: &ManagedOSImageStatus, outcome: &Outcome, now: &Time) -> Option<Duration> {
-    let Outcome::CarriedOut { wanted, .. } = outcome else { return None };
+    let Outcome::Applied { desired, .. } = outcome else { return None };
     if status.conditions.holds(condition_type::READY) || status.conditions.holds(condition_type::STALLED) {
         return None;
     }
     let idle = now.0.as_second() - status.progressed_at.as_ref()?.0.as_second();
-    let left = u64::try_from(verdict::stuck_after(&wanted.upgrade) - idle).unwrap_or(0);
+    let left = u64::try_from(verdict::stuck_after(&desired.upgrade) - idle).unwrap_or(0);
     Some(Duration::from_secs(left))
 }
 
@@ -117,18 +117,18 @@ pub(super) async fn write(
         && ready(&before).is_none_or(|before| before.reason != after.reason)
     {
         let warning = status.conditions.holds(condition_type::STALLED);
-        context.events.tell(object.object_ref(&()), warning, &after.reason, &after.message);
+        context.events.publish(object.object_ref(&()), warning, &after.reason, &after.message);
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::discovery::Surroundings;
+    use super::super::discovery::Discovered;
     use super::super::validate::validate;
     use super::*;
     use crate::registration::Problem;
-    use crate::rollout::Served;
+    use crate::rollout::ServedKinds;
     use crate::rollout::progress::Machine;
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
@@ -143,9 +143,9 @@ mod tests {
         object
     }
     fn outcome(object: &ManagedOSImage, versions: &[&str]) -> Outcome {
-        let surroundings = Surroundings {
-            served: Served { bundles: true, plans: true, standalone: false },
-            ..Surroundings::default()
+        let discovered = Discovered {
+            served: ServedKinds { bundles: true, plans: true, standalone: false },
+            ..Discovered::default()
         };
         let machine = |version: &&str| Machine {
             name: format!("m-{version}"),
@@ -158,7 +158,7 @@ mod tests {
         }});
         let found =
             Found { bundle: Some(bundle), machines: versions.iter().map(machine).collect(), ..Found::default() };
-        Outcome::CarriedOut { wanted: Box::new(validate(object, &surroundings).unwrap()), found: Box::new(found) }
+        Outcome::Applied { desired: Box::new(validate(object, &discovered).unwrap()), found: Box::new(found) }
     }
     fn reason_of(status: &ManagedOSImageStatus) -> &str {
         &status.conditions.find(condition_type::READY).unwrap().reason

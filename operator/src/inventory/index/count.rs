@@ -11,7 +11,7 @@ pub(super) struct Counts {
     /// Installed machines of a registration, by the revision of its settings that they have.
     settings: HashMap<Key, HashMap<Option<String>, usize>>,
     /// Machines on their way through one.
-    seats: HashMap<Key, usize>,
+    reservations: HashMap<Key, usize>,
     /// As of the last [`InventoryIndex::take_changed`].
     published: Option<HashMap<Key, usize>>,
     changed: HashSet<Key>,
@@ -27,7 +27,7 @@ impl Counts {
         self.changed.insert(registration);
     }
 
-    pub(super) fn take_away(&mut self, machine: &KnownMachine) {
+    pub(super) fn subtract(&mut self, machine: &KnownMachine) {
         let Some(registration) = came_through(machine) else { return };
         decrement(&mut self.arrived, &registration);
         if let Some(revision) = settings(machine)
@@ -48,10 +48,10 @@ impl Counts {
     }
 
     /// How many were in or on their way before.
-    fn take_seat(&mut self, registration: &Key) -> usize {
-        let seats = self.seats.entry(registration.clone()).or_default();
-        *seats += 1;
-        *seats - 1 + self.arrived.get(registration).copied().unwrap_or(0)
+    fn reserve(&mut self, registration: &Key) -> usize {
+        let reservations = self.reservations.entry(registration.clone()).or_default();
+        *reservations += 1;
+        *reservations - 1 + self.arrived.get(registration).copied().unwrap_or(0)
     }
 
     fn publish(&mut self) -> Vec<Key> {
@@ -86,25 +86,25 @@ fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
 }
 
 /// A machine on its way into the inventory. Counts like one that is in, until dropped.
-pub struct Seat<'a> {
+pub struct Reservation<'a> {
     index: &'a InventoryIndex,
     registration: Key,
     /// Machines that were in or on their way before this one.
-    pub taken_before: usize,
+    pub admitted_before: usize,
 }
 
-impl Drop for Seat<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.index.write(|maps| decrement(&mut maps.counts.seats, &self.registration));
+        self.index.write(|maps| decrement(&mut maps.counts.reservations, &self.registration));
     }
 }
 
 impl InventoryIndex {
     /// Counts a machine in before it is: of many that come at once, no more are admitted than one after the other.
-    pub fn take_seat(&self, namespace: &str, registration: &str) -> Seat<'_> {
+    pub fn reserve(&self, namespace: &str, registration: &str) -> Reservation<'_> {
         let registration = (namespace.to_owned(), registration.to_owned());
-        let taken_before = self.write(|maps| maps.counts.take_seat(&registration));
-        Seat { index: self, registration, taken_before }
+        let admitted_before = self.write(|maps| maps.counts.reserve(&registration));
+        Reservation { index: self, registration, admitted_before }
     }
 
     /// The registrations whose count changed since this was last asked; from now on [`InventoryIndex::published`]

@@ -143,7 +143,7 @@ impl Maps {
                 self.by_secret.remove(&secret);
             }
         }
-        self.counts.take_away(&machine);
+        self.counts.subtract(&machine);
     }
 
     pub(super) fn finish_listing(&mut self) {

@@ -39,10 +39,10 @@ impl Stored {
         KnownMachine::of(object)
     }
     /// The controller.
-    fn look(&mut self) {
+    fn update(&mut self) {
         let machine = self.known();
         let mut status = machine.status.clone();
-        look(&machine, true, &mut status, &now());
+        update(&machine, true, &mut status, &now());
         self.status = Some(status);
     }
     fn step(&mut self, step: &Step) {
@@ -95,7 +95,7 @@ fn a_request_is_announced_then_sent_then_done_and_each_text_counts_once() {
     let mut stored = ready();
     stored.edit(Some("a"));
     assert_eq!(stored.report(&running(&[])), None, "it was not announced yet");
-    stored.look();
+    stored.update();
     assert_eq!(stored.says(), says(true, reason::REINSTALL_REQUESTED, true));
     for _ in 0..2 {
         assert_eq!(stored.report(&running(&[])).as_deref(), Some("a"));
@@ -104,16 +104,16 @@ fn a_request_is_announced_then_sent_then_done_and_each_text_counts_once() {
     assert_eq!(stored.report(&running(&["a"])), None);
     assert_eq!(stored.says(), says(false, reason::REINSTALL_DONE, false));
     let done = stored.status.clone();
-    stored.look();
+    stored.update();
     assert_eq!(stored.status, done, "nothing is to be said");
     // The machine lost its memory: the inventory did not.
     assert_eq!(stored.report(&running(&[])), None);
 
     stored.edit(Some("b"));
-    stored.look();
+    stored.update();
     assert_eq!(stored.report(&running(&["a"])).as_deref(), Some("b"));
     stored.edit(Some("a"));
-    stored.look();
+    stored.update();
     assert_eq!(stored.says(), says(false, reason::ALREADY_HONOURED, false));
     assert_eq!(stored.report(&running(&["a"])), None);
 }
@@ -122,27 +122,27 @@ fn a_request_is_announced_then_sent_then_done_and_each_text_counts_once() {
 fn what_is_there_at_first_sight_counts_as_honoured() {
     // Made by hand or by GitOps, before the machine comes.
     let mut expected = Stored::made("u", Some("a"));
-    expected.look();
+    expected.update();
     assert_eq!(expected.says(), says(false, reason::ALREADY_HONOURED, false));
     // Recreated without its status, of a machine that runs: whoever writes first.
     for controller_first in [true, false] {
         let mut recreated = Stored::made("u2", Some("a"));
         if controller_first {
-            recreated.look();
+            recreated.update();
         }
         for _ in 0..2 {
             assert_eq!(recreated.report(&running(&[])), None);
-            recreated.look();
+            recreated.update();
         }
         assert_eq!(recreated.says(), says(false, reason::ALREADY_HONOURED, false));
     }
     // Restored with the status of the object before, in which the text was announced.
     let mut before = ready();
     before.edit(Some("a"));
-    before.look();
+    before.update();
     let mut restored = Stored { uid: "u2".into(), ..before.clone() };
     assert_eq!(restored.report(&running(&[])), None);
-    restored.look();
+    restored.update();
     assert_eq!(restored.says(), says(false, reason::ALREADY_HONOURED, false));
     // Registered: it is being installed.
     before.register();
@@ -154,17 +154,17 @@ fn what_is_there_at_first_sight_counts_as_honoured() {
 fn an_empty_text_is_none_and_a_request_is_withdrawn() {
     let mut stored = ready();
     stored.edit(Some(""));
-    stored.look();
+    stored.update();
     assert_eq!(stored.says(), None);
     stored.edit(Some("a"));
-    stored.look();
+    stored.update();
     stored.edit(None);
     assert_eq!(stored.report(&running(&[])), None);
-    stored.look();
+    stored.update();
     assert_eq!(stored.says(), None);
     stored.edit(Some("a"));
     assert_eq!(stored.report(&running(&[])), None, "the announcement was withdrawn, too");
-    stored.look();
+    stored.update();
     assert_eq!(stored.report(&running(&[])).as_deref(), Some("a"));
 }
 
@@ -172,7 +172,7 @@ fn an_empty_text_is_none_and_a_request_is_withdrawn() {
 fn why_a_request_is_not_honoured_is_said() {
     let mut stored = ready();
     stored.edit(Some("a"));
-    stored.look();
+    stored.update();
     let older = OsReport { version: "0.0.9".into(), ..OsReport::default() };
     assert_eq!(stored.report(&older), None);
     assert_eq!(stored.says(), says(true, reason::NOT_SUPPORTED, false));
@@ -197,7 +197,7 @@ fn a_machine_without_a_system_is_awaited() {
     let mut stored = Stored::made("u", None);
     stored.register();
     stored.edit(Some("a"));
-    stored.look();
+    stored.update();
     assert_eq!(stored.says(), says(true, reason::NOT_INSTALLED, true));
     stored.step(&Step::Installed);
     assert_eq!(stored.report(&running(&[])).as_deref(), Some("a"));
@@ -207,7 +207,7 @@ fn a_machine_without_a_system_is_awaited() {
 fn what_does_not_count_or_is_not_approved_is_asked_for_nothing() {
     let mut stored = ready();
     stored.edit(Some("a"));
-    stored.look();
+    stored.update();
     let machine = stored.known();
     assert_eq!(due(&machine, &running(&[]), true).map(ReinstallRequest::as_str), Some("a"));
     assert_eq!(due(&machine, &running(&[]), false), None);
@@ -216,7 +216,7 @@ fn what_does_not_count_or_is_not_approved_is_asked_for_nothing() {
     assert_eq!(due(&disapproved, &running(&[]), true), None);
     for (counts, reason) in [(false, reason::DUPLICATE_IDENTITY), (true, reason::APPROVAL_PENDING)] {
         let mut status = disapproved.status.clone();
-        look(&disapproved, counts, &mut status, &now());
+        update(&disapproved, counts, &mut status, &now());
         let condition = status.conditions.find(REINSTALL).unwrap();
         assert_eq!((condition.status, &*condition.reason), (ConditionStatus::True, reason));
         // What was held back is announced anew.
@@ -229,9 +229,9 @@ fn what_does_not_count_or_is_not_approved_is_asked_for_nothing() {
 fn what_the_machine_honoured_unasked_counts_for_good() {
     // The inventory's status was lost, and the text is one of before.
     let mut stored = Stored::made("u2", None);
-    stored.look();
+    stored.update();
     stored.edit(Some("a"));
-    stored.look();
+    stored.update();
     assert_eq!(stored.report(&running(&["a"])), None);
     assert_eq!(stored.says(), says(false, reason::ALREADY_HONOURED, false));
     assert_eq!(stored.report(&running(&[])), None);
@@ -258,13 +258,13 @@ fn each_change_is_told_once() {
     };
     stored.edit(Some("a"));
     for _ in 0..2 {
-        tell(&mut stored, &|stored| stored.look());
+        tell(&mut stored, &|stored| stored.update());
     }
     for honoured in [&[][..], &[], &["a"], &["a"]] {
         tell(&mut stored, &|stored| drop(stored.report(&running(honoured))));
     }
     stored.edit(Some("b"));
-    tell(&mut stored, &|stored| stored.look());
+    tell(&mut stored, &|stored| stored.update());
     let told: Vec<_> = told.iter().map(|(warning, reason)| (*warning, reason.as_str())).collect();
     let requested = (true, "ReinstallRequested");
     assert_eq!(told, [requested, (false, "ReinstallSent"), (false, "ReinstallDone"), requested]);
@@ -351,7 +351,7 @@ proptest! {
                 Act::RestoreEtcd => world = copy.clone(),
                 Act::Look => {
                     world.see();
-                    world.stored.look();
+                    world.stored.update();
                 }
                 Act::Register => {
                     world.see();
@@ -382,7 +382,7 @@ proptest! {
             // Nothing is said twice.
             let settled = world.stored.status.clone();
             if matches!(act, Act::Look) {
-                world.stored.look();
+                world.stored.update();
                 prop_assert_eq!(&world.stored.status, &settled);
             }
         }

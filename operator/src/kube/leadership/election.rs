@@ -1,6 +1,6 @@
 //! Takes part in the election: reads and writes the Lease, and tells whether this replica leads.
 
-use super::lease::{self, Decision, GIVE_UP, LOOK_EVERY, NAME, RENEW_EVERY, Seen};
+use super::lease::{self, Decision, GIVE_UP, NAME, POLL_EVERY, RENEW_EVERY, Seen};
 use crate::kube::client::writing;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
@@ -65,18 +65,18 @@ impl Election {
             let pause = match held.take() {
                 None => {
                     (held, seen) = self.try_to_take(seen).await;
-                    if held.is_some() { RENEW_EVERY } else { LOOK_EVERY }
+                    if held.is_some() { RENEW_EVERY } else { POLL_EVERY }
                 }
                 Some(lead) => {
                     held = self.keep(lead).await;
                     match &held {
                         Some(lead) if lead.renewed.elapsed() >= RENEW_EVERY => RETRY,
                         Some(_) => RENEW_EVERY,
-                        None => LOOK_EVERY,
+                        None => POLL_EVERY,
                     }
                 }
             };
-            self.tell(held.is_some());
+            self.set_leading(held.is_some());
             // Whoever waits for a retry does so no longer than it may lead.
             let pause = held.as_ref().map_or(pause, |held| pause.min(GIVE_UP.saturating_sub(held.renewed.elapsed())));
             tokio::select! {
@@ -84,13 +84,13 @@ impl Election {
                 () = &mut stop => break,
             }
         }
-        self.tell(false);
+        self.set_leading(false);
         if let Some(held) = held {
             self.release(held).await;
         }
     }
 
-    fn tell(&self, leads: bool) {
+    fn set_leading(&self, leads: bool) {
         let changed = self.told.send_if_modified(|told| std::mem::replace(told, leads) != leads);
         self.shown.set(leads.into());
         if changed && leads {
@@ -220,7 +220,7 @@ mod tests {
         first.task.await.unwrap();
         let begun = Instant::now();
         leads(&second).await;
-        assert!(begun.elapsed() <= LOOK_EVERY, "a lease given back is not waited for");
+        assert!(begun.elapsed() <= POLL_EVERY, "a lease given back is not waited for");
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ pub(super) const GIVE_UP: Duration = Duration::from_secs(8);
 /// Between two renewals.
 pub(super) const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// Between two looks of who does not lead. With [`DURATION`]: 12 s from a leader's end to the next one's beginning.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
+pub(super) const POLL_EVERY: Duration = Duration::from_secs(2);
 
 /// When this replica first saw the lease as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +130,6 @@ mod tests {
     #[test]
     fn who_gives_up_does_so_before_another_begins() {
         assert!(GIVE_UP < DURATION && RENEW_EVERY * 2 < GIVE_UP);
-        assert!(DURATION + LOOK_EVERY < Duration::from_secs(15));
+        assert!(DURATION + POLL_EVERY < Duration::from_secs(15));
     }
 }

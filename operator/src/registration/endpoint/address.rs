@@ -15,7 +15,7 @@ use kube::api::Api;
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
-pub struct Given {
+pub struct AddressOptions {
     /// Such as `https://ros.example.org:8443`.
     pub server_url: Option<String>,
     /// Machines reach us under Rancher's own URL, through an ingress beside Rancher's.
@@ -30,7 +30,7 @@ pub struct Given {
 pub struct Address {
     /// Without a slash at the end.
     pub url: String,
-    /// As in [`Given::authorities`]. `None`: machines see our own certificate.
+    /// As in [`AddressOptions::authorities`]. `None`: machines see our own certificate.
     pub authorities: Option<String>,
 }
 
@@ -42,14 +42,14 @@ struct Rancher {
 }
 
 #[derive(Clone)]
-pub struct Finder {
+pub struct AddressFinder {
     client: Client,
     namespace: String,
-    given: Given,
+    given: AddressOptions,
 }
 
-impl Finder {
-    pub fn new(client: Client, namespace: &str, given: Given) -> Self {
+impl AddressFinder {
+    pub fn new(client: Client, namespace: &str, given: AddressOptions) -> Self {
         Self { client, namespace: namespace.to_owned(), given }
     }
 
@@ -83,7 +83,7 @@ impl Finder {
 }
 
 fn choose(
-    given: &Given,
+    given: &AddressOptions,
     rancher: Option<Rancher>,
     service: Option<&Service>,
     namespace: &str,
@@ -130,7 +130,7 @@ mod tests {
         .unwrap()
     }
     fn url_of(service: &Service) -> String {
-        choose(&Given::default(), None, Some(service), "ns").unwrap().url
+        choose(&AddressOptions::default(), None, Some(service), "ns").unwrap().url
     }
 
     #[test]
@@ -143,21 +143,21 @@ mod tests {
 
     #[test]
     fn what_is_given_wins_and_nothing_is_an_error_that_says_what_to_give() {
-        let given = Given { server_url: Some("https://ros.example.org/".into()), ..Given::default() };
+        let given = AddressOptions { server_url: Some("https://ros.example.org/".into()), ..AddressOptions::default() };
         let rancher = Rancher { server_url: "https://rancher.example.org".into(), authorities: "PEM".into() };
         let address = choose(&given, Some(rancher.clone()), None, "ns").unwrap();
         assert_eq!(address, Address { url: "https://ros.example.org".into(), authorities: None });
-        let address = choose(&Given::default(), Some(rancher), None, "ns").unwrap();
+        let address = choose(&AddressOptions::default(), Some(rancher), None, "ns").unwrap();
         assert_eq!(address.authorities.as_deref(), Some("PEM"));
-        let error = choose(&Given::default(), None, None, "ns").unwrap_err().to_string();
+        let error = choose(&AddressOptions::default(), None, None, "ns").unwrap_err().to_string();
         assert!(error.contains("--server-url"), "{error}");
     }
 
     #[tokio::test]
     async fn ranchers_settings_are_read_where_there_is_rancher() {
         let api = FakeApi::default();
-        let given = Given { beside_rancher: true, service: Some("ros".into()), ..Given::default() };
-        let finder = Finder::new(api.client(), "ns", given);
+        let given = AddressOptions { beside_rancher: true, service: Some("ros".into()), ..AddressOptions::default() };
+        let finder = AddressFinder::new(api.client(), "ns", given);
         assert!(finder.find().await.is_err(), "neither Rancher nor the Service");
         api.install_rancher();
         for (name, value) in [("server-url", "https://rancher.example.org"), ("cacerts", "PEM")] {

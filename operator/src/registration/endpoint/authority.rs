@@ -44,12 +44,12 @@ const BACKDATED_DAYS: i64 = 1;
 
 /// A certificate and the key that belongs to it, as PEM.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Issued {
+pub struct CertificateAndKey {
     pub certificate: String,
     pub key: String,
 }
 
-impl std::fmt::Debug for Issued {
+impl std::fmt::Debug for CertificateAndKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Issued(…)")
     }
@@ -65,19 +65,24 @@ pub enum CertificateSource {
 
 /// What connections are accepted with, and whom clients should trust for that.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Served {
-    pub server: Issued,
+pub struct ServerCertificate {
+    pub server: CertificateAndKey,
     /// PEM of the authorities; empty: those that everybody trusts.
     pub bundle: String,
 }
 
 impl CertificateSource {
     /// What to serve now, to clients that reach the server by these names and addresses.
-    pub async fn current(&self, hosts: &[String], fleet: &Fleet, now: Timestamp) -> anyhow::Result<Served> {
+    pub async fn current(
+        &self,
+        hosts: &[String],
+        machines: &InstalledMachines,
+        now: Timestamp,
+    ) -> anyhow::Result<ServerCertificate> {
         match self {
             Self::Own(authority) => {
-                let material = authority.current(hosts, fleet, now).await?;
-                Ok(Served { bundle: material.bundle(), server: material.server })
+                let material = authority.current(hosts, machines, now).await?;
+                Ok(ServerCertificate { bundle: material.bundle(), server: material.server })
             }
             Self::Given(folder) => given::read(folder),
         }
@@ -86,27 +91,27 @@ impl CertificateSource {
 
 /// What installed machines know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fleet {
+pub struct InstalledMachines {
     /// PEM of the authorities that they are told of.
     pub bundle: String,
     /// How many have not said that they know these, and the present address. `None`: it is not known.
     pub behind: Option<usize>,
 }
 
-impl Fleet {
+impl InstalledMachines {
     fn is_left_behind(&self) -> bool {
         self.behind != Some(0)
     }
 
     /// Whether every installed machine trusts this authority.
-    fn knows(&self, authority: &Issued) -> bool {
+    fn knows(&self, authority: &CertificateAndKey) -> bool {
         !self.is_left_behind() && self.bundle.contains(authority.certificate.trim())
     }
 }
 
 /// What somebody asked for, by an annotation of the Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum AuthorityRequest {
     /// Another authority, which takes over when no machine is left behind.
     Renew,
     /// That the successor takes over now.
@@ -117,12 +122,12 @@ pub enum Wish {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsMaterial {
     /// The authority that issues.
-    pub authority: Issued,
+    pub authority: CertificateAndKey,
     /// The authority that will issue next.
-    pub successor: Option<Issued>,
+    pub successor: Option<CertificateAndKey>,
     /// The certificate of the authority that issued before.
     pub predecessor: Option<String>,
-    pub server: Issued,
+    pub server: CertificateAndKey,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +162,7 @@ impl Damaged {
     }
 }
 
-impl Issued {
+impl CertificateAndKey {
     /// Whether this is a certificate and the key that belongs to it. `name`: of the Secret's keys, without the ending.
     fn check(&self, name: &str) -> Result<(), Damaged> {
         check_certificate(&self.certificate, &format!("{name}.crt"))?;
@@ -209,8 +214,8 @@ impl TlsMaterial {
 pub fn renewed(
     current: Option<&TlsMaterial>,
     hosts: &[String],
-    fleet: &Fleet,
-    wish: Option<Wish>,
+    machines: &InstalledMachines,
+    request: Option<AuthorityRequest>,
     now: Timestamp,
 ) -> Result<TlsMaterial, AuthorityError> {
     let Some(current) = current else {
@@ -229,16 +234,19 @@ pub fn renewed(
         next.server = issue_server(&next.authority, hosts, now)?;
     }
     let mut names = hosts.to_vec();
-    if fleet.is_left_behind() {
+    if machines.is_left_behind() {
         let former = names_of(&next.server.certificate)?.into_iter().filter(|name| !hosts.contains(name));
         names.extend(former.take(MAX_FORMER_NAMES));
     }
     let left = days_left(&next.authority.certificate, now)?;
     match &next.successor {
-        None if left < SUCCESSOR_PUBLISHED_DAYS || wish.is_some() => next.successor = Some(make_authority(now)?),
+        None if left < SUCCESSOR_PUBLISHED_DAYS || request.is_some() => next.successor = Some(make_authority(now)?),
         Some(successor) => {
-            let is_due = left < SUCCESSOR_ISSUES_DAYS || wish.is_some();
-            if (is_due && fleet.knows(successor)) || left < LAST_ISSUE_DAYS || wish == Some(Wish::TakeOver) {
+            let is_due = left < SUCCESSOR_ISSUES_DAYS || request.is_some();
+            if (is_due && machines.knows(successor))
+                || left < LAST_ISSUE_DAYS
+                || request == Some(AuthorityRequest::TakeOver)
+            {
                 let old = std::mem::replace(&mut next.authority, successor.clone());
                 next.successor = None;
                 next.predecessor = Some(old.certificate);
@@ -258,7 +266,7 @@ pub fn renewed(
     Ok(next)
 }
 
-fn make_authority(now: Timestamp) -> Result<Issued, AuthorityError> {
+fn make_authority(now: Timestamp) -> Result<CertificateAndKey, AuthorityError> {
     let key = KeyPair::generate()?;
     let mut parameters = CertificateParams::default();
     // The date tells successor and predecessor apart, for people and for path building.
@@ -269,10 +277,14 @@ fn make_authority(now: Timestamp) -> Result<Issued, AuthorityError> {
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_validity(&mut parameters, now, AUTHORITY_DAYS)?;
     let certificate = parameters.self_signed(&key)?;
-    Ok(Issued { certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(CertificateAndKey { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-fn issue_server(authority: &Issued, hosts: &[String], now: Timestamp) -> Result<Issued, AuthorityError> {
+fn issue_server(
+    authority: &CertificateAndKey,
+    hosts: &[String],
+    now: Timestamp,
+) -> Result<CertificateAndKey, AuthorityError> {
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, KeyPair::from_pem(&authority.key)?)?;
     let key = KeyPair::generate()?;
     let mut parameters = CertificateParams::new(hosts.to_vec())?;
@@ -282,7 +294,7 @@ fn issue_server(authority: &Issued, hosts: &[String], now: Timestamp) -> Result<
     parameters.use_authority_key_identifier_extension = true;
     set_validity(&mut parameters, now, SERVER_DAYS)?;
     let certificate = parameters.signed_by(&key, &issuer)?;
-    Ok(Issued { certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(CertificateAndKey { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
 fn set_validity(parameters: &mut CertificateParams, now: Timestamp, days: i64) -> Result<(), AuthorityError> {
@@ -337,7 +349,7 @@ mod tests {
     }
     /// With a fleet of which nothing is known.
     fn renew(current: Option<&TlsMaterial>, hosts: &[String], day: i64) -> Result<TlsMaterial, AuthorityError> {
-        renewed(current, hosts, &Fleet::default(), None, after(day))
+        renewed(current, hosts, &InstalledMachines::default(), None, after(day))
     }
     /// What a client does that trusts `bundle` and is shown `material`'s certificate.
     fn trusts(bundle: &str, material: &TlsMaterial, host: &str, at: Timestamp) -> bool {
@@ -420,21 +432,23 @@ mod tests {
     #[test]
     fn a_successor_takes_over_when_no_machine_is_left_behind_or_somebody_says_so() {
         let first = renew(None, &hosts(), 0).unwrap();
-        let next = |current: &TlsMaterial, fleet: &Fleet, wish, day| {
-            renewed(Some(current), &hosts(), fleet, wish, after(day)).unwrap()
+        let next = |current: &TlsMaterial, machines: &InstalledMachines, request, day| {
+            renewed(Some(current), &hosts(), machines, request, after(day)).unwrap()
         };
-        let told = |material: &TlsMaterial, behind| Fleet { bundle: material.bundle(), behind };
-        let published = next(&first, &told(&first, Some(0)), Some(Wish::Renew), 1);
+        let told = |material: &TlsMaterial, behind| InstalledMachines { bundle: material.bundle(), behind };
+        let published = next(&first, &told(&first, Some(0)), Some(AuthorityRequest::Renew), 1);
         assert_eq!(published.authority, first.authority);
         let successor = published.successor.clone().unwrap();
         // A fleet that knows all that it was told before was not told of this one.
-        for fleet in [told(&first, Some(0)), told(&published, Some(1)), told(&published, None)] {
-            assert_eq!(next(&published, &fleet, Some(Wish::Renew), 2), published);
+        for machines in [told(&first, Some(0)), told(&published, Some(1)), told(&published, None)] {
+            assert_eq!(next(&published, &machines, Some(AuthorityRequest::Renew), 2), published);
         }
         let knowing = told(&published, Some(0));
         assert_eq!(next(&published, &knowing, None, 2), published, "nobody asked, and media know the old one only");
-        for (fleet, wish) in [(&knowing, Wish::Renew), (&told(&first, Some(9)), Wish::TakeOver)] {
-            let taken_over = next(&published, fleet, Some(wish), 3);
+        for (machines, request) in
+            [(&knowing, AuthorityRequest::Renew), (&told(&first, Some(9)), AuthorityRequest::TakeOver)]
+        {
+            let taken_over = next(&published, machines, Some(request), 3);
             assert_eq!((&taken_over.authority, &taken_over.successor), (&successor, &None));
             assert!(trusts(&published.bundle(), &taken_over, "localhost", after(3)));
         }
@@ -451,8 +465,8 @@ mod tests {
         let material = renew(None, &hosts(), 0).unwrap();
         let new: Vec<String> = ["ros.example.org", "127.0.0.1", "localhost"].map(String::from).to_vec();
         let renewed = |current: &TlsMaterial, behind, day| {
-            let fleet = Fleet { bundle: current.bundle(), behind };
-            renewed(Some(current), &new, &fleet, None, after(day)).unwrap()
+            let machines = InstalledMachines { bundle: current.bundle(), behind };
+            renewed(Some(current), &new, &machines, None, after(day)).unwrap()
         };
         let moved = renewed(&material, None, 1);
         for host in ["10.0.2.2", "ros.example.org"] {

@@ -22,9 +22,9 @@ impl Scene {
     /// Registers and writes; the inventory, or the refusal's code.
     async fn register(&self, machine: &str, serial: &str) -> Result<String, RefusalCode> {
         let result = register(&self.context, &self.registration, &identity(machine), &report(serial)).await;
-        let mut ledger = result.map_err(|refusal| refusal.code)?;
-        ledger.write(&self.context).await.map_err(|refusal| refusal.code)?;
-        Ok(ledger.inventory())
+        let mut writer = result.map_err(|refusal| refusal.code)?;
+        writer.write(&self.context).await.map_err(|refusal| refusal.code)?;
+        Ok(writer.inventory())
     }
 
     fn inventories(&self) -> Vec<Value> {
@@ -62,9 +62,9 @@ async fn a_new_machine_costs_two_writes_and_a_known_one_none() {
 #[tokio::test]
 async fn what_is_said_in_one_breath_is_one_write() {
     let scene = Scene::new(json!({}));
-    let mut ledger = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
-    ledger.note(&scene.context, Step::Installed);
-    ledger.write(&scene.context).await.unwrap();
+    let mut writer = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    writer.note(&scene.context, Step::Installed);
+    writer.write(&scene.context).await.unwrap();
     assert_eq!(scene.api.take_requests(), ["POST machineinventories", "PATCH status"]);
     assert_eq!(scene.inventories()[0]["status"]["phase"], "Installed");
 
@@ -93,7 +93,7 @@ async fn a_name_that_another_machine_has_is_lengthened() {
     let mut theirs = fixtures::inventory(name, json!({"tpmHash": TpmHash::of_public_key(b"b").as_str()}));
     theirs.metadata.resource_version = None;
     let scene = Scene::new(json!({"machineName": "edge"}));
-    scene.context.inventory_client.make(theirs).await.unwrap();
+    scene.context.inventory_store.make(theirs).await.unwrap();
     let second = scene.register("a", "1").await.unwrap();
     assert!(second.starts_with(&format!("{namespace}/edge-")) && second.len() > first.len(), "{first} {second}");
 }
@@ -102,7 +102,9 @@ async fn a_name_that_another_machine_has_is_lengthened() {
 async fn a_machine_made_by_hand_is_adopted() {
     let scene = Scene::new(json!({"machineInventoryLabels": {"rack": "7"}}));
     let expected = fixtures::inventory("expected", json!({"tpm": TpmHash::of_public_key(b"a").as_str()}));
-    let Made::New(expected) = scene.context.inventory_client.make(expected).await.unwrap() else { panic!("it is new") };
+    let Created::New(expected) = scene.context.inventory_store.make(expected).await.unwrap() else {
+        panic!("it is new")
+    };
     scene.context.inventories.enter(*expected);
     assert_eq!(scene.register("a", "1").await.unwrap(), "n/expected");
     let [object] = &scene.inventories()[..] else { panic!("one inventory") };
@@ -130,8 +132,8 @@ async fn the_namespace_through_which_a_machine_last_registered_has_it() {
 
     // All in one second.
     let register_elsewhere = async || {
-        let mut ledger = register(&scene.context, &elsewhere, &identity("a"), &report("1")).await.unwrap();
-        ledger.write(&scene.context).await.unwrap();
+        let mut writer = register(&scene.context, &elsewhere, &identity("a"), &report("1")).await.unwrap();
+        writer.write(&scene.context).await.unwrap();
     };
     for _ in 0..2 {
         register_elsewhere().await;
@@ -177,10 +179,10 @@ async fn what_is_said_of_an_unknown_machine_is_refused_and_a_failure_is_recorded
     let unknown = find(&scene.context, &scene.registration, &identity("a").hash).await.map(|_| ()).unwrap_err();
     assert_eq!(unknown.code, RefusalCode::UnknownMachine);
     scene.register("a", "1").await.unwrap();
-    let mut ledger = find(&scene.context, &scene.registration, &identity("a").hash).await.ok().unwrap();
+    let mut writer = find(&scene.context, &scene.registration, &identity("a").hash).await.ok().unwrap();
     let failure = Failure { reason: "NoDisk".into(), message: "no disk is there".into() };
-    ledger.note(&scene.context, Step::Failed(failure));
-    ledger.write(&scene.context).await.unwrap();
+    writer.note(&scene.context, Step::Failed(failure));
+    writer.write(&scene.context).await.unwrap();
     assert_eq!(scene.inventories()[0]["status"]["failure"]["reason"], "NoDisk");
     scene.register("a", "1").await.unwrap();
     assert!(scene.inventories()[0]["status"].get("failure").is_none());
@@ -207,8 +209,8 @@ async fn a_machine_known_by_its_secret_is_recognised_and_never_made() {
     let machine = scene.context.inventories.enter(object);
     let register = async || {
         let result = register_known(&scene.context, &scene.registration, &machine, &report("1")).await;
-        let mut ledger = result.map_err(|refusal| refusal.code)?;
-        ledger.write(&scene.context).await.map_err(|refusal| refusal.code)
+        let mut writer = result.map_err(|refusal| refusal.code)?;
+        writer.write(&scene.context).await.map_err(|refusal| refusal.code)
     };
     register().await.unwrap();
     let [recorded] = &scene.inventories()[..] else { panic!("the one that was there") };
@@ -232,30 +234,30 @@ async fn a_machine_known_by_its_secret_is_recognised_and_never_made() {
 #[tokio::test]
 async fn what_somebody_else_changed_before_a_write_is_read_back_after_it() {
     let scene = Scene::new(json!({}));
-    let mut ledger = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
-    let path = format!("/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/{}", ledger.machine().name);
+    let mut writer = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    let path = format!("/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/{}", writer.machine().name);
     scene.api.change(&path, json!({"spec": {"clusterName": "c"}, "metadata": {"generation": 2}}));
     scene.api.take_requests();
-    ledger.write(&scene.context).await.unwrap();
+    writer.write(&scene.context).await.unwrap();
     // Refused, because it was decided on another version.
     assert_eq!(scene.api.take_requests(), ["PATCH status", "GET machineinventories", "PATCH status"]);
-    let known = scene.context.inventories.get("n", &ledger.machine().name).unwrap();
+    let known = scene.context.inventories.get("n", &writer.machine().name).unwrap();
     assert_eq!((known.cluster(), known.status.phase), (Some("c"), Some(Phase::Registered)));
-    assert_eq!(ledger.machine().cluster(), Some("c"));
+    assert_eq!(writer.machine().cluster(), Some("c"));
 }
 
 #[tokio::test]
 async fn an_inventory_made_anew_under_the_same_name_is_not_the_machines() {
     let scene = Scene::new(json!({}));
-    let mut ledger = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
-    let mut successor = fixtures::inventory(&ledger.machine().name, json!({"tpmHash": "b".repeat(64)}));
+    let mut writer = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    let mut successor = fixtures::inventory(&writer.machine().name, json!({"tpmHash": "b".repeat(64)}));
     successor.metadata.resource_version = Some("9999".to_owned());
     scene.context.inventories.enter(successor);
     scene.api.take_requests();
-    let refusal = ledger.write(&scene.context).await.unwrap_err();
-    assert_eq!((refusal.code, ledger.is_written()), (RefusalCode::UnknownMachine, true), "it is not tried again");
-    ledger.note(&scene.context, Step::Installed);
-    assert_eq!(ledger.write(&scene.context).await.unwrap_err().code, RefusalCode::UnknownMachine);
+    let refusal = writer.write(&scene.context).await.unwrap_err();
+    assert_eq!((refusal.code, writer.is_written()), (RefusalCode::UnknownMachine, true), "it is not tried again");
+    writer.note(&scene.context, Step::Installed);
+    assert_eq!(writer.write(&scene.context).await.unwrap_err().code, RefusalCode::UnknownMachine);
     assert_eq!(scene.api.take_requests(), [] as [&str; 0]);
 }
 
@@ -264,17 +266,17 @@ const INVENTORY: &str = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinvent
 #[tokio::test]
 async fn what_another_writer_said_meanwhile_stays_said() {
     let scene = Scene::new(json!({}));
-    let mut ledger = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
-    ledger.write(&scene.context).await.unwrap();
-    let name = ledger.inventory().replace("n/", INVENTORY);
+    let mut writer = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    writer.write(&scene.context).await.unwrap();
+    let name = writer.inventory().replace("n/", INVENTORY);
     let mut conditions = scene.inventories()[0]["status"]["conditions"].clone();
     let other = json!({"type": "SharedSecret", "status": "True", "reason": "SecretReadable", "message": ""});
     conditions.as_array_mut().unwrap().push(other);
     // The index has not heard of it.
     scene.api.change(&name, json!({"status": {"conditions": conditions}}));
     scene.api.take_requests();
-    ledger.note(&scene.context, Step::Installed);
-    ledger.write(&scene.context).await.unwrap();
+    writer.note(&scene.context, Step::Installed);
+    writer.write(&scene.context).await.unwrap();
     assert_eq!(scene.api.take_requests(), ["PATCH status", "GET machineinventories", "PATCH status"]);
     let status = scene.inventories().remove(0)["status"].take();
     let types = status["conditions"].as_array().unwrap().iter().map(|condition| condition["type"].as_str().unwrap());
@@ -291,8 +293,8 @@ async fn what_a_machine_has_no_more_vanishes_from_its_status() {
         identity.attestation.ek_certificate_authority = authority.map(Into::into);
         let hardware = serde_json::from_value(json!({"disks": disks, "memoryBytes": 1})).unwrap();
         let report = MachineReport { hardware, ..report("1") };
-        let mut ledger = register(&scene.context, &scene.registration, &identity, &report).await.unwrap();
-        ledger.write(&scene.context).await.unwrap();
+        let mut writer = register(&scene.context, &scene.registration, &identity, &report).await.unwrap();
+        writer.write(&scene.context).await.unwrap();
     };
     come(Some("CN=vendor"), json!([{"path": "/dev/sda"}])).await;
     scene.api.take_requests();
@@ -306,41 +308,41 @@ async fn what_a_machine_has_no_more_vanishes_from_its_status() {
     assert_eq!(status["hardware"]["memoryBytes"], 1);
 }
 
-/// The ledger of a machine that runs and whose inventory announces that it is to install itself again.
-async fn asked(scene: &Scene) -> (Ledger, OsReport) {
+/// The writer of a machine that runs and whose inventory announces that it is to install itself again.
+async fn asked(scene: &Scene) -> (InventoryWriter, OsReport) {
     let report = OsReport { reinstall: Some(Default::default()), ..OsReport::default() };
-    let mut ledger = register(&scene.context, &scene.registration, &identity("a"), &self::report("1")).await.unwrap();
-    ledger.note(&scene.context, Step::Reported(Box::new(report.clone())));
-    ledger.write(&scene.context).await.unwrap();
-    let path = ledger.inventory().replace("n/", INVENTORY);
+    let mut writer = register(&scene.context, &scene.registration, &identity("a"), &self::report("1")).await.unwrap();
+    writer.note(&scene.context, Step::Reported(Box::new(report.clone())));
+    writer.write(&scene.context).await.unwrap();
+    let path = writer.inventory().replace("n/", INVENTORY);
     let condition = json!({"type": "Reinstall", "status": "True", "reason": "Requested", "message": "erases"});
     scene.api.change(&path, json!({"spec": {"reinstall": "again"}, "metadata": {"generation": 2}}));
     let mut conditions = scene.inventories()[0]["status"]["conditions"].clone();
     conditions.as_array_mut().unwrap().push(condition);
     scene.api.change(&path, json!({"status": {"conditions": conditions, "reinstall": {"announced": "again"}}}));
     let seen = serde_json::from_value(scene.inventories().remove(0)).unwrap();
-    (Ledger::new(scene.context.inventories.enter(seen)), report)
+    (InventoryWriter::new(scene.context.inventories.enter(seen)), report)
 }
 
 #[tokio::test]
 async fn what_is_asked_of_a_machine_is_read_and_recorded_first() {
     let scene = Scene::new(json!({}));
-    let (mut ledger, report) = asked(&scene).await;
+    let (mut writer, report) = asked(&scene).await;
     scene.api.take_requests();
-    let sent = ledger.send_reinstall(&scene.context, &report).await;
+    let sent = writer.send_reinstall(&scene.context, &report).await;
     assert_eq!(sent.as_ref().map(ReinstallRequest::as_str), Some("again"));
     assert_eq!(scene.api.take_requests(), ["GET machineinventories", "PATCH status"]);
     let conditions = scene.inventories()[0]["status"]["conditions"].clone();
     assert!(conditions.as_array().unwrap().iter().any(|condition| condition["reason"] == "Sent"), "{conditions}");
-    assert_eq!(ledger.send_reinstall(&scene.context, &OsReport::default()).await, None, "an older release");
+    assert_eq!(writer.send_reinstall(&scene.context, &OsReport::default()).await, None, "an older release");
 }
 
 #[tokio::test]
 async fn what_was_withdrawn_or_cannot_be_read_is_not_asked_of_a_machine() {
     for case in ["away", "withdrawn", "recreated", "elsewhere", "starting"] {
         let scene = Scene::new(json!({}));
-        let (mut ledger, report) = asked(&scene).await;
-        let path = ledger.inventory().replace("n/", INVENTORY);
+        let (mut writer, report) = asked(&scene).await;
+        let path = writer.inventory().replace("n/", INVENTORY);
         // Nothing of it has come to the index.
         match case {
             "away" => scene.api.set_away(true),
@@ -357,6 +359,6 @@ async fn what_was_withdrawn_or_cannot_be_read_is_not_asked_of_a_machine() {
         }
         let starting = Context { inventories: Default::default(), ..fixtures::context(&scene.api) };
         let context = if case == "starting" { &starting } else { &scene.context };
-        assert_eq!(ledger.send_reinstall(context, &report).await, None, "{case}");
+        assert_eq!(writer.send_reinstall(context, &report).await, None, "{case}");
     }
 }

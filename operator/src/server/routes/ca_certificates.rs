@@ -6,7 +6,7 @@
 
 use super::first_release::header_text;
 use crate::context::Context;
-use crate::server::Desk;
+use crate::server::ServerState;
 use aws_lc_rs::hmac;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
@@ -20,10 +20,10 @@ const MAX_NONCE: usize = 1024;
 /// Of a SHA-256 in base64.
 const DIGEST_LENGTH: usize = 44;
 
-pub async fn show(State(desk): State<Desk>, headers: HeaderMap) -> Response {
-    let text = with_end_of_line(desk.context.endpoint().ca_bundle);
+pub async fn show(State(state): State<ServerState>, headers: HeaderMap) -> Response {
+    let text = with_end_of_line(state.context.endpoint().ca_bundle);
     let hash = match question(&headers) {
-        Some((digest, nonce)) => keyed_hash(&desk.context, &digest, nonce, &text).await,
+        Some((digest, nonce)) => keyed_hash(&state.context, &digest, nonce, &text).await,
         None => None,
     };
     let plain = [(header::CONTENT_TYPE, "text/plain")];

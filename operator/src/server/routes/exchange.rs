@@ -7,9 +7,9 @@ use crate::context::Context;
 use crate::identity::attestation::{add_tpm, random};
 use crate::inventory::life::{Step, not_configured};
 use crate::registration::Registration;
-use crate::registration::index::Admits;
-use crate::registration::register::{self, Ledger};
-use crate::server::admission::{Admitted, made_room, shutting_down};
+use crate::registration::index::TokenScope;
+use crate::registration::register::{self, InventoryWriter};
+use crate::server::admission::{Admitted, permit_revoked, shutting_down};
 use crate::server::frames::{End, Frames, Socket};
 use identify::Peer;
 use protocol::exchange::{Installing, OperatorSide, Statement};
@@ -21,9 +21,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument;
 
 /// How long a message may take, when other machines wait for the place: one that the machine has ready.
-const HURRY: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The same for one that installs, and says how far it is every second, but for what its disk does in one go.
-const HURRY_OF_DISK: Duration = Duration::from_secs(120);
+const DISK_PATIENCE: Duration = Duration::from_secs(120);
 /// How long an exchange before its answer may go on when the operator stops.
 const CLOSING: Duration = Duration::from_secs(8);
 /// A machine that installs says something at least this often, or is taken for gone.
@@ -46,7 +46,7 @@ const REPORT_SECONDS: u64 = 300;
 pub async fn run(
     socket: impl Socket,
     context: Arc<Context>,
-    (registration, admits): (Arc<Registration>, Admits),
+    (registration, scope): (Arc<Registration>, TokenScope),
     admitted: Admitted,
 ) {
     let correlation = random::<6>().map(hex::encode).unwrap_or_default();
@@ -60,11 +60,11 @@ pub async fn run(
         side: OperatorSide::default(),
         context,
         registration,
-        admits,
+        scope,
         admitted,
         correlation,
         request: "open",
-        ledger: None,
+        writer: None,
         last_progress: None,
     };
     exchange.hold().instrument(span).await;
@@ -76,13 +76,13 @@ struct Exchange<S> {
     context: Arc<Context>,
     registration: Arc<Registration>,
     /// Whom the token that the machine came with lets in.
-    admits: Admits,
+    scope: TokenScope,
     admitted: Admitted,
     correlation: String,
     /// What the machine asks for, as metrics name it.
     request: &'static str,
     /// From the moment it is known which inventory is the machine's.
-    ledger: Option<Ledger>,
+    writer: Option<InventoryWriter>,
     last_progress: Option<(InstallPhase, Instant)>,
 }
 
@@ -103,7 +103,7 @@ impl<S: Socket> Exchange<S> {
             Ok(After::Installation) => {
                 self.context.metrics.count(self.request, None);
                 self.request = "install";
-                self.admitted.go_on_as_installation();
+                self.admitted.continue_as_installation();
                 self.context.metrics.installing.inc();
                 let end = self.follow_installation().await;
                 self.context.metrics.installing.dec();
@@ -125,10 +125,10 @@ impl<S: Socket> Exchange<S> {
             }
         }
         self.frames.close().await;
-        if let Some(ledger) = &mut self.ledger
-            && let Err(refusal) = ledger.write(&self.context).await
+        if let Some(writer) = &mut self.writer
+            && let Err(refusal) = writer.write(&self.context).await
         {
-            tracing::warn!(inventory = ledger.inventory(), %refusal, "what the machine last said is not recorded");
+            tracing::warn!(inventory = writer.inventory(), %refusal, "what the machine last said is not recorded");
         }
     }
 
@@ -136,7 +136,7 @@ impl<S: Socket> Exchange<S> {
     async fn answer_in_time(&mut self) -> Result<After, End> {
         let deadline = Instant::now() + Duration::from_secs(EXCHANGE_SECONDS);
         let mut closing = self.admitted.watch();
-        let wanted = self.admitted.wanted();
+        let revoked = self.admitted.revoked();
         let answer = self.answer();
         let cut_short = async {
             closing.closing().await;
@@ -148,13 +148,13 @@ impl<S: Socket> Exchange<S> {
                 Err(Refusal::new(RefusalCode::DeadlineExceeded, message).into())
             }),
             () = cut_short => Err(shutting_down().into()),
-            () = wanted => Err(made_room().into()),
+            () = revoked => Err(permit_revoked().into()),
         }
     }
 
     async fn answer(&mut self) -> Result<After, End> {
         let peer = self.identify().await?;
-        let frame = self.receive(HURRY).await?;
+        let frame = self.receive(PATIENCE).await?;
         let is_large = frame.len() > LARGE;
         let statement = self.side.receive_statement(&frame)?;
         drop(frame);
@@ -169,7 +169,7 @@ impl<S: Socket> Exchange<S> {
             Statement::Report(report) => self.report("report", &peer, report).await,
             Statement::Installing(first) => {
                 self.request = "resume";
-                self.open_ledger(&peer).await?;
+                self.open_writer(&peer).await?;
                 if matches!(first, Installing::Progress(_)) {
                     self.admitted.reserve_installation().await?;
                 }
@@ -181,10 +181,10 @@ impl<S: Socket> Exchange<S> {
 
     async fn register(&mut self, peer: Peer, report: MachineReport, is_large: bool) -> Result<(), End> {
         let begun = Instant::now();
-        let ledger = match peer {
+        let writer = match peer {
             Peer::Tpm(mut identity) => {
-                if self.admits == Admits::KnownMachines {
-                    // The ledger of a machine that nobody knows is refused.
+                if self.scope == TokenScope::KnownMachines {
+                    // A machine that nobody knows is refused.
                     register::find(&self.context, &self.registration, &identity.hash).await?;
                 }
                 add_tpm(&mut identity.attestation, report.hardware.tpm.as_ref());
@@ -194,13 +194,17 @@ impl<S: Socket> Exchange<S> {
                 register::register_known(&self.context, &self.registration, &machine, &report).await?
             }
         };
-        let inventory = ledger.inventory();
-        let cloud_config =
-            self.registration.answer(&self.context.endpoint(), Admits::KnownMachines, ledger.machine(), &report.smbios);
+        let inventory = writer.inventory();
+        let cloud_config = self.registration.answer(
+            &self.context.endpoint(),
+            TokenScope::KnownMachines,
+            writer.machine(),
+            &report.smbios,
+        );
         drop(report);
-        let ledger = self.ledger.insert(ledger);
+        let writer = self.writer.insert(writer);
         if is_large {
-            ledger.write(&self.context).await?;
+            writer.write(&self.context).await?;
         }
         tracing::info!(inventory, "registered");
         let cloud_config = match cloud_config {
@@ -220,14 +224,14 @@ impl<S: Socket> Exchange<S> {
 
     /// Progress, until the machine is done.
     async fn follow_installation(&mut self) -> Result<(), End> {
-        let (mut closing, wanted) = (self.admitted.watch(), self.admitted.wanted());
-        let mut wanted = std::pin::pin!(wanted);
+        let (mut closing, revoked) = (self.admitted.watch(), self.admitted.revoked());
+        let mut revoked = std::pin::pin!(revoked);
         let (mut heard, mut patience) = (Instant::now(), SOON);
         loop {
             let frame = tokio::select! {
-                frame = timeout(patience, self.receive(HURRY_OF_DISK)) => frame,
+                frame = timeout(patience, self.receive(DISK_PATIENCE)) => frame,
                 () = closing.closing() => return Err(shutting_down().into()),
-                () = &mut wanted => return Err(made_room().into()),
+                () = &mut revoked => return Err(permit_revoked().into()),
             };
             if let Ok(frame) = frame {
                 heard = Instant::now();
@@ -240,7 +244,7 @@ impl<S: Socket> Exchange<S> {
             } else {
                 self.write_if_possible().await?;
             }
-            let written = self.ledger.as_ref().is_none_or(Ledger::is_written);
+            let written = self.writer.as_ref().is_none_or(InventoryWriter::is_written);
             patience = if written { SILENCE.saturating_sub(heard.elapsed()) } else { WRITE_AGAIN };
         }
     }
@@ -272,17 +276,17 @@ impl<S: Socket> Exchange<S> {
     /// What an installed system says of itself, recorded and answered.
     async fn report(&mut self, request: &'static str, peer: &Peer, report: Box<OsReport>) -> Result<After, End> {
         self.request = request;
-        self.open_ledger(peer).await?;
+        self.open_writer(peer).await?;
         self.record(Step::Reported(report.clone())).await?;
-        let frame = self.receive(HURRY).await?;
+        let frame = self.receive(PATIENCE).await?;
         self.side.receive_installing(&frame)?;
-        let join = match &self.ledger {
-            Some(ledger) => Some(join::join(&self.context, ledger.machine()).await),
+        let join = match &self.writer {
+            Some(writer) => Some(join::join(&self.context, writer.machine()).await),
             None => None,
         };
         let settings = self.registration.operator_settings(&self.context.endpoint());
-        let reinstall = match &mut self.ledger {
-            Some(ledger) => ledger.send_reinstall(&self.context, &report).await,
+        let reinstall = match &mut self.writer {
+            Some(writer) => writer.send_reinstall(&self.context, &report).await,
             None => None,
         };
         let frame = self.side.send_done(Recorded { join, settings, reinstall })?;
@@ -290,8 +294,8 @@ impl<S: Socket> Exchange<S> {
         Ok(After::Nothing)
     }
 
-    async fn open_ledger(&mut self, peer: &Peer) -> Result<(), End> {
-        self.ledger = Some(match peer {
+    async fn open_writer(&mut self, peer: &Peer) -> Result<(), End> {
+        self.writer = Some(match peer {
             Peer::Tpm(identity) => register::find(&self.context, &self.registration, &identity.hash).await?,
             Peer::SecretHolder(machine) => register::find_known(&self.registration, machine)?,
         });
@@ -299,15 +303,15 @@ impl<S: Socket> Exchange<S> {
     }
 
     fn note(&mut self, step: Step) {
-        if let Some(ledger) = &mut self.ledger {
-            ledger.note(&self.context, step);
+        if let Some(writer) = &mut self.writer {
+            writer.note(&self.context, step);
         }
     }
 
     async fn record(&mut self, step: Step) -> Result<(), End> {
         self.note(step);
-        match &mut self.ledger {
-            Some(ledger) => Ok(ledger.write(&self.context).await?),
+        match &mut self.writer {
+            Some(writer) => Ok(writer.write(&self.context).await?),
             None => Ok(()),
         }
     }
@@ -315,8 +319,8 @@ impl<S: Socket> Exchange<S> {
     /// Writes what is noted. While the API server is away, or the registration has too much written, it stays noted: no
     /// reason to stop an installation.
     async fn write_if_possible(&mut self) -> Result<(), End> {
-        match &mut self.ledger {
-            Some(ledger) => match ledger.write(&self.context).await {
+        match &mut self.writer {
+            Some(writer) => match writer.write(&self.context).await {
                 Err(refusal) if matches!(refusal.code, RefusalCode::Unavailable | RefusalCode::Busy) => Ok(()),
                 result => Ok(result?),
             },
@@ -325,10 +329,10 @@ impl<S: Socket> Exchange<S> {
     }
 
     /// The next text frame. `hurry`: how long it may take when others wait for the place.
-    async fn receive(&mut self, hurry: Duration) -> Result<String, End> {
-        self.admitted.waits(hurry);
+    async fn receive(&mut self, patience: Duration) -> Result<String, End> {
+        self.admitted.start_deadline(patience);
         let frame = self.frames.next().await;
-        self.admitted.works();
+        self.admitted.clear_deadline();
         frame
     }
 }

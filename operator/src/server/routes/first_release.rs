@@ -1,10 +1,10 @@
 //! The first release's exchange: machines in the field register unchanged.
 
 use crate::context::Context;
-use crate::identity::attestation::{judge, puzzle};
+use crate::identity::attestation::{credential_challenge, judge};
 use crate::inventory::life::{Step, not_configured};
 use crate::registration::Registration;
-use crate::registration::index::Admits;
+use crate::registration::index::TokenScope;
 use crate::registration::register;
 use crate::server::admission::Admitted;
 use crate::server::frames::Socket;
@@ -83,9 +83,9 @@ pub(super) async fn conclude(
 
 /// Has the machine prove that one TPM holds both of the keys that it presented.
 pub(super) async fn prove(socket: &mut impl Socket, presented: &Presented) -> Result<(), Refusal> {
-    let puzzle = puzzle(&presented.endorsement_key, presented.attestation_key.name())?;
-    send(socket, challenge_message(&puzzle.credential)?.into_bytes()).await?;
-    check_answer(&receive(socket).await?, &puzzle.secret)
+    let credential_challenge = credential_challenge(&presented.endorsement_key, presented.attestation_key.name())?;
+    send(socket, challenge_message(&credential_challenge.credential)?.into_bytes()).await?;
+    check_answer(&receive(socket).await?, &credential_challenge.secret)
 }
 
 /// A header's value, where it is text.
@@ -103,14 +103,14 @@ async fn converse(
     let identity = judge(context, registration, &presented.endorsement_key, &presented.certificates)?;
     prove(socket, presented).await?;
     context.metrics.count_attestation(identity.attestation.ek_certificate);
-    let mut ledger = register::register(context, registration, &identity, report).await?;
+    let mut writer = register::register(context, registration, &identity, report).await?;
     // What the first release installs does not report; its URL is the one that it came with.
-    let answer = registration.answer(&context.endpoint(), Admits::NewMachines, ledger.machine(), &report.smbios);
+    let answer = registration.answer(&context.endpoint(), TokenScope::NewMachines, writer.machine(), &report.smbios);
     if let Err(refusal) = &answer {
-        ledger.note(context, Step::Failed(not_configured(refusal)));
+        writer.note(context, Step::Failed(not_configured(refusal)));
     }
-    ledger.write(context).await?;
-    tracing::info!(inventory = ledger.inventory(), "registered");
+    writer.write(context).await?;
+    tracing::info!(inventory = writer.inventory(), "registered");
     let config = serde_json::to_vec(&answer?)
         .map_err(|error| Refusal::new(RefusalCode::Internal, format!("writing the configuration: {error}")))?;
     send(socket, config).await

@@ -11,10 +11,10 @@ use crate::context::Context;
 use crate::inventory::index::KnownMachine;
 use crate::inventory::life::Step;
 use crate::inventory::lookup::starting;
-use crate::registration::register::Ledger;
+use crate::registration::register::InventoryWriter;
 use crate::server::admission::Admitted;
 use crate::server::frames::Socket;
-use crate::server::{Desk, refuse};
+use crate::server::{ServerState, refuse};
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Path, State};
@@ -34,21 +34,21 @@ const MAX_SECRET: usize = 16 * 1024;
 const MAX_READ: usize = 16 * 1024;
 
 pub async fn open(
-    State(desk): State<Desk>,
+    State(state): State<ServerState>,
     Path(path): Path<String>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     if path == "cacerts" || path.ends_with("/cacerts") {
-        return ca_certificates::show(State(desk), headers).await;
+        return ca_certificates::show(State(state), headers).await;
     }
     let answer = match Credential::of(&path, &headers) {
-        Ok(Credential::Tpm(presented)) => enter(&desk, *presented, upgrade).await,
-        Ok(Credential::Secret(secret)) => answer(&desk, &secret).await,
+        Ok(Credential::Tpm(presented)) => enter(&state, *presented, upgrade).await,
+        Ok(Credential::Secret(secret)) => answer(&state, &secret).await,
         Err(refusal) => Err(refusal),
     };
     answer.unwrap_or_else(|refusal| {
-        desk.context.metrics.count(REQUEST, Some(&refusal));
+        state.context.metrics.count(REQUEST, Some(&refusal));
         tracing::info!(code = %refusal.code, message = refusal.message, "refused the inventory");
         refuse(&refusal)
     })
@@ -89,12 +89,12 @@ impl Credential {
 }
 
 /// Answers a machine with a shared secret.
-async fn answer(desk: &Desk, secret: &SharedSecret) -> Result<Response, Refusal> {
-    let context = &desk.context;
+async fn answer(state: &ServerState, secret: &SharedSecret) -> Result<Response, Refusal> {
+    let context = &state.context;
     if !context.inventories.is_complete() {
         return Err(starting());
     }
-    let _admitted = desk.inquiries.admit(None).await?;
+    let _admitted = state.inventory_admission.admit(None).await?;
     let machine = context.secrets.find(&context.inventories, &context.client, secret).await?;
     let configuration = configuration(context, &machine).await?;
     note(context, machine).await;
@@ -104,7 +104,7 @@ async fn answer(desk: &Desk, secret: &SharedSecret) -> Result<Response, Refusal>
 
 /// Opens a websocket for a machine with a TPM.
 async fn enter(
-    desk: &Desk,
+    state: &ServerState,
     presented: Presented,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
@@ -112,8 +112,8 @@ async fn enter(
         let message = "a TPM proves itself over a websocket; this is a plain request";
         Refusal::new(RefusalCode::Unauthenticated, message)
     })?;
-    let admitted = desk.inquiries.admit(None).await?;
-    let context = desk.context.clone();
+    let admitted = state.inventory_admission.admit(None).await?;
+    let context = state.context.clone();
     let upgrade = upgrade.max_message_size(MAX_READ).max_frame_size(MAX_READ).write_buffer_size(0);
     Ok(upgrade.on_upgrade(move |socket| run(socket, context, presented, admitted)))
 }
@@ -159,11 +159,11 @@ async fn configuration(context: &Context, machine: &KnownMachine) -> Result<Join
 
 /// Notes that the machine was here. It has its answer, whether or not that can be written now.
 async fn note(context: &Context, machine: Arc<KnownMachine>) {
-    let mut ledger = Ledger::new(machine);
-    tracing::info!(inventory = ledger.inventory(), "told how it joins its cluster");
-    ledger.note(context, Step::Fetched);
-    if let Err(refusal) = ledger.write(context).await {
-        tracing::warn!(inventory = ledger.inventory(), %refusal, "that the machine was here is not recorded");
+    let mut writer = InventoryWriter::new(machine);
+    tracing::info!(inventory = writer.inventory(), "told how it joins its cluster");
+    writer.note(context, Step::Fetched);
+    if let Err(refusal) = writer.write(context).await {
+        tracing::warn!(inventory = writer.inventory(), %refusal, "that the machine was here is not recorded");
     }
 }
 

@@ -6,8 +6,8 @@ use crate::context::Context;
 use crate::media::{self, Customized, Selection, select};
 use crate::registration::Registration;
 use crate::registration::decide;
-use crate::server::places::Place;
-use crate::server::{Desk, admission, refuse};
+use crate::server::permits::Permit;
+use crate::server::{ServerState, admission, refuse};
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -23,47 +23,47 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// What metrics call these requests.
 const REQUEST: &str = "media";
 /// How long a look at a medium's file may take.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is read and handed on at once: with what waits for the socket, the memory that a download takes.
 const PIECE: u64 = 64 * 1024;
 /// How long a reader may take for one piece.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same when others wait for its connection's place.
-const HURRY: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// What a reader must take on average, in bytes per second; a slower one has to ask for the rest again.
 const SLOWEST: u64 = 32 * 1024;
 /// Settings of a registration are private, and a cache that kept a medium would keep them after they changed.
 const CACHE_CONTROL: &str = "private, no-cache";
 
 pub async fn open(
-    State(desk): State<Desk>,
+    State(state): State<ServerState>,
     Path((token, name)): Path<(String, String)>,
     method: Method,
     headers: HeaderMap,
-    connection: Option<Extension<Arc<Place>>>,
+    connection: Option<Extension<Arc<Permit>>>,
 ) -> Response {
-    let connection = connection.map(|Extension(place)| place);
-    answer(&desk, &token, &name, &method, &headers, connection).await.unwrap_or_else(|refusal| {
-        desk.context.metrics.count(REQUEST, Some(&refusal));
+    let connection = connection.map(|Extension(permit)| permit);
+    answer(&state, &token, &name, &method, &headers, connection).await.unwrap_or_else(|refusal| {
+        state.context.metrics.count(REQUEST, Some(&refusal));
         tracing::info!(code = %refusal.code, "refused a medium");
         refuse(&refusal)
     })
 }
 
 async fn answer(
-    desk: &Desk,
+    state: &ServerState,
     token: &str,
     name: &str,
     method: &Method,
     headers: &HeaderMap,
-    connection: Option<Arc<Place>>,
+    connection: Option<Arc<Permit>>,
 ) -> Result<Response, Refusal> {
-    let registration = registration::find_for_media(desk, token)?;
-    if let Some(refusal) = decide::expired(&registration, (desk.context.clock)()) {
+    let registration = registration::find_for_media(state, token)?;
+    if let Some(refusal) = decide::expired(&registration, (state.context.clock)()) {
         return Err(refusal);
     }
-    let base = desk.context.media.find(name)?;
-    let settings = registration.medium_settings(&desk.context.endpoint());
+    let base = state.context.media.find(name)?;
+    let settings = registration.medium_settings(&state.context.endpoint());
     let medium = Customized::new(base, &settings).map_err(|error| {
         tracing::error!(error = format!("{error:#}"), "making a medium");
         Refusal::new(RefusalCode::Internal, "the operator's address and authorities do not fit into a medium")
@@ -88,14 +88,14 @@ async fn answer(
         response.headers_mut().insert(header::CONTENT_RANGE, header_value(part)?);
     }
     if *method == Method::GET {
-        if desk.admission.is_closing() {
+        if state.admission.is_closing() {
             return Err(admission::shutting_down());
         }
-        let (medium, place) = admit(&desk.context, medium).await?;
-        let reader = Reader { connection, _place: place };
+        let (medium, permit) = admit(&state.context, medium).await?;
+        let reader = Reader { connection, _permit: permit };
         let registration = format!("{}/{}", registration.namespace, registration.name);
         tracing::info!(registration, medium = name, ?range, "sending a medium");
-        *response.body_mut() = body(desk.context.clone(), medium, range, reader);
+        *response.body_mut() = body(state.context.clone(), medium, range, reader);
     }
     Ok(response)
 }
@@ -103,9 +103,9 @@ async fn answer(
 /// A place for a download, if the medium can still be read. A file system that is away holds up whoever looks at it, and
 /// then the place, too: no more threads wait for it than there are places.
 async fn admit(context: &Context, medium: Customized) -> Result<(Customized, OwnedSemaphorePermit), Refusal> {
-    let place = context.media.admit()?;
-    let looking = tokio::task::spawn_blocking(move || medium.is_unchanged().then_some((medium, place)));
-    match timeout(LOOK_TIMEOUT, looking).await {
+    let permit = context.media.admit()?;
+    let looking = tokio::task::spawn_blocking(move || medium.is_unchanged().then_some((medium, permit)));
+    match timeout(CHECK_TIMEOUT, looking).await {
         Ok(Ok(Some(admitted))) => Ok(admitted),
         _ => Err(media::changed_underneath()),
     }
@@ -136,16 +136,16 @@ fn header_value(text: String) -> Result<HeaderValue, Refusal> {
 /// Who takes a medium.
 struct Reader {
     /// The place of its connection, where it comes over one.
-    connection: Option<Arc<Place>>,
+    connection: Option<Arc<Permit>>,
     /// Of the downloads.
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Reader {
     /// It took a piece: as long as it goes on, nobody gets its connection's place.
     fn keeps_up(&self) {
         if let Some(connection) = &self.connection {
-            connection.waits(HURRY);
+            connection.start_deadline(PATIENCE);
         }
     }
 }

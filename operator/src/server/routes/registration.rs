@@ -3,9 +3,9 @@
 use super::{exchange, first_release};
 use crate::inventory::lookup::starting;
 use crate::registration::decide;
-use crate::registration::index::Admits;
+use crate::registration::index::TokenScope;
 use crate::registration::{Registration, check_size};
-use crate::server::{Desk, refuse};
+use crate::server::{ServerState, refuse};
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Path, State};
@@ -22,42 +22,47 @@ const MAX_READ: usize = MAX_FRAME + BUFFER;
 const BUFFER: usize = 8 * 1024;
 
 pub async fn open(
-    State(desk): State<Desk>,
+    State(state): State<ServerState>,
     Path(token): Path<String>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     let answer = match upgrade {
-        Ok(upgrade) => enter(&desk, &token, &headers, upgrade).await,
-        Err(_) if !headers.contains_key(header::UPGRADE) => settings(&desk, &token),
+        Ok(upgrade) => enter(&state, &token, &headers, upgrade).await,
+        Err(_) if !headers.contains_key(header::UPGRADE) => settings(&state, &token),
         Err(rejection) => Err(Refusal::new(RefusalCode::MalformedMessage, rejection.body_text())),
     };
     answer.unwrap_or_else(|refusal| {
-        desk.context.metrics.count("open", Some(&refusal));
+        state.context.metrics.count("open", Some(&refusal));
         tracing::info!(code = %refusal.code, "refused before an exchange");
         refuse(&refusal)
     })
 }
 
 /// What stands on a medium, as cloud-config.
-fn settings(desk: &Desk, token: &str) -> Result<Response, Refusal> {
-    let registration = find_for_media(desk, token)?;
-    if let Some(refusal) = decide::expired(&registration, (desk.context.clock)()) {
+fn settings(state: &ServerState, token: &str) -> Result<Response, Refusal> {
+    let registration = find_for_media(state, token)?;
+    if let Some(refusal) = decide::expired(&registration, (state.context.clock)()) {
         return Err(refusal);
     }
-    let settings = registration.medium_settings(&desk.context.endpoint());
+    let settings = registration.medium_settings(&state.context.endpoint());
     Ok(([(header::CONTENT_TYPE, "text/yaml")], settings.to_yaml()).into_response())
 }
 
-async fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Result<Response, Refusal> {
-    let (registration, admits) = find(desk, token)?;
+async fn enter(
+    state: &ServerState,
+    token: &str,
+    headers: &HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Refusal> {
+    let (registration, scope) = find(state, token)?;
     if let Err(problem) = &registration.templates {
         return Err(Refusal::new(RefusalCode::RegistrationInvalid, problem.message.clone()));
     }
-    check_size(&registration, &desk.context.endpoint())
+    check_size(&registration, &state.context.endpoint())
         .map_err(|problem| Refusal::new(RefusalCode::RegistrationInvalid, problem.message))?;
-    let admitted = desk.admission.admit(Some(registration.key())).await?;
-    let context = desk.context.clone();
+    let admitted = state.admission.admit(Some(registration.key())).await?;
+    let context = state.context.clone();
     let upgrade = upgrade
         .max_message_size(MAX_READ)
         .max_frame_size(MAX_READ)
@@ -65,9 +70,9 @@ async fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocket
         .write_buffer_size(BUFFER)
         .protocols([SUBPROTOCOL]);
     if upgrade.selected_protocol().is_some() {
-        return Ok(upgrade.on_upgrade(move |socket| exchange::run(socket, context, (registration, admits), admitted)));
+        return Ok(upgrade.on_upgrade(move |socket| exchange::run(socket, context, (registration, scope), admitted)));
     }
-    if admits == Admits::KnownMachines {
+    if scope == TokenScope::KnownMachines {
         return Err(unknown_token());
     }
     let presented = first_release::read_headers(headers)?;
@@ -75,21 +80,21 @@ async fn enter(desk: &Desk, token: &str, headers: &HeaderMap, upgrade: WebSocket
 }
 
 /// The registration of a token in a path.
-pub(super) fn find(desk: &Desk, token: &str) -> Result<(Arc<Registration>, Admits), Refusal> {
+pub(super) fn find(state: &ServerState, token: &str) -> Result<(Arc<Registration>, TokenScope), Refusal> {
     let token: RegistrationToken = token.parse().map_err(|error: protocol::token::MalformedToken| {
         Refusal::new(RefusalCode::MalformedToken, format!("{error}; the registration URL was cut or mistyped"))
     })?;
-    if !desk.context.registrations.is_complete() {
+    if !state.context.registrations.is_complete() {
         return Err(starting());
     }
-    desk.context.registrations.find(&token).ok_or_else(unknown_token)
+    state.context.registrations.find(&token).ok_or_else(unknown_token)
 }
 
 /// The same where only the token of media will do.
-pub(super) fn find_for_media(desk: &Desk, token: &str) -> Result<Arc<Registration>, Refusal> {
-    match find(desk, token)? {
-        (registration, Admits::NewMachines) => Ok(registration),
-        (_, Admits::KnownMachines) => Err(unknown_token()),
+pub(super) fn find_for_media(state: &ServerState, token: &str) -> Result<Arc<Registration>, Refusal> {
+    match find(state, token)? {
+        (registration, TokenScope::NewMachines) => Ok(registration),
+        (_, TokenScope::KnownMachines) => Err(unknown_token()),
     }
 }
 

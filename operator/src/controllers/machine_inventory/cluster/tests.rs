@@ -35,10 +35,10 @@ impl Scene {
     /// One reconciliation; the condition's reason after it.
     async fn look(&self) -> String {
         let machine = self.context.inventories.get("n", "a").unwrap();
-        let standing = follow(&machine, &self.context).await.unwrap();
+        let state = reconcile_token(&machine, &self.context).await.unwrap();
         let machine = self.context.inventories.get("n", "a").unwrap();
         let mut status = machine.status.clone();
-        tell(&machine, &standing, &mut status, &self.context.now());
+        set_condition(&machine, &state, &mut status, &self.context.now());
         let reason = status.conditions.find(condition_type::ASSIGNED).map(|condition| condition.reason.to_string());
         self.keep(status).await;
         reason.unwrap_or_default()
@@ -47,7 +47,7 @@ impl Scene {
     async fn keep(&self, status: MachineInventoryStatus) {
         let machine = self.context.inventories.get("n", "a").unwrap();
         if let Some(patch) = StatusPatch::between(&machine.status, &status, machine.resource_version()) {
-            let written = self.context.inventory_client.write_status("n", "a", &patch).await.unwrap();
+            let written = self.context.inventory_store.write_status("n", "a", &patch).await.unwrap();
             self.context.inventories.assume_written(&machine, status, &written).expect("nobody else writes");
         }
     }
@@ -134,7 +134,7 @@ async fn a_deleted_inventory_takes_its_token_along_even_one_that_was_not_noted()
         if forgotten {
             machine.status.cluster_registration_token_name = None;
         }
-        leave(&machine, &scene.context).await.unwrap();
+        delete_tokens(&machine, &scene.context).await.unwrap();
         assert_eq!(scene.tokens().len(), 0);
         let object = scene.api.objects("machineinventories").pop().unwrap();
         assert_eq!(object["metadata"]["finalizers"], json!([]));
@@ -172,9 +172,10 @@ fn what_is_missing_for_long_is_looked_for_rarely() {
     let mut status = MachineInventoryStatus::default();
     let at = |second| Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap());
     status.conditions.put(condition_type::ASSIGNED, false, reason::CLUSTER_NOT_FOUND, "", None, &at(0));
-    let looks = [0, 40, 9000].map(|second| next_look(&Standing::NoCluster, &status, &at(second)).unwrap().as_secs());
-    assert_eq!(looks, [2, 10, 300]);
-    assert_eq!(next_look(&Standing::Unassigned, &status, &at(0)), None);
+    let triggers =
+        [0, 40, 9000].map(|second| requeue_after(&State::NoCluster, &status, &at(second)).unwrap().as_secs());
+    assert_eq!(triggers, [2, 10, 300]);
+    assert_eq!(requeue_after(&State::Unassigned, &status, &at(0)), None);
 }
 
 /// A machine whose token is issued.

@@ -1,6 +1,6 @@
 //! A certificate that was given to the operator, in place of one from its own authority.
 
-use super::{Issued, Served};
+use super::{CertificateAndKey, ServerCertificate};
 use anyhow::Context as _;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::path::Path;
 /// Reads the folder in which a Secret of the type `kubernetes.io/tls` is mounted: `tls.crt` (with intermediates),
 /// `tls.key`, and `ca.crt` with the authorities that machines are to trust. Without `ca.crt` machines trust whom
 /// everybody trusts.
-pub(super) fn read(folder: &Path) -> anyhow::Result<Served> {
+pub(super) fn read(folder: &Path) -> anyhow::Result<ServerCertificate> {
     let text = |name: &str| {
         let path = folder.join(name);
         match std::fs::read_to_string(&path) {
@@ -22,8 +22,8 @@ pub(super) fn read(folder: &Path) -> anyhow::Result<Served> {
             format!("{} holds no {name}; is it mounted from a Secret of the type kubernetes.io/tls?", folder.display())
         })
     };
-    let server = Issued { certificate: required("tls.crt")?, key: required("tls.key")? };
-    Ok(Served { server, bundle: text("ca.crt")?.unwrap_or_default() })
+    let server = CertificateAndKey { certificate: required("tls.crt")?, key: required("tls.key")? };
+    Ok(ServerCertificate { server, bundle: text("ca.crt")?.unwrap_or_default() })
 }
 
 #[cfg(test)]

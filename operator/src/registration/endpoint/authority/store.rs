@@ -1,6 +1,6 @@
 //! Where the authority is kept: one Secret, shared by all replicas.
 
-use super::{AuthorityError, Damaged, Fleet, Issued, TlsMaterial, Wish, renewed};
+use super::{AuthorityError, AuthorityRequest, CertificateAndKey, Damaged, InstalledMachines, TlsMaterial, renewed};
 use crate::kube::client::writing;
 use anyhow::Context as _;
 use k8s_openapi::ByteString;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// The Secret, in the operator's own namespace.
 pub const SECRET_NAME: &str = "ros-operator-tls";
 /// What somebody asks for, on the Secret: `renew` or `take-over`; gone once the successor has taken over.
-pub const WISH_ANNOTATION: &str = "rancheros.cattle.io/authority";
+pub const REQUEST_ANNOTATION: &str = "rancheros.cattle.io/authority";
 /// How often two replicas may get into each other's way before one gives up until the next round.
 const ATTEMPTS: usize = 5;
 
@@ -31,12 +31,17 @@ impl Authority {
     /// Reads what is kept, makes or renews what is due, and returns what to serve. Of several replicas that renew at
     /// once one writes, and the others read what it wrote. `hosts`: names and addresses that clients reach the server
     /// by. A Secret that is there and damaged is an error, and stays as it is.
-    pub async fn current(&self, hosts: &[String], fleet: &Fleet, now: Timestamp) -> anyhow::Result<TlsMaterial> {
+    pub async fn current(
+        &self,
+        hosts: &[String],
+        machines: &InstalledMachines,
+        now: Timestamp,
+    ) -> anyhow::Result<TlsMaterial> {
         for _ in 0..ATTEMPTS {
             let kept = self.secrets.get_opt(SECRET_NAME).await.context("reading Secret ros-operator-tls")?;
             let current = kept.as_ref().map(from_secret).transpose().map_err(AuthorityError::from)?;
-            let wish = kept.as_ref().and_then(wish);
-            let next = renewed(current.as_ref(), hosts, fleet, wish, now)?;
+            let request = kept.as_ref().and_then(request);
+            let next = renewed(current.as_ref(), hosts, machines, request, now)?;
             if Some(&next) == current.as_ref() {
                 return Ok(next);
             }
@@ -87,12 +92,12 @@ fn with_material(mut secret: Secret, material: &TlsMaterial) -> Secret {
     secret
 }
 
-fn wish(secret: &Secret) -> Option<Wish> {
-    match secret.annotations().get(WISH_ANNOTATION)?.as_str() {
-        "renew" => Some(Wish::Renew),
-        "take-over" => Some(Wish::TakeOver),
+fn request(secret: &Secret) -> Option<AuthorityRequest> {
+    match secret.annotations().get(REQUEST_ANNOTATION)?.as_str() {
+        "renew" => Some(AuthorityRequest::Renew),
+        "take-over" => Some(AuthorityRequest::TakeOver),
         _ => {
-            tracing::warn!("annotation {WISH_ANNOTATION} of Secret {SECRET_NAME} is neither renew nor take-over");
+            tracing::warn!("annotation {REQUEST_ANNOTATION} of Secret {SECRET_NAME} is neither renew nor take-over");
             None
         }
     }
@@ -102,11 +107,11 @@ fn wish(secret: &Secret) -> Option<Wish> {
 /// that was only just made gets one that waits for the machines: none of them knows it.
 fn annotations(secret: &Secret, before: Option<&TlsMaterial>, after: &TlsMaterial) -> Option<BTreeMap<String, String>> {
     let mut annotations = secret.metadata.annotations.clone()?;
-    if let Some(wish) = annotations.get_mut(WISH_ANNOTATION) {
+    if let Some(request) = annotations.get_mut(REQUEST_ANNOTATION) {
         if before.is_none_or(|before| before.authority != after.authority) {
-            annotations.remove(WISH_ANNOTATION);
+            annotations.remove(REQUEST_ANNOTATION);
         } else if before.is_some_and(|before| before.successor.is_none()) && after.successor.is_some() {
-            "renew".clone_into(wish);
+            "renew".clone_into(request);
         }
     }
     Some(annotations)
@@ -125,16 +130,16 @@ fn from_secret(secret: &Secret) -> Result<TlsMaterial, Damaged> {
     let (certificate, key) = (text("successor.crt")?, text("successor.key")?);
     let successor = match (certificate, key) {
         (None, None) => None,
-        (Some(certificate), Some(key)) => Some(Issued { certificate, key }),
+        (Some(certificate), Some(key)) => Some(CertificateAndKey { certificate, key }),
         (None, Some(_)) => return Err(Damaged::new("successor.crt", "is missing")),
         (Some(_), None) => return Err(Damaged::new("successor.key", "is missing")),
     };
     let server = |key: &str| text(key).ok().flatten().unwrap_or_default();
     Ok(TlsMaterial {
-        authority: Issued { certificate: required("ca.crt")?, key: required("ca.key")? },
+        authority: CertificateAndKey { certificate: required("ca.crt")?, key: required("ca.key")? },
         successor,
         predecessor: text("predecessor.crt")?,
-        server: Issued { certificate: server("tls.crt"), key: server("tls.key") },
+        server: CertificateAndKey { certificate: server("tls.crt"), key: server("tls.key") },
     })
 }
 
@@ -155,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_secret_holds_all_of_it() {
-        let mut material = renewed(None, &hosts(), &Fleet::default(), None, now()).unwrap();
+        let mut material = renewed(None, &hosts(), &InstalledMachines::default(), None, now()).unwrap();
         assert_eq!(from_secret(&to_secret(&material)), Ok(material.clone()));
         material.successor = Some(material.authority.clone());
         material.predecessor = Some(material.authority.certificate.clone());
@@ -166,7 +171,7 @@ mod tests {
     async fn a_damaged_secret_is_refused_by_key_and_left_as_it_is() {
         let api = FakeApi::default();
         let authority = Authority::new(api.client(), "n");
-        let made = authority.current(&hosts(), &Fleet::default(), now()).await.unwrap();
+        let made = authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap();
         let whole = api.objects("secrets").remove(0);
         let not_text = Value::from("/w==");
         let damages = [("ca.crt", Value::Null), ("ca.key", Value::Null), ("ca.key", not_text), ("ca.crt", "".into())];
@@ -179,7 +184,8 @@ mod tests {
             api.put(PATH, damaged);
             let before = api.objects("secrets");
             api.take_requests();
-            let error = format!("{:#}", authority.current(&hosts(), &Fleet::default(), now()).await.unwrap_err());
+            let error =
+                format!("{:#}", authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap_err());
             assert!(error.contains(&format!("key {key} of Secret ros-operator-tls")), "{error}");
             assert_eq!(
                 (api.take_requests(), api.objects("secrets")),
@@ -188,22 +194,22 @@ mod tests {
         }
         // One that was emptied is damaged, too.
         api.put(PATH, serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {}, "data": {}}));
-        let error = authority.current(&hosts(), &Fleet::default(), now()).await.unwrap_err().to_string();
+        let error = authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap_err().to_string();
         assert!(error.starts_with("key ca.crt of Secret"), "{error}");
         api.put(PATH, whole);
-        assert_eq!(authority.current(&hosts(), &Fleet::default(), now()).await.unwrap(), made);
+        assert_eq!(authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap(), made);
     }
 
     #[tokio::test]
     async fn a_server_certificate_is_issued_anew_and_what_others_put_there_stays() {
         let api = FakeApi::default();
         let authority = Authority::new(api.client(), "n");
-        let made = authority.current(&hosts(), &Fleet::default(), now()).await.unwrap();
+        let made = authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap();
         api.change(
             PATH,
             serde_json::json!({"metadata": {"labels": {"l": "v"}}, "data": {"tls.key": null, "own": "eA=="}}),
         );
-        let next = authority.current(&hosts(), &Fleet::default(), now()).await.unwrap();
+        let next = authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap();
         assert_eq!((&next.authority, next.server == made.server), (&made.authority, false));
         let object = api.objects("secrets").remove(0);
         assert_eq!((&object["metadata"]["labels"]["l"], &object["data"]["own"]), (&"v".into(), &"eA==".into()));
@@ -213,20 +219,21 @@ mod tests {
     fn a_wish_stays_until_it_is_fulfilled_and_nobody_is_overtaken_by_a_new_successor() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let next = |current: &TlsMaterial, secret: &Secret| {
-            renewed(Some(current), &["localhost".into()], &Fleet::default(), wish(secret), now).unwrap()
+            renewed(Some(current), &["localhost".into()], &InstalledMachines::default(), request(secret), now).unwrap()
         };
-        let first = renewed(None, &["localhost".into()], &Fleet::default(), None, now).unwrap();
+        let first = renewed(None, &["localhost".into()], &InstalledMachines::default(), None, now).unwrap();
         let mut secret = to_secret(&first);
-        let annotated = |wish: &str| Some([WISH_ANNOTATION, "other"].map(|key| (key.into(), wish.into())).into());
+        let annotated =
+            |request: &str| Some([REQUEST_ANNOTATION, "other"].map(|key| (key.into(), request.into())).into());
         secret.metadata.annotations = annotated("take-over");
         let published = next(&first, &secret);
         let kept = annotations(&secret, Some(&first), &published).unwrap();
-        assert_eq!((kept[WISH_ANNOTATION].as_str(), kept["other"].as_str()), ("renew", "take-over"));
+        assert_eq!((kept[REQUEST_ANNOTATION].as_str(), kept["other"].as_str()), ("renew", "take-over"));
         let taken_over = next(&published, &secret);
         assert_eq!(taken_over.authority, published.successor.clone().unwrap());
         let kept = annotations(&secret, Some(&published), &taken_over).unwrap();
-        assert!(!kept.contains_key(WISH_ANNOTATION) && kept.contains_key("other"));
+        assert!(!kept.contains_key(REQUEST_ANNOTATION) && kept.contains_key("other"));
         secret.metadata.annotations = annotated("perhaps");
-        assert_eq!(wish(&secret), None);
+        assert_eq!(request(&secret), None);
     }
 }

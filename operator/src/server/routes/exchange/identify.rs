@@ -1,7 +1,7 @@
 //! From the first message to a proof of who the machine is.
 
-use super::{Exchange, HURRY};
-use crate::identity::attestation::{judge, puzzle, random};
+use super::{Exchange, PATIENCE};
+use crate::identity::attestation::{credential_challenge, judge, random};
 use crate::identity::secret_holder;
 use crate::inventory::index::KnownMachine;
 use crate::registration::register::Identity;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 /// A machine that connects has its `hello` ready.
 const HELLO: Duration = Duration::from_secs(10);
 /// How long a message may take that its TPM must make first, when others wait for the place, and TPMs are slow.
-const HURRY_OF_TPM: Duration = Duration::from_secs(15);
+const TPM_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Who a machine proved to be.
 pub(super) enum Peer {
@@ -30,7 +30,7 @@ impl<S: Socket> Exchange<S> {
     /// From the first message to a proof.
     pub(super) async fn identify(&mut self) -> Result<Peer, End> {
         let begun = Instant::now();
-        let frame = timeout(HELLO, self.receive(HURRY)).await.unwrap_or_else(|_| {
+        let frame = timeout(HELLO, self.receive(PATIENCE)).await.unwrap_or_else(|_| {
             let message = format!("no `hello` within {} s", HELLO.as_secs());
             Err(Refusal::new(RefusalCode::DeadlineExceeded, message).into())
         })?;
@@ -56,21 +56,21 @@ impl<S: Socket> Exchange<S> {
         let endorsement = EndorsementKey::from_spki_der(&hello.ek_public)?;
         let attestation = AttestationKey::parse(&hello.ak_public)?;
         let identity = judge(&self.context, &self.registration, &endorsement, &hello.ek_certificates)?;
-        let puzzle = puzzle(&endorsement, attestation.name())?;
+        let credential_challenge = credential_challenge(&endorsement, attestation.name())?;
         let nonce = random::<32>()?;
         let challenge = Challenge {
             version,
-            credential: puzzle.credential.credential,
-            encrypted_secret: puzzle.credential.encrypted_secret,
+            credential: credential_challenge.credential.credential,
+            encrypted_secret: credential_challenge.credential.encrypted_secret,
             nonce: nonce.to_vec(),
             pcrs: QUOTED_PCRS.to_vec(),
             correlation: self.correlation.clone(),
         };
         let frame = self.side.send_challenge(challenge)?;
         let challenged = self.challenge(frame, begun).await?;
-        let frame = self.receive(HURRY_OF_TPM).await?;
+        let frame = self.receive(TPM_PATIENCE).await?;
         let proof = self.side.receive_proof(&frame)?;
-        check_secret(&puzzle.secret, &proof.secret)?;
+        check_secret(&credential_challenge.secret, &proof.secret)?;
         attestation.verify_quote(&proof.quote, &proof.signature, &nonce, QUOTED_PCRS)?;
         self.context.metrics.time_phase("proof", challenged.elapsed());
         Ok(identity)
@@ -85,7 +85,7 @@ impl<S: Socket> Exchange<S> {
         let challenge = SecretChallenge { version, nonce: nonce.to_vec(), correlation };
         let frame = self.side.send_secret_challenge(challenge)?;
         let challenged = self.challenge(frame, begun).await?;
-        let frame = self.receive(HURRY).await?;
+        let frame = self.receive(PATIENCE).await?;
         let proof = self.side.receive_secret_proof(&frame)?;
         secret.check(&nonce, &proof.answer)?;
         secret_holder::accept(&self.registration, &machine)?;

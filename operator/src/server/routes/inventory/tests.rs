@@ -12,7 +12,7 @@ const AUTHORIZATION: &str = include_str!("../../../../../crates/protocol/testdat
 
 struct Scene {
     api: FakeApi,
-    desk: Desk,
+    state: ServerState,
 }
 
 impl Scene {
@@ -25,7 +25,7 @@ impl Scene {
         api.put(path, serde_json::to_value(&object).unwrap());
         context.inventories.enter(object);
         api.put_secret("s", SECRET_TYPE, "secret");
-        Self { api, desk: Desk::new(Arc::new(context), Admission::new(1).0) }
+        Self { api, state: ServerState::new(Arc::new(context), Admission::new(1).0) }
     }
 
     async fn get(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
@@ -33,7 +33,7 @@ impl Scene {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = router(self.desk.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let response = router(self.state.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
         (status, headers, String::from_utf8(body.to_vec()).unwrap())

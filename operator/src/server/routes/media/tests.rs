@@ -1,7 +1,7 @@
 use super::*;
 use crate::fixtures::{self, FakeApi};
-use crate::media::{PATH, Shelf, Source};
-use crate::server::places::Places;
+use crate::media::{MediaStore, PATH, Source};
+use crate::server::permits::Permits;
 use crate::server::{Admission, router};
 use ::media::reserved_space;
 use axum::body::to_bytes;
@@ -16,33 +16,33 @@ use tower::ServiceExt;
 const TOKEN: &str = "tttttttttttttttttttttttttttttttttttttttttttttttttttttt";
 const NAME: &str = "ros.iso";
 
-/// A desk with one medium, for this many downloads at once.
-async fn desk(spec: Value, most: usize) -> (Desk, TempDir) {
+/// The state of a server with one medium, for this many downloads at once.
+async fn state(spec: Value, most: usize) -> (ServerState, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     fixtures::base_medium(folder.path(), NAME, 7);
-    let (shelf, keeper) = Shelf::new(Some(Source { path: folder.path().into(), origin: None }), most);
-    let mut seen = shelf.watch();
-    tokio::spawn(keeper.unwrap().run());
+    let (store, watcher) = MediaStore::new(Some(Source { path: folder.path().into(), origin: None }), most);
+    let mut seen = store.watch();
+    tokio::spawn(watcher.unwrap().run());
     seen.wait_for(Option::is_some).await.unwrap();
-    (desk_with(spec, shelf), folder)
+    (state_with(spec, store), folder)
 }
 
-fn desk_with(spec: Value, shelf: Shelf) -> Desk {
-    let context = Context { media: shelf, ..fixtures::context(&FakeApi::default()) };
+fn state_with(spec: Value, store: MediaStore) -> ServerState {
+    let context = Context { media: store, ..fixtures::context(&FakeApi::default()) };
     context.registrations.apply(&Event::Apply(fixtures::registration(spec, TOKEN)));
-    Desk::new(Arc::new(context), Admission::new(1).0)
+    ServerState::new(Arc::new(context), Admission::new(1).0)
 }
 
-async fn ask(desk: &Desk, method: Method, path: &str, headers: &[(header::HeaderName, &str)]) -> Response {
+async fn ask(state: &ServerState, method: Method, path: &str, headers: &[(header::HeaderName, &str)]) -> Response {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(name, *value);
     }
-    router(desk.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    router(state.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
 }
 
-async fn get(desk: &Desk, headers: &[(header::HeaderName, &str)]) -> Response {
-    ask(desk, Method::GET, &format!("{PATH}/{TOKEN}/{NAME}"), headers).await
+async fn get(state: &ServerState, headers: &[(header::HeaderName, &str)]) -> Response {
+    ask(state, Method::GET, &format!("{PATH}/{TOKEN}/{NAME}"), headers).await
 }
 
 async fn bytes(response: Response) -> Bytes {
@@ -58,9 +58,9 @@ fn text(response: &Response, name: header::HeaderName) -> &str {
 }
 
 /// What `ros-image customize` would make of the base medium and of what the registration's URL gives.
-async fn customized(desk: &Desk, folder: &FilePath) -> Vec<u8> {
+async fn customized(state: &ServerState, folder: &FilePath) -> Vec<u8> {
     let url = format!("{}/{TOKEN}", crate::registration::PATH);
-    let settings = bytes(ask(desk, Method::GET, &url, &[]).await).await;
+    let settings = bytes(ask(state, Method::GET, &url, &[]).await).await;
     let settings = reserved_space::filled(std::str::from_utf8(&settings).unwrap()).unwrap();
     let mut medium = std::fs::read(folder.join(NAME)).unwrap();
     let mut volume = ::media::iso9660::Volume::open(std::io::Cursor::new(&medium)).unwrap();
@@ -71,9 +71,9 @@ async fn customized(desk: &Desk, folder: &FilePath) -> Vec<u8> {
 
 #[tokio::test]
 async fn the_whole_and_its_parts_are_what_customize_makes() {
-    let (desk, folder) = desk(json!({}), 1).await;
-    let expected = customized(&desk, folder.path()).await;
-    let response = get(&desk, &[]).await;
+    let (state, folder) = state(json!({}), 1).await;
+    let expected = customized(&state, folder.path()).await;
+    let response = get(&state, &[]).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(text(&response, header::CONTENT_LENGTH), expected.len().to_string());
     assert_eq!(text(&response, header::CONTENT_DISPOSITION), "attachment; filename=\"door-ros.iso\"");
@@ -82,7 +82,7 @@ async fn the_whole_and_its_parts_are_what_customize_makes() {
     // Parts that begin before the settings, within them and after them, and one that is all of it.
     let size = expected.len();
     for (start, end) in [(0, size), (0, 40_000), (40_000, 100_000), (100_000, size), (size - 1, size)] {
-        let response = get(&desk, &[(header::RANGE, &format!("bytes={start}-{}", end - 1))]).await;
+        let response = get(&state, &[(header::RANGE, &format!("bytes={start}-{}", end - 1))]).await;
         assert_eq!(response.status(), StatusCode::PARTIAL_CONTENT);
         assert_eq!(text(&response, header::CONTENT_RANGE), format!("bytes {start}-{}/{size}", end - 1));
         assert_eq!(text(&response, header::CONTENT_LENGTH), (end - start).to_string());
@@ -92,33 +92,33 @@ async fn the_whole_and_its_parts_are_what_customize_makes() {
 
 #[tokio::test]
 async fn who_has_the_medium_or_asks_beyond_it_is_told_so_without_it() {
-    let (desk, folder) = desk(json!({}), 0).await;
+    let (state, folder) = state(json!({}), 0).await;
     let size = std::fs::metadata(folder.path().join(NAME)).unwrap().len();
     // With no place for a download: these need none.
-    let head = ask(&desk, Method::HEAD, &format!("{PATH}/{TOKEN}/{NAME}"), &[]).await;
+    let head = ask(&state, Method::HEAD, &format!("{PATH}/{TOKEN}/{NAME}"), &[]).await;
     assert_eq!((head.status(), text(&head, header::CONTENT_LENGTH)), (StatusCode::OK, size.to_string().as_str()));
     let etag = text(&head, header::ETAG).to_owned();
     assert!(etag.starts_with('"') && !etag.contains(TOKEN), "{etag}");
     assert!(bytes(head).await.is_empty());
-    let known = get(&desk, &[(header::IF_NONE_MATCH, &etag)]).await;
+    let known = get(&state, &[(header::IF_NONE_MATCH, &etag)]).await;
     assert_eq!((known.status(), text(&known, header::ETAG)), (StatusCode::NOT_MODIFIED, etag.as_str()));
-    let beyond = get(&desk, &[(header::RANGE, &format!("bytes={size}-"))]).await;
+    let beyond = get(&state, &[(header::RANGE, &format!("bytes={size}-"))]).await;
     assert_eq!(beyond.status(), StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(text(&beyond, header::CONTENT_RANGE), format!("bytes */{size}"));
-    assert_eq!(get(&desk, &[(header::IF_MATCH, "\"other\"")]).await.status(), StatusCode::PRECONDITION_FAILED);
+    assert_eq!(get(&state, &[(header::IF_MATCH, "\"other\"")]).await.status(), StatusCode::PRECONDITION_FAILED);
 }
 
 #[tokio::test]
 async fn a_resumption_of_another_medium_is_the_whole_of_this_one() {
-    let (desk, folder) = desk(json!({}), 1).await;
-    let head = ask(&desk, Method::HEAD, &format!("{PATH}/{TOKEN}/{NAME}"), &[]).await;
+    let (state, folder) = state(json!({}), 1).await;
+    let head = ask(&state, Method::HEAD, &format!("{PATH}/{TOKEN}/{NAME}"), &[]).await;
     let etag = text(&head, header::ETAG).to_owned();
     let size = std::fs::metadata(folder.path().join(NAME)).unwrap().len();
     let range = (header::RANGE, "bytes=5-");
     for (tag, status, length) in
         [(etag.as_str(), StatusCode::PARTIAL_CONTENT, size - 5), ("\"other\"", StatusCode::OK, size)]
     {
-        let response = get(&desk, &[range.clone(), (header::IF_RANGE, tag)]).await;
+        let response = get(&state, &[range.clone(), (header::IF_RANGE, tag)]).await;
         assert_eq!(response.status(), status, "{tag}");
         assert_eq!(bytes(response).await.len() as u64, length);
     }
@@ -126,7 +126,7 @@ async fn a_resumption_of_another_medium_is_the_whole_of_this_one() {
 
 #[tokio::test]
 async fn who_has_no_token_or_names_no_medium_learns_only_that() {
-    let (open, _folder) = desk(json!({}), 1).await;
+    let (open, _folder) = state(json!({}), 1).await;
     let stranger = TOKEN.replace('t', "u");
     for (path, refused, status) in [
         (format!("{PATH}/short/{NAME}"), RefusalCode::MalformedToken, StatusCode::BAD_REQUEST),
@@ -142,7 +142,7 @@ async fn who_has_no_token_or_names_no_medium_learns_only_that() {
         assert!(!body.contains(&stranger) && !body.contains(TOKEN), "{body}");
         assert_eq!(serde_json::from_str::<Refusal>(&body).unwrap().code, refused, "{path}");
     }
-    let (expired, _folder) = desk(json!({"expiresAt": "2020-01-01T00:00:00Z"}), 1).await;
+    let (expired, _folder) = state(json!({"expiresAt": "2020-01-01T00:00:00Z"}), 1).await;
     assert_eq!(code(get(&expired, &[]).await).await, RefusalCode::RegistrationExpired);
     let post = ask(&open, Method::POST, &format!("{PATH}/{TOKEN}/{NAME}"), &[]).await;
     assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
@@ -150,30 +150,30 @@ async fn who_has_no_token_or_names_no_medium_learns_only_that() {
 
 #[tokio::test]
 async fn media_that_were_not_read_yet_are_worth_waiting_for() {
-    // The keeper does not run.
-    let (shelf, _keeper) = Shelf::new(Some(Source { path: "/nothing".into(), origin: None }), 1);
-    let response = get(&desk_with(json!({}), shelf), &[]).await;
+    // The watcher does not run.
+    let (store, _watcher) = MediaStore::new(Some(Source { path: "/nothing".into(), origin: None }), 1);
+    let response = get(&state_with(json!({}), store), &[]).await;
     assert!(response.headers().contains_key(header::RETRY_AFTER));
     assert_eq!(code(response).await, RefusalCode::Unavailable);
-    let without = Shelf::new(None, 1).0;
-    assert_eq!(code(get(&desk_with(json!({}), without), &[]).await).await, RefusalCode::UnknownMedium);
+    let without = MediaStore::new(None, 1).0;
+    assert_eq!(code(get(&state_with(json!({}), without), &[]).await).await, RefusalCode::UnknownMedium);
 }
 
 #[tokio::test]
 async fn a_medium_that_is_written_to_is_not_given_away() {
-    let (desk, folder) = desk(json!({}), 1).await;
-    let begun = get(&desk, &[]).await;
+    let (state, folder) = state(json!({}), 1).await;
+    let begun = get(&state, &[]).await;
     let file = std::fs::File::options().write(true).open(folder.path().join(NAME)).unwrap();
     file.set_modified(std::time::UNIX_EPOCH).unwrap();
     assert!(to_bytes(begun.into_body(), 1 << 24).await.is_err(), "a download that has begun ends early");
-    assert_eq!(code(get(&desk, &[]).await).await, RefusalCode::Unavailable);
+    assert_eq!(code(get(&state, &[]).await).await, RefusalCode::Unavailable);
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_too_many_is_told_when_to_come_back_and_a_slow_reader_loses_its_place() {
-    let (desk, _folder) = desk(json!({}), 1).await;
-    let slow = get(&desk, &[]).await;
-    let busy = get(&desk, &[]).await;
+    let (state, _folder) = state(json!({}), 1).await;
+    let slow = get(&state, &[]).await;
+    let busy = get(&state, &[]).await;
     assert_eq!(
         (busy.status(), busy.headers().contains_key(header::RETRY_AFTER)),
         (StatusCode::TOO_MANY_REQUESTS, true)
@@ -181,35 +181,38 @@ async fn one_too_many_is_told_when_to_come_back_and_a_slow_reader_loses_its_plac
     assert_eq!(code(busy).await, RefusalCode::Busy);
     // Time passes as there is nothing to do: the reader takes nothing.
     tokio::time::sleep(PIECE_TIMEOUT + Duration::from_secs(1)).await;
-    let next = get(&desk, &[]).await;
+    let next = get(&state, &[]).await;
     assert_eq!(next.status(), StatusCode::OK);
     let whole = bytes(next).await.len();
     assert!(bytes(slow).await.len() < whole, "the slow one's connection is closed before the promised length");
     // A reader that goes away gives its place back, too.
-    drop(get(&desk, &[]).await);
+    drop(get(&state, &[]).await);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(get(&desk, &[]).await.status(), StatusCode::OK);
-    let text = desk.context.metrics.text(&desk.context.inventories).unwrap();
+    assert_eq!(get(&state, &[]).await.status(), StatusCode::OK);
+    let text = state.context.metrics.text(&state.context.inventories).unwrap();
     assert!(text.contains(r#"{request="media",result="refused",code="DeadlineExceeded"} 1"#), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_keeps_up_keeps_its_connection_when_places_are_scarce() {
-    let (desk, _folder) = desk(json!({}), 1).await;
-    let places = Places::new(1);
-    let connection = Arc::new(places.take().await);
+    let (state, _folder) = state(json!({}), 1).await;
+    let permits = Permits::new(1);
+    let connection = Arc::new(permits.acquire().await);
     let mut request = Request::get(format!("{PATH}/{TOKEN}/{NAME}")).body(Body::empty()).unwrap();
     request.extensions_mut().insert(connection.clone());
-    let response = router(desk).oneshot(request).await.unwrap();
+    let response = router(state).oneshot(request).await.unwrap();
     // As the listener does when it has the answer.
-    connection.waits(HURRY);
+    connection.start_deadline(PATIENCE);
     let mut pieces = response.into_body().into_data_stream();
     for piece in 0..3 {
         assert!(pieces.next().await.is_some_and(|piece| piece.is_ok()));
-        tokio::time::sleep(HURRY - Duration::from_secs(1)).await;
-        assert!(places.take_now(None).await.is_none() && connection.wanted().now_or_never().is_none(), "piece {piece}");
+        tokio::time::sleep(PATIENCE - Duration::from_secs(1)).await;
+        assert!(
+            permits.try_acquire(None).await.is_none() && connection.revoked().now_or_never().is_none(),
+            "piece {piece}"
+        );
     }
-    tokio::time::sleep(HURRY).await;
-    assert!(places.take_now(None).await.is_none(), "it holds the place until it is told");
-    assert!(connection.wanted().now_or_never().is_some(), "one that took nothing is asked for it");
+    tokio::time::sleep(PATIENCE).await;
+    assert!(permits.try_acquire(None).await.is_none(), "it holds the place until it is told");
+    assert!(connection.revoked().now_or_never().is_some(), "one that took nothing is asked for it");
 }

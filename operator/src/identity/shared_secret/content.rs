@@ -9,8 +9,8 @@ pub const SECRET_KEY: &str = "token";
 
 /// What a reading of a Secret gave.
 #[derive(Clone, Debug)]
-pub enum Reading {
-    Good(SharedSecret),
+pub enum SecretContent {
+    Valid(SharedSecret),
     Missing,
     /// The operator may not read Secrets in this namespace.
     Forbidden,
@@ -18,14 +18,14 @@ pub enum Reading {
     Malformed(&'static str),
 }
 
-impl Reading {
+impl SecretContent {
     pub fn of(secret: Option<&Secret>) -> Self {
         let Some(secret) = secret else { return Self::Missing };
         if secret.type_.as_deref() != Some(SECRET_TYPE) {
             return Self::Malformed("its type is not rancheros.cattle.io/token");
         }
         match secret.data.as_ref().and_then(|data| data.get(SECRET_KEY)) {
-            Some(token) if !token.0.is_empty() => Self::Good(SharedSecret::new(token.0.clone())),
+            Some(token) if !token.0.is_empty() => Self::Valid(SharedSecret::new(token.0.clone())),
             _ => Self::Malformed("its key `token` is absent or empty"),
         }
     }
@@ -36,21 +36,21 @@ mod tests {
     use super::*;
     use k8s_openapi::ByteString;
 
-    fn read(type_: &str, key: &str, token: &str) -> Reading {
+    fn read(type_: &str, key: &str, token: &str) -> SecretContent {
         let data = [(key.to_owned(), ByteString(token.into()))];
-        Reading::of(Some(&Secret { type_: Some(type_.into()), data: Some(data.into()), ..Secret::default() }))
+        SecretContent::of(Some(&Secret { type_: Some(type_.into()), data: Some(data.into()), ..Secret::default() }))
     }
 
     #[test]
     fn type_and_key_are_the_first_releases() {
-        let Reading::Good(secret) = read(SECRET_TYPE, SECRET_KEY, "known") else { panic!("it is one") };
+        let SecretContent::Valid(secret) = read(SECRET_TYPE, SECRET_KEY, "known") else { panic!("it is one") };
         assert_eq!(secret.expose(), b"known");
         assert!(!format!("{secret:?}").contains("known"));
         for (type_, key, token) in
             [("Opaque", SECRET_KEY, "x"), (SECRET_TYPE, "other", "x"), (SECRET_TYPE, SECRET_KEY, "")]
         {
-            assert!(matches!(read(type_, key, token), Reading::Malformed(_)), "{type_} {key}");
+            assert!(matches!(read(type_, key, token), SecretContent::Malformed(_)), "{type_} {key}");
         }
-        assert!(matches!(Reading::of(None), Reading::Missing));
+        assert!(matches!(SecretContent::of(None), SecretContent::Missing));
     }
 }

@@ -11,13 +11,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Between two looks at the folder: a look at files that have not changed asks for no more than their times.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const POLL_EVERY: Duration = Duration::from_secs(10);
 /// Between two attempts to fetch.
 const FETCH_RETRY: Duration = Duration::from_secs(30);
 /// More than these are not served: all of them are held open.
 const MOST: usize = 64;
 
-pub struct Keeper {
+pub struct MediaWatcher {
     source: Source,
     media: watch::Sender<Media>,
 }
@@ -25,7 +25,7 @@ pub struct Keeper {
 /// Every file that was looked at, and what it is: `None` where it cannot be served, which was said then.
 type Known = HashMap<PathBuf, (Stamp, Option<Arc<BaseMedium>>)>;
 
-impl Keeper {
+impl MediaWatcher {
     pub(super) fn new(source: Source, media: watch::Sender<Media>) -> Self {
         Self { source, media }
     }
@@ -42,11 +42,11 @@ impl Keeper {
         let mut complaint = String::new();
         loop {
             let path = self.source.path.clone();
-            let looking = tokio::task::spawn_blocking(move || {
-                let found = look(&path, &mut known);
+            let scanning = tokio::task::spawn_blocking(move || {
+                let found = scan(&path, &mut known);
                 (found, known)
             });
-            let Ok((found, kept)) = looking.await else { return tracing::error!("looking at media panicked") };
+            let Ok((found, kept)) = scanning.await else { return tracing::error!("looking at media panicked") };
             known = kept;
             match found {
                 Ok(found) => {
@@ -60,7 +60,7 @@ impl Keeper {
                 }
                 Err(_) => {}
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_EVERY).await;
         }
     }
 
@@ -80,7 +80,7 @@ impl Keeper {
 }
 
 /// The media at `path`, a file or a folder. Reads those that changed since they were entered in `known`.
-fn look(path: &Path, known: &mut Known) -> anyhow::Result<BTreeMap<String, Arc<BaseMedium>>> {
+fn scan(path: &Path, known: &mut Known) -> anyhow::Result<BTreeMap<String, Arc<BaseMedium>>> {
     let mut files = Vec::new();
     if fs::metadata(path).with_context(|| format!("inspecting {}", path.display()))?.is_dir() {
         for entry in fs::read_dir(path).with_context(|| format!("listing {}", path.display()))? {
@@ -141,16 +141,16 @@ mod tests {
     fn a_folder_gives_its_media_and_a_file_itself() {
         let folder = tempfile::tempdir().unwrap();
         let mut known = Known::new();
-        assert!(look(folder.path(), &mut known).unwrap().is_empty());
+        assert!(scan(folder.path(), &mut known).unwrap().is_empty());
         let file = fixtures::base_medium(folder.path(), "a.iso", 1);
         fixtures::base_medium(folder.path(), "b.iso", 2);
         fixtures::base_medium(folder.path(), "not this one.iso", 3);
         fs::write(folder.path().join("others.iso"), "somebody's data").unwrap();
         fs::write(folder.path().join("c.iso.part"), "half of one").unwrap();
         fs::create_dir(folder.path().join("lost+found")).unwrap();
-        assert_eq!(names(&look(folder.path(), &mut known).unwrap()), ["a.iso", "b.iso"]);
-        assert_eq!(names(&look(&file, &mut known).unwrap()), ["a.iso"]);
-        assert!(look(&folder.path().join("nothing"), &mut known).is_err());
+        assert_eq!(names(&scan(folder.path(), &mut known).unwrap()), ["a.iso", "b.iso"]);
+        assert_eq!(names(&scan(&file, &mut known).unwrap()), ["a.iso"]);
+        assert!(scan(&folder.path().join("nothing"), &mut known).is_err());
     }
 
     #[test]
@@ -160,14 +160,14 @@ mod tests {
         for (name, fill) in [("a.iso", 1), ("b.iso", 2)] {
             fixtures::base_medium(folder.path(), name, fill);
         }
-        let before = look(folder.path(), &mut known).unwrap();
+        let before = scan(folder.path(), &mut known).unwrap();
         let replacement = fixtures::base_medium(folder.path(), "new", 9);
         fs::rename(replacement, folder.path().join("a.iso")).unwrap();
-        let after = look(folder.path(), &mut known).unwrap();
+        let after = scan(folder.path(), &mut known).unwrap();
         assert!(Arc::ptr_eq(&before["b.iso"], &after["b.iso"]));
         assert_ne!(before["a.iso"].sha256(), after["a.iso"].sha256());
         fs::remove_file(folder.path().join("a.iso")).unwrap();
-        assert_eq!(names(&look(folder.path(), &mut known).unwrap()), ["b.iso"]);
+        assert_eq!(names(&scan(folder.path(), &mut known).unwrap()), ["b.iso"]);
         assert_eq!(known.len(), 1);
     }
 
@@ -177,11 +177,11 @@ mod tests {
         fixtures::base_medium(folder.path(), "a.iso", 1);
         let mut known = Known::new();
         let (media, mut told) = watch::channel(None);
-        let keeper = Keeper::new(Source { path: folder.path().into(), origin: None }, media);
-        keeper.publish(look(folder.path(), &mut known).unwrap());
+        let watcher = MediaWatcher::new(Source { path: folder.path().into(), origin: None }, media);
+        watcher.publish(scan(folder.path(), &mut known).unwrap());
         assert!(told.has_changed().unwrap());
         told.mark_unchanged();
-        keeper.publish(look(folder.path(), &mut known).unwrap());
+        watcher.publish(scan(folder.path(), &mut known).unwrap());
         assert!(!told.has_changed().unwrap());
     }
 }

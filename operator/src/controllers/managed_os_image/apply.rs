@@ -23,7 +23,7 @@ pub(super) enum Applied {
     Waiting(String),
 }
 
-pub(super) async fn carry_out(
+pub(super) async fn apply_all(
     object: &ManagedOSImage,
     context: &Context,
     built: &Built,
@@ -52,7 +52,7 @@ pub(super) async fn carry_out(
 }
 
 /// Before an object goes: what its owner references do not reach.
-pub(super) async fn take_away(object: &ManagedOSImage, context: &Context) -> Result<(), ReconcileError> {
+pub(super) async fn delete_all(object: &ManagedOSImage, context: &Context) -> Result<(), ReconcileError> {
     if !has_finalizer(object) {
         return Ok(());
     }
@@ -84,13 +84,13 @@ async fn fleets_plan_is_there(object: &ManagedOSImage, context: &Context) -> Res
     Ok(plan.is_some_and(|plan| plan.labels().get(MANAGED_BY).is_some_and(|by| by == "Helm")))
 }
 
-async fn set_finalizer(object: &ManagedOSImage, context: &Context, wanted: bool) -> Result<(), ReconcileError> {
-    if has_finalizer(object) == wanted {
+async fn set_finalizer(object: &ManagedOSImage, context: &Context, desired: bool) -> Result<(), ReconcileError> {
+    if has_finalizer(object) == desired {
         return Ok(());
     }
     let mut finalizers: Vec<String> = object.finalizers().to_vec();
     finalizers.retain(|finalizer| finalizer != OS_IMAGE_FINALIZER);
-    if wanted {
+    if desired {
         finalizers.push(OS_IMAGE_FINALIZER.to_owned());
     }
     // With the version read: another controller's finalizer must not be written away.
@@ -131,11 +131,11 @@ fn called(object: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::discovery::Surroundings;
+    use super::super::discovery::Discovered;
     use super::super::validate::validate;
     use super::*;
     use crate::fixtures::{self, FakeApi};
-    use crate::rollout::Served;
+    use crate::rollout::ServedKinds;
     use http::{Request, Response};
     use kube::client::Body;
     use std::convert::Infallible;
@@ -173,17 +173,17 @@ mod tests {
         object
     }
     fn built(object: &ManagedOSImage) -> Built {
-        let surroundings = Surroundings {
-            served: Served { bundles: true, plans: true, standalone: false },
-            ..Surroundings::default()
+        let discovered = Discovered {
+            served: ServedKinds { bundles: true, plans: true, standalone: false },
+            ..Discovered::default()
         };
-        super::super::build::build(object, &validate(object, &surroundings).unwrap())
+        super::super::build::build(object, &validate(object, &discovered).unwrap())
     }
 
     #[tokio::test]
     async fn a_bundle_goes_before_anything_is_applied() {
         let (context, asked) = scripted(taken);
-        let outcome = carry_out(&object(), &context, &built(&object())).await.unwrap();
+        let outcome = apply_all(&object(), &context, &built(&object())).await.unwrap();
         assert!(matches!(outcome, Applied::Waiting(_)));
         assert_eq!(*asked.lock().unwrap(), ["DELETE bundles/mos-x"]);
     }
@@ -194,7 +194,7 @@ mod tests {
             "DELETE bundles/mos-x" | "GET plans/mos-x" => failure(404),
             what => taken(what),
         });
-        let outcome = carry_out(&object(), &context, &built(&object())).await.unwrap();
+        let outcome = apply_all(&object(), &context, &built(&object())).await.unwrap();
         assert!(matches!(outcome, Applied::As(_)));
         let applied = ["PATCH managedosimages/x", "PATCH serviceaccounts/mos-x", "PATCH plans/mos-x"];
         assert_eq!(asked.lock().unwrap()[2..], applied);
@@ -209,13 +209,13 @@ mod tests {
             "DELETE plans/mos-x" => failure(404),
             what => taken(what),
         });
-        take_away(&object, &context).await.unwrap();
+        delete_all(&object, &context).await.unwrap();
         let asked = asked.lock().unwrap().clone();
         assert_eq!(asked.iter().filter(|what| what.starts_with("DELETE")).count(), 8);
         assert_eq!(asked.last().unwrap(), "PATCH managedosimages/x");
 
         let (context, asked) = scripted(|what| if what.contains("secrets") { failure(500) } else { taken(what) });
-        assert!(take_away(&object, &context).await.is_err());
+        assert!(delete_all(&object, &context).await.is_err());
         assert!(!asked.lock().unwrap().iter().any(|what| what.contains("managedosimages")));
     }
 

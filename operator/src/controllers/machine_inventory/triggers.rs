@@ -1,6 +1,6 @@
 //! Which inventories the controller must look at: of a fleet that is well, next to none.
 
-use super::{Finding, Name, STATUS_GRACE, build, cluster, find_out, look_at_reinstall, secret};
+use super::{Finding, Name, STATUS_GRACE, build, cluster, find, secret, update_reinstall};
 use crate::context::Context;
 use crate::inventory::index::KnownMachine;
 use crate::inventory::reinstall;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Enters what the watch says into the index; gives the objects of which something must be said, and takes away those
 /// that are settled: of a fleet, nearly all.
-pub(super) fn looks(
+pub(super) fn triggers(
     context: &Context,
     event: watcher::Result<watcher::Event<SeenInventory>>,
 ) -> Vec<watcher::Result<watcher::Event<Name>>> {
@@ -39,8 +39,8 @@ pub(super) fn looks(
         }
         InitDone => {
             index.finish_listing();
-            let doubles = index.doubles().into_iter().map(|machine| InitApply(name_of(&machine)));
-            doubles.chain([InitDone]).collect()
+            let duplicates = index.duplicates().into_iter().map(|machine| InitApply(name_of(&machine)));
+            duplicates.chain([InitDone]).collect()
         }
         Apply(object) => {
             let machine = index.enter(object.0);
@@ -63,9 +63,9 @@ pub(super) fn left_without_status(context: Arc<Context>) -> impl Stream<Item = w
     let machines = stream::unfold(context, |context| async {
         tokio::time::sleep(Duration::from_secs(STATUS_GRACE.unsigned_abs())).await;
         let left = context.inventories.without_phase();
-        let left = left.into_iter().filter(|machine| find_out(machine, &context) == Finding::Unrecorded);
-        let looks: Vec<_> = left.map(|machine| Ok(watcher::Event::Apply(name_of(&machine)))).collect();
-        Some((stream::iter(looks), context))
+        let left = left.into_iter().filter(|machine| find(machine, &context) == Finding::Unrecorded);
+        let triggers: Vec<_> = left.map(|machine| Ok(watcher::Event::Apply(name_of(&machine)))).collect();
+        Some((stream::iter(triggers), context))
     });
     machines.flatten()
 }
@@ -87,16 +87,16 @@ fn is_settled(machine: &KnownMachine, context: &Context) -> bool {
     if machine.deleting || !machine.finalizers.is_empty() || machine.cluster().is_some() || machine.secret().is_some() {
         return false;
     }
-    let (finding, now) = (find_out(machine, context), context.now());
+    let (finding, now) = (find(machine, context), context.now());
     if finding != Finding::Nothing {
         return finding == Finding::TooEarly;
     }
     let mut status = build(machine, &finding, &now);
     if reinstall::concerns(machine) {
-        look_at_reinstall(machine, &finding, &mut status, &now);
+        update_reinstall(machine, &finding, &mut status, &now);
     }
-    cluster::tell(machine, &cluster::Standing::Unassigned, &mut status, &now);
-    secret::tell(machine, &secret::Standing::NotNamed, &mut status, &now);
+    cluster::set_condition(machine, &cluster::State::Unassigned, &mut status, &now);
+    secret::set_condition(machine, &secret::State::NotNamed, &mut status, &now);
     status == machine.status
 }
 
@@ -130,7 +130,7 @@ mod tests {
             Event::Apply(object) => Event::Apply(SeenInventory(object)),
             Event::Delete(object) => Event::Delete(SeenInventory(object)),
         };
-        let events = looks(context, Ok(event)).into_iter().map(Result::unwrap);
+        let events = triggers(context, Ok(event)).into_iter().map(Result::unwrap);
         let told = events.map(|event| match event {
             Event::Init => "init".to_owned(),
             Event::InitDone => "done".to_owned(),
