@@ -1,9 +1,8 @@
 //! A cluster in which the chart is installed as the reference says, with nothing but the rights that it gives.
 
-use super::chart_templates::{EVERYTHING, RELEASE, folder};
-use super::os_image::holds;
 use anyhow::{Context, Result};
 use harness::clusters::certificates::Authority;
+use harness::clusters::chart::{EVERYTHING, RELEASE, package};
 use harness::clusters::cluster::{Cluster, Controllers};
 use harness::clusters::helm::helm;
 use harness::clusters::operator::{NAMESPACE, Operator};
@@ -12,13 +11,13 @@ use harness::fakes::rancher::Rancher;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::fakes::upgrade_engines::make_namespace;
+use harness::objects::contains;
 use qemu::paths;
 use qemu::scratch::Scratch;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +49,7 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     let name = config.inventory.rsplit('/').next().unwrap().to_owned();
     assert_eq!(field(&cluster, &format!("machineinventory/{name}"), "{.status.phase}").unwrap(), "Installed");
 
-    let metrics = operator.fetch(&operator.local_url("/metrics")).await.unwrap();
+    let metrics = operator.metrics().await.unwrap();
     for line in [
         r#"rancheros_exchanges_total{request="register",result="ok",code=""} 1"#,
         r#"rancheros_exchange_phase_seconds_count{phase="proof"} 1"#,
@@ -120,7 +119,7 @@ async fn everything_that_can_be_switched_on_is_taken_by_the_api_server_as_it_is_
             let there = cluster.kubectl(&["get", "-o", "json", "-f", "-"], &one).unwrap();
             let there: Value = serde_json::from_str(&there).unwrap();
             let there = &there["items"][0];
-            assert!(holds(there, &object), "written: {object}\nread: {there}");
+            assert!(contains(there, &object), "written: {object}\nread: {there}");
             kinds.insert(object["kind"].as_str().unwrap().to_owned());
         }
     }
@@ -220,17 +219,6 @@ async fn a_certificate_that_is_given_is_served_and_its_authority_is_handed_out()
     endpoint.register(&SoftwareTpm::new(KeyKind::P256).unwrap(), usual_report("SN-1")).await.unwrap();
     // Nothing of the operator's own was made beside it.
     assert!(cluster.kubectl(&["get", "secret", "ros-operator-tls", "-n", NAMESPACE], "").is_err());
-}
-
-/// The chart as `make chart` packs it.
-fn package(output: &Path) -> Result<PathBuf> {
-    let made = Command::new(paths::program("ros-image")?)
-        .args(["chart", "--version", "0.1.0", "--chart", &folder(), "--output"])
-        .arg(output)
-        .output()
-        .context("running ros-image chart")?;
-    anyhow::ensure!(made.status.success(), "ros-image chart: {}", String::from_utf8_lossy(&made.stderr));
-    Ok(output.join(format!("{RELEASE}-0.1.0.tgz")))
 }
 
 /// A kubeconfig of the chart's ServiceAccount and of nobody else.

@@ -1,23 +1,13 @@
 //! What the chart's templates render, and the values that they refuse: with Helm alone, without a cluster.
 
 use anyhow::Result;
+use harness::clusters::chart::{EVERYTHING, RELEASE, folder};
 use harness::clusters::helm::helm_alone;
 use harness::clusters::operator::NAMESPACE;
 use qemu::paths;
 use qemu::scratch::Scratch;
 use serde_json::{Value, json};
 use std::path::Path;
-
-pub(super) const RELEASE: &str = "rancheros-operator";
-
-/// Values that render everything that is not there by default.
-pub(super) const EVERYTHING: &str = "\
-    replicas=3,ingress.host=ros.example.org,ingress.tlsSecretName=ros-tls,tls.secretName=own,\
-    metrics.serviceMonitor.enabled=true,networkPolicy.enabled=true,\
-    global.cattle.systemDefaultRegistry=registry.example.org,service.type=ClusterIP,\
-    planNamespaces[0]=system-upgrade,defaultOSImage.osImage=ros:v2,\
-    media.url=https://media.example.org:8443/ros.iso,media.sha256=\
-    aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
 #[test]
 fn what_is_rendered_is_what_is_committed() {
@@ -71,11 +61,6 @@ fn media_come_from_any_volume() {
     assert_eq!((&mount["name"], &mount["readOnly"]), (&json!("media"), &json!(true)));
     let told = json!({"name": "ROS_MEDIA", "value": mount["mountPath"]});
     assert!(pod["containers"][0]["env"].as_array().unwrap().contains(&told), "{pod}");
-}
-
-/// The chart, unpacked.
-pub(super) fn folder() -> String {
-    paths::workspace().join("chart").display().to_string()
 }
 
 fn render(scratch: &Path, values: &str) -> Result<String> {

@@ -3,6 +3,7 @@
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::software_machine::{Endpoint, NoAnswer, boastful_report, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
+use harness::objects::condition;
 use harness::world::World;
 use protocol::RefusalCode;
 use qemu::wait::{Poll, until};
@@ -63,9 +64,9 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
             &["get", "machineregistrations.rancheros.cattle.io/leaked", "--namespace", NAMESPACE, "--output", "json"],
             "",
         )?;
-        let conditions: Value = serde_json::from_str::<Value>(&object)?["status"]["conditions"].take();
-        let nearly = conditions.as_array().into_iter().flatten().any(|condition| condition["type"] == "NearlyFull");
-        Ok(if nearly { Poll::Ready(()) } else { Poll::Pending(conditions.to_string()) })
+        let registration: Value = serde_json::from_str(&object)?;
+        let nearly_full = condition(&registration, "NearlyFull");
+        Ok(if nearly_full.is_null() { Poll::Pending(registration["status"].to_string()) } else { Poll::Ready(()) })
     })
     .await
     .unwrap();

@@ -1,6 +1,6 @@
 //! Power on, hands off: from an empty disk to a machine that answers, on each firmware.
 
-use super::inventory::patch;
+use harness::objects::condition;
 use harness::world::{USER, World};
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
@@ -154,8 +154,7 @@ async fn a_damaged_slot_ends_in_recovery(world: &World, machine: &mut Machine, n
 
     let inventory = world.inventory_in_phase(name, "Booted", INSTALLED).await.unwrap();
     assert_eq!(inventory["status"]["os"]["slot"], "Recovery");
-    let conditions = inventory["status"]["conditions"].as_array().unwrap();
-    let ready = conditions.iter().find(|condition| condition["type"] == "Ready").unwrap();
+    let ready = condition(&inventory, "Ready");
     assert_eq!(ready["status"], "False");
     let root = async |command: &str| world.key.run("root", machine.ssh_port(), command, SHORT).await.unwrap();
     let status = root("ros-installer status").await;
@@ -169,7 +168,7 @@ async fn a_damaged_slot_ends_in_recovery(world: &World, machine: &mut Machine, n
 
 /// From the cluster, without a medium, over a power cut, and over a slot that does not start.
 async fn recovery_installs_again(world: &World, machine: &mut Machine, name: &str, known: &str, installed_at: &str) {
-    patch(&world.cluster, name, &json!({"reinstall": "slot A is damaged"})).unwrap();
+    world.patch_inventory(name, &json!({"reinstall": "slot A is damaged"})).unwrap();
     let port = machine.ssh_port();
     let console = machine.console();
     until("the machine to take the request", SHORT, async || {
@@ -192,12 +191,8 @@ async fn recovery_installs_again(world: &World, machine: &mut Machine, name: &st
     assert_ne!(made.trim(), installed_at, "COS_PERSISTENT is as it was");
     let done = until("the condition Reinstall to be done", SHORT, async || {
         let inventory = world.inventory_in_phase(name, "Ready", SHORT).await?;
-        let conditions = inventory["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let reinstall = conditions.into_iter().find(|condition| condition["type"] == "Reinstall");
-        Ok(match reinstall {
-            Some(condition) if condition["status"] == "False" => Poll::Ready(condition),
-            other => Poll::Pending(format!("{other:?}")),
-        })
+        let reinstall = condition(&inventory, "Reinstall");
+        Ok(if reinstall["status"] == "False" { Poll::Ready(reinstall) } else { Poll::Pending(reinstall.to_string()) })
     });
     assert_eq!(done.await.unwrap()["reason"], "Done");
 }
@@ -226,7 +221,7 @@ async fn a_change_of_its_inventory_reaches_the_machine(world: &World, machine: &
     };
     assert_eq!(configuration().await.unwrap()["role"], "server");
     let agent = json!({"config": {"role": "agent", "token": "joins-the-cluster"}});
-    patch(&world.cluster, name, &agent).unwrap();
+    world.patch_inventory(name, &agent).unwrap();
     let changed = until("the new role in rancherd's configuration", SHORT, async || {
         let written = configuration().await?;
         let agent = written["role"] == "agent";

@@ -3,14 +3,13 @@
 use anyhow::{Context, Result};
 use aws_lc_rs::{digest, hmac};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use harness::clusters::cluster::Cluster;
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::rancher::Rancher;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::world::World;
-use protocol::message::{Done, OsReport, Slot};
-use protocol::{FromMachine, FromOperator, Join, Refusal, RefusalCode};
+use protocol::message::{OsReport, Slot};
+use protocol::{Join, Refusal, RefusalCode};
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -31,17 +30,18 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
 
     let rancher = Rancher::install(&world.cluster).unwrap();
     let taint = json!({"key": "k", "value": "v", "effect": "NoSchedule"});
-    patch(&world.cluster, &name, &json!({"clusterName": "one", "config": {"role": "agent", "taints": [taint]}}))
+    world
+        .patch_inventory(&name, &json!({"clusterName": "one", "config": {"role": "agent", "taints": [taint]}}))
         .unwrap();
-    condition(&world, &name, "Assigned", "ClusterNotFound").await.unwrap();
+    world.inventory_condition(&name, "Assigned", "ClusterNotFound").await.unwrap();
     rancher.make_cluster("one").unwrap();
-    condition(&world, &name, "Assigned", "ClusterNotReady").await.unwrap();
+    world.inventory_condition(&name, "Assigned", "ClusterNotReady").await.unwrap();
     let waiting = report(&endpoint, &tpm).await.unwrap();
     assert_eq!((waiting.configuration, waiting.pending.unwrap().code), (None, RefusalCode::ClusterTokenPending));
     rancher.manage_cluster("one", "c-m-one").unwrap();
     let token = rancher.issue_token("c-m-one", "token-one").await.unwrap();
     assert_eq!(token["spec"], json!({"clusterName": "c-m-one"}));
-    condition(&world, &name, "Assigned", "TokenIssued").await.unwrap();
+    world.inventory_condition(&name, "Assigned", "TokenIssued").await.unwrap();
 
     let join = report(&endpoint, &tpm).await.unwrap();
     let expected = json!({"role": "agent", "nodeName": name, "taints": ["k=v:NoSchedule"], "token": "token-one"});
@@ -60,9 +60,9 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     // Moved to another cluster.
     rancher.make_cluster("two").unwrap();
     rancher.manage_cluster("two", "c-m-two").unwrap();
-    patch(&world.cluster, &name, &json!({"clusterName": "two"})).unwrap();
+    world.patch_inventory(&name, &json!({"clusterName": "two"})).unwrap();
     rancher.issue_token("c-m-two", "token-two").await.unwrap();
-    condition(&world, &name, "Assigned", "TokenIssued").await.unwrap();
+    world.inventory_condition(&name, "Assigned", "TokenIssued").await.unwrap();
     assert_eq!(rancher.tokens("c-m-one").unwrap(), [] as [Value; 0]);
     let join = report(&endpoint, &tpm).await.unwrap();
     assert_eq!(join.configuration.as_ref().unwrap().0["token"], "token-two");
@@ -84,11 +84,10 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_secret_opens_while_it_is_one_machines() {
     let world = World::start("inventory-secret", json!({})).await.unwrap();
-    make_inventory(&world.cluster, "a", json!({"machineTokenSecretName": "secret-a", "config": {"role": "server"}}))
-        .unwrap();
-    condition(&world, "a", "SharedSecret", "SecretMissing").await.unwrap();
+    world.create_inventory("a", json!({"machineTokenSecretName": "secret-a", "config": {"role": "server"}})).unwrap();
+    world.inventory_condition("a", "SharedSecret", "SecretMissing").await.unwrap();
     let ask = async |secret: &str| ask(&world, secret).await.unwrap();
-    make_secret(&world.cluster, "secret-a", "known to one").unwrap();
+    world.apply_token_secret("secret-a", "known to one").unwrap();
     until("the secret to be known", TIMEOUT, async || {
         Ok(ask("known to one").await.map_or_else(|refusal| Poll::Pending(refusal.to_string()), Poll::Ready))
     })
@@ -101,9 +100,9 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     assert_eq!(inventory["status"]["phase"], "Registered");
 
     // Without Rancher a cluster cannot be found, which says so and costs nobody else anything.
-    make_inventory(&world.cluster, "b", json!({"machineTokenSecretName": "secret-b", "clusterName": "c"})).unwrap();
-    make_secret(&world.cluster, "secret-b", "known to two").unwrap();
-    condition(&world, "b", "Assigned", "RancherNotInstalled").await.unwrap();
+    world.create_inventory("b", json!({"machineTokenSecretName": "secret-b", "clusterName": "c"})).unwrap();
+    world.apply_token_secret("secret-b", "known to two").unwrap();
+    world.inventory_condition("b", "Assigned", "RancherNotInstalled").await.unwrap();
     until("the machine to be known and wait for its cluster", TIMEOUT, async || {
         let refusal = ask("known to two").await.unwrap_err();
         let waits = refusal.code == RefusalCode::ClusterTokenPending;
@@ -113,10 +112,10 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     .unwrap();
 
     // Two machines with one secret: neither is believed, and both inventories say why.
-    make_secret(&world.cluster, "secret-b", "known to one").unwrap();
-    patch(&world.cluster, "b", &json!({"config": {"role": "agent"}})).unwrap();
+    world.apply_token_secret("secret-b", "known to one").unwrap();
+    world.patch_inventory("b", &json!({"config": {"role": "agent"}})).unwrap();
     for name in ["a", "b"] {
-        condition(&world, name, "SharedSecret", "SecretNotUnique").await.unwrap();
+        world.inventory_condition(name, "SharedSecret", "SecretNotUnique").await.unwrap();
     }
     assert_eq!(ask("known to one").await.unwrap_err().code, RefusalCode::SecretNotUnique);
     world.cluster.kubectl(&["delete", &format!("{INVENTORIES}/b"), "--namespace", NAMESPACE], "").unwrap();
@@ -132,17 +131,10 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     assert!(!log.contains("known to") && !log.contains(&STANDARD.encode("known to one")), "a secret was logged");
 }
 
-/// What a machine that reports is told of joining.
+/// What the answer to a report says of joining.
 async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Join> {
-    let mut exchange = endpoint.connect().await?;
-    exchange.prove(tpm).await?;
     let system = OsReport { version: "0.1.0".into(), slot: Slot::A, healthy: true, ..OsReport::default() };
-    exchange.say(&FromMachine::Report(Box::new(system))).await?;
-    exchange.say(&FromMachine::Done(Done::default())).await?;
-    match exchange.hear().await? {
-        FromOperator::Done(recorded) => recorded.join.context("the operator says nothing of joining"),
-        other => anyhow::bail!("expected done, got {other:?}"),
-    }
+    endpoint.report(tpm, system).await?.join.context("the operator says nothing of joining")
 }
 
 /// What rancherd does with a shared secret.
@@ -175,38 +167,4 @@ async fn vouched(world: &World, secret: &str) -> Result<()> {
 async fn client(world: &World) -> Result<reqwest::Client> {
     let authority = reqwest::Certificate::from_pem(world.operator.ca().await?.as_bytes())?;
     Ok(reqwest::Client::builder().tls_certs_only([authority]).timeout(TIMEOUT).build()?)
-}
-
-pub(super) fn make_inventory(cluster: &Cluster, name: &str, spec: Value) -> Result<()> {
-    let object = json!({
-        "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
-        "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
-    });
-    cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).map(drop)
-}
-
-pub(super) fn make_secret(cluster: &Cluster, name: &str, token: &str) -> Result<()> {
-    let object = json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "rancheros.cattle.io/token",
-        "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": {"token": token},
-    });
-    cluster.kubectl(&["apply", "--server-side", "--filename", "-"], &object.to_string()).map(drop)
-}
-
-pub(super) fn patch(cluster: &Cluster, name: &str, spec: &Value) -> Result<()> {
-    cluster.patch(&format!("{INVENTORIES}/{name}"), NAMESPACE, &json!({"spec": spec}))
-}
-
-/// Waits until an inventory's condition has this reason, for what stands in its spec now.
-async fn condition(world: &World, name: &str, kind: &str, reason: &str) -> Result<()> {
-    until(&format!("{kind} of {name}: {reason}"), TIMEOUT, async || {
-        let inventories = world.inventories()?;
-        let found = inventories.iter().find(|inventory| inventory["metadata"]["name"] == name);
-        let found = found.context("finding the inventory")?;
-        let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let told = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
-        let current = told["observedGeneration"] == found["metadata"]["generation"];
-        Ok(if current && told["reason"] == reason { Poll::Ready(()) } else { Poll::Pending(told.to_string()) })
-    })
-    .await
 }

@@ -1,10 +1,10 @@
 //! A machine's life as its MachineInventory shows it, told by machines in memory to a running operator.
 
-use super::inventory::patch;
 use anyhow::{Context, Result};
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::software_machine::{Endpoint, Exchange, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
+use harness::objects::condition;
 use harness::world::World;
 use protocol::message::{Done, Failure, InstallPhase, OsReport, Progress, Slot};
 use protocol::{FromMachine, FromOperator, OperatorSettings, RefusalCode};
@@ -29,9 +29,11 @@ async fn every_step_is_shown_and_nothing_is_written_twice() {
     exchange.finish().await.unwrap();
     phase(&world, "Installed").await.unwrap();
 
-    report(&endpoint, &tpm, FromMachine::Booted(Box::new(system(false)))).await.unwrap();
+    let mut booted = proven(&endpoint, &tpm).await.unwrap();
+    booted.say(&FromMachine::Booted(Box::new(system(false)))).await.unwrap();
+    booted.finish().await.unwrap();
     phase(&world, "Booted").await.unwrap();
-    report(&endpoint, &tpm, FromMachine::Report(Box::new(system(true)))).await.unwrap();
+    endpoint.report(&tpm, system(true)).await.unwrap();
     let ready = phase(&world, "Ready").await.unwrap();
     assert_eq!(ready["status"]["os"]["version"], "0.1.0");
     assert_eq!(ready["status"]["hardware"]["memoryBytes"], 128u64 << 30);
@@ -39,7 +41,7 @@ async fn every_step_is_shown_and_nothing_is_written_twice() {
     let wait = ["wait", "machineinventories.rancheros.cattle.io", "--all", "--for=condition=Ready", "--timeout=10s"];
     world.cluster.kubectl(&[&wait[..], &["--namespace", NAMESPACE]].concat(), "").unwrap();
 
-    report(&endpoint, &tpm, FromMachine::Report(Box::new(system(true)))).await.unwrap();
+    endpoint.report(&tpm, system(true)).await.unwrap();
     let again = phase(&world, "Ready").await.unwrap();
     assert_eq!(again["metadata"]["resourceVersion"], ready["metadata"]["resourceVersion"]);
     events(&world, &["Registered", "Installing", "Installed", "Booted", "Ready"]).await.unwrap();
@@ -97,7 +99,7 @@ async fn a_machine_waits_until_somebody_approves() {
     let waiting = phase(&world, "ApprovalPending").await.unwrap();
 
     let name = waiting["metadata"]["name"].as_str().unwrap();
-    patch(&world.cluster, name, &json!({"approved": true})).unwrap();
+    world.patch_inventory(name, &json!({"approved": true})).unwrap();
     phase(&world, "Registered").await.unwrap();
     endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     phase(&world, "Installed").await.unwrap();
@@ -168,14 +170,9 @@ const REGISTRATION: &str = "machineregistrations.rancheros.cattle.io/edge";
 
 /// What a machine is told that reports, having these settings.
 async fn settings(endpoint: &Endpoint, tpm: &SoftwareTpm, kept: Option<&OperatorSettings>) -> Result<OperatorSettings> {
-    let mut exchange = proven(endpoint, tpm).await?;
     let settings_revision = kept.map(|kept| kept.revision.clone());
-    exchange.say(&FromMachine::Report(Box::new(OsReport { settings_revision, ..system(true) }))).await?;
-    exchange.say(&FromMachine::Done(Done::default())).await?;
-    match exchange.hear().await? {
-        FromOperator::Done(recorded) => recorded.settings.context("the answer holds no settings"),
-        other => anyhow::bail!("expected done, got {other:?}"),
-    }
+    let recorded = endpoint.report(tpm, OsReport { settings_revision, ..system(true) }).await?;
+    recorded.settings.context("the answer holds no settings")
 }
 
 /// Waits until as many machines do not have the newest settings.
@@ -192,12 +189,6 @@ async fn proven(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Exchange> {
     let mut exchange = endpoint.connect().await?;
     exchange.prove(tpm).await?;
     Ok(exchange)
-}
-
-async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm, message: FromMachine) -> Result<()> {
-    let mut exchange = proven(endpoint, tpm).await?;
-    exchange.say(&message).await?;
-    Ok(exchange.finish().await?)
 }
 
 fn progress() -> FromMachine {
@@ -235,9 +226,7 @@ async fn phase(world: &World, phase: &str) -> Result<Value> {
 }
 
 fn ready_message(inventory: &Value) -> String {
-    let conditions = inventory["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
-    ready.and_then(|ready| ready["message"].as_str().map(str::to_owned)).unwrap_or_default()
+    condition(inventory, "Ready")["message"].as_str().unwrap_or_default().to_owned()
 }
 
 async fn events(world: &World, reasons: &[&str]) -> Result<()> {

@@ -31,7 +31,7 @@ async fn a_medium_downloaded_in_parts_is_the_one_that_customize_makes() {
     let log = downloads.world.operator_log().unwrap();
     let (_, token) = downloads.world.registration().url.rsplit_once('/').unwrap();
     assert!(log.contains("sending a medium") && !log.contains(token), "{log}");
-    let metrics = downloads.world.operator.fetch(&downloads.world.operator.local_url("/metrics")).await.unwrap();
+    let metrics = downloads.world.operator.metrics().await.unwrap();
     assert!(metrics.contains(r#"rancheros_exchanges_total{request="media",result="ok",code=""}"#), "{metrics}");
 }
 

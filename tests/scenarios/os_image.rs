@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use harness::clusters::cluster::Controllers;
 use harness::fakes::rancher::Rancher;
 use harness::fakes::upgrade_engines::{Kinds, deploy_bundle, make_namespace, say_of_bundle};
+use harness::objects::{condition, contains};
 use harness::world::World;
 use qemu::paths;
 use qemu::wait::{Poll, until};
@@ -219,7 +220,7 @@ async fn what_is_made_is_taken_by_the_kinds_it_is_made_for() {
             let kept = std::fs::read_to_string(folder.join(format!("{case}.bundle.yaml"))).unwrap();
             let kept: Value = serde_yaml::from_str(&kept).unwrap();
             // The real kinds add defaults of theirs.
-            assert!(holds(&bundle["spec"], &kept["spec"]), "{kinds:?} {case}: {}", bundle["spec"]);
+            assert!(contains(&bundle["spec"], &kept["spec"]), "{kinds:?} {case}: {}", bundle["spec"]);
             deploy_bundle(&rollout.world.cluster, &bundle, &["far"]).unwrap();
         }
         let unknown = json!({"osImage": "a:1", "targets": [{"clusterNam": "typo"}]});
@@ -371,7 +372,7 @@ impl Rollout {
 
     async fn metrics_say(&self, line: &str) -> Result<()> {
         until(&format!("{line} in the metrics"), TIMEOUT, async || {
-            let text = self.world.operator.fetch(&self.world.operator.local_url("/metrics")).await?;
+            let text = self.world.operator.metrics().await?;
             let lines = || text.lines().filter(|line| line.contains("upgrade_nodes")).collect::<Vec<_>>().join("\n");
             Ok(if text.lines().any(|one| one == line) { Poll::Ready(()) } else { Poll::Pending(lines()) })
         })
@@ -396,25 +397,6 @@ fn says(object: &Value, pointer: &str, value: &str) -> bool {
         Some(_) => false,
         None => false,
     }
-}
-
-/// Whether everything of `part` is in `object`. Empty text may be missing: the API server leaves it out of some kinds.
-pub(super) fn holds(object: &Value, part: &Value) -> bool {
-    match (object, part) {
-        (Value::Object(object), Value::Object(part)) => {
-            let in_object = |key: &str, part: &Value| object.get(key).is_some_and(|object| holds(object, part));
-            part.iter().all(|(key, part)| in_object(key, part) || part.as_str() == Some(""))
-        }
-        (Value::Array(object), Value::Array(part)) => {
-            object.len() == part.len() && object.iter().zip(part).all(|(object, part)| holds(object, part))
-        }
-        (object, part) => object == part,
-    }
-}
-
-fn condition(object: &Value, type_: &str) -> Value {
-    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    conditions.into_iter().find(|condition| condition["type"] == type_).unwrap_or_default()
 }
 
 fn message(object: &Value) -> String {

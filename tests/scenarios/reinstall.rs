@@ -1,13 +1,12 @@
 //! `spec.reinstall`: a machine in memory that is asked to install itself again.
 
-use super::inventory::patch;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::world::World;
-use protocol::message::{Done, OsReport};
-use protocol::{FromMachine, FromOperator, ReinstallReport, ReinstallRequest};
+use protocol::message::OsReport;
+use protocol::{ReinstallReport, ReinstallRequest};
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -26,27 +25,27 @@ async fn a_machine_is_asked_to_install_again_once_for_each_text() {
     assert_eq!(told(&[]).await, None);
 
     for unfit in ["x".repeat(257), "a\nb".to_owned(), "\u{85}".to_owned()] {
-        let error = patch(&world.cluster, &name, &json!({"reinstall": unfit})).unwrap_err().to_string();
+        let error = world.patch_inventory(&name, &json!({"reinstall": unfit})).unwrap_err().to_string();
         assert!(error.contains("spec.reinstall"), "{error}");
     }
     let text = "2026-12-01 new disk layout";
-    patch(&world.cluster, &name, &json!({"reinstall": text})).unwrap();
-    let announced = condition(&world, &name, "Requested").await.unwrap();
+    world.patch_inventory(&name, &json!({"reinstall": text})).unwrap();
+    let announced = world.inventory_condition(&name, "Reinstall", "Requested").await.unwrap();
     assert!(announced["status"] == "True" && announced["message"].as_str().unwrap().contains("erases COS_PERSISTENT"));
     assert_eq!(told(&[]).await.as_deref(), Some(text));
     assert_eq!(told(&[]).await.as_deref(), Some(text), "the answer may have been lost");
-    condition(&world, &name, "Sent").await.unwrap();
+    world.inventory_condition(&name, "Reinstall", "Sent").await.unwrap();
     assert_eq!(told(&[text]).await, None);
     let wait = ["wait", INVENTORIES, "--all", "--for=condition=Reinstall=False", "--timeout=10s"];
     world.cluster.kubectl(&[&wait[..], &["--namespace", NAMESPACE]].concat(), "").unwrap();
-    condition(&world, &name, "Done").await.unwrap();
+    world.inventory_condition(&name, "Reinstall", "Done").await.unwrap();
     assert_eq!(told(&[]).await, None, "the inventory remembers it, too");
 
     // Withdrawn before the machine comes.
-    patch(&world.cluster, &name, &json!({"reinstall": "another"})).unwrap();
-    condition(&world, &name, "Requested").await.unwrap();
-    patch(&world.cluster, &name, &json!({"reinstall": null})).unwrap();
-    condition(&world, &name, "").await.unwrap();
+    world.patch_inventory(&name, &json!({"reinstall": "another"})).unwrap();
+    world.inventory_condition(&name, "Reinstall", "Requested").await.unwrap();
+    world.patch_inventory(&name, &json!({"reinstall": null})).unwrap();
+    world.inventory_condition(&name, "Reinstall", "").await.unwrap();
     assert_eq!(told(&[text]).await, None);
 
     // Recreated without its status, as from a backup, with a text that the machine never honoured.
@@ -61,9 +60,9 @@ async fn a_machine_is_asked_to_install_again_once_for_each_text() {
     for _ in 0..2 {
         assert_eq!(recognised(&endpoint, &tpm).await.unwrap(), None);
     }
-    condition(&world, &name, "AlreadyHonoured").await.unwrap();
-    patch(&world.cluster, &name, &json!({"reinstall": "one more"})).unwrap();
-    condition(&world, &name, "Requested").await.unwrap();
+    world.inventory_condition(&name, "Reinstall", "AlreadyHonoured").await.unwrap();
+    world.patch_inventory(&name, &json!({"reinstall": "one more"})).unwrap();
+    world.inventory_condition(&name, "Reinstall", "Requested").await.unwrap();
     assert_eq!(told(&[text]).await.as_deref(), Some("one more"));
 }
 
@@ -71,14 +70,8 @@ async fn a_machine_is_asked_to_install_again_once_for_each_text() {
 async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm, honoured: &[&str]) -> Result<Option<String>> {
     let honoured = honoured.iter().map(|text| text.parse()).collect::<Result<Vec<ReinstallRequest>, _>>()?;
     let reinstall = Some(ReinstallReport { honoured, failure: None });
-    let mut exchange = endpoint.connect().await?;
-    exchange.prove(tpm).await?;
-    exchange.say(&FromMachine::Report(Box::new(OsReport { healthy: true, reinstall, ..OsReport::default() }))).await?;
-    exchange.say(&FromMachine::Done(Done::default())).await?;
-    match exchange.hear().await? {
-        FromOperator::Done(recorded) => Ok(recorded.reinstall.map(String::from)),
-        other => anyhow::bail!("expected done, got {other:?}"),
-    }
+    let system = OsReport { healthy: true, reinstall, ..OsReport::default() };
+    Ok(endpoint.report(tpm, system).await?.reinstall.map(String::from))
 }
 
 /// The same of a machine whose inventory the operator may not have seen yet.
@@ -88,20 +81,6 @@ async fn recognised(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Option<Str
             Ok(told) => Poll::Ready(told),
             Err(error) => Poll::Pending(format!("{error:#}")),
         })
-    })
-    .await
-}
-
-/// Waits for the condition `Reinstall` of this reason; an empty one stands for none.
-async fn condition(world: &World, name: &str, reason: &str) -> Result<Value> {
-    until(&format!("Reinstall: {reason:?}"), TIMEOUT, async || {
-        let inventories = world.inventories()?;
-        let found = inventories.iter().find(|found| found["metadata"]["name"] == name).context("no inventory")?;
-        let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let told = conditions.into_iter().find(|told| told["type"] == "Reinstall").unwrap_or_default();
-        let current = told.is_null() || told["observedGeneration"] == found["metadata"]["generation"];
-        let there = current && told["reason"].as_str().unwrap_or_default() == reason;
-        Ok(if there { Poll::Ready(told) } else { Poll::Pending(told.to_string()) })
     })
     .await
 }

@@ -144,7 +144,7 @@ async fn nothing_is_left_of_strangers(world: &World) -> Result<()> {
 
 /// One of the operator's figures; 0 where it has not been counted yet.
 async fn figure(world: &World, name: &str) -> Result<u64> {
-    let figures = world.operator.fetch(&world.operator.local_url("/metrics")).await?;
+    let figures = world.operator.metrics().await?;
     let line = figures.lines().find_map(|line| line.strip_prefix("rancheros_")?.strip_prefix(name)?.strip_prefix(' '));
     line.map_or(Ok(0), |value| value.parse().with_context(|| format!("reading {name}: {value}")))
 }

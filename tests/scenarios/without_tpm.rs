@@ -1,7 +1,6 @@
 //! A machine without a TPM, known by a secret that an inventory made by hand names: it registers, reports, and is told how
 //! it joins its cluster, like any other machine.
 
-use super::inventory::{make_inventory, make_secret, patch};
 use anyhow::{Context, Result};
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::software_machine::NoAnswer;
@@ -45,9 +44,9 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
         assert!(said(&refused).contains(expected), "no {expected:?} in {}", said(&refused));
     }
     assert_eq!(world.inventories().unwrap(), [] as [Value; 0]);
-    make_secret(&world.cluster, "till-7", SECRET).unwrap();
+    world.apply_token_secret("till-7", SECRET).unwrap();
     let config = json!({"role": "agent", "token": "joins-the-cluster"});
-    make_inventory(&world.cluster, "till-7", json!({"machineTokenSecretName": "till-7", "config": config})).unwrap();
+    world.create_inventory("till-7", json!({"machineTokenSecretName": "till-7", "config": config})).unwrap();
 
     let registered = until("the secret to be known", Duration::from_secs(60), async || {
         let output = till.register(&["--output", "json", "--debug"]);
@@ -97,8 +96,8 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     let world = World::start("without-tpm-refused", json!({})).await.unwrap();
-    make_secret(&world.cluster, "till-7", SECRET).unwrap();
-    make_inventory(&world.cluster, "till-7", json!({"machineTokenSecretName": "till-7"})).unwrap();
+    world.apply_token_secret("till-7", SECRET).unwrap();
+    world.create_inventory("till-7", json!({"machineTokenSecretName": "till-7"})).unwrap();
     let till = Till::with(&world, SECRET).await.unwrap();
     until("the secret to be known", Duration::from_secs(60), async || {
         let output = till.register(&[]);
@@ -131,7 +130,7 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
         "{}",
         said(&refused)
     );
-    patch(&world.cluster, "till-7", &json!({"tpm": "ab".repeat(32)})).unwrap();
+    world.patch_inventory("till-7", &json!({"tpm": "ab".repeat(32)})).unwrap();
     until("the inventory's TPM to count", Duration::from_secs(60), async || {
         let text = said(&till.register(&[]));
         let counts = text.contains("SharedSecretNotAccepted") && text.contains("tpmHash");
@@ -145,10 +144,10 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_without_a_tpm_is_installed_by_its_secret_and_told_how_it_joins() {
     let world = World::builder("install-without-tpm").unwrap().start().await.unwrap();
-    make_secret(&world.cluster, "till-7", SECRET).unwrap();
+    world.apply_token_secret("till-7", SECRET).unwrap();
     let config = json!({"role": "agent", "token": "joins-the-cluster"});
     let inventory = json!({"machineTokenSecretName": "till-7", "config": config});
-    make_inventory(&world.cluster, "till-7", inventory).unwrap();
+    world.create_inventory("till-7", inventory).unwrap();
     let mut registration = world.example_registration().unwrap();
     registration["cloudConfig"]["ssh_authorized_keys"] = json!([world.key.public]);
     let install = json!({"registrationSecret": SECRET});

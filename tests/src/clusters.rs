@@ -1,6 +1,7 @@
 //! The server side of a test: Kubernetes on loopback, the operator as a process or in a container, and their tools.
 
 pub mod certificates;
+pub mod chart;
 pub mod cluster;
 pub mod container;
 pub mod control_plane;

@@ -9,6 +9,7 @@ use crate::fakes::rancher::Rancher;
 use crate::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
 use crate::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use crate::fakes::upgrade_engines::{Kinds, make_namespace};
+use crate::objects::current_condition;
 use anyhow::{Context, Result, bail, ensure};
 use protocol::FromMachine;
 use protocol::message::{InstallPhase, OsReport, Progress, Slot};
@@ -88,15 +89,12 @@ impl<'a> Story<'a> {
         let message = String::new();
         let progress = Progress { phase: InstallPhase::Writing, bytes: 1, total_bytes: 2, message };
         exchange.say(&FromMachine::Progress(progress)).await?;
-        exchange.finish().await
+        exchange.finish().await.map(drop)
     }
 
     async fn report(&self, endpoint: &Endpoint) -> Result<(), NoAnswer> {
-        let mut exchange = endpoint.connect().await?;
-        exchange.prove(&self.tpm).await?;
         let system = OsReport { version: "0.1.0".into(), slot: Slot::A, healthy: true, ..OsReport::default() };
-        exchange.say(&FromMachine::Report(Box::new(system))).await?;
-        exchange.finish().await
+        endpoint.report(&self.tpm, system).await.map(drop)
     }
 
     async fn only_inventory(&self) -> Result<String> {
@@ -115,7 +113,11 @@ impl<'a> Story<'a> {
         self.patch(&object, NAMESPACE, &json!({"clusterName": "shop", "config": {"role": "agent"}}))?;
         self.seen("a token asked for", async || self.list(TOKENS).await, |tokens| !tokens.is_empty()).await?;
         Rancher::of(self.cluster).issue_token(MANAGEMENT_CLUSTER, "token").await?;
-        let assigned = |inventories: &Vec<Value>| condition(inventories.first(), "Assigned") == "TokenIssued";
+        let assigned = |inventories: &Vec<Value>| {
+            inventories
+                .first()
+                .is_some_and(|inventory| current_condition(inventory, "Assigned")["reason"] == "TokenIssued")
+        };
         self.seen("the machine assigned", async || self.list(INVENTORIES).await, assigned).await?;
         Ok(())
     }
@@ -214,13 +216,4 @@ fn phase(inventory: Option<&Value>) -> Option<&str> {
 
 fn engine(image: &Value) -> &str {
     image["status"]["engine"].as_str().unwrap_or_default()
-}
-
-/// The reason of a condition that stands for what the spec is now.
-fn condition(object: Option<&Value>, type_: &str) -> String {
-    let Some(object) = object else { return String::new() };
-    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let current = |condition: &Value| condition["observedGeneration"] == object["metadata"]["generation"];
-    let told = conditions.into_iter().find(|condition| condition["type"] == type_ && current(condition));
-    told.and_then(|condition| condition["reason"].as_str().map(str::to_owned)).unwrap_or_default()
 }

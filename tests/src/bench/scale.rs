@@ -118,9 +118,9 @@ pub async fn measure() -> Result<Vec<Sample>> {
     samples.push(AGAIN_CPU.is(again.processor_per_success()));
 
     wait_until_told(&world).await?;
-    let (processor, before) = (processor_time(pid)?, metrics(&world).await?);
+    let (processor, before) = (processor_time(pid)?, world.operator.metrics().await?);
     tokio::time::sleep(IDLE).await;
-    let (processor, after) = (processor_time(pid)? - processor, metrics(&world).await?);
+    let (processor, after) = (processor_time(pid)? - processor, world.operator.metrics().await?);
     samples.push(IDLE_CPU.is(100.0 * processor.as_secs_f64() / IDLE.as_secs_f64()));
     for line in after.lines().filter(|line| line.starts_with(REQUESTS) && !before.contains(*line)) {
         eprintln!("  while idle, in all: {}", line.trim_start_matches(REQUESTS));
@@ -202,7 +202,7 @@ fn memory_now(pid: u32) -> Result<f64> {
 /// Until the operator knows so many inventories, and is idle.
 async fn wait_until_read(world: &World, count: usize) -> Result<()> {
     until(&format!("{count} inventories in {NAMESPACE} known"), Duration::from_secs(300), async || {
-        let known = sum(&metrics(world).await?, "rancheros_machine_inventories{");
+        let known = sum(&world.operator.metrics().await?, "rancheros_machine_inventories{");
         Ok(if known >= count as f64 { Poll::Ready(()) } else { Poll::Pending(format!("{known} known")) })
     })
     .await?;
@@ -212,14 +212,10 @@ async fn wait_until_read(world: &World, count: usize) -> Result<()> {
 /// Until the last event is written: they are left for later, a few a second, and cost too little to be seen as work.
 async fn wait_until_told(world: &World) -> Result<()> {
     until_still("the last event", "events", 0.0, async || {
-        let metrics = metrics(world).await?;
+        let metrics = world.operator.metrics().await?;
         Ok(metrics.lines().filter(|line| line.contains(EVENTS)).map(|line| sum(line, REQUESTS)).sum())
     })
     .await
-}
-
-async fn metrics(world: &World) -> Result<String> {
-    world.operator.fetch(&world.operator.local_url("/metrics")).await
 }
 
 /// Of all series that begin so.

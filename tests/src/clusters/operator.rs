@@ -156,6 +156,11 @@ impl Operator {
         self.process.iter().map(Process::identity).collect()
     }
 
+    /// The operator's metrics, in the Prometheus text format.
+    pub async fn metrics(&self) -> Result<String> {
+        self.fetch(&self.local_url("/metrics")).await
+    }
+
     /// What a GET of a URL gives.
     pub async fn fetch(&self, url: &str) -> Result<String> {
         fetch(url).await

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{SinkExt, StreamExt};
 use protocol::hardware::{Address, Cpu, Disk, Firmware, FirmwareKind, Hardware, Nic, TpmInfo};
-use protocol::message::{Challenge, Config, Done, MachineReport, SUBPROTOCOL, decode, encode};
+use protocol::message::{Challenge, Config, Done, MachineReport, OsReport, Recorded, SUBPROTOCOL, decode, encode};
 use protocol::{FromMachine, FromOperator, Refusal, SmbiosDocument};
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -113,6 +113,14 @@ impl Endpoint {
         exchange.finish().await?;
         Ok(config)
     }
+
+    /// A whole exchange of an installed machine: a report of its system. Gives the operator's answer.
+    pub async fn report(&self, tpm: &SoftwareTpm, system: OsReport) -> Result<Recorded, NoAnswer> {
+        let mut exchange = self.connect().await?;
+        exchange.prove(tpm).await?;
+        exchange.say(&FromMachine::Report(Box::new(system))).await?;
+        exchange.finish().await
+    }
 }
 
 impl Exchange {
@@ -169,11 +177,11 @@ impl Exchange {
         }
     }
 
-    /// Ends the exchange well: what was said before is recorded when this returns.
-    pub async fn finish(mut self) -> Result<(), NoAnswer> {
+    /// Ends the exchange well: everything sent before is recorded when this returns. Gives the operator's last answer.
+    pub async fn finish(mut self) -> Result<Recorded, NoAnswer> {
         self.say(&FromMachine::Done(Done::default())).await?;
         match self.hear().await? {
-            FromOperator::Done(_) => Ok(()),
+            FromOperator::Done(recorded) => Ok(*recorded),
             other => Err(anyhow!("expected done, got {other:?}").into()),
         }
     }

@@ -2,16 +2,56 @@
 
 use super::World;
 use crate::clusters::registration::NAMESPACE;
+use crate::objects::{condition, current_condition};
 use anyhow::{Context, Result};
 use qemu::wait::{Poll, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
+const KIND: &str = "machineinventories.rancheros.cattle.io";
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 impl World {
+    /// Creates a MachineInventory by hand.
+    pub fn create_inventory(&self, name: &str, spec: Value) -> Result<()> {
+        let object = json!({
+            "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
+            "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
+        });
+        self.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).map(drop)
+    }
+
+    /// Creates or changes the Secret that `machineTokenSecretName` of an inventory names.
+    pub fn apply_token_secret(&self, name: &str, token: &str) -> Result<()> {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "rancheros.cattle.io/token",
+            "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": {"token": token},
+        });
+        self.cluster.kubectl(&["apply", "--server-side", "--filename", "-"], &object.to_string()).map(drop)
+    }
+
+    /// Changes the spec of a MachineInventory by a merge patch.
+    pub fn patch_inventory(&self, name: &str, spec: &Value) -> Result<()> {
+        self.cluster.patch(&format!("{KIND}/{name}"), NAMESPACE, &json!({"spec": spec}))
+    }
+
+    /// Waits until a condition of a MachineInventory has this reason, for the current generation. An empty reason stands
+    /// for no such condition. Gives the condition.
+    pub async fn inventory_condition(&self, name: &str, kind: &str, reason: &str) -> Result<Value> {
+        until(&format!("{kind} of {name}: {reason:?}"), TIMEOUT, async || {
+            let inventories = self.inventories()?;
+            let inventory = inventories.iter().find(|inventory| inventory["metadata"]["name"] == name);
+            let inventory = inventory.with_context(|| format!("finding the inventory {name}"))?;
+            let (found, current) = (condition(inventory, kind), current_condition(inventory, kind));
+            let ready = found == current && found["reason"].as_str().unwrap_or_default() == reason;
+            Ok(if ready { Poll::Ready(found) } else { Poll::Pending(found.to_string()) })
+        })
+        .await
+    }
+
     /// All MachineInventory objects, in every namespace.
     pub fn inventories(&self) -> Result<Vec<Value>> {
-        let kind = "machineinventories.rancheros.cattle.io";
-        let list = self.cluster.kubectl(&["get", kind, "--all-namespaces", "--output", "json"], "")?;
+        let list = self.cluster.kubectl(&["get", KIND, "--all-namespaces", "--output", "json"], "")?;
         let list: Value = serde_json::from_str(&list).context("reading the inventories")?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
@@ -24,7 +64,7 @@ impl World {
 
     /// Waits until the MachineInventory of this name is in this phase.
     pub async fn inventory_in_phase(&self, name: &str, phase: &str, limit: Duration) -> Result<Value> {
-        let object = format!("machineinventories.rancheros.cattle.io/{name}");
+        let object = format!("{KIND}/{name}");
         let what = format!("machine {name} in phase {phase}");
         until(&what, limit, async || {
             let arguments = ["get", "--ignore-not-found", "--output=json", "--namespace", NAMESPACE, &object];
