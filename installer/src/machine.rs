@@ -11,9 +11,11 @@ pub mod nics;
 pub mod smbios;
 pub(crate) mod sysfs;
 
-use installed::InstalledSystem;
+use disk::DiskDescription;
+use disk::description::InstalledSystem;
+use disk::plan::Host;
 use protocol::SmbiosDocument;
-use protocol::hardware::Hardware;
+use protocol::hardware::{self, FirmwareKind, Hardware};
 use protocol::message::Slot;
 use serde::Serialize;
 use std::path::Path;
@@ -27,7 +29,7 @@ pub struct Machine {
     /// What the operator is told; holds the firmware kind and whether Secure Boot is on.
     pub hardware: Hardware,
     /// The same disks as in `hardware`, with what only the planner needs to know. Sorted by path.
-    pub disks: Vec<DiskDetail>,
+    pub disks: Vec<DiskDescription>,
     pub boot: Boot,
     /// What an installation's marker may call this machine (`identity::Identity::name`), the name for a new one first.
     /// Empty as long as nothing is known: a probe does not ask the TPM.
@@ -45,65 +47,40 @@ impl Machine {
         let hardware = Hardware {
             cpu: cpu::probe(root),
             memory_bytes: cpu::memory_bytes(root),
-            disks: disks.iter().map(|disk| disk.summary.clone()).collect(),
+            disks: disks.iter().map(summary).collect(),
             nics: nics::probe(root),
             firmware: firmware::probe(root, &smbios),
             tpm: None,
         };
-        Self {
-            smbios,
-            hardware,
-            disks: disks.into_iter().map(|disk| disk.detail).collect(),
-            boot,
-            identities: Vec::new(),
+        Self { smbios, hardware, disks, boot, identities: Vec::new() }
+    }
+
+    /// The machine as an installation is planned for it.
+    pub fn host(&self) -> Host<'_> {
+        Host {
+            architecture: &self.hardware.cpu.architecture,
+            is_bios: self.hardware.firmware.kind == FirmwareKind::Bios,
+            disks: &self.disks,
+            identities: &self.identities,
         }
     }
 
-    /// The disks that hold this machine's own system, complete: they are started, and never written to unless somebody
-    /// asks for exactly that. Where the marker or the machine has no identity, the marker alone decides.
-    pub fn own_systems(&self) -> impl Iterator<Item = (&DiskDetail, &InstalledSystem)> {
-        let usable = self.disks.iter().filter(|disk| !disk.is_boot_medium);
-        usable.filter_map(|disk| Some((disk, disk.installed.as_ref()?))).filter(|(_, system)| self.owns(system))
-    }
-
-    fn owns(&self, system: &InstalledSystem) -> bool {
-        self.identities.is_empty() || system.identity.as_ref().is_none_or(|name| self.identities.contains(name))
+    /// The disks that hold this machine's own system; see [`Host::own_systems`].
+    pub fn own_systems(&self) -> impl Iterator<Item = (&DiskDescription, &InstalledSystem)> {
+        self.host().own_systems()
     }
 }
 
-/// A whole disk (no partition, no loop device, no CD drive), eligible or not.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DiskDetail {
-    /// Kernel name, such as `/dev/vda`.
-    pub path: String,
-    pub size_bytes: u64,
-    /// 512 or 4096; the unit of the partition table.
-    pub logical_sector_bytes: u32,
-    pub model: String,
-    pub serial: String,
-    /// World-wide name, such as `naa.5000c500a1b2c3d4` or `eui.0025388b71b2c3d4`; empty if there is none.
-    pub wwn: String,
-    /// Links that udev made for the disk, such as `/dev/disk/by-id/virtio-S1`. Sorted.
-    pub links: Vec<String>,
-    /// Whether it is attached by USB.
-    pub usb: bool,
-    /// Loadable kernel modules that drive the disk and every device on the way to it. Sorted.
-    pub modules: Vec<String>,
-    pub read_only: bool,
-    /// Whether the running system was started from it: never a target.
-    pub is_boot_medium: bool,
-    /// What stands on the disk, in words: partition tables, file systems and their labels. Empty means blank, or
-    /// `unfinished`.
-    pub content: Vec<String>,
-    /// Whether an installation of ours began on the disk and never ended, and nothing else is there.
-    pub unfinished: bool,
-    /// The complete system of ours that the disk holds, for whichever machine.
-    pub installed: Option<InstalledSystem>,
-    /// Mount points that the disk or one of its partitions has now.
-    pub mounted: Vec<String>,
-    /// Kernel names of what is built on the disk or one of its partitions, such as `md127`. Sorted.
-    pub holders: Vec<String>,
+/// A disk as the operator is told of it.
+fn summary(disk: &DiskDescription) -> hardware::Disk {
+    hardware::Disk {
+        path: disk.path.clone(),
+        model: disk.model.clone(),
+        serial: disk.serial.clone(),
+        size_bytes: disk.size_bytes,
+        rotational: disk.rotational,
+        removable: disk.removable,
+    }
 }
 
 /// How the running system was started.
@@ -182,22 +159,6 @@ mod tests {
         );
         assert_eq!(cmdline("ros.mode=system ros.slot=B").slot, Some(Slot::B));
         assert_eq!(cmdline("root=/dev/sda1"), Boot::default());
-    }
-
-    #[test]
-    fn a_disk_is_the_machines_own_unless_its_marker_names_another_machine() {
-        let own = |marker: Option<&str>, machine: &[&str], is_boot_medium| {
-            let installed = Some(InstalledSystem { identity: marker.map(str::to_owned), ..InstalledSystem::default() });
-            let disks = vec![DiskDetail::default(), DiskDetail { installed, is_boot_medium, ..DiskDetail::default() }];
-            let identities = machine.iter().map(|name| (*name).to_owned()).collect();
-            Machine { disks, identities, ..Machine::default() }.own_systems().count()
-        };
-        assert_eq!(own(Some("tpm:a"), &["tpm:a"], false), 1);
-        assert_eq!(own(Some("secret:b"), &["tpm:a", "secret:b"], false), 1);
-        assert_eq!(own(Some("tpm:a"), &["tpm:b"], false), 0);
-        assert_eq!(own(None, &["tpm:a"], false), 1, "a marker without an identity");
-        assert_eq!(own(Some("tpm:a"), &[], false), 1, "a machine without an identity");
-        assert_eq!(own(Some("tpm:a"), &["tpm:a"], true), 0, "the medium");
     }
 
     #[test]

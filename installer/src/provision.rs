@@ -5,6 +5,7 @@ mod accounts;
 mod change;
 pub mod join;
 mod network;
+pub mod oem;
 mod script;
 mod sha512_crypt;
 mod system;

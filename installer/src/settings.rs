@@ -4,6 +4,7 @@ mod gather;
 mod layer;
 pub mod sources;
 
+use disk::plan::DeviceSelector;
 pub use gather::{GatherError, Gathered};
 pub use layer::{Layer, Resolved, SettingError, resolve};
 use serde::Serialize;
@@ -95,33 +96,6 @@ impl fmt::Display for Source {
             Self::Operator => "the operator",
             Self::Answer => "the answer at the console",
         })
-    }
-}
-
-/// Properties the target must have; all that are given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeviceSelector {
-    /// Name below `/dev/disk/by-id`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub by_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub serial: Option<String>,
-    /// Part of the model, any case.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// In bytes, inclusive.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_size: Option<u64>,
-    /// In bytes, inclusive.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_size: Option<u64>,
-}
-
-impl DeviceSelector {
-    /// Whether nothing is asked for.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
     }
 }
 

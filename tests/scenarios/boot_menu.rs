@@ -1,13 +1,11 @@
 //! The `grub.cfg` that an installation writes, run by GRUB itself: it can never be changed later. No system is started;
 //! the kernels on the disk are none, and the serial line tells what GRUB tried.
 
-use cloud_config::CloudConfig;
-use installer::execute::execute;
-use installer::grubenv::{GrubEnv, SlotBoot, SlotState};
-use installer::machine::{DiskDetail, Machine};
-use installer::plan::layout::Role;
-use installer::plan::{InstallPlan, plan};
-use installer::settings::Settings;
+use disk::DiskDescription;
+use disk::execute::execute;
+use disk::grubenv::{GrubEnv, SlotBoot, SlotState};
+use disk::layout::Role;
+use disk::plan::{Host, InstallPlan, Request, plan};
 use protocol::message::Slot;
 use qemu::paths;
 use qemu::scratch::Scratch;
@@ -33,20 +31,20 @@ impl Disk {
         tiny_release(&folder);
         let release = ReleaseSource::open(&folder).unwrap();
         let file = scratch.path().join("disk.img");
-        let detail = DiskDetail {
+        let detail = DiskDescription {
             path: file.to_str().unwrap().to_owned(),
             size_bytes: 2 << 30,
             logical_sector_bytes: 512,
-            ..DiskDetail::default()
+            ..DiskDescription::default()
         };
         File::create(&file).unwrap().set_len(detail.size_bytes).unwrap();
-        let machine = Machine { disks: vec![detail], ..Machine::default() };
+        let host = Host { architecture: "", is_bios: false, disks: &[detail], identities: &[] };
         let mut number = 0;
         let ids = || {
             number += 1;
             format!("00000000-0000-4000-8000-{number:012}").parse().unwrap()
         };
-        let plan = plan(&Settings::default(), &machine, &CloudConfig::default(), release.manifest(), ids).unwrap();
+        let plan = plan(&Request::default(), host, release.manifest(), ids).unwrap();
         execute(&plan, &release, &mut |_| {}).unwrap();
         Self { file, plan, scratch }
     }

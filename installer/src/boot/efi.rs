@@ -7,7 +7,7 @@ mod load_option;
 mod order;
 mod variables;
 
-use crate::machine::installed::BootPartition;
+use disk::description::BootPartition;
 use load_option::LoadOption;
 pub use order::Place;
 use order::{Menu, arrange};

@@ -1,12 +1,12 @@
 //! Starts an installed system from a live one without the firmware, by kexec_file_load(2): the kernel checks the
 //! signature of the next kernel, as Secure Boot asks for.
 
-use crate::arguments_file;
 use crate::boot::partition;
 use crate::console;
-use crate::grubenv::{self, GrubEnv};
 use anyhow::{Context, Result, bail};
 use command::Command;
+use disk::args_cfg;
+use disk::grubenv::{self, GrubEnv};
 use nix::libc;
 use protocol::message::Slot;
 use std::ffi::CString;
@@ -100,13 +100,13 @@ fn arguments(folder: &Path) -> Result<String> {
     }
     let path = folder.join("args.cfg");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    arguments_file::read(&text).map(str::to_owned).with_context(|| format!("{} has none", path.display()))
+    args_cfg::read(&text).map(str::to_owned).with_context(|| format!("{} has none", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grubenv::{SlotBoot, SlotState};
+    use disk::grubenv::{SlotBoot, SlotState};
 
     /// A boot partition with these slots.
     fn boot(slots: &[&str], state: Option<&GrubEnv>) -> tempfile::TempDir {

@@ -1,8 +1,8 @@
 //! The boot partition of the disk this system runs from: mounted for as long as it is looked at, and for no longer.
 
-use crate::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use crate::installed::files::DEVICES;
 use anyhow::{Context, Result};
+use disk::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::message::Slot;
 use std::fs::{self, File};

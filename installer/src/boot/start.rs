@@ -6,25 +6,28 @@
 use crate::boot::efi::{self, Place};
 use crate::boot::kexec;
 use crate::console::{self, Milestone, announce};
-use crate::machine::installed::{BootPartition, InstalledSystem, partition_path};
-use crate::machine::{DiskDetail, Machine};
-use crate::plan::InstallPlan;
-use crate::plan::layout::Role;
+use crate::machine::Machine;
 use anyhow::{Context, Result};
 use command::Command;
+use disk::DiskDescription;
+use disk::description::InstalledSystem;
+use disk::plan::InstallPlan;
 use protocol::hardware::FirmwareKind;
 use std::fs;
 use std::path::Path;
 
 /// The machine's own system that is to be started: the one on the disk that the settings name, else the first.
-pub fn own_system<'a>(machine: &'a Machine, device: Option<&str>) -> Option<(&'a DiskDetail, &'a InstalledSystem)> {
+pub fn own_system<'a>(
+    machine: &'a Machine,
+    device: Option<&str>,
+) -> Option<(&'a DiskDescription, &'a InstalledSystem)> {
     let named =
-        |disk: &DiskDetail| device.is_some_and(|name| disk.path == name || disk.links.iter().any(|l| l == name));
+        |disk: &DiskDescription| device.is_some_and(|name| disk.path == name || disk.links.iter().any(|l| l == name));
     machine.own_systems().find(|(disk, _)| named(disk)).or_else(|| machine.own_systems().next())
 }
 
 /// Leaves this live system for the one on the disk. Returns once the restart is under way.
-pub fn start(machine: &Machine, disk: &DiskDetail, system: &InstalledSystem, root: &Path) -> Result<()> {
+pub fn start(machine: &Machine, disk: &DiskDescription, system: &InstalledSystem, root: &Path) -> Result<()> {
     for (other, _) in machine.own_systems().filter(|(other, _)| other.path != disk.path) {
         console::note(format!("{} holds a system of this machine, too; it is left alone", other.path));
     }
@@ -69,7 +72,7 @@ pub fn has_started(root: &Path) {
 /// told, the person in front of the machine is.
 pub fn put_first(plan: &InstallPlan, firmware: FirmwareKind, root: &Path) {
     let told = match firmware {
-        FirmwareKind::Uefi => efi::start_next(root, &boot_partition(plan), Place::First).map_err(|e| e.to_string()),
+        FirmwareKind::Uefi => efi::start_next(root, &plan.boot_partition(), Place::First).map_err(|e| e.to_string()),
         FirmwareKind::Bios => Err("this firmware has none that could be written".to_owned()),
     };
     match told {
@@ -81,40 +84,14 @@ pub fn put_first(plan: &InstallPlan, firmware: FirmwareKind, root: &Path) {
     }
 }
 
-fn boot_partition(plan: &InstallPlan) -> BootPartition {
-    let sector = u64::from(plan.layout.sector_bytes);
-    let partition = plan.layout.partition(Role::Boot);
-    // The table holds them in this order, from 1.
-    let before = Role::ALL.iter().take_while(|role| **role != Role::Boot).count();
-    let number = before as u32 + 1;
-    BootPartition {
-        path: partition_path(&plan.target.display().to_string(), number),
-        number,
-        first_sector: partition.offset / sector,
-        sectors: partition.length / sector,
-        guid: partition.guid,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::execute::gpt::tables;
-    use crate::machine::installed;
-    use crate::plan::tests::{blank_disk, plan_for};
-    use crate::settings::Settings;
-    use cloud_config::CloudConfig;
-
-    #[test]
-    fn the_partition_of_a_plan_is_the_one_that_is_found_on_the_disk() {
-        let plan = plan_for(blank_disk("/dev/vda"), &Settings::default(), &CloudConfig::default()).unwrap();
-        let found = installed::boot_partition(&tables(&plan.layout).primary, 512, "/dev/vda");
-        assert_eq!(found, Some(boot_partition(&plan)));
-    }
+    use disk::fixtures::blank_disk;
 
     #[test]
     fn the_named_disk_is_started_and_the_first_where_none_is_named() {
-        let own = |path: &str| DiskDetail { installed: Some(InstalledSystem::default()), ..blank_disk(path) };
+        let own = |path: &str| DiskDescription { installed: Some(InstalledSystem::default()), ..blank_disk(path) };
         let machine =
             Machine { disks: vec![blank_disk("/dev/vda"), own("/dev/vdb"), own("/dev/vdc")], ..Machine::default() };
         let chosen = |device| own_system(&machine, device).map(|(disk, _)| disk.path.as_str());

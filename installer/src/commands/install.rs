@@ -1,7 +1,8 @@
 //! `install`: from a machine that was just switched on to one that reboots into its own system.
 
-mod disk;
 mod disk_watch;
+mod job;
+mod request;
 
 use super::operator::{self, PendingIdentity};
 use super::{network, probe};
@@ -14,7 +15,6 @@ use crate::console::{self, Milestone, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::installed::files::MEDIUM_RELEASE;
 use crate::machine::Machine;
-use crate::plan::{InstallPlan, plan};
 use crate::session::identity::Identity;
 use crate::session::relay::Relay;
 use crate::session::websocket::WebSocketTransport;
@@ -24,8 +24,9 @@ use crate::settings::{Gathered, Source};
 use anyhow::Context;
 use cloud_config::CloudConfig;
 use command::Command;
-use disk::{InstallError, Job};
+use disk::plan::{InstallPlan, plan};
 use disk_watch::DiskWatch;
+use job::{InstallError, Job};
 use protocol::hardware::FirmwareKind;
 use protocol::message::{Done, Failure};
 use release::read_manifest;
@@ -195,8 +196,9 @@ fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root
 
 fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Output) -> anyhow::Result<()> {
     gathered.left_out().iter().for_each(console::note);
-    let (manifest, _) = read_manifest(release).context("reading the release")?;
-    let plan = plan(gathered.settings(), machine, gathered.cloud_config(), &manifest, Uuid::new_v4);
+    let (manifest, _) = release::read_manifest(release).context("reading the release")?;
+    let request = request::request(gathered.settings(), gathered.cloud_config());
+    let plan = plan(&request, machine.host(), &manifest, Uuid::new_v4);
     let plan = plan.or_exit(ExitCode::NoTarget).context("planning the installation")?;
     match output {
         Output::Text => console::print(&plan)?,

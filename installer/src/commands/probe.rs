@@ -2,10 +2,11 @@
 
 use crate::cli::{Output, ProbeOptions};
 use crate::console::{self, chain};
+use crate::machine::Machine;
 use crate::machine::addresses::addresses;
-use crate::machine::{DiskDetail, Machine};
-use crate::plan::layout::Size;
 use attest::{DeviceTpm, Tpm, tpm_hash};
+use disk::DiskDescription;
+use disk::layout::Size;
 use protocol::hardware::FirmwareKind;
 use serde_json::json;
 use std::path::Path;
@@ -63,7 +64,7 @@ pub fn name(machine: &Machine) -> String {
     name + &serial
 }
 
-fn describe_disk(disk: &DiskDetail) -> String {
+fn describe_disk(disk: &DiskDescription) -> String {
     let content = match (disk.is_boot_medium, disk.content.is_empty()) {
         (true, _) => "the medium this system was started from".to_owned(),
         (false, true) => "blank".to_owned(),
@@ -88,7 +89,8 @@ mod tests {
         .unwrap();
         let cpu = Cpu { model: "QEMU TCG CPU".to_owned(), threads: 2, ..Cpu::default() };
         let hardware = Hardware { cpu, memory_bytes: 512 << 20, ..Hardware::default() };
-        let disks = vec![DiskDetail { path: "/dev/vda".into(), size_bytes: 8 << 30, ..DiskDetail::default() }];
+        let disks =
+            vec![DiskDescription { path: "/dev/vda".into(), size_bytes: 8 << 30, ..DiskDescription::default() }];
         let machine = Machine { smbios, hardware, disks, ..Machine::default() };
         let expected = "Acme Anvil, serial S-1; 2 x QEMU TCG CPU, 512.0 MiB, BIOS\n/dev/vda  8.0 GiB  blank";
         assert_eq!(describe(&machine), expected);

@@ -155,9 +155,9 @@ fn remember(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grubenv::{GrubEnv, SlotBoot, SlotState};
     use crate::installed::status::BootState;
     use crate::machine::BootMode;
+    use disk::grubenv::{GrubEnv, SlotBoot, SlotState};
     use std::fs::{create_dir_all, write};
 
     #[test]

@@ -4,10 +4,11 @@
 mod terminal;
 
 use crate::exit_code::ExitCode;
-use crate::machine::{DiskDetail, Machine};
-use crate::plan::layout::Size;
+use crate::machine::Machine;
 use crate::settings::{Digest, Layer, Settings, Source};
 use cloud_config::CloudConfig;
+use disk::DiskDescription;
+use disk::layout::Size;
 use serde_json::{Map, Value, json};
 use std::io;
 use std::time::Duration;
@@ -99,7 +100,7 @@ const AGAIN: &str = "again";
 
 /// Offers to install again in place of starting the system that the disk holds. Settings for the installation if
 /// somebody asked for it and typed the disk's name; `None` if not, also where there is no console.
-pub fn offer_again(console: &mut dyn Console, disk: &DiskDetail, version: &str) -> Option<Layer> {
+pub fn offer_again(console: &mut dyn Console, disk: &DiskDescription, version: &str) -> Option<Layer> {
     let mut dialog = Dialog { console };
     dialog.again(disk, version).unwrap_or_else(|error| {
         tracing::debug!("offering to install again: {error}");
@@ -121,11 +122,11 @@ impl Dialog<'_> {
         Ok(line.trim().to_owned())
     }
 
-    fn disk<'m>(&mut self, machine: &'m Machine, settings: &Settings) -> Result<&'m DiskDetail, DeclinedError> {
-        let usable = |disk: &&DiskDetail| {
+    fn disk<'m>(&mut self, machine: &'m Machine, settings: &Settings) -> Result<&'m DiskDescription, DeclinedError> {
+        let usable = |disk: &&DiskDescription| {
             !disk.is_boot_medium && !disk.read_only && disk.mounted.is_empty() && disk.size_bytes > 0
         };
-        let disks: Vec<&DiskDetail> = machine.disks.iter().filter(usable).collect();
+        let disks: Vec<&DiskDescription> = machine.disks.iter().filter(usable).collect();
         let named = |name: &str| {
             disks.iter().find(|disk| {
                 disk.path == name || disk.path == format!("/dev/{name}") || disk.links.iter().any(|link| link == name)
@@ -151,7 +152,7 @@ impl Dialog<'_> {
         }
     }
 
-    fn again(&mut self, disk: &DiskDetail, version: &str) -> Result<Option<Layer>, DeclinedError> {
+    fn again(&mut self, disk: &DiskDescription, version: &str) -> Result<Option<Layer>, DeclinedError> {
         self.say(&format!(
             "\nThis machine is installed: {} holds its system, {version} when it was installed.",
             disk.path
@@ -237,7 +238,7 @@ impl Dialog<'_> {
     }
 
     /// The disk's name must be typed: a habit of pressing Enter or `y` destroys nothing.
-    fn confirm(&mut self, disk: &DiskDetail) -> Result<(), DeclinedError> {
+    fn confirm(&mut self, disk: &DiskDescription) -> Result<(), DeclinedError> {
         self.say(&format!("\nEverything on this disk will be destroyed:\n  {}", summary(disk)))?;
         let name = disk.path.trim_start_matches("/dev/");
         for _ in 0..3 {
@@ -253,7 +254,7 @@ impl Dialog<'_> {
     }
 }
 
-fn summary(disk: &DiskDetail) -> String {
+fn summary(disk: &DiskDescription) -> String {
     let parts = [
         disk.path.clone(),
         Size(disk.size_bytes).to_string(),
@@ -307,12 +308,12 @@ mod tests {
     }
 
     fn machine() -> Machine {
-        let disk = |path: &str, is_boot_medium, content: &[&str]| DiskDetail {
+        let disk = |path: &str, is_boot_medium, content: &[&str]| DiskDescription {
             path: path.to_owned(),
             size_bytes: 8 << 30,
             is_boot_medium,
             content: content.iter().map(|c| (*c).to_owned()).collect(),
-            ..DiskDetail::default()
+            ..DiskDescription::default()
         };
         let disks = vec![disk("/dev/sda", true, &[]), disk("/dev/vda", false, &[]), disk("/dev/vdb", false, &["NTFS"])];
         Machine { disks, ..Machine::default() }

@@ -3,7 +3,6 @@
 use crate::boot::partition;
 use crate::boot::start;
 use crate::console::{Milestone, announce};
-use crate::grubenv::{GrubEnv, SlotState};
 use crate::installed::files::PERSISTENT;
 use crate::installed::host_identity;
 use crate::installed::issue;
@@ -11,6 +10,7 @@ use crate::installed::recovery;
 use crate::machine::Boot;
 use anyhow::{Context, Result};
 use command::Command;
+use disk::grubenv::{GrubEnv, SlotState};
 use protocol::message::Slot;
 use std::fs;
 use std::path::Path;
@@ -139,7 +139,7 @@ fn other_slot_may_start(env: &GrubEnv, slot: Slot) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grubenv::SlotBoot;
+    use disk::grubenv::SlotBoot;
 
     fn seen(system: &str, failed: &[&str], network: &str, is_alone: bool, is_late: bool) -> Verdict {
         let failed_units = failed.iter().map(|unit| unit.to_string()).collect();

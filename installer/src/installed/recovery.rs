@@ -2,17 +2,16 @@
 
 use crate::boot::partition;
 use crate::console::{self, Milestone, announce};
-use crate::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
 use crate::installed::files::{DEVICES, PERSISTENT};
 use crate::installed::issue;
 use crate::installed::reinstall;
 use anyhow::{Context, Result};
 use aws_lc_rs::digest;
 use command::Command;
+use disk::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
 use protocol::ReinstallRequest;
 use protocol::message::Slot;
-use release::ReleaseFile;
-use release::read_manifest;
+use release::{ReleaseFile, read_manifest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
@@ -249,8 +248,8 @@ fn is_mounted(folder: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::tiny_release;
-    use crate::grubenv::SlotBoot;
+    use disk::fixtures::tiny_release;
+    use disk::grubenv::SlotBoot;
     use proptest::prelude::*;
 
     fn fallen_back() -> GrubEnv {

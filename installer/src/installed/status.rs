@@ -1,13 +1,13 @@
 //! Which system runs here, from which slot, and whether it has proved itself.
 
 use crate::boot::partition;
-use crate::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use crate::installed::files::MEDIUM_RELEASE;
 use crate::installed::recovery::Cause;
 use crate::installed::reinstall;
 use crate::machine::{Boot, BootMode};
 use anyhow::{Context, Result};
 use cloud_config::CloudConfig;
+use disk::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use protocol::message::Slot;
 use release::ReleaseManifest;
 use serde::{Deserialize, Serialize};
@@ -200,7 +200,7 @@ impl fmt::Display for Utc {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::tiny_release;
+    use disk::fixtures::tiny_release;
 
     #[test]
     fn the_state_on_disk_is_that_of_the_slot() {

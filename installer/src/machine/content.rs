@@ -4,9 +4,9 @@
 //! disk, such as the metadata of firmware RAIDs. Two things are added here, because libblkid is silent about them: a GPT
 //! without a protective MBR, and bytes that are no signature in the first mebibyte.
 
-use crate::marker::{self, Marker, State};
-use crate::plan::layout::Role;
 use command::Command;
+use disk::layout::Role;
+use disk::marker::{self, Marker, State};
 use serde::Deserialize;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -271,10 +271,13 @@ fn is_zero(bytes: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+mod power_cuts;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::execute::gpt;
-    use crate::plan::layout::{Demand, MIB};
+    use disk::gpt;
+    use disk::layout::{MIB, Requirements};
     use proptest::prelude::*;
     use std::os::unix::fs::FileExt;
     use tempfile::NamedTempFile;
@@ -401,7 +404,7 @@ mod tests {
     fn the_table_that_ends_an_installation_may_be_there_whole_or_in_part() {
         const DISK: u64 = 2048 * MIB;
         let mark = (marker::OFFSET, &begun()[..]);
-        let demand = Demand { disk_bytes: DISK, sector_bytes: 512, root_bytes: 1, minimum_slot_bytes: 64 * MIB };
+        let demand = Requirements { disk_bytes: DISK, sector_bytes: 512, root_bytes: 1, minimum_slot_bytes: 64 * MIB };
         let tables = gpt::tables(&demand.layout(&mut Uuid::new_v4).unwrap());
         let backup = (tables.backup_offset, &tables.backup[..]);
         assert!(examined(DISK, &[mark, backup]).unfinished, "the backup alone");

@@ -2,10 +2,10 @@
 
 use super::content::{self, Partition};
 use super::mounts::{self, Mount};
-use super::{DiskDetail, installed, sysfs};
+use super::{installed, sysfs};
 use crate::installed::files::{DEVICES, below};
-use crate::marker::Marker;
-use protocol::hardware;
+use disk::DiskDescription;
+use disk::marker::Marker;
 use std::path::{Path, PathBuf};
 
 /// sysfs gives sizes and offsets in units of 512 bytes, whatever the disk's own sector is.
@@ -13,14 +13,8 @@ const SYSFS_SECTOR: u64 = 512;
 /// Where `ros-init` mounts the medium of a live system.
 const MEDIUM: &str = "/run/ros/medium";
 
-/// One disk: what is told to the operator, and what the planner needs.
-pub struct FoundDisk {
-    pub summary: hardware::Disk,
-    pub detail: DiskDetail,
-}
-
 /// Every whole disk that the kernel knows, sorted by path.
-pub fn probe(root: &Path) -> Vec<FoundDisk> {
+pub fn probe(root: &Path) -> Vec<DiskDescription> {
     let class = root.join("sys/class/block");
     let mounts = mounts::probe(root);
     let links = device_links(root);
@@ -52,7 +46,7 @@ fn found(
     mounts: &[Mount],
     links: &[(String, String)],
     own: &[String],
-) -> FoundDisk {
+) -> DiskDescription {
     let folder = class.join(name);
     let text = |attribute: &str| sysfs::tidy(&sysfs::text(&folder.join(attribute), sysfs::LINE));
     let partitions = partitions(root, &folder, name);
@@ -63,7 +57,7 @@ fn found(
     let logical_sector_bytes = logical_sector(&folder);
     let content = content::examine(&device, logical_sector_bytes, &partitions);
     let marker = Marker::read(&device).ok().flatten();
-    let detail = DiskDetail {
+    DiskDescription {
         path: format!("/dev/{name}"),
         size_bytes: sysfs::number(&folder.join("size")).saturating_mul(SYSFS_SECTOR),
         logical_sector_bytes,
@@ -74,6 +68,8 @@ fn found(
         usb: is_usb(&folder),
         modules: modules(&folder),
         read_only: sysfs::flag(&folder.join("ro")),
+        rotational: sysfs::flag(&folder.join("queue/rotational")),
+        removable: sysfs::flag(&folder.join("removable")),
         is_boot_medium: mounted.iter().any(|point| point == MEDIUM)
             || names.iter().any(|name| own.iter().any(|own| own == name)),
         unfinished: content.unfinished,
@@ -82,16 +78,7 @@ fn found(
             .and_then(|marker| installed::probe(&device, &format!("/dev/{name}"), logical_sector_bytes, marker)),
         mounted,
         holders: holders(class, &names),
-    };
-    let summary = hardware::Disk {
-        path: detail.path.clone(),
-        model: detail.model.clone(),
-        serial: detail.serial.clone(),
-        size_bytes: detail.size_bytes,
-        rotational: sysfs::flag(&folder.join("queue/rotational")),
-        removable: sysfs::flag(&folder.join("removable")),
-    };
-    FoundDisk { summary, detail }
+    }
 }
 
 /// A mount keeps a device in use directly, or through something stacked on it (LVM, LUKS, MD).
@@ -264,12 +251,12 @@ mod tests {
         let root = fixture();
         let disks = probe(root.path());
         assert_eq!(disks.len(), 1);
-        let (summary, detail) = (&disks[0].summary, &disks[0].detail);
-        assert_eq!((detail.path.as_str(), detail.size_bytes, detail.serial.as_str()), ("/dev/vda", 1 << 20, "S-1"));
-        assert_eq!(detail.links, ["/dev/disk/by-id/virtio-S-1"]);
-        assert_eq!(detail.content, ["partition vda1 \"photos\": no known content"]);
-        assert_eq!(detail.model, "");
-        assert!(summary.rotational && !detail.is_boot_medium && detail.mounted.is_empty());
+        let disk = &disks[0];
+        assert_eq!((disk.path.as_str(), disk.size_bytes, disk.serial.as_str()), ("/dev/vda", 1 << 20, "S-1"));
+        assert_eq!(disk.links, ["/dev/disk/by-id/virtio-S-1"]);
+        assert_eq!(disk.content, ["partition vda1 \"photos\": no known content"]);
+        assert_eq!(disk.model, "");
+        assert!(disk.rotational && !disk.is_boot_medium && disk.mounted.is_empty());
     }
 
     #[test]
@@ -277,13 +264,13 @@ mod tests {
         let root = fixture();
         let mountinfo = "36 35 254:1 / /run/ros/medium ro - iso9660 /dev/vda1 ro\n";
         write(root.path().join("proc/self/mountinfo"), mountinfo).unwrap();
-        let detail = &probe(root.path())[0].detail;
-        assert!(detail.is_boot_medium && detail.mounted == ["/run/ros/medium"]);
+        let disk = &probe(root.path())[0];
+        assert!(disk.is_boot_medium && disk.mounted == ["/run/ros/medium"]);
 
         let root = fixture();
         create_dir_all(root.path().join("run/ros/dev")).unwrap();
         symlink("/dev/vda1", root.path().join("run/ros/dev/COS_OEM")).unwrap();
-        assert!(probe(root.path())[0].detail.is_boot_medium);
+        assert!(probe(root.path())[0].is_boot_medium);
     }
 
     #[test]
@@ -295,8 +282,8 @@ mod tests {
         write(class.join("dm-0/dev"), "253:0\n").unwrap();
         let mountinfo = "36 35 253:0 / /home rw - ext4 /dev/mapper/home rw\n";
         write(root.path().join("proc/self/mountinfo"), mountinfo).unwrap();
-        let detail = &probe(root.path())[0].detail;
-        assert_eq!((&detail.mounted[..], &detail.holders[..]), (&["/home".to_owned()][..], &["dm-0".to_owned()][..]));
+        let disk = &probe(root.path())[0];
+        assert_eq!((&disk.mounted[..], &disk.holders[..]), (&["/home".to_owned()][..], &["dm-0".to_owned()][..]));
     }
 
     /// A root with the disk `sda`, whose device has this path below /sys/devices.
@@ -317,17 +304,17 @@ mod tests {
     #[test]
     fn usb_is_judged_by_the_bus_and_not_by_what_the_disk_says() {
         let stick = "pci0000:00/0000:00:14.0/usb2/2-1/2-1:1.0/host6/target6:0:0/6:0:0:0";
-        assert!(probe(disk_at(stick, &[("removable", "0")]).path())[0].detail.usb);
+        assert!(probe(disk_at(stick, &[("removable", "0")]).path())[0].usb);
         let built_in = "pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0";
         let disks = probe(disk_at(built_in, &[("removable", "1"), ("device/vendor", "ATA")]).path());
-        assert!(!disks[0].detail.usb && disks[0].summary.removable);
+        assert!(!disks[0].usb && disks[0].removable);
     }
 
     #[test]
     fn an_emmc_has_a_model_and_a_serial_number() {
         let root = disk_at("pci0000:00/mmc0/mmc0:0001", &[("device/name", "8GME4R"), ("device/serial", "0x1234abcd")]);
-        let detail = &probe(root.path())[0].detail;
-        assert_eq!((detail.model.as_str(), detail.serial.as_str()), ("8GME4R", "0x1234abcd"));
+        let disk = &probe(root.path())[0];
+        assert_eq!((disk.model.as_str(), disk.serial.as_str()), ("8GME4R", "0x1234abcd"));
     }
 
     /// Gives a device a driver; a driver that is built in has a module without state.
@@ -352,7 +339,7 @@ mod tests {
         drive(root.path(), vmd, "vmd", "vmd", true);
         drive(root.path(), "pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:01.0", "pcieport", "pcieport", false);
         drive(root.path(), nvme, "nvme", "nvme", true);
-        assert_eq!(probe(root.path())[0].detail.modules, ["nvme", "vmd"]);
+        assert_eq!(probe(root.path())[0].modules, ["nvme", "vmd"]);
     }
 
     #[test]
@@ -363,13 +350,13 @@ mod tests {
         drive(root.path(), controller, "nvme", "nvme", true);
         let link = root.path().join("sys/devices/virtual/nvme-subsystem/nvme-subsys0/nvme0");
         symlink(root.path().join("sys/devices").join(controller).join("nvme/nvme0"), link).unwrap();
-        assert_eq!(probe(root.path())[0].detail.modules, ["nvme"]);
+        assert_eq!(probe(root.path())[0].modules, ["nvme"]);
     }
 
     #[test]
     fn a_disk_that_cannot_be_read_is_not_blank() {
         let root = fixture();
         std::fs::remove_file(root.path().join("dev/vda")).unwrap();
-        assert!(probe(root.path())[0].detail.content[0].starts_with("unreadable"));
+        assert!(probe(root.path())[0].content[0].starts_with("unreadable"));
     }
 }

@@ -1,9 +1,10 @@
 //! One source's settings, and the rule by which a stronger source overrides a weaker one.
 
-use super::{DeviceSelector, Digest, Secret, Setting, Settings, Source};
+use super::{Digest, Secret, Setting, Settings, Source};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cloud_config::CloudConfig;
 use cloud_config::normal_key;
+use disk::plan::DeviceSelector;
 use serde_json::Value;
 use std::collections::BTreeMap;
 

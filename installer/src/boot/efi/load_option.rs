@@ -1,6 +1,6 @@
 //! `EFI_LOAD_OPTION` (3.1.3): an entry of the firmware's boot menu, which names a file on a partition.
 
-use crate::machine::installed::BootPartition;
+use disk::description::BootPartition;
 
 /// `LOAD_OPTION_ACTIVE`.
 const ACTIVE: u32 = 1;

@@ -1,9 +1,9 @@
 //! A slot's folder on COS_BOOT, made like recovery's.
 
-use crate::arguments_file;
-use crate::grubenv::folder;
 use crate::installed::recovery;
 use anyhow::{Context, Result};
+use disk::args_cfg;
+use disk::grubenv::folder;
 use protocol::message::Slot;
 use release::read_manifest;
 use std::fs::{self, File};
@@ -24,8 +24,8 @@ pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<()> {
         recovery::compare(&to.join(name), file).with_context(|| format!("slot A's {name}"))?;
     }
     let arguments = fs::read_to_string(from.join("args.cfg")).context("reading recovery's args.cfg")?;
-    let arguments = arguments_file::read(&arguments).context("recovery's args.cfg says no arguments")?;
-    let arguments = arguments_file::write(&of_slot_a(arguments, root));
+    let arguments = args_cfg::read(&arguments).context("recovery's args.cfg says no arguments")?;
+    let arguments = args_cfg::write(&of_slot_a(arguments, root));
     for (name, bytes) in [("args.cfg", arguments.into_bytes()), ("release.json", manifest_bytes)] {
         if fs::read(to.join(name)).ok().as_deref() != Some(&bytes[..]) {
             write(&to.join(name), &bytes)?;
@@ -58,17 +58,14 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::tiny_release;
-    use crate::plan::layout::Role;
-    use crate::plan::tests::{blank_disk, plan_for};
-    use crate::plan::{Content, Step};
-    use crate::settings::Settings;
-    use cloud_config::CloudConfig;
+    use disk::fixtures::{blank_disk, plan_for, tiny_release};
+    use disk::layout::Role;
+    use disk::plan::{Content, Request, Step};
 
     /// Recovery's folder as an installation writes it, and slot A's arguments and GUID in that installation.
     fn installed() -> (tempfile::TempDir, String, Uuid) {
         let release = tiny_release(&[5; 8192]);
-        let plan = plan_for(blank_disk("/dev/vda"), &Settings::default(), &CloudConfig::default()).unwrap();
+        let plan = plan_for(blank_disk("/dev/vda"), &Request::default()).unwrap();
         let files = plan.steps.iter().find_map(|step| match step {
             Step::Boot { files, .. } => Some(files),
             _ => None,

@@ -1,6 +1,8 @@
 //! What an installation is written to: a disk or a disk image, and in tests something that fails on purpose.
 
-use super::buffer::{AlignedBuffer, MEMORY_ALIGNMENT};
+pub(crate) mod buffer;
+
+use buffer::{AlignedBuffer, MEMORY_ALIGNMENT};
 use nix::libc;
 use std::fs::{File, OpenOptions};
 use std::io;

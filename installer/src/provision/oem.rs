@@ -1,9 +1,9 @@
-//! The files that the installed system configures itself from.
+//! The files on COS_OEM, from which the installed system configures itself.
 
-use super::ConfigFile;
-use crate::settings::{Secret, Settings};
+use crate::settings::Settings;
 use cloud_config::CloudConfig;
 use cloud_config::normal_key;
+use disk::plan::ConfigFile;
 use serde_json::{Map, Value, json};
 
 /// What `ros-installer apply` reads at each boot.
@@ -13,7 +13,7 @@ pub const REGISTRATION: &str = "registration.yaml";
 
 /// The content of COS_OEM: the cloud-config without the keys that were for the installer, and the registration if
 /// there is one.
-pub(super) fn files(settings: &Settings, cloud_config: &CloudConfig) -> Vec<ConfigFile> {
+pub fn files(settings: &Settings, cloud_config: &CloudConfig) -> Vec<ConfigFile> {
     let mut files = vec![file(CLOUD_CONFIG, installed(settings, cloud_config))];
     if let Some(url) = &*settings.registration_url {
         let mut install = Map::from_iter([("registrationURL".to_owned(), Value::from(url.as_str()))]);
@@ -45,16 +45,16 @@ fn installed(settings: &Settings, cloud_config: &CloudConfig) -> CloudConfig {
 }
 
 fn file(name: &str, content: CloudConfig) -> ConfigFile {
-    ConfigFile { name: name.into(), content: Secret::new(content.to_yaml()) }
+    ConfigFile::new(name, content.to_yaml())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Setting, Source};
+    use crate::settings::{Secret, Setting, Source};
 
     fn parsed(file: &ConfigFile) -> Value {
-        Value::Object(CloudConfig::parse(file.content.expose()).unwrap().0)
+        Value::Object(CloudConfig::parse(file.content()).unwrap().0)
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A plan for a person: what `--dry-run` prints and the console shows before the disk is written.
 
-use super::layout::Size;
 use super::{InstallPlan, Step};
+use crate::layout::Size;
 use std::fmt;
 
 impl fmt::Display for InstallPlan {

@@ -4,8 +4,8 @@
 //! device, and every byte on the disk goes through one [`Target`]. Only the parts of the file that hold data are
 //! written: a freshly made ext4 of any size has some megabytes of them.
 
-use super::buffer::AlignedBuffer;
-use super::target::Target;
+use crate::target::Target;
+use crate::target::buffer::AlignedBuffer;
 use nix::unistd::{Whence, lseek};
 use std::fs::File;
 use std::io;
@@ -70,7 +70,7 @@ fn chunks(image: &File) -> io::Result<Vec<Range<u64>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::execute::target::Disk;
+    use crate::target::Disk;
 
     #[test]
     fn data_is_carried_and_holes_are_not() {

@@ -1,9 +1,8 @@
 //! Which disk is installed to. Somebody's data may stand on every one of them: when in doubt, none.
 
-use super::PlanError;
-use super::layout::{LayoutError, Size};
-use crate::machine::{DiskDetail, Machine};
-use crate::settings::{DeviceSelector, Settings, Source};
+use super::{DeviceSelector, Host, PlanError, Request};
+use crate::DiskDescription;
+use crate::layout::{LayoutError, Size};
 
 /// Why a disk cannot become this machine's system, whatever it holds.
 #[derive(Debug, Clone)]
@@ -15,27 +14,27 @@ pub enum Unsuitable {
     Driver(String),
 }
 
-/// The one disk that the settings and the machine leave. `suits` says whether a system on it could be started.
+/// The one disk that the request and the machine leave. `suits` says whether a system on it could be started.
 ///
 /// A machine that holds its own complete system is not installed, on whichever disk, unless a person at the console
 /// named the disk and typed its name again.
 pub fn select<'a>(
-    settings: &Settings,
-    machine: &'a Machine,
-    suits: impl Fn(&DiskDetail) -> Result<(), Unsuitable>,
-) -> Result<&'a DiskDetail, PlanError> {
-    if settings.wipe.source != Source::Answer
-        && let Some((disk, _)) = machine.own_systems().next()
+    request: &Request,
+    host: Host<'a>,
+    suits: impl Fn(&DiskDescription) -> Result<(), Unsuitable>,
+) -> Result<&'a DiskDescription, PlanError> {
+    if !request.erase_own_system
+        && let Some((disk, _)) = host.own_systems().next()
     {
         return Err(PlanError::DiskHoldsThisMachine { disk: name(disk) });
     }
-    let disks = &machine.disks;
+    let disks = host.disks;
     if disks.is_empty() {
         return Err(PlanError::NoDisk);
     }
-    let objection = |disk: &DiskDetail| objection(disk, *settings.wipe, &suits);
-    if let Some(device) = &*settings.device {
-        let origin = format!("from {}", settings.device.source);
+    let objection = |disk: &DiskDescription| objection(disk, request.wipe, &suits);
+    if let Some(device) = &*request.device {
+        let origin = format!("from {}", request.device.origin);
         let disk = disks.iter().find(|disk| disk.path == *device || disk.links.contains(device)).ok_or_else(|| {
             PlanError::DiskNotFound {
                 device: device.clone(),
@@ -46,20 +45,20 @@ pub fn select<'a>(
         return objection(disk).map_or(Ok(disk), |objection| Err(objection.into_error(disk, origin)));
     }
 
-    let selector = &*settings.device_selector;
-    let origin = format!("from {}", settings.device_selector.source);
-    let matching: Vec<&DiskDetail> = disks.iter().filter(|disk| matches(selector, disk)).collect();
+    let selector = &*request.selector;
+    let origin = format!("from {}", request.selector.origin);
+    let matching: Vec<&DiskDescription> = disks.iter().filter(|disk| matches(selector, disk)).collect();
     if matching.is_empty() {
         let listing = listing(disks, |disk| objection(disk).map(|o| o.to_string()));
         return Err(PlanError::SelectorMatchesNothing { origin, listing });
     }
-    let eligible: Vec<&DiskDetail> = matching
+    let eligible: Vec<&DiskDescription> = matching
         .iter()
         .copied()
         // A stick that somebody left in the machine is not chosen unless asked for.
         .filter(|disk| objection(disk).is_none() && (!disk.usb || !selector.is_empty()))
         .collect();
-    let reasons = |disk: &DiskDetail| {
+    let reasons = |disk: &DiskDescription| {
         if !matches(selector, disk) {
             return Some("does not match deviceSelector".into());
         }
@@ -80,14 +79,14 @@ pub fn select<'a>(
 }
 
 /// Path, size and what is known of the make, for messages: `/dev/vda (8.0 GiB, QEMU HARDDISK, serial S1)`.
-pub fn name(disk: &DiskDetail) -> String {
-    let nature = nature(disk);
-    let comma = if nature.is_empty() { "" } else { ", " };
-    format!("{} ({}{comma}{nature})", disk.path, Size(disk.size_bytes))
+pub fn name(disk: &DiskDescription) -> String {
+    let model_and_serial = model_and_serial(disk);
+    let comma = if model_and_serial.is_empty() { "" } else { ", " };
+    format!("{} ({}{comma}{model_and_serial})", disk.path, Size(disk.size_bytes))
 }
 
 /// Model and serial, as far as the disk tells them.
-pub fn nature(disk: &DiskDetail) -> String {
+pub fn model_and_serial(disk: &DiskDescription) -> String {
     let serial = if disk.serial.is_empty() { String::new() } else { format!("serial {}", disk.serial) };
     let parts = [disk.model.trim().to_owned(), serial];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
@@ -104,9 +103,9 @@ enum Objection {
 }
 
 fn objection(
-    disk: &DiskDetail,
+    disk: &DiskDescription,
     wipe: bool,
-    suits: impl Fn(&DiskDetail) -> Result<(), Unsuitable>,
+    suits: impl Fn(&DiskDescription) -> Result<(), Unsuitable>,
 ) -> Option<Objection> {
     if disk.is_boot_medium {
         return Some(Objection::BootMedium);
@@ -128,7 +127,7 @@ fn objection(
 }
 
 impl Objection {
-    fn into_error(self, disk: &DiskDetail, origin: String) -> PlanError {
+    fn into_error(self, disk: &DiskDescription, origin: String) -> PlanError {
         let disk = name(disk);
         match self {
             Self::BootMedium => PlanError::DiskIsBootMedium { disk, origin },
@@ -167,7 +166,7 @@ impl std::fmt::Display for Objection {
     }
 }
 
-fn matches(selector: &DeviceSelector, disk: &DiskDetail) -> bool {
+fn matches(selector: &DeviceSelector, disk: &DiskDescription) -> bool {
     let by_id = |wanted: &String| disk.links.iter().any(|link| link.strip_prefix("/dev/disk/by-id/") == Some(wanted));
     let model = |wanted: &String| disk.model.to_lowercase().contains(&wanted.to_lowercase());
     selector.by_id.as_ref().is_none_or(by_id)
@@ -178,20 +177,21 @@ fn matches(selector: &DeviceSelector, disk: &DiskDetail) -> bool {
 }
 
 /// One line for each disk, with the reason against it if there is one.
-fn listing(disks: &[DiskDetail], reason: impl Fn(&DiskDetail) -> Option<String>) -> String {
-    let line =
-        |disk: &DiskDetail| format!("  {}: {}", name(disk), reason(disk).unwrap_or_else(|| "could be used".into()));
+fn listing(disks: &[DiskDescription], reason: impl Fn(&DiskDescription) -> Option<String>) -> String {
+    let line = |disk: &DiskDescription| {
+        format!("  {}: {}", name(disk), reason(disk).unwrap_or_else(|| "could be used".into()))
+    };
     disks.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::installed::InstalledSystem;
-    use crate::plan::tests::blank_disk;
-    use crate::settings::Setting;
+    use crate::description::InstalledSystem;
+    use crate::fixtures::blank_disk;
+    use crate::plan::Choice;
 
-    fn refuse_small(disk: &DiskDetail) -> Result<(), Unsuitable> {
+    fn refuse_small(disk: &DiskDescription) -> Result<(), Unsuitable> {
         let needed = 1 << 30;
         if disk.size_bytes < needed {
             return Err(Unsuitable::Size(LayoutError::TooSmall { actual: disk.size_bytes, needed }));
@@ -199,34 +199,34 @@ mod tests {
         Ok(())
     }
 
-    fn chosen(settings: &Settings, disks: &[DiskDetail]) -> Result<String, PlanError> {
-        let machine = Machine { disks: disks.to_vec(), ..Machine::default() };
-        select(settings, &machine, refuse_small).map(|disk| disk.path.clone())
+    fn chosen(request: &Request, disks: &[DiskDescription]) -> Result<String, PlanError> {
+        let host = Host { architecture: "", is_bios: false, disks, identities: &[] };
+        select(request, host, refuse_small).map(|disk| disk.path.clone())
     }
 
-    fn device(path: &str) -> Settings {
-        Settings { device: Setting::new(Some(path.into()), Source::KernelCommandLine), ..Settings::default() }
+    fn device(path: &str) -> Request {
+        Request { device: Choice::new(Some(path.into()), "the kernel command line"), ..Request::default() }
     }
 
-    fn wiping(settings: Settings) -> Settings {
-        Settings { wipe: Setting::new(true, Source::Medium), ..settings }
+    fn wiping(request: Request) -> Request {
+        Request { wipe: true, ..request }
     }
 
-    fn used(path: &str) -> DiskDetail {
-        DiskDetail { content: vec!["a GPT with NTFS \"Photos\"".into()], ..blank_disk(path) }
+    fn used(path: &str) -> DiskDescription {
+        DiskDescription { content: vec!["a GPT with NTFS \"Photos\"".into()], ..blank_disk(path) }
     }
 
     #[test]
     fn one_blank_disk_beside_the_medium_is_taken() {
-        let medium = DiskDetail { is_boot_medium: true, ..blank_disk("/dev/sda") };
+        let medium = DiskDescription { is_boot_medium: true, ..blank_disk("/dev/sda") };
         let disks = [medium, used("/dev/sdb"), blank_disk("/dev/vda")];
-        assert_eq!(chosen(&Settings::default(), &disks).unwrap(), "/dev/vda");
+        assert_eq!(chosen(&Request::default(), &disks).unwrap(), "/dev/vda");
     }
 
     #[test]
     fn two_blank_disks_need_a_choice_and_are_listed() {
         let disks = [blank_disk("/dev/vda"), blank_disk("/dev/vdb")];
-        let error = chosen(&Settings::default(), &disks).unwrap_err();
+        let error = chosen(&Request::default(), &disks).unwrap_err();
         assert_eq!(error.reason(), "SeveralDisks");
         let text = error.to_string();
         assert!(
@@ -238,38 +238,38 @@ mod tests {
 
     #[test]
     fn somebodys_data_needs_permission() {
-        let error = chosen(&Settings::default(), &[used("/dev/vda")]).unwrap_err();
+        let error = chosen(&Request::default(), &[used("/dev/vda")]).unwrap_err();
         assert_eq!(error.reason(), "DiskHasContent");
         let text = error.to_string();
         assert!(text.contains("Photos") && text.contains("wipe: true"), "{text}");
         assert_eq!(chosen(&device("/dev/vda"), &[used("/dev/vda")]).unwrap_err().reason(), "DiskHasContent");
-        assert_eq!(chosen(&wiping(Settings::default()), &[used("/dev/vda")]).unwrap(), "/dev/vda");
+        assert_eq!(chosen(&wiping(Request::default()), &[used("/dev/vda")]).unwrap(), "/dev/vda");
     }
 
     #[test]
     fn the_machines_own_system_is_erased_for_a_person_and_never_for_a_setting() {
-        let own = DiskDetail { installed: Some(InstalledSystem::default()), ..used("/dev/vda") };
-        let reason = |settings: &Settings, disks: &[DiskDetail]| chosen(settings, disks).unwrap_err().reason();
-        for settings in [Settings::default(), wiping(Settings::default()), wiping(device("/dev/vda"))] {
-            assert_eq!(reason(&settings, std::slice::from_ref(&own)), "DiskHoldsThisMachine");
+        let own = DiskDescription { installed: Some(InstalledSystem::default()), ..used("/dev/vda") };
+        let reason = |request: &Request, disks: &[DiskDescription]| chosen(request, disks).unwrap_err().reason();
+        for request in [Request::default(), wiping(Request::default()), wiping(device("/dev/vda"))] {
+            assert_eq!(reason(&request, std::slice::from_ref(&own)), "DiskHoldsThisMachine");
         }
         let beside = [own.clone(), blank_disk("/dev/vdb")];
-        assert_eq!(reason(&Settings::default(), &beside), "DiskHoldsThisMachine", "an empty disk beside it");
-        let answered = Settings { wipe: Setting::new(true, Source::Answer), ..device("/dev/vda") };
+        assert_eq!(reason(&Request::default(), &beside), "DiskHoldsThisMachine", "an empty disk beside it");
+        let answered = Request { erase_own_system: true, ..wiping(device("/dev/vda")) };
         assert_eq!(chosen(&answered, &[own]).unwrap(), "/dev/vda");
     }
 
     #[test]
     fn an_unfinished_installation_of_ours_does_not_cover_what_somebody_put_there_later() {
-        let disk = DiskDetail { unfinished: true, ..blank_disk("/dev/vda") };
-        assert_eq!(chosen(&Settings::default(), &[disk]).unwrap(), "/dev/vda");
-        let disk = DiskDetail { unfinished: true, ..used("/dev/vda") };
-        assert_eq!(chosen(&Settings::default(), &[disk]).unwrap_err().reason(), "DiskHasContent");
+        let disk = DiskDescription { unfinished: true, ..blank_disk("/dev/vda") };
+        assert_eq!(chosen(&Request::default(), &[disk]).unwrap(), "/dev/vda");
+        let disk = DiskDescription { unfinished: true, ..used("/dev/vda") };
+        assert_eq!(chosen(&Request::default(), &[disk]).unwrap_err().reason(), "DiskHasContent");
     }
 
     #[test]
     fn a_disk_that_something_is_built_on_is_refused_even_with_wipe() {
-        let disk = DiskDetail { holders: vec!["md127".into()], ..blank_disk("/dev/sda") };
+        let disk = DiskDescription { holders: vec!["md127".into()], ..blank_disk("/dev/sda") };
         let error = chosen(&wiping(device("/dev/sda")), &[disk]).unwrap_err();
         assert_eq!(error.reason(), "DiskUnusable");
         assert!(error.to_string().contains("md127"), "{error}");
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn the_medium_is_never_the_target() {
-        let disk = DiskDetail { is_boot_medium: true, ..blank_disk("/dev/sda") };
+        let disk = DiskDescription { is_boot_medium: true, ..blank_disk("/dev/sda") };
         let error = chosen(&wiping(device("/dev/sda")), &[disk]).unwrap_err();
         assert_eq!(error.reason(), "DiskIsBootMedium");
         assert!(error.to_string().contains("from the kernel command line"), "{error}");
@@ -285,16 +285,16 @@ mod tests {
 
     #[test]
     fn a_small_disk_is_told_how_large_it_must_be() {
-        let disk = DiskDetail { size_bytes: 100 << 20, ..blank_disk("/dev/vda") };
-        let error = chosen(&Settings::default(), &[disk]).unwrap_err();
+        let disk = DiskDescription { size_bytes: 100 << 20, ..blank_disk("/dev/vda") };
+        let error = chosen(&Request::default(), &[disk]).unwrap_err();
         assert_eq!(error.reason(), "DiskTooSmall");
         assert!(error.to_string().contains("needs at least 1.0 GiB"), "{error}");
     }
 
     #[test]
     fn a_usb_disk_is_taken_only_when_asked_for() {
-        let disk = DiskDetail { usb: true, ..blank_disk("/dev/sdc") };
-        let error = chosen(&Settings::default(), std::slice::from_ref(&disk)).unwrap_err();
+        let disk = DiskDescription { usb: true, ..blank_disk("/dev/sdc") };
+        let error = chosen(&Request::default(), std::slice::from_ref(&disk)).unwrap_err();
         assert_eq!(error.reason(), "NoEligibleDisk");
         assert!(error.to_string().contains("is attached by USB"), "{error}");
         assert_eq!(chosen(&device("/dev/sdc"), &[disk]).unwrap(), "/dev/sdc");
@@ -303,11 +303,10 @@ mod tests {
     #[test]
     fn a_link_or_a_selector_names_a_disk() {
         let link = "/dev/disk/by-id/virtio-S2";
-        let second = DiskDetail { serial: "S2".into(), links: vec![link.into()], ..blank_disk("/dev/vdb") };
+        let second = DiskDescription { serial: "S2".into(), links: vec![link.into()], ..blank_disk("/dev/vdb") };
         let disks = [blank_disk("/dev/vda"), second];
         assert_eq!(chosen(&device(link), &disks).unwrap(), "/dev/vdb");
-        let with =
-            |selector| Settings { device_selector: Setting::new(selector, Source::Medium), ..Settings::default() };
+        let with = |selector| Request { selector: Choice::new(selector, "the medium"), ..Request::default() };
         let serial = |serial: &str| DeviceSelector { serial: Some(serial.into()), ..DeviceSelector::default() };
         assert_eq!(chosen(&with(serial("S2")), &disks).unwrap(), "/dev/vdb");
         assert_eq!(chosen(&with(serial("S3")), &disks).unwrap_err().reason(), "SelectorMatchesNothing");
@@ -319,7 +318,7 @@ mod tests {
 
     #[test]
     fn no_disk_and_an_unknown_disk_are_told_apart() {
-        assert_eq!(chosen(&Settings::default(), &[]).unwrap_err().reason(), "NoDisk");
+        assert_eq!(chosen(&Request::default(), &[]).unwrap_err().reason(), "NoDisk");
         let error = chosen(&device("/dev/sdz"), &[blank_disk("/dev/vda")]).unwrap_err();
         assert_eq!(error.reason(), "DiskNotFound");
         assert!(error.to_string().contains("/dev/vda"), "{error}");

@@ -1,17 +1,16 @@
 //! Decides what an installation does, from values alone; [`crate::execute`] has nothing left to decide.
 
-pub mod config;
 mod display;
-pub mod layout;
+mod request;
 mod select;
 mod steps;
 
-use crate::machine::{DiskDetail, Machine};
-use crate::settings::Settings;
-use cloud_config::CloudConfig;
-use layout::{Demand, Layout, LayoutError, Size};
-use protocol::hardware::FirmwareKind;
+use crate::DiskDescription;
+use crate::description::BootPartition;
+use crate::gpt::partition_path;
+use crate::layout::{Layout, LayoutError, Requirements, Role, Size};
 use release::ReleaseManifest;
+pub use request::{Choice, DeviceSelector, Host, Request};
 use select::Unsuitable;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -121,174 +120,159 @@ impl PlanError {
     }
 }
 
-/// Plans the installation of `release` with `cloud_config` (as merged from all its sources) on one of the machine's
-/// disks. GUIDs of disk, partitions and file systems come from `ids`.
+/// Plans the installation of `release` on one of the machine's disks. GUIDs of disk, partitions and file systems come from
+/// `ids`.
 pub fn plan(
-    settings: &Settings,
-    machine: &Machine,
-    cloud_config: &CloudConfig,
+    request: &Request,
+    host: Host<'_>,
     release: &ReleaseManifest,
     mut ids: impl FnMut() -> Uuid,
 ) -> Result<InstallPlan, PlanError> {
-    let architecture = &machine.hardware.cpu.architecture;
-    if !architecture.is_empty() && *architecture != release.architecture {
-        let (release, machine) = (release.architecture.clone(), architecture.clone());
+    if !host.architecture.is_empty() && host.architecture != release.architecture {
+        let (release, machine) = (release.architecture.clone(), host.architecture.to_owned());
         return Err(PlanError::WrongArchitecture { release, machine });
     }
-    if *settings.no_format {
-        return Err(PlanError::NoFormatUnsupported { origin: format!("from {}", settings.no_format.source) });
+    if *request.keep_partitions {
+        return Err(PlanError::NoFormatUnsupported { origin: format!("from {}", request.keep_partitions.origin) });
     }
-    let is_bios = machine.hardware.firmware.kind == FirmwareKind::Bios;
-    if *settings.force_efi && is_bios {
-        return Err(PlanError::ForceEfiOnBios { origin: format!("from {}", settings.force_efi.source) });
+    if *request.uefi_only && host.is_bios {
+        return Err(PlanError::ForceEfiOnBios { origin: format!("from {}", request.uefi_only.origin) });
     }
-    let demand = |disk: &DiskDetail| Demand {
+    let requirements = |disk: &DiskDescription| Requirements {
         disk_bytes: disk.size_bytes,
         sector_bytes: disk.logical_sector_bytes,
         root_bytes: release.root.size,
         minimum_slot_bytes: release.minimum_slot_bytes,
     };
-    let suits = |disk: &DiskDetail| {
-        demand(disk).check().map_err(Unsuitable::Size)?;
-        if is_bios && disk.logical_sector_bytes != 512 {
+    let suits = |disk: &DiskDescription| {
+        requirements(disk).check().map_err(Unsuitable::Size)?;
+        if host.is_bios && disk.logical_sector_bytes != 512 {
             return Err(Unsuitable::Sectors(disk.logical_sector_bytes));
         }
         missing_driver(disk, release).map_or(Ok(()), |driver| Err(Unsuitable::Driver(driver.to_owned())))
     };
-    let disk = select::select(settings, machine, suits)?;
-    let layout =
-        demand(disk).layout(&mut ids).map_err(|source| PlanError::DiskTooSmall { disk: select::name(disk), source })?;
-    let files = config::files(settings, cloud_config);
-    let steps = steps::steps(settings, release, &layout, files, &mut ids);
+    let disk = select::select(request, host, suits)?;
+    let layout = requirements(disk)
+        .layout(&mut ids)
+        .map_err(|source| PlanError::DiskTooSmall { disk: select::name(disk), source })?;
+    let steps = steps::steps(request, release, &layout, &mut ids);
     Ok(InstallPlan {
         target: PathBuf::from(&disk.path),
-        description: format!("{} {}", Size(disk.size_bytes), select::nature(disk)).trim().to_owned(),
+        description: format!("{} {}", Size(disk.size_bytes), select::model_and_serial(disk)).trim().to_owned(),
         release: release.clone(),
         layout,
         steps,
-        warnings: cloud_config::keys::unapplied(cloud_config).iter().map(ToString::to_string).collect(),
-        power_off: *settings.power_off,
-        identity: machine.identities.first().cloned(),
+        warnings: request.warnings.clone(),
+        power_off: request.power_off,
+        identity: host.identities.first().cloned(),
     })
+}
+
+impl InstallPlan {
+    /// COS_BOOT as it will be on the disk.
+    pub fn boot_partition(&self) -> BootPartition {
+        let sector = u64::from(self.layout.sector_bytes);
+        let partition = self.layout.partition(Role::Boot);
+        // The table holds the partitions in this order, from 1.
+        let before = Role::ALL.iter().take_while(|role| **role != Role::Boot).count();
+        let number = before as u32 + 1;
+        BootPartition {
+            path: partition_path(&self.target.display().to_string(), number),
+            number,
+            first_sector: partition.offset / sector,
+            sectors: partition.length / sector,
+            guid: partition.guid,
+        }
+    }
 }
 
 /// The first module on the way to the disk that the release's initrd cannot load. A release that does not list its
 /// modules is believed to have all.
-fn missing_driver<'a>(disk: &'a DiskDetail, release: &ReleaseManifest) -> Option<&'a str> {
+fn missing_driver<'a>(disk: &'a DiskDescription, release: &ReleaseManifest) -> Option<&'a str> {
     let loadable = release.initrd_modules.as_ref()?;
     disk.modules.iter().find(|module| !loadable.contains(module)).map(String::as_str)
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
-    use crate::fixtures::tiny_release;
-    use crate::settings::{Setting, Source};
+    use crate::fixtures::{blank_disk, plan_for, plan_on, tiny_release};
+    use crate::gpt::{boot_partition, tables};
     use release::ReleaseSource;
 
-    /// A blank disk of 2 GiB.
-    pub fn blank_disk(path: &str) -> DiskDetail {
-        DiskDetail {
-            path: path.into(),
-            size_bytes: 2 << 30,
-            logical_sector_bytes: 512,
-            model: "Test".into(),
-            serial: "S1".into(),
-            ..DiskDetail::default()
-        }
-    }
-
-    /// A plan for a disk in a machine that was started by UEFI.
-    pub fn plan_for(
-        disk: DiskDetail,
-        settings: &Settings,
-        cloud_config: &CloudConfig,
-    ) -> Result<InstallPlan, PlanError> {
-        plan_on(FirmwareKind::Uefi, disk, settings, cloud_config)
-    }
-
-    fn plan_on(
-        firmware: FirmwareKind,
-        disk: DiskDetail,
-        settings: &Settings,
-        cloud_config: &CloudConfig,
-    ) -> Result<InstallPlan, PlanError> {
-        let folder = tiny_release(&[5; 12288]);
-        let release = ReleaseSource::open(folder.path()).unwrap();
-        let mut machine = Machine { disks: vec![disk], ..Machine::default() };
-        machine.hardware.firmware.kind = firmware;
-        plan(settings, &machine, cloud_config, release.manifest(), Uuid::new_v4)
+    fn manifest() -> ReleaseManifest {
+        let folder = tiny_release(&[5; 8192]);
+        ReleaseSource::open(folder.path()).unwrap().manifest().clone()
     }
 
     #[test]
     fn a_disk_that_the_installed_system_would_not_find_is_refused_by_its_driver() {
-        let behind = |modules: &[&str]| DiskDetail {
+        let behind = |modules: &[&str]| DiskDescription {
             modules: modules.iter().map(|module| (*module).to_owned()).collect(),
             ..blank_disk("/dev/vda")
         };
-        let planned = |disk: DiskDetail| plan_for(disk, &Settings::default(), &CloudConfig::default());
+        let planned = |disk: DiskDescription| plan_for(disk, &Request::default());
         assert!(planned(behind(&["virtio_blk", "virtio_pci"])).is_ok());
         let error = planned(behind(&["mptsas", "virtio_pci"])).unwrap_err();
         assert_eq!(error.reason(), "DriverMissing");
         assert!(error.to_string().contains("driver mptsas"), "{error}");
 
-        let folder = tiny_release(&[5; 8192]);
-        let mut older = ReleaseSource::open(folder.path()).unwrap().manifest().clone();
-        older.initrd_modules = None;
+        let older = ReleaseManifest { initrd_modules: None, ..manifest() };
         assert_eq!(missing_driver(&behind(&["mptsas"]), &older), None);
     }
 
     #[test]
     fn bios_starts_neither_large_sectors_nor_what_is_for_uefi_alone() {
-        let large = || DiskDetail { logical_sector_bytes: 4096, ..blank_disk("/dev/nvme0n1") };
-        let on = |firmware, disk, force_efi| {
-            let settings = Settings { force_efi: Setting::new(force_efi, Source::Operator), ..Settings::default() };
-            plan_on(firmware, disk, &settings, &CloudConfig::default()).map(|_| ()).map_err(|error| error.reason())
+        let large = || DiskDescription { logical_sector_bytes: 4096, ..blank_disk("/dev/nvme0n1") };
+        let on = |is_bios, disk, uefi_only| {
+            let request = Request { uefi_only: Choice::new(uefi_only, "the operator"), ..Request::default() };
+            plan_on(is_bios, disk, &request).map(|_| ()).map_err(|error| error.reason())
         };
-        assert_eq!(on(FirmwareKind::Bios, large(), false), Err("DiskNotBootable"));
-        assert_eq!(on(FirmwareKind::Uefi, large(), false), Ok(()));
-        assert_eq!(on(FirmwareKind::Bios, blank_disk("/dev/vda"), true), Err("ForceEfiOnBios"));
-        assert_eq!(on(FirmwareKind::Bios, blank_disk("/dev/vda"), false), Ok(()));
-    }
-
-    fn cloud_config() -> CloudConfig {
-        CloudConfig::parse("hostname: demo\npassword: topsecret\npackages: [vim]").unwrap()
+        assert_eq!(on(true, large(), false), Err("DiskNotBootable"));
+        assert_eq!(on(false, large(), false), Ok(()));
+        assert_eq!(on(true, blank_disk("/dev/vda"), true), Err("ForceEfiOnBios"));
+        assert_eq!(on(true, blank_disk("/dev/vda"), false), Ok(()));
     }
 
     #[test]
     fn a_plan_shows_what_matters_and_hides_secrets() {
-        let settings = Settings {
-            registration_url: Setting::new(Some("https://h/v1-rancheros/registration/token".into()), Source::Medium),
-            registration_secret: Setting::new(Some(crate::settings::Secret::new("s3cret")), Source::Medium),
-            ..Settings::default()
+        let request = Request {
+            configuration: vec![ConfigFile::new("cloud-config.yaml", "password: topsecret")],
+            warnings: vec!["packages: not applied".to_owned()],
+            ..Request::default()
         };
-        let plan = plan_for(blank_disk("/dev/vda"), &settings, &cloud_config()).unwrap();
+        let plan = plan_for(blank_disk("/dev/vda"), &request).unwrap();
         let shown = plan.to_string();
-        for expected in ["/dev/vda", "2.0 GiB", "0.1.0", "COS_PERSISTENT", "packages", "partition table"] {
+        let expected =
+            ["/dev/vda", "2.0 GiB", "0.1.0", "COS_PERSISTENT", "cloud-config.yaml", "packages", "partition table"];
+        for expected in expected {
             assert!(shown.contains(expected), "{expected} is missing from\n{shown}");
         }
         let serialized = serde_json::to_string(&plan).unwrap();
         for text in [&shown, &serialized, &format!("{plan:?}")] {
-            for secret in ["topsecret", "registration/token", "s3cret"] {
-                assert!(!text.contains(secret), "{text}");
-            }
+            assert!(!text.contains("topsecret"), "{text}");
         }
     }
 
     #[test]
     fn the_medium_for_another_machine_is_refused() {
-        let mut machine = Machine { disks: vec![blank_disk("/dev/vda")], ..Machine::default() };
-        machine.hardware.cpu.architecture = "aarch64".into();
-        let folder = tiny_release(&[5; 8192]);
-        let release = ReleaseSource::open(folder.path()).unwrap();
-        let refused = plan(&Settings::default(), &machine, &CloudConfig::default(), release.manifest(), Uuid::new_v4);
+        let disks = [blank_disk("/dev/vda")];
+        let host = Host { architecture: "aarch64", is_bios: false, disks: &disks, identities: &[] };
+        let refused = plan(&Request::default(), host, &manifest(), Uuid::new_v4);
         assert_eq!(refused.unwrap_err().reason(), "WrongArchitecture");
     }
 
     #[test]
     fn a_request_to_keep_partitions_is_refused() {
-        let settings = Settings { no_format: Setting::new(true, Source::Flag), ..Settings::default() };
-        let error = plan_for(blank_disk("/dev/vda"), &settings, &CloudConfig::default()).unwrap_err();
+        let request = Request { keep_partitions: Choice::new(true, "the command line"), ..Request::default() };
+        let error = plan_for(blank_disk("/dev/vda"), &request).unwrap_err();
         assert!(error.to_string().contains("from the command line"), "{error}");
+    }
+
+    #[test]
+    fn the_partition_of_a_plan_is_the_one_that_is_found_on_the_disk() {
+        let plan = plan_for(blank_disk("/dev/vda"), &Request::default()).unwrap();
+        let found = boot_partition(&tables(&plan.layout).primary, 512, "/dev/vda");
+        assert_eq!(found, Some(plan.boot_partition()));
     }
 }

@@ -1,13 +1,14 @@
 //! The part of an installation that needs nobody else: plan, write, verify.
 
 use super::disk_watch::DiskWatch;
+use super::request::request;
 use crate::console::{self, Milestone, ProgressDisplay, announce};
-use crate::execute::{ExecuteError, execute};
 use crate::exit_code::ExitCode;
 use crate::machine::Machine;
-use crate::plan::layout::Size;
-use crate::plan::{InstallPlan, PlanError, plan};
 use crate::settings::{Gathered, SettingError};
+use disk::execute::{ExecuteError, execute};
+use disk::layout::Size;
+use disk::plan::{InstallPlan, PlanError, plan};
 use protocol::message::{InstallPhase, Progress};
 use release::{ReleaseError, ReleaseManifest, ReleaseSource};
 use std::io::Write;
@@ -91,11 +92,12 @@ impl Job {
     fn plan(&mut self, release: &ReleaseManifest) -> Result<InstallPlan, PlanError> {
         let give_up = Instant::now() + LATE_DISK;
         let mut has_told = false;
+        let request = request(self.gathered.settings(), self.gathered.cloud_config());
         loop {
             self.disks.wait_until_quiet();
             // Probed again: controllers may have shown their disks since the machine was registered.
             let machine = Machine { identities: self.identities.clone(), ..Machine::probe(&self.root) };
-            match plan(self.gathered.settings(), &machine, self.gathered.cloud_config(), release, Uuid::new_v4) {
+            match plan(&request, machine.host(), release, Uuid::new_v4) {
                 Err(error) if error.may_be_a_late_disk() && Instant::now() < give_up => {
                     if !std::mem::replace(&mut has_told, true) {
                         let error = error.to_string();

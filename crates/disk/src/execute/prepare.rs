@@ -1,19 +1,20 @@
-//! A plan's steps with everything at hand that they write: made before the disk is touched, so that whatever is missing
-//! or does not fit is known by then.
+//! The steps of a plan with the bytes that they write. They are prepared before the disk is touched, so that a missing file
+//! or a file that does not fit is an error before anything changes.
 
-use super::gpt::{Tables, tables};
-use super::{ExecuteError, bios, ext4, fat};
+use super::ExecuteError;
+use crate::gpt::{Tables, tables};
+use crate::layout::{ALIGNMENT, Partition, Role};
 use crate::marker::{self, Marker, State};
-use crate::plan::layout::{ALIGNMENT, Partition, Role};
 use crate::plan::{BootFile, Content, InstallPlan, Step};
+use crate::{bios, ext4, fat};
 use release::{ReleaseError, ReleaseFile, ReleaseSource};
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use tempfile::NamedTempFile;
 
-/// One step with its bytes.
-pub enum Work<'a> {
+/// A step with its bytes.
+pub enum PreparedStep<'a> {
     /// The first megabyte as it is while the installation runs.
     Clear {
         head: Vec<u8>,
@@ -42,35 +43,44 @@ pub enum Work<'a> {
 }
 
 /// Makes everything that the plan writes, but for the root image, which is large and stays where it is.
-pub fn prepare<'a>(plan: &'a InstallPlan, release: &ReleaseSource) -> Result<Vec<Work<'a>>, ExecuteError> {
+pub fn prepare<'a>(plan: &'a InstallPlan, release: &ReleaseSource) -> Result<Vec<PreparedStep<'a>>, ExecuteError> {
     plan.steps.iter().map(|step| prepare_step(step, plan, release)).collect()
 }
 
-fn prepare_step<'a>(step: &'a Step, plan: &'a InstallPlan, release: &ReleaseSource) -> Result<Work<'a>, ExecuteError> {
+fn prepare_step<'a>(
+    step: &'a Step,
+    plan: &'a InstallPlan,
+    release: &ReleaseSource,
+) -> Result<PreparedStep<'a>, ExecuteError> {
     let partition = |role| plan.layout.partition(role);
     Ok(match step {
-        Step::Clear { version } => Work::Clear { head: head(&[], State::Writing, version, plan) },
-        Step::Root { image, into } => Work::Root { image, into: into.iter().map(|role| partition(*role)).collect() },
+        Step::Clear { version } => PreparedStep::Clear { head: head(&[], State::Writing, version, plan) },
+        Step::Root { image, into } => {
+            PreparedStep::Root { image, into: into.iter().map(|role| partition(*role)).collect() }
+        }
         Step::Boot { volume_id, files } => {
             let partition = partition(Role::Boot);
             let files = boot_files(files, release)?;
             let sector_bytes = plan.layout.sector_bytes;
             let volume = fat::Volume { length: partition.length, sector_bytes, id: *volume_id, label: "COS_BOOT" };
             let image = fat_image(&volume, &files).map_err(|e| ExecuteError::FileSystem(Role::Boot, e.into()))?;
-            Work::FileSystem { partition, image }
+            PreparedStep::FileSystem { partition, image }
         }
         Step::Ext4 { role, uuid, files } => {
             let partition = partition(*role);
-            let image = ext4::folder_of(files).map_err(anyhow::Error::from);
+            let image = ext4::folder_of(files).map_err(ext4::Ext4Error::from);
             let image = image.and_then(|content| ext4::make(partition.length, role.label(), *uuid, content.path()));
-            Work::FileSystem { partition, image: image.map_err(|error| ExecuteError::FileSystem(*role, error))? }
+            PreparedStep::FileSystem {
+                partition,
+                image: image.map_err(|error| ExecuteError::FileSystem(*role, error.into()))?,
+            }
         }
         Step::BiosCore { core } => {
             let partition = partition(Role::Bios);
             let core = bios::core(&release.read(core)?, partition.offset, partition.length)?;
-            Work::BiosCore { partition, core }
+            PreparedStep::BiosCore { partition, core }
         }
-        Step::Verify => Work::Verify,
+        Step::Verify => PreparedStep::Verify,
         Step::Commit { version, boot_code } => {
             let Tables { mut primary, backup, backup_offset } = tables(&plan.layout);
             if let Some(file) = boot_code {
@@ -79,7 +89,7 @@ fn prepare_step<'a>(step: &'a Step, plan: &'a InstallPlan, release: &ReleaseSour
             }
             let head = head(&primary, State::Complete, version, plan);
             let switching = marker(State::Switching, version, plan);
-            Work::Commit { switching, head, tail: backup, tail_offset: backup_offset }
+            PreparedStep::Commit { switching, head, tail: backup, tail_offset: backup_offset }
         }
     })
 }

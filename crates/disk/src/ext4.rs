@@ -1,7 +1,7 @@
 //! An ext4 file system as a sparse temporary file.
 
 use crate::plan::ConfigFile;
-use command::Command;
+use command::{Command, CommandError};
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -12,13 +12,22 @@ use uuid::Uuid;
 /// ext4's largest block, and a multiple of the sectors of any disk we install to.
 const BLOCK_BYTES: u64 = 4096;
 
+/// Why no file system was made.
+#[derive(Debug, thiserror::Error)]
+pub enum Ext4Error {
+    #[error("writing temporary files")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
 /// A folder with these files at its top, each with mode 0600.
 pub fn folder_of(files: &[ConfigFile]) -> io::Result<TempDir> {
     let content = tempfile::tempdir()?;
     for file in files {
         let path = content.path().join(&file.name);
         let mut opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        opened.write_all(file.content.expose().as_bytes())?;
+        opened.write_all(file.content().as_bytes())?;
     }
     Ok(content)
 }
@@ -27,7 +36,7 @@ pub fn folder_of(files: &[ConfigFile]) -> io::Result<TempDir> {
 ///
 /// Inode tables and journal are left to the kernel to clear at the first mount: what an earlier file system left there
 /// carries other checksums, because these are seeded with `uuid`.
-pub fn make(length: u64, label: &str, uuid: Uuid, content: &Path) -> anyhow::Result<NamedTempFile> {
+pub fn make(length: u64, label: &str, uuid: Uuid, content: &Path) -> Result<NamedTempFile, Ext4Error> {
     let image = NamedTempFile::new()?;
     // mke2fs gives the top of the file system the mode of this folder.
     fs::set_permissions(content, Permissions::from_mode(0o755))?;
@@ -48,11 +57,10 @@ pub fn make(length: u64, label: &str, uuid: Uuid, content: &Path) -> anyhow::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Secret;
 
     #[test]
     fn e2fsck_accepts_the_configuration_and_only_root_reads_it() {
-        let file = ConfigFile { name: "cloud-config.yaml".into(), content: Secret::new("hostname: h\n") };
+        let file = ConfigFile::new("cloud-config.yaml", "hostname: h\n");
         let uuid = Uuid::new_v4();
         let content = folder_of(&[file]).unwrap();
         let image = make(64 << 20, "COS_OEM", uuid, content.path()).unwrap();

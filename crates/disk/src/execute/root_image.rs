@@ -3,8 +3,8 @@
 //! A thread of its own does the reading or the hashing, so that the disk is never waiting for the processor; a few
 //! buffers go round between the two, and memory stays the same for any size of image.
 
-use super::buffer::AlignedBuffer;
-use super::target::Target;
+use crate::target::Target;
+use crate::target::buffer::AlignedBuffer;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::io::{self, Read};
 use std::sync::mpsc;
@@ -140,7 +140,7 @@ impl Drainer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::execute::target::Disk;
+    use crate::target::Disk;
 
     #[test]
     fn copies_are_equal_and_their_digest_is_that_of_the_source() {

@@ -8,26 +8,21 @@
 //! 5. The tables are written: the backup, then the primary one, which was held back until here; before and after it the
 //!    marker, which says that a whole table is a complete installation, and then that it is one.
 
-pub mod anew;
-pub mod bios;
-mod buffer;
-mod ext4;
-mod fat;
-pub mod gpt;
-mod image;
-mod root;
+mod prepare;
+pub(crate) mod root_image;
 mod run;
-pub mod target;
-mod work;
+pub(crate) mod sparse;
 
+use crate::bios::BiosError;
+use crate::ext4::Ext4Error;
+use crate::layout::Role;
 use crate::plan::InstallPlan;
-use crate::plan::layout::Role;
+use crate::target::{Disk, Target};
 use protocol::message::Progress;
 use release::{ReleaseError, ReleaseSource};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
-use target::{Disk, Target};
 
 /// What a finished installation tells.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,9 +45,9 @@ pub enum ExecuteError {
     #[error(transparent)]
     Release(#[from] ReleaseError),
     #[error("making the file system {0}")]
-    FileSystem(Role, #[source] anyhow::Error),
+    FileSystem(Role, #[source] FileSystemError),
     #[error("the BIOS boot loader of the release cannot be used")]
-    Bios(#[from] bios::BiosError),
+    Bios(#[from] BiosError),
     #[error("reading the root image {0} from the medium")]
     Source(String, #[source] io::Error),
     #[error(
@@ -65,6 +60,15 @@ pub enum ExecuteError {
     ReadBack { what: String, source: io::Error },
     #[error("{0} reads back differently from what was written: the disk is failing, replace it or choose another")]
     Differs(String),
+}
+
+/// Why a file system could not be made as a file.
+#[derive(Debug, thiserror::Error)]
+pub enum FileSystemError {
+    #[error(transparent)]
+    Fat(#[from] io::Error),
+    #[error(transparent)]
+    Ext4(#[from] Ext4Error),
 }
 
 impl ExecuteError {
@@ -100,8 +104,8 @@ pub fn execute_on(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Installed, ExecuteError> {
     check_target(target, plan)?;
-    let works = work::prepare(plan, release)?;
-    run::run(target, plan, release, &works, progress)
+    let steps = prepare::prepare(plan, release)?;
+    run::run(target, plan, release, &steps, progress)
 }
 
 /// A disk may have been exchanged since it was probed; its length and sector size are what the plan depends on.

@@ -3,7 +3,10 @@
 //! Own code instead of a library, because the tables are the last thing an installation writes and their order on the
 //! disk matters: the bytes have to exist as values before any of them is written.
 
-use crate::plan::layout::{Layout, Partition};
+mod read;
+
+use crate::layout::{Layout, Partition};
+pub use read::{boot_partition, partition_guid, partition_path};
 use uuid::Uuid;
 
 /// Entries in the table; 128 of 128 bytes are the minimum the standard asks for.
@@ -110,13 +113,13 @@ fn protective_mbr(sector_bytes: u32, last: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::layout::{Demand, MIB};
+    use crate::layout::{MIB, Requirements};
     use std::os::unix::fs::FileExt;
     use std::process::Command;
 
     fn layout(sector_bytes: u32, disk_bytes: u64) -> Layout {
-        let demand = Demand { disk_bytes, sector_bytes, root_bytes: 1, minimum_slot_bytes: 64 * MIB };
-        demand.layout(&mut Uuid::new_v4).unwrap()
+        let requirements = Requirements { disk_bytes, sector_bytes, root_bytes: 1, minimum_slot_bytes: 64 * MIB };
+        requirements.layout(&mut Uuid::new_v4).unwrap()
     }
 
     #[test]

@@ -1,29 +1,29 @@
-//! Writes prepared work to the target, in order, and takes the tables away again when something fails.
+//! Writes prepared steps to the target, in order, and removes the partition tables again when something fails.
 
-use super::target::Target;
-use super::work::Work;
-use super::{ExecuteError, Installed, image, root};
+use super::prepare::PreparedStep;
+use super::{ExecuteError, Installed, root_image, sparse};
+use crate::layout::ALIGNMENT;
 use crate::marker;
 use crate::plan::InstallPlan;
-use crate::plan::layout::ALIGNMENT;
+use crate::target::Target;
 use protocol::message::{InstallPhase, Progress};
 use release::{ReleaseFile, ReleaseSource};
 use std::io;
 use std::time::Instant;
 
-/// Carries out `works`. The target is flushed between kinds of work, so that a power cut never leaves something later
+/// Carries out `steps`. The target is flushed between kinds of steps, so that a power cut never leaves something later
 /// on the medium without what comes before it.
 pub fn run(
     target: &mut dyn Target,
     plan: &InstallPlan,
     release: &ReleaseSource,
-    works: &[Work],
+    steps: &[PreparedStep],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Installed, ExecuteError> {
     let mut run = Run { target, plan, release, progress, installed: Installed::default() };
-    for work in works {
-        if let Err(error) = run.perform(work, works) {
-            run.abandon(works);
+    for step in steps {
+        if let Err(error) = run.perform(step, steps) {
+            run.abandon(steps);
             return Err(error);
         }
     }
@@ -39,24 +39,24 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn perform(&mut self, work: &Work, works: &[Work]) -> Result<(), ExecuteError> {
-        match work {
-            Work::Clear { head } => self.clear(head).map_err(writing("the marker")),
-            Work::Root { image, into } => {
+    fn perform(&mut self, step: &PreparedStep, steps: &[PreparedStep]) -> Result<(), ExecuteError> {
+        match step {
+            PreparedStep::Clear { head } => self.clear(head).map_err(writing("the marker")),
+            PreparedStep::Root { image, into } => {
                 let offsets: Vec<u64> = into.iter().map(|partition| partition.offset).collect();
                 self.write_root(image, &offsets)
             }
-            Work::FileSystem { partition, image } => {
+            PreparedStep::FileSystem { partition, image } => {
                 // Nothing is counted here; the numbers stay those of the root image.
                 let bytes = self.installed.bytes;
                 (self.progress)(message(InstallPhase::Configuring, bytes, bytes, partition.role.label()));
-                image::write(image.as_file(), self.target, partition.offset).map_err(writing(partition.role.label()))
+                sparse::write(image.as_file(), self.target, partition.offset).map_err(writing(partition.role.label()))
             }
-            Work::BiosCore { partition, core } => {
+            PreparedStep::BiosCore { partition, core } => {
                 self.target.write_at(partition.offset, &self.whole_sectors(core)).map_err(writing("GRUB for BIOS"))
             }
-            Work::Verify => self.verify(works),
-            Work::Commit { switching, head, tail, tail_offset } => {
+            PreparedStep::Verify => self.verify(steps),
+            PreparedStep::Commit { switching, head, tail, tail_offset } => {
                 self.commit(switching, head, (tail, *tail_offset)).map_err(writing("the partition table"))?;
                 // Only this system's view of the disk: the next one reads the table by itself.
                 if let Err(error) = self.target.announce() {
@@ -84,10 +84,11 @@ impl Run<'_> {
         let source = self.release.open_root()?;
         let progress = &mut *self.progress;
         let report = |bytes| progress(message(InstallPhase::Writing, bytes, total, "root image"));
-        let actual = root::copy(source, image.size, self.target, offsets, report).map_err(|error| match error {
-            root::CopyError::Read(source) => ExecuteError::Source(image.name.clone(), source),
-            root::CopyError::Write(source) => ExecuteError::Write { what: "the root image".into(), source },
-        })?;
+        let actual =
+            root_image::copy(source, image.size, self.target, offsets, report).map_err(|error| match error {
+                root_image::CopyError::Read(source) => ExecuteError::Source(image.name.clone(), source),
+                root_image::CopyError::Write(source) => ExecuteError::Write { what: "the root image".into(), source },
+            })?;
         if actual != image.sha256 {
             let (name, expected) = (image.name.clone(), image.sha256.clone());
             return Err(ExecuteError::SourceDigest { name, expected, actual });
@@ -98,33 +99,33 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn verify(&mut self, works: &[Work]) -> Result<(), ExecuteError> {
+    fn verify(&mut self, steps: &[PreparedStep]) -> Result<(), ExecuteError> {
         let started = Instant::now();
         self.target.flush().map_err(writing("the file systems"))?;
         let mut before = 0;
-        let total = works.iter().map(root_bytes).sum();
-        for work in works {
-            match work {
-                Work::Root { image, into } => {
+        let total = steps.iter().map(root_bytes).sum();
+        for step in steps {
+            match step {
+                PreparedStep::Root { image, into } => {
                     for partition in into {
                         let progress = &mut *self.progress;
                         let label = partition.role.label();
                         let report = |bytes| progress(message(InstallPhase::Verifying, before + bytes, total, label));
-                        let actual = root::digest(self.target, partition.offset, image.size, report);
+                        let actual = root_image::digest(self.target, partition.offset, image.size, report);
                         if actual.map_err(reading_back(label))? != image.sha256 {
                             return Err(ExecuteError::Differs(label.into()));
                         }
                         before += image.size;
                     }
                 }
-                Work::FileSystem { partition, image } => {
+                PreparedStep::FileSystem { partition, image } => {
                     let label = partition.role.label();
-                    let same = image::compare(image.as_file(), self.target, partition.offset);
+                    let same = sparse::compare(image.as_file(), self.target, partition.offset);
                     if !same.map_err(reading_back(label))? {
                         return Err(ExecuteError::Differs(label.into()));
                     }
                 }
-                Work::BiosCore { partition, core } => {
+                PreparedStep::BiosCore { partition, core } => {
                     let expected = self.whole_sectors(core);
                     let mut actual = vec![0; expected.len()];
                     let what = "GRUB for BIOS";
@@ -133,7 +134,7 @@ impl Run<'_> {
                         return Err(ExecuteError::Differs(what.into()));
                     }
                 }
-                Work::Clear { .. } | Work::Verify | Work::Commit { .. } => {}
+                PreparedStep::Clear { .. } | PreparedStep::Verify | PreparedStep::Commit { .. } => {}
             }
         }
         self.installed.verifying = started.elapsed();
@@ -155,9 +156,9 @@ impl Run<'_> {
     }
 
     /// As much as a failing disk allows: no table at either end, and the marker that lets the next attempt begin.
-    fn abandon(&mut self, works: &[Work]) {
-        for work in works {
-            if let Work::Clear { head } = work
+    fn abandon(&mut self, steps: &[PreparedStep]) {
+        for step in steps {
+            if let PreparedStep::Clear { head } = step
                 && let Err(error) = self.clear(head)
             {
                 tracing::warn!("clearing the partition table of {}: {error}", self.plan.target.display());
@@ -172,9 +173,9 @@ impl Run<'_> {
     }
 }
 
-fn root_bytes(work: &Work) -> u64 {
-    match work {
-        Work::Root { image, into } => image.size * into.len() as u64,
+fn root_bytes(step: &PreparedStep) -> u64 {
+    match step {
+        PreparedStep::Root { image, into } => image.size * into.len() as u64,
         _ => 0,
     }
 }

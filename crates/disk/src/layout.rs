@@ -106,9 +106,9 @@ pub struct Layout {
     pub partitions: Vec<Partition>,
 }
 
-/// What a layout is made for.
+/// The disk and the release that a layout is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demand {
+pub struct Requirements {
     pub disk_bytes: u64,
     /// 512 or 4096.
     pub sector_bytes: u32,
@@ -127,7 +127,7 @@ pub enum LayoutError {
     SectorSize(u32),
 }
 
-impl Demand {
+impl Requirements {
     fn smallest_slot(&self) -> u64 {
         self.root_bytes.max(self.minimum_slot_bytes).next_multiple_of(ALIGNMENT)
     }
@@ -222,9 +222,9 @@ mod tests {
         }
     }
 
-    fn demand() -> impl Strategy<Value = Demand> {
+    fn requirements() -> impl Strategy<Value = Requirements> {
         (0u64..8 << 40, prop_oneof![Just(512), Just(4096)], 1u64..2 * GIB, 0u64..4 * GIB).prop_map(
-            |(disk_bytes, sector_bytes, root_bytes, minimum_slot_bytes)| Demand {
+            |(disk_bytes, sector_bytes, root_bytes, minimum_slot_bytes)| Requirements {
                 disk_bytes,
                 sector_bytes,
                 root_bytes,
@@ -235,11 +235,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn partitions_are_aligned_in_bounds_and_apart(demand in demand()) {
-            let layout = match demand.layout(&mut counting()) {
+        fn partitions_are_aligned_in_bounds_and_apart(wanted in requirements()) {
+            let layout = match wanted.layout(&mut counting()) {
                 Ok(layout) => layout,
                 Err(error) => {
-                    prop_assert!(demand.disk_bytes < demand.smallest_disk(), "{error}");
+                    prop_assert!(wanted.disk_bytes < wanted.smallest_disk(), "{error}");
                     return Ok(());
                 }
             };
@@ -249,28 +249,29 @@ mod tests {
                 prop_assert!(partition.length > 0 && partition.length % ALIGNMENT == 0);
                 free += partition.length;
             }
-            prop_assert!(free + ALIGNMENT <= demand.disk_bytes);
+            prop_assert!(free + ALIGNMENT <= wanted.disk_bytes);
             for role in [Role::StateA, Role::StateB, Role::Recovery] {
                 let slot = layout.partition(role).length;
-                prop_assert!(slot >= demand.root_bytes.max(demand.minimum_slot_bytes));
+                prop_assert!(slot >= wanted.root_bytes.max(wanted.minimum_slot_bytes));
             }
             prop_assert!(layout.partition(Role::Persistent).length >= MINIMUM_PERSISTENT_BYTES);
         }
 
         #[test]
-        fn the_smallest_disk_fits_and_one_byte_less_does_not(mut demand in demand()) {
-            demand.disk_bytes = demand.smallest_disk();
-            prop_assert!(demand.layout(&mut counting()).is_ok());
-            demand.disk_bytes -= 1;
-            prop_assert!(demand.layout(&mut counting()).is_err());
+        fn the_smallest_disk_fits_and_one_byte_less_does_not(mut wanted in requirements()) {
+            wanted.disk_bytes = wanted.smallest_disk();
+            prop_assert!(wanted.layout(&mut counting()).is_ok());
+            wanted.disk_bytes -= 1;
+            prop_assert!(wanted.layout(&mut counting()).is_err());
         }
     }
 
     #[test]
     fn slots_grow_with_the_disk_up_to_a_limit() {
         let slot = |disk_bytes| {
-            let demand = Demand { disk_bytes, sector_bytes: 512, root_bytes: 60 * MIB, minimum_slot_bytes: 128 * MIB };
-            demand.layout(&mut counting()).unwrap().partition(Role::StateA).length
+            let requirements =
+                Requirements { disk_bytes, sector_bytes: 512, root_bytes: 60 * MIB, minimum_slot_bytes: 128 * MIB };
+            requirements.layout(&mut counting()).unwrap().partition(Role::StateA).length
         };
         assert_eq!(slot(GIB), 128 * MIB);
         assert_eq!(slot(8 * GIB), 409 * MIB);
@@ -279,10 +280,11 @@ mod tests {
 
     #[test]
     fn a_refusal_says_how_much_is_needed() {
-        let demand = Demand { disk_bytes: GIB / 2, sector_bytes: 512, root_bytes: 1, minimum_slot_bytes: 256 * MIB };
-        let error = demand.layout(&mut counting()).unwrap_err().to_string();
+        let requirements =
+            Requirements { disk_bytes: GIB / 2, sector_bytes: 512, root_bytes: 1, minimum_slot_bytes: 256 * MIB };
+        let error = requirements.layout(&mut counting()).unwrap_err().to_string();
         assert_eq!(error, "it has 512.0 MiB; this release needs at least 1.3 GiB");
-        let odd = Demand { sector_bytes: 520, disk_bytes: 8 * GIB, ..demand };
+        let odd = Requirements { sector_bytes: 520, disk_bytes: 8 * GIB, ..requirements };
         assert_eq!(odd.layout(&mut counting()), Err(LayoutError::SectorSize(520)));
     }
 }

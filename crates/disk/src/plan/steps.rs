@@ -1,11 +1,12 @@
 //! The steps of an installation as values, in the order in which they are carried out.
 
-use super::layout::{Layout, Role};
-use crate::arguments_file;
+use super::Request;
+use crate::args_cfg;
 use crate::grubenv::{self, GrubEnv};
-use crate::settings::{Secret, Settings};
+use crate::layout::{Layout, Role};
 use release::{ReleaseFile, ReleaseManifest};
 use serde::{Serialize, Serializer};
+use std::fmt;
 use uuid::Uuid;
 
 /// One kind of effect on the disk.
@@ -45,16 +46,33 @@ pub enum Content {
     Text(String),
 }
 
-/// A file at the top of a file system of ours, mode 0600.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A file at the top of a file system of ours, mode 0600. It may hold secrets: neither `Debug` nor the serialized form
+/// shows its content.
+#[derive(Clone, PartialEq, Serialize)]
 pub struct ConfigFile {
     pub name: String,
     #[serde(serialize_with = "length_only")]
-    pub content: Secret,
+    content: String,
 }
 
-fn length_only<S: Serializer>(content: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{} bytes", content.expose().len()))
+impl ConfigFile {
+    pub fn new(name: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { name: name.into(), content: content.into() }
+    }
+
+    pub fn content(&self) -> &str {
+        &self.content
+    }
+}
+
+impl fmt::Debug for ConfigFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes)", self.name, self.content.len())
+    }
+}
+
+fn length_only<S: Serializer>(content: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{} bytes", content.len()))
 }
 
 /// What the signed GRUB reads first, on the partition it was loaded from. The search is for firmware that does not say
@@ -66,20 +84,19 @@ configfile ($root)/grub/grub.cfg
 ";
 
 pub(super) fn steps(
-    settings: &Settings,
+    request: &Request,
     release: &ReleaseManifest,
     layout: &Layout,
-    configuration: Vec<ConfigFile>,
     ids: &mut dyn FnMut() -> Uuid,
 ) -> Vec<Step> {
     let version = release.version.clone();
     // GRUB's BIOS loader counts in sectors of 512 bytes.
-    let bios = !*settings.force_efi && layout.sector_bytes == 512;
+    let bios = !*request.uefi_only && layout.sector_bytes == 512;
     let mut steps = vec![
         Step::Clear { version: version.clone() },
         Step::Root { image: release.root.clone(), into: vec![Role::StateA, Role::Recovery] },
-        Step::Boot { volume_id: ids().as_fields().0, files: boot_files(settings, release, layout) },
-        Step::Ext4 { role: Role::Oem, uuid: ids(), files: configuration },
+        Step::Boot { volume_id: ids().as_fields().0, files: boot_files(request, release, layout) },
+        Step::Ext4 { role: Role::Oem, uuid: ids(), files: request.configuration.clone() },
         Step::Ext4 { role: Role::Persistent, uuid: ids(), files: Vec::new() },
     ];
     if bios {
@@ -90,7 +107,7 @@ pub(super) fn steps(
     steps
 }
 
-fn boot_files(settings: &Settings, release: &ReleaseManifest, layout: &Layout) -> Vec<BootFile> {
+fn boot_files(request: &Request, release: &ReleaseManifest, layout: &Layout) -> Vec<BootFile> {
     let file = |path: &str, content| BootFile { path: path.into(), content };
     let from_release = |path: &str, from: &ReleaseFile| file(path, Content::Release(from.clone()));
     let boot = &release.boot;
@@ -103,7 +120,7 @@ fn boot_files(settings: &Settings, release: &ReleaseManifest, layout: &Layout) -
         file(grubenv::PATH, Content::Text(environment())),
     ];
     for (folder, mode, role) in [("A", "system", Role::StateA), ("R", "recovery", Role::Recovery)] {
-        let arguments = slot_arguments(settings, release, layout, folder, mode, role);
+        let arguments = slot_arguments(request, release, layout, folder, mode, role);
         files.extend([
             from_release(&format!("{folder}/vmlinuz"), &release.kernel),
             from_release(&format!("{folder}/initrd"), &release.initrd),
@@ -120,7 +137,7 @@ fn environment() -> String {
 
 /// What `grub.cfg` sources before it starts a slot.
 fn slot_arguments(
-    settings: &Settings,
+    request: &Request,
     release: &ReleaseManifest,
     layout: &Layout,
     slot: &str,
@@ -136,36 +153,34 @@ fn slot_arguments(
     }
     // The last console is the one that init's messages go to.
     let plain = |tty: &&String| tty.bytes().all(|b| b.is_ascii_alphanumeric() || b == b',');
-    if let Some(tty) = settings.tty.as_ref().filter(plain) {
+    if let Some(tty) = request.console.as_ref().filter(plain) {
         arguments.push_str(&format!(" console={tty}"));
     }
-    arguments_file::write(&arguments)
+    args_cfg::write(&arguments)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::{blank_disk, plan_for};
-    use crate::settings::{Setting, Source};
-    use cloud_config::CloudConfig;
+    use crate::fixtures::{blank_disk, plan_for};
+    use crate::plan::Choice;
 
-    fn steps_with(settings: &Settings) -> (Vec<Step>, Layout) {
-        let plan = plan_for(blank_disk("/dev/vda"), settings, &CloudConfig::default()).unwrap();
+    fn steps_with(request: &Request) -> (Vec<Step>, Layout) {
+        let plan = plan_for(blank_disk("/dev/vda"), request).unwrap();
         (plan.steps, plan.layout)
     }
 
     #[test]
     fn the_tables_come_last_and_after_reading_everything_back() {
-        let (steps, _) = steps_with(&Settings::default());
+        let (steps, _) = steps_with(&Request::default());
         assert!(matches!(steps.first(), Some(Step::Clear { .. })));
         assert!(matches!(steps[steps.len() - 2..], [Step::Verify, Step::Commit { boot_code: Some(_), .. }]));
     }
 
     #[test]
     fn each_slot_names_its_own_partition() {
-        let settings =
-            Settings { tty: Setting::new(Some("ttyS0,115200".into()), Source::Medium), ..Settings::default() };
-        let (steps, layout) = steps_with(&settings);
+        let request = Request { console: Some("ttyS0,115200".into()), ..Request::default() };
+        let (steps, layout) = steps_with(&request);
         let files = steps.iter().find_map(|step| match step {
             Step::Boot { files, .. } => Some(files),
             _ => None,
@@ -187,8 +202,8 @@ mod tests {
 
     #[test]
     fn a_machine_that_shall_start_by_uefi_gets_no_bios_code() {
-        let settings = Settings { force_efi: Setting::new(true, Source::Flag), ..Settings::default() };
-        let (steps, _) = steps_with(&settings);
+        let request = Request { uefi_only: Choice::new(true, "the command line"), ..Request::default() };
+        let (steps, _) = steps_with(&request);
         assert!(!steps.iter().any(|step| matches!(step, Step::BiosCore { .. })));
         assert!(matches!(steps.last(), Some(Step::Commit { boot_code: None, .. })));
     }

@@ -1,0 +1,72 @@
+//! A disk as a probe describes it: what a plan is made on.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+/// A whole disk (no partition, no loop device, no CD drive), eligible or not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskDescription {
+    /// Kernel name, such as `/dev/vda`.
+    pub path: String,
+    pub size_bytes: u64,
+    /// 512 or 4096; the unit of the partition table.
+    pub logical_sector_bytes: u32,
+    pub model: String,
+    pub serial: String,
+    /// World-wide name, such as `naa.5000c500a1b2c3d4` or `eui.0025388b71b2c3d4`; empty if there is none.
+    pub wwn: String,
+    /// Links that udev made for the disk, such as `/dev/disk/by-id/virtio-S1`. Sorted.
+    pub links: Vec<String>,
+    /// Whether it is attached by USB.
+    pub usb: bool,
+    /// Loadable kernel modules that drive the disk and every device on the way to it. Sorted.
+    pub modules: Vec<String>,
+    pub read_only: bool,
+    /// Whether it has moving parts.
+    #[serde(skip)]
+    pub rotational: bool,
+    /// Whether its medium can be taken out.
+    #[serde(skip)]
+    pub removable: bool,
+    /// Whether the running system was started from it: never a target.
+    pub is_boot_medium: bool,
+    /// What stands on the disk, in words: partition tables, file systems and their labels. Empty means blank, or
+    /// `unfinished`.
+    pub content: Vec<String>,
+    /// Whether an installation of ours began on the disk and never ended, and nothing else is there.
+    pub unfinished: bool,
+    /// The complete system of ours that the disk holds, for whichever machine.
+    pub installed: Option<InstalledSystem>,
+    /// Mount points that the disk or one of its partitions has now.
+    pub mounted: Vec<String>,
+    /// Kernel names of what is built on the disk or one of its partitions, such as `md127`. Sorted.
+    pub holders: Vec<String>,
+}
+
+/// A complete system of ours on a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstalledSystem {
+    /// Of the release that was installed; an upgrade since then does not change it.
+    pub version: String,
+    /// The machine that it was installed for, if the marker names one.
+    #[serde(skip)]
+    pub identity: Option<String>,
+    pub boot: BootPartition,
+}
+
+/// COS_BOOT as firmware and kernel find it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootPartition {
+    /// Kernel name, such as `/dev/vda2`.
+    pub path: String,
+    /// Place in the partition table, from 1.
+    pub number: u32,
+    /// In sectors of the disk.
+    pub first_sector: u64,
+    pub sectors: u64,
+    /// The partition's own GUID, new with each installation.
+    pub guid: Uuid,
+}

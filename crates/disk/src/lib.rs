@@ -1,0 +1,19 @@
+//! An installation as a plan for a disk or a disk image, and its execution.
+
+pub mod args_cfg;
+pub mod bios;
+pub mod description;
+pub mod execute;
+mod ext4;
+mod fat;
+#[doc(hidden)]
+pub mod fixtures;
+pub mod gpt;
+pub mod grubenv;
+pub mod layout;
+pub mod marker;
+pub mod plan;
+pub mod rewrite;
+pub mod target;
+
+pub use description::DiskDescription;

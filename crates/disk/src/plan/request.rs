@@ -1,0 +1,130 @@
+//! What a plan is made for: the request and the machine.
+
+use super::ConfigFile;
+use crate::DiskDescription;
+use crate::description::InstalledSystem;
+use serde::Serialize;
+use std::ops::Deref;
+
+/// What an installation was asked for. This crate does not know where settings come from: a [`Choice`] brings the words for
+/// its messages.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The disk, by its path or by one of its links.
+    pub device: Choice<Option<String>>,
+    /// The properties of the disk, where `device` names none.
+    pub selector: Choice<DeviceSelector>,
+    /// The present content of the disk may be destroyed.
+    pub wipe: bool,
+    /// A person at the console typed the name of the disk: even this machine's own system may be erased.
+    pub erase_own_system: bool,
+    /// The system is for UEFI alone, without boot code for BIOS.
+    pub uefi_only: Choice<bool>,
+    /// Keep the partitions that are there.
+    pub keep_partitions: Choice<bool>,
+    /// Console of the installed system, such as `ttyS0` or `ttyS0,115200`.
+    pub console: Option<String>,
+    /// Power off after the installation instead of rebooting.
+    pub power_off: bool,
+    /// The files at the top of COS_OEM.
+    pub configuration: Vec<ConfigFile>,
+    /// What the plan warns of, beside its own warnings.
+    pub warnings: Vec<String>,
+}
+
+/// A value and where it came from, in words that fit into "from the kernel command line".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice<T> {
+    pub value: T,
+    pub origin: String,
+}
+
+impl<T> Choice<T> {
+    pub fn new(value: T, origin: impl Into<String>) -> Self {
+        Self { value, origin: origin.into() }
+    }
+}
+
+impl<T> Deref for Choice<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// Properties the target must have; all that are given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceSelector {
+    /// Name below `/dev/disk/by-id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Part of the model, any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// In bytes, inclusive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_size: Option<u64>,
+    /// In bytes, inclusive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<u64>,
+}
+
+impl DeviceSelector {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The machine, as far as an installation depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Host<'a> {
+    /// As `uname -m` prints it; empty where it is unknown.
+    pub architecture: &'a str,
+    /// Whether the machine was started by BIOS and not by UEFI.
+    pub is_bios: bool,
+    pub disks: &'a [DiskDescription],
+    /// The names that an installation marker may use for this machine, the name for a new marker first. Empty while no
+    /// identity is known.
+    pub identities: &'a [String],
+}
+
+impl<'a> Host<'a> {
+    /// The disks that hold this machine's own system, complete: they are started, and never written to unless somebody
+    /// asks for exactly that. Where the marker or the machine has no identity, the marker alone decides.
+    pub fn own_systems(self) -> impl Iterator<Item = (&'a DiskDescription, &'a InstalledSystem)> {
+        let usable = self.disks.iter().filter(|disk| !disk.is_boot_medium);
+        usable.filter_map(|disk| Some((disk, disk.installed.as_ref()?))).filter(move |(_, system)| self.owns(system))
+    }
+
+    fn owns(self, system: &InstalledSystem) -> bool {
+        self.identities.is_empty() || system.identity.as_ref().is_none_or(|name| self.identities.contains(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_the_machines_own_unless_its_marker_names_another_machine() {
+        let own = |marker: Option<&str>, machine: &[&str], is_boot_medium| {
+            let installed = Some(InstalledSystem { identity: marker.map(str::to_owned), ..InstalledSystem::default() });
+            let disks = [
+                DiskDescription::default(),
+                DiskDescription { installed, is_boot_medium, ..DiskDescription::default() },
+            ];
+            let identities: Vec<String> = machine.iter().map(|name| (*name).to_owned()).collect();
+            Host { architecture: "", is_bios: false, disks: &disks, identities: &identities }.own_systems().count()
+        };
+        assert_eq!(own(Some("tpm:a"), &["tpm:a"], false), 1);
+        assert_eq!(own(Some("secret:b"), &["tpm:a", "secret:b"], false), 1);
+        assert_eq!(own(Some("tpm:a"), &["tpm:b"], false), 0);
+        assert_eq!(own(None, &["tpm:a"], false), 1, "a marker without an identity");
+        assert_eq!(own(Some("tpm:a"), &[], false), 1, "a machine without an identity");
+        assert_eq!(own(Some("tpm:a"), &["tpm:a"], true), 0, "the medium");
+    }
+}
