@@ -6,7 +6,6 @@ pub mod commands;
 pub mod console;
 pub mod exit_code;
 pub mod installed;
-pub mod machine;
 pub mod provision;
 pub mod session;
 pub mod settings;

@@ -70,7 +70,7 @@ fn dmidecode_reads_the_same_fields() {
         let dump = paths::workspace().join("installer/testdata").join(name);
         let theirs = succeeds("dmidecode", &["--from-dump", dump.to_str().unwrap()]);
         // Where dmidecode puts the structure table in a dump.
-        let ours = installer::machine::smbios::parse(fs::read(&dump).unwrap()[0x20..].to_vec());
+        let ours = machine::smbios::parse(fs::read(&dump).unwrap()[0x20..].to_vec());
         for (section, fields) in &ours.0 {
             for (field, value) in fields {
                 assert_eq!(in_dmidecode(&theirs, section, field).as_deref(), Some(&*ascii(value)), "{section}/{field}");

@@ -6,12 +6,12 @@
 use crate::boot::efi::{self, Place};
 use crate::boot::kexec;
 use crate::console::{self, Milestone, announce};
-use crate::machine::Machine;
 use anyhow::{Context, Result};
 use command::Command;
 use disk::DiskDescription;
 use disk::description::InstalledSystem;
 use disk::plan::InstallPlan;
+use machine::Machine;
 use protocol::hardware::FirmwareKind;
 use std::fs;
 use std::path::Path;

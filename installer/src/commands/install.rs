@@ -14,7 +14,6 @@ use crate::console::questions::{self, Terminal, is_public_key};
 use crate::console::{self, Milestone, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::installed::files::MEDIUM_RELEASE;
-use crate::machine::Machine;
 use crate::session::identity::Identity;
 use crate::session::relay::Relay;
 use crate::session::websocket::WebSocketTransport;
@@ -27,6 +26,7 @@ use command::Command;
 use disk::plan::{InstallPlan, plan};
 use disk_watch::DiskWatch;
 use job::{InstallError, Job};
+use machine::Machine;
 use protocol::hardware::FirmwareKind;
 use protocol::message::{Done, Failure};
 use release::read_manifest;
@@ -196,7 +196,7 @@ fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root
 
 fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Output) -> anyhow::Result<()> {
     gathered.left_out().iter().for_each(console::note);
-    let (manifest, _) = release::read_manifest(release).context("reading the release")?;
+    let (manifest, _) = read_manifest(release).context("reading the release")?;
     let request = request::request(gathered.settings(), gathered.cloud_config());
     let plan = plan(&request, machine.host(), &manifest, Uuid::new_v4);
     let plan = plan.or_exit(ExitCode::NoTarget).context("planning the installation")?;

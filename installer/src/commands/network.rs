@@ -1,7 +1,7 @@
 //! Waits for the network by itself: systemd's own target comes seconds later, and not at all without a cable.
 
 use crate::console;
-use crate::machine::addresses::addresses;
+use machine::addresses::addresses;
 use protocol::hardware::Address;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};

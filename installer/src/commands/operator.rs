@@ -2,14 +2,14 @@
 
 use crate::console::{self, Milestone, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
-use crate::machine::Machine;
-use crate::machine::addresses::addresses;
 use crate::session::identity::{Identity, SecretIdentity};
 use crate::session::websocket::{WebSocketConnection, WebSocketTransport};
 use crate::session::{Exchange, ExchangeError, with_retries};
 use crate::settings::{Secret, Settings};
 use anyhow::Context;
 use attest::{DeviceTpm, TpmError, TpmIdentity};
+use machine::Machine;
+use machine::addresses::addresses;
 use protocol::message::{Config, MachineReport};
 use std::path::PathBuf;
 use std::time::Duration;

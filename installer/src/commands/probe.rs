@@ -2,11 +2,11 @@
 
 use crate::cli::{Output, ProbeOptions};
 use crate::console::{self, chain};
-use crate::machine::Machine;
-use crate::machine::addresses::addresses;
 use attest::{DeviceTpm, Tpm, tpm_hash};
 use disk::DiskDescription;
 use disk::layout::Size;
+use machine::Machine;
+use machine::addresses::addresses;
 use protocol::hardware::FirmwareKind;
 use serde_json::json;
 use std::path::Path;

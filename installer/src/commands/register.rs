@@ -5,9 +5,9 @@ use crate::cli::{Output, RegisterOptions};
 use crate::console;
 use crate::console::log;
 use crate::exit_code::{ExitCode, OrExit};
-use crate::machine::Machine;
 use crate::settings::Gathered;
 use anyhow::Context;
+use machine::Machine;
 use serde_json::json;
 use std::path::Path;
 

@@ -10,7 +10,6 @@ use crate::installed::issue;
 use crate::installed::operator_settings::{self, Kept, by_either};
 use crate::installed::reinstall;
 use crate::installed::status::{LAST_REPORT, LastReport, Status};
-use crate::machine::addresses::addresses;
 use crate::provision::join;
 use crate::session::identity::Identity;
 use crate::session::websocket::WebSocketTransport;
@@ -18,6 +17,7 @@ use crate::session::{Exchange, ExchangeError};
 use crate::settings::sources::INSTALLED_FILE;
 use crate::settings::{Gathered, Layer, Source};
 use anyhow::Context;
+use machine::addresses::addresses;
 use protocol::message::{Done, FromMachine, OsReport, Recorded, Slot};
 use protocol::{Join, OperatorSettings, SettingsRevision};
 use std::path::Path;
@@ -156,8 +156,8 @@ fn remember(path: &Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::installed::status::BootState;
-    use crate::machine::BootMode;
     use disk::grubenv::{GrubEnv, SlotBoot, SlotState};
+    use machine::BootMode;
     use std::fs::{create_dir_all, write};
 
     #[test]

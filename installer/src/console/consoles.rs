@@ -1,78 +1,27 @@
 //! All consoles of a machine, its screen and its serial ports: what is said appears on each of them, and a question is
 //! asked on each of them. None of them is waited for: each has a bounded buffer and a thread of its own that writes.
 
-use crate::machine::sysfs;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{
-    BaudRate, ControlFlags, FlushArg, InputFlags, LocalFlags, OutputFlags, SetArg, cfsetspeed, tcdrain, tcflush,
-    tcgetattr, tcsetattr,
-};
-use std::collections::{BTreeMap, VecDeque};
+mod input;
+mod page;
+mod screen;
+
+use input::first_line;
+use machine::consoles::{kernel_consoles, names};
+use nix::sys::termios::{FlushArg, LocalFlags, SetArg, tcflush, tcgetattr, tcsetattr};
+pub use page::Heading;
+use page::{Page, rows};
+use screen::{Screen, prepare};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// The size of a serial terminal; a screen has at least that.
-const COLUMNS: usize = 80;
-/// The heading is repeated after so many rows: a terminal of 24 shows one wherever it was scrolled to.
-const ROWS_PER_HEADING: usize = 20;
-/// What one console may be behind. At 115,200 baud this takes six seconds.
-const BUFFER: usize = 64 << 10;
-/// Longest line that is taken as an answer; an SSH key of RSA has 700 characters. The kernel's own limit is 4095.
-const LONGEST_ANSWER: usize = 4096;
 
 /// Where to talk to people.
 pub struct Consoles {
     screens: Vec<Screen>,
     page: Mutex<Page>,
-}
-
-/// One of them.
-struct Screen {
-    /// Below /dev.
-    name: String,
-    tty: Arc<File>,
-    output: Arc<Output>,
-}
-
-/// What is still to be written to one console.
-#[derive(Default)]
-struct Output {
-    pending: Mutex<Pending>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Pending {
-    bytes: VecDeque<u8>,
-    /// The last bytes that were taken are not all on the console yet.
-    is_writing: bool,
-    /// The console is gone.
-    is_closed: bool,
-}
-
-/// The parts of the line that is repeated above what is said, in its order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Heading {
-    /// What this is.
-    System,
-    Machine,
-    Address,
-}
-
-/// What all consoles show.
-#[derive(Default)]
-struct Page {
-    heading: BTreeMap<Heading, String>,
-    rows_since_heading: usize,
-    /// The last line has no end yet: a progress bar or a question.
-    line_is_open: bool,
 }
 
 impl Consoles {
@@ -173,205 +122,6 @@ impl Consoles {
     }
 }
 
-impl Page {
-    fn compose(&mut self, text: &str) -> String {
-        let mut shown = String::new();
-        if std::mem::take(&mut self.line_is_open) {
-            shown.push('\n');
-        }
-        let text = text.trim_end_matches('\n');
-        let rows: usize = text.split('\n').map(rows).sum();
-        if !self.heading.is_empty()
-            && (self.rows_since_heading == 0 || self.rows_since_heading + rows > ROWS_PER_HEADING)
-        {
-            shown.push_str(&heading(&self.heading));
-            self.rows_since_heading = 1;
-        }
-        self.rows_since_heading += rows;
-        shown.push_str(text);
-        shown.push('\n');
-        shown
-    }
-}
-
-/// `--- RancherOS 0.1.0 installer | Acme Anvil, serial S-1 | eth0 10.0.2.15 -----`, one column less than a row.
-fn heading(parts: &BTreeMap<Heading, String>) -> String {
-    let parts: Vec<&str> = parts.values().map(String::as_str).collect();
-    let text: String = format!("--- {} ", parts.join(" | ")).chars().take(COLUMNS - 2).collect();
-    format!("{text:-<width$}\n", width = COLUMNS - 1)
-}
-
-fn rows(line: &str) -> usize {
-    line.chars().count().div_ceil(COLUMNS).max(1)
-}
-
-impl Screen {
-    fn begin(name: String, tty: File) -> Self {
-        let (tty, output) = (Arc::new(tty), Arc::new(Output::default()));
-        let (to, from) = (Arc::clone(&tty), Arc::clone(&output));
-        // Without a thread this console stays dark; the others do not.
-        let started = thread::Builder::new().name(name.clone()).spawn(move || from.write_to(&to));
-        if started.is_err() {
-            output.close();
-        }
-        Self { name, tty, output }
-    }
-}
-
-impl Output {
-    fn push(&self, bytes: &[u8]) {
-        let mut pending = lock(&self.pending);
-        if pending.is_closed {
-            return;
-        }
-        if pending.bytes.len() + bytes.len() > BUFFER {
-            // The newest text says how things are.
-            pending.bytes.clear();
-            pending.bytes.extend(b"\n(This console was too slow; some lines are missing here.)\n");
-        }
-        pending.bytes.extend(bytes);
-        self.changed.notify_all();
-    }
-
-    fn write_to(&self, tty: &File) {
-        while let Some(bytes) = self.take() {
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                match nix::unistd::write(tty, rest) {
-                    Ok(written) => rest = &rest[written..],
-                    Err(Errno::EINTR) => {}
-                    Err(Errno::EAGAIN) => {
-                        // An error here is one of the next write as well.
-                        let _ = poll(&mut [PollFd::new(tty.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
-                    }
-                    Err(_) => return self.close(),
-                }
-            }
-            // Only this thread waits. What cannot be waited for was written all the same.
-            let _ = tcdrain(tty);
-            lock(&self.pending).is_writing = false;
-            self.changed.notify_all();
-        }
-    }
-
-    fn take(&self) -> Option<Vec<u8>> {
-        let pending = lock(&self.pending);
-        let idle = |pending: &mut Pending| pending.bytes.is_empty() && !pending.is_closed;
-        let mut pending = self.changed.wait_while(pending, idle).unwrap_or_else(PoisonError::into_inner);
-        pending.is_writing = true;
-        let length = pending.bytes.len().min(1024);
-        (!pending.is_closed).then(|| pending.bytes.drain(..length).collect())
-    }
-
-    fn close(&self) {
-        let mut pending = lock(&self.pending);
-        (pending.is_closed, pending.is_writing) = (true, false);
-        pending.bytes.clear();
-        self.changed.notify_all();
-    }
-
-    fn wait(&self, deadline: Instant) {
-        let pending = lock(&self.pending);
-        let left = deadline.saturating_duration_since(Instant::now());
-        let busy = |pending: &mut Pending| pending.is_writing || !pending.bytes.is_empty();
-        drop(self.changed.wait_timeout_while(pending, left, busy));
-    }
-}
-
-/// Waits for input on any of the consoles; gives the line when one is whole. `None`: none of them can be read from, or it
-/// is late.
-fn first_line<'a>(
-    listening: &mut Vec<(&'a Screen, Vec<u8>)>,
-    deadline: Option<Instant>,
-) -> Option<Option<(&'a Screen, String)>> {
-    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
-    let mut ready: Vec<PollFd> =
-        listening.iter().map(|(screen, _)| PollFd::new(screen.tty.as_fd(), PollFlags::POLLIN)).collect();
-    match poll(&mut ready, timeout) {
-        Err(Errno::EINTR) => return Some(None),
-        Err(_) | Ok(0) => return None,
-        Ok(_) => {}
-    }
-    let events: Vec<PollFlags> = ready.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
-    let mut answer = None;
-    let mut events = events.into_iter();
-    listening.retain_mut(|(screen, begun)| {
-        let event = events.next().unwrap_or(PollFlags::empty());
-        if event.is_empty() || answer.is_some() {
-            return true;
-        }
-        let mut buffer = [0; LONGEST_ANSWER];
-        match nix::unistd::read(&screen.tty, &mut buffer) {
-            Ok(0) => !event.contains(PollFlags::POLLHUP),
-            Ok(length) => {
-                begun.extend(&buffer[..length.min(LONGEST_ANSWER.saturating_sub(begun.len()))]);
-                if buffer[..length].ends_with(b"\n") {
-                    answer = Some((*screen, typed(&std::mem::take(begun))));
-                }
-                true
-            }
-            Err(Errno::EAGAIN | Errno::EINTR) => true,
-            Err(_) => false,
-        }
-    });
-    (!listening.is_empty()).then_some(answer)
-}
-
-/// The line that was meant. The kernel edits with the terminal's erase key; some terminals send the other one.
-fn typed(line: &[u8]) -> String {
-    let mut text = String::new();
-    for character in String::from_utf8_lossy(line).chars() {
-        match character {
-            '\u{8}' | '\u{7f}' => drop(text.pop()),
-            '\r' | '\n' => {}
-            other => text.push(other),
-        }
-    }
-    text
-}
-
-/// Sets a terminal up for lines: edited by the kernel, shown as they are typed, never stopped by the other end.
-fn prepare(tty: &File, is_unused_port: bool) -> io::Result<()> {
-    let mut settings = tcgetattr(tty)?;
-    settings.input_flags = InputFlags::ICRNL | InputFlags::IGNBRK | InputFlags::IGNPAR;
-    settings.output_flags = OutputFlags::OPOST | OutputFlags::ONLCR;
-    // The end of a line is shown although a secret is not.
-    settings.local_flags =
-        LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ECHOE | LocalFlags::ECHOK | LocalFlags::ECHONL;
-    settings.control_flags.remove(ControlFlags::CSIZE | ControlFlags::CRTSCTS | ControlFlags::PARENB);
-    settings.control_flags.insert(ControlFlags::CS8 | ControlFlags::CLOCAL | ControlFlags::CREAD);
-    if is_unused_port {
-        // The kernel has set the speed of its own console; the others are set as ours are everywhere.
-        cfsetspeed(&mut settings, BaudRate::B115200)?;
-    }
-    tcsetattr(tty, SetArg::TCSANOW, &settings)?;
-    Ok(tcflush(tty, FlushArg::TCIFLUSH)?)
-}
-
-/// Names below /dev, the screen first: the first virtual terminal, serial ports that are there, the consoles that the
-/// kernel uses, and that of a hypervisor.
-fn names(root: &Path) -> Vec<String> {
-    let folder = root.join("sys/class/tty");
-    let is_console = |name: &String| match name.as_str() {
-        "tty1" | "hvc0" => true,
-        // Ports that nothing was found behind have the type PORT_UNKNOWN (linux/serial.h).
-        name if name.starts_with("ttyS") => sysfs::flag(&folder.join(name).join("type")),
-        _ => false,
-    };
-    let mut names: Vec<String> = sysfs::names(&folder).into_iter().filter(is_console).collect();
-    names.sort_by_key(|name| name != "tty1");
-    let more: Vec<String> = kernel_consoles(root).into_iter().filter(|name| !names.contains(name)).collect();
-    names.extend(more);
-    names
-}
-
-/// The consoles that the kernel writes to. `tty0` is whichever virtual terminal is shown; on ours that is the first.
-fn kernel_consoles(root: &Path) -> Vec<String> {
-    let active = sysfs::text(&root.join("sys/class/tty/console/active"), sysfs::LINE);
-    active.split_whitespace().filter(|name| *name != "tty0").map(str::to_owned).collect()
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -390,11 +140,12 @@ impl Write for &Consoles {
 
 #[cfg(test)]
 mod tests {
+    use super::screen::BUFFER;
     use super::*;
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     use nix::pty::openpty;
-    use std::fs::{create_dir_all, write};
     use std::io::Read;
+    use std::thread;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -431,16 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn consoles_are_the_screen_and_the_ports_that_are_there() {
+    fn a_machine_whose_ports_cannot_be_opened_has_no_consoles() {
         let root = tempfile::tempdir().unwrap();
-        let class = root.path().join("sys/class/tty");
-        for (name, kind) in [("ttyS0", "4"), ("ttyS1", "0"), ("ttyS2", "4"), ("tty1", ""), ("tty2", ""), ("ptmx", "")] {
-            create_dir_all(class.join(name)).unwrap();
-            write(class.join(name).join("type"), kind).unwrap();
-        }
-        create_dir_all(class.join("console")).unwrap();
-        write(class.join("console/active"), "tty0 ttyS0 ttyAMA0\n").unwrap();
-        assert_eq!(names(root.path()), ["tty1", "ttyS0", "ttyS2", "ttyAMA0"]);
+        std::fs::create_dir_all(root.path().join("sys/class/tty/tty1")).unwrap();
         assert!(Consoles::open(root.path()).is_none());
     }
 
@@ -515,24 +259,5 @@ mod tests {
         drop(typing.join().unwrap());
         drop(people);
         assert_eq!(consoles.ask("Which? ", false, None), None);
-    }
-
-    #[test]
-    fn every_screen_of_24_rows_has_a_heading() {
-        let mut page = Page {
-            heading: BTreeMap::from([(Heading::System, "RancherOS 0.1.0 installer".into())]),
-            ..Page::default()
-        };
-        let shown: String =
-            (0..100).map(|number| page.compose(&format!("{number}\n{}", "x".repeat(number % 160)))).collect();
-        let mut lines: Vec<&str> = Vec::new();
-        for line in shown.lines() {
-            assert!(line.chars().count() <= 159, "{line}");
-            lines.extend(std::iter::repeat_n(line, rows(line)));
-        }
-        for (first, screen) in lines.windows(24).enumerate() {
-            assert!(screen.iter().any(|line| line.starts_with("--- RancherOS 0.1.0")), "from {first}: {screen:?}");
-        }
-        assert_eq!(heading(&BTreeMap::from([(Heading::Machine, "x".repeat(100))])).trim_end().len(), 79);
     }
 }

@@ -4,11 +4,11 @@
 mod terminal;
 
 use crate::exit_code::ExitCode;
-use crate::machine::Machine;
 use crate::settings::{Digest, Layer, Settings, Source};
 use cloud_config::CloudConfig;
 use disk::DiskDescription;
 use disk::layout::Size;
+use machine::Machine;
 use serde_json::{Map, Value, json};
 use std::io;
 use std::time::Duration;

@@ -2,9 +2,9 @@
 
 use crate::console::{self, ERRORS_ONLY, LOG_LEVELS};
 use crate::installed::status::Status;
-use crate::machine::addresses::addresses;
 use anyhow::{Context, Result};
 use command::Command;
+use machine::addresses::addresses;
 use protocol::hardware::Address;
 use protocol::message::Slot;
 use std::fs;
@@ -86,7 +86,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::BootMode;
+    use machine::BootMode;
 
     #[test]
     fn what_stands_above_the_login_fits_a_terminal() {

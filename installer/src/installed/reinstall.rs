@@ -15,11 +15,11 @@ use crate::console::{Milestone, ProgressDisplay, announce, progress_output};
 use crate::installed::files::{DEVICES, PERSISTENT};
 use crate::installed::host_identity;
 use crate::installed::recovery;
-use crate::machine::installed;
 use anyhow::{Context, Result};
 use command::Command;
 use disk::grubenv;
 use disk::rewrite;
+use machine::installed;
 use memory::Memory;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
@@ -134,7 +134,7 @@ fn write(root: &Path) -> Result<()> {
     let content = tempfile::tempdir().context("making a temporary folder")?;
     host_identity::lay_out(root, content.path())?;
     rewrite::make_persistent(&devices.join("COS_PERSISTENT"), content.path())?;
-    let guid = installed::guid_of(&state_a)?;
+    let guid = installed::partition_guid_of(&state_a)?;
     partition::with_mounted(false, |boot| slot_files::copy_recovery_to_a(boot, guid))?;
     announce(Milestone::Verified, format!("release {version} reads back as it was written"));
     Ok(())

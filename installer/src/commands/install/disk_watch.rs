@@ -1,6 +1,6 @@
 //! Whether a machine's disks have stopped coming and going: controllers show theirs one by one, some after seconds.
 
-use crate::machine::disks;
+use machine::disks;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! Network interfaces that are hardware, from sysfs.
 
-use super::sysfs;
+use crate::sysfs;
 use protocol::hardware::Nic;
 use std::path::Path;
 

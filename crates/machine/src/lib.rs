@@ -1,6 +1,7 @@
 //! Everything learned about the host, as a value: what is decided later is decided from this alone.
 
 pub mod addresses;
+pub mod consoles;
 pub mod content;
 pub mod cpu;
 pub mod disks;
@@ -9,7 +10,7 @@ pub mod installed;
 mod mounts;
 pub mod nics;
 pub mod smbios;
-pub(crate) mod sysfs;
+mod sysfs;
 
 use disk::DiskDescription;
 use disk::description::InstalledSystem;

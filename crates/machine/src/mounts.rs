@@ -1,29 +1,29 @@
 //! What is mounted or swapped to, by device number.
 
-use super::sysfs;
+use crate::sysfs;
 use std::path::Path;
 
 /// A mounted file system, or swap space.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     /// `major:minor`, as in the `dev` attribute of sysfs; absent for swap.
-    pub(super) device_number: Option<String>,
+    pub(crate) device_number: Option<String>,
     /// Kernel path, such as `/dev/vda1`, where the kernel gives one.
-    pub(super) source: String,
+    pub(crate) source: String,
     /// Mount point, or `[swap]`.
-    pub(super) point: String,
+    pub(crate) point: String,
 }
 
 impl Mount {
     /// Whether this mount keeps the block device in use.
-    pub(super) fn uses(&self, device_number: &str, path: &str) -> bool {
+    pub(crate) fn uses(&self, device_number: &str, path: &str) -> bool {
         // btrfs and overlay have an anonymous device number: for the former the source says what it is.
         self.device_number.as_deref() == Some(device_number) || self.source == path
     }
 }
 
 /// From `/proc/self/mountinfo` (proc(5)) and `/proc/swaps`.
-pub(super) fn probe(root: &Path) -> Vec<Mount> {
+pub(crate) fn probe(root: &Path) -> Vec<Mount> {
     const TABLE: u64 = 1 << 20;
     let mountinfo = sysfs::text(&root.join("proc/self/mountinfo"), TABLE);
     let swaps = sysfs::text(&root.join("proc/swaps"), TABLE);

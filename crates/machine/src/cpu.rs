@@ -1,6 +1,6 @@
 //! Processor and memory, from procfs.
 
-use super::sysfs;
+use crate::sysfs;
 use protocol::hardware::Cpu;
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! The firmware that started this system, and whether it checks signatures.
 
-use super::sysfs;
+use crate::sysfs;
 use protocol::SmbiosDocument;
 use protocol::hardware::{Firmware, FirmwareKind};
 use std::path::Path;

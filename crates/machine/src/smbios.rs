@@ -1,6 +1,6 @@
 //! The firmware's description of the machine, with the section and field names that `dmidecode` prints.
 
-use super::sysfs;
+use crate::sysfs;
 use protocol::SmbiosDocument;
 use smbioslib::{
     SMBiosBaseboardInformation, SMBiosData, SMBiosInformation, SMBiosProcessorInformation, SMBiosString,

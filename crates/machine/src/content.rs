@@ -51,7 +51,7 @@ struct Signature {
 /// Examines the disk `device` and its partitions. What cannot be read says so, and so counts as foreign.
 pub fn examine(device: &Path, sector: u32, partitions: &[Partition]) -> Content {
     let unreadable = |error: &dyn std::error::Error| Content {
-        descriptions: vec![format!("unreadable ({})", crate::console::chain(error))],
+        descriptions: vec![format!("unreadable ({})", chain(error))],
         unfinished: false,
     };
     let ends = match Ends::read(device, sector) {
@@ -70,6 +70,12 @@ pub fn examine(device: &Path, sector: u32, partitions: &[Partition]) -> Content 
         Ok(signatures) => judge(device, &ends, partitions, &signatures),
         Err(error) => unreadable(&error),
     }
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Labels are foreign bytes and need not be UTF-8.
@@ -157,9 +163,9 @@ fn describe(signature: &Signature) -> String {
         "ntfs" => "NTFS",
         "erofs" => "EROFS",
         "xfs" => "XFS",
-        other => &super::sysfs::tidy(other).replace("_raid_member", " RAID member"),
+        other => &crate::sysfs::tidy(other).replace("_raid_member", " RAID member"),
     };
-    let label = super::sysfs::tidy(signature.label.as_deref().unwrap_or_default());
+    let label = crate::sysfs::tidy(signature.label.as_deref().unwrap_or_default());
     if label.is_empty() { kind.to_owned() } else { format!("{kind} {label:?}") }
 }
 

@@ -1,15 +1,16 @@
 //! Whole disks, from sysfs and their own first sectors.
 
-use super::content::{self, Partition};
-use super::mounts::{self, Mount};
-use super::{installed, sysfs};
-use crate::installed::files::{DEVICES, below};
+use crate::content::{self, Partition};
+use crate::mounts::{self, Mount};
+use crate::{installed, sysfs};
 use disk::DiskDescription;
 use disk::marker::Marker;
 use std::path::{Path, PathBuf};
 
 /// sysfs gives sizes and offsets in units of 512 bytes, whatever the disk's own sector is.
 const SYSFS_SECTOR: u64 = 512;
+/// Where `ros-init` makes a link for each partition of the disk that holds the root, named like its label.
+const DEVICES: &str = "run/ros/dev";
 /// Where `ros-init` mounts the medium of a live system.
 const MEDIUM: &str = "/run/ros/medium";
 
@@ -96,7 +97,7 @@ fn is_used(class: &Path, name: &str, mount: &Mount) -> bool {
 }
 
 /// In bytes, of the disk with this folder in sysfs.
-pub(super) fn logical_sector(folder: &Path) -> u32 {
+pub(crate) fn logical_sector(folder: &Path) -> u32 {
     match sysfs::number(&folder.join("queue/logical_block_size")) {
         4096 => 4096,
         _ => 512,
@@ -194,7 +195,7 @@ fn device_links(root: &Path) -> Vec<(String, String)> {
 
 /// Kernel names of the partitions that the running system was started from.
 fn own_partitions(root: &Path) -> Vec<String> {
-    let folder = below(root, DEVICES);
+    let folder = root.join(DEVICES);
     sysfs::names(&folder).iter().filter_map(|name| link_target(&folder.join(name))).collect()
 }
 

@@ -1,18 +1,17 @@
 //! A complete system of ours on a disk: our marker, and behind it the partition table that our own plan writes. A marker
 //! alone does not count: what somebody installs later may leave it where it is.
 
-use super::disks::logical_sector;
-use anyhow::{Context, Result};
+use crate::disks::logical_sector;
 use disk::description::InstalledSystem;
 use disk::gpt::{boot_partition, partition_guid};
 use disk::marker::{Marker, OFFSET, State};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 /// The system on `device`, a disk whose kernel name is `path`. `sector_bytes`: its logical sector.
-pub(super) fn probe(device: &Path, path: &str, sector_bytes: u32, marker: Marker) -> Option<InstalledSystem> {
+pub(crate) fn probe(device: &Path, path: &str, sector_bytes: u32, marker: Marker) -> Option<InstalledSystem> {
     if marker.state == State::Writing {
         return None;
     }
@@ -20,19 +19,33 @@ pub(super) fn probe(device: &Path, path: &str, sector_bytes: u32, marker: Marker
     Some(InstalledSystem { version: marker.version, identity: marker.identity, boot })
 }
 
+/// Why the GUID of a partition is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum PartitionGuidError {
+    #[error("looking for {}", .0.display())]
+    Missing(PathBuf, #[source] io::Error),
+    #[error("reading the partition table of {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    #[error("the partition table of {} names no {label}", .disk.display())]
+    NotNamed { disk: PathBuf, label: String },
+}
+
 /// The GUID that the table of its disk gives the partition with this node, whose label the node has as its name.
-pub fn guid_of(node: &Path) -> Result<Uuid> {
+pub fn partition_guid_of(node: &Path) -> Result<Uuid, PartitionGuidError> {
+    let missing = |path: &Path| {
+        let path = path.to_owned();
+        |error| PartitionGuidError::Missing(path, error)
+    };
     let label = node.file_name().unwrap_or_default().to_string_lossy();
-    let partition = fs::canonicalize(node).with_context(|| format!("looking for {}", node.display()))?;
+    let partition = fs::canonicalize(node).map_err(missing(node))?;
     // sysfs keeps a partition in the folder of its disk.
     let class = Path::new("/sys/class/block").join(partition.file_name().unwrap_or_default());
-    let folder = fs::canonicalize(class);
-    let folder = folder.with_context(|| format!("looking for the disk of {}", partition.display()))?;
-    let disk_folder = folder.parent().context("a partition without a disk")?;
+    let folder = fs::canonicalize(&class).map_err(missing(&class))?;
+    let disk_folder = folder.parent().unwrap_or(Path::new("/"));
     let disk = Path::new("/dev").join(disk_folder.file_name().unwrap_or_default());
-    let head = head(&disk).with_context(|| format!("reading the partition table of {}", disk.display()))?;
+    let head = head(&disk).map_err(|error| PartitionGuidError::Read(disk.clone(), error))?;
     partition_guid(&head, logical_sector(disk_folder), &label)
-        .with_context(|| format!("the partition table of {} names no {label}", disk.display()))
+        .ok_or_else(|| PartitionGuidError::NotNamed { disk, label: label.into_owned() })
 }
 
 /// The first bytes of a disk: the table ends before the marker.

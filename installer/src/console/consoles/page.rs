@@ -1,0 +1,81 @@
+//! What all consoles show: whole lines under a heading that is repeated.
+
+use std::collections::BTreeMap;
+
+/// The size of a serial terminal; a screen has at least that.
+const COLUMNS: usize = 80;
+/// The heading is repeated after so many rows: a terminal of 24 shows one wherever it was scrolled to.
+const ROWS_PER_HEADING: usize = 20;
+/// The parts of the line that is repeated above what is said, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Heading {
+    /// What this is.
+    System,
+    Machine,
+    Address,
+}
+
+/// What all consoles show.
+#[derive(Default)]
+pub(super) struct Page {
+    pub(super) heading: BTreeMap<Heading, String>,
+    pub(super) rows_since_heading: usize,
+    /// The last line has no end yet: a progress bar or a question.
+    pub(super) line_is_open: bool,
+}
+
+impl Page {
+    pub(super) fn compose(&mut self, text: &str) -> String {
+        let mut shown = String::new();
+        if std::mem::take(&mut self.line_is_open) {
+            shown.push('\n');
+        }
+        let text = text.trim_end_matches('\n');
+        let rows: usize = text.split('\n').map(rows).sum();
+        if !self.heading.is_empty()
+            && (self.rows_since_heading == 0 || self.rows_since_heading + rows > ROWS_PER_HEADING)
+        {
+            shown.push_str(&heading(&self.heading));
+            self.rows_since_heading = 1;
+        }
+        self.rows_since_heading += rows;
+        shown.push_str(text);
+        shown.push('\n');
+        shown
+    }
+}
+
+/// `--- RancherOS 0.1.0 installer | Acme Anvil, serial S-1 | eth0 10.0.2.15 -----`, one column less than a row.
+fn heading(parts: &BTreeMap<Heading, String>) -> String {
+    let parts: Vec<&str> = parts.values().map(String::as_str).collect();
+    let text: String = format!("--- {} ", parts.join(" | ")).chars().take(COLUMNS - 2).collect();
+    format!("{text:-<width$}\n", width = COLUMNS - 1)
+}
+
+pub(super) fn rows(line: &str) -> usize {
+    line.chars().count().div_ceil(COLUMNS).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_screen_of_24_rows_has_a_heading() {
+        let mut page = Page {
+            heading: BTreeMap::from([(Heading::System, "RancherOS 0.1.0 installer".into())]),
+            ..Page::default()
+        };
+        let shown: String =
+            (0..100).map(|number| page.compose(&format!("{number}\n{}", "x".repeat(number % 160)))).collect();
+        let mut lines: Vec<&str> = Vec::new();
+        for line in shown.lines() {
+            assert!(line.chars().count() <= 159, "{line}");
+            lines.extend(std::iter::repeat_n(line, rows(line)));
+        }
+        for (first, screen) in lines.windows(24).enumerate() {
+            assert!(screen.iter().any(|line| line.starts_with("--- RancherOS 0.1.0")), "from {first}: {screen:?}");
+        }
+        assert_eq!(heading(&BTreeMap::from([(Heading::Machine, "x".repeat(100))])).trim_end().len(), 79);
+    }
+}
