@@ -3,14 +3,17 @@
 use crate::cluster::rancher::Rancher;
 use crate::context::Context;
 use crate::identity::shared_secret::SharedSecrets;
+use crate::inventory::Inventory;
 use crate::inventory::index::InventoryIndex;
+use crate::inventory::limiter::WriteLimiter;
 use crate::inventory::lookup::Lookup;
 use crate::inventory::store::InventoryStore;
+use crate::kube::clock::Clock;
 use crate::kube::events::Events;
 use crate::kube::leadership::Leadership;
 use crate::media::MediaStore;
 use crate::observe::metrics::Metrics;
-use crate::registration::Endpoint;
+use crate::registration::endpoint::Endpoint;
 use crate::registration::index::{Authorities, RegistrationIndex};
 use crate::rollout::DefaultRegistry;
 use ::media::reserved_space;
@@ -263,27 +266,35 @@ fn not_found(kind: &[&str]) -> (StatusCode, Value) {
 pub fn context(api: &FakeApi) -> Context {
     let endpoint = Endpoint { server_url: "https://ros.example.org".into(), ca_bundle: "PEM\n".into() };
     let (events, _) = Events::new(api.client());
+    let metrics = Metrics::default();
+    let clock = Clock(|| Timestamp::from_second(1_800_000_000).unwrap());
     let context = Context {
         client: api.client(),
         registrations: RegistrationIndex::default(),
-        inventories: InventoryIndex::default(),
-        inventory_store: InventoryStore::new(api.client()),
-        lookup: Lookup::default(),
-        secrets: SharedSecrets::default(),
-        rancher: Rancher::default(),
+        inventory: Inventory {
+            index: InventoryIndex::default(),
+            store: InventoryStore::new(api.client()),
+            lookup: Lookup::default(),
+            limiter: WriteLimiter::default(),
+            events: events.clone(),
+            writes: metrics.writes.clone(),
+            clock,
+        },
+        secrets: SharedSecrets::new(api.client()),
+        rancher: Rancher::new(api.client()),
         media: MediaStore::new(None, 1).0,
         events,
-        metrics: Metrics::default(),
+        metrics,
         leadership: Leadership::always(),
         endpoint: watch::channel(endpoint).1,
         tpm_vendors: Authorities::default(),
         default_registry: DefaultRegistry::default(),
-        clock: || Timestamp::from_second(1_800_000_000).unwrap(),
+        clock,
     };
     for event in [Event::Init, Event::InitDone] {
         context.registrations.apply(&event);
     }
-    context.inventories.finish_listing();
+    context.inventory.index.finish_listing();
     context
 }
 

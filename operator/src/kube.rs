@@ -3,9 +3,10 @@
 pub mod absence;
 pub mod apply;
 pub mod client;
-pub mod clock_jumps;
+pub mod clock;
 pub mod events;
 pub mod label;
 pub mod leadership;
+pub mod request_times;
 pub mod status_writer;
 pub mod watch;

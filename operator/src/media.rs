@@ -19,7 +19,7 @@ pub use fetch::Origin;
 pub use selection::{Selection, select};
 pub use watcher::MediaWatcher;
 
-use crate::registration::Endpoint;
+use crate::registration::endpoint::Endpoint;
 use protocol::{Refusal, RefusalCode, RegistrationToken};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

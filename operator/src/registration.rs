@@ -3,7 +3,6 @@
 pub mod decide;
 pub mod endpoint;
 pub mod index;
-pub mod limiter;
 pub mod record;
 pub mod register;
 mod templates;
@@ -11,8 +10,9 @@ mod templates;
 use crate::digest::sha256;
 use crate::inventory::index::{Key, KnownMachine};
 use crate::kube::label;
+use crate::registration::endpoint::Endpoint;
 use crate::registration::index::{Authorities, TokenScope};
-use api::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, reason};
+use api::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, Problem, reason};
 use cloud_config::CloudConfig;
 use cloud_config::document;
 use kube::ResourceExt;
@@ -55,30 +55,6 @@ pub struct Templates {
     pub labels: Vec<(String, Template)>,
     pub annotations: Vec<(String, Template)>,
     cloud_config: ConfigTemplates,
-}
-
-/// Why a registration cannot be used, for its `Ready` condition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    pub reason: &'static str,
-    pub message: String,
-}
-
-/// How machines reach the operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Such as `https://ros.example.org`, without a slash at the end.
-    pub server_url: String,
-    /// PEM of the authorities to trust; empty: those that everybody trusts.
-    pub ca_bundle: String,
-}
-
-impl Endpoint {
-    /// Whether the URL is a Service's name, which leads nowhere outside the cluster.
-    pub fn is_inside_only(&self) -> bool {
-        let host = self.server_url.trim_start_matches("https://").split([':', '/']).next().unwrap_or_default();
-        host.ends_with(".svc")
-    }
 }
 
 impl Registration {

@@ -21,7 +21,7 @@ pub use plan::{Container, PlanDrain, PlanSecret, PlanSpec, UnsupportedByPlan};
 pub use registry::{DefaultRegistry, UnusableRegistry};
 pub use release::{Release, Running};
 
-use crate::registration::Problem;
+use api::Problem;
 use api::{ClusterTarget, ManagedOSImage, reason};
 use cloud_config::CloudConfig;
 use kube::ResourceExt;

@@ -4,19 +4,21 @@ use crate::cluster::rancher::Rancher;
 use crate::context::Context;
 use crate::controllers;
 use crate::identity::shared_secret::SharedSecrets;
+use crate::inventory::Inventory;
 use crate::inventory::index::InventoryIndex;
+use crate::inventory::limiter::WriteLimiter;
 use crate::inventory::lookup::Lookup;
 use crate::inventory::store::InventoryStore;
 use crate::kube::client;
+use crate::kube::clock::Clock;
 use crate::kube::events::Events;
 use crate::kube::leadership::{Election, Leadership};
 use crate::media::{self, MediaStore};
 use crate::observe::metrics::Metrics;
 use crate::registration::endpoint::address::{AddressFinder, AddressOptions};
 use crate::registration::endpoint::authority::{Authority, CertificateSource};
-use crate::registration::endpoint::{self, EndpointWatcher};
+use crate::registration::endpoint::{self, Endpoint, EndpointWatcher};
 use crate::registration::index::{Authorities, RegistrationIndex};
-use crate::registration::limiter::WriteLimiter;
 use crate::rollout::DefaultRegistry;
 use crate::server::{self, Admission, CertificateHolder, Limits, ServerState};
 use anyhow::Context as _;
@@ -89,14 +91,21 @@ pub async fn run(
     let (leadership, lead) = Leadership::new();
     let election = Election::new(client.clone(), &settings.namespace, &settings.replica, lead, metrics.leads.clone())?;
     let (media_store, media_watcher) = MediaStore::new(settings.media, settings.downloads);
+    let clock = Clock(Timestamp::now);
     let context = Arc::new(Context {
         client: client.clone(),
-        registrations: RegistrationIndex::new(settings.max_machines, WriteLimiter::new(settings.writes_per_second)),
-        inventories: InventoryIndex::default(),
-        inventory_store: InventoryStore::new(client.clone()),
-        lookup: Lookup::default(),
-        secrets: SharedSecrets::default(),
-        rancher: Rancher::default(),
+        registrations: RegistrationIndex::new(settings.max_machines),
+        inventory: Inventory {
+            index: InventoryIndex::default(),
+            store: InventoryStore::new(client.clone()),
+            lookup: Lookup::default(),
+            limiter: WriteLimiter::new(settings.writes_per_second),
+            events: events.clone(),
+            writes: metrics.writes.clone(),
+            clock,
+        },
+        secrets: SharedSecrets::new(client.clone()),
+        rancher: Rancher::new(client.clone()),
         media: media_store,
         events,
         metrics,
@@ -104,7 +113,7 @@ pub async fn run(
         endpoint,
         tpm_vendors: settings.tpm_vendors,
         default_registry: settings.default_registry,
-        clock: Timestamp::now,
+        clock,
     });
     let (admission, drain) = Admission::new(settings.exchanges);
     let service = server::Service {
@@ -116,7 +125,12 @@ pub async fn run(
 
     let background = tokio::spawn(write_events);
     let keeping = media_watcher.map(|media_watcher| tokio::spawn(media_watcher.run()));
-    let renewal = tokio::spawn(endpoint_watcher.run(certificate, endpoint_sender, served, context.clone()));
+    let machines_behind = {
+        let context = context.clone();
+        move |endpoint: &Endpoint| context.registrations.machines_behind(&context.inventory.index, endpoint)
+    };
+    let use_certificate = move |pair: &_| certificate.replace(pair);
+    let renewal = tokio::spawn(endpoint_watcher.run(use_certificate, endpoint_sender, served, machines_behind));
     let serving = tokio::spawn(server::serve(listener, service, stop.clone()));
     let controlling = tokio::spawn(controllers::run(context, stop.clone()));
     let stopped = stop.clone();

@@ -67,13 +67,13 @@ async fn ready(State(state): State<ServerState>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "reading the registrations\n").into_response();
     }
     // Machines are served, if more slowly: a Service that kept them away would help nobody.
-    let all_read = state.context.inventories.is_complete();
+    let all_read = state.context.inventory.index.is_complete();
     if all_read { "ok\n" } else { "ok, reading the inventory\n" }.into_response()
 }
 
 async fn metrics(State(state): State<ServerState>) -> Response {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match state.context.metrics.text(&state.context.inventories) {
+    match state.context.metrics.text(&state.context.inventory.index) {
         Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(refusal) => refuse(&refusal),
     }

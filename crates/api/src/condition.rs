@@ -87,6 +87,13 @@ impl Conditions for Vec<Condition> {
     }
 }
 
+/// Why an object cannot be acted upon: reason and message of its `Ready` condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub reason: &'static str,
+    pub message: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

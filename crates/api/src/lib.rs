@@ -14,7 +14,7 @@ mod managed_os_image;
 mod reasons;
 mod text;
 
-pub use condition::{Condition, ConditionStatus, Conditions};
+pub use condition::{Condition, ConditionStatus, Conditions, Problem};
 pub use definitions::{definitions, to_yaml};
 pub use duration::{MalformedDuration, SecondsOrDuration};
 pub use machine_inventory::*;

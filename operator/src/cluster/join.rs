@@ -1,10 +1,11 @@
 //! What a machine is told of joining its cluster: at the inventory endpoint and, the same, when it reports.
 
-use crate::cluster::rancher::ReadOutcome;
-use crate::context::Context;
+use crate::cluster::rancher::{Rancher, ReadOutcome};
 use crate::inventory::index::{Key, KnownMachine};
 use crate::registration;
 use crate::registration::decide;
+use crate::registration::endpoint::Endpoint;
+use crate::registration::index::RegistrationIndex;
 use api::{ConditionStatus, Conditions, MachineConfig, condition_type};
 use k8s_openapi::api::core::v1::Taint;
 use protocol::{Join, JoinConfiguration, Refusal, RefusalCode};
@@ -18,17 +19,22 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const RETRY_AFTER: u64 = 15;
 
 /// The configuration of a machine that proved who it is. `None`: it is assigned to nothing.
-pub async fn configuration(context: &Context, machine: &KnownMachine) -> Result<Option<JoinConfiguration>, Refusal> {
+pub async fn configuration(
+    rancher: &Rancher,
+    registrations: &RegistrationIndex,
+    endpoint: &Endpoint,
+    machine: &KnownMachine,
+) -> Result<Option<JoinConfiguration>, Refusal> {
     let mut config = machine.config().cloned().unwrap_or_default();
     if config.node_name.as_ref().is_none_or(|name| name.is_empty()) {
-        config.node_name = node_name(context, machine);
+        config.node_name = node_name(registrations, machine);
     }
     match decide(machine)? {
         Decision::Nothing => Ok(None),
         Decision::Settings => render(config, None).map(Some),
         Decision::Token(key) => {
-            let token = read_token(context, machine, &key).await?;
-            let server = rancher_elsewhere(context).await?;
+            let token = read_token(rancher, machine, &key).await?;
+            let server = rancher_elsewhere(rancher, endpoint).await?;
             render(config, Some(ClusterToken { token, server })).map(Some)
         }
     }
@@ -36,9 +42,9 @@ pub async fn configuration(context: &Context, machine: &KnownMachine) -> Result<
 
 /// Name of the Node of a machine whose inventory gives none: the same as its host name. `None`: the machine has it from
 /// its registration's cloud-config, or had it from one that is gone.
-fn node_name(context: &Context, machine: &KnownMachine) -> Option<String> {
+fn node_name(registrations: &RegistrationIndex, machine: &KnownMachine) -> Option<String> {
     if let Some(name) = &machine.registration {
-        let registration = context.registrations.get(&machine.namespace, name)?;
+        let registration = registrations.get(&machine.namespace, name)?;
         if registration.names_nodes() {
             return None;
         }
@@ -54,9 +60,14 @@ struct ClusterToken {
 }
 
 /// The same for a machine that reports: what cannot be told now is no reason to refuse its report.
-pub async fn join(context: &Context, machine: &KnownMachine) -> Join {
+pub async fn join(
+    rancher: &Rancher,
+    registrations: &RegistrationIndex,
+    endpoint: &Endpoint,
+    machine: &KnownMachine,
+) -> Join {
     let cluster = machine.cluster().map(str::to_owned);
-    match configuration(context, machine).await {
+    match configuration(rancher, registrations, endpoint, machine).await {
         Ok(configuration) => Join { cluster, configuration: Some(configuration.unwrap_or_default()), pending: None },
         Err(refusal) => Join { cluster, configuration: None, pending: Some(refusal) },
     }
@@ -101,8 +112,8 @@ fn pending(message: String) -> Refusal {
     Refusal::new(RefusalCode::ClusterTokenPending, message).retry_after(RETRY_AFTER)
 }
 
-async fn read_token(context: &Context, machine: &KnownMachine, key: &Key) -> Result<String, Refusal> {
-    let issued = match in_time(context.rancher.token(&context.client, key)).await? {
+async fn read_token(rancher: &Rancher, machine: &KnownMachine, key: &Key) -> Result<String, Refusal> {
+    let issued = match in_time(rancher.token(key)).await? {
         ReadOutcome::Found(token) if token.is_of(machine) => token.token,
         _ => None,
     };
@@ -111,9 +122,9 @@ async fn read_token(context: &Context, machine: &KnownMachine, key: &Key) -> Res
 
 /// Rancher's URL, where machines reach the operator under another one: registration is the operator's, joining is
 /// Rancher's.
-async fn rancher_elsewhere(context: &Context) -> Result<Option<String>, Refusal> {
-    let url = in_time(context.rancher.server_url(&context.client)).await?;
-    Ok(Some(url).filter(|url| !url.is_empty() && *url != context.endpoint().server_url))
+async fn rancher_elsewhere(rancher: &Rancher, endpoint: &Endpoint) -> Result<Option<String>, Refusal> {
+    let url = in_time(rancher.server_url()).await?;
+    Ok(Some(url).filter(|url| !url.is_empty() && *url != endpoint.server_url))
 }
 
 async fn in_time<T>(question: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
@@ -174,6 +185,7 @@ fn taint_text(taint: &Taint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Context;
     use crate::fixtures::{self, FakeApi};
     use crate::inventory::index::KnownMachine;
     use api::reason;
@@ -246,23 +258,34 @@ mod tests {
         let context = fixtures::context(&api);
         let machine = assigned(json!({"clusterName": "c", "config": {"role": "agent"}}), 2);
         let key = ("c-1".to_owned(), "c-1-a-token".to_owned());
-        context.rancher.make_token(&context.client, &key, &machine).await.unwrap();
-        let waiting = join(&context, &machine).await;
+        context.rancher.make_token(&key, &machine).await.unwrap();
+        let waiting = join(&context.rancher, &context.registrations, &context.endpoint(), &machine).await;
         assert_eq!((waiting.configuration, waiting.pending.unwrap().code), (None, RefusalCode::ClusterTokenPending));
         api.issue_tokens("s3cret");
-        let told = join(&context, &machine).await;
+        let told = join(&context.rancher, &context.registrations, &context.endpoint(), &machine).await;
         let configured = told.configuration.unwrap().0;
         assert_eq!((&configured["token"], configured.get("server")), (&json!("s3cret"), None));
         assert_eq!((told.cluster.as_deref(), told.pending), (Some("c"), None));
         let other = KnownMachine { name: "b".into(), ..machine.clone() };
-        assert_eq!(configuration(&context, &other).await.unwrap_err().code, RefusalCode::ClusterTokenPending);
+        assert_eq!(
+            configuration(&context.rancher, &context.registrations, &context.endpoint(), &other)
+                .await
+                .unwrap_err()
+                .code,
+            RefusalCode::ClusterTokenPending
+        );
         api.set_away(true);
-        assert_eq!(configuration(&context, &machine).await.unwrap_err().code, RefusalCode::Unavailable);
+        assert_eq!(
+            configuration(&context.rancher, &context.registrations, &context.endpoint(), &machine)
+                .await
+                .unwrap_err()
+                .code,
+            RefusalCode::Unavailable
+        );
     }
 
     #[tokio::test]
     async fn a_node_is_called_like_its_machine_unless_somebody_says_otherwise() {
-        use crate::registration::index::RegistrationIndex;
         use kube::runtime::watcher::Event;
         let told = async |spec: Value, cloud_config: Option<Value>, came_through: Option<&str>| {
             let context = fixtures::context(&FakeApi::default());
@@ -272,7 +295,10 @@ mod tests {
                 context.registrations.apply(&Event::Apply(door));
             }
             let machine = KnownMachine { registration: came_through.map(str::to_owned), ..machine(spec) };
-            let configuration = configuration(&context, &machine).await.unwrap().unwrap();
+            let configuration = configuration(&context.rancher, &context.registrations, &context.endpoint(), &machine)
+                .await
+                .unwrap()
+                .unwrap();
             configuration.0.get("nodeName").and_then(Value::as_str).map(str::to_owned)
         };
         let agent = || json!({"config": {"role": "agent"}});
@@ -300,9 +326,12 @@ mod tests {
             let context = fixtures::context(&api);
             let machine = assigned(json!({"clusterName": "c", "config": config}), 2);
             let key = ("c-1".to_owned(), "c-1-a-token".to_owned());
-            context.rancher.make_token(&context.client, &key, &machine).await.unwrap();
+            context.rancher.make_token(&key, &machine).await.unwrap();
             api.issue_tokens("s3cret");
-            let configuration = configuration(&context, &machine).await.unwrap().unwrap();
+            let configuration = configuration(&context.rancher, &context.registrations, &context.endpoint(), &machine)
+                .await
+                .unwrap()
+                .unwrap();
             assert_eq!(configuration.0.get("server").and_then(Value::as_str), server, "{url}");
         }
     }

@@ -69,8 +69,8 @@ impl std::fmt::Debug for Token {
     }
 }
 
-#[derive(Default)]
 pub struct Rancher {
+    client: Client,
     absent_until: Mutex<Option<Instant>>,
     /// Rancher's own URL, and when it was read.
     server_url: Mutex<Option<(String, Instant)>>,
@@ -79,47 +79,41 @@ pub struct Rancher {
 }
 
 impl Rancher {
+    pub fn new(client: Client) -> Self {
+        Self { client, absent_until: Mutex::default(), server_url: Mutex::default(), verified: Mutex::default() }
+    }
+
     /// The name of the management cluster of a cluster; the inner `None`: Rancher has not made it yet.
-    pub async fn management_cluster(
-        &self,
-        client: &Client,
-        namespace: &str,
-        name: &str,
-    ) -> kube::Result<ReadOutcome<Option<String>>> {
+    pub async fn management_cluster(&self, namespace: &str, name: &str) -> kube::Result<ReadOutcome<Option<String>>> {
         #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct ClusterStatus {
             cluster_name: Option<String>,
         }
-        let api = Api::namespaced_with(client.clone(), namespace, &clusters());
+        let api = Api::namespaced_with(self.client.clone(), namespace, &clusters());
         let found: ReadOutcome<DynamicObject> = self.look(api.get(name)).await?;
         found.read(|object| Ok(status::<ClusterStatus>(&object)?.cluster_name.filter(|name| !name.is_empty())))
     }
 
     /// Under which URL Rancher is reached, by its Setting; empty where it has none.
-    pub async fn server_url(&self, client: &Client) -> kube::Result<String> {
+    pub async fn server_url(&self) -> kube::Result<String> {
         let known = || self.server_url.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let young = known().clone().filter(|(_, read)| read.elapsed() < URL_AGE);
         if let Some((url, _)) = young {
             return Ok(url);
         }
-        let url = setting(client, "server-url").await?.trim_end_matches('/').to_owned();
+        let url = setting(&self.client, "server-url").await?.trim_end_matches('/').to_owned();
         *known() = Some((url.clone(), Instant::now()));
         Ok(url)
     }
 
-    pub async fn token(&self, client: &Client, (namespace, name): &Key) -> kube::Result<ReadOutcome<Token>> {
-        let api = Api::namespaced_with(client.clone(), namespace, &tokens());
+    pub async fn token(&self, (namespace, name): &Key) -> kube::Result<ReadOutcome<Token>> {
+        let api = Api::namespaced_with(self.client.clone(), namespace, &tokens());
         self.look(api.get(name)).await?.read(|object| token_of(&object))
     }
 
     /// Makes a machine's token, or gives the one of that name that is there.
-    pub async fn make_token(
-        &self,
-        client: &Client,
-        key: &Key,
-        machine: &KnownMachine,
-    ) -> kube::Result<ReadOutcome<Token>> {
+    pub async fn make_token(&self, key: &Key, machine: &KnownMachine) -> kube::Result<ReadOutcome<Token>> {
         let (namespace, name) = key;
         let object = serde_json::from_value(json!({
             "apiVersion": "management.cattle.io/v3",
@@ -132,21 +126,21 @@ impl Rancher {
             "spec": {"clusterName": namespace},
         }));
         let object: DynamicObject = object.map_err(kube::Error::SerdeError)?;
-        let api = Api::namespaced_with(client.clone(), namespace, &tokens());
+        let api = Api::namespaced_with(self.client.clone(), namespace, &tokens());
         match self.look(api.create(&writing(), &object)).await {
             Ok(made) => made.read(|object| token_of(&object)),
-            Err(kube::Error::Api(status)) if status.is_already_exists() => self.token(client, key).await,
+            Err(kube::Error::Api(status)) if status.is_already_exists() => self.token(key).await,
             Err(error) => Err(error),
         }
     }
 
     /// Deletes a machine's token. One that was made for another machine, or is gone, stays as it is.
-    pub async fn delete_token(&self, client: &Client, key: &Key, machine: &KnownMachine) -> kube::Result<()> {
-        let ReadOutcome::Found(token) = self.token(client, key).await? else { return Ok(()) };
+    pub async fn delete_token(&self, key: &Key, machine: &KnownMachine) -> kube::Result<()> {
+        let ReadOutcome::Found(token) = self.token(key).await? else { return Ok(()) };
         if !token.is_of(machine) {
             return Ok(());
         }
-        let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.0, &tokens());
+        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &key.0, &tokens());
         let parameters = DeleteParams {
             preconditions: Some(Preconditions { uid: token.uid, resource_version: None }),
             ..DeleteParams::default()
@@ -263,18 +257,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_rancher_one_request_a_minute_is_made_for_all() {
         let api = FakeApi::default();
-        let rancher = Rancher::default();
+        let rancher = Rancher::new(api.client());
         for _ in 0..100 {
-            assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), ReadOutcome::NotServed);
+            assert_eq!(rancher.management_cluster("n", "c").await.unwrap(), ReadOutcome::NotServed);
         }
         assert_eq!(api.take_requests().len(), 1);
         api.install_rancher();
         tokio::time::advance(ABSENT).await;
-        assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), ReadOutcome::Missing);
+        assert_eq!(rancher.management_cluster("n", "c").await.unwrap(), ReadOutcome::Missing);
         api.put_cluster("c", None);
-        assert_eq!(rancher.management_cluster(&api.client(), "n", "c").await.unwrap(), ReadOutcome::Found(None));
+        assert_eq!(rancher.management_cluster("n", "c").await.unwrap(), ReadOutcome::Found(None));
         api.put_cluster("c", Some("c-1"));
-        let found = rancher.management_cluster(&api.client(), "n", "c").await.unwrap();
+        let found = rancher.management_cluster("n", "c").await.unwrap();
         assert_eq!(found, ReadOutcome::Found(Some("c-1".into())));
     }
 
@@ -282,16 +276,16 @@ mod tests {
     async fn a_token_is_made_once_and_deleted_by_its_machine_alone() {
         let api = FakeApi::default();
         api.install_rancher();
-        let rancher = Rancher::default();
+        let rancher = Rancher::new(api.client());
         for _ in 0..2 {
-            let made = rancher.make_token(&api.client(), &key(), &machine("a")).await.unwrap();
+            let made = rancher.make_token(&key(), &machine("a")).await.unwrap();
             let ReadOutcome::Found(token) = made else { panic!("{made:?}") };
             assert!(token.token.is_none() && token.is_of(&machine("a")) && !token.is_of(&machine("b")));
         }
-        rancher.delete_token(&api.client(), &key(), &machine("b")).await.unwrap();
+        rancher.delete_token(&key(), &machine("b")).await.unwrap();
         assert_eq!(api.objects("clusterregistrationtokens").len(), 1);
         for _ in 0..2 {
-            rancher.delete_token(&api.client(), &key(), &machine("a")).await.unwrap();
+            rancher.delete_token(&key(), &machine("a")).await.unwrap();
             assert_eq!(api.objects("clusterregistrationtokens").len(), 0);
         }
     }
@@ -300,10 +294,10 @@ mod tests {
     async fn an_issued_token_is_read_and_never_shown() {
         let api = FakeApi::default();
         api.install_rancher();
-        let rancher = Rancher::default();
-        rancher.make_token(&api.client(), &key(), &machine("a")).await.unwrap();
+        let rancher = Rancher::new(api.client());
+        rancher.make_token(&key(), &machine("a")).await.unwrap();
         api.issue_tokens("s3cret");
-        let found = rancher.token(&api.client(), &key()).await.unwrap();
+        let found = rancher.token(&key()).await.unwrap();
         assert!(!format!("{found:?}").contains("s3cret"));
         let ReadOutcome::Found(token) = found else { panic!("it is there") };
         assert_eq!(token.token.as_deref(), Some("s3cret"));

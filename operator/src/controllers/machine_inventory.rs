@@ -61,7 +61,7 @@ fn changed_secrets(context: Arc<Context>) -> impl Stream<Item = ObjectRef<Name>>
     stream::unfold(context, |context| async {
         tokio::time::sleep(SECRETS_EVERY).await;
         let secrets = context.secrets.take_changed();
-        let machines = secrets.iter().flat_map(|secret| context.inventories.with_secret(secret));
+        let machines = secrets.iter().flat_map(|secret| context.inventory.index.with_secret(secret));
         let machines = machines.map(|machine| ObjectRef::new(&machine.name).within(&machine.namespace));
         Some((stream::iter(machines.collect::<Vec<_>>()), context))
     })
@@ -73,7 +73,7 @@ async fn timed(name: Arc<Name>, context: Arc<Context>) -> Result<Action, Reconci
 }
 
 async fn reconcile(name: Arc<Name>, context: &Context) -> Result<Action, ReconcileError> {
-    let Some(machine) = context.inventories.get(&name.namespace().unwrap_or_default(), &name.name_any()) else {
+    let Some(machine) = context.inventory.index.get(&name.namespace().unwrap_or_default(), &name.name_any()) else {
         return Ok(Action::await_change());
     };
     if machine.assumed {
@@ -99,7 +99,7 @@ async fn reconcile_as_leader(
     }
     let cluster = cluster::reconcile_token(machine, context).await?;
     // What was just written, or said by the machine meanwhile, is newer.
-    let Some(newer) = context.inventories.get(&machine.namespace, &machine.name) else {
+    let Some(newer) = context.inventory.index.get(&machine.namespace, &machine.name) else {
         return Ok(Action::await_change());
     };
     if newer.assumed {
@@ -173,7 +173,7 @@ impl fmt::Display for OtherInventory {
 
 /// By what is known of the machine and of its other inventories.
 fn find(machine: &KnownMachine, context: &Context) -> Finding {
-    let owner = machine.hash.as_ref().map_or(Owner::Nobody, |hash| context.inventories.owner(hash, None));
+    let owner = machine.hash.as_ref().map_or(Owner::Nobody, |hash| context.inventory.index.owner(hash, None));
     validate(machine, &owner, context.now().0.as_second())
 }
 
@@ -276,12 +276,12 @@ fn enter_written(
         Ok(written) => {
             // The last finalizer of an object that is being deleted takes the object with it.
             if written.0.metadata.deletion_timestamp.is_none() {
-                context.inventories.enter(written.0);
+                context.inventory.index.enter(written.0);
             }
             Ok(())
         }
         Err(kube::Error::Api(status)) if status.is_not_found() => {
-            context.inventories.forget(machine);
+            context.inventory.index.forget(machine);
             Ok(())
         }
         Err(source) => Err(ReconcileError::Writing {

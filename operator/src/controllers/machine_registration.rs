@@ -4,12 +4,14 @@
 
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
-use crate::kube::clock_jumps::clock_jumps;
+use crate::kube::clock::clock_jumps;
 use crate::kube::status_writer::StatusPatch;
 use crate::kube::watch::keep_watching;
 use crate::media;
+use crate::registration::endpoint::Endpoint;
 use crate::registration::index::Authorities;
-use crate::registration::{self, Endpoint, Problem, Registration};
+use crate::registration::{self, Registration};
+use api::Problem;
 use api::{Condition, Conditions, MachineRegistration, MachineRegistrationStatus, condition_type, reason};
 use cloud_config::{CloudConfig, keys};
 use futures::{Stream, StreamExt, stream};
@@ -62,7 +64,7 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
 fn changed_counts(context: Arc<Context>) -> impl Stream<Item = ObjectRef<MachineRegistration>> + Send {
     stream::unfold(context, |context| async {
         tokio::time::sleep(COUNT_EVERY).await;
-        let changed = context.inventories.take_changed();
+        let changed = context.inventory.index.take_changed();
         let changed = changed.into_iter().map(|(namespace, name)| ObjectRef::new(&name).within(&namespace));
         Some((stream::iter(changed.collect::<Vec<_>>()), context))
     })
@@ -113,7 +115,7 @@ struct Found {
 
 async fn fetch(object: &MachineRegistration, context: &Context) -> Result<Found, ReconcileError> {
     let namespace = object.namespace().unwrap_or_default();
-    let count = context.inventories.published(&namespace, &object.name_any());
+    let count = context.inventory.index.published(&namespace, &object.name_any());
     let trusted = object.spec.attestation.as_ref().and_then(|policy| policy.trusted_cas.as_ref());
     let authorities = match trusted {
         None => None,
@@ -129,9 +131,11 @@ async fn fetch(object: &MachineRegistration, context: &Context) -> Result<Found,
         }
     };
     let endpoint = context.endpoint();
-    let settings = Registration::of(object).operator_settings(&endpoint).filter(|_| context.inventories.is_complete());
-    let behind =
-        |newest: OperatorSettings| context.inventories.behind(&namespace, &object.name_any(), newest.revision.as_str());
+    let settings =
+        Registration::of(object).operator_settings(&endpoint).filter(|_| context.inventory.index.is_complete());
+    let behind = |newest: OperatorSettings| {
+        context.inventory.index.behind(&namespace, &object.name_any(), newest.revision.as_str())
+    };
     Ok(Found {
         endpoint,
         machines_behind: settings.map(behind).map(|count| count.try_into().unwrap_or(u32::MAX)),

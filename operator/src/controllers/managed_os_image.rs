@@ -14,10 +14,10 @@ use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
 use crate::kube::apply::resource;
 use crate::kube::watch::keep_watching;
-use crate::registration::Problem;
 use crate::rollout::RolloutEngine;
 use crate::rollout::bundle::BUNDLE_API;
 use crate::rollout::objects::PLAN_API;
+use api::Problem;
 use api::{ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, reason};
 use apply::{Applied, apply_all, delete_all};
 use build::build;
@@ -115,7 +115,7 @@ fn changed_machines(
     stream::unfold((context, 0), |(context, seen)| async move {
         loop {
             tokio::time::sleep(MACHINES_EVERY).await;
-            let changes = context.inventories.system_changes();
+            let changes = context.inventory.index.system_changes();
             if changes != seen {
                 return Some(((), (context, changes)));
             }

@@ -1,31 +1,18 @@
 //! From what a machine shows to what is believed about it.
 
-use crate::context::Context;
-use crate::registration::register::Identity;
+use crate::registration::index::{Authorities, RegistrationIndex};
 use crate::registration::{self, Registration};
 use api::{AttestationStatus, EkCertificatePolicy, EkCertificateResult};
-use protocol::attestation::{Credential, EndorsementCertificate, EndorsementKey, KeyName};
+use protocol::attestation::{EndorsementCertificate, EndorsementKey};
 use protocol::hardware::TpmInfo;
-use protocol::{Refusal, RefusalCode};
+use protocol::{Refusal, RefusalCode, TpmHash};
 use std::time::SystemTime;
 
-/// A credential and the secret in it.
-pub struct CredentialChallenge {
-    pub credential: Credential,
-    pub secret: [u8; 32],
-}
-
-/// Makes what only the TPM with both keys can solve.
-pub fn credential_challenge(key: &EndorsementKey, name: &KeyName) -> Result<CredentialChallenge, Refusal> {
-    let secret = random()?;
-    Ok(CredentialChallenge { credential: key.make_credential(name, &secret)?, secret })
-}
-
-pub fn random<const N: usize>() -> Result<[u8; N], Refusal> {
-    let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| Refusal::new(RefusalCode::Internal, "the operating system gave no random bytes"))?;
-    Ok(bytes)
+/// What a machine proved by its TPM.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub hash: TpmHash,
+    pub attestation: AttestationStatus,
 }
 
 /// Judges the endorsement key certificate as the registration wants it: by the authorities that it names or, where it
@@ -33,14 +20,15 @@ pub fn random<const N: usize>() -> Result<[u8; N], Refusal> {
 /// refuse, as long as it is for this key. With `Required` and no authority at all nobody is believed: anybody can make
 /// a certificate.
 pub fn judge(
-    context: &Context,
+    registrations: &RegistrationIndex,
+    vendors: &Authorities,
     registration: &Registration,
     key: &EndorsementKey,
     certificates: &[Vec<u8>],
 ) -> Result<Identity, Refusal> {
     let policy = registration.spec.attestation.clone().unwrap_or_default();
     let wanted = policy.ek_certificate.unwrap_or_default();
-    let named = context.registrations.authorities(&registration.namespace, &registration.name);
+    let named = registrations.authorities(&registration.namespace, &registration.name);
     let check = |trusted: &[Vec<u8>]| EndorsementCertificate::check(certificates, key, trusted, SystemTime::now());
     let mut attestation = AttestationStatus::default();
     let result = if wanted == EkCertificatePolicy::Ignored {
@@ -55,12 +43,12 @@ pub fn judge(
                 return Err(Refusal::new(RefusalCode::RegistrationInvalid, message).retry_after(15));
             }
             (None, _) if wanted == EkCertificatePolicy::Required => {
-                if let Some(problem) = registration::without_authority(&registration.spec, &context.tpm_vendors) {
+                if let Some(problem) = registration::without_authority(&registration.spec, vendors) {
                     return Err(Refusal::new(RefusalCode::RegistrationInvalid, problem.message));
                 }
-                check(&context.tpm_vendors).map_err(by_vendors)?
+                check(vendors).map_err(by_vendors)?
             }
-            (None, _) => check(&context.tpm_vendors).or_else(|_| check(&[]))?,
+            (None, _) => check(vendors).or_else(|_| check(&[]))?,
         };
         attestation.ek_certificate_issuer = Some(certificate.issuer);
         attestation.tpm_manufacturer = certificate.manufacturer;
@@ -93,7 +81,6 @@ pub fn add_tpm(attestation: &mut AttestationStatus, tpm: Option<&TpmInfo>) {
 mod tests {
     use super::*;
     use crate::fixtures::{self, FakeApi};
-    use crate::registration::index::Authorities;
     use serde_json::{Value, json};
 
     const KEY: &[u8] = include_bytes!("../../../crates/protocol/testdata/rsa2048-p256.ek.der");
@@ -109,7 +96,9 @@ mod tests {
         let spec = serde_json::from_value(json!({"attestation": attestation})).unwrap();
         let registration = Registration::for_tests("n", "door", spec);
         let key = EndorsementKey::from_spki_der(KEY).unwrap();
-        let identity = judge(&context, &registration, &key, &[CERTIFICATE.to_vec()])?.attestation;
+        let identity =
+            judge(&context.registrations, &context.tpm_vendors, &registration, &key, &[CERTIFICATE.to_vec()])?
+                .attestation;
         Ok((identity.ek_certificate.unwrap(), identity.ek_certificate_authority))
     }
 

@@ -1,8 +1,8 @@
 //! Machines without a TPM: which may come by a shared secret. Only those that somebody made an inventory for by hand, and
 //! that cannot be known by a TPM: a secret, which can be copied, never stands in for one.
 
-use crate::context::Context;
-use crate::inventory::index::KnownMachine;
+use crate::identity::shared_secret::SharedSecrets;
+use crate::inventory::index::{InventoryIndex, KnownMachine};
 use crate::inventory::lookup::starting;
 use crate::registration::Registration;
 use api::EkCertificatePolicy;
@@ -10,11 +10,15 @@ use protocol::{Refusal, RefusalCode, SharedSecret};
 use std::sync::Arc;
 
 /// The machine that is known by the secret with this digest, and the secret: to be proved.
-pub async fn claimed(context: &Context, digest: &[u8]) -> Result<(Arc<KnownMachine>, SharedSecret), Refusal> {
-    if !context.inventories.is_complete() {
+pub async fn claimed(
+    inventories: &InventoryIndex,
+    secrets: &SharedSecrets,
+    digest: &[u8],
+) -> Result<(Arc<KnownMachine>, SharedSecret), Refusal> {
+    if !inventories.is_complete() {
         return Err(starting());
     }
-    context.secrets.find_claimed(&context.inventories, &context.client, digest).await
+    secrets.find_claimed(inventories, digest).await
 }
 
 /// Whether the machine, which proved that it has the secret, may come through this registration by it.

@@ -33,8 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const RETRY_AFTER: u64 = 15;
 
 /// What is known of the Secrets that inventories name.
-#[derive(Default)]
 pub struct SharedSecrets {
+    client: Client,
     known: Mutex<Known>,
     /// When the last round of reading ended; held while one is going on.
     round: tokio::sync::Mutex<Option<Instant>>,
@@ -49,14 +49,13 @@ struct Known {
 }
 
 impl SharedSecrets {
+    pub fn new(client: Client) -> Self {
+        Self { client, known: Mutex::default(), round: tokio::sync::Mutex::default() }
+    }
+
     /// The one machine that is known by a shared secret that it shows.
-    pub async fn find(
-        &self,
-        index: &InventoryIndex,
-        client: &Client,
-        shown: &SharedSecret,
-    ) -> Result<Arc<KnownMachine>, Refusal> {
-        let (machine, held) = self.find_claimed(index, client, &shown.digest()).await?;
+    pub async fn find(&self, index: &InventoryIndex, shown: &SharedSecret) -> Result<Arc<KnownMachine>, Refusal> {
+        let (machine, held) = self.find_claimed(index, &shown.digest()).await?;
         verify_slices_are_equal(held.expose(), shown.expose()).map_err(|_| unknown())?;
         Ok(machine)
     }
@@ -66,13 +65,12 @@ impl SharedSecrets {
     pub async fn find_claimed(
         &self,
         index: &InventoryIndex,
-        client: &Client,
         digest: &[u8],
     ) -> Result<(Arc<KnownMachine>, SharedSecret), Refusal> {
         let digest: [u8; 32] = digest.try_into().map_err(|_| unknown())?;
         let mut machines = Vec::new();
-        for secret in self.holders(index, client, &digest).await? {
-            if let SecretContent::Valid(held) = self.read(client, &secret).await.map_err(unavailable)?
+        for secret in self.holders(index, &digest).await? {
+            if let SecretContent::Valid(held) = self.read(&secret).await.map_err(unavailable)?
                 && held.digest() == digest
             {
                 machines.extend(index.with_secret(&secret).into_iter().map(|machine| (machine, held.clone())));
@@ -94,11 +92,10 @@ impl SharedSecrets {
     pub async fn find_by_digest(
         &self,
         index: &InventoryIndex,
-        client: &Client,
         digest: &[u8; 32],
     ) -> Result<Option<SharedSecret>, Refusal> {
-        for secret in self.holders(index, client, digest).await? {
-            if let SecretContent::Valid(held) = self.read(client, &secret).await.map_err(unavailable)?
+        for secret in self.holders(index, digest).await? {
+            if let SecretContent::Valid(held) = self.read(&secret).await.map_err(unavailable)?
                 && held.digest() == *digest
             {
                 return Ok(Some(held));
@@ -108,8 +105,8 @@ impl SharedSecrets {
     }
 
     /// Reads one Secret and remembers what it was. The error is why it could not be read now.
-    pub async fn read(&self, client: &Client, key: &Key) -> Result<SecretContent, String> {
-        let api = Api::<Secret>::namespaced(client.clone(), &key.0);
+    pub async fn read(&self, key: &Key) -> Result<SecretContent, String> {
+        let api = Api::<Secret>::namespaced(self.client.clone(), &key.0);
         let content = match timeout(DEADLINE, api.get_opt(&key.1)).await {
             Ok(Ok(secret)) => SecretContent::of(secret.as_ref()),
             Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => SecretContent::Forbidden,
@@ -138,7 +135,7 @@ impl SharedSecrets {
 
     /// Where this digest was seen. Secrets that were never read, or an unknown digest, have a round of reading made,
     /// if the last one is not too recent.
-    async fn holders(&self, index: &InventoryIndex, client: &Client, digest: &[u8; 32]) -> Result<Vec<Key>, Refusal> {
+    async fn holders(&self, index: &InventoryIndex, digest: &[u8; 32]) -> Result<Vec<Key>, Refusal> {
         let (holders, read) = self.change(|known| (known.holders(digest), known.by_secret.len()));
         if !holders.is_empty() && read >= index.secret_count() {
             return Ok(holders);
@@ -146,7 +143,7 @@ impl SharedSecrets {
         // Who comes while a round goes on has it made for him, too.
         let mut last = self.round.lock().await;
         if last.is_none_or(|last| last.elapsed() >= ROUND_EVERY) {
-            let result = self.make_round(index, client).await;
+            let result = self.make_round(index).await;
             *last = Some(Instant::now());
             result.map_err(unavailable)?;
         }
@@ -154,10 +151,10 @@ impl SharedSecrets {
     }
 
     /// Reads the Secrets that were not read for the longest time, those never read first.
-    async fn make_round(&self, index: &InventoryIndex, client: &Client) -> Result<(), String> {
+    async fn make_round(&self, index: &InventoryIndex) -> Result<(), String> {
         let named = index.secrets();
         let due = self.change(|known| known.due(named));
-        let contents = due.into_iter().map(|key| async move { self.read(client, &key).await });
+        let contents = due.into_iter().map(|key| async move { self.read(&key).await });
         let mut contents = stream::iter(contents).buffer_unordered(AT_ONCE);
         while let Some(content) = contents.next().await {
             content?;
@@ -239,11 +236,11 @@ mod tests {
     use serde_json::json;
 
     fn enter(context: &Context, name: &str, secret: &str) {
-        context.inventories.enter(fixtures::inventory(name, json!({"machineTokenSecretName": secret})));
+        context.inventory.index.enter(fixtures::inventory(name, json!({"machineTokenSecretName": secret})));
     }
 
     async fn name(context: &Context, secret: &str) -> Result<String, RefusalCode> {
-        let found = context.secrets.find(&context.inventories, &context.client, &SharedSecret::new(secret)).await;
+        let found = context.secrets.find(&context.inventory.index, &SharedSecret::new(secret)).await;
         found.map(|machine| machine.name.clone()).map_err(|refusal| refusal.code)
     }
 
@@ -304,7 +301,7 @@ mod tests {
         api.put_secret("secret-a", "Opaque", "one");
         assert_eq!(name(&context, "one").await, Err(RefusalCode::UnknownSecret));
         let key = ("n".to_owned(), "secret-a".to_owned());
-        assert!(matches!(context.secrets.read(&context.client, &key).await, Ok(SecretContent::Malformed(_))));
+        assert!(matches!(context.secrets.read(&key).await, Ok(SecretContent::Malformed(_))));
         assert_eq!(name(&context, "").await, Err(RefusalCode::UnknownSecret));
     }
 

@@ -69,7 +69,9 @@ mod tests {
     use serde_json::json;
 
     fn starting_with(api: &FakeApi) -> Context {
-        Context { inventories: InventoryIndex::default(), ..fixtures::context(api) }
+        let mut context = fixtures::context(api);
+        context.inventory.index = InventoryIndex::default();
+        context
     }
 
     #[tokio::test]
@@ -81,14 +83,14 @@ mod tests {
             serde_json::to_value(object).unwrap(),
         );
         let context = starting_with(&api);
-        let found = context.find_machine(&hash).await.unwrap();
+        let found = context.inventory.find(&hash).await.unwrap();
         assert_eq!(found.map(|machine| machine.name.clone()), Some("a".to_owned()));
         let stranger = TpmHash::of_public_key(b"b");
-        assert_eq!(context.find_machine(&stranger).await.unwrap(), None);
+        assert_eq!(context.inventory.find(&stranger).await.unwrap(), None);
         assert!(!api.take_requests().is_empty());
 
         let context = fixtures::context(&api);
-        assert_eq!(context.find_machine(&hash).await.unwrap(), None);
+        assert_eq!(context.inventory.find(&hash).await.unwrap(), None);
         assert_eq!(api.take_requests(), [] as [&str; 0]);
     }
 
@@ -105,18 +107,18 @@ mod tests {
             serde_json::to_value(of("m")).unwrap(),
         );
         let context = starting_with(&api);
-        context.inventories.enter(of("n"));
-        let here = context.find_machine_in("n", &hash).await.unwrap().unwrap();
+        context.inventory.index.enter(of("n"));
+        let here = context.inventory.find_in("n", &hash).await.unwrap().unwrap();
         assert_eq!((here.namespace.as_str(), api.take_requests().len()), ("n", 0));
-        assert_eq!(context.find_machine(&hash).await.unwrap_err().code, RefusalCode::DuplicateIdentity);
+        assert_eq!(context.inventory.find(&hash).await.unwrap_err().code, RefusalCode::DuplicateIdentity);
         assert!(!api.take_requests().is_empty());
     }
 
     #[tokio::test]
     async fn one_question_too_many_is_told_when_to_come_back() {
         let context = starting_with(&FakeApi::default());
-        let _places = context.lookup.0.try_acquire_many(AT_ONCE as u32).unwrap();
-        let refusal = context.find_machine(&TpmHash::of_public_key(b"a")).await.unwrap_err();
+        let _places = context.inventory.lookup.0.try_acquire_many(AT_ONCE as u32).unwrap();
+        let refusal = context.inventory.find(&TpmHash::of_public_key(b"a")).await.unwrap_err();
         assert_eq!((refusal.code, refusal.retry_after), (RefusalCode::Unavailable, Some(RETRY_AFTER)));
     }
 }

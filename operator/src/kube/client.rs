@@ -1,6 +1,6 @@
 //! The client of the API server, with a clock beside it: requests are timed, and none is waited for without end.
 
-use crate::observe::metrics::RequestTimes;
+use crate::kube::request_times::RequestTimes;
 use anyhow::Context as _;
 use axum::http::{Request, Response};
 use kube::Client;

@@ -1,6 +1,7 @@
 //! What `/metrics` shows. No label names a machine: cardinality does not grow with the fleet.
 
 use crate::inventory::index::InventoryIndex;
+use crate::kube::request_times::{RequestTimes, histogram};
 use api::{ManagedOSImage, Phase};
 use kube::runtime::reflector::Store;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -8,7 +9,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use protocol::{Refusal, RefusalCode};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,50 +65,6 @@ struct ReconcileLabel {
     result: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabel {
-    method: String,
-    /// The kind's plural.
-    resource: String,
-    /// The HTTP status, or `none` where there was no answer.
-    status: String,
-}
-
-/// Requests to the API server, by the time to their answer's headers: a watch is answered when it begins.
-#[derive(Clone)]
-pub struct RequestTimes(Family<RequestLabel, Histogram, fn() -> Histogram>);
-
-impl RequestTimes {
-    /// `path` is an API server's; `status` is `None` where there was no answer.
-    pub fn observe(&self, method: &str, path: &str, status: Option<u16>, taken: Duration) {
-        let label = RequestLabel {
-            method: method.to_owned(),
-            resource: resource_of(path).to_owned(),
-            status: status.map_or_else(|| "none".to_owned(), |status| status.to_string()),
-        };
-        self.0.get_or_create(&label).observe(taken.as_secs_f64());
-    }
-}
-
-/// The plural in `/api/v1[/namespaces/<n>]/<plural>…` or `/apis/<group>/<version>[/namespaces/<n>]/<plural>…`.
-fn resource_of(path: &str) -> &str {
-    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let rest = match parts.first() {
-        Some(&"api") => parts.get(2..),
-        Some(&"apis") => parts.get(3..),
-        _ => None,
-    };
-    match rest.unwrap_or_default() {
-        ["namespaces", _, plural, ..] | [plural, ..] => plural,
-        [] => "other",
-    }
-}
-
-/// 1 ms to 32 s: a deadline is 60 s.
-fn histogram() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 2.0, 16))
-}
-
 fn histograms<L: Clone + Eq + std::hash::Hash>() -> Family<L, Histogram, fn() -> Histogram> {
     Family::new_with_constructor(histogram)
 }
@@ -142,7 +99,7 @@ impl Default for Metrics {
         let revoked = Family::<RevokedLabel, Counter>::default();
         let seconds = histogram();
         let writes = Counter::default();
-        let (phases, reconciliations, requests) = (histograms(), histograms(), histograms());
+        let (phases, reconciliations, requests) = (histograms(), histograms(), RequestTimes::default());
         let certificates = Family::<CertificateLabel, Counter>::default();
         let inventories = Family::<InventoryLabel, Gauge>::default();
         let upgrades = Family::<UpgradeLabel, Gauge>::default();
@@ -162,9 +119,8 @@ impl Default for Metrics {
         let help = "Nodes of all ManagedOSImages, by how far they are; told by the replica that leads";
         registry.register("upgrade_nodes", help, upgrades.clone());
         registry.register("reconcile_seconds", "Reconciliations, by kind and result", reconciliations.clone());
-        registry.register("api_request_seconds", "Requests to the API server, to the answer", requests.clone());
+        registry.register("api_request_seconds", "Requests to the API server, to the answer", requests.family());
         registry.register("leader", "1 where this replica runs the controllers", leads.clone());
-        let requests = RequestTimes(requests);
         Self {
             registry,
             phases,
@@ -324,19 +280,6 @@ mod tests {
         let text = metrics.text(&InventoryIndex::default()).unwrap();
         assert!(text.contains(r#"rancheros_exchanges_total{request="register",result="ok",code=""} 1"#), "{text}");
         assert!(text.contains(r#"result="refused",code="Busy"} 1"#), "{text}");
-    }
-    #[test]
-    fn a_request_is_known_by_its_kind_and_never_by_its_object() {
-        for (path, resource) in [
-            ("/api/v1/namespaces/n/secrets/s", "secrets"),
-            ("/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/m/status", "machineinventories"),
-            ("/apis/rancheros.cattle.io/v1/machineinventories", "machineinventories"),
-            ("/api/v1/namespaces", "namespaces"),
-            ("/version", "other"),
-            ("", "other"),
-        ] {
-            assert_eq!(resource_of(path), resource, "{path}");
-        }
     }
 
     #[tokio::test]

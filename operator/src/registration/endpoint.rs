@@ -4,17 +4,13 @@
 pub mod address;
 pub mod authority;
 
-use crate::context::Context;
-use crate::registration::Endpoint;
 use crate::registration::endpoint::address::AddressFinder;
 use crate::registration::endpoint::authority::{
-    AuthorityError, CertificateSource, InstalledMachines, ServerCertificate,
+    AuthorityError, CertificateAndKey, CertificateSource, InstalledMachines, ServerCertificate,
 };
-use crate::server::CertificateHolder;
 use anyhow::Context as _;
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -24,6 +20,23 @@ const RENEWAL_EVERY: Duration = Duration::from_secs(10 * 60);
 const ADDRESS_EVERY: Duration = Duration::from_secs(15);
 /// How long the API server is waited for between two attempts at the start.
 const START_RETRY: Duration = Duration::from_secs(2);
+
+/// How machines reach the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Such as `https://ros.example.org`, without a slash at the end.
+    pub server_url: String,
+    /// PEM of the authorities to trust; empty: those that everybody trusts.
+    pub ca_bundle: String,
+}
+
+impl Endpoint {
+    /// Whether the URL is a Service's name, which leads nowhere outside the cluster.
+    pub fn is_inside_only(&self) -> bool {
+        let host = self.server_url.trim_start_matches("https://").split([':', '/']).next().unwrap_or_default();
+        host.ends_with(".svc")
+    }
+}
 
 /// Where address and certificate come from.
 pub struct EndpointWatcher {
@@ -71,31 +84,34 @@ impl EndpointWatcher {
         }
     }
 
-    /// Serves with what is renewed, and tells of an address that changes.
+    /// Watches certificate and address until it is dropped. `use_certificate` is called with each renewed certificate,
+    /// `told` gets each endpoint that differs from the one before. `machines_behind`: how many installed machines do not
+    /// have the settings of an endpoint yet; `None` while that is not known.
     pub async fn run(
         self,
-        certificate: Arc<CertificateHolder>,
+        use_certificate: impl Fn(&CertificateAndKey) -> anyhow::Result<()>,
         told: watch::Sender<Endpoint>,
         mut served: ServerCertificate,
-        context: Arc<Context>,
+        machines_behind: impl Fn(&Endpoint) -> Option<usize>,
     ) {
         loop {
             let pause = if told.borrow().is_inside_only() { ADDRESS_EVERY } else { RENEWAL_EVERY };
             tokio::time::sleep(pause).await;
-            let (next, endpoint) = match self.find(|url| machines(&context, url)).await {
-                Ok(found) => found,
-                Err(error) if is_damaged(&error) => {
-                    // What is served with goes on being trusted; it only cannot be renewed.
-                    tracing::error!("{error:#}");
-                    continue;
-                }
-                Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "looking after address and certificate");
-                    continue;
-                }
-            };
+            let (next, endpoint) =
+                match self.find(|url| installed_machines(&told.borrow(), url, &machines_behind)).await {
+                    Ok(found) => found,
+                    Err(error) if is_damaged(&error) => {
+                        // What is served with goes on being trusted; it only cannot be renewed.
+                        tracing::error!("{error:#}");
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::warn!(error = format!("{error:#}"), "looking after address and certificate");
+                        continue;
+                    }
+                };
             if next != served {
-                if let Err(error) = certificate.replace(&next.server) {
+                if let Err(error) = use_certificate(&next.server) {
                     tracing::error!(error = format!("{error:#}"), "using the renewed certificate");
                     continue;
                 }
@@ -114,11 +130,15 @@ impl EndpointWatcher {
     }
 }
 
-/// What installed machines know of us. Of an address that they are not told yet nothing is known.
-fn machines(context: &Context, server_url: &str) -> InstalledMachines {
-    let told = context.endpoint();
-    let behind = if told.server_url == server_url { context.left_behind(&told) } else { None };
-    InstalledMachines { bundle: told.ca_bundle, behind }
+/// What installed machines know of the operator. `told`: the endpoint that they are told of. Of an address that they are
+/// not told yet nothing is known.
+fn installed_machines(
+    told: &Endpoint,
+    server_url: &str,
+    machines_behind: impl Fn(&Endpoint) -> Option<usize>,
+) -> InstalledMachines {
+    let behind = if told.server_url == server_url { machines_behind(told) } else { None };
+    InstalledMachines { bundle: told.ca_bundle.clone(), behind }
 }
 
 /// Whether somebody must put something back: waiting does not help.

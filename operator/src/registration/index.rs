@@ -1,8 +1,8 @@
 //! Every MachineRegistration, found by its token, with the authorities it trusts.
 
-use crate::inventory::index::Key;
+use crate::inventory::index::{InventoryIndex, Key};
 use crate::registration::Registration;
-use crate::registration::limiter::WriteLimiter;
+use crate::registration::endpoint::Endpoint;
 use api::MachineRegistration;
 use kube::ResourceExt;
 use kube::runtime::watcher;
@@ -18,8 +18,6 @@ pub struct RegistrationIndex {
     maps: RwLock<Maps>,
     /// How many machines may come through a registration that does not say it.
     pub default_most: Option<u32>,
-    /// How fast each registration may have objects written.
-    pub limiter: WriteLimiter,
 }
 
 /// Whom a token lets in.
@@ -43,8 +41,8 @@ struct Maps {
 
 impl RegistrationIndex {
     /// `default_most`: of machines for registrations that do not say how many; 0: any number.
-    pub fn new(default_most: u32, limiter: WriteLimiter) -> Self {
-        Self { default_most: Some(default_most).filter(|most| *most > 0), limiter, ..Self::default() }
+    pub fn new(default_most: u32) -> Self {
+        Self { default_most: Some(default_most).filter(|most| *most > 0), ..Self::default() }
     }
 
     /// Takes in what the watch says.
@@ -95,6 +93,19 @@ impl RegistrationIndex {
             Some(authorities) => maps.authorities.insert(key, authorities),
             None => maps.authorities.remove(&key),
         });
+    }
+
+    /// How many installed machines do not have the settings that follow from this endpoint. `None`: not all of them are
+    /// known yet.
+    pub fn machines_behind(&self, inventories: &InventoryIndex, endpoint: &Endpoint) -> Option<usize> {
+        if !self.is_complete() || !inventories.is_complete() {
+            return None;
+        }
+        let behind = |registration: Arc<Registration>| {
+            let newest = registration.operator_settings(endpoint).map(|settings| String::from(settings.revision));
+            inventories.behind(&registration.namespace, &registration.name, newest.as_deref().unwrap_or_default())
+        };
+        Some(self.all().into_iter().map(behind).sum())
     }
 
     fn read<T>(&self, question: impl FnOnce(&Maps) -> T) -> T {
@@ -203,7 +214,7 @@ mod tests {
         for (default, given, most) in
             [(7, None, Some(7)), (7, Some(9), Some(9)), (0, None, None), (0, Some(9), Some(9))]
         {
-            let index = RegistrationIndex::new(default, WriteLimiter::default());
+            let index = RegistrationIndex::new(default);
             let mut door = object("door", &token('a'));
             door.spec.max_machines = given;
             index.apply(&Event::Apply(door));

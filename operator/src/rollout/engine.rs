@@ -1,7 +1,7 @@
 //! Who carries an upgrade out.
 
 use super::LOCAL_NAMESPACE;
-use crate::registration::Problem;
+use api::Problem;
 use api::{Engine, reason};
 
 /// Which of the kinds we drive the API server serves.

@@ -219,15 +219,15 @@ async fn find_cluster(
     context: &Context,
 ) -> Result<ReadOutcome<Option<String>>, ReconcileError> {
     let Some(cluster) = machine.cluster() else { return Ok(ReadOutcome::Missing) };
-    let found = context.rancher.management_cluster(&context.client, &machine.namespace, cluster).await;
+    let found = context.rancher.management_cluster(&machine.namespace, cluster).await;
     found.map_err(|source| ReconcileError::Reading { what: format!("Cluster {}/{cluster}", machine.namespace), source })
 }
 
 async fn ensure_token(machine: &KnownMachine, context: &Context, key: Key) -> Result<State, ReconcileError> {
     let failed = |source| ReconcileError::Changing { what: token_name(&key), source };
-    let mut found = context.rancher.token(&context.client, &key).await.map_err(failed)?;
+    let mut found = context.rancher.token(&key).await.map_err(failed)?;
     if found == ReadOutcome::Missing {
-        found = context.rancher.make_token(&context.client, &key, machine).await.map_err(failed)?;
+        found = context.rancher.make_token(&key, machine).await.map_err(failed)?;
     }
     Ok(match found {
         ReadOutcome::Found(token) if !token.is_of(machine) => State::NameTaken(key),
@@ -241,7 +241,7 @@ async fn ensure_token(machine: &KnownMachine, context: &Context, key: Key) -> Re
 }
 
 async fn delete_token(machine: &KnownMachine, context: &Context, key: &Key) -> Result<(), ReconcileError> {
-    let deleted = context.rancher.delete_token(&context.client, key, machine).await;
+    let deleted = context.rancher.delete_token(key, machine).await;
     deleted.map_err(|source| ReconcileError::Changing { what: token_name(key), source })
 }
 

@@ -27,11 +27,11 @@ pub(super) enum State {
 
 pub(super) async fn check(machine: &KnownMachine, context: &Context) -> State {
     let Some(key) = machine.secret() else { return State::NotNamed };
-    match context.secrets.read(&context.client, &key).await {
+    match context.secrets.read(&key).await {
         Ok(SecretContent::Valid(secret)) => {
             let mut secrets = context.secrets.others(&key, &secret);
             secrets.push(key);
-            let machines = secrets.iter().flat_map(|secret| context.inventories.with_secret(secret));
+            let machines = secrets.iter().flat_map(|secret| context.inventory.index.with_secret(secret));
             let others: Vec<_> = machines.filter(|other| other.uid != machine.uid && !other.deleting).collect();
             // Those that named theirs before this machine named its own do not know yet.
             let unaware = others.iter().filter(|other| !says_shared(&other.status));
@@ -111,7 +111,7 @@ mod tests {
     use serde_json::json;
 
     async fn told(context: &Context, name: &str) -> Option<(String, String)> {
-        let machine = context.inventories.get("n", name).unwrap();
+        let machine = context.inventory.index.get("n", name).unwrap();
         let state = check(&machine, context).await;
         let mut status = MachineInventoryStatus::default();
         set_condition(&machine, &state, &mut status, &context.now());
@@ -128,7 +128,7 @@ mod tests {
             ("b", json!({"machineTokenSecretName": "s-b"})),
             ("c", json!({})),
         ] {
-            context.inventories.enter(fixtures::inventory(name, spec));
+            context.inventory.index.enter(fixtures::inventory(name, spec));
         }
         let reason = async |name: &str| told(&context, name).await.map(|(reason, _)| reason);
         assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_MISSING));
@@ -144,12 +144,12 @@ mod tests {
             reason_a == reason::SECRET_NOT_UNIQUE && message.contains("(b)") && !message.contains("same\""),
             "{message}"
         );
-        context.inventories.forget(&context.inventories.get("n", "b").unwrap());
+        context.inventory.index.forget(&context.inventory.index.get("n", "b").unwrap());
         assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_READABLE));
 
         // Another machine that names the same Secret: the first one is to be told.
         context.secrets.take_changed();
-        context.inventories.enter(fixtures::inventory("d", json!({"machineTokenSecretName": "s-a"})));
+        context.inventory.index.enter(fixtures::inventory("d", json!({"machineTokenSecretName": "s-a"})));
         assert_eq!(reason("d").await.as_deref(), Some(reason::SECRET_NOT_UNIQUE));
         assert_eq!(context.secrets.take_changed(), [("n".to_owned(), "s-a".to_owned())]);
     }

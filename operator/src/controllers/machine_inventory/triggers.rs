@@ -23,7 +23,7 @@ pub(super) fn triggers(
         Ok(event) => event,
         Err(error) => return vec![Err(error)],
     };
-    let index = &context.inventories;
+    let index = &context.inventory.index;
     // Whether an inventory counts depends on the machine's others.
     let all = |hash: Option<&TpmHash>| hash.map(|hash| index.of_one_machine(hash)).unwrap_or_default();
     let others = |hash| Some(all(hash)).filter(|machines| machines.len() > 1).unwrap_or_default();
@@ -62,7 +62,7 @@ pub(super) fn triggers(
 pub(super) fn left_without_status(context: Arc<Context>) -> impl Stream<Item = watcher::Result<watcher::Event<Name>>> {
     let machines = stream::unfold(context, |context| async {
         tokio::time::sleep(Duration::from_secs(STATUS_GRACE.unsigned_abs())).await;
-        let left = context.inventories.without_phase();
+        let left = context.inventory.index.without_phase();
         let left = left.into_iter().filter(|machine| find(machine, &context) == Finding::Unrecorded);
         let triggers: Vec<_> = left.map(|machine| Ok(watcher::Event::Apply(name_of(&machine)))).collect();
         Some((stream::iter(triggers), context))
@@ -177,7 +177,8 @@ mod tests {
         assert_eq!(handed_on(&context, Event::Apply(a.clone())), ["look at a", "look at a", "look at b"]);
         assert_eq!(handed_on(&context, Event::Delete(a.clone())), ["leave a", "look at b"]);
 
-        let context = Context { inventories: InventoryIndex::default(), ..fixtures::context(&FakeApi::default()) };
+        let mut context = fixtures::context(&FakeApi::default());
+        context.inventory.index = InventoryIndex::default();
         assert_eq!(handed_on(&context, Event::Init), ["init"]);
         assert_eq!(handed_on(&context, Event::InitApply(b)), [] as [&str; 0]);
         assert_eq!(handed_on(&context, Event::InitApply(a)), ["look at a"]);
@@ -197,7 +198,7 @@ mod tests {
         handed_on(&context, Event::Init);
         handed_on(&context, Event::InitApply(restored));
         handed_on(&context, Event::InitDone);
-        assert_eq!(context.inventories.get("n", "a").unwrap().status.phase, Some(Phase::Ready));
+        assert_eq!(context.inventory.index.get("n", "a").unwrap().status.phase, Some(Phase::Ready));
     }
 
     #[tokio::test(start_paused = true)]

@@ -39,7 +39,7 @@ pub(super) struct Found {
 /// `applied`: the Bundle or the Plan as it is.
 pub(super) async fn fetch(context: &Context, desired: &Desired, applied: Value) -> Result<Found, ReconcileError> {
     let upgrade = &desired.upgrade;
-    let machines = context.inventories.installed(&upgrade.image_namespace);
+    let machines = context.inventory.index.installed(&upgrade.image_namespace);
     if !upgrade.is_local() {
         let clusters = clusters(context, desired).await?;
         let reached = |machine: &KnownMachine| machine.cluster().is_some_and(|name| clusters.contains(name));

@@ -127,9 +127,9 @@ mod tests {
     use super::super::discovery::Discovered;
     use super::super::validate::validate;
     use super::*;
-    use crate::registration::Problem;
     use crate::rollout::ServedKinds;
     use crate::rollout::progress::Machine;
+    use api::Problem;
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
 

@@ -1,9 +1,9 @@
 //! Whether an object can be carried out, and by whom.
 
 use super::discovery::Discovered;
-use crate::registration::Problem;
 use crate::rollout::{RolloutEngine, ServedKinds, Upgrade, choose};
 use api::ManagedOSImage;
+use api::Problem;
 use kube::ResourceExt;
 
 /// An object that can be carried out.

@@ -1,8 +1,12 @@
 use super::*;
+use crate::context::Context;
 use crate::fixtures::{self, FakeApi};
 use api::AttestationStatus;
+use api::Phase;
+use protocol::ReinstallRequest;
 use protocol::hardware::Hardware;
 use protocol::message::Failure;
+use protocol::message::OsReport;
 use serde_json::{Value, json};
 
 struct Scene {
@@ -21,10 +25,10 @@ impl Scene {
 
     /// Registers and writes; the inventory, or the refusal's code.
     async fn register(&self, machine: &str, serial: &str) -> Result<String, RefusalCode> {
-        let result = register(&self.context, &self.registration, &identity(machine), &report(serial)).await;
+        let result = register(&self.context.inventory, &self.registration, &identity(machine), &report(serial)).await;
         let mut writer = result.map_err(|refusal| refusal.code)?;
-        writer.write(&self.context).await.map_err(|refusal| refusal.code)?;
-        Ok(writer.inventory())
+        writer.write(&self.context.inventory).await.map_err(|refusal| refusal.code)?;
+        Ok(writer.name())
     }
 
     fn inventories(&self) -> Vec<Value> {
@@ -62,15 +66,17 @@ async fn a_new_machine_costs_two_writes_and_a_known_one_none() {
 #[tokio::test]
 async fn what_is_said_in_one_breath_is_one_write() {
     let scene = Scene::new(json!({}));
-    let mut writer = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
-    writer.note(&scene.context, Step::Installed);
-    writer.write(&scene.context).await.unwrap();
+    let mut writer =
+        register(&scene.context.inventory, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    writer.note(&scene.context.inventory, Step::Installed);
+    writer.write(&scene.context.inventory).await.unwrap();
     assert_eq!(scene.api.take_requests(), ["POST machineinventories", "PATCH status"]);
     assert_eq!(scene.inventories()[0]["status"]["phase"], "Installed");
 
-    let mut again = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
-    again.note(&scene.context, Step::Installed);
-    again.write(&scene.context).await.unwrap();
+    let mut again =
+        register(&scene.context.inventory, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    again.note(&scene.context.inventory, Step::Installed);
+    again.write(&scene.context.inventory).await.unwrap();
     assert_eq!(scene.api.take_requests(), [] as [&str; 0]);
 }
 
@@ -93,7 +99,7 @@ async fn a_name_that_another_machine_has_is_lengthened() {
     let mut theirs = fixtures::inventory(name, json!({"tpmHash": TpmHash::of_public_key(b"b").as_str()}));
     theirs.metadata.resource_version = None;
     let scene = Scene::new(json!({"machineName": "edge"}));
-    scene.context.inventory_store.make(theirs).await.unwrap();
+    scene.context.inventory.store.make(theirs).await.unwrap();
     let second = scene.register("a", "1").await.unwrap();
     assert!(second.starts_with(&format!("{namespace}/edge-")) && second.len() > first.len(), "{first} {second}");
 }
@@ -102,10 +108,10 @@ async fn a_name_that_another_machine_has_is_lengthened() {
 async fn a_machine_made_by_hand_is_adopted() {
     let scene = Scene::new(json!({"machineInventoryLabels": {"rack": "7"}}));
     let expected = fixtures::inventory("expected", json!({"tpm": TpmHash::of_public_key(b"a").as_str()}));
-    let Created::New(expected) = scene.context.inventory_store.make(expected).await.unwrap() else {
+    let Created::New(expected) = scene.context.inventory.store.make(expected).await.unwrap() else {
         panic!("it is new")
     };
-    scene.context.inventories.enter(*expected);
+    scene.context.inventory.index.enter(*expected);
     assert_eq!(scene.register("a", "1").await.unwrap(), "n/expected");
     let [object] = &scene.inventories()[..] else { panic!("one inventory") };
     assert_eq!(object["metadata"]["labels"]["rack"], "7");
@@ -121,19 +127,19 @@ async fn the_namespace_through_which_a_machine_last_registered_has_it() {
         Registration::of(&object)
     };
     let hash = TpmHash::of_public_key(b"a");
-    let owner = async || scene.context.find_machine(&hash).await.unwrap().map(|machine| machine.namespace.clone());
+    let owner = async || scene.context.inventory.find(&hash).await.unwrap().map(|machine| machine.namespace.clone());
     // Somebody has written the machine's hash into an inventory before it came.
     let mut claim = fixtures::inventory("claim", json!({"tpm": hash.as_str(), "clusterName": "theirs"}));
     claim.metadata.namespace = Some("tenant".to_owned());
-    scene.context.inventories.enter(claim);
+    scene.context.inventory.index.enter(claim);
     assert_eq!(owner().await.as_deref(), Some("tenant"), "nobody knows better");
     scene.register("a", "1").await.unwrap();
     assert_eq!(owner().await.as_deref(), Some("n"));
 
     // All in one second.
     let register_elsewhere = async || {
-        let mut writer = register(&scene.context, &elsewhere, &identity("a"), &report("1")).await.unwrap();
-        writer.write(&scene.context).await.unwrap();
+        let mut writer = register(&scene.context.inventory, &elsewhere, &identity("a"), &report("1")).await.unwrap();
+        writer.write(&scene.context.inventory).await.unwrap();
     };
     for _ in 0..2 {
         register_elsewhere().await;
@@ -176,13 +182,14 @@ async fn a_machine_that_waits_for_approval_is_recorded_and_refused() {
 #[tokio::test]
 async fn what_is_said_of_an_unknown_machine_is_refused_and_a_failure_is_recorded() {
     let scene = Scene::new(json!({}));
-    let unknown = find(&scene.context, &scene.registration, &identity("a").hash).await.map(|_| ()).unwrap_err();
+    let unknown =
+        find(&scene.context.inventory, &scene.registration, &identity("a").hash).await.map(|_| ()).unwrap_err();
     assert_eq!(unknown.code, RefusalCode::UnknownMachine);
     scene.register("a", "1").await.unwrap();
-    let mut writer = find(&scene.context, &scene.registration, &identity("a").hash).await.ok().unwrap();
+    let mut writer = find(&scene.context.inventory, &scene.registration, &identity("a").hash).await.ok().unwrap();
     let failure = Failure { reason: "NoDisk".into(), message: "no disk is there".into() };
-    writer.note(&scene.context, Step::Failed(failure));
-    writer.write(&scene.context).await.unwrap();
+    writer.note(&scene.context.inventory, Step::Failed(failure));
+    writer.write(&scene.context.inventory).await.unwrap();
     assert_eq!(scene.inventories()[0]["status"]["failure"]["reason"], "NoDisk");
     scene.register("a", "1").await.unwrap();
     assert!(scene.inventories()[0]["status"].get("failure").is_none());
@@ -206,11 +213,11 @@ async fn a_machine_known_by_its_secret_is_recognised_and_never_made() {
     let object = fixtures::inventory("by-hand", json!({"machineTokenSecretName": "s"}));
     let path = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/by-hand";
     scene.api.put(path, serde_json::to_value(&object).unwrap());
-    let machine = scene.context.inventories.enter(object);
+    let machine = scene.context.inventory.index.enter(object);
     let register = async || {
-        let result = register_known(&scene.context, &scene.registration, &machine, &report("1")).await;
+        let result = register_known(&scene.context.inventory, &scene.registration, &machine, &report("1")).await;
         let mut writer = result.map_err(|refusal| refusal.code)?;
-        writer.write(&scene.context).await.map_err(|refusal| refusal.code)
+        writer.write(&scene.context.inventory).await.map_err(|refusal| refusal.code)
     };
     register().await.unwrap();
     let [recorded] = &scene.inventories()[..] else { panic!("the one that was there") };
@@ -227,21 +234,22 @@ async fn a_machine_known_by_its_secret_is_recognised_and_never_made() {
     assert_eq!(find_known(&scene.registration, &stranger).map(drop).unwrap_err().code, RefusalCode::UnknownMachine);
     let mut without = fixtures::inventory("by-hand", json!({}));
     without.metadata.resource_version = Some("9999".to_owned());
-    scene.context.inventories.enter(without);
+    scene.context.inventory.index.enter(without);
     assert_eq!(register().await, Err(RefusalCode::UnknownMachine), "its inventory names no Secret any more");
 }
 
 #[tokio::test]
 async fn what_somebody_else_changed_before_a_write_is_read_back_after_it() {
     let scene = Scene::new(json!({}));
-    let mut writer = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    let mut writer =
+        register(&scene.context.inventory, &scene.registration, &identity("a"), &report("1")).await.unwrap();
     let path = format!("/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/{}", writer.machine().name);
     scene.api.change(&path, json!({"spec": {"clusterName": "c"}, "metadata": {"generation": 2}}));
     scene.api.take_requests();
-    writer.write(&scene.context).await.unwrap();
+    writer.write(&scene.context.inventory).await.unwrap();
     // Refused, because it was decided on another version.
     assert_eq!(scene.api.take_requests(), ["PATCH status", "GET machineinventories", "PATCH status"]);
-    let known = scene.context.inventories.get("n", &writer.machine().name).unwrap();
+    let known = scene.context.inventory.index.get("n", &writer.machine().name).unwrap();
     assert_eq!((known.cluster(), known.status.phase), (Some("c"), Some(Phase::Registered)));
     assert_eq!(writer.machine().cluster(), Some("c"));
 }
@@ -249,15 +257,16 @@ async fn what_somebody_else_changed_before_a_write_is_read_back_after_it() {
 #[tokio::test]
 async fn an_inventory_made_anew_under_the_same_name_is_not_the_machines() {
     let scene = Scene::new(json!({}));
-    let mut writer = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    let mut writer =
+        register(&scene.context.inventory, &scene.registration, &identity("a"), &report("1")).await.unwrap();
     let mut successor = fixtures::inventory(&writer.machine().name, json!({"tpmHash": "b".repeat(64)}));
     successor.metadata.resource_version = Some("9999".to_owned());
-    scene.context.inventories.enter(successor);
+    scene.context.inventory.index.enter(successor);
     scene.api.take_requests();
-    let refusal = writer.write(&scene.context).await.unwrap_err();
+    let refusal = writer.write(&scene.context.inventory).await.unwrap_err();
     assert_eq!((refusal.code, writer.is_written()), (RefusalCode::UnknownMachine, true), "it is not tried again");
-    writer.note(&scene.context, Step::Installed);
-    assert_eq!(writer.write(&scene.context).await.unwrap_err().code, RefusalCode::UnknownMachine);
+    writer.note(&scene.context.inventory, Step::Installed);
+    assert_eq!(writer.write(&scene.context.inventory).await.unwrap_err().code, RefusalCode::UnknownMachine);
     assert_eq!(scene.api.take_requests(), [] as [&str; 0]);
 }
 
@@ -266,17 +275,18 @@ const INVENTORY: &str = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinvent
 #[tokio::test]
 async fn what_another_writer_said_meanwhile_stays_said() {
     let scene = Scene::new(json!({}));
-    let mut writer = register(&scene.context, &scene.registration, &identity("a"), &report("1")).await.unwrap();
-    writer.write(&scene.context).await.unwrap();
-    let name = writer.inventory().replace("n/", INVENTORY);
+    let mut writer =
+        register(&scene.context.inventory, &scene.registration, &identity("a"), &report("1")).await.unwrap();
+    writer.write(&scene.context.inventory).await.unwrap();
+    let name = writer.name().replace("n/", INVENTORY);
     let mut conditions = scene.inventories()[0]["status"]["conditions"].clone();
     let other = json!({"type": "SharedSecret", "status": "True", "reason": "SecretReadable", "message": ""});
     conditions.as_array_mut().unwrap().push(other);
     // The index has not heard of it.
     scene.api.change(&name, json!({"status": {"conditions": conditions}}));
     scene.api.take_requests();
-    writer.note(&scene.context, Step::Installed);
-    writer.write(&scene.context).await.unwrap();
+    writer.note(&scene.context.inventory, Step::Installed);
+    writer.write(&scene.context.inventory).await.unwrap();
     assert_eq!(scene.api.take_requests(), ["PATCH status", "GET machineinventories", "PATCH status"]);
     let status = scene.inventories().remove(0)["status"].take();
     let types = status["conditions"].as_array().unwrap().iter().map(|condition| condition["type"].as_str().unwrap());
@@ -293,8 +303,8 @@ async fn what_a_machine_has_no_more_vanishes_from_its_status() {
         identity.attestation.ek_certificate_authority = authority.map(Into::into);
         let hardware = serde_json::from_value(json!({"disks": disks, "memoryBytes": 1})).unwrap();
         let report = MachineReport { hardware, ..report("1") };
-        let mut writer = register(&scene.context, &scene.registration, &identity, &report).await.unwrap();
-        writer.write(&scene.context).await.unwrap();
+        let mut writer = register(&scene.context.inventory, &scene.registration, &identity, &report).await.unwrap();
+        writer.write(&scene.context.inventory).await.unwrap();
     };
     come(Some("CN=vendor"), json!([{"path": "/dev/sda"}])).await;
     scene.api.take_requests();
@@ -311,17 +321,18 @@ async fn what_a_machine_has_no_more_vanishes_from_its_status() {
 /// The writer of a machine that runs and whose inventory announces that it is to install itself again.
 async fn asked(scene: &Scene) -> (InventoryWriter, OsReport) {
     let report = OsReport { reinstall: Some(Default::default()), ..OsReport::default() };
-    let mut writer = register(&scene.context, &scene.registration, &identity("a"), &self::report("1")).await.unwrap();
-    writer.note(&scene.context, Step::Reported(Box::new(report.clone())));
-    writer.write(&scene.context).await.unwrap();
-    let path = writer.inventory().replace("n/", INVENTORY);
+    let mut writer =
+        register(&scene.context.inventory, &scene.registration, &identity("a"), &self::report("1")).await.unwrap();
+    writer.note(&scene.context.inventory, Step::Reported(Box::new(report.clone())));
+    writer.write(&scene.context.inventory).await.unwrap();
+    let path = writer.name().replace("n/", INVENTORY);
     let condition = json!({"type": "Reinstall", "status": "True", "reason": "Requested", "message": "erases"});
     scene.api.change(&path, json!({"spec": {"reinstall": "again"}, "metadata": {"generation": 2}}));
     let mut conditions = scene.inventories()[0]["status"]["conditions"].clone();
     conditions.as_array_mut().unwrap().push(condition);
     scene.api.change(&path, json!({"status": {"conditions": conditions, "reinstall": {"announced": "again"}}}));
     let seen = serde_json::from_value(scene.inventories().remove(0)).unwrap();
-    (InventoryWriter::new(scene.context.inventories.enter(seen)), report)
+    (InventoryWriter::new(scene.context.inventory.index.enter(seen)), report)
 }
 
 #[tokio::test]
@@ -329,12 +340,12 @@ async fn what_is_asked_of_a_machine_is_read_and_recorded_first() {
     let scene = Scene::new(json!({}));
     let (mut writer, report) = asked(&scene).await;
     scene.api.take_requests();
-    let sent = writer.send_reinstall(&scene.context, &report).await;
+    let sent = writer.send_reinstall(&scene.context.inventory, &report).await;
     assert_eq!(sent.as_ref().map(ReinstallRequest::as_str), Some("again"));
     assert_eq!(scene.api.take_requests(), ["GET machineinventories", "PATCH status"]);
     let conditions = scene.inventories()[0]["status"]["conditions"].clone();
     assert!(conditions.as_array().unwrap().iter().any(|condition| condition["reason"] == "Sent"), "{conditions}");
-    assert_eq!(writer.send_reinstall(&scene.context, &OsReport::default()).await, None, "an older release");
+    assert_eq!(writer.send_reinstall(&scene.context.inventory, &OsReport::default()).await, None, "an older release");
 }
 
 #[tokio::test]
@@ -342,7 +353,7 @@ async fn what_was_withdrawn_or_cannot_be_read_is_not_asked_of_a_machine() {
     for case in ["away", "withdrawn", "recreated", "elsewhere", "starting"] {
         let scene = Scene::new(json!({}));
         let (mut writer, report) = asked(&scene).await;
-        let path = writer.inventory().replace("n/", INVENTORY);
+        let path = writer.name().replace("n/", INVENTORY);
         // Nothing of it has come to the index.
         match case {
             "away" => scene.api.set_away(true),
@@ -353,12 +364,13 @@ async fn what_was_withdrawn_or_cannot_be_read_is_not_asked_of_a_machine() {
                 object.metadata.namespace = Some("m".into());
                 let proved = json!({"attestation": {"time": "2030-01-01T00:00:00Z"}});
                 object.status = serde_json::from_value(proved).unwrap();
-                scene.context.inventories.enter(object);
+                scene.context.inventory.index.enter(object);
             }
             _ => {}
         }
-        let starting = Context { inventories: Default::default(), ..fixtures::context(&scene.api) };
+        let mut starting = fixtures::context(&scene.api);
+        starting.inventory.index = Default::default();
         let context = if case == "starting" { &starting } else { &scene.context };
-        assert_eq!(writer.send_reinstall(context, &report).await, None, "{case}");
+        assert_eq!(writer.send_reinstall(&context.inventory, &report).await, None, "{case}");
     }
 }

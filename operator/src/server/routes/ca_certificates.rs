@@ -45,10 +45,10 @@ fn question(headers: &HeaderMap) -> Option<([u8; 32], &str)> {
 }
 
 async fn keyed_hash(context: &Context, digest: &[u8; 32], nonce: &str, text: &str) -> Option<String> {
-    if let Some(hash) = context.inventories.find_by_digest(digest).and_then(|machine| machine.hash.clone()) {
+    if let Some(hash) = context.inventory.index.find_by_digest(digest).and_then(|machine| machine.hash.clone()) {
         return Some(hash_of(hash.as_str().as_bytes(), nonce, text));
     }
-    let secret = context.secrets.find_by_digest(&context.inventories, &context.client, digest).await.ok()??;
+    let secret = context.secrets.find_by_digest(&context.inventory.index, digest).await.ok()??;
     Some(hash_of(secret.expose(), nonce, text))
 }
 

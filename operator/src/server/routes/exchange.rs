@@ -4,11 +4,13 @@ mod identify;
 
 use crate::cluster::join;
 use crate::context::Context;
-use crate::identity::attestation::{add_tpm, random};
+use crate::identity::attestation::add_tpm;
+use crate::identity::challenge::random;
 use crate::inventory::life::{Step, not_configured};
+use crate::inventory::writer::InventoryWriter;
 use crate::registration::Registration;
 use crate::registration::index::TokenScope;
-use crate::registration::register::{self, InventoryWriter};
+use crate::registration::register;
 use crate::server::admission::{Admitted, permit_revoked, shutting_down};
 use crate::server::frames::{End, Frames, Socket};
 use identify::Peer;
@@ -126,9 +128,9 @@ impl<S: Socket> Exchange<S> {
         }
         self.frames.close().await;
         if let Some(writer) = &mut self.writer
-            && let Err(refusal) = writer.write(&self.context).await
+            && let Err(refusal) = writer.write(&self.context.inventory).await
         {
-            tracing::warn!(inventory = writer.inventory(), %refusal, "what the machine last said is not recorded");
+            tracing::warn!(inventory = writer.name(), %refusal, "what the machine last said is not recorded");
         }
     }
 
@@ -185,16 +187,16 @@ impl<S: Socket> Exchange<S> {
             Peer::Tpm(mut identity) => {
                 if self.scope == TokenScope::KnownMachines {
                     // A machine that nobody knows is refused.
-                    register::find(&self.context, &self.registration, &identity.hash).await?;
+                    register::find(&self.context.inventory, &self.registration, &identity.hash).await?;
                 }
                 add_tpm(&mut identity.attestation, report.hardware.tpm.as_ref());
-                register::register(&self.context, &self.registration, &identity, &report).await?
+                register::register(&self.context.inventory, &self.registration, &identity, &report).await?
             }
             Peer::SecretHolder(machine) => {
-                register::register_known(&self.context, &self.registration, &machine, &report).await?
+                register::register_known(&self.context.inventory, &self.registration, &machine, &report).await?
             }
         };
-        let inventory = writer.inventory();
+        let inventory = writer.name();
         let cloud_config = self.registration.answer(
             &self.context.endpoint(),
             TokenScope::KnownMachines,
@@ -204,7 +206,7 @@ impl<S: Socket> Exchange<S> {
         drop(report);
         let writer = self.writer.insert(writer);
         if is_large {
-            writer.write(&self.context).await?;
+            writer.write(&self.context.inventory).await?;
         }
         tracing::info!(inventory, "registered");
         let cloud_config = match cloud_config {
@@ -281,12 +283,20 @@ impl<S: Socket> Exchange<S> {
         let frame = self.receive(PATIENCE).await?;
         self.side.receive_installing(&frame)?;
         let join = match &self.writer {
-            Some(writer) => Some(join::join(&self.context, writer.machine()).await),
+            Some(writer) => Some(
+                join::join(
+                    &self.context.rancher,
+                    &self.context.registrations,
+                    &self.context.endpoint(),
+                    writer.machine(),
+                )
+                .await,
+            ),
             None => None,
         };
         let settings = self.registration.operator_settings(&self.context.endpoint());
         let reinstall = match &mut self.writer {
-            Some(writer) => writer.send_reinstall(&self.context, &report).await,
+            Some(writer) => writer.send_reinstall(&self.context.inventory, &report).await,
             None => None,
         };
         let frame = self.side.send_done(Recorded { join, settings, reinstall })?;
@@ -296,7 +306,7 @@ impl<S: Socket> Exchange<S> {
 
     async fn open_writer(&mut self, peer: &Peer) -> Result<(), End> {
         self.writer = Some(match peer {
-            Peer::Tpm(identity) => register::find(&self.context, &self.registration, &identity.hash).await?,
+            Peer::Tpm(identity) => register::find(&self.context.inventory, &self.registration, &identity.hash).await?,
             Peer::SecretHolder(machine) => register::find_known(&self.registration, machine)?,
         });
         Ok(())
@@ -304,14 +314,14 @@ impl<S: Socket> Exchange<S> {
 
     fn note(&mut self, step: Step) {
         if let Some(writer) = &mut self.writer {
-            writer.note(&self.context, step);
+            writer.note(&self.context.inventory, step);
         }
     }
 
     async fn record(&mut self, step: Step) -> Result<(), End> {
         self.note(step);
         match &mut self.writer {
-            Some(writer) => Ok(writer.write(&self.context).await?),
+            Some(writer) => Ok(writer.write(&self.context.inventory).await?),
             None => Ok(()),
         }
     }
@@ -320,7 +330,7 @@ impl<S: Socket> Exchange<S> {
     /// reason to stop an installation.
     async fn write_if_possible(&mut self) -> Result<(), End> {
         match &mut self.writer {
-            Some(writer) => match writer.write(&self.context).await {
+            Some(writer) => match writer.write(&self.context.inventory).await {
                 Err(refusal) if matches!(refusal.code, RefusalCode::Unavailable | RefusalCode::Busy) => Ok(()),
                 result => Ok(result?),
             },

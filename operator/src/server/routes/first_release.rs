@@ -1,7 +1,8 @@
 //! The first release's exchange: machines in the field register unchanged.
 
 use crate::context::Context;
-use crate::identity::attestation::{credential_challenge, judge};
+use crate::identity::attestation::judge;
+use crate::identity::challenge::credential_challenge;
 use crate::inventory::life::{Step, not_configured};
 use crate::registration::Registration;
 use crate::registration::index::TokenScope;
@@ -100,17 +101,23 @@ async fn converse(
     introduction: &Introduction,
 ) -> Result<(), Refusal> {
     let Introduction { presented, report } = introduction;
-    let identity = judge(context, registration, &presented.endorsement_key, &presented.certificates)?;
+    let identity = judge(
+        &context.registrations,
+        &context.tpm_vendors,
+        registration,
+        &presented.endorsement_key,
+        &presented.certificates,
+    )?;
     prove(socket, presented).await?;
     context.metrics.count_attestation(identity.attestation.ek_certificate);
-    let mut writer = register::register(context, registration, &identity, report).await?;
+    let mut writer = register::register(&context.inventory, registration, &identity, report).await?;
     // What the first release installs does not report; its URL is the one that it came with.
     let answer = registration.answer(&context.endpoint(), TokenScope::NewMachines, writer.machine(), &report.smbios);
     if let Err(refusal) = &answer {
-        writer.note(context, Step::Failed(not_configured(refusal)));
+        writer.note(&context.inventory, Step::Failed(not_configured(refusal)));
     }
-    writer.write(context).await?;
-    tracing::info!(inventory = writer.inventory(), "registered");
+    writer.write(&context.inventory).await?;
+    tracing::info!(inventory = writer.name(), "registered");
     let config = serde_json::to_vec(&answer?)
         .map_err(|error| Refusal::new(RefusalCode::Internal, format!("writing the configuration: {error}")))?;
     send(socket, config).await

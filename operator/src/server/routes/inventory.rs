@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::inventory::index::KnownMachine;
 use crate::inventory::life::Step;
 use crate::inventory::lookup::starting;
-use crate::registration::register::InventoryWriter;
+use crate::inventory::writer::InventoryWriter;
 use crate::server::admission::Admitted;
 use crate::server::frames::Socket;
 use crate::server::{ServerState, refuse};
@@ -91,11 +91,11 @@ impl Credential {
 /// Answers a machine with a shared secret.
 async fn answer(state: &ServerState, secret: &SharedSecret) -> Result<Response, Refusal> {
     let context = &state.context;
-    if !context.inventories.is_complete() {
+    if !context.inventory.index.is_complete() {
         return Err(starting());
     }
     let _admitted = state.inventory_admission.admit(None).await?;
-    let machine = context.secrets.find(&context.inventories, &context.client, secret).await?;
+    let machine = context.secrets.find(&context.inventory.index, secret).await?;
     let configuration = configuration(context, &machine).await?;
     note(context, machine).await;
     context.metrics.count(REQUEST, None);
@@ -131,7 +131,7 @@ async fn run(mut socket: impl Socket, context: Arc<Context>, presented: Presente
 
 async fn converse(socket: &mut impl Socket, context: &Context, presented: &Presented) -> Result<(), Refusal> {
     prove(socket, presented).await?;
-    let known = context.find_machine(&presented.endorsement_key.tpm_hash()).await?;
+    let known = context.inventory.find(&presented.endorsement_key.tpm_hash()).await?;
     let machine = known.ok_or_else(|| {
         let message = "no MachineInventory has this TPM's hash; register the machine, or make one with spec.tpm";
         Refusal::new(RefusalCode::UnknownMachine, message)
@@ -146,7 +146,8 @@ async fn converse(socket: &mut impl Socket, context: &Context, presented: &Prese
 
 /// A client that asks here has no role: an answer without one, and without a cluster, would have it stop asking.
 async fn configuration(context: &Context, machine: &KnownMachine) -> Result<JoinConfiguration, Refusal> {
-    let configuration = join::configuration(context, machine).await?;
+    let configuration =
+        join::configuration(&context.rancher, &context.registrations, &context.endpoint(), machine).await?;
     let assigned = |answer: &JoinConfiguration| machine.cluster().is_some() || answer.0.contains_key("role");
     configuration.filter(assigned).ok_or_else(|| {
         let message = format!(
@@ -160,10 +161,10 @@ async fn configuration(context: &Context, machine: &KnownMachine) -> Result<Join
 /// Notes that the machine was here. It has its answer, whether or not that can be written now.
 async fn note(context: &Context, machine: Arc<KnownMachine>) {
     let mut writer = InventoryWriter::new(machine);
-    tracing::info!(inventory = writer.inventory(), "told how it joins its cluster");
-    writer.note(context, Step::Fetched);
-    if let Err(refusal) = writer.write(context).await {
-        tracing::warn!(inventory = writer.inventory(), %refusal, "that the machine was here is not recorded");
+    tracing::info!(inventory = writer.name(), "told how it joins its cluster");
+    writer.note(&context.inventory, Step::Fetched);
+    if let Err(refusal) = writer.write(&context.inventory).await {
+        tracing::warn!(inventory = writer.name(), %refusal, "that the machine was here is not recorded");
     }
 }
 

@@ -59,7 +59,7 @@ async fn answer(
     connection: Option<Arc<Permit>>,
 ) -> Result<Response, Refusal> {
     let registration = registration::find_for_media(state, token)?;
-    if let Some(refusal) = decide::expired(&registration, (state.context.clock)()) {
+    if let Some(refusal) = decide::expired(&registration, state.context.clock.timestamp()) {
         return Err(refusal);
     }
     let base = state.context.media.find(name)?;

@@ -42,7 +42,7 @@ pub async fn open(
 /// What stands on a medium, as cloud-config.
 fn settings(state: &ServerState, token: &str) -> Result<Response, Refusal> {
     let registration = find_for_media(state, token)?;
-    if let Some(refusal) = decide::expired(&registration, (state.context.clock)()) {
+    if let Some(refusal) = decide::expired(&registration, state.context.clock.timestamp()) {
         return Err(refusal);
     }
     let settings = registration.medium_settings(&state.context.endpoint());

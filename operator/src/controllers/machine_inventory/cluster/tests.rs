@@ -26,17 +26,17 @@ impl Scene {
             object["metadata"]["finalizers"] = kept["metadata"]["finalizers"].clone();
         }
         self.api.put(path, object.clone());
-        if let Some(before) = self.context.inventories.get("n", "a") {
-            self.context.inventories.forget(&before);
+        if let Some(before) = self.context.inventory.index.get("n", "a") {
+            self.context.inventory.index.forget(&before);
         }
-        self.context.inventories.enter(serde_json::from_value(object).unwrap());
+        self.context.inventory.index.enter(serde_json::from_value(object).unwrap());
     }
 
     /// One reconciliation; the condition's reason after it.
     async fn look(&self) -> String {
-        let machine = self.context.inventories.get("n", "a").unwrap();
+        let machine = self.context.inventory.index.get("n", "a").unwrap();
         let state = reconcile_token(&machine, &self.context).await.unwrap();
-        let machine = self.context.inventories.get("n", "a").unwrap();
+        let machine = self.context.inventory.index.get("n", "a").unwrap();
         let mut status = machine.status.clone();
         set_condition(&machine, &state, &mut status, &self.context.now());
         let reason = status.conditions.find(condition_type::ASSIGNED).map(|condition| condition.reason.to_string());
@@ -45,10 +45,10 @@ impl Scene {
     }
 
     async fn keep(&self, status: MachineInventoryStatus) {
-        let machine = self.context.inventories.get("n", "a").unwrap();
+        let machine = self.context.inventory.index.get("n", "a").unwrap();
         if let Some(patch) = StatusPatch::between(&machine.status, &status, machine.resource_version()) {
-            let written = self.context.inventory_store.write_status("n", "a", &patch).await.unwrap();
-            self.context.inventories.assume_written(&machine, status, &written).expect("nobody else writes");
+            let written = self.context.inventory.store.write_status("n", "a", &patch).await.unwrap();
+            self.context.inventory.index.assume_written(&machine, status, &written).expect("nobody else writes");
         }
     }
 
@@ -64,7 +64,7 @@ impl Scene {
     }
 
     fn is_held(&self) -> bool {
-        !self.context.inventories.get("n", "a").unwrap().finalizers.is_empty()
+        !self.context.inventory.index.get("n", "a").unwrap().finalizers.is_empty()
     }
 }
 
@@ -88,7 +88,7 @@ async fn what_is_missing_is_said_until_the_token_is_issued() {
     assert_eq!((scene.tokens(), scene.is_held()), (vec!["c-1/c-1-a-token".to_owned()], true));
     scene.api.issue_tokens("t");
     assert_eq!(scene.look().await, reason::TOKEN_ISSUED);
-    let machine = scene.context.inventories.get("n", "a").unwrap();
+    let machine = scene.context.inventory.index.get("n", "a").unwrap();
     assert_eq!(machine.status.cluster_registration_token_namespace.as_deref(), Some("c-1"));
 
     scene.api.take_requests();
@@ -109,7 +109,7 @@ async fn another_cluster_is_another_token_and_the_old_one_goes() {
     scene.apply(json!({}), 3);
     assert_eq!(scene.look().await, "");
     assert_eq!((scene.tokens().len(), scene.is_held()), (0, false));
-    let machine = scene.context.inventories.get("n", "a").unwrap();
+    let machine = scene.context.inventory.index.get("n", "a").unwrap();
     assert_eq!(noted(&machine), None);
 }
 
@@ -129,7 +129,7 @@ async fn a_deleted_cluster_takes_the_token_along_and_a_deleted_token_is_made_aga
 async fn a_deleted_inventory_takes_its_token_along_even_one_that_was_not_noted() {
     for forgotten in [false, true] {
         let scene = assigned().await;
-        let mut machine = (*scene.context.inventories.get("n", "a").unwrap()).clone();
+        let mut machine = (*scene.context.inventory.index.get("n", "a").unwrap()).clone();
         machine.deleting = true;
         if forgotten {
             machine.status.cluster_registration_token_name = None;
@@ -148,7 +148,7 @@ async fn somebody_elses_token_is_neither_used_nor_deleted() {
     scene.api.put_cluster("c", Some("c-1"));
     let other = KnownMachine { namespace: "m".into(), name: "a".into(), ..KnownMachine::default() };
     let key = ("c-1".to_owned(), "c-1-a-token".to_owned());
-    scene.context.rancher.make_token(&scene.context.client, &key, &other).await.unwrap();
+    scene.context.rancher.make_token(&key, &other).await.unwrap();
     scene.apply(in_cluster("c"), 1);
     assert_eq!(scene.look().await, reason::TOKEN_NAME_TAKEN);
     scene.apply(json!({}), 2);

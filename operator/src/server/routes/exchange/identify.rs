@@ -1,10 +1,10 @@
 //! From the first message to a proof of who the machine is.
 
 use super::{Exchange, PATIENCE};
-use crate::identity::attestation::{credential_challenge, judge, random};
+use crate::identity::attestation::{Identity, judge};
+use crate::identity::challenge::{credential_challenge, random};
 use crate::identity::secret_holder;
 use crate::inventory::index::KnownMachine;
-use crate::registration::register::Identity;
 use crate::server::frames::{End, Socket};
 use protocol::attestation::{AttestationKey, EndorsementKey, check_secret};
 use protocol::exchange::Opening;
@@ -55,7 +55,13 @@ impl<S: Socket> Exchange<S> {
         let version = agree_on_version(&hello.versions)?;
         let endorsement = EndorsementKey::from_spki_der(&hello.ek_public)?;
         let attestation = AttestationKey::parse(&hello.ak_public)?;
-        let identity = judge(&self.context, &self.registration, &endorsement, &hello.ek_certificates)?;
+        let identity = judge(
+            &self.context.registrations,
+            &self.context.tpm_vendors,
+            &self.registration,
+            &endorsement,
+            &hello.ek_certificates,
+        )?;
         let credential_challenge = credential_challenge(&endorsement, attestation.name())?;
         let nonce = random::<32>()?;
         let challenge = Challenge {
@@ -79,7 +85,8 @@ impl<S: Socket> Exchange<S> {
     /// `secretHello`, `secretChallenge`, `secretProof`.
     async fn identify_by_secret(&mut self, hello: &SecretHello, begun: Instant) -> Result<Arc<KnownMachine>, End> {
         let version = agree_on_version(&hello.versions)?;
-        let (machine, secret) = secret_holder::claimed(&self.context, &hello.digest).await?;
+        let (machine, secret) =
+            secret_holder::claimed(&self.context.inventory.index, &self.context.secrets, &hello.digest).await?;
         let nonce = random::<32>()?;
         let correlation = self.correlation.clone();
         let challenge = SecretChallenge { version, nonce: nonce.to_vec(), correlation };

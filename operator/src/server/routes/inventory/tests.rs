@@ -23,7 +23,7 @@ impl Scene {
         let object = fixtures::inventory("a", spec);
         let path = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/a";
         api.put(path, serde_json::to_value(&object).unwrap());
-        context.inventories.enter(object);
+        context.inventory.index.enter(object);
         api.put_secret("s", SECRET_TYPE, "secret");
         Self { api, state: ServerState::new(Arc::new(context), Admission::new(1).0) }
     }

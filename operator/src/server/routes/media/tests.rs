@@ -189,7 +189,7 @@ async fn one_too_many_is_told_when_to_come_back_and_a_slow_reader_loses_its_plac
     drop(get(&state, &[]).await);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(get(&state, &[]).await.status(), StatusCode::OK);
-    let text = state.context.metrics.text(&state.context.inventories).unwrap();
+    let text = state.context.metrics.text(&state.context.inventory.index).unwrap();
     assert!(text.contains(r#"{request="media",result="refused",code="DeadlineExceeded"} 1"#), "{text}");
 }
 

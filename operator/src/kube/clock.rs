@@ -1,21 +1,38 @@
-//! Tells when the clock was set, or the host slept: what was to be done at some time of day is then due sooner or later
-//! than was reckoned.
+//! The clock, and its jumps: when it was set, or the host slept, what was to be done at some time of day is due sooner or
+//! later than was computed.
 
 use futures::{Stream, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+
+/// Tells the time of day. Tests set it.
+#[derive(Clone, Copy)]
+pub struct Clock(pub fn() -> Timestamp);
+
+impl Clock {
+    pub fn timestamp(self) -> Timestamp {
+        (self.0)()
+    }
+
+    /// In whole seconds, as Kubernetes keeps times: anything finer would differ when it is read back.
+    pub fn now(self) -> Time {
+        let now = self.timestamp();
+        Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+    }
+}
 
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// What is less is a busy host, or a clock that is put right little by little. In milliseconds.
 const JUMP: i128 = 30_000;
 
 /// One item for each jump of this clock against the time that passes.
-pub fn clock_jumps(clock: fn() -> Timestamp) -> impl Stream<Item = ()> + Send {
-    stream::unfold((clock(), Instant::now()), move |(mut time, mut passed)| async move {
+pub fn clock_jumps(clock: Clock) -> impl Stream<Item = ()> + Send {
+    stream::unfold((clock.timestamp(), Instant::now()), move |(mut time, mut passed)| async move {
         loop {
             sleep(CHECK_EVERY).await;
-            let (time_now, passed_now) = (clock(), Instant::now());
+            let (time_now, passed_now) = (clock.timestamp(), Instant::now());
             let by_clock = i128::from(time_now.as_millisecond()) - i128::from(time.as_millisecond());
             let jump = by_clock - (passed_now - passed).as_millis() as i128;
             (time, passed) = (time_now, passed_now);
@@ -44,7 +61,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_jump_is_told_once_whichever_way_it_went_and_time_that_passes_is_none() {
-        let jumps = clock_jumps(clock);
+        let jumps = clock_jumps(Clock(clock));
         tokio::pin!(jumps);
         for set_by in [3600, -3600, 0] {
             SET_BY.store(set_by, Ordering::Relaxed);

@@ -1,0 +1,23 @@
+//! Challenges of a TPM: a credential that only the TPM with both keys can open.
+
+use protocol::attestation::{Credential, EndorsementKey, KeyName};
+use protocol::{Refusal, RefusalCode};
+
+/// A credential and the secret in it.
+pub struct CredentialChallenge {
+    pub credential: Credential,
+    pub secret: [u8; 32],
+}
+
+/// Makes what only the TPM with both keys can solve.
+pub fn credential_challenge(key: &EndorsementKey, name: &KeyName) -> Result<CredentialChallenge, Refusal> {
+    let secret = random()?;
+    Ok(CredentialChallenge { credential: key.make_credential(name, &secret)?, secret })
+}
+
+pub fn random<const N: usize>() -> Result<[u8; N], Refusal> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| Refusal::new(RefusalCode::Internal, "the operating system gave no random bytes"))?;
+    Ok(bytes)
+}

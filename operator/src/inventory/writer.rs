@@ -1,0 +1,235 @@
+//! Writes the status of an inventory, from what its machine says.
+//!
+//! Steps are noted first, so that several steps in quick succession are one write. What they make of the status is
+//! decided with the write, on the newest version of the inventory. A write that another writer has overtaken is decided
+//! again.
+
+use crate::inventory::Inventory;
+use crate::inventory::index::{KnownMachine, Owner};
+use crate::inventory::life::{self, Step};
+use crate::inventory::reinstall;
+use crate::inventory::store::StoreError;
+use crate::kube::status_writer::StatusPatch;
+use api::{Conditions, MachineInventoryStatus, Phase, condition_type};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use protocol::message::OsReport;
+use protocol::{Refusal, RefusalCode, ReinstallRequest};
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// How often a status may be overtaken by another writer before the machine is told to come back.
+const ATTEMPTS: usize = 3;
+
+/// What a machine said, and how much of it is written.
+pub struct InventoryWriter {
+    machine: Arc<KnownMachine>,
+    /// What it said since the last write, and when. What that makes of the status is decided with the write, on the
+    /// newest version of the inventory: others write, too.
+    noted: Vec<(Step, Time)>,
+}
+
+/// What comes of everything that is noted.
+struct Outcome {
+    status: MachineInventoryStatus,
+    news: Vec<EventText>,
+}
+
+/// What is to be told as an event: whether it is a warning, its reason, and the words.
+type EventText = (bool, String, String);
+
+impl InventoryWriter {
+    /// Of a machine that proved who it is.
+    pub fn new(machine: Arc<KnownMachine>) -> Self {
+        Self { machine, noted: Vec::new() }
+    }
+
+    /// `namespace/name`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.machine.namespace, self.machine.name)
+    }
+
+    /// As it was last written.
+    pub fn machine(&self) -> &KnownMachine {
+        &self.machine
+    }
+
+    /// Whether nothing is noted that is not written.
+    pub fn is_written(&self) -> bool {
+        self.noted.is_empty()
+    }
+
+    pub fn note(&mut self, inventory: &Inventory, step: Step) {
+        // While the API server is away progress is noted again and again.
+        if let (Some((last @ Step::Progress(_), _)), Step::Progress(_)) = (self.noted.last_mut(), &step) {
+            *last = step;
+        } else {
+            self.noted.push((step, inventory.clock.now()));
+        }
+    }
+
+    /// Writes what is noted, if it says anything new. After an error it is still noted, unless the inventory is gone.
+    pub async fn write(&mut self, inventory: &Inventory) -> Result<(), Refusal> {
+        match self.try_to_write(inventory).await {
+            Err(StoreError::Gone) => {
+                inventory.index.forget(&self.machine);
+                self.noted.clear();
+                Err(unknown_machine())
+            }
+            Err(StoreError::Changed) => {
+                let message = "others write the machine's inventory at the same time";
+                Err(Refusal::new(RefusalCode::Unavailable, message).retry_after(5))
+            }
+            Err(StoreError::Refused(refusal)) => Err(refusal),
+            Ok(news) => {
+                self.noted.clear();
+                for (warning, reason, message) in news {
+                    inventory.events.publish(self.machine.reference(), warning, &reason, &message);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What is to be told of it: the phases gone through, and what became of a request to install again.
+    async fn try_to_write(&mut self, inventory: &Inventory) -> Result<Vec<EventText>, StoreError> {
+        if self.noted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let newest = inventory.index.get(&self.machine.namespace, &self.machine.name);
+        match newest {
+            // Of the same name, and not this machine's.
+            Some(newest) if newest.is_successor_of(&self.machine) => return Err(StoreError::Gone),
+            Some(newest) if newest.uid == self.machine.uid => self.machine = newest,
+            _ => {}
+        }
+        for _ in 0..ATTEMPTS {
+            let mut before = self.machine.status.clone();
+            let mut outcome = self.decide(inventory);
+            if outcome.status.hardware.is_some() && self.machine.hardware.is_some() {
+                // Of what is recorded only a digest is kept, which does not tell what vanished.
+                before = self.read_again(inventory).await?;
+                outcome = self.decide(inventory);
+            }
+            let Outcome { status, news } = outcome;
+            let Some(patch) = StatusPatch::between(&before, &status, self.machine.resource_version()) else {
+                return Ok(Vec::new());
+            };
+            let permit = acquire_write(inventory, &self.machine).await.map_err(StoreError::Refused)?;
+            let sent = self.send(inventory, &patch, status).await;
+            drop(permit);
+            match sent {
+                Ok(()) => return Ok(news),
+                Err(StoreError::Changed) => self.read_again(inventory).await.map(drop)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Changed)
+    }
+
+    /// What everything that is noted makes of the status.
+    fn decide(&self, inventory: &Inventory) -> Outcome {
+        let (mut status, mut news) = (self.machine.status.clone(), Vec::new());
+        for (step, time) in &self.noted {
+            let mut after = life::after(&status, step, self.machine.generation, time);
+            reinstall::after(&self.machine, step, &mut after, time);
+            if let Some(phase) = after.phase.filter(|phase| status.phase != Some(*phase)) {
+                let ready = after.conditions.find(condition_type::READY);
+                let message = ready.map(|ready| ready.message.to_string()).unwrap_or_default();
+                news.push((phase == Phase::Failed, format!("{phase:?}"), message));
+            }
+            news.extend(reinstall::news(&status, &after));
+            status = after;
+        }
+        Outcome { status: life::settled(&self.machine.status, status, &inventory.clock.now()), news }
+    }
+
+    /// What the machine is to be told about installing itself again, in answer to this report. It is decided on what the
+    /// API server has at this moment, and recorded first: without an API server the machine is told nothing.
+    pub async fn send_reinstall(&mut self, inventory: &Inventory, report: &OsReport) -> Option<ReinstallRequest> {
+        reinstall::due(&self.machine, report, self.counts(inventory))?;
+        match self.try_to_send_reinstall(inventory, report).await {
+            Ok(text) => text,
+            Err(error) => {
+                tracing::warn!(inventory = self.name(), ?error, "it is not told to install itself again");
+                None
+            }
+        }
+    }
+
+    async fn try_to_send_reinstall(
+        &mut self,
+        inventory: &Inventory,
+        report: &OsReport,
+    ) -> Result<Option<ReinstallRequest>, StoreError> {
+        self.read_again(inventory).await?;
+        let due = |writer: &Self| reinstall::due(&writer.machine, report, writer.counts(inventory)).cloned();
+        let Some(text) = due(self) else { return Ok(None) };
+        self.note(inventory, Step::SentReinstall(text.clone()));
+        self.write(inventory).await.map_err(StoreError::Refused)?;
+        // The write may have found another version.
+        Ok(due(self).filter(|still| *still == text))
+    }
+
+    /// Whether this is the inventory that counts for its machine, as far as all inventories are known.
+    fn counts(&self, inventory: &Inventory) -> bool {
+        let index = &inventory.index;
+        index.is_complete()
+            && match self.machine.hash.as_ref().map(|hash| index.owner(hash, None)) {
+                Some(Owner::Inventory(machine)) => machine.uid == self.machine.uid,
+                Some(Owner::Nobody | Owner::Disputed) => false,
+                // By its shared secret.
+                None => !self.machine.malformed_identity,
+            }
+    }
+
+    /// Reads the inventory anew; its whole status.
+    async fn read_again(&mut self, inventory: &Inventory) -> Result<MachineInventoryStatus, StoreError> {
+        let object = inventory.store.get(&self.machine.namespace, &self.machine.name).await?;
+        let status = object.status.clone().unwrap_or_default();
+        let machine = Arc::new(KnownMachine::of(object.clone()));
+        inventory.index.enter(object);
+        if machine.uid != self.machine.uid {
+            return Err(StoreError::Gone);
+        }
+        self.machine = machine;
+        Ok(status)
+    }
+
+    async fn send(
+        &mut self,
+        inventory: &Inventory,
+        patch: &StatusPatch,
+        status: MachineInventoryStatus,
+    ) -> Result<(), StoreError> {
+        let (machine, index, client) = (&self.machine, &inventory.index, &inventory.store);
+        inventory.writes.inc();
+        let written = client.write_status(&machine.namespace, &machine.name, patch).await?;
+        if let Some(machine) = index.assume_written(machine, status, &written) {
+            self.machine = machine;
+            return Ok(());
+        }
+        let newest = index.enter(client.get(&machine.namespace, &machine.name).await?);
+        if newest.uid != machine.uid {
+            return Err(StoreError::Gone);
+        }
+        self.machine = newest;
+        Ok(())
+    }
+}
+
+/// A write for a machine counts against the registration through which it came.
+pub async fn acquire_write(
+    inventory: &Inventory,
+    machine: &KnownMachine,
+) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+    let Some(name) = machine.registration.clone() else { return Ok(None) };
+    inventory.limiter.acquire(&(machine.namespace.clone(), name)).await.map(Some)
+}
+
+/// The refusal of a machine that has no inventory.
+pub fn unknown_machine() -> Refusal {
+    Refusal::new(
+        RefusalCode::UnknownMachine,
+        "no inventory knows this machine; register it again, by booting the medium",
+    )
+}
