@@ -1,65 +1,31 @@
 //! `ros-installer register` as a person at a console uses it, against a running operator and a TPM from the factory.
 
+use harness::clients::installer::InstallerProcess;
 use harness::clusters::certificates::Authority;
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::chroot::Chroot;
 use harness::world::World;
-use qemu::paths;
 use qemu::process::{Process, said};
-use qemu::swtpm::{EkCertificate, Tpm};
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::process::{Command, Output};
 use std::time::Duration;
-
-/// A machine that is no machine: this host, with a TPM of its own.
-struct Host {
-    tpm: Tpm,
-    ca: PathBuf,
-}
-
-impl Host {
-    async fn of(world: &World) -> Self {
-        let tpm = Tpm::for_programs(&world.folder("tpm").unwrap(), EkCertificate::Present).await.unwrap();
-        let ca = world.folder("medium").unwrap().join("ca.pem");
-        std::fs::write(&ca, world.operator.ca().await.unwrap()).unwrap();
-        Self { tpm, ca }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(paths::program("ros-installer").unwrap());
-        command.args(arguments).env("TCTI", self.tpm.tcti());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    fn register(&self, url: &str, more: &[&str]) -> Output {
-        let ca = self.ca.to_str().unwrap();
-        let mut arguments = vec!["register", "--once", "--registration-url", url, "--registration-ca-cert", ca];
-        arguments.extend(more);
-        self.run(&arguments)
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_installer_registers_its_machine_and_prints_the_configuration() {
     let world = World::start("installer-registers", json!({"cloudConfig": {"hostname": "edge-1"}})).await.unwrap();
-    let host = Host::of(&world).await;
-    let output = host.register(&world.url().unwrap(), &["--output", "json"]);
+    let host = InstallerProcess::with_tpm(&world).await.unwrap();
+    let output = host.register(&world.url().unwrap(), &["--output", "json"]).unwrap();
     let text = said(&output);
     assert!(output.status.success(), "{text}");
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["cloudConfig"]["hostname"], "edge-1");
 
     let [inventory] = &world.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
-    let hash = host.run(&["tpm-hash"]);
+    let hash = host.run(&["tpm-hash"]).unwrap();
     assert_eq!(inventory["spec"]["tpmHash"], String::from_utf8_lossy(&hash.stdout).trim());
     assert_eq!(inventory["status"]["hardware"]["tpm"]["manufacturer"], "IBM");
-    let debug = host.register(&world.url().unwrap(), &["--debug"]);
+    let debug = host.register(&world.url().unwrap(), &["--debug"]).unwrap();
     let token = world.url().unwrap().rsplit('/').next().unwrap().to_owned();
     assert!(!String::from_utf8_lossy(&debug.stderr).contains(&token), "the token was logged");
 }
@@ -69,12 +35,12 @@ async fn the_installer_registers_its_machine_and_prints_the_configuration() {
 async fn an_operator_that_is_down_for_a_minute_is_waited_for_and_registered_with() {
     const MINUTES: Duration = Duration::from_secs(180);
     let mut world = World::start("installer-waits", json!({})).await.unwrap();
-    let host = Host::of(&world).await;
+    let host = InstallerProcess::with_tpm(&world).await.unwrap();
     let url = world.url().unwrap();
     world.operator.stop();
 
-    let ca = host.ca.to_str().unwrap();
-    let mut command = host.command(&["register", "--registration-url", &url, "--registration-ca-cert", ca]);
+    let ca = host.authority.to_str().unwrap();
+    let mut command = host.command(&["register", "--registration-url", &url, "--registration-ca-cert", ca]).unwrap();
     let mut installer = Process::start(&mut command, &world.path().join("installer.log")).unwrap();
     until("three attempts in vain", MINUTES, async || {
         installer.check_running()?;
@@ -101,7 +67,7 @@ async fn a_file_that_fits_into_a_message_arrives_byte_for_byte() {
     content.push_str(&"x".repeat(200 * 1024 - content.len()));
     let spec = json!({"cloudConfig": {"write_files": [{"path": "/srv/large", "content": content}]}});
     let world = World::start("installer-large-file", spec).await.unwrap();
-    let output = Host::of(&world).await.register(&world.url().unwrap(), &[]);
+    let output = InstallerProcess::with_tpm(&world).await.unwrap().register(&world.url().unwrap(), &[]).unwrap();
     assert!(output.status.success(), "{}", said(&output));
 
     let machine = Chroot::new(world.folder("machine").unwrap()).unwrap();
@@ -119,7 +85,7 @@ async fn a_file_that_fits_into_a_message_arrives_byte_for_byte() {
 async fn a_file_that_fits_into_no_message_is_named_at_both_ends() {
     let spec = json!({"cloudConfig": {"write_files": [{"path": "/srv/huge", "content": "x".repeat(1 << 20)}]}});
     let world = World::start("installer-huge-file", spec).await.unwrap();
-    let refused = Host::of(&world).await.register(&world.url().unwrap(), &[]);
+    let refused = InstallerProcess::with_tpm(&world).await.unwrap().register(&world.url().unwrap(), &[]).unwrap();
     assert_eq!(refused.status.code(), Some(1), "who keeps asking gets it once the registration is corrected");
     let path = "jsonpath={.status.conditions[?(@.type=='Ready')]}";
     let get = ["get", "machineregistrations", "edge", "--namespace", NAMESPACE, "--output", path];
@@ -137,11 +103,11 @@ async fn a_file_that_fits_into_no_message_is_named_at_both_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_named_and_has_its_own_exit_status() {
     let world = World::start("installer-refused", json!({})).await.unwrap();
-    let mut host = Host::of(&world).await;
+    let mut host = InstallerProcess::with_tpm(&world).await.unwrap();
     let url = world.url().unwrap();
     let (base, _) = url.rsplit_once('/').unwrap();
 
-    let unknown = host.register(&format!("{base}/{}", "a".repeat(54)), &[]);
+    let unknown = host.register(&format!("{base}/{}", "a".repeat(54)), &[]).unwrap();
     assert_eq!(unknown.status.code(), Some(10));
     assert!(
         said(&unknown).contains("UnknownToken") && said(&unknown).contains("make a new medium"),
@@ -149,19 +115,19 @@ async fn what_is_wrong_is_named_and_has_its_own_exit_status() {
         said(&unknown)
     );
 
-    let malformed = host.register(&format!("{base}/x"), &[]);
+    let malformed = host.register(&format!("{base}/x"), &[]).unwrap();
     assert_eq!(malformed.status.code(), Some(10));
     assert!(said(&malformed).contains("MalformedToken"), "{}", said(&malformed));
 
-    let absent = host.register(&url, &["--tcti", "device:/nonexistent/tpmrm0"]);
+    let absent = host.register(&url, &["--tcti", "device:/nonexistent/tpmrm0"]).unwrap();
     assert_eq!(absent.status.code(), Some(12));
     assert!(said(&absent).contains("switch the TPM on"), "{}", said(&absent));
 
-    std::fs::write(&host.ca, Authority::new("somebody else").unwrap().certificate()).unwrap();
-    let foreign = host.register(&url, &[]);
+    std::fs::write(&host.authority, Authority::new("somebody else").unwrap().certificate()).unwrap();
+    let foreign = host.register(&url, &[]).unwrap();
     assert_eq!(foreign.status.code(), Some(1));
     assert!(said(&foreign).contains("is not from the pinned authority"), "{}", said(&foreign));
 
-    host.ca = PathBuf::from("/nonexistent/ca.pem");
-    assert_eq!(host.register(&url, &[]).status.code(), Some(11));
+    host.authority = PathBuf::from("/nonexistent/ca.pem");
+    assert_eq!(host.register(&url, &[]).unwrap().status.code(), Some(11));
 }

@@ -1,7 +1,7 @@
 //! A machine without a TPM, known by a secret that an inventory made by hand names: it registers, reports, and is told how
 //! it joins its cluster, like any other machine.
 
-use anyhow::{Context, Result};
+use harness::clients::installer::InstallerProcess;
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::software_machine::NoAnswer;
 use harness::world::World;
@@ -19,8 +19,6 @@ use qemu::paths;
 use qemu::process::said;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
-use std::path::PathBuf;
-use std::process::{Command, Output};
 use std::time::Duration;
 
 /// A busy host takes several times as long as an idle one.
@@ -35,10 +33,10 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
         "machineInventoryLabels": {"site": "shop"},
     });
     let world = World::start("without-tpm", spec).await.unwrap();
-    let till = Till::with(&world, SECRET).await.unwrap();
+    let machine = InstallerProcess::with_secret(&world, SECRET).await.unwrap();
 
     // Nobody is taken in by a secret alone; who makes the inventory later need not touch the machine.
-    let refused = till.register(&[]);
+    let refused = machine.register_from_medium(&[]).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
     for expected in ["UnknownSecret", "machineTokenSecretName", "keeps asking"] {
         assert!(said(&refused).contains(expected), "no {expected:?} in {}", said(&refused));
@@ -49,7 +47,7 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
     world.create_inventory("till-7", json!({"machineTokenSecretName": "till-7", "config": config})).unwrap();
 
     let registered = until("the secret to be known", Duration::from_secs(60), async || {
-        let output = till.register(&["--output", "json", "--debug"]);
+        let output = machine.register_from_medium(&["--output", "json", "--debug"]).unwrap();
         let text = said(&output);
         Ok(if output.status.success() { Poll::Ready(output) } else { Poll::Pending(text) })
     });
@@ -98,9 +96,9 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     let world = World::start("without-tpm-refused", json!({})).await.unwrap();
     world.apply_token_secret("till-7", SECRET).unwrap();
     world.create_inventory("till-7", json!({"machineTokenSecretName": "till-7"})).unwrap();
-    let till = Till::with(&world, SECRET).await.unwrap();
+    let machine = InstallerProcess::with_secret(&world, SECRET).await.unwrap();
     until("the secret to be known", Duration::from_secs(60), async || {
-        let output = till.register(&[]);
+        let output = machine.register_from_medium(&[]).unwrap();
         Ok(if output.status.success() { Poll::Ready(()) } else { Poll::Pending(said(&output)) })
     })
     .await
@@ -124,7 +122,7 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     // A registration that wants to see a vendor's certificate, and an inventory that names a TPM.
     let strict = json!({"attestation": {"ekCertificate": "Required"}});
     let strict = Registration::apply(&world.cluster, "strict", strict).unwrap().local_url(&world.operator).unwrap();
-    let refused = till.register(&["--registration-url", &strict]);
+    let refused = machine.register_from_medium(&["--registration-url", &strict]).unwrap();
     assert!(
         said(&refused).contains("SharedSecretNotAccepted") && said(&refused).contains("ekCertificate"),
         "{}",
@@ -132,7 +130,7 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     );
     world.patch_inventory("till-7", &json!({"tpm": "ab".repeat(32)})).unwrap();
     until("the inventory's TPM to count", Duration::from_secs(60), async || {
-        let text = said(&till.register(&[]));
+        let text = said(&machine.register_from_medium(&[]).unwrap());
         let counts = text.contains("SharedSecretNotAccepted") && text.contains("tpmHash");
         Ok(if counts { Poll::Ready(()) } else { Poll::Pending(text) })
     })
@@ -175,30 +173,4 @@ async fn vm_without_a_tpm_is_installed_by_its_secret_and_told_how_it_joins() {
     let shown = root("ros-installer status; ros-installer probe; journalctl --boot; cat /proc/cmdline").await.unwrap();
     let console = machine.console().lines().iter().map(|line| line.text.clone()).collect::<String>();
     assert!(!shown.contains(SECRET) && !console.contains(SECRET), "the secret was shown");
-}
-
-/// A host without a TPM, and the settings on its medium.
-struct Till {
-    settings: PathBuf,
-}
-
-impl Till {
-    async fn with(world: &World, secret: &str) -> Result<Self> {
-        let install = json!({
-            "registrationURL": world.url()?, "registrationCACert": world.operator.ca().await?, "registrationSecret": secret,
-        });
-        let settings = world.folder("medium")?.join("registration.yaml");
-        std::fs::write(&settings, json!({"rancheros": {"install": install}}).to_string())
-            .context("writing settings")?;
-        Ok(Self { settings })
-    }
-
-    fn register(&self, more: &[&str]) -> Output {
-        Command::new(paths::program("ros-installer").unwrap())
-            .args(["register", "--once", "--tcti", "device:/nonexistent/tpmrm0", "--settings-file"])
-            .arg(&self.settings)
-            .args(more)
-            .output()
-            .unwrap()
-    }
 }

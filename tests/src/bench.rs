@@ -2,7 +2,7 @@
 
 mod api_writes;
 mod figure;
-mod hostile;
+mod hostile_machines;
 mod installation;
 mod medium;
 mod population;
@@ -53,7 +53,7 @@ impl Measurement {
             Self::Medium => medium::FIGURES,
             Self::Registrations => registrations::FIGURES,
             Self::Scale => scale::FIGURES,
-            Self::Hostile => hostile::FIGURES,
+            Self::Hostile => hostile_machines::FIGURES,
             Self::Installation => installation::FIGURES,
         }
     }
@@ -68,7 +68,7 @@ impl Measurement {
             Self::Medium => medium::measure(settings.iso.as_deref()),
             Self::Registrations => registrations::measure(&settings.load).await,
             Self::Scale => scale::measure().await,
-            Self::Hostile => hostile::measure(settings.hostile).await,
+            Self::Hostile => hostile_machines::measure(settings.hostile).await,
             Self::Installation => installation::measure().await,
         }
     }

@@ -1,4 +1,4 @@
-//! Peers that mean no good: they connect, keep the operator waiting, and come back when they are sent away.
+//! Hostile connections: they keep the operator waiting, and connect again when they are closed.
 
 use crate::fakes::software_machine::Endpoint;
 use anyhow::{Context, Result, ensure};
@@ -13,9 +13,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// What a stranger does with a connection.
+/// What a hostile client does with a connection.
 #[derive(Clone, Copy, Debug)]
-pub enum Manner {
+pub enum Behaviour {
     /// Nothing.
     Silent,
     /// Begins a request with this many bytes of a header, and goes on with one byte after the other.
@@ -24,66 +24,66 @@ pub enum Manner {
     SlowFrames,
 }
 
-/// Strangers who stay until this value goes.
-pub struct Crowd {
-    came: Arc<AtomicUsize>,
+/// Clients that go on until this value is dropped.
+pub struct Connections {
+    connected: Arc<AtomicUsize>,
     count: usize,
-    _strangers: JoinSet<()>,
+    _clients: JoinSet<()>,
 }
 
 /// Between two bytes.
 const DRIP: Duration = Duration::from_millis(300);
-/// Before they come again. At once, ten thousand would measure how many connections this host's kernel makes in a second.
+/// Before they connect again. Without it, ten thousand would measure how many connections this host's kernel makes in a second.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Addresses that they come from: one has too few ports for all that come again and again.
+/// Source addresses: one address has too few ports for ten thousand clients that connect again and again.
 const ADDRESSES: usize = 16;
 
-impl Crowd {
-    /// They begin at once.
-    pub fn gather(count: usize, endpoint: &Endpoint, manner: Manner) -> Result<Self> {
+impl Connections {
+    /// They connect at once.
+    pub fn open(count: usize, endpoint: &Endpoint, behaviour: Behaviour) -> Result<Self> {
         allow_open_files(count as u64 + 1000)?;
-        let came = Arc::<AtomicUsize>::default();
-        let mut strangers = JoinSet::new();
+        let connected = Arc::<AtomicUsize>::default();
+        let mut clients = JoinSet::new();
         for number in 0..count {
-            let (came, endpoint) = (came.clone(), endpoint.clone());
-            strangers.spawn(async move {
+            let (connected, endpoint) = (connected.clone(), endpoint.clone());
+            clients.spawn(async move {
                 let mut first = true;
                 loop {
-                    let met = || {
+                    let reached = || {
                         if std::mem::take(&mut first) {
-                            came.fetch_add(1, Ordering::Relaxed);
+                            connected.fetch_add(1, Ordering::Relaxed);
                         }
                     };
-                    let _ = visit(number, &endpoint, manner, met).await;
+                    let _ = connect_once(number, &endpoint, behaviour, reached).await;
                     sleep(PAUSE).await;
                 }
             });
         }
-        Ok(Self { came, count, _strangers: strangers })
+        Ok(Self { connected, count, _clients: clients })
     }
 
-    /// Waits until each of them was there once.
-    pub async fn all_came(&self) -> Result<()> {
-        until("all strangers to come", Duration::from_secs(60), async || {
-            let came = self.came.load(Ordering::Relaxed);
-            Ok(if came < self.count { Poll::Pending(came.to_string()) } else { Poll::Ready(()) })
+    /// Waits until each of them was connected once.
+    pub async fn all_connected(&self) -> Result<()> {
+        until("all hostile connections", Duration::from_secs(60), async || {
+            let connected = self.connected.load(Ordering::Relaxed);
+            Ok(if connected < self.count { Poll::Pending(connected.to_string()) } else { Poll::Ready(()) })
         })
         .await
     }
 }
 
-/// One connection, to its end. `met`: when it is where it wants to be.
-async fn visit(number: usize, endpoint: &Endpoint, manner: Manner, mut met: impl FnMut()) -> Result<()> {
+/// One connection, to its end. Calls `reached` when it is where its behaviour begins.
+async fn connect_once(number: usize, endpoint: &Endpoint, behaviour: Behaviour, mut reached: impl FnMut()) -> Result<()> {
     let mut stream = connect(endpoint.address()?, number % ADDRESSES).await?;
-    let beginning = match manner {
-        Manner::Silent => {
-            met();
+    let beginning = match behaviour {
+        Behaviour::Silent => {
+            reached();
             // Its end comes from the other side.
             let _ = stream.read(&mut [0]).await;
             return Ok(());
         }
-        Manner::SlowHeaders(bytes) => format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(bytes)).into_bytes(),
-        Manner::SlowFrames => {
+        Behaviour::SlowHeaders(bytes) => format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(bytes)).into_bytes(),
+        Behaviour::SlowFrames => {
             let mut beginning = endpoint.upgrade_request()?.into_bytes();
             // RFC 6455, section 5.2: the last frame of a text, masked, of 0x1000 bytes; the mask.
             beginning.extend([0x81, 0x80 | 126, 0x10, 0x00, 0, 0, 0, 0]);
@@ -93,7 +93,7 @@ async fn visit(number: usize, endpoint: &Endpoint, manner: Manner, mut met: impl
     let mut stream = endpoint.shake_hands(stream).await?;
     stream.write_all(&beginning).await?;
     stream.flush().await?;
-    met();
+    reached();
     let mut heard = [0; 1024];
     loop {
         match timeout(DRIP, stream.read(&mut heard)).await {

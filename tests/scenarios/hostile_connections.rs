@@ -1,10 +1,10 @@
-//! Who means no good and has no right to anything: however many they are, honest machines get through, and what the
-//! operator keeps of strangers is bounded.
+//! Connections without any right: however many there are, honest machines register, and what the operator keeps for the others
+//! is bounded.
 
 use anyhow::{Context, Result};
 use aws_lc_rs::rand;
 use harness::bench::process_cost::resident_memory;
-use harness::clients::strangers::{Crowd, Manner};
+use harness::clients::hostile_connections::{Behaviour, Connections};
 use harness::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::world::World;
@@ -23,46 +23,46 @@ const MEMORY: u64 = 192 * MIB;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_connections_that_say_nothing_keep_no_machine_out() {
-    let world = World::start("strangers-silent", json!({})).await.unwrap();
+    let world = World::start("hostile-silent", json!({})).await.unwrap();
     let endpoint = world.endpoint().await.unwrap();
-    let crowd = Crowd::gather(10_000, &endpoint, Manner::Silent).unwrap();
-    crowd.all_came().await.unwrap();
-    machines_get_through(&world, &endpoint, "10,000 silent connections", 2).await.unwrap();
-    drop(crowd);
-    nothing_is_left_of_strangers(&world).await.unwrap();
+    let connections = Connections::open(10_000, &endpoint, Behaviour::Silent).unwrap();
+    connections.all_connected().await.unwrap();
+    machines_register_meanwhile(&world, &endpoint, "10,000 silent connections", 2).await.unwrap();
+    drop(connections);
+    nothing_is_left_of_them(&world).await.unwrap();
     assert!(figure(&world, r#"connections_made_room_total{connection="silent"}"#).await.unwrap() > 0);
     assert_eq!(world.inventories().unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_speaks_slowly_or_nonsense_keeps_no_machine_out() {
-    let world = World::start("strangers-speak", json!({})).await.unwrap();
+async fn slow_or_malformed_requests_keep_no_machine_out() {
+    let world = World::start("hostile-speak", json!({})).await.unwrap();
     let endpoint = world.endpoint().await.unwrap();
     // More than there are places for, each with almost as much as a request's headers may have.
-    let crowd = Crowd::gather(700, &endpoint, Manner::SlowHeaders(60_000)).unwrap();
-    crowd.all_came().await.unwrap();
-    machines_get_through(&world, &endpoint, "700 slow requests", 2).await.unwrap();
-    drop(crowd);
-    nothing_is_left_of_strangers(&world).await.unwrap();
+    let connections = Connections::open(700, &endpoint, Behaviour::SlowHeaders(60_000)).unwrap();
+    connections.all_connected().await.unwrap();
+    machines_register_meanwhile(&world, &endpoint, "700 slow requests", 2).await.unwrap();
+    drop(connections);
+    nothing_is_left_of_them(&world).await.unwrap();
     assert!(figure(&world, r#"connections_made_room_total{connection="speaking"}"#).await.unwrap() > 0);
 
     // These have a medium, and with it the token.
-    let crowd = Crowd::gather(300, &endpoint, Manner::SlowFrames).unwrap();
-    crowd.all_came().await.unwrap();
-    machines_get_through(&world, &endpoint, "300 slow websockets", 2).await.unwrap();
-    drop(crowd);
-    nothing_is_left_of_strangers(&world).await.unwrap();
+    let connections = Connections::open(300, &endpoint, Behaviour::SlowFrames).unwrap();
+    connections.all_connected().await.unwrap();
+    machines_register_meanwhile(&world, &endpoint, "300 slow websockets", 2).await.unwrap();
+    drop(connections);
+    nothing_is_left_of_them(&world).await.unwrap();
     assert!(figure(&world, REFUSED_BUSY).await.unwrap() > 0);
 
-    talk_nonsense(&endpoint).await.unwrap();
+    send_nonsense(&endpoint).await.unwrap();
     until("two messages refused for their size", TIMEOUT, async || {
         let refused = figure(&world, REFUSED_TOO_BIG).await?;
         Ok(if refused == 2 { Poll::Ready(()) } else { Poll::Pending(refused.to_string()) })
     })
     .await
     .unwrap();
-    machines_get_through(&world, &endpoint, "nonsense", 1).await.unwrap();
-    nothing_is_left_of_strangers(&world).await.unwrap();
+    machines_register_meanwhile(&world, &endpoint, "nonsense", 1).await.unwrap();
+    nothing_is_left_of_them(&world).await.unwrap();
     assert_eq!(world.inventories().unwrap().len(), 5);
 }
 
@@ -70,11 +70,11 @@ const REFUSED_BUSY: &str = r#"exchanges_total{request="open",result="refused",co
 const REFUSED_TOO_BIG: &str = r#"exchanges_total{request="open",result="refused",code="MessageTooBig"}"#;
 
 /// Each of so many machines within its patience, one after the other.
-async fn machines_get_through(world: &World, endpoint: &Endpoint, among: &str, machines: usize) -> Result<()> {
+async fn machines_register_meanwhile(world: &World, endpoint: &Endpoint, among: &str, machines: usize) -> Result<()> {
     for number in 1..=machines {
         let tpm = SoftwareTpm::new(KeyKind::P256)?;
         let begun = Instant::now();
-        until(&format!("machine {number} to get through {among}"), TIMEOUT, async || {
+        until(&format!("machine {number} to register among {among}"), TIMEOUT, async || {
             match timeout(TIMEOUT, endpoint.register(&tpm, usual_report("SN-1"))).await {
                 Ok(Ok(_)) => Ok(Poll::Ready(())),
                 Ok(Err(NoAnswer::Refused(refusal))) if !refusal.code.may_succeed_later() => Err(refusal.into()),
@@ -92,7 +92,7 @@ async fn machines_get_through(world: &World, endpoint: &Endpoint, among: &str, m
 }
 
 /// All at once: each is sent away, whatever it hears of it.
-async fn talk_nonsense(endpoint: &Endpoint) -> Result<()> {
+async fn send_nonsense(endpoint: &Endpoint) -> Result<()> {
     let mut random = vec![0; 1_000_000];
     rand::fill(&mut random).ok().context("making random bytes")?;
     // RFC 6455, section 5.2: the last frame of a text, or a binary one, with eight bytes of length; the mask.
@@ -131,8 +131,8 @@ async fn ended(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<String> {
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
-async fn nothing_is_left_of_strangers(world: &World) -> Result<()> {
-    until("nothing left of strangers", TIMEOUT, async || {
+async fn nothing_is_left_of_them(world: &World) -> Result<()> {
+    until("nothing left of hostile connections", TIMEOUT, async || {
         // The one that asks is one.
         Ok(match (figure(world, "connections").await, figure(world, "exchanges_in_flight").await) {
             (Ok(1), Ok(0)) => Poll::Ready(()),
