@@ -1,4 +1,4 @@
-//! Whether virtual machines run on the processor itself.
+//! How QEMU runs a guest: on the processor itself (KVM), or by translation (TCG).
 
 use crate::firmware::Firmware;
 use crate::paths;
@@ -18,7 +18,7 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
-    /// KVM only if a machine really ran under it: in nested environments `/dev/kvm` may open, and the guest hang.
+    /// KVM if a machine booted under it, else TCG. In nested environments `/dev/kvm` may open and the guest may hang.
     /// Tried once per process, with the kernel that `make image` left.
     pub fn best() -> Self {
         static BEST: OnceLock<Accelerator> = OnceLock::new();
@@ -40,8 +40,8 @@ impl Accelerator {
         }
     }
 
-    /// Whether the firmware and the kernel of our own machines run: nested, code of less than these may run and they hang,
-    /// or QEMU gives up over an instruction.
+    /// Whether our machines' firmware and kernel run. In nested environments a smaller program may run while these hang, or
+    /// QEMU may stop at an instruction.
     pub fn boots(self, kernel: &Path, deadline: Duration) -> Result<bool> {
         let folder = tempfile::tempdir().context("making a folder for a machine")?;
         let serial = folder.path().join("serial.log");
@@ -69,7 +69,7 @@ impl Accelerator {
             .context("starting qemu-system-x86_64")?;
         let deadline = Instant::now() + deadline;
         while Instant::now() < deadline {
-            // It restarts after its panic, which is the end of QEMU.
+            // The kernel restarts after its panic, and `-no-reboot` ends QEMU then.
             if qemu.try_wait().context("waiting for qemu-system-x86_64")?.is_some() {
                 let said = fs::read(&serial).with_context(|| format!("reading {}", serial.display()))?;
                 return Ok(String::from_utf8_lossy(&said).contains(PANIC));
@@ -82,7 +82,7 @@ impl Accelerator {
     }
 }
 
-/// Debian's kernel takes two seconds under KVM to find that it has no root.
+/// Under KVM, Debian's kernel panics after 2 s, because it has no root file system.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// What it says then, as the last thing.
+/// The last line that it prints then.
 const PANIC: &str = "Kernel panic - not syncing: VFS";

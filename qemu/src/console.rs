@@ -1,4 +1,4 @@
-//! The serial console of a virtual machine: what it says and when, and what is typed into it.
+//! The serial console of a virtual machine: what it prints and when, and what is typed into it.
 
 use crate::stall::{self, Stall};
 use crate::terminal::Terminal;
@@ -13,27 +13,27 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// One line without control sequences, and when its end was seen, counted from power-on.
+/// One line without control sequences, and when its end arrived, counted from power-on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     pub at: Duration,
     pub text: String,
 }
 
-/// Reads from the moment the machine is powered on, whether somebody waits or not; everything goes into a log with
-/// seconds since power-on as well.
+/// Reads from power-on until the machine is off, also while nobody waits. Each line goes into a log, with the seconds since
+/// power-on.
 pub struct Console {
     seen: Arc<Mutex<Seen>>,
     changed: watch::Receiver<()>,
     input: UnixStream,
-    /// Index of the first line that no wait has passed yet.
+    /// Index of the first line that no wait has returned or skipped.
     next: usize,
 }
 
 struct Seen {
     lines: Vec<Line>,
-    /// When the machine last said anything.
-    heard: Instant,
+    /// When the machine last printed anything.
+    last_output: Instant,
     /// The line without an end yet: a prompt, for example.
     unfinished: Vec<u8>,
     terminal: Terminal,
@@ -41,13 +41,13 @@ struct Seen {
 }
 
 impl Console {
-    /// `socket` leads to the machine, `power_on` is the zero of all times, `on_line` is told of each line.
+    /// `socket` leads to the machine, times count from `power_on`, and `on_line` is called with each line.
     pub fn open(socket: UnixStream, log: &Path, power_on: Instant, on_line: Option<fn(&Line)>) -> Result<Self> {
         let mut log = File::create(log).with_context(|| format!("making {}", log.display()))?;
         let mut output = socket.try_clone().context("sharing the console's socket")?;
         let seen = Seen {
             lines: Vec::new(),
-            heard: Instant::now(),
+            last_output: Instant::now(),
             unfinished: Vec::new(),
             terminal: Terminal::default(),
             ended: false,
@@ -63,9 +63,9 @@ impl Console {
                     let length = output.read(&mut buffer).unwrap_or(0);
                     let at = power_on.elapsed();
                     let mut seen = lock(&shared);
-                    seen.heard = Instant::now();
+                    seen.last_output = Instant::now();
                     let first = seen.lines.len();
-                    seen.take_in(&buffer[..length], at);
+                    seen.feed(&buffer[..length], at);
                     for line in &seen.lines[first..] {
                         // A full disk must not end the test that could tell of it.
                         let _ = writeln!(log, "{:8.2} {}", line.at.as_secs_f64(), line.text);
@@ -86,11 +86,11 @@ impl Console {
         Ok(Self { seen, changed, input: socket, next: 0 })
     }
 
-    /// Waits for a whole line that none of the earlier waits has passed. `what` names it when it does not come within
-    /// `limit`, together with the last lines that did. The error of a kernel that stands still is a `Stall`.
-    pub async fn wait_for(&mut self, what: &str, limit: Duration, fits: impl Fn(&str) -> bool) -> Result<Line> {
+    /// Waits for a whole line after those that earlier waits returned. The error at `limit` names `what` and the last lines.
+    /// The error of a kernel that hangs is a [`Stall`].
+    pub async fn wait_for(&mut self, what: &str, limit: Duration, matches: impl Fn(&str) -> bool) -> Result<Line> {
         self.wait(what, limit, |seen, next| {
-            let found = (*next..seen.lines.len()).find(|&index| fits(&seen.lines[index].text))?;
+            let found = (*next..seen.lines.len()).find(|&index| matches(&seen.lines[index].text))?;
             *next = found + 1;
             Some(seen.lines[found].clone())
         })
@@ -105,7 +105,7 @@ impl Console {
     /// Waits for a question: a line with this text in it that has no end yet.
     pub async fn wait_for_prompt(&mut self, text: &str, limit: Duration) -> Result<()> {
         self.wait(&format!("the prompt {text:?}"), limit, |seen, next| {
-            // The line's own end comes with the answer's echo, and is passed by then.
+            // The end of this line comes with the echo of the answer. It is skipped then.
             let found = *next <= seen.lines.len() && visible(&seen.unfinished).contains(text);
             found.then(|| *next = seen.lines.len() + 1)
         })
@@ -122,36 +122,37 @@ impl Console {
         lock(&self.seen).terminal.text()
     }
 
-    /// Types; the machine echoes it or does not.
+    /// Types this text.
     pub fn type_text(&mut self, text: &str) -> Result<()> {
         self.input.write_all(text.as_bytes()).context("typing into the console")
     }
 
-    /// `look` is given what was seen and the index of the first line that no wait has passed.
+    /// Calls `poll` after each change, with what was seen and the index of the first line that no wait has returned or
+    /// skipped.
     async fn wait<T>(
         &mut self,
         what: &str,
         limit: Duration,
-        look: impl Fn(&Seen, &mut usize) -> Option<T>,
+        poll: impl Fn(&Seen, &mut usize) -> Option<T>,
     ) -> Result<T> {
         let deadline = Instant::now() + limit;
         loop {
             self.changed.borrow_and_update();
-            let (ended, next_look) = {
+            let (ended, next_poll) = {
                 let seen = lock(&self.seen);
-                if let Some(found) = look(&seen, &mut self.next) {
+                if let Some(found) = poll(&seen, &mut self.next) {
                     return Ok(found);
                 }
-                (seen.ended, seen.stands_still_at().map_or(deadline, |stall| stall.min(deadline)))
+                (seen.ended, seen.hangs_at().map_or(deadline, |stall| stall.min(deadline)))
             };
             if ended {
                 bail!("waiting for {what}: the machine is gone; its console ends with:\n{}", self.tail());
             }
-            if tokio::time::timeout_at(next_look.into(), self.changed.changed()).await.is_ok() {
+            if tokio::time::timeout_at(next_poll.into(), self.changed.changed()).await.is_ok() {
                 continue;
             }
             let tail = self.tail();
-            if next_look < deadline {
+            if next_poll < deadline {
                 return Err(Error::new(Stall { tail }).context(format!("waiting for {what}")));
             }
             bail!("waiting for {what}: not within {} s; the console ends with:\n{tail}", limit.as_secs());
@@ -176,14 +177,14 @@ impl Drop for Console {
 }
 
 impl Seen {
-    /// When a kernel that goes on saying nothing is taken to stand still; never once its init has begun.
-    fn stands_still_at(&self) -> Option<Instant> {
-        stall::before_init(&self.lines).then(|| self.heard + stall::SILENCE)
+    /// When a kernel that stays silent counts as hanging. `None` once its init has begun.
+    fn hangs_at(&self) -> Option<Instant> {
+        stall::before_init(&self.lines).then(|| self.last_output + stall::SILENCE)
     }
 
     /// A carriage return ends a line as well: a progress bar's states are lines of their own.
-    fn take_in(&mut self, bytes: &[u8], at: Duration) {
-        self.terminal.take_in(bytes);
+    fn feed(&mut self, bytes: &[u8], at: Duration) {
+        self.terminal.feed(bytes);
         for &byte in bytes {
             if byte != b'\n' && byte != b'\r' {
                 self.unfinished.push(byte);
@@ -278,7 +279,7 @@ mod tests {
         let (mut machine, mut console, _folder) = console();
         machine.write_all(format!("{said}\r\n").as_bytes()).unwrap();
         console.wait_for_text(said.lines().last().unwrap(), SHORT).await.unwrap();
-        lock(&console.seen).heard = Instant::now().checked_sub(stall::SILENCE).unwrap();
+        lock(&console.seen).last_output = Instant::now().checked_sub(stall::SILENCE).unwrap();
         console.wait_for_text("never", limit).await.unwrap_err()
     }
 

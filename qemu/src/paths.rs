@@ -1,4 +1,4 @@
-//! Where things are: the clone, what was built from it, and the caches outside it.
+//! Paths of the clone, of what was built from it, and of the cache outside it.
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};

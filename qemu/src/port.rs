@@ -1,12 +1,12 @@
-//! Ports on the loopback interface that nobody else takes between choosing and listening.
+//! Ports of the loopback interface that no other test takes between reserving and listening.
 
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::Path;
 
-/// A free port, ours until this value goes. Other tests see the lock; other programs are not handed the port by the
-/// kernel, because it lies below the ephemeral range (32768 and up).
+/// A free port, reserved until this value is dropped. Other tests see the lock. The kernel does not give the port to other
+/// programs, because it lies below the ephemeral range (32768 and up).
 pub struct Port {
     number: u16,
     _lock: File,
@@ -27,7 +27,7 @@ impl Port {
     fn reserve_row<const N: usize>() -> Result<[Self; N]> {
         let folder = std::env::temp_dir().join("ros-test-ports");
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        // Neighbours start at different places, so that they seldom meet.
+        // Processes start at different numbers, so that they seldom try the same port.
         let size = usize::from(RANGE.end - RANGE.start);
         let first = std::process::id() as usize * 61 % size;
         for step in 0..size {

@@ -1,4 +1,4 @@
-//! Programs that the harness starts, and their end.
+//! Processes that tests start, and how they end.
 
 use crate::wait::{Poll, until};
 use anyhow::{Context, Result, bail};
@@ -10,17 +10,17 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A running program. It ends with this value, also when a test panics: first politely, then not.
+/// A running program. It ends when this value is dropped, also when a test panics: by SIGTERM, and by SIGKILL 15 s later.
 ///
-/// The child is not reaped before it is stopped here, so its pid cannot be somebody else's.
+/// The child is not reaped before it is stopped here, so its pid cannot belong to another process.
 pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
 }
 
-/// Both outputs of a program that has ended.
-pub fn said(output: &Output) -> String {
+/// Everything that a program printed on both outputs.
+pub fn printed(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -57,7 +57,7 @@ impl Process {
         }
     }
 
-    /// Waits for the program's own end.
+    /// Waits until the program ends by itself.
     pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         until(&format!("the end of {}", self.name), limit, async || {
             let status = self.child.try_wait().with_context(|| format!("asking for the state of {}", self.name))?;
@@ -66,36 +66,36 @@ impl Process {
         .await
     }
 
-    /// Everything it has said so far, on both outputs.
-    pub fn said(&self) -> String {
+    /// Everything that it has printed so far on both outputs.
+    pub fn output(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// The last 20 lines of the log.
     pub fn log_tail(&self) -> String {
-        let text = self.said();
+        let text = self.output();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
-    /// SIGTERM, without waiting for what comes of it.
+    /// SIGTERM, without waiting for the end.
     pub fn terminate(&self) -> Result<()> {
         kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)
             .with_context(|| format!("sending SIGTERM to {} (pid {})", self.name, self.child.id()))
     }
 
-    /// SIGTERM, and SIGKILL when that is not enough.
+    /// SIGTERM, and SIGKILL if the program does not end.
     pub fn stop(mut self) {
         self.end();
     }
 
-    /// SIGKILL: the end as a power cut or the OOM killer makes it.
+    /// SIGKILL: as a power cut or the OOM killer ends a program.
     pub fn kill(mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// How to find the program again when it is to outlive this value, which must then be forgotten.
+    /// How to find the program when it shall outlive this value, which must be forgotten then (`std::mem::forget`).
     pub fn identity(&self) -> Result<KeptProcess> {
         let started = start_time(self.child.id())
             .with_context(|| format!("reading the start time of {} (pid {})", self.name, self.child.id()))?;
@@ -125,7 +125,7 @@ impl Drop for Process {
     }
 }
 
-/// A program that outlives its starter, known by pid and start time: a pid alone may belong to another by now.
+/// A program that outlives its starter. Known by pid and start time, because a pid may be used again.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct KeptProcess {
     pub name: String,
@@ -139,7 +139,7 @@ impl KeptProcess {
         start_time(self.pid).is_ok_and(|started| started == self.started)
     }
 
-    /// Ends the program if it is still the same one. Says whether there was something to end.
+    /// Ends the program if it is still the same one. Gives whether it was running.
     pub fn stop(&self) -> Result<bool> {
         if !self.is_running() {
             return Ok(false);

@@ -1,10 +1,10 @@
-//! Where a test keeps its files.
+//! A folder for one test.
 
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A folder of one test's own. When it goes, its logs, screenshots and texts (`*.log`, `*.png`, `*.txt`) stay behind in
+/// A folder for one test. When it is dropped, its logs, screenshots and texts (`*.log`, `*.png`, `*.txt`) are copied to
 /// `out/test/NAME/`, whatever the outcome.
 pub struct Scratch {
     folder: tempfile::TempDir,
@@ -30,7 +30,7 @@ impl Scratch {
         self.folder.path()
     }
 
-    /// A folder below, made when it is not there.
+    /// A subfolder. It is created when it is missing.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.folder.path().join(name);
         fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;

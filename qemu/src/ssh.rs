@@ -1,4 +1,4 @@
-//! Logging in to a machine as a user does.
+//! Commands on a machine over SSH.
 
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -35,7 +35,7 @@ impl SshKey {
     /// The command line that logs in through a port of this host.
     pub fn login(&self, user: &str, port: u16) -> Vec<String> {
         let file = self.file.display().to_string();
-        // The machine's host key was made a moment ago; nobody can know it.
+        // The machine made its host key a moment ago, so it cannot be known here.
         let options =
             ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes", "LogLevel=ERROR"];
         let mut command = vec!["ssh".to_owned(), "-i".to_owned(), file, "-p".to_owned(), port.to_string()];
@@ -44,7 +44,7 @@ impl SshKey {
         command
     }
 
-    /// Runs a command on the machine, gives what it prints; tries again until the machine lets us in.
+    /// Runs a command on the machine and gives its output. Tries again until the login succeeds.
     pub async fn run(&self, user: &str, port: u16, command: &str, limit: Duration) -> Result<String> {
         let login = self.login(user, port);
         until(&format!("{command:?} over ssh"), limit, async || {
@@ -59,7 +59,7 @@ impl SshKey {
             let errors = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             match output.status.code() {
                 Some(0) => Ok(Poll::Ready(String::from_utf8_lossy(&output.stdout).into_owned())),
-                // What ssh says when it did not get as far as the command (ssh(1), EXIT STATUS).
+                // ssh itself failed, before the command ran (ssh(1), EXIT STATUS).
                 Some(255) => Ok(Poll::Pending(errors)),
                 _ => bail!("{command:?} on the machine ended with {}: {errors}", output.status),
             }

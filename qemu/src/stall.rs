@@ -1,8 +1,8 @@
-//! A kernel that stands still before its init.
+//! A kernel that hangs before its init starts.
 //!
-//! Seen twice in several hundred starts under translation with two processors: the console ends among the kernel's own
-//! initialisation (`Key type psk registered`), for good, and no program of this project has begun. Waiting longer helps
-//! nobody, and a machine that is merely slow looks different: its kernel goes on talking.
+//! Seen twice in several hundred starts under translation with two processors: the console ends for good within the kernel's
+//! own initialisation (`Key type psk registered`), and no program of this project has started. Waiting longer does not help.
+//! A machine that is merely slow is different: its kernel goes on printing.
 
 use crate::console::Line;
 use crate::qmp;
@@ -12,10 +12,10 @@ use std::path::Path;
 use std::time::Duration;
 use thiserror::Error;
 
-/// A kernel says something every few seconds until its init begins, on a busy host and under translation too.
+/// Until its init starts, a kernel prints something every few seconds, on a busy host and under translation too.
 pub const SILENCE: Duration = Duration::from_secs(120);
 
-/// What the error of a wait is made of when the kernel stands still.
+/// The error of a wait whose kernel hangs.
 #[derive(Debug, Error)]
 #[error(
     "the kernel has said nothing for {} s and its init has not begun; the console ends with:\n{tail}",
@@ -26,17 +26,17 @@ pub struct Stall {
     pub tail: String,
 }
 
-/// Whether the kernel has begun, and no init since power-on. One that stands still after a restart of the machine may do
-/// so for what was installed: that is never a stall, however long it takes.
+/// Whether a kernel has started, and no init since power-on. A kernel that hangs after a restart of the machine may hang
+/// because of what was installed: that is never a stall, however long it takes.
 pub fn before_init(lines: &[Line]) -> bool {
-    let any = |text: &str| lines.iter().any(|line| line.text.contains(text));
-    any("Linux version ") && !any("ros-init: ")
+    let printed = |text: &str| lines.iter().any(|line| line.text.contains(text));
+    printed("Linux version ") && !printed("ros-init: ")
 }
 
-/// Writes down what the processors of a machine do, in QEMU's words, for whoever looks into it.
+/// Writes the state of a machine's processors into `log`, as QEMU prints it.
 pub fn keep_evidence(control: &Path, log: &Path) -> Result<()> {
     let mut evidence = String::new();
-    // Several times: a processor that spins is elsewhere in its loop, one that sleeps is not.
+    // Several times: the program counter of a processor that spins changes, that of one that sleeps does not.
     let registers = ["info registers -a"; 5];
     for command in [&["info status"][..], &registers, &["info lapic 0", "info lapic 1", "info pic"]].concat() {
         match qmp::execute(control, "human-monitor-command", json!({"command-line": command})) {

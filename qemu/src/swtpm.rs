@@ -1,4 +1,4 @@
-//! A TPM in software, made as a factory makes one: with an endorsement key and a certificate for it.
+//! A software TPM (swtpm) as it leaves the factory: with an endorsement key and, on request, a certificate for it.
 
 use crate::port::Port;
 use crate::process::{KeptProcess, Process};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// One TPM. Its state lies in its folder and survives a power cut of the machine that uses it.
+/// One TPM. Its state is in its folder and survives a power cut of the machine.
 pub struct Tpm {
     folder: PathBuf,
     process: Process,
@@ -34,7 +34,7 @@ impl Tpm {
         Ok(Self { folder: folder.to_owned(), process: start_for_machine(folder).await?, ports: None })
     }
 
-    /// Starts it again where its machine has ended it: QEMU does so when it is ended in an orderly way.
+    /// Starts swtpm again if its machine has ended it. QEMU does so when it ends in an orderly way.
     pub async fn resume_for_machine(&mut self) -> Result<()> {
         if self.process.check_running().is_err() {
             self.process = start_for_machine(&self.folder).await?;
@@ -62,7 +62,7 @@ impl Tpm {
         Ok(Self { folder: folder.to_owned(), process, ports: Some(ports) })
     }
 
-    /// How tpm2-tss and `ros-installer --tcti` name it.
+    /// The TCTI string for tpm2-tss and `ros-installer --tcti`.
     ///
     /// # Panics
     /// For a TPM made for a virtual machine.
@@ -79,12 +79,12 @@ impl Tpm {
         command.number()
     }
 
-    /// Where QEMU's emulator backend finds it.
+    /// The control socket for QEMU's emulator backend.
     pub fn socket(&self) -> PathBuf {
         self.folder.join(SOCKET)
     }
 
-    /// PEM of those who signed the endorsement key's certificate, the root last.
+    /// PEM of the certificate chain above the endorsement key's certificate, the root last.
     pub fn issuers(&self) -> Result<String> {
         let mut pem = String::new();
         for name in ["issuer.pem", "swtpm-localca-rootca-cert.pem"] {
@@ -101,12 +101,12 @@ impl Tpm {
 
 async fn start_for_machine(folder: &Path) -> Result<Process> {
     let socket = folder.join(SOCKET);
-    // What an earlier one left would be taken for the new one's.
+    // The socket of an earlier process would be taken for the new one's.
     let _ = fs::remove_file(&socket);
     let mut process = start(folder, &["--ctrl", &format!("type=unixio,path={}", socket.display())])?;
     until("the TPM's socket", READY, async || {
         process.check_running()?;
-        // A connection would count as the machine's, so the socket is only looked at.
+        // A connection would count as the machine's, so the socket's existence must do.
         Ok(if socket.exists() { Poll::Ready(()) } else { Poll::Pending(format!("no {}", socket.display())) })
     })
     .await?;

@@ -1,5 +1,5 @@
 //! What a serial terminal of 80 columns and 24 rows shows: text, carriage returns, and the control sequences (ECMA-48) that
-//! move its cursor and erase. Colours and the like change nothing that can be read.
+//! move its cursor and erase. Colours and other attributes are ignored.
 
 const COLUMNS: usize = 80;
 const ROWS: usize = 24;
@@ -19,8 +19,8 @@ impl Default for Terminal {
 }
 
 impl Terminal {
-    pub fn take_in(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.take(char::from(byte)));
+    pub fn feed(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.put(char::from(byte)));
     }
 
     /// All rows, without the blanks at their ends.
@@ -28,7 +28,7 @@ impl Terminal {
         self.rows.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned() + "\n").collect()
     }
 
-    fn take(&mut self, character: char) {
+    fn put(&mut self, character: char) {
         if let Some(mut sequence) = self.sequence.take() {
             sequence.push(character);
             let is_whole = match sequence.as_bytes()[0] {
@@ -38,7 +38,7 @@ impl Terminal {
                 _ => true,
             };
             if is_whole {
-                self.obey(&sequence)
+                self.execute(&sequence)
             } else {
                 self.sequence = Some(sequence)
             }
@@ -70,7 +70,7 @@ impl Terminal {
         }
     }
 
-    fn obey(&mut self, sequence: &str) {
+    fn execute(&mut self, sequence: &str) {
         let Some(parameters) = sequence.strip_prefix('[') else { return };
         let (parameters, command) = parameters.split_at(parameters.len() - 1);
         let numbers: Vec<usize> = parameters.split(';').map(|number| number.parse().unwrap_or(0)).collect();
@@ -102,12 +102,12 @@ mod tests {
     #[test]
     fn text_is_where_a_terminal_would_show_it() {
         let mut terminal = Terminal::default();
-        terminal.take_in(b"old\x1b[2J\x1b[01;01H\x1b[1mhello\x1b[0m\r\nWhich? half\rWhich? 1\x1b[K\r\n");
+        terminal.feed(b"old\x1b[2J\x1b[01;01H\x1b[1mhello\x1b[0m\r\nWhich? half\rWhich? 1\x1b[K\r\n");
         assert!(terminal.text().starts_with("hello\nWhich? 1\n\n"), "{}", terminal.text());
-        terminal.take_in("x".repeat(81).as_bytes());
+        terminal.feed("x".repeat(81).as_bytes());
         assert!(terminal.text().contains(&("x".repeat(80) + "\nx\n")), "{}", terminal.text());
-        terminal.take_in("\r\n".repeat(30).as_bytes());
-        terminal.take_in(b"last");
+        terminal.feed("\r\n".repeat(30).as_bytes());
+        terminal.feed(b"last");
         assert!(terminal.text().ends_with("\nlast\n") && !terminal.text().contains("hello"), "{}", terminal.text());
     }
 }

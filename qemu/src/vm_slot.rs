@@ -1,4 +1,4 @@
-//! How many virtual machines run at once on this host, over all tests and programs.
+//! Limits how many virtual machines run at once on this host, over all processes.
 
 use anyhow::{Context, Result};
 use std::fs::{self, File};
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use crate::wait::{Poll, until};
 
-/// The right to run one virtual machine.
+/// A permit to run one virtual machine.
 pub struct VmSlot {
     _lock: File,
 }
 
 /// Two: a machine has two processors, and under translation each is a busy thread.
 const SLOTS: usize = 2;
-/// Others may hold the slots for several installations.
+/// Other tests may hold the slots for several installations.
 const LIMIT: Duration = Duration::from_secs(3600);
 
 impl VmSlot {

@@ -3,10 +3,10 @@
 
 use anyhow::{Context, Result};
 use harness::clusters::registration::{NAMESPACE, Registration};
-use harness::fakes::fault_proxy::{Asked, Fault};
+use harness::fakes::fault_proxy::{Fault, ProxiedRequest};
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::story::Story;
+use harness::lifecycle::Lifecycle;
 use harness::world::World;
 use protocol::RefusalCode;
 use qemu::wait::{Poll, until};
@@ -41,14 +41,14 @@ async fn what_happens_while_watches_are_broken_is_known_after() {
         let broken = Arc::new(AtomicBool::new(true));
         let is_broken = broken.clone();
         let mut told = BTreeMap::<String, usize>::new();
-        script(&world, move |asked| {
-            if !asked.is_watch {
+        script(&world, move |request| {
+            if !request.is_watch {
                 return Fault::None;
             }
             if is_broken.load(Ordering::Relaxed) {
                 return Fault::Refused(500);
             }
-            let first = std::mem::replace(told.entry(asked.kind.clone()).or_default(), 1) == 0;
+            let first = std::mem::replace(told.entry(request.kind.clone()).or_default(), 1) == 0;
             match loss {
                 Loss::GoneInEvent if first => Fault::RefusedInEvent(410),
                 Loss::Gone if first => Fault::Refused(410),
@@ -79,21 +79,21 @@ async fn what_happens_while_watches_are_broken_is_known_after() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_write_may_be_refused_twice_and_answered_too_late() {
     let mut world = World::builder("faults-writes").unwrap().faults().prepare().await.unwrap();
-    let story = Story::prepare(&world.cluster, world.operator.local_url("")).await.unwrap();
-    let mut asked_before = BTreeMap::<String, usize>::new();
-    script(&world, move |asked| {
-        let times = asked_before.entry(asked.to_string()).or_default();
-        *times += usize::from(asked.is_write());
+    let lifecycle = Lifecycle::prepare(&world.cluster, world.operator.local_url("")).await.unwrap();
+    let mut seen_before = BTreeMap::<String, usize>::new();
+    script(&world, move |request| {
+        let times = seen_before.entry(request.to_string()).or_default();
+        *times += usize::from(request.is_write());
         match times {
             1 => Fault::Refused(429),
             2 => Fault::Refused(409),
             // Controllers wait; a machine is not let wait for so long.
-            3 if asked.kind.starts_with("machineinventories") => Fault::Late(Duration::from_secs(6)),
+            3 if request.kind.starts_with("machineinventories") => Fault::Late(Duration::from_secs(6)),
             _ => Fault::None,
         }
     });
     world.operator.resume().await.unwrap();
-    story.tell().await.unwrap();
+    lifecycle.run().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +101,7 @@ async fn a_write_that_takes_effect_too_late_for_its_machine_is_made_once() {
     let world = start("faults-late").await.unwrap();
     let endpoint = endpoint(&world, "first").await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
-    script(&world, |asked| match asked.to_string().as_str() {
+    script(&world, |request| match request.to_string().as_str() {
         "POST machineinventories" => Fault::Late(Duration::from_secs(20)),
         _ => Fault::None,
     });
@@ -121,7 +121,7 @@ async fn start(name: &str) -> Result<World> {
     Ok(world)
 }
 
-fn script(world: &World, script: impl FnMut(&Asked) -> Fault + Send + 'static) {
+fn script(world: &World, script: impl FnMut(&ProxiedRequest) -> Fault + Send + 'static) {
     world.proxy.as_ref().expect("a world with faults").script(script);
 }
 

@@ -10,7 +10,7 @@ use harness::clusters::registration::{self, Registration};
 use harness::fakes::rancher::Rancher;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::fakes::upgrade_engines::make_namespace;
+use harness::fakes::upgrade_engines::ensure_namespace;
 use harness::objects::contains;
 use qemu::paths;
 use qemu::scratch::Scratch;
@@ -97,7 +97,7 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
 async fn everything_that_can_be_switched_on_is_taken_by_the_api_server_as_it_is_written() {
     let scratch = Scratch::new("chart-everything").unwrap();
     let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
-    make_namespace(&cluster, "system-upgrade").unwrap();
+    ensure_namespace(&cluster, "system-upgrade").unwrap();
     let monitors = paths::workspace().join("tests/fixtures/crds/service-monitor.yaml");
     let monitors = std::fs::read_to_string(monitors).unwrap();
     cluster.kubectl(&["apply", "-f", "-"], &monitors).unwrap();

@@ -3,7 +3,7 @@
 
 use harness::fakes::chroot::Chroot;
 use qemu::disk::GIB;
-use qemu::process::said;
+use qemu::process::printed;
 use qemu::scratch::Scratch;
 use std::fs;
 use std::process::Output;
@@ -45,7 +45,7 @@ impl Machine {
 }
 
 fn says(output: &Output, status: i32, words: &[&str]) {
-    let said = said(output);
+    let said = printed(output);
     assert_eq!(output.status.code(), Some(status), "{said}");
     for word in words {
         assert!(said.contains(word), "no {word:?} in {said}");

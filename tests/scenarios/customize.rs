@@ -1,7 +1,7 @@
 //! `ros-image` on the real ISO: settings go in and out without a trace, and what is no medium of ours is left alone.
 
 use qemu::paths;
-use qemu::process::said;
+use qemu::process::printed;
 use qemu::scratch::Scratch;
 use serde_json::Value;
 use std::fs::{self, File};
@@ -16,8 +16,8 @@ fn ros_image(arguments: &[&str]) -> Output {
 
 fn succeeds(arguments: &[&str]) -> String {
     let output = ros_image(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-    said(&output)
+    assert!(output.status.success(), "{arguments:?}: {}", printed(&output));
+    printed(&output)
 }
 
 /// Settings that name a host, as a file.
@@ -101,7 +101,7 @@ fn foreign(content: &Path) -> PathBuf {
     let _ = fs::remove_file(&iso);
     let xorriso = Command::new("xorriso").args(["-as", "mkisofs", "-quiet", "-r", "-o"]).args([&iso, content]).output();
     let xorriso = xorriso.unwrap();
-    assert!(xorriso.status.success(), "{}", said(&xorriso));
+    assert!(xorriso.status.success(), "{}", printed(&xorriso));
     iso
 }
 
@@ -115,7 +115,7 @@ fn refused(iso: &Path, settings: &Path, why: &str) {
         (&["verify", path], "is damaged or was changed"),
     ] {
         let output = ros_image(arguments);
-        let said = said(&output);
+        let said = printed(&output);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
         assert!(said.contains(path) && said.contains(why), "{arguments:?}: {said}");
     }
@@ -132,6 +132,6 @@ fn iso_boot_partition_has_no_damage() {
         ("fsck.vfat", &["-n"]),
     ] {
         let output = Command::new(program).args(arguments).arg(&image).output().unwrap();
-        assert!(output.status.success(), "{program}: {}", said(&output));
+        assert!(output.status.success(), "{program}: {}", printed(&output));
     }
 }

@@ -1,7 +1,7 @@
 //! Machines with a token that says more than it should, beside honest ones with another.
 
 use harness::clusters::registration::{NAMESPACE, Registration};
-use harness::fakes::software_machine::{Endpoint, NoAnswer, boastful_report, usual_report};
+use harness::fakes::software_machine::{Endpoint, NoAnswer, largest_report, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::objects::condition;
 use harness::world::World;
@@ -75,5 +75,5 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
 
 /// A whole exchange of a machine that says as much as it can.
 async fn come(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<protocol::message::Config, NoAnswer> {
-    endpoint.register(tpm, boastful_report()).await
+    endpoint.register(tpm, largest_report()).await
 }

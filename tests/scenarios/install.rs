@@ -7,7 +7,7 @@ use qemu::firmware::Firmware;
 use qemu::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
 use qemu::milestone::{Milestone, timeline};
 use qemu::paths;
-use qemu::process::said;
+use qemu::process::printed;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
@@ -238,8 +238,8 @@ async fn a_change_of_its_inventory_reaches_the_machine(world: &World, machine: &
 fn other_tools_find_nothing_wrong(disk: &Disk, folder: &Path) {
     let check = |program: &str, arguments: &[&str], file: &Path| {
         let output = Command::new(program).args(arguments).arg(file).output().unwrap();
-        assert!(output.status.success(), "{program} {}: {}", file.display(), said(&output));
-        said(&output)
+        assert!(output.status.success(), "{program} {}: {}", file.display(), printed(&output));
+        printed(&output)
     };
     let table = check("sgdisk", &["--verify"], &disk.file);
     assert!(table.contains("No problems found"), "{table}");

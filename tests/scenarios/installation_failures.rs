@@ -93,7 +93,7 @@ async fn vm_without_a_disk_waits_for_one() {
     // From a CD: the medium would be a disk otherwise.
     installation.machine.spec.medium.as_mut().unwrap().drive = Drive::Cd;
     installation.refused("NoDisk", &["no disk", "attach one"]).await;
-    installation.machine.plug_in(&empty(installation.world.path(), "late", 4 * GIB)).unwrap();
+    installation.machine.hotplug(&empty(installation.world.path(), "late", 4 * GIB)).unwrap();
     // Not as a milestone: the machine may say once more that it has no disk.
     let planned =
         installation.machine.console().wait_for("a plan", SHORT, |line| Milestone::Planned.text_in(line).is_some());

@@ -5,7 +5,7 @@ use harness::clusters::certificates::Authority;
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::chroot::Chroot;
 use harness::world::World;
-use qemu::process::{Process, said};
+use qemu::process::{Process, printed};
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ async fn the_installer_registers_its_machine_and_prints_the_configuration() {
     let world = World::start("installer-registers", json!({"cloudConfig": {"hostname": "edge-1"}})).await.unwrap();
     let host = InstallerProcess::with_tpm(&world).await.unwrap();
     let output = host.register(&world.url().unwrap(), &["--output", "json"]).unwrap();
-    let text = said(&output);
+    let text = printed(&output);
     assert!(output.status.success(), "{text}");
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["cloudConfig"]["hostname"], "edge-1");
@@ -44,7 +44,7 @@ async fn an_operator_that_is_down_for_a_minute_is_waited_for_and_registered_with
     let mut installer = Process::start(&mut command, &world.path().join("installer.log")).unwrap();
     until("three attempts in vain", MINUTES, async || {
         installer.check_running()?;
-        let said = installer.said();
+        let said = installer.output();
         Ok(if said.matches("next attempt in").count() >= 3 { Poll::Ready(()) } else { Poll::Pending(said) })
     })
     .await
@@ -52,7 +52,7 @@ async fn an_operator_that_is_down_for_a_minute_is_waited_for_and_registered_with
     world.operator.resume().await.unwrap();
 
     let status = installer.wait(MINUTES).await.unwrap();
-    let said = installer.said();
+    let said = installer.output();
     assert!(status.success(), "{said}");
     for expected in ["connecting to 127.0.0.1", "Connection refused", "check that the operator runs"] {
         assert!(said.contains(expected), "no {expected:?} in {said}");
@@ -68,16 +68,16 @@ async fn a_file_that_fits_into_a_message_arrives_byte_for_byte() {
     let spec = json!({"cloudConfig": {"write_files": [{"path": "/srv/large", "content": content}]}});
     let world = World::start("installer-large-file", spec).await.unwrap();
     let output = InstallerProcess::with_tpm(&world).await.unwrap().register(&world.url().unwrap(), &[]).unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", printed(&output));
 
     let machine = Chroot::new(world.folder("machine").unwrap()).unwrap();
     machine.write("/oem/cloud-config.yaml", &output.stdout).unwrap();
     let applied = machine.run("ros-installer", &["apply"]).unwrap();
     // The host's name is the kernel's, not this folder's: it cannot be set here.
     let mut refused =
-        said(&applied).lines().filter(|line| line.contains("not applied")).map(str::to_owned).collect::<Vec<_>>();
+        printed(&applied).lines().filter(|line| line.contains("not applied")).map(str::to_owned).collect::<Vec<_>>();
     refused.retain(|line| !line.contains("hostname"));
-    assert!(applied.status.success() && refused.is_empty(), "{}", said(&applied));
+    assert!(applied.status.success() && refused.is_empty(), "{}", printed(&applied));
     assert!(std::fs::read_to_string(machine.path("/srv/large")).unwrap() == content, "the file differs");
 }
 
@@ -91,12 +91,12 @@ async fn a_file_that_fits_into_no_message_is_named_at_both_ends() {
     let get = ["get", "machineregistrations", "edge", "--namespace", NAMESPACE, "--output", path];
     let ready = world.cluster.kubectl(&get, "").unwrap();
     assert!(ready.contains(r#""reason":"CloudConfigTooLarge""#) && ready.contains(r#""status":"False""#), "{ready}");
-    for end in [said(&refused), ready] {
+    for end in [printed(&refused), ready] {
         for expected in ["spec.cloudConfig has 10486", "the limit is 2", "write_files"] {
             assert!(end.contains(expected), "no {expected:?} in {end}");
         }
     }
-    assert!(said(&refused).contains("RegistrationInvalid"), "{}", said(&refused));
+    assert!(printed(&refused).contains("RegistrationInvalid"), "{}", printed(&refused));
     assert_eq!(world.inventories().unwrap(), [] as [Value; 0]);
 }
 
@@ -110,23 +110,23 @@ async fn what_is_wrong_is_named_and_has_its_own_exit_status() {
     let unknown = host.register(&format!("{base}/{}", "a".repeat(54)), &[]).unwrap();
     assert_eq!(unknown.status.code(), Some(10));
     assert!(
-        said(&unknown).contains("UnknownToken") && said(&unknown).contains("make a new medium"),
+        printed(&unknown).contains("UnknownToken") && printed(&unknown).contains("make a new medium"),
         "{}",
-        said(&unknown)
+        printed(&unknown)
     );
 
     let malformed = host.register(&format!("{base}/x"), &[]).unwrap();
     assert_eq!(malformed.status.code(), Some(10));
-    assert!(said(&malformed).contains("MalformedToken"), "{}", said(&malformed));
+    assert!(printed(&malformed).contains("MalformedToken"), "{}", printed(&malformed));
 
     let absent = host.register(&url, &["--tcti", "device:/nonexistent/tpmrm0"]).unwrap();
     assert_eq!(absent.status.code(), Some(12));
-    assert!(said(&absent).contains("switch the TPM on"), "{}", said(&absent));
+    assert!(printed(&absent).contains("switch the TPM on"), "{}", printed(&absent));
 
     std::fs::write(&host.authority, Authority::new("somebody else").unwrap().certificate()).unwrap();
     let foreign = host.register(&url, &[]).unwrap();
     assert_eq!(foreign.status.code(), Some(1));
-    assert!(said(&foreign).contains("is not from the pinned authority"), "{}", said(&foreign));
+    assert!(printed(&foreign).contains("is not from the pinned authority"), "{}", printed(&foreign));
 
     host.authority = PathBuf::from("/nonexistent/ca.pem");
     assert_eq!(host.register(&url, &[]).unwrap().status.code(), Some(11));

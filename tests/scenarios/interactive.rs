@@ -55,11 +55,11 @@ async fn vm_a_person_installs_at_any_console() {
     {
         assert!(shown.contains(text) && machine.console().screen().contains(text), "{text:?} in {shown}");
     }
-    machine.photograph("question").unwrap();
+    machine.screenshot("question").unwrap();
     machine.type_on_keyboard("vda\n").unwrap();
     machine.console().wait_for_text("writing     [", INSTALLED).await.unwrap();
     on_screen(&machine, "writing     [").await;
-    machine.photograph("progress").unwrap();
+    machine.screenshot("progress").unwrap();
     machine.wait_for_milestone(Milestone::Rebooting, INSTALLED).await.unwrap();
     machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
 
@@ -77,7 +77,7 @@ async fn vm_a_person_installs_at_any_console() {
     }
     machine.second_port().wait_for_text("State:       good", ANSWERED).await.unwrap();
     machine.second_port().wait_for_prompt("login:", ANSWERED).await.unwrap();
-    machine.photograph("login").unwrap();
+    machine.screenshot("login").unwrap();
     let said = machine.console().lines().into_iter().chain(machine.second_port().lines());
     assert!(!said.into_iter().any(|line| line.text.contains("s3cret")), "the password was shown");
 }

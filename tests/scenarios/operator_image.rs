@@ -8,7 +8,7 @@ use harness::clusters::operator::install_definitions;
 use harness::clusters::registration::Registration;
 use qemu::paths;
 use qemu::port::Port;
-use qemu::process::said;
+use qemu::process::printed;
 use qemu::scratch::Scratch;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
@@ -63,13 +63,13 @@ async fn a_container_runtime_runs_it_with_no_rights_and_nothing_to_write_to() {
     unpack(&image, &layout).unwrap();
     let container = Container::unpack(&layout, "0.1.0", &scratch.folder("container").unwrap()).unwrap();
     let version = container.run(&["--version"]).unwrap();
-    assert_eq!(said(&version), "ros-operator 0.1.0\n");
+    assert_eq!(printed(&version), "ros-operator 0.1.0\n");
     let definitions = container.run(&["crd"]).unwrap();
-    assert!(said(&definitions).contains("machineregistrations.rancheros.cattle.io"), "{}", said(&definitions));
+    assert!(printed(&definitions).contains("machineregistrations.rancheros.cattle.io"), "{}", printed(&definitions));
 
     // The TPM vendors' roots are in it, and are read before anything else is done.
     let without = container.run(&["run", "--tpm-vendors", "/etc/passwd"]).unwrap();
-    assert!(said(&without).contains("holds no certificate"), "{}", said(&without));
+    assert!(printed(&without).contains("holds no certificate"), "{}", printed(&without));
 
     // And as it runs for good.
     let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
@@ -107,12 +107,12 @@ async fn a_container_runtime_runs_it_with_no_rights_and_nothing_to_write_to() {
     let registration = Registration::apply(&cluster, "edge", json!({})).unwrap();
     assert!(registration.url.starts_with(&url), "{}", registration.url);
 
-    assert!(operator.said().contains("authorities of TPM vendors"), "{}", operator.said());
+    assert!(operator.output().contains("authorities of TPM vendors"), "{}", operator.output());
 
     // SIGTERM reaches it, and it ends in order.
     operator.terminate().unwrap();
     let status = operator.wait(Duration::from_secs(30)).await.unwrap();
-    assert!(status.success(), "{}", operator.said());
+    assert!(status.success(), "{}", operator.output());
 }
 
 fn build(output: &Path) -> Result<PathBuf> {

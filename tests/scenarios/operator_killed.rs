@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result};
 use harness::clusters::operator::{NAMESPACE, Operator};
-use harness::fakes::fault_proxy::{Asked, Fault, FaultProxy};
+use harness::fakes::fault_proxy::{Fault, FaultProxy, ProxiedRequest};
 use harness::fakes::software_machine::{Endpoint, Exchange, NoAnswer, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::story::Story;
+use harness::lifecycle::Lifecycle;
 use harness::world::World;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DeleteParams;
@@ -40,13 +40,13 @@ const WRITES: [&str; 14] = [
 async fn killed_before_and_after_every_write_it_makes_nothing_twice_and_loses_nothing() {
     let world = World::builder("killed-at-writes").unwrap().faults().prepare().await.unwrap();
     let (operator, proxy, cluster) = (world.operator, world.proxy.unwrap(), world.cluster);
-    let story = Story::prepare(&cluster, operator.local_url("")).await.unwrap();
+    let lifecycle = Lifecycle::prepare(&cluster, operator.local_url("")).await.unwrap();
 
     let killed_at = Arc::<Mutex<BTreeMap<String, usize>>>::default();
     let script = killed_at.clone();
-    proxy.script(move |asked| stop_each_write_twice(&mut script.lock().unwrap(), asked));
+    proxy.script(move |request| stop_each_write_twice(&mut script.lock().unwrap(), request));
     let client = cluster.client().await.unwrap();
-    let (story_told, end) = oneshot::channel();
+    let (finished, end) = oneshot::channel();
     // On a thread of its own: in the story people wait for programs of theirs, and nothing else happens beside them.
     let killing = tokio::task::spawn_blocking(|| {
         Handle::current().block_on(async {
@@ -56,8 +56,8 @@ async fn killed_before_and_after_every_write_it_makes_nothing_twice_and_loses_no
             }
         })
     });
-    let told = story.tell().await;
-    drop::<oneshot::Sender<()>>(story_told);
+    let told = lifecycle.run().await;
+    drop::<oneshot::Sender<()>>(finished);
     killing.await.unwrap().unwrap();
     told.unwrap();
     let kills = killed_at.lock().unwrap().clone();
@@ -68,11 +68,11 @@ async fn killed_before_and_after_every_write_it_makes_nothing_twice_and_loses_no
 }
 
 /// The first time before it has an effect, the second time after.
-fn stop_each_write_twice(killed_at: &mut BTreeMap<String, usize>, asked: &Asked) -> Fault {
-    if !asked.is_write() {
+fn stop_each_write_twice(killed_at: &mut BTreeMap<String, usize>, request: &ProxiedRequest) -> Fault {
+    if !request.is_write() {
         return Fault::None;
     }
-    let times = killed_at.entry(asked.to_string()).or_default();
+    let times = killed_at.entry(request.to_string()).or_default();
     *times += 1;
     match times {
         1 => Fault::StoppedBefore,

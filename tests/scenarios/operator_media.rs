@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use harness::clusters::registration::NAMESPACE;
 use harness::world::World;
 use qemu::paths;
-use qemu::process::said;
+use qemu::process::printed;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;
@@ -159,7 +159,7 @@ impl Downloads {
 
     fn run(&self, command: &mut Command) -> Result<String> {
         let output: Output = command.output().with_context(|| format!("starting {:?}", command.get_program()))?;
-        ensure!(output.status.success(), "{:?}: {}", command.get_program(), said(&output));
+        ensure!(output.status.success(), "{:?}: {}", command.get_program(), printed(&output));
         String::from_utf8(output.stdout).context("reading what it printed")
     }
 }
@@ -191,6 +191,6 @@ fn synthetic(folder: &Path) -> Result<PathBuf> {
     let iso = folder.join("synthetic.iso");
     let made = Command::new("xorriso").args(["-as", "mkisofs", "-quiet", "-r", "-o"]).args([&iso, &content]).output();
     let made = made.context("starting xorriso")?;
-    ensure!(made.status.success(), "xorriso: {}", said(&made));
+    ensure!(made.status.success(), "xorriso: {}", printed(&made));
     Ok(iso)
 }

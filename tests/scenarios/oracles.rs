@@ -6,7 +6,7 @@ use harness::fakes::software_machine::usual_report;
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::world::World;
 use qemu::paths;
-use qemu::process::said;
+use qemu::process::printed;
 use qemu::scratch::Scratch;
 use qemu::swtpm::{EkCertificate, Tpm};
 use serde_json::{Value, json};
@@ -20,8 +20,8 @@ fn run(program: &str, arguments: &[&str]) -> Output {
 
 fn succeeds(program: &str, arguments: &[&str]) -> String {
     let output = run(program, arguments);
-    assert!(output.status.success(), "{program} {arguments:?}: {}", said(&output));
-    said(&output)
+    assert!(output.status.success(), "{program} {arguments:?}: {}", printed(&output));
+    printed(&output)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,7 +54,7 @@ async fn cloud_init_accepts_what_we_show_and_serve() {
 fn cloud_init_accepts(file: &Path, document: &str) {
     fs::write(file, document).unwrap();
     let output = run("cloud-init", &["schema", "--config-file", file.to_str().unwrap()]);
-    let said = said(&output);
+    let said = printed(&output);
     let has_ours = CloudConfig::parse(document).unwrap().0.keys().any(|key| is_ours(key));
     let complains_of_ours = has_ours && said.contains("Additional properties are not allowed ('rancher");
     assert!(output.status.success() || complains_of_ours, "{document}{said}");
@@ -136,5 +136,5 @@ async fn openssl_trusts_the_operator_by_its_authority_and_by_nothing_else() {
     let trusted = succeeds("openssl", &[&connect[..], &["-CAfile", ca.to_str().unwrap()]].concat());
     assert!(trusted.contains("Verify return code: 0 (ok)"), "{trusted}");
     let untrusted = run("openssl", &connect);
-    assert!(!untrusted.status.success(), "trusted by the host's authorities: {}", said(&untrusted));
+    assert!(!untrusted.status.success(), "trusted by the host's authorities: {}", printed(&untrusted));
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use harness::clusters::cluster::Controllers;
 use harness::fakes::rancher::Rancher;
-use harness::fakes::upgrade_engines::{Kinds, deploy_bundle, make_namespace, say_of_bundle};
+use harness::fakes::upgrade_engines::{Kinds, deploy_bundle, ensure_namespace, set_bundle_status};
 use harness::objects::{condition, contains};
 use harness::world::World;
 use qemu::paths;
@@ -24,7 +24,7 @@ async fn machines_of_a_cluster_say_when_they_are_upgraded() {
     rollout.image("edge", "fleet-default", json!({"osImage": "r:5000/os2:v0.2.0", "concurrency": 0})).unwrap();
 
     let bundle = rollout.bundle("edge", "fleet-default").await.unwrap();
-    say_of_bundle(&rollout.world.cluster, &bundle, 0, 0).unwrap();
+    set_bundle_status(&rollout.world.cluster, &bundle, 0, 0).unwrap();
     let nobody = rollout.reason("edge", "fleet-default", "NoTargetMatched").await.unwrap();
     assert_eq!(condition(&nobody, "Stalled")["status"], "True");
     assert_eq!(nobody["status"]["display"]["readyClusters"], "0/0");
@@ -142,7 +142,7 @@ async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_fleet_the_plan_is_applied_here_and_taken_away_again() {
     let rollout = Rollout::start("os-image-plan", Controllers::Absent).await.unwrap();
-    make_namespace(&rollout.world.cluster, "system-upgrade").unwrap();
+    ensure_namespace(&rollout.world.cluster, "system-upgrade").unwrap();
     Kinds::Strict.install_plans(&rollout.world.cluster).unwrap();
     rollout.node("n1", "RancherOS 0.1.0").unwrap();
     let spec = json!({"osImage": "a:v0.2.0", "cloudConfig": {"rancherd": {"token": "secret"}}, "drain": {}});

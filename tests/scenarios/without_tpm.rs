@@ -16,7 +16,7 @@ use qemu::firmware::Firmware;
 use qemu::machine::{Drive, MachineSpec, Medium};
 use qemu::milestone::Milestone;
 use qemu::paths;
-use qemu::process::said;
+use qemu::process::printed;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -37,9 +37,9 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
 
     // Nobody is taken in by a secret alone; who makes the inventory later need not touch the machine.
     let refused = machine.register_from_medium(&[]).unwrap();
-    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert_eq!(refused.status.code(), Some(1), "{}", printed(&refused));
     for expected in ["UnknownSecret", "machineTokenSecretName", "keeps asking"] {
-        assert!(said(&refused).contains(expected), "no {expected:?} in {}", said(&refused));
+        assert!(printed(&refused).contains(expected), "no {expected:?} in {}", printed(&refused));
     }
     assert_eq!(world.inventories().unwrap(), [] as [Value; 0]);
     world.apply_token_secret("till-7", SECRET).unwrap();
@@ -48,7 +48,7 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
 
     let registered = until("the secret to be known", Duration::from_secs(60), async || {
         let output = machine.register_from_medium(&["--output", "json", "--debug"]).unwrap();
-        let text = said(&output);
+        let text = printed(&output);
         Ok(if output.status.success() { Poll::Ready(output) } else { Poll::Pending(text) })
     });
     let registered = registered.await.unwrap();
@@ -99,7 +99,7 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     let machine = InstallerProcess::with_secret(&world, SECRET).await.unwrap();
     until("the secret to be known", Duration::from_secs(60), async || {
         let output = machine.register_from_medium(&[]).unwrap();
-        Ok(if output.status.success() { Poll::Ready(()) } else { Poll::Pending(said(&output)) })
+        Ok(if output.status.success() { Poll::Ready(()) } else { Poll::Pending(printed(&output)) })
     })
     .await
     .unwrap();
@@ -124,13 +124,13 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     let strict = Registration::apply(&world.cluster, "strict", strict).unwrap().local_url(&world.operator).unwrap();
     let refused = machine.register_from_medium(&["--registration-url", &strict]).unwrap();
     assert!(
-        said(&refused).contains("SharedSecretNotAccepted") && said(&refused).contains("ekCertificate"),
+        printed(&refused).contains("SharedSecretNotAccepted") && printed(&refused).contains("ekCertificate"),
         "{}",
-        said(&refused)
+        printed(&refused)
     );
     world.patch_inventory("till-7", &json!({"tpm": "ab".repeat(32)})).unwrap();
     until("the inventory's TPM to count", Duration::from_secs(60), async || {
-        let text = said(&machine.register_from_medium(&[]).unwrap());
+        let text = printed(&machine.register_from_medium(&[]).unwrap());
         let counts = text.contains("SharedSecretNotAccepted") && text.contains("tpmHash");
         Ok(if counts { Poll::Ready(()) } else { Poll::Pending(text) })
     })

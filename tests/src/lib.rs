@@ -5,6 +5,6 @@ pub mod bench;
 pub mod clients;
 pub mod clusters;
 pub mod fakes;
+pub mod lifecycle;
 pub mod objects;
-pub mod story;
 pub mod world;

@@ -7,7 +7,7 @@ use super::process_cost::{resident_memory, wait_until_idle};
 use super::registrations::registration_spec;
 use super::round::Run;
 use crate::clusters::registration::Registration;
-use crate::fakes::software_machine::{Endpoint, NoAnswer, boastful_report, usual_report};
+use crate::fakes::software_machine::{Endpoint, NoAnswer, largest_report, usual_report};
 use crate::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use crate::world::World;
 use anyhow::{Context, Result};
@@ -117,7 +117,7 @@ async fn press(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Option<Config> {
         let begin = async {
             let mut exchange = endpoint.connect().await?;
             exchange.prove(tpm).await?;
-            exchange.ask_for_config(boastful_report()).await
+            exchange.ask_for_config(largest_report()).await
         };
         match begin.await {
             Ok(config) => return Some(config),

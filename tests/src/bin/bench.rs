@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 /// Measure speed, sizes and memory, each beside its target and yardstick
 ///
-/// Wants an otherwise idle machine. Figures that are not measured in a run stay as an earlier run on this host left
-/// them. Ends with 1 when a target is missed, after everything was measured and written.
+/// Needs an otherwise idle host. Figures that a run does not measure keep their values from an earlier run on this host.
+/// Exits with 1 if a target is missed, after everything was measured and written.
 #[derive(Parser)]
 struct Options {
     /// What to measure; everything by default
@@ -63,7 +63,7 @@ async fn main() -> Result<ExitCode> {
             measurement.take(&settings, options.runs).await.with_context(|| format!("measuring {measurement:?}"))?;
         missed |= outcomes.iter().any(|outcome| outcome.met == Some(false));
         report.add(outcomes);
-        // After each, so that an hour's work outlives a failure in the next.
+        // After each measurement, so that a failure in the next one loses nothing.
         report.save(&json)?;
     }
     print!("{}", report.table());

@@ -55,7 +55,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// From the keyboard, or from whoever started `make`.
+/// SIGINT or SIGTERM.
 fn interruption() -> Result<impl Future<Output = ()>> {
     let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     Ok(async move {
@@ -123,7 +123,7 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     let processes = [machine.processes()?, world.processes()?].concat();
     let text = serde_json::to_string_pretty(&processes).context("listing what runs")?;
     fs::write(folder.join(PROCESSES), text).with_context(|| format!("writing {}/{PROCESSES}", folder.display()))?;
-    // Their ends would end the processes.
+    // Dropping them would end the processes.
     std::mem::forget((machine, world));
     Ok(())
 }
@@ -154,7 +154,7 @@ fn kept_processes(folder: &Path) -> Result<Vec<KeptProcess>> {
     }
 }
 
-/// Says what is being done, and how long after the start.
+/// Prints each step with the seconds since the start.
 struct Progress {
     began: Instant,
 }
@@ -169,7 +169,7 @@ impl Progress {
     }
 }
 
-/// A line of the machine's console; on a terminal, a progress bar's states are drawn over each other.
+/// Prints a line of the machine's console. On a terminal the states of a progress bar overwrite each other.
 fn show(line: &Line) {
     let mut out = std::io::stdout().lock();
     let redrawn = out.is_terminal() && line.text.contains("MiB/s");

@@ -73,7 +73,12 @@ impl Connections {
 }
 
 /// One connection, to its end. Calls `reached` when it is where its behaviour begins.
-async fn connect_once(number: usize, endpoint: &Endpoint, behaviour: Behaviour, mut reached: impl FnMut()) -> Result<()> {
+async fn connect_once(
+    number: usize,
+    endpoint: &Endpoint,
+    behaviour: Behaviour,
+    mut reached: impl FnMut(),
+) -> Result<()> {
     let mut stream = connect(endpoint.address()?, number % ADDRESSES).await?;
     let beginning = match behaviour {
         Behaviour::Silent => {

@@ -30,7 +30,7 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// For a server at these host names and addresses.
+    /// A certificate for a server with these host names and addresses.
     pub fn server(&self, names: &[&str]) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).context("naming a server certificate")?;
@@ -38,7 +38,7 @@ impl Authority {
         self.sign(params)
     }
 
-    /// For a client; Kubernetes takes `user` and `group` from the subject.
+    /// A certificate for a client. Kubernetes takes `user` and `group` from its subject.
     pub fn client(&self, user: &str, group: &str) -> Result<Identity> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);

@@ -1,4 +1,4 @@
-//! A Kubernetes API on loopback: etcd and the API server, and the controllers where they matter.
+//! A Kubernetes cluster on loopback: etcd, the API server and, on request, the controllers.
 
 use crate::clusters::certificates::Authority;
 use crate::clusters::control_plane;
@@ -25,21 +25,21 @@ pub enum Controllers {
     Running,
 }
 
-/// Everything lies in the folder it was started in: keys, etcd's data, `kubeconfig`, a log per program.
+/// Keys, etcd's data, `kubeconfig` and a log per program are in the folder that it was started in.
 pub struct Cluster {
     folder: PathBuf,
     programs: PathBuf,
     etcd_port: Port,
     api_port: Port,
-    /// Ports that nobody here connects to.
+    /// Ports that must stay reserved; nothing here connects to them.
     other_ports: Vec<Port>,
-    // In the order of ending: who asks goes before who answers.
+    // In the order of ending: clients before servers.
     controllers: Vec<Process>,
     api_server: Option<Process>,
     etcd: Process,
 }
 
-/// From start to ready 2.4 s on an idle machine, ten times that on a busy one.
+/// A start takes 2.4 s on an idle host, and ten times as long on a busy one.
 const READY: Duration = Duration::from_secs(120);
 
 impl Cluster {
@@ -52,7 +52,7 @@ impl Cluster {
             Command::new(programs.join("etcd"))
                 .args(["--data-dir", "etcd", "--listen-client-urls", &etcd_url, "--advertise-client-urls", &etcd_url])
                 .args(["--listen-peer-urls", &format!("http://127.0.0.1:{}", peer_port.number())])
-                // A test's data need not survive a power cut, and flushing is most of the time on a slow disk.
+                // A test's data need not survive a power cut, and on a slow disk flushing takes most of the time.
                 .arg("--unsafe-no-fsync")
                 .current_dir(folder),
             &folder.join("etcd.log"),
@@ -74,7 +74,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// For the operator, kubectl and people: the admin's.
+    /// The kubeconfig of the admin.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }
@@ -87,7 +87,7 @@ impl Cluster {
         kube::Client::try_from(config).context("making a client")
     }
 
-    /// Runs kubectl as the admin, gives what it prints.
+    /// Runs kubectl as the admin and gives its standard output.
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
         let mut child = Command::new(self.programs.join("kubectl"))
             .arg("--kubeconfig")
@@ -98,7 +98,7 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn()
             .context("starting kubectl")?;
-        // kubectl reads all of its input before it says anything, so that neither side waits for the other.
+        // kubectl reads all of its input before it prints anything, so neither side waits for the other.
         child
             .stdin
             .take()
@@ -112,8 +112,8 @@ impl Cluster {
         String::from_utf8(output.stdout).context("reading what kubectl printed")
     }
 
-    /// Changes `object`, as `kind/name`, by a JSON merge patch (RFC 7386) of everything but its status. Of a kind without
-    /// namespaces, `namespace` means nothing.
+    /// Changes `object` (`kind/name`) by a JSON merge patch (RFC 7386) of everything but its status. `namespace` is ignored for
+    /// a kind without namespaces.
     pub fn patch(&self, object: &str, namespace: &str, patch: &Value) -> Result<()> {
         self.merge(object, namespace, patch, &[])
     }
@@ -129,12 +129,12 @@ impl Cluster {
         self.kubectl(&[&arguments[..], part].concat(), "").map(drop)
     }
 
-    /// Where kubectl and the others are, for a person's PATH.
+    /// The folder of kubectl and the other programs, for a person's PATH.
     pub fn programs(&self) -> &Path {
         &self.programs
     }
 
-    /// Ends the API server only: everything that needs it is on its own until `start_api_server`.
+    /// Ends the API server alone. `start_api_server` starts it again.
     pub fn stop_api_server(&mut self) {
         if let Some(server) = self.api_server.take() {
             server.stop();
@@ -147,7 +147,7 @@ impl Cluster {
             Command::new(self.programs.join("kube-apiserver"))
                 .arg(format!("--etcd-servers={}", self.etcd_url()))
                 .arg(format!("--secure-port={}", self.api_port.number()))
-                // No machine reaches the server by its service's address, so nobody needs to find it there.
+                // No client here uses the address of the service `kubernetes`.
                 .args(["--bind-address=127.0.0.1", "--advertise-address=10.0.2.2", "--endpoint-reconciler-type=none"])
                 .args(["--cert-dir=certificates", "--tls-cert-file=server.crt", "--tls-private-key-file=server.key"])
                 .args(["--client-ca-file=ca.crt", "--authorization-mode=RBAC", "--allow-privileged=true"])
@@ -200,7 +200,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The store behind the API server.
+    /// The etcd behind the API server.
     pub fn etcd(&self) -> Etcd {
         Etcd::new(&self.etcd_url())
     }
@@ -209,7 +209,7 @@ impl Cluster {
         format!("http://127.0.0.1:{}", self.etcd_port.number())
     }
 
-    /// What runs for this cluster, in the order of ending.
+    /// The cluster's processes, in the order of ending.
     pub fn processes(&self) -> Result<Vec<KeptProcess>> {
         let all = self.controllers.iter().chain(&self.api_server).chain([&self.etcd]);
         all.map(Process::identity).collect()

@@ -1,5 +1,5 @@
-//! A container as a cluster would run it: unpacked by umoci, run by runc. The image is read and started by programs that
-//! know nothing of how it was made.
+//! A container as a cluster would run it: umoci unpacks the image, runc runs it. Neither shares code with the program that built
+//! the image.
 
 use anyhow::{Context, Result, ensure};
 use qemu::process::Process;
@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// What the chart's Deployment asks for: not root, a read-only root, no capabilities, no new privileges. The network is
-/// this host's, so that the container reaches a cluster on loopback.
+/// Runs as the chart's Deployment demands: not root, a read-only root, no capabilities, no new privileges. It shares this
+/// host's network, so that it reaches a cluster on loopback.
 pub struct Container {
     bundle: PathBuf,
     /// runc's own records.
@@ -41,7 +41,7 @@ impl Container {
         Ok(container)
     }
 
-    /// A folder of this host's that the container sees and cannot change.
+    /// Mounts a folder of this host read-only.
     pub fn mount(&self, folder: &Path, at: &str) -> Result<()> {
         let mount = json!({"destination": at, "type": "bind", "source": folder, "options": ["bind", "ro"]});
         self.configure(|config| {
@@ -104,7 +104,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // Of one that ended by itself nothing is left, which is no error here.
+        // runc fails if the container has ended by itself. That is no error here.
         let _ = self.runc().args(["delete", "--force", &self.id]).output();
     }
 }

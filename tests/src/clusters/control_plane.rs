@@ -4,11 +4,11 @@ use crate::clusters::go_program::GoProgram;
 use anyhow::Result;
 use std::path::PathBuf;
 
-/// One program that is each of these by the name it is started under.
+/// One program for all of them. The name under which it is started chooses one.
 const CONTROL_PLANE: GoProgram = GoProgram {
     name: "control-plane",
     package: ".",
-    // Without these a client that parses the server's version fails: it is "v0.0.0-master" otherwise.
+    // Without these flags the version is "v0.0.0-master", which clients cannot parse.
     linker_flags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36 \
     -X k8s.io/client-go/pkg/version.gitVersion=v1.36.3",

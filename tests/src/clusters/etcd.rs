@@ -1,4 +1,4 @@
-//! etcd behind a test's API server, over its JSON gateway: for what the API server cannot do or is too slow for.
+//! The etcd behind a test's API server, over its JSON gateway. For what the API server cannot do, or does too slowly.
 //!
 //! Source: etcd's `api/etcdserverpb/rpc.proto` v3.6; in JSON, `bytes` are base64.
 
@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{StreamExt, TryStreamExt, future};
 use serde_json::{Value, json};
 
-/// Values that are on their way at once.
+/// Values that are written at the same time.
 const AT_ONCE: usize = 16;
 
 pub struct Etcd {
@@ -16,20 +16,20 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// `url` is the one that clients use.
+    /// `url` is the client URL.
     pub fn new(url: &str) -> Self {
         Self { client: reqwest::Client::new(), url: url.to_owned() }
     }
 
-    /// What is stored under a key.
+    /// The value of a key.
     pub async fn get(&self, key: &str) -> Result<Vec<u8>> {
         let answer = self.ask("range", &json!({"key": STANDARD.encode(key)})).await?;
         let value = answer["kvs"][0]["value"].as_str().with_context(|| format!("etcd holds no {key}"))?;
         STANDARD.decode(value).with_context(|| format!("reading etcd's {key}"))
     }
 
-    /// Stores values, several at once but each by itself: what one transaction stores has one revision, and a watch of
-    /// Kubernetes' that is resumed in its middle never brings the rest.
+    /// Stores values, several at once, each in a transaction of its own. All values of one transaction have the same revision,
+    /// and a Kubernetes watch that resumes at that revision would miss some of them.
     pub async fn put(&self, pairs: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<()> {
         let put = |(key, value): (String, Vec<u8>)| async move {
             self.ask("put", &json!({"key": STANDARD.encode(key), "value": STANDARD.encode(value)})).await
@@ -37,7 +37,7 @@ impl Etcd {
         futures::stream::iter(pairs).map(put).buffer_unordered(AT_ONCE).try_for_each(|_| future::ready(Ok(()))).await
     }
 
-    /// Forgets everything but the present, as it does every few minutes: a watch cannot be resumed from before.
+    /// Compacts the history to the current revision, as Kubernetes does every few minutes. No watch can resume from before.
     pub async fn compact(&self) -> Result<()> {
         let now = self.ask("range", &json!({"key": STANDARD.encode([0]), "count_only": true})).await?;
         self.ask("compaction", &json!({"revision": now["header"]["revision"], "physical": true})).await?;

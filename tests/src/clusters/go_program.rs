@@ -12,23 +12,23 @@ use std::time::Instant;
 pub struct GoProgram {
     /// Folder in `tests/go/`, and below the cache.
     pub name: &'static str,
-    /// What of its modules is the program: `.`, or the import path of a package.
+    /// The package to build: `.`, or an import path.
     pub package: &'static str,
     pub linker_flags: &'static str,
-    /// Names that the program is to be found under.
+    /// Names of the links to the program.
     pub links: &'static [&'static str],
-    /// What a person who waits for the build should know.
+    /// How long the build takes, for a person who waits for it.
     pub effort: &'static str,
 }
 
 impl GoProgram {
-    /// The folder that holds a link for each name. Builds the program when sources, flags or the Go toolchain are new;
-    /// a second caller waits for the first.
+    /// The folder that holds a link for each name. Builds the program if sources, flags or the Go toolchain have changed. A
+    /// second caller waits for the first.
     pub fn folder(&self) -> Result<PathBuf> {
         let sources = qemu::paths::workspace().join("tests/go").join(self.name);
         let parent = qemu::paths::cache()?.join(self.name);
         let folder = parent.join(self.content_hash(&sources)?);
-        // The folder appears whole, by a rename.
+        // A rename makes the folder appear, so it is complete.
         if folder.exists() {
             return Ok(folder);
         }
@@ -54,7 +54,7 @@ impl GoProgram {
         Ok(hex::encode(hash.finish()))
     }
 
-    /// Builds beside the final place and renames, so that an interrupted build leaves nothing that looks whole.
+    /// Builds in another folder and renames it, so that an interrupted build leaves no incomplete folder.
     fn build(&self, sources: &Path, parent: &Path, folder: &Path) -> Result<()> {
         eprintln!("building {} ({}; only when new)", sources.display(), self.effort);
         let started = Instant::now();

@@ -9,7 +9,7 @@ use std::process::Command;
 const HELM: GoProgram = GoProgram {
     name: "helm",
     package: "helm.sh/helm/v3/cmd/helm",
-    // Without these it takes itself for a client of Kubernetes 1.20 where it has no cluster.
+    // Without these flags Helm assumes Kubernetes 1.20 when it has no cluster.
     linker_flags: "-s -w -X helm.sh/helm/v3/internal/version.version=v3.22.0 \
     -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=36 \
     -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=36",
@@ -17,14 +17,14 @@ const HELM: GoProgram = GoProgram {
     effort: "Helm, one to three minutes",
 };
 
-/// What helm prints, run by the cluster's admin.
+/// Runs helm as the cluster's admin and gives its standard output.
 pub fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     let kubeconfig = cluster.kubeconfig();
     let folder = kubeconfig.parent().context("finding the cluster's folder")?;
     run(folder, Some(&kubeconfig), arguments)
 }
 
-/// What helm prints where there is no cluster. `folder` is for what helm keeps.
+/// Runs helm without a cluster and gives its standard output. `folder` is for helm's own files.
 pub fn helm_alone(folder: &Path, arguments: &[&str]) -> Result<String> {
     run(folder, None, arguments)
 }

@@ -12,23 +12,22 @@ use std::time::Duration;
 
 pub struct Operator {
     process: Option<Process>,
-    /// What it is told beside where to listen.
+    /// Its environment variables.
     environment: Vec<(String, String)>,
     log: PathBuf,
     port: Port,
-    /// What machines are told; that of the first replica.
+    /// The URL that machines are told. Replicas have that of the first one.
     server_url: String,
 }
 
-/// Where the operator keeps what is its own.
+/// The operator's own namespace.
 pub const NAMESPACE: &str = "cattle-rancheros-operator-system";
 /// The host's loopback interface as a machine in QEMU's user network sees it.
 const HOST_SEEN_BY_MACHINES: &str = "10.0.2.2";
 const READY: Duration = Duration::from_secs(90);
 
 impl Operator {
-    /// Installs the CRDs and the namespaces of the reference, for an operator that is yet to be started and asks the
-    /// API server by this kubeconfig.
+    /// Installs the CRDs and the namespaces of the reference. The operator is not started; it will use this kubeconfig.
     pub fn prepare(cluster: &Cluster, kubeconfig: &Path, folder: &Path) -> Result<Self> {
         install_definitions(cluster)?;
         let port = Port::reserve()?;
@@ -46,13 +45,13 @@ impl Operator {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Starts another replica, at an address of its own, that tells machines the same.
+    /// Starts another replica at another address. It tells machines the same URL.
     pub async fn start_replica(&self, folder: &Path) -> Result<Self> {
         Self::start_as(Port::reserve()?, self.server_url.clone(), self.environment.clone(), folder).await
     }
 
-    /// Starts the operator as a Deployment would, with its environment and the rights of its account. `server_url`:
-    /// what the operator is expected to find out and to tell machines.
+    /// Starts the operator as a Deployment would, with that environment and the rights of its ServiceAccount. `server_url` is
+    /// the URL that the operator shall find out and tell machines.
     pub async fn start_deployed(
         kubeconfig: &Path,
         mut environment: Vec<(String, String)>,
@@ -75,12 +74,12 @@ impl Operator {
         Ok(operator)
     }
 
-    /// What the replica is called in the Lease of whoever leads; more follows in it.
+    /// The start of the name by which the replica holds the Lease.
     pub fn replica(&self) -> String {
         format!("port-{}", self.port.number())
     }
 
-    /// Ends the operator as a power cut does.
+    /// Kills the operator, as a power cut does.
     pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {
             process.kill();
@@ -94,7 +93,7 @@ impl Operator {
         }
     }
 
-    /// Starts it again after `stop`, at the same address, and waits until it has read everything.
+    /// Starts it, after `stop` at the same address, and waits until it has read everything.
     pub async fn resume(&mut self) -> Result<()> {
         self.launch()?;
         self.ready().await
@@ -113,7 +112,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until `/readyz` says that it has read everything.
     pub async fn ready(&mut self) -> Result<()> {
         let client = unpinned_client()?;
         let address = self.local_url("/readyz");
@@ -122,7 +121,7 @@ impl Operator {
             process.check_running()?;
             let answer = async { client.get(&address).send().await?.error_for_status()?.text().await };
             Ok(match answer.await {
-                // Before that, machines are served but not everything is known.
+                // Before that it serves machines, but has not read everything.
                 Ok(text) if text == "ok\n" => Poll::Ready(()),
                 Ok(text) => Poll::Pending(text),
                 Err(error) => Poll::Pending(format!("{error:?}")),
@@ -131,17 +130,17 @@ impl Operator {
         .await
     }
 
-    /// Of the running operator.
+    /// The pid of the running operator.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.process.as_ref().context("asking for the operator's pid while it is stopped")?.pid())
     }
 
-    /// What machines are told: the start of every registration URL.
+    /// The start of every registration URL that machines are told.
     pub fn url(&self) -> String {
         self.server_url.clone()
     }
 
-    /// The same place for programs on this host.
+    /// The URL of a path for programs on this host.
     pub fn local_url(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.port.number())
     }
@@ -151,7 +150,7 @@ impl Operator {
         self.fetch(&self.local_url("/cacerts")).await
     }
 
-    /// What runs for the operator: nothing while it is stopped.
+    /// The process of the operator; none while it is stopped.
     pub fn processes(&self) -> Result<Vec<KeptProcess>> {
         self.process.iter().map(Process::identity).collect()
     }
@@ -161,19 +160,19 @@ impl Operator {
         self.fetch(&self.local_url("/metrics")).await
     }
 
-    /// What a GET of a URL gives.
+    /// The body of a GET.
     pub async fn fetch(&self, url: &str) -> Result<String> {
         fetch(url).await
     }
 }
 
-/// What a GET of an operator's URL gives.
+/// The body of a GET of one of the operator's URLs.
 pub async fn fetch(url: &str) -> Result<String> {
     let response = unpinned_client()?.get(url).send().await.context("asking the operator")?;
     response.error_for_status().context("asking the operator")?.text().await.context("reading the operator's answer")
 }
 
-/// Nothing is known of the CA yet: this is the client that learns it, over loopback.
+/// A client that accepts any certificate, over loopback: it fetches the CA.
 fn unpinned_client() -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)
@@ -182,7 +181,7 @@ fn unpinned_client() -> Result<reqwest::Client> {
         .context("making an HTTP client")
 }
 
-/// What `ros-operator crd` prints, and the namespaces of the reference.
+/// Applies the output of `ros-operator crd`, and creates the namespaces of the reference.
 pub fn install_definitions(cluster: &Cluster) -> Result<()> {
     let output =
         Command::new(paths::program("ros-operator")?).arg("crd").output().context("running ros-operator crd")?;

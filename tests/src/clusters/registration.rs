@@ -1,4 +1,4 @@
-//! A MachineRegistration, made as a user makes it.
+//! A MachineRegistration, applied as a user applies it.
 
 use crate::clusters::cluster::Cluster;
 use crate::clusters::operator::Operator;
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 pub struct Registration {
     name: String,
-    /// What the operator tells machines.
+    /// The registration URL that machines are told.
     pub url: String,
 }
 
-/// Where registrations and the machines that come through them are.
+/// The namespace of registrations and of the inventories of their machines.
 pub const NAMESPACE: &str = "fleet-default";
 
 impl Registration {
@@ -31,7 +31,7 @@ impl Registration {
         Ok(Self { name: name.to_owned(), url })
     }
 
-    /// The URL as programs on this host reach it.
+    /// The registration URL for programs on this host.
     pub fn local_url(&self, operator: &Operator) -> Result<String> {
         let path = self.url.strip_prefix(&operator.url()).with_context(|| {
             format!("registration {} has the URL {}, not below {}", self.name, self.url, operator.url())

@@ -1,4 +1,4 @@
-//! A program of ours run as on a machine: with a root of its own, in which the test's files stand at their real paths.
+//! Runs a program of this workspace in a root folder that looks like a machine: the test's files are at their real paths.
 
 use anyhow::{Context, Result};
 use qemu::paths;
@@ -7,13 +7,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Has this host's `/usr` and `/proc`, the user root, and otherwise only what is written into it. Needs no privileges where user
-/// namespaces are allowed; nothing outside of the folder is changed.
+/// Contains `/usr` and `/proc` of this host, the user root, and the files that are written into it. Needs user namespaces or
+/// privileges. Changes nothing outside of the folder.
 pub struct Chroot {
     folder: PathBuf,
 }
 
-/// Mounts are of this process alone and end with it.
+/// The mounts belong to this process and end with it.
 const ENTER: &str = r#"
 cd "$1"; program=$2; shift 2
 mount --rbind /usr usr; mount --rbind /proc proc; mount --bind "$program" program
@@ -22,7 +22,7 @@ exec /usr/sbin/chroot . /program "$@"
 "#;
 
 impl Chroot {
-    /// In a new folder, which becomes `/`.
+    /// `folder` becomes `/`.
     pub fn new(folder: PathBuf) -> Result<Self> {
         for name in ["usr", "proc"] {
             let path = folder.join(name);
@@ -40,7 +40,7 @@ impl Chroot {
         Ok(root)
     }
 
-    /// Where the file is for this host.
+    /// The path of the file on this host.
     pub fn path(&self, path: &str) -> PathBuf {
         self.folder.join(path.trim_start_matches('/'))
     }
@@ -52,12 +52,12 @@ impl Chroot {
         fs::write(&path, content).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// What `/proc/cmdline` says.
+    /// Sets the content of `/proc/cmdline`.
     pub fn boot_with(&self, kernel_command_line: &str) -> Result<()> {
         self.write("kernel-command-line", kernel_command_line)
     }
 
-    /// An empty disk `/dev/NAME`, which is a sparse file.
+    /// Adds an empty disk `/dev/NAME`, a sparse file.
     pub fn add_disk(&self, name: &str, bytes: u64) -> Result<PathBuf> {
         let device = format!("/dev/{name}");
         self.write(&device, "")?;

@@ -1,5 +1,5 @@
-//! An API server with faults: a proxy before a cluster's, plain HTTP on loopback, which does to each request what a
-//! test says. Whoever is given its kubeconfig asks as the admin.
+//! An API server with faults: a proxy before a cluster's API server, over plain HTTP on loopback. A script of the test decides
+//! what happens to each request. All requests are made as the admin.
 
 use crate::clusters::cluster::Cluster;
 use anyhow::{Context, Result};
@@ -18,40 +18,40 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// A request as a script sees it.
+/// A request as the script sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct ProxiedRequest {
     pub method: Method,
-    /// Such as `machineinventories/status`, without names; `other` where the path names no kind.
+    /// `machineinventories/status`, for example: kind and subresource, without names. `other` if the path names no kind.
     pub kind: String,
     pub is_watch: bool,
     /// The phase that the request sets in a status.
     pub phase: Option<String>,
 }
 
-/// What becomes of a request.
+/// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It is answered as the API server answers it.
+    /// It gets the API server's answer.
     None,
-    /// It takes effect, and the answer comes after this.
+    /// It takes effect, and the answer is delayed by this.
     Late(Duration),
-    /// It is answered with this code and what belongs to it, and has no effect.
+    /// It has no effect and is answered with this status code.
     Refused(u16),
-    /// It is answered with a watch that says this code in its first event, and ends.
+    /// It is answered with a watch whose only event is an error with this status code.
     RefusedInEvent(u16),
-    /// It has no effect and no answer, and the test is told.
+    /// It has no effect and gets no answer. [`FaultProxy::stopped`] returns it.
     StoppedBefore,
-    /// It takes effect and has no answer, and the test is told.
+    /// It takes effect and gets no answer. [`FaultProxy::stopped`] returns it.
     StoppedAfter,
 }
 
-type Script = Box<dyn FnMut(&Asked) -> Fault + Send>;
+type Script = Box<dyn FnMut(&ProxiedRequest) -> Fault + Send>;
 
 pub struct FaultProxy {
     kubeconfig: PathBuf,
     shared: Arc<Shared>,
-    stopped: mpsc::UnboundedReceiver<Asked>,
+    stopped: mpsc::UnboundedReceiver<ProxiedRequest>,
     serving: JoinHandle<()>,
     _port: Port,
 }
@@ -59,13 +59,13 @@ pub struct FaultProxy {
 struct Shared {
     client: kube::Client,
     script: Mutex<Script>,
-    stopped: mpsc::UnboundedSender<Asked>,
+    stopped: mpsc::UnboundedSender<ProxiedRequest>,
     /// Counts how often all watches were cut.
     cuts: watch::Sender<usize>,
 }
 
 impl FaultProxy {
-    /// Without faults, until [`FaultProxy::script`].
+    /// Starts it without faults; see [`FaultProxy::script`].
     pub async fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
         let port = Port::reserve()?;
         let address = format!("127.0.0.1:{}", port.number());
@@ -79,7 +79,7 @@ impl FaultProxy {
         });
         let router = axum::Router::new().fallback(serve).with_state(shared.clone());
         let serving = tokio::spawn(async move {
-            // It has no end of its own, and accepting goes on whatever becomes of a connection.
+            // Serving ends only when the task is aborted. Errors of one connection do not end it.
             let _ = axum::serve(listener, router).await;
         });
         let kubeconfig = folder.join("faulty-kubeconfig");
@@ -96,27 +96,27 @@ impl FaultProxy {
         Ok(Self { kubeconfig, shared, stopped, serving, _port: port })
     }
 
-    /// For who is to meet the faults.
+    /// The kubeconfig for the program that shall meet the faults.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// From now on requests meet what this says.
-    pub fn script(&self, script: impl FnMut(&Asked) -> Fault + Send + 'static) {
+    /// From now on this decides what happens to each request.
+    pub fn script(&self, script: impl FnMut(&ProxiedRequest) -> Fault + Send + 'static) {
         *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(script);
     }
 
-    /// Breaks every watch that is open, as a lost connection does.
+    /// Breaks every open watch, as a lost connection does.
     pub fn cut_watches(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// The next request that is stopped.
-    pub async fn stopped(&mut self) -> Result<Asked> {
+    /// Waits for the next request that is stopped.
+    pub async fn stopped(&mut self) -> Result<ProxiedRequest> {
         self.stopped.recv().await.context("waiting for a request to be stopped: the proxy has ended")
     }
 
-    /// Forgets the requests that were stopped beside the one that was told of.
+    /// Forgets the stopped requests that were not returned yet.
     pub fn forget_stopped(&mut self) {
         while self.stopped.try_recv().is_ok() {}
     }
@@ -128,7 +128,7 @@ impl Drop for FaultProxy {
     }
 }
 
-impl Asked {
+impl ProxiedRequest {
     fn of(method: &Method, path: &str, query: &str, body: &[u8]) -> Self {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let rest = match parts.first() {
@@ -155,8 +155,8 @@ impl Asked {
     }
 }
 
-/// Such as `PATCH machineinventories/status Registered`.
-impl std::fmt::Display for Asked {
+/// `PATCH machineinventories/status Registered`, for example.
+impl std::fmt::Display for ProxiedRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.method, self.kind)?;
         self.phase.iter().try_for_each(|phase| write!(f, " {phase}"))
@@ -166,10 +166,10 @@ impl std::fmt::Display for Asked {
 async fn serve(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, 16 << 20).await else { return StatusCode::BAD_REQUEST.into_response() };
-    let asked = Asked::of(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default(), &body);
-    let fault = (shared.script.lock().unwrap_or_else(PoisonError::into_inner))(&asked);
+    let summary = ProxiedRequest::of(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default(), &body);
+    let fault = (shared.script.lock().unwrap_or_else(PoisonError::into_inner))(&summary);
     if fault != Fault::None {
-        eprintln!("{asked}: {fault:?}");
+        eprintln!("{summary}: {fault:?}");
     }
     match fault {
         Fault::Refused(code) => return refused(code),
@@ -177,25 +177,25 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Res
             let event = json!({"type": "ERROR", "object": status(code)});
             return json_answer(StatusCode::OK, format!("{event}\n"));
         }
-        Fault::StoppedBefore => return stop(&shared, asked).await,
+        Fault::StoppedBefore => return stop(&shared, summary).await,
         Fault::None | Fault::Late(_) | Fault::StoppedAfter => {}
     }
-    let forwarding = tokio::spawn(forward(shared.clone(), parts, body, asked.is_watch));
+    let forwarding = tokio::spawn(forward(shared.clone(), parts, body, summary.is_watch));
     let answer = match forwarding.await {
         Ok(Ok(answer)) => answer,
         _ => return StatusCode::BAD_GATEWAY.into_response(),
     };
     match fault {
         Fault::Late(delay) => tokio::time::sleep(delay).await,
-        Fault::StoppedAfter => return stop(&shared, asked).await,
+        Fault::StoppedAfter => return stop(&shared, summary).await,
         _ => {}
     }
     answer
 }
 
-/// Tells the test, and does not come back: whoever asked is about to go.
-async fn stop(shared: &Shared, asked: Asked) -> Response<Body> {
-    let _ = shared.stopped.send(asked);
+/// Reports the request to the test and never returns: the test is about to kill the client.
+async fn stop(shared: &Shared, summary: ProxiedRequest) -> Response<Body> {
+    let _ = shared.stopped.send(summary);
     std::future::pending().await
 }
 
@@ -221,7 +221,7 @@ async fn forward(
             let _ = cuts.changed().await;
         };
         let broken = stream::once(async { Err(axum::Error::new(io::Error::other("the watch was cut"))) });
-        // The end of the stream comes by itself after minutes only, and is no end that a client could tell from a cut.
+        // By itself the stream ends after minutes only, and a client cannot tell that end from a cut.
         body = Body::from_stream(body.into_data_stream().take_until(cut).chain(broken));
     }
     let mut answer = Response::builder().status(parts.status);
@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn a_request_is_known_by_what_it_does_and_not_by_names() {
-        let of = |method: Method, path: &str, body: &str| Asked::of(&method, path, "", body.as_bytes()).to_string();
+        let of =
+            |method: Method, path: &str, body: &str| ProxiedRequest::of(&method, path, "", body.as_bytes()).to_string();
         let inventories = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories";
         assert_eq!(of(Method::POST, inventories, "{}"), "POST machineinventories");
         let body = r#"{"status": {"phase": "Ready"}}"#;
@@ -274,7 +275,7 @@ mod tests {
         let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/r";
         assert_eq!(of(Method::PATCH, role, ""), "PATCH clusterroles");
         assert_eq!(of(Method::GET, "/version", ""), "GET other");
-        let list = Asked::of(&Method::GET, "/api/v1/nodes", "watch=true&x=1", b"");
+        let list = ProxiedRequest::of(&Method::GET, "/api/v1/nodes", "watch=true&x=1", b"");
         assert!(list.is_watch && !list.is_write());
     }
 }

@@ -1,4 +1,4 @@
-//! Rancher, as far as a hand-over can tell: its kinds on the API server, and somebody who fills their status.
+//! A fake Rancher: its kinds on the API server, and methods that do what Rancher, its users and administrators do.
 
 use crate::clusters::cluster::Cluster;
 use crate::clusters::registration::NAMESPACE;
@@ -17,7 +17,7 @@ const TOKENS: &str = "clusterregistrationtokens.management.cattle.io";
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl<'a> Rancher<'a> {
-    /// Has the API server know Rancher's kinds.
+    /// Installs Rancher's kinds.
     pub fn install(cluster: &'a Cluster) -> Result<Self> {
         let path = paths::workspace().join("tests/fixtures/crds/rancher.yaml");
         let kinds = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -26,33 +26,33 @@ impl<'a> Rancher<'a> {
         Ok(Self { cluster })
     }
 
-    /// Where it was installed before.
+    /// A Rancher that was installed before.
     pub fn of(cluster: &'a Cluster) -> Self {
         Self { cluster }
     }
 
-    /// A user makes a cluster.
+    /// A user creates a cluster.
     pub fn make_cluster(&self, name: &str) -> Result<()> {
         let metadata = json!({"name": name, "namespace": NAMESPACE});
         let object = json!({"apiVersion": "provisioning.cattle.io/v1", "kind": "Cluster", "metadata": metadata});
         self.cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).map(drop)
     }
 
-    /// Rancher takes a cluster in: under this name, in the namespace of this name.
+    /// Rancher manages a cluster as the management cluster `managed_as`, in the namespace of that name.
     pub fn manage_cluster(&self, name: &str, managed_as: &str) -> Result<()> {
         self.cluster.kubectl(&["create", "namespace", managed_as], "")?;
         let object = format!("clusters.provisioning.cattle.io/{name}");
         self.cluster.patch_status(&object, NAMESPACE, &json!({"clusterName": managed_as}))
     }
 
-    /// All tokens of a management cluster.
+    /// All ClusterRegistrationTokens of a management cluster.
     pub fn tokens(&self, managed_as: &str) -> Result<Vec<Value>> {
         let list = self.cluster.kubectl(&["get", TOKENS, "--namespace", managed_as, "--output", "json"], "")?;
         let list: Value = serde_json::from_str(&list).context("reading the tokens")?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Waits for a token that is asked for in a management cluster, and issues it. Gives the object as it was made.
+    /// Waits for a ClusterRegistrationToken without a token, and issues this one. Gives the object as it was created.
     pub async fn issue_token(&self, managed_as: &str, token: &str) -> Result<Value> {
         let asked = until(&format!("a token asked for in {managed_as}"), TIMEOUT, async || {
             let asked = self.tokens(managed_as)?.into_iter().find(|object| object["status"]["token"].is_null());

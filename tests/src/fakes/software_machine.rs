@@ -1,5 +1,5 @@
-//! The machine's end of the registration exchange without a machine: for the load generator, and for tests that say
-//! what no honest machine says.
+//! The machine's side of the registration exchange, in memory. For the load generator, and for tests that send what no honest
+//! machine sends.
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{SinkExt, StreamExt};
@@ -22,7 +22,7 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_asyn
 
 use crate::fakes::software_tpm::SoftwareTpm;
 
-/// Where to register, and whom to trust there.
+/// Where to register, and which authority to trust.
 #[derive(Clone)]
 pub struct Endpoint {
     url: String,
@@ -34,7 +34,7 @@ pub struct Exchange {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
-/// Why there was no answer of the kind asked for.
+/// Why the expected answer did not come.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
     #[error("refused: {0}")]
@@ -43,11 +43,11 @@ pub enum NoAnswer {
     Broken(anyhow::Error),
 }
 
-/// For one answer.
+/// The time limit for one answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Endpoint {
-    /// `url` is a registration's, `authority` the PEM of the only CA to trust.
+    /// `url` is a registration URL, `authority` the PEM of the only CA to trust.
     pub fn new(url: &str, authority: &str) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
@@ -59,7 +59,7 @@ impl Endpoint {
             .context("choosing TLS versions")?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        // Machines do not share memory: each makes a whole handshake.
+        // Machines share no memory: each makes a full handshake.
         tls.resumption = Resumption::disabled();
         Ok(Self { url: url.replacen("http", "ws", 1), tls: Arc::new(tls) })
     }
@@ -81,14 +81,14 @@ impl Endpoint {
         }
     }
 
-    /// Where the operator listens.
+    /// The operator's address.
     pub fn address(&self) -> Result<SocketAddr> {
         let url: http::Uri = self.url.parse().context("reading the registration URL")?;
         let address = url.authority().context("finding the address in the registration URL")?;
         address.as_str().parse().context("reading the address in the registration URL")
     }
 
-    /// TLS as a machine speaks it, for who says something else over it.
+    /// Makes the TLS handshake of a machine. The caller sends what it likes.
     pub async fn shake_hands(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
         let name = ServerName::from(self.address()?.ip());
         TlsConnector::from(self.tls.clone()).connect(name, stream).await.context("shaking hands")
@@ -129,7 +129,7 @@ impl Exchange {
         self.say_raw(frame).await
     }
 
-    /// Sends a frame as it is, whatever it holds.
+    /// Sends a frame, whatever it contains.
     pub async fn say_raw(&mut self, frame: String) -> Result<(), NoAnswer> {
         Ok(self.socket.send(Message::text(frame)).await.context("sending a message")?)
     }
@@ -188,7 +188,7 @@ impl Exchange {
 }
 
 impl NoAnswer {
-    /// The refusal, where it is one.
+    /// The refusal. Anything else is an error.
     pub fn refusal(self) -> Result<Refusal> {
         match self {
             Self::Refused(refusal) => Ok(refusal),
@@ -203,7 +203,7 @@ impl From<anyhow::Error> for NoAnswer {
     }
 }
 
-/// A report of usual size: a server with two disks and two network interfaces.
+/// A report of usual size: a server with two disks and two NICs.
 pub fn usual_report(serial: &str) -> MachineReport {
     let disk = |name: &str| Disk {
         path: format!("/dev/{name}"),
@@ -238,9 +238,9 @@ pub fn usual_report(serial: &str) -> MachineReport {
     }
 }
 
-/// A report that fills a frame with everything that an object would hold.
-pub fn boastful_report() -> MachineReport {
-    let long = |bytes: usize| "\u{1b}[31m\"\\boast\n".repeat(bytes / 14);
+/// The largest report: it fills a frame with everything that an inventory would keep.
+pub fn largest_report() -> MachineReport {
+    let long = |bytes: usize| "\u{1b}[31m\"\\large\n".repeat(bytes / 14);
     let sections = (0..20).map(|section| {
         let fields = (0..8).map(|field| (format!("Field {field}"), long(300)));
         (format!("Section {section}"), fields.collect())

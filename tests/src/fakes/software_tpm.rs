@@ -1,5 +1,5 @@
-//! A TPM in memory, for the load generator and for clients that lie: thousands of them fit into one process, and each
-//! does what its owner says. Not for tests of the installer's TPM code; those have swtpm.
+//! A TPM in memory, for the load generator and for clients that cheat. Thousands of them fit into one process. Tests of the
+//! installer's TPM code use swtpm instead.
 //!
 //! Written from the TPM 2.0 Library specification alone, so that it also checks `protocol::attestation`.
 
@@ -72,7 +72,7 @@ impl SoftwareTpm {
         }
     }
 
-    /// The answer to a challenge. An error: the credential is not for this TPM and its attestation key.
+    /// The answer to a challenge. An error if the credential is for another TPM or attestation key.
     pub fn proof(&self, challenge: &Challenge) -> Result<Proof> {
         let secret = self.activate(&challenge.credential, &challenge.encrypted_secret)?;
         let (quote, signature) = self.quote(&challenge.nonce, &challenge.pcrs)?;

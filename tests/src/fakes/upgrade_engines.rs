@@ -1,5 +1,4 @@
-//! Fleet and System Upgrade Controller as scripts: their kinds, and what they would write. What was seen of the real
-//! ones is what these do.
+//! Fake Fleet and System Upgrade Controller: their kinds, and functions that write what the real ones were seen to write.
 
 use crate::clusters::cluster::Cluster;
 use anyhow::{Context, Result};
@@ -8,17 +7,17 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the definitions come from.
+/// Which CRDs are installed.
 #[derive(Clone, Debug)]
 pub enum Kinds {
     /// `tests/fixtures/crds`: the fields that we use, and no others.
     Strict,
-    /// The projects' own, in a folder.
+    /// Those of the projects themselves, in this folder.
     Real(PathBuf),
 }
 
 impl Kinds {
-    /// Strict ones always; the real ones where they are: `$ROS_UPSTREAM_CRDS`, or `../shared/upstream-crds`.
+    /// The strict ones, and the real ones if they exist in `$ROS_UPSTREAM_CRDS` or `../shared/upstream-crds`.
     pub fn available() -> Vec<Self> {
         let folder = std::env::var_os("ROS_UPSTREAM_CRDS").map(PathBuf::from);
         let folder = folder.unwrap_or_else(|| paths::workspace().join("../shared/upstream-crds"));
@@ -49,12 +48,12 @@ impl Kinds {
     }
 }
 
-/// What Fleet does with a Bundle in one cluster, which is this one: applies what it holds as strictly as Helm does, and
-/// says so.
+/// Does what Fleet does with a Bundle for each of `clusters`, all of which are this one: applies the resources as strictly as
+/// Helm does, and writes the status.
 pub fn deploy_bundle(cluster: &Cluster, bundle: &Value, clusters: &[&str]) -> Result<()> {
     let text = |pointer: &str| bundle.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-    make_namespace(cluster, &text("/spec/defaultNamespace"))?;
+    ensure_namespace(cluster, &text("/spec/defaultNamespace"))?;
     for resource in bundle["spec"]["resources"].as_array().context("finding the Bundle's resources")? {
         let content = resource["content"].as_str().context("finding a resource's content")?;
         let apply = ["apply", "--server-side", "--force-conflicts", "--field-manager=helm", "--validate=strict"];
@@ -62,7 +61,7 @@ pub fn deploy_bundle(cluster: &Cluster, bundle: &Value, clusters: &[&str]) -> Re
     }
     for target in clusters {
         let place = format!("cluster-{target}");
-        make_namespace(cluster, &place)?;
+        ensure_namespace(cluster, &place)?;
         let deployment = json!({
             "apiVersion": "fleet.cattle.io/v1alpha1",
             "kind": "BundleDeployment",
@@ -75,11 +74,11 @@ pub fn deploy_bundle(cluster: &Cluster, bundle: &Value, clusters: &[&str]) -> Re
         });
         cluster.kubectl(&["apply", "--server-side", "-f", "-"], &deployment.to_string())?;
     }
-    say_of_bundle(cluster, bundle, clusters.len(), clusters.len())
+    set_bundle_status(cluster, bundle, clusters.len(), clusters.len())
 }
 
-/// What Fleet says of a Bundle's generation: Ready wherever it was applied, even if that is nowhere.
-pub fn say_of_bundle(cluster: &Cluster, bundle: &Value, desired: usize, ready: usize) -> Result<()> {
+/// Writes Fleet's status of a Bundle's generation. It is Ready if `desired` equals `ready`, also when both are 0.
+pub fn set_bundle_status(cluster: &Cluster, bundle: &Value, desired: usize, ready: usize) -> Result<()> {
     let text = |pointer: &str| bundle.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let holds = if desired == ready { "True" } else { "False" };
     let status = json!({
@@ -92,8 +91,8 @@ pub fn say_of_bundle(cluster: &Cluster, bundle: &Value, desired: usize, ready: u
     cluster.patch_status(&object, &text("/metadata/namespace"), &status)
 }
 
-/// Makes a namespace if it is not there.
-pub fn make_namespace(cluster: &Cluster, name: &str) -> Result<()> {
+/// Creates a namespace if it is missing.
+pub fn ensure_namespace(cluster: &Cluster, name: &str) -> Result<()> {
     let manifest = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
     cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifest.to_string()).map(drop)
 }

@@ -1,4 +1,4 @@
-//! What a credential challenge holds once its seed is known: part 1, section 24 of the TPM 2.0 Library specification.
+//! The secret in a credential whose seed is known: part 1, section 24 of the TPM 2.0 Library specification.
 
 use super::structures::Reader;
 use anyhow::{Context, Result, anyhow, bail};
@@ -6,7 +6,7 @@ use aws_lc_rs::cipher::{AES_128, DecryptingKey, DecryptionContext, UnboundCipher
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
 
 /// The secret in the contents of a TPM2B_ID_OBJECT, for keys whose name and symmetric algorithms are SHA-256 and
-/// AES-128-CFB. An error where the seed or the name of the attestation key are others than those it was made for.
+/// AES-128-CFB. An error if the credential was made for another seed or another name of the attestation key.
 pub(super) fn open(seed: &[u8], ak_name: &[u8], id_object: &[u8]) -> Result<Vec<u8>> {
     let mut reader = Reader(id_object);
     let tag = reader.sized().context("reading a credential")?;

@@ -1,4 +1,4 @@
-//! The key that a TPM is known by, and the seeds sent to it.
+//! The endorsement key of a TPM, and the seeds that are encrypted to it.
 
 use super::structures::Reader;
 use anyhow::{Context, Result, anyhow, bail};

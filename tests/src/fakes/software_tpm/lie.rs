@@ -37,7 +37,7 @@ impl Lie {
         Self::StaleQuote,
     ];
 
-    /// What its teller should be told.
+    /// The refusal that it must get.
     pub fn refusal(self) -> RefusalCode {
         match self {
             Self::EndorsementKeyOfAnother | Self::AttestationKeyOfAnother | Self::ReplayedProof => {
@@ -83,7 +83,7 @@ impl Liar {
     /// `earlier` is the challenge of another exchange with the same liar, for the lies that need one.
     pub fn proof(&self, challenge: &Challenge, earlier: &Challenge) -> Result<Proof> {
         match self.lie {
-            // Its TPM opens no such credential; all it can do is guess.
+            // Its TPM cannot activate that credential, so the secret is guessed.
             Lie::EndorsementKeyOfAnother | Lie::AttestationKeyOfAnother | Lie::UnrestrictedAttestationKey => {
                 let (quote, signature) = self.own.quote(&challenge.nonce, &challenge.pcrs)?;
                 Ok(Proof { secret: vec![0; 32], quote, signature, event_log: None })

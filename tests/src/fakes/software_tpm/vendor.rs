@@ -1,4 +1,4 @@
-//! Who made a TPM, and says so.
+//! A TPM manufacturer that certifies endorsement keys.
 
 use super::{KeyKind, SoftwareTpm};
 use anyhow::{Context, Result};
@@ -7,7 +7,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SubjectPublicKeyInfo,
 };
 
-/// A manufacturer's authority.
+/// A manufacturer's certificate authority.
 pub struct Vendor {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }

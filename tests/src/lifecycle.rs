@@ -1,6 +1,5 @@
-//! All that the operator does for one machine and one upgrade, from the first registration to the end of everything, as
-//! told by people and a machine who come back until they got what they want. For tests in which something fails
-//! meanwhile: whatever it is, the story ends the same way.
+//! Everything that the operator does for one machine and one upgrade, from the first registration until all is deleted. Users and
+//! the machine try again after each failure. For tests that make something fail meanwhile: the end must always be the same.
 
 use crate::clusters::cluster::Cluster;
 use crate::clusters::operator::fetch;
@@ -8,7 +7,7 @@ use crate::clusters::registration::{NAMESPACE, Registration};
 use crate::fakes::rancher::Rancher;
 use crate::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
 use crate::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use crate::fakes::upgrade_engines::{Kinds, make_namespace};
+use crate::fakes::upgrade_engines::{Kinds, ensure_namespace};
 use crate::objects::current_condition;
 use anyhow::{Context, Result, bail, ensure};
 use protocol::FromMachine;
@@ -19,13 +18,13 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub struct Story<'a> {
+pub struct Lifecycle<'a> {
     cluster: &'a Cluster,
     client: kube::Client,
-    /// The operator's, such as `https://127.0.0.1:20000`.
+    /// The operator's URL, `https://127.0.0.1:20000` for example.
     address: String,
     tpm: SoftwareTpm,
-    /// Every inventory that the machine was ever told to be its own.
+    /// Every inventory that the operator has named to the machine.
     told: RefCell<BTreeSet<String>>,
 }
 
@@ -35,7 +34,7 @@ const TOKENS: &str = "/apis/management.cattle.io/v3/clusterregistrationtokens";
 const IMAGE: &str = "/apis/rancheros.cattle.io/v1/namespaces/fleet-local/managedosimages/x";
 const BUNDLES: &str = "/apis/fleet.cattle.io/v1alpha1/bundles";
 const PLANS: &str = "/apis/upgrade.cattle.io/v1/plans";
-/// What belongs to the Plan.
+/// The Plan's other objects.
 const BESIDE_PLAN: [&str; 4] = [
     "/api/v1/namespaces/system-upgrade/serviceaccounts/mos-x",
     "/api/v1/namespaces/system-upgrade/secrets/mos-x",
@@ -44,12 +43,13 @@ const BESIDE_PLAN: [&str; 4] = [
 ];
 const MANAGEMENT_CLUSTER: &str = "c-m-shop";
 
-impl<'a> Story<'a> {
-    /// Installs what it takes beside the operator's own kinds. `address`: where the operator is, or will be.
+impl<'a> Lifecycle<'a> {
+    /// Installs the kinds of Fleet, System Upgrade Controller and Rancher. `address` is the URL of the operator, which need not
+    /// run yet.
     pub async fn prepare(cluster: &'a Cluster, address: String) -> Result<Self> {
         Kinds::Strict.install_fleet(cluster)?;
         Kinds::Strict.install_plans(cluster)?;
-        make_namespace(cluster, "system-upgrade")?;
+        ensure_namespace(cluster, "system-upgrade")?;
         let rancher = Rancher::install(cluster)?;
         rancher.make_cluster("shop")?;
         rancher.manage_cluster("shop", MANAGEMENT_CLUSTER)?;
@@ -57,8 +57,8 @@ impl<'a> Story<'a> {
         Ok(Self { cluster, client, address, tpm, told: RefCell::default() })
     }
 
-    /// From the beginning to the end, where nothing is left but the registration.
-    pub async fn tell(&self) -> Result<()> {
+    /// Runs all of it. In the end nothing is left but the registration.
+    pub async fn run(&self) -> Result<()> {
         let endpoint = self.open_registration().await?;
         self.persist("the machine to be installed", async || self.install(&endpoint).await).await?;
         self.persist("the machine's report", async || self.report(&endpoint).await).await?;
@@ -83,7 +83,7 @@ impl<'a> Story<'a> {
         exchange.prove(&self.tpm).await?;
         let config = exchange.ask_for_config(usual_report("SN-1")).await?;
         self.told.borrow_mut().insert(config.inventory);
-        // What is said at once would be one write with what follows.
+        // Without a pause this write would be merged with the next one.
         let registered = |inventories: &Vec<Value>| phase(inventories.first()).is_some();
         self.seen("the machine's phase", async || self.list(INVENTORIES).await, registered).await?;
         let message = String::new();
@@ -122,7 +122,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// By Fleet at first, then by a Plan.
+    /// First by Fleet, then by a Plan.
     async fn upgrade(&self) -> Result<()> {
         let object = json!({
             "apiVersion": "rancheros.cattle.io/v1",
@@ -138,7 +138,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// Nothing is there twice, and nothing is missing.
+    /// Each object exists once.
     async fn check(&self) -> Result<()> {
         self.only_inventory().await?;
         for (path, count) in [(TOKENS, 1), (BUNDLES, 0), (PLANS, 1)] {
@@ -172,7 +172,7 @@ impl<'a> Story<'a> {
         self.cluster.patch(object, namespace, &json!({"spec": spec}))
     }
 
-    /// Comes back after every failure. Nobody honest is ever sent away for good.
+    /// Tries again after every failure. A refusal must never be final for an honest machine.
     async fn persist<T>(&self, what: &str, mut attempt: impl AsyncFnMut() -> Result<T, NoAnswer>) -> Result<T> {
         until(what, TIMEOUT, async || match attempt().await {
             Ok(value) => Ok(Poll::Ready(value)),
@@ -199,7 +199,7 @@ impl<'a> Story<'a> {
         Ok(self.get(path).await?["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Null where nothing is.
+    /// Null if the object does not exist.
     async fn get(&self, path: &str) -> Result<Value> {
         let request = http::Request::get(path).body(Vec::new()).with_context(|| format!("asking for {path}"))?;
         match self.client.request::<Value>(request).await {

@@ -1,0 +1,87 @@
+//! The command line of QEMU for one machine.
+
+use super::{BootFirst, CONTROL, Drive, HOTPLUG_PORT, Machine, MachineSpec, SECOND_PORT, SERIAL};
+use crate::accelerator::Accelerator;
+use anyhow::Result;
+
+impl Machine {
+    pub(super) fn arguments(&self) -> Result<Vec<String>> {
+        let spec = &self.spec;
+        let mut arguments: Vec<String> = Vec::new();
+        let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
+        add("-machine", spec.firmware.machine_type().to_owned());
+        add("-m", spec.memory_mib.to_string());
+        add("-smp", "2".to_owned());
+        add("-display", "none".to_owned());
+        add("-boot", "strict=on".to_owned());
+        add("-smbios", smbios(spec));
+        if spec.screen {
+            add("-vga", "std".to_owned());
+            // Before the first port: its socket is there when the first one's is.
+            add("-chardev", format!("socket,id=second,path={SECOND_PORT},server=on,wait=off"));
+        }
+        // The guest starts when somebody listens, so that no line is lost; the raw log goes on without us.
+        add("-chardev", format!("socket,id=serial,path={SERIAL},server=on,wait=on,logfile=console.log,logappend=on"));
+        add("-serial", "chardev:serial".to_owned());
+        if spec.screen {
+            add("-serial", "chardev:second".to_owned());
+        }
+        add("-qmp", format!("unix:{CONTROL},server=on,wait=off"));
+        add("-device", "virtio-rng-pci".to_owned());
+        add("-netdev", format!("user,id=network,hostfwd=tcp:127.0.0.1:{}-:22", self.ssh_port.number()));
+        // Without QEMU's own boot ROM: it is not signed, and nothing here boots from the network.
+        add("-device", "virtio-net-pci,netdev=network,romfile=".to_owned());
+        let (disk_index, medium_index) = match spec.first {
+            BootFirst::Disk => (Some(1), 50),
+            BootFirst::Medium => (Some(50), 1),
+            BootFirst::MediumAlone => (None, 1),
+        };
+        for (number, disk) in spec.disks.iter().enumerate() {
+            let node = format!("disk{number}");
+            add("-blockdev", disk.block_device(&node).to_string());
+            let index = disk_index.map(|first| format!(",bootindex={}", first + number)).unwrap_or_default();
+            add("-device", format!("virtio-blk-pci,drive={node},serial={}{index}", disk.serial));
+        }
+        if spec.disks.is_empty() {
+            add("-device", format!("pcie-root-port,id={HOTPLUG_PORT},chassis=1"));
+        }
+        if let Some(medium) = &spec.medium {
+            let file = medium.file.display();
+            match medium.drive {
+                Drive::Cd => {
+                    add("-drive", format!("if=none,id=medium,format=raw,readonly=on,file={file}"));
+                    add("-device", format!("ide-cd,drive=medium,bootindex={medium_index}"));
+                }
+                Drive::Disk => {
+                    add("-drive", format!("if=none,id=medium,format=raw,snapshot=on,file={file}"));
+                    add("-device", format!("ide-hd,drive=medium,bootindex={medium_index}"));
+                }
+                Drive::UsbStick => {
+                    add("-drive", format!("if=none,id=medium,format=raw,snapshot=on,file={file}"));
+                    add("-device", "qemu-xhci".to_owned());
+                    add("-device", format!("usb-storage,drive=medium,bootindex={medium_index}"));
+                }
+            }
+        }
+        if let Some(tpm) = &self.tpm {
+            add("-chardev", format!("socket,id=tpm,path={}", tpm.socket().display()));
+            add("-tpmdev", "emulator,id=tpm,chardev=tpm".to_owned());
+            add("-device", "tpm-crb,tpmdev=tpm".to_owned());
+        }
+        arguments.push("-nodefaults".to_owned());
+        arguments.extend(Accelerator::best().arguments().map(str::to_owned));
+        arguments.extend(spec.firmware.arguments(&self.folder.join("firmware-variables.img"))?);
+        Ok(arguments)
+    }
+}
+
+/// QEMU's options are separated by commas; a comma in a value is doubled.
+fn smbios(spec: &MachineSpec) -> String {
+    let escaped = |text: &str| text.replace(',', ",,");
+    format!(
+        "type=1,manufacturer={},product={},serial={}",
+        escaped(&spec.manufacturer),
+        escaped(&spec.product),
+        escaped(&spec.serial)
+    )
+}

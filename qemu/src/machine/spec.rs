@@ -1,0 +1,72 @@
+//! The parts of a machine.
+
+use crate::console::Line;
+use crate::disk::Disk;
+use crate::firmware::Firmware;
+use crate::swtpm::EkCertificate;
+use std::path::PathBuf;
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct MachineSpec {
+    pub firmware: Firmware,
+    pub memory_mib: u32,
+    /// SMBIOS, System Information.
+    pub manufacturer: String,
+    pub product: String,
+    pub serial: String,
+    pub disks: Vec<Disk>,
+    pub medium: Option<Medium>,
+    pub tpm: Option<EkCertificate>,
+    pub first: BootFirst,
+    /// A screen, and a second serial port that is no console of the kernel. Every machine has a keyboard.
+    pub screen: bool,
+    /// Called with each line of the console as it comes.
+    pub on_line: Option<fn(&Line)>,
+}
+
+/// What the firmware tries first; the other one is tried when the first cannot boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootFirst {
+    Disk,
+    Medium,
+    /// The firmware tries nothing else.
+    MediumAlone,
+}
+
+/// An installation medium.
+#[derive(Clone, Debug)]
+pub struct Medium {
+    pub file: PathBuf,
+    pub drive: Drive,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drive {
+    /// Read-only, SATA.
+    Cd,
+    /// A disk, SATA; what is written to it is forgotten at power-off.
+    Disk,
+    /// A stick at a USB 3 port; what is written to it is forgotten at power-off. Only the kernel for real hardware can
+    /// read one.
+    UsbStick,
+}
+
+impl MachineSpec {
+    /// 1 GiB of memory, a TPM with certificate, no screen, no disk and no medium; boots from the disk where that is possible.
+    pub fn new(firmware: Firmware, serial: &str) -> Self {
+        Self {
+            firmware,
+            memory_mib: 1024,
+            manufacturer: "Example Systems".to_owned(),
+            product: "Edge 100".to_owned(),
+            serial: serial.to_owned(),
+            disks: Vec::new(),
+            medium: None,
+            tpm: Some(EkCertificate::Present),
+            first: BootFirst::Disk,
+            screen: false,
+            on_line: None,
+        }
+    }
+}
