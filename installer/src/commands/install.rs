@@ -25,7 +25,8 @@ use cloud_config::CloudConfig;
 use command::Command;
 use disk::plan::{InstallPlan, plan};
 use disk_watch::DiskWatch;
-use job::{InstallError, Job};
+pub use job::InstallError;
+use job::Job;
 use machine::Machine;
 use protocol::hardware::FirmwareKind;
 use protocol::message::{Done, Failure};
@@ -183,7 +184,7 @@ fn start_late(before: &Machine, root: &Path) -> anyhow::Result<()> {
 
 /// Reboots or switches off after a success.
 fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root: &Path) -> anyhow::Result<()> {
-    let plan = result.map_err(|error| error.exit_code().with(error))?;
+    let plan = result.map_err(|error| ExitCode::from(&error).with(error))?;
     start::put_first(&plan, firmware, root);
     let (verb, text) = if plan.power_off { ("poweroff", "switching off") } else { ("reboot", "into the new system") };
     announce(Milestone::Rebooting, text);
@@ -239,7 +240,7 @@ fn person() -> Box<dyn questions::Console> {
 
 async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut bool) -> anyhow::Result<()> {
     let answers = questions::ask(&mut *person(), machine, gathered.settings());
-    let answers = answers.map_err(|error| error.exit_code().with(error))?;
+    let answers = answers.map_err(|error| ExitCode::from(&error).with(error))?;
     gathered.add(Source::Answer, answers.settings).or_exit(ExitCode::Configuration)?;
     if let Some(url) = gathered.settings().config_url.clone().value
         && gathered.settings().config_url.source == Source::Answer

@@ -116,14 +116,7 @@ pub async fn persist<R>(
         Some(tell) => with_retries(attempt, chance, tell).await,
         None => attempt().await,
     };
-    result.map_err(|error| {
-        let code = match &error {
-            ExchangeError::Tpm(error) => error.into(),
-            error if error.may_succeed_later() => ExitCode::Failed,
-            _ => ExitCode::Refused,
-        };
-        code.with(error)
-    })
+    result.map_err(|error| ExitCode::from(&error).with(error))
 }
 
 /// To whoever looks at the machine's console.

@@ -3,7 +3,6 @@
 
 mod terminal;
 
-use crate::exit_code::ExitCode;
 use crate::settings::{Digest, Layer, Settings, Source};
 use cloud_config::CloudConfig;
 use disk::DiskDescription;
@@ -46,16 +45,6 @@ pub enum DeclinedError {
     NoDisk,
     #[error("asking at the console")]
     Console(#[from] io::Error),
-}
-
-impl DeclinedError {
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Declined | Self::Closed => ExitCode::Declined,
-            Self::NoDisk => ExitCode::NoTarget,
-            Self::Console(_) => ExitCode::Failed,
-        }
-    }
 }
 
 /// Asks everything. Settings that are there already are not asked for.

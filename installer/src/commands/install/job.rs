@@ -3,7 +3,6 @@
 use super::disk_watch::DiskWatch;
 use super::request::request;
 use crate::console::{self, Milestone, ProgressDisplay, announce};
-use crate::exit_code::ExitCode;
 use crate::settings::{Gathered, SettingError};
 use disk::execute::{ExecuteError, execute};
 use disk::layout::Size;
@@ -61,20 +60,6 @@ impl InstallError {
             Self::Release(_) => "ReleaseUnusable",
             Self::Plan(error) => error.reason(),
             Self::Execute(_, error) => error.reason(),
-        }
-    }
-
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            // Of the operator: those of this machine were resolved before.
-            Self::Settings(_) => ExitCode::Configuration,
-            Self::IsoUrl(source) => ExitCode::of_setting(*source),
-            Self::Release(_) => ExitCode::Failed,
-            Self::Plan(PlanError::WrongArchitecture { .. }) => ExitCode::Settings,
-            Self::Plan(_) => ExitCode::NoTarget,
-            // The disk is untouched: it was in use, or exchanged since the plan.
-            Self::Execute(_, ExecuteError::Open { .. } | ExecuteError::OtherDisk { .. }) => ExitCode::NoTarget,
-            Self::Execute(..) => ExitCode::Write,
         }
     }
 }
@@ -174,11 +159,12 @@ impl InstallConsole {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit_code::ExitCode;
     use crate::settings::Source;
     use std::io;
 
     fn may_change(error: impl Into<InstallError>) -> bool {
-        error.into().exit_code().may_change()
+        ExitCode::from(&error.into()).may_change()
     }
 
     #[test]
