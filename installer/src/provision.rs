@@ -6,8 +6,8 @@ mod change;
 pub mod join;
 mod network;
 pub mod oem;
+mod password;
 mod script;
-mod sha512_crypt;
 mod system;
 
 use crate::console::{Milestone, announce};

@@ -22,6 +22,8 @@ use tss_esapi::structures::{
 };
 use tss_esapi::traits::Marshall;
 use tss_esapi::{Context, TctiNameConf};
+use x509_cert::der::asn1::AnyRef;
+use x509_cert::der::{Decode, Tag, Tagged};
 
 /// NV indices of the endorsement key's certificate (TCG EK Credential Profile 2.5, section 2.2.1.4).
 const RSA_2048_CERTIFICATE: u32 = 0x01c0_0002;
@@ -304,14 +306,8 @@ fn subject_public_key_info(public: &Public) -> Result<Vec<u8>, TpmError> {
 
 /// Bytes of the DER SEQUENCE at the start, header included, if it is all there.
 fn der_length(bytes: &[u8]) -> Option<usize> {
-    let (&[0x30, first], rest) = bytes.split_first_chunk::<2>()? else { return None };
-    let length = match first {
-        0..=0x7f => 2 + usize::from(first),
-        0x81 => 3 + usize::from(*rest.first()?),
-        0x82 => 4 + usize::from(u16::from_be_bytes(*rest.first_chunk::<2>()?)),
-        _ => return None,
-    };
-    (length <= bytes.len()).then_some(length)
+    let (value, rest) = AnyRef::from_der_partial(bytes).ok()?;
+    (value.tag() == Tag::Sequence).then(|| bytes.len() - rest.len())
 }
 
 fn check_device(path: &Path) -> Result<(), TpmError> {

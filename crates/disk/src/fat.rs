@@ -2,7 +2,8 @@
 //! ("Microsoft Extensible Firmware Initiative FAT32 File System Specification", version 1.03).
 //!
 //! Every file lies in one piece, which is what the in-place rewriting of `grubenv` counts on. Own code because the crate
-//! fatfs (0.3.6) gives `.` and `..` long names, which `fsck.vfat` takes for damage.
+//! fatfs (0.3.6) gives `.` and `..` long names, which `fsck.vfat` takes for damage. `ros-image` makes the small FAT of its ISO
+//! with mtools: it has too few clusters for FAT32, and the live system has no mtools to make this one with.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,18 +1,21 @@
 //! A layout as the bytes of a GUID partition table (UEFI 2.10, chapter 5), with nothing read and nothing written.
 //!
-//! Own code instead of a library, because the tables are the last thing an installation writes and their order on the
-//! disk matters: the bytes have to exist as values before any of them is written.
+//! The tables are the last thing that an installation writes, and their order on the disk matters, so the bytes have to
+//! exist before any of them is written: the crate gpt writes to both ends of a disk in memory.
 
+mod ends;
 mod read;
 
 use crate::layout::{Layout, Partition};
+use ends::Ends;
+use gpt::disk::LogicalBlockSize;
+use gpt::mbr::ProtectiveMBR;
+use gpt::partition_types::{OperatingSystem, Type};
+use gpt::{GptConfig, GptError};
 pub use read::{boot_partition, partition_guid, partition_path};
-use uuid::Uuid;
 
-/// Entries in the table; 128 of 128 bytes are the minimum the standard asks for.
-const ENTRIES: usize = 128;
-const ENTRY_BYTES: usize = 128;
-const HEADER_BYTES: usize = 92;
+/// 128 entries of 128 bytes are the minimum that the standard asks for.
+const ENTRIES_BYTES: u64 = 128 * 128;
 
 /// Both copies of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,87 +30,36 @@ pub struct Tables {
 
 /// The tables of a layout.
 pub fn tables(layout: &Layout) -> Tables {
+    made(layout).expect("a layout is within its disk, and its labels fit into an entry")
+}
+
+fn made(layout: &Layout) -> Result<Tables, GptError> {
     let sector = u64::from(layout.sector_bytes);
-    let last = layout.disk_bytes / sector - 1;
-    let entries = entries(layout);
-    let entry_sectors = entries.len() as u64 / sector;
-    let header = |own, other, entries_at| {
-        let ends =
-            Ends { own, other, entries_at, first_usable: 2 + entry_sectors, last_usable: last - entry_sectors - 1 };
-        header(layout, &ends, &entries)
-    };
-    let backup_at = last - entry_sectors;
-    Tables {
-        primary: [protective_mbr(layout.sector_bytes, last), header(1, last, 2), entries.clone()].concat(),
-        backup: [entries.clone(), header(last, 1, backup_at)].concat(),
-        backup_offset: backup_at * sector,
+    let sectors = layout.disk_bytes / sector;
+    // One sector for the header, and for the protective MBR in front of it.
+    let (head, tail) = (2 * sector + ENTRIES_BYTES, sector + ENTRIES_BYTES);
+    let sector_size = if sector == 4096 { LogicalBlockSize::Lb4096 } else { LogicalBlockSize::Lb512 };
+    let mut disk = GptConfig::new()
+        .writable(true)
+        .logical_block_size(sector_size)
+        .create_from_device(Ends::new(sectors * sector, head, tail), Some(layout.disk_guid))?;
+    disk.update_partitions((1..).zip(layout.partitions.iter().map(|part| entry(part, sector))).collect())?;
+    let mut ends = disk.write()?;
+    let protective = ProtectiveMBR::with_lb_size(u32::try_from(sectors - 1).unwrap_or(u32::MAX));
+    ends.head[..512].copy_from_slice(&protective.to_bytes());
+    let backup_offset = ends.tail_offset();
+    Ok(Tables { primary: ends.head, backup: ends.tail, backup_offset })
+}
+
+fn entry(partition: &Partition, sector: u64) -> gpt::partition::Partition {
+    gpt::partition::Partition {
+        part_type_guid: Type { guid: partition.role.type_guid(), os: OperatingSystem::None },
+        part_guid: partition.guid,
+        first_lba: partition.offset / sector,
+        last_lba: (partition.offset + partition.length) / sector - 1,
+        flags: partition.role.attributes(),
+        name: partition.role.label().to_owned(),
     }
-}
-
-/// Logical block addresses that a header names.
-struct Ends {
-    own: u64,
-    other: u64,
-    entries_at: u64,
-    first_usable: u64,
-    last_usable: u64,
-}
-
-/// UEFI 2.10, table 5.5; one sector.
-fn header(layout: &Layout, ends: &Ends, entries: &[u8]) -> Vec<u8> {
-    let mut header = Vec::with_capacity(layout.sector_bytes as usize);
-    header.extend(b"EFI PART");
-    header.extend(0x0001_0000u32.to_le_bytes());
-    header.extend((HEADER_BYTES as u32).to_le_bytes());
-    // The checksum of this header, filled in below, and a reserved field.
-    header.extend([0; 8]);
-    for address in [ends.own, ends.other, ends.first_usable, ends.last_usable] {
-        header.extend(address.to_le_bytes());
-    }
-    header.extend(layout.disk_guid.to_bytes_le());
-    header.extend(ends.entries_at.to_le_bytes());
-    header.extend((ENTRIES as u32).to_le_bytes());
-    header.extend((ENTRY_BYTES as u32).to_le_bytes());
-    header.extend(crc32fast::hash(entries).to_le_bytes());
-    let checksum = crc32fast::hash(&header);
-    header[16..20].copy_from_slice(&checksum.to_le_bytes());
-    header.resize(layout.sector_bytes as usize, 0);
-    header
-}
-
-fn entries(layout: &Layout) -> Vec<u8> {
-    let mut entries: Vec<u8> = layout.partitions.iter().flat_map(|p| entry(p, layout.sector_bytes)).collect();
-    entries.resize(ENTRIES * ENTRY_BYTES, 0);
-    entries
-}
-
-/// UEFI 2.10, table 5.6.
-fn entry(partition: &Partition, sector_bytes: u32) -> Vec<u8> {
-    let sector = u64::from(sector_bytes);
-    let first = partition.offset / sector;
-    let mut entry = Vec::with_capacity(ENTRY_BYTES);
-    let guid = |guid: Uuid| guid.to_bytes_le();
-    entry.extend(guid(partition.role.type_guid()));
-    entry.extend(guid(partition.guid));
-    entry.extend(first.to_le_bytes());
-    entry.extend((first + partition.length / sector - 1).to_le_bytes());
-    entry.extend(partition.role.attributes().to_le_bytes());
-    entry.extend(partition.role.label().encode_utf16().flat_map(u16::to_le_bytes));
-    entry.resize(ENTRY_BYTES, 0);
-    entry
-}
-
-/// UEFI 2.10, section 5.2.3: one partition over the whole disk, so that older tools see it as full.
-fn protective_mbr(sector_bytes: u32, last: u64) -> Vec<u8> {
-    let mut mbr = vec![0; sector_bytes as usize];
-    let record = &mut mbr[446..462];
-    record[1..4].copy_from_slice(&[0x00, 0x02, 0x00]);
-    record[4] = 0xEE;
-    record[5..8].copy_from_slice(&[0xFF, 0xFF, 0xFF]);
-    record[8..12].copy_from_slice(&1u32.to_le_bytes());
-    record[12..16].copy_from_slice(&u32::try_from(last).unwrap_or(u32::MAX).to_le_bytes());
-    mbr[510..512].copy_from_slice(&[0x55, 0xAA]);
-    mbr
 }
 
 #[cfg(test)]
@@ -116,6 +68,7 @@ mod tests {
     use crate::layout::{MIB, Requirements};
     use std::os::unix::fs::FileExt;
     use std::process::Command;
+    use uuid::Uuid;
 
     fn layout(sector_bytes: u32, disk_bytes: u64) -> Layout {
         let requirements = Requirements { disk_bytes, sector_bytes, root_bytes: 1, minimum_slot_bytes: 64 * MIB };
@@ -143,9 +96,32 @@ mod tests {
         let layout = layout(4096, 2048 * MIB);
         let tables = tables(&layout);
         assert_eq!(&tables.primary[4096..4104], b"EFI PART");
-        assert_eq!(tables.primary.len(), 2 * 4096 + ENTRIES * ENTRY_BYTES);
+        assert_eq!(tables.primary.len(), 2 * 4096 + ENTRIES_BYTES as usize);
         assert_eq!(tables.backup_offset + tables.backup.len() as u64, layout.disk_bytes);
         let first = u64::from_le_bytes(tables.primary[2 * 4096 + 32..][..8].try_into().unwrap());
         assert_eq!(first * 4096, MIB);
     }
+
+    /// The bytes of the release before the tables were made by the crate gpt: machines and firmware have seen these.
+    #[test]
+    fn the_bytes_of_a_table_do_not_change() {
+        for (sector_bytes, disk_bytes, expected) in GOLDEN {
+            let mut last = 0;
+            let mut ids = || {
+                last += 1;
+                Uuid::from_u128(last)
+            };
+            let requirements = Requirements { disk_bytes, sector_bytes, root_bytes: 1, minimum_slot_bytes: 64 * MIB };
+            let tables = tables(&requirements.layout(&mut ids).unwrap());
+            let sums = [&tables.primary, &tables.backup].map(|bytes| format!("{:08x}", crc32fast::hash(bytes)));
+            assert_eq!(sums, expected, "sectors of {sector_bytes}, {disk_bytes} bytes");
+        }
+    }
+
+    /// Bytes of a sector and of the disk, and CRC-32 of the primary table and of the backup.
+    const GOLDEN: [(u32, u64, [&str; 2]); 3] = [
+        (512, 2147484160, ["5398d5dd", "7885ad81"]),
+        (4096, 2147483648, ["a39f2ca6", "8290e6a4"]),
+        (512, 4398046511104, ["ca5e7a38", "a3e657b9"]),
+    ];
 }

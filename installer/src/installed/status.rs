@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+use x509_cert::der::DateTime;
 
 /// Written after each report that the operator has taken.
 pub const LAST_REPORT: &str = "/var/lib/ros/last-report.json";
@@ -181,18 +183,11 @@ struct Utc(u64);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (days, seconds) = (self.0 / 86400, self.0 % 86400);
-        // Years begin on 1 March here, so that a leap day is the last day of its year ("chrono-Compatible Low-Level
-        // Date Algorithms", Howard Hinnant, civil_from_days).
-        let days = days + 719_468;
-        let (era, day) = (days / 146_097, days % 146_097);
-        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-        let day = day - (365 * year + year / 4 - year / 100);
-        let month = (5 * day + 2) / 153;
-        let day = day - (153 * month + 2) / 5 + 1;
-        let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-        let year = era * 400 + year + next;
-        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let Ok(at) = DateTime::from_unix_duration(Duration::from_secs(self.0)) else {
+            return write!(f, "{} s", self.0);
+        };
+        let (year, month, day) = (at.year(), at.month(), at.day());
+        let (hour, minute, second) = (at.hour(), at.minutes(), at.seconds());
         write!(f, "{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
     }
 }

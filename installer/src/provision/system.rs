@@ -2,7 +2,7 @@
 
 use super::accounts::{Accounts, Host};
 use super::change::{Change, FileChange};
-use super::sha512_crypt;
+use super::password::{self, SALT_BYTES};
 use crate::installed::files::{PERSISTENT, below};
 use anyhow::{Context, Result, bail};
 use cloud_config::document::{CaCerts, Document};
@@ -142,7 +142,7 @@ impl System {
         let mut accounts = self.read_accounts()?;
         let owner = |home: &str| fs::metadata(self.path(home)).map(|home| (home.uid(), home.gid())).ok();
         let salt = random_salt()?;
-        let hash = |password: &str| sha512_crypt::hash(password, &salt);
+        let hash = |password: &str| password::hash(password, salt);
         let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs() / 86400);
         let mut problems = accounts.apply(document, &Host { owner: &owner, hash: &hash, today });
         for (name, text) in ["passwd", "shadow", "group"].iter().zip(accounts.to_texts()) {
@@ -280,8 +280,8 @@ fn write_for(path: &Path, content: &[u8], mode: u32, append: bool, owner: Option
     Ok(file)
 }
 
-fn random_salt() -> Result<String> {
-    let mut random = [0; 16];
-    aws_lc_rs::rand::fill(&mut random).ok().context("reading random bytes for a salt")?;
-    Ok(sha512_crypt::salt(random))
+fn random_salt() -> Result<[u8; SALT_BYTES]> {
+    let mut salt = [0; SALT_BYTES];
+    aws_lc_rs::rand::fill(&mut salt).ok().context("reading random bytes for a salt")?;
+    Ok(salt)
 }

@@ -1,4 +1,5 @@
-//! Our partitions in a table that is on a disk.
+//! Our partitions in a table that is on a disk. The crate gpt refuses a table whose checksums are wrong; such a table still
+//! says that the disk is not to be erased, so it is read here without them.
 
 use crate::description::BootPartition;
 use crate::layout::Role;
