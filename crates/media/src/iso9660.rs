@@ -3,12 +3,12 @@
 //! Formats: ECMA-119, sections 8.4 (volume descriptor) and 9.1 (directory record); names from Rock Ridge (IEEE P1282,
 //! `NM`). Scope: one session, blocks of 2048 bytes, files of one extent.
 
+use boot_contract::volume_id;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use thiserror::Error;
 
-const BLOCK: u64 = 2048;
-const FIRST_DESCRIPTOR: u64 = 16;
+const BLOCK: u64 = volume_id::BLOCK_BYTES;
 /// Volume descriptors looked at before giving up.
 const MOST_DESCRIPTORS: u64 = 64;
 /// Ours have some hundred bytes; a directory of this size has ten thousand files.
@@ -38,7 +38,7 @@ pub struct Extent {
 pub struct Volume<R> {
     image: R,
     length: u64,
-    /// Without padding.
+    /// Without padding; empty where there is none.
     pub id: String,
     root: Extent,
 }
@@ -56,13 +56,13 @@ impl<R: Read + Seek> Volume<R> {
         let length = image.seek(SeekFrom::End(0))?;
         let mut descriptor = [0; BLOCK as usize];
         for number in 0..MOST_DESCRIPTORS {
-            let offset = (FIRST_DESCRIPTOR + number) * BLOCK;
+            let offset = volume_id::DESCRIPTOR_OFFSET + number * BLOCK;
             if offset + BLOCK > length {
                 return Err(Iso9660Error::NotAnImage("it is too short"));
             }
             image.seek(SeekFrom::Start(offset))?;
             image.read_exact(&mut descriptor)?;
-            if &descriptor[1..6] != b"CD001" {
+            if !volume_id::is_descriptor(&descriptor) {
                 return Err(Iso9660Error::NotAnImage("it has no volume descriptor"));
             }
             match descriptor[0] {
@@ -82,7 +82,7 @@ impl<R: Read + Seek> Volume<R> {
         if u64::from(blocks) * BLOCK > length {
             return Err(Iso9660Error::Damaged("it is shorter than its volume; is the download complete?"));
         }
-        let id = String::from_utf8_lossy(&descriptor[40..72]).trim_end_matches([' ', '\0']).to_owned();
+        let id = volume_id::read(descriptor).unwrap_or_default().to_owned();
         let (root, _) = parse_record(&descriptor[156..190], length)?.ok_or(Iso9660Error::Damaged("it has no root"))?;
         if !root.is_directory {
             return Err(Iso9660Error::Damaged("its root is not a directory"));

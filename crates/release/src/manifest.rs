@@ -1,6 +1,7 @@
 //! The manifest of an OS release: what `release.json` says of the files beside it.
 
 use crate::{Verity, digest};
+use boot_contract::verity::MalformedVerity;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -113,7 +114,9 @@ impl ReleaseManifest {
             rule(is_hex(&file.sha256, 32), &format!("{role}.sha256"), "is not 64 lower-case hex digits")?;
             rule(file.size > 0, &format!("{role}.size"), "is zero")?;
         }
-        self.verity.check().map_err(|reason| ManifestError::Unacceptable { field: "verity".into(), rule: reason })?;
+        let unacceptable =
+            |error: MalformedVerity| ManifestError::Unacceptable { field: "verity".into(), rule: error.reason() };
+        self.verity.argument().check().map_err(unacceptable)?;
         let blocks = self.root.size / Verity::BLOCK_BYTES;
         rule(
             self.root.size.is_multiple_of(Verity::BLOCK_BYTES),
@@ -162,7 +165,7 @@ fn is_inside(path: &str) -> bool {
         })
 }
 
-pub(crate) fn is_hex(text: &str, bytes: usize) -> bool {
+fn is_hex(text: &str, bytes: usize) -> bool {
     text.len() == bytes * 2 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
@@ -190,7 +193,7 @@ mod tests {
         let manifest = ReleaseManifest::parse(MANIFEST_OF_0_1.as_bytes()).unwrap();
         assert_eq!(manifest.version, "0.1.0");
         assert_eq!(manifest.files().len(), 9);
-        assert_eq!(manifest.verity.kernel_argument().parse(), Ok(manifest.verity));
+        assert_eq!(manifest.verity.argument().to_string().parse(), Ok(manifest.verity.argument()));
     }
 
     #[test]

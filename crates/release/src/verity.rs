@@ -4,13 +4,12 @@
 //! Format: the kernel's `Documentation/admin-guide/device-mapper/verity.rst`; equal to what
 //! `veritysetup format --no-superblock --salt=- --hash-offset=<data size>` appends.
 
-use crate::manifest::is_hex;
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use boot_contract::VerityArgument;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 /// Size of a data block and of a hash block, in bytes.
 const BLOCK_BYTES: usize = Verity::BLOCK_BYTES as usize;
@@ -31,49 +30,12 @@ pub struct Verity {
 
 impl Verity {
     /// Size of a data block and of a hash block, in bytes.
-    pub const BLOCK_BYTES: u64 = 4096;
+    pub const BLOCK_BYTES: u64 = boot_contract::verity::BLOCK_BYTES;
 
-    /// The kernel argument's value: `datablocks:hashstart:roothash:salt`. Parses back by `FromStr`.
-    pub fn kernel_argument(&self) -> String {
-        format!("{}:{}:{}:{}", self.data_blocks, self.hash_start, self.root_hash, self.salt)
-    }
-
-    pub(crate) fn check(&self) -> Result<(), &'static str> {
-        // A salt may have 256 bytes (cryptsetup "DMVerity", on-disk format).
-        let salted = self.salt == "-" || (self.salt.len().is_multiple_of(2) && is_hex(&self.salt, self.salt.len() / 2));
-        let rules = [
-            (self.data_blocks > 0, "covers no data"),
-            (self.hash_start >= self.data_blocks, "has a hash tree that begins inside of the data"),
-            (is_hex(&self.root_hash, 32), "has a root hash that is not 64 lower-case hex digits"),
-            (salted && (1..=512).contains(&self.salt.len()), "has a salt that is neither hex nor `-`"),
-        ];
-        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, reason)| Err(reason))
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("dm-verity parameters are `datablocks:hashstart:roothash:salt`; these: {0}")]
-pub struct MalformedVerity(&'static str);
-
-impl FromStr for Verity {
-    type Err = MalformedVerity;
-    fn from_str(argument: &str) -> Result<Self, MalformedVerity> {
-        let fields: Vec<&str> = argument.split(':').collect();
-        let [data_blocks, hash_start, root_hash, salt] = fields[..] else {
-            return Err(MalformedVerity("have not four fields"));
-        };
-        let number = |text: &str| {
-            let digits = text.bytes().all(|b| b.is_ascii_digit());
-            text.parse().ok().filter(|_| digits).ok_or(MalformedVerity("have a block that is not a number"))
-        };
-        let verity = Self {
-            data_blocks: number(data_blocks)?,
-            hash_start: number(hash_start)?,
-            root_hash: root_hash.to_owned(),
-            salt: salt.to_owned(),
-        };
-        verity.check().map_err(MalformedVerity)?;
-        Ok(verity)
+    /// As the kernel command line has it.
+    pub fn argument(&self) -> VerityArgument {
+        let Self { data_blocks, hash_start, root_hash, salt } = self.clone();
+        VerityArgument { data_blocks, hash_start, root_hash, salt }
     }
 }
 
@@ -166,7 +128,6 @@ fn pad(level: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use std::fs;
 
     /// Made with cryptsetup 2.6.1: 300 blocks, block `i` filled with the byte `i % 251`;
@@ -209,26 +170,5 @@ mod tests {
         append(file.path()).unwrap_err();
         fs::write(file.path(), [0; 4097]).unwrap();
         append(file.path()).unwrap_err();
-    }
-
-    #[test]
-    fn verity_parameters_that_cannot_be_are_refused() {
-        let hash = "ab".repeat(32);
-        assert!(format!("2:2:{hash}:-").parse::<Verity>().is_ok());
-        assert!(format!("2:3:{hash}:00ff").parse::<Verity>().is_ok());
-        for bad in
-            ["", "1:2:3", &format!("2:1:{hash}:-"), &format!("+2:2:{hash}:-"), &format!("2:2:{hash}:-:"), "2:2::-"]
-        {
-            assert!(bad.parse::<Verity>().is_err(), "{bad:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn an_argument_that_parses_comes_back(text in "[0-9a-f:-]{0,90}") {
-            if let Ok(verity) = text.parse::<Verity>() {
-                prop_assert_eq!(verity.kernel_argument().parse(), Ok(verity));
-            }
-        }
     }
 }

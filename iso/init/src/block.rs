@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use boot_contract::volume_id::{self, DESCRIPTOR_BYTES, DESCRIPTOR_OFFSET};
+
 use crate::partition_table;
 use crate::uevent::Uevent;
-use crate::volume::{self, DESCRIPTOR_BYTES, DESCRIPTOR_OFFSET};
 
 const CLASS: &str = "/sys/class/block";
 
@@ -72,7 +73,7 @@ fn holds_volume(node: &Path, volume: &str) -> bool {
         std::io::Result::Ok(descriptor)
     };
     // An empty drive or a disk shorter than the offset is simply not the medium.
-    read().is_ok_and(|descriptor| volume::volume_id(&descriptor) == Some(volume))
+    read().is_ok_and(|descriptor| volume_id::read(&descriptor) == Some(volume))
 }
 
 /// Every block device: its folder below /sys/devices, and its uevent.

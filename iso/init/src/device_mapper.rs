@@ -6,8 +6,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use boot_contract::VerityArgument;
+
 use crate::Result;
-use crate::verity::VeritySpec;
+use crate::verity;
 
 /// `struct dm_ioctl`.
 #[repr(C)]
@@ -27,7 +29,7 @@ struct Header {
     data: [u8; 7],
 }
 
-/// `struct dm_target_spec` behind its header, with room for the longest parameters a `VeritySpec` allows.
+/// `struct dm_target_spec` behind its header, with room for the longest parameters that a `VerityArgument` makes.
 #[repr(C)]
 struct TableLoad {
     header: Header,
@@ -55,8 +57,8 @@ enum Command {
     TableLoad = 9,
 }
 
-/// Makes the device `name` that shows `spec`'s data of `partition`, every block checked when it is read.
-pub fn open_verity(name: &str, partition: &Path, spec: &VeritySpec) -> Result<PathBuf> {
+/// Makes the device `name`, which shows the data of `partition` and checks each block when it is read.
+pub fn open_verity(name: &str, partition: &Path, tree: &VerityArgument) -> Result<PathBuf> {
     let control = OpenOptions::new()
         .read(true)
         .write(true)
@@ -64,7 +66,7 @@ pub fn open_verity(name: &str, partition: &Path, spec: &VeritySpec) -> Result<Pa
         .map_err(|e| format!("opening /dev/mapper/control: {e}"))?;
     let mut created = header(name, HEADER_BYTES);
     call(&control, Command::DeviceCreate, &mut created)?;
-    let mut load = table_load(name, spec.sectors(), &spec.table(&partition.to_string_lossy()))?;
+    let mut load = table_load(name, verity::sectors(tree), &verity::table(tree, &partition.to_string_lossy()))?;
     call(&control, Command::TableLoad, &mut load)?;
     let mut resumed = header(name, HEADER_BYTES);
     call(&control, Command::DeviceSuspend, &mut resumed)?;

@@ -4,34 +4,36 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use boot_contract::{kernel_arguments, partition_label, paths};
+
 use crate::block::Partition;
+use crate::boot::DiskBoot;
 use crate::console::say;
 use crate::handover::NEW_ROOT;
-use crate::kernel_arguments::DiskBoot;
 use crate::modules::Modules;
 use crate::mount::{create_directory, mount, overlay};
 use crate::wait::wait_for;
 use crate::{Result, device_mapper, etc, persist, repair};
 
-const PERSISTENT: &str = "/run/ros/persistent";
-
 /// Mounts the root at `NEW_ROOT`, and the partitions of the same disk where the contract in `overlay/README.md`
 /// says. The recovery system keeps changes in memory and tolerates broken partitions.
 pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
-    let slot = wait_for(&format!("the partition {} (ros.root)", disk.root), modules, || Partition::find(&disk.root))?;
+    let slot = wait_for(&format!("the partition {} ({})", disk.root, kernel_arguments::ROOT), modules, || {
+        Partition::find(&disk.root)
+    })?;
     let root = device_mapper::open_verity("root", &slot.node, &disk.verity)?;
     say(&format!("root is {} on {}", root.display(), slot.node.display()));
     let partitions = slot.same_disk();
     link_partitions(&partitions)?;
     if disk.recovery {
-        let image = Path::new("/run/ros/recovery/image");
-        let memory = Path::new("/run/ros/recovery/memory");
+        let image = &Path::new(paths::RUN).join("recovery/image");
+        let memory = &Path::new(paths::RUN).join("recovery/memory");
         mount(&root, image, "erofs", libc::MS_RDONLY, "")?;
         mount("tmpfs", memory, "tmpfs", 0, "mode=0755,size=50%")?;
         overlay(image, memory, Path::new(NEW_ROOT))?;
         let oem = mount_oem(&partitions);
         let persistent = mount_persistent(&partitions);
-        let identity = persist::bind_identity(Path::new(NEW_ROOT), Path::new(PERSISTENT));
+        let identity = persist::bind_identity(Path::new(NEW_ROOT), Path::new(paths::PERSISTENT));
         for failed in [oem, persistent, identity].into_iter().filter_map(Result::err) {
             say(&format!("recovery goes on without it: {failed}"));
         }
@@ -43,19 +45,19 @@ pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
     mount_oem(&partitions)?;
     mount_persistent(&partitions)?;
     etc::make_writable(Path::new(NEW_ROOT))?;
-    persist::bind_all(Path::new(NEW_ROOT), Path::new(PERSISTENT))
+    persist::bind_all(Path::new(NEW_ROOT), Path::new(paths::PERSISTENT))
 }
 
 fn mount_oem(partitions: &[Partition]) -> Result<()> {
-    let target = Path::new(NEW_ROOT).join("oem");
-    mount_ext4(node(partitions, "COS_OEM")?, &target, libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOATIME)?;
+    let target = paths::below(Path::new(NEW_ROOT), paths::OEM);
+    mount_ext4(node(partitions, partition_label::OEM)?, &target, libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOATIME)?;
     // Registration settings and cloud-config with secrets are below.
     fs::set_permissions(&target, Permissions::from_mode(0o700))
         .map_err(|e| format!("closing {}: {e}", target.display()))
 }
 
 fn mount_persistent(partitions: &[Partition]) -> Result<()> {
-    mount_ext4(node(partitions, "COS_PERSISTENT")?, Path::new(PERSISTENT), libc::MS_NOATIME)
+    mount_ext4(node(partitions, partition_label::PERSISTENT)?, Path::new(paths::PERSISTENT), libc::MS_NOATIME)
 }
 
 /// A file system that does not mount is repaired, if `e2fsck -p` can, with the program of the root image.
@@ -75,7 +77,7 @@ fn node<'a>(partitions: &'a [Partition], label: &str) -> Result<&'a PathBuf> {
 
 /// `/run/ros/dev/<label>` for each labelled partition: names that mean this disk, whatever other disks there are.
 fn link_partitions(partitions: &[Partition]) -> Result<()> {
-    let folder = Path::new("/run/ros/dev");
+    let folder = Path::new(paths::DEVICES);
     create_directory(folder)?;
     for partition in partitions {
         let Some(label) = &partition.label else { continue };

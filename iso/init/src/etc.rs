@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use boot_contract::paths;
+
 use crate::Result;
 use crate::mount::overlay;
 
 pub fn make_writable(root: &Path) -> Result<()> {
     let etc = root.join("etc");
-    overlay(&etc, Path::new("/run/ros/etc"), &etc)
+    overlay(&etc, &Path::new(paths::RUN).join("etc"), &etc)
 }

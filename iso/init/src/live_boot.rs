@@ -2,18 +2,16 @@
 
 use std::path::Path;
 
+use boot_contract::paths::{MEDIUM, MEDIUM_ROOT_IMAGE, RUN};
+
+use crate::boot::LiveBoot;
 use crate::console::say;
-use crate::kernel_arguments::LiveBoot;
 use crate::modules::Modules;
 use crate::mount::{mount, overlay};
 use crate::wait::wait_for;
 use crate::{Result, block, handover};
 
-/// Path of the root image on the medium.
-const IMAGE: &str = "release/root.erofs";
-const MEDIUM: &str = "/run/ros/medium";
-
-/// Mounts the root at `handover::NEW_ROOT` and leaves the medium at /run/ros/medium.
+/// Mounts the root at `handover::NEW_ROOT` and leaves the medium mounted at [`MEDIUM`].
 pub fn mount_root(live: &LiveBoot, modules: &mut Modules) -> Result<()> {
     let device = wait_for(&format!("a medium with the volume id {}", live.medium), modules, || {
         block::find_medium(&live.medium)
@@ -22,10 +20,10 @@ pub fn mount_root(live: &LiveBoot, modules: &mut Modules) -> Result<()> {
     mount(&device, MEDIUM, "iso9660", libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV, "")?;
     // The installer looks for disks once, and soon.
     modules.load_all();
-    let lower = Path::new("/run/ros/live/image");
-    let memory = Path::new("/run/ros/live/memory");
+    let lower = &Path::new(RUN).join("live/image");
+    let memory = &Path::new(RUN).join("live/memory");
     // The kernel (6.12 and later) mounts an EROFS file without a loop device.
-    mount(Path::new(MEDIUM).join(IMAGE), lower, "erofs", libc::MS_RDONLY, "")?;
+    mount(MEDIUM_ROOT_IMAGE, lower, "erofs", libc::MS_RDONLY, "")?;
     mount("tmpfs", memory, "tmpfs", 0, "mode=0755,size=50%")?;
     overlay(lower, memory, Path::new(handover::NEW_ROOT))
 }

@@ -6,13 +6,13 @@
 //! `overlay/README.md`.
 
 mod block;
+mod boot;
 mod console;
 mod device_mapper;
 mod disk_boot;
 mod etc;
 mod glob;
 mod handover;
-mod kernel_arguments;
 mod live_boot;
 mod modules;
 mod mount;
@@ -23,14 +23,13 @@ mod repair;
 mod seed;
 mod uevent;
 mod verity;
-mod volume;
 mod wait;
 
 use std::convert::Infallible;
 use std::path::Path;
 use std::time::Duration;
 
-use kernel_arguments::{Boot, KernelArguments};
+use boot::Boot;
 use modules::Modules;
 
 /// A sentence for the console: what failed, on which object, and what to do next.
@@ -65,7 +64,7 @@ fn main() {
 fn start(boot: &mut Option<Boot>) -> Result<Infallible> {
     mount::kernel_filesystems()?;
     console::say("starting");
-    let arguments = KernelArguments::read()?;
+    let arguments = boot::kernel_arguments()?;
     let boot = boot.insert(Boot::from_arguments(&arguments)?);
     let mut modules = Modules::load_always()?;
     match boot {

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use boot_contract::paths;
+
 use crate::Result;
 
 /// The file systems that the kernel makes up, and a fresh /run; ros-init's own work goes to /run/ros.
@@ -15,7 +17,7 @@ pub fn kernel_filesystems() -> Result<()> {
     mount("sysfs", "/sys", "sysfs", hardened, "")?;
     mount("devtmpfs", "/dev", "devtmpfs", libc::MS_NOSUID, "mode=0755")?;
     mount("tmpfs", "/run", "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=0755,size=20%")?;
-    create_directory(Path::new("/run/ros"))
+    create_directory(Path::new(paths::RUN))
 }
 
 /// Mounts `source` at `target`, which is made if it is missing.

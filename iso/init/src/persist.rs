@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use boot_contract::paths;
+
 use crate::Result;
 use crate::console::say;
 use crate::mount::{bind, create_directory};
 use crate::seed::{Kind, Seeding};
-
-const LIST: &str = "usr/lib/ros/persist.conf";
 
 /// One line of the list: `directory <path> <mode>` or `file <path> <mode>`. The mode, in octal, is for an entry that
 /// the image has not; an entry of the image is copied with everything below it, modes and owners included.
@@ -23,7 +23,7 @@ struct Entry {
 /// Binds every entry of `root`'s list from `persistent` over its place in `root`. What `persistent` does not have yet
 /// is first copied from the image, so that at a power cut it is there as a whole or not at all.
 pub fn bind_all(root: &Path, persistent: &Path) -> Result<()> {
-    let list = root.join(LIST);
+    let list = paths::below(root, paths::KEPT_PATHS);
     let text = fs::read_to_string(&list).map_err(|e| format!("reading {}: {e}", list.display()))?;
     let entries = parse(&text).map_err(|e| format!("{}: {e}", list.display()))?;
     let mut seeding = Seeding::new(persistent);
@@ -45,29 +45,26 @@ pub fn bind_all(root: &Path, persistent: &Path) -> Result<()> {
 }
 
 /// What the machine is known by, also in the recovery system, which keeps everything else in memory.
-const IDENTITY: [(&str, Kind); 2] = [("etc/machine-id", Kind::File), ("etc/ssh/host-keys", Kind::Directory)];
-
-/// The copy of the identity that the installed system makes.
-const COPY: &str = "oem/identity";
+const IDENTITY: [(&str, Kind); 2] = [(paths::MACHINE_ID, Kind::File), (paths::SSH_HOST_KEYS, Kind::Directory)];
 
 /// Binds the identity over its place in `root`: the copy on COS_OEM, which outlives COS_PERSISTENT, or else what
 /// `persistent` has. So the recovery system can make COS_PERSISTENT anew.
 pub fn bind_identity(root: &Path, persistent: &Path) -> Result<()> {
     let kept = identity_source(root, persistent);
     for (path, kind) in IDENTITY {
-        let kept = kept.join(path);
+        let (kept, target) = (paths::below(&kept, path), paths::below(root, path));
         if kept.exists() {
-            prepare_target(&root.join(path), kind)?;
-            bind(&kept, &root.join(path))?;
+            prepare_target(&target, kind)?;
+            bind(&kept, &target)?;
         }
     }
     Ok(())
 }
 
 fn identity_source(root: &Path, persistent: &Path) -> PathBuf {
-    let copy = root.join(COPY);
+    let copy = paths::below(root, paths::OEM_IDENTITY);
     // Without its first entry it is none: it was cut short.
-    if copy.join(IDENTITY[0].0).exists() { copy } else { persistent.to_owned() }
+    if paths::below(&copy, paths::MACHINE_ID).exists() { copy } else { persistent.to_owned() }
 }
 
 /// A mount point: only /etc can lack one, and that is writable.
@@ -128,7 +125,11 @@ mod tests {
             assert!(entries.iter().any(|entry| entry.path == Path::new(path)), "{path}");
         }
         for (path, kind) in IDENTITY {
-            assert!(entries.iter().any(|entry| entry.path == Path::new(path) && entry.kind == kind), "{path}");
+            assert!(
+                entries.iter().any(|entry| paths::below(Path::new("/"), path) == Path::new("/").join(&entry.path)
+                    && entry.kind == kind),
+                "{path}"
+            );
         }
     }
 
@@ -151,7 +152,7 @@ mod tests {
     #[test]
     fn the_identity_of_recovery_is_the_copy_where_there_is_one() {
         let root = tempfile::tempdir().unwrap();
-        let persistent = Path::new("/run/ros/persistent");
+        let persistent = Path::new(paths::PERSISTENT);
         assert_eq!(identity_source(root.path(), persistent), persistent);
         let copy = root.path().join("oem/identity");
         fs::create_dir_all(copy.join("etc/ssh/host-keys")).unwrap();

@@ -20,7 +20,7 @@ const EFI_VOLUME_ID: &str = "52534f53";
 pub fn volume_id(release: &Path) -> Result<String> {
     let manifest = release.join(MANIFEST);
     let (digest, _) = digest::of_file(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
-    Ok(format!("ROS_{}", &digest[..8]))
+    Ok(boot_contract::volume_id::of_release(&digest))
 }
 
 /// Writes the ISO of the release in the folder `release`.

@@ -145,7 +145,7 @@ fn slot_arguments(
     role: Role,
 ) -> String {
     let root = layout.partition(role).guid;
-    let verity = release.verity.kernel_argument();
+    let verity = release.verity.argument();
     let mut arguments = format!("ros.mode={mode} ros.slot={slot} ros.root={root} ros.verity={verity}");
     if !release.kernel_arguments.is_empty() {
         arguments.push(' ');

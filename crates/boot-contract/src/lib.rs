@@ -1,0 +1,13 @@
+//! Names and formats that the boot menu, the initrd, the units and the installer agree on. An installed disk keeps its
+//! boot menu for ever: nothing here may change its meaning.
+
+pub mod kernel_arguments;
+pub mod partition_label;
+pub mod paths;
+pub mod slot;
+pub mod verity;
+pub mod volume_id;
+
+pub use kernel_arguments::{BootMode, KernelArguments};
+pub use slot::Slot;
+pub use verity::VerityArgument;

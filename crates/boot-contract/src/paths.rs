@@ -1,0 +1,53 @@
+//! Folders and files that `ros-init` makes for the system that it starts, and files that the installer leaves for it.
+//! `overlay/README.md` lists them for people.
+
+use std::path::{Path, PathBuf};
+
+/// Everything of `ros-init`. It is in memory and lasts until the machine stops.
+pub const RUN: &str = "/run/ros";
+/// The installation medium, in live mode.
+pub const MEDIUM: &str = "/run/ros/medium";
+/// The folder with the release on the medium.
+pub const MEDIUM_RELEASE: &str = "/run/ros/medium/release";
+/// The root image of the live system.
+pub const MEDIUM_ROOT_IMAGE: &str = "/run/ros/medium/release/root.erofs";
+/// The registration settings on the medium.
+pub const MEDIUM_REGISTRATION: &str = "/run/ros/medium/registration.yaml";
+/// A link for each labelled partition of the disk that the system was started from.
+pub const DEVICES: &str = "/run/ros/dev";
+/// The mount point of [`crate::partition_label::PERSISTENT`].
+pub const PERSISTENT: &str = "/run/ros/persistent";
+
+/// The mount point of [`crate::partition_label::OEM`], for root only.
+pub const OEM: &str = "/oem";
+/// The registration settings of an installed system.
+pub const OEM_REGISTRATION: &str = "/oem/registration.yaml";
+/// The cloud-config of an installed system.
+pub const OEM_CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
+/// A copy of the identity below, which the recovery system uses: it outlives the persistent partition.
+pub const OEM_IDENTITY: &str = "/oem/identity";
+
+/// The list of what the persistent partition keeps, in the root image.
+pub const KEPT_PATHS: &str = "/usr/lib/ros/persist.conf";
+/// Identity of the system, a file that [`KEPT_PATHS`] lists.
+pub const MACHINE_ID: &str = "/etc/machine-id";
+/// Host keys of sshd, a folder that [`KEPT_PATHS`] lists.
+pub const SSH_HOST_KEYS: &str = "/etc/ssh/host-keys";
+
+/// An absolute path of the system whose root is `root`.
+pub fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_is_kept() {
+        let list = include_str!("../../../overlay/usr/lib/ros/persist.conf");
+        for path in [MACHINE_ID, SSH_HOST_KEYS] {
+            assert!(list.lines().any(|line| line.split_whitespace().nth(1) == Some(path)), "{path}");
+        }
+    }
+}
