@@ -15,12 +15,12 @@ mod sysfs;
 use disk::DiskDescription;
 use disk::description::InstalledSystem;
 use disk::plan::Host;
+use boot_contract::{KernelArguments, kernel_arguments};
 use protocol::SmbiosDocument;
 use protocol::hardware::{self, FirmwareKind, Hardware};
 use protocol::message::Slot;
 use serde::Serialize;
 use std::path::Path;
-use std::str::FromStr;
 
 /// The host as found by one probe.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -110,36 +110,21 @@ pub enum BootMode {
 impl Boot {
     /// From the kernel command line.
     pub fn probe(root: &Path) -> Self {
-        let line = sysfs::text(&root.join("proc/cmdline"), sysfs::LINE);
-        let argument = |key: &str| line.split_ascii_whitespace().find_map(|word| word.strip_prefix(key));
-        let mode = argument("ros.mode=").and_then(|mode| mode.parse().ok()).unwrap_or_default();
-        let slot = match (mode, argument("ros.slot=")) {
-            (BootMode::Live, _) => Some(Slot::Live),
-            (_, Some("A")) => Some(Slot::A),
-            (_, Some("B")) => Some(Slot::B),
-            (_, Some("R")) => Some(Slot::Recovery),
-            _ => None,
+        let arguments = KernelArguments::parse(&sysfs::text(&root.join("proc/cmdline"), sysfs::LINE));
+        let mode = match arguments.value(kernel_arguments::MODE).and_then(|mode| mode.parse().ok()) {
+            Some(boot_contract::BootMode::Live) => BootMode::Live,
+            Some(boot_contract::BootMode::System) => BootMode::System,
+            Some(boot_contract::BootMode::Recovery) => BootMode::Recovery,
+            None => BootMode::Foreign,
         };
-        Self { mode, slot, medium: argument("ros.medium=").map(str::to_owned) }
+        let letter = arguments.value(kernel_arguments::SLOT);
+        let slot = match (mode, letter.and_then(boot_contract::Slot::from_letter)) {
+            (BootMode::Live, _) => Some(Slot::Live),
+            (_, slot) => slot.map(Slot::from),
+        };
+        Self { mode, slot, medium: arguments.value(kernel_arguments::MEDIUM).map(str::to_owned) }
     }
 }
-
-impl FromStr for BootMode {
-    type Err = UnknownBootMode;
-    fn from_str(mode: &str) -> Result<Self, UnknownBootMode> {
-        match mode {
-            "live" => Ok(Self::Live),
-            "system" => Ok(Self::System),
-            "recovery" => Ok(Self::Recovery),
-            _ => Err(UnknownBootMode),
-        }
-    }
-}
-
-/// `ros.mode=` names none of the modes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the boot mode is one of live, system, recovery")]
-pub struct UnknownBootMode;
 
 #[cfg(test)]
 mod tests {
@@ -160,6 +145,19 @@ mod tests {
         );
         assert_eq!(cmdline("ros.mode=system ros.slot=B").slot, Some(Slot::B));
         assert_eq!(cmdline("root=/dev/sda1"), Boot::default());
+        assert_eq!(cmdline("ros.mode=system ros.slot=A note=\"x ros.slot=B\"").slot, Some(Slot::A), "quoted words");
+    }
+
+    /// `ros-init` and the kernel itself go by the last value; the installer once went by the first one.
+    #[test]
+    fn of_several_values_of_a_kernel_argument_the_last_one_counts() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("proc")).unwrap();
+        let line = "ros.mode=live ros.medium=ROS_0 ros.slot=A ros.mode=recovery ros.slot=R ros.medium=ROS_1\n";
+        std::fs::write(root.path().join("proc/cmdline"), line).unwrap();
+        let boot = Boot::probe(root.path());
+        assert_eq!((boot.mode, boot.slot), (BootMode::Recovery, Some(Slot::Recovery)));
+        assert_eq!(boot.medium.as_deref(), Some("ROS_1"));
     }
 
     #[test]

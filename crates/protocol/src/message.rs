@@ -314,6 +314,16 @@ pub enum Slot {
     Live,
 }
 
+impl From<boot_contract::Slot> for Slot {
+    fn from(slot: boot_contract::Slot) -> Self {
+        match slot {
+            boot_contract::Slot::A => Self::A,
+            boot_contract::Slot::B => Self::B,
+            boot_contract::Slot::Recovery => Self::Recovery,
+        }
+    }
+}
+
 impl std::fmt::Display for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Debug::fmt(self, f)

@@ -4,6 +4,7 @@
 use crate::boot::partition;
 use crate::console;
 use anyhow::{Context, Result, bail};
+use boot_contract::kernel_arguments::{LOADER, LOADER_KEXEC};
 use command::Command;
 use disk::args_cfg;
 use disk::grubenv::{self, GrubEnv};
@@ -14,9 +15,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-
-/// Tells the started system that the firmware did not start it.
-pub const ARGUMENT: &str = "ros.loader=kexec";
 
 /// Starts what GRUB would start from this partition, `COS_BOOT` of a disk, and counts the start as GRUB does. Returns
 /// once the restart is under way.
@@ -68,7 +66,9 @@ impl Next {
             File::open(&path).with_context(|| format!("opening {}", path.display()))
         };
         let (kernel, initrd) = (open("vmlinuz")?, open("initrd")?);
-        let line = CString::new(format!("{} {ARGUMENT}", self.arguments)).context("reading the kernel's arguments")?;
+        // The started system is told that the firmware did not start it.
+        let line = CString::new(format!("{} {LOADER}={LOADER_KEXEC}", self.arguments))
+            .context("reading the kernel's arguments")?;
         let line = line.as_bytes_with_nul();
         // SAFETY: two open files, and a line with its length, which includes the zero at its end.
         let result = unsafe {

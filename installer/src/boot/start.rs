@@ -7,6 +7,8 @@ use crate::boot::efi::{self, Place};
 use crate::boot::kexec;
 use crate::console::{self, Milestone, announce};
 use anyhow::{Context, Result};
+use boot_contract::KernelArguments;
+use boot_contract::kernel_arguments::{LOADER, LOADER_KEXEC};
 use command::Command;
 use disk::DiskDescription;
 use disk::description::InstalledSystem;
@@ -60,8 +62,8 @@ fn asks_firmware(machine: &Machine, system: &InstalledSystem, root: &Path) -> bo
 /// On an installed system that has come up: the firmware may be asked again, unless it was not the firmware that started
 /// the disk.
 pub fn has_started(root: &Path) {
-    let arguments = fs::read_to_string(root.join("proc/cmdline")).unwrap_or_default();
-    if !arguments.split_ascii_whitespace().any(|argument| argument == kexec::ARGUMENT)
+    let arguments = KernelArguments::parse(&fs::read_to_string(root.join("proc/cmdline")).unwrap_or_default());
+    if arguments.value(LOADER) != Some(LOADER_KEXEC)
         && let Err(error) = efi::has_started(root)
     {
         tracing::warn!("noting for the firmware that the disk has started: {error}");

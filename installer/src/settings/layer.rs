@@ -2,6 +2,7 @@
 
 use super::{Digest, Secret, Setting, Settings, Source};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use boot_contract::KernelArguments;
 use cloud_config::CloudConfig;
 use cloud_config::normal_key;
 use disk::plan::DeviceSelector;
@@ -102,13 +103,14 @@ impl Layer {
         layer
     }
 
-    /// From the words of a kernel command line that begin with `rancheros.install.`; a word without `=` says yes.
+    /// From the words of a kernel command line that begin with `rancheros.install.`; a word without `=` says yes. Of
+    /// several values of one setting the last one counts.
     pub fn from_kernel_command_line(line: &str) -> Self {
         let mut layer = Self::new(Source::KernelCommandLine);
-        for word in words(line) {
+        for word in KernelArguments::parse(line).words() {
             let (key, value) = match word.split_once('=') {
                 Some((key, value)) => (key, Value::from(value)),
-                None => (word.as_str(), Value::Bool(true)),
+                None => (word, Value::Bool(true)),
             };
             if let Some(own) = normal_key(key).strip_prefix("rancherosinstall").filter(|own| !own.is_empty()) {
                 layer.set(own, value);
@@ -246,21 +248,6 @@ fn certificate(text: &str) -> Option<String> {
     }
     let decoded = STANDARD.decode(text.split_whitespace().collect::<String>()).ok()?;
     String::from_utf8(decoded).ok().filter(|pem| is_pem(pem))
-}
-
-/// Splits at spaces outside of double quotes, as the kernel does (`next_arg` in lib/cmdline.c).
-fn words(line: &str) -> Vec<String> {
-    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
-    for c in line.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            c if c.is_whitespace() && !quoted => words.push(std::mem::take(&mut word)),
-            c => word.push(c),
-        }
-    }
-    words.push(word);
-    words.retain(|word| !word.is_empty());
-    words
 }
 
 #[cfg(test)]
