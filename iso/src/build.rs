@@ -2,15 +2,15 @@
 
 pub(crate) mod archive;
 mod base;
-mod boot_files;
+pub(crate) mod boot_files;
 mod initrd;
 mod kernel;
-mod list;
-mod medium;
+mod lists;
 mod module_list;
+mod program;
 pub mod release_folder;
 mod root;
-mod tools;
+pub(crate) mod tools;
 pub(crate) mod tree;
 
 use std::fs;
@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::cache::{Cache, Key};
 use crate::cli::BuildOptions;
-use crate::progress;
+use crate::{format, progress};
 use archive::Archive;
 use boot_files::BootFiles;
 use kernel::Kernel;
@@ -74,13 +74,13 @@ pub fn run(options: &BuildOptions) -> Result<()> {
         release_folder::write(&folder, version, &root.join("root.erofs"), verity, &kernel.image(), &initrd, modules)
     })?;
     let iso = options.output.join(format!("ros-{version}-{}.iso", architecture::X86_64));
-    progress::stage("writing the ISO", || medium::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
+    progress::stage("writing the ISO", || format::iso::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
 
     report(
         options.json,
         &Built {
             version: version.to_owned(),
-            volume_id: medium::volume_id(&folder)?,
+            volume_id: format::iso::volume_id(&folder)?,
             iso_bytes: iso.metadata().with_context(|| format!("inspecting {}", iso.display()))?.len(),
             iso,
             release: folder,

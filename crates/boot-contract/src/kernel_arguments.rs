@@ -127,7 +127,7 @@ mod tests {
     /// The menu of a medium and the conditions of the units are text; they use these names.
     #[test]
     fn menu_and_units_use_these_names() {
-        let menu = include_str!("../../../iso/grub/live.cfg");
+        let menu = include_str!("../../../iso/src/format/iso/live.cfg");
         assert!(menu.contains(&format!("{MODE}={}", BootMode::Live)) && menu.contains(&format!("{MEDIUM}=@VOLUME@")));
         let unit = include_str!("../../../overlay/usr/lib/systemd/system/ros-report.service");
         for mode in [BootMode::System, BootMode::Recovery] {

@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn letters_come_back_and_stand_in_the_menu_of_the_disk() {
-        let menu = include_str!("../../../iso/grub/disk.cfg");
+        let menu = include_str!("../../../iso/src/build/grub/disk.cfg");
         for slot in Slot::ALL {
             assert_eq!(Slot::from_letter(slot.letter()), Some(slot));
             assert!(menu.contains(slot.letter()), "{slot:?}");

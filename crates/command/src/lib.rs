@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 
 /// A program and its arguments, started without a shell.
@@ -10,6 +11,8 @@ use std::process::{Command as Process, Stdio};
 pub struct Command {
     program: OsString,
     arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    folder: Option<PathBuf>,
 }
 
 /// What went wrong, with the command and the end of what it said.
@@ -19,6 +22,8 @@ pub enum CommandError {
     Start { command: String, source: io::Error },
     #[error("{command}: {status}{}", said(.stderr))]
     Failed { command: String, status: std::process::ExitStatus, stderr: String },
+    #[error("{command}: its output is not UTF-8")]
+    NotText { command: String },
 }
 
 fn said(stderr: &str) -> String {
@@ -30,7 +35,7 @@ const KEPT_LINES: usize = 8;
 
 impl Command {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { program: program.as_ref().to_owned(), arguments: Vec::new() }
+        Self { program: program.as_ref().to_owned(), arguments: Vec::new(), environment: Vec::new(), folder: None }
     }
 
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
@@ -43,23 +48,48 @@ impl Command {
         self
     }
 
+    /// Sets a variable of the environment. The rest is this process's own, but for `LC_ALL=C`.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Starts the program in `folder`.
+    pub fn current_dir(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
+    fn process(&self) -> Process {
+        let mut process = Process::new(&self.program);
+        process.args(&self.arguments).env("LC_ALL", "C").envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(folder) = &self.folder {
+            process.current_dir(folder);
+        }
+        process
+    }
+
     /// Runs to the end with nothing on standard input. Returns standard output.
     pub fn run(&self) -> Result<Vec<u8>, CommandError> {
         self.run_with_input(&[])
     }
 
+    /// Runs to the end with nothing on standard input. Returns standard output as text.
+    pub fn text(&self) -> Result<String, CommandError> {
+        String::from_utf8(self.run()?).map_err(|_| CommandError::NotText { command: self.to_string() })
+    }
+
     /// Runs to the end and returns standard output whatever the status is: for programs whose status is their answer.
     pub fn output(&self) -> Result<Vec<u8>, CommandError> {
-        let output = Process::new(&self.program).args(&self.arguments).env("LC_ALL", "C").stdin(Stdio::null()).output();
+        let output = self.process().stdin(Stdio::null()).output();
         Ok(output.map_err(|source| CommandError::Start { command: self.to_string(), source })?.stdout)
     }
 
     /// Runs to the end with `input` on standard input, for what may not stand in an argument list.
     pub fn run_with_input(&self, input: &[u8]) -> Result<Vec<u8>, CommandError> {
         let start = |source| CommandError::Start { command: self.to_string(), source };
-        let mut child = Process::new(&self.program)
-            .args(&self.arguments)
-            .env("LC_ALL", "C")
+        let mut child = self
+            .process()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -112,6 +142,12 @@ mod tests {
     fn output_and_input_pass_through() {
         assert_eq!(Command::new("cat").run_with_input(b"words").unwrap(), b"words");
         assert_eq!(Command::new("echo").args(["a", "b c"]).run().unwrap(), b"a b c\n");
+    }
+
+    #[test]
+    fn a_program_has_the_environment_and_the_folder_that_were_set() {
+        let command = Command::new("sh").args(["-c", "echo $LC_ALL $TZ; pwd"]).env("TZ", "UTC").current_dir(Path::new("/"));
+        assert_eq!(command.run().unwrap(), b"C UTC\n/\n");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::cache::{Cache, Key};
-use crate::command::Command;
+use command::Command;
+use super::program::program;
 use crate::progress;
 use release::digest;
 
@@ -46,7 +47,7 @@ impl Archive {
         archive.write("status", "")?;
         let stamp = archive.state.join("updated");
         if refresh || !stamp.exists() {
-            progress::stage("fetching package lists", || archive.apt("apt-get").arg("update").run())?;
+            progress::stage("fetching package lists", || Ok(archive.apt("apt-get").arg("update").run()?))?;
             archive.write("updated", "")?;
         }
         Ok(archive)
@@ -76,7 +77,8 @@ impl Archive {
     pub fn unpacked(&self, cache: &Cache, packages: &[&str]) -> Result<PathBuf> {
         let listed = self.apt("apt-get").args(["download", "--print-uris"]).args(packages).text()?;
         self.unpack(cache, packages, &parse_downloads(&listed), |folder| {
-            self.apt("apt-get").current_dir(folder).arg("download").args(packages).run()
+            self.apt("apt-get").current_dir(folder).arg("download").args(packages).run()?;
+            Ok(())
         })
     }
 
@@ -87,7 +89,8 @@ impl Archive {
         self.unpack(cache, packages, &downloads, |folder| {
             fs::create_dir(folder.join("partial")).context("making apt's download folder")?;
             let archives = format!("Dir::Cache::archives={}", folder.display());
-            install().args(["--download-only", "-o", &archives]).run()
+            install().args(["--download-only", "-o", &archives]).run()?;
+            Ok(())
         })
     }
 
@@ -104,7 +107,7 @@ impl Archive {
             let fetched = tempfile::tempdir().context("making a download folder")?;
             fetch(fetched.path())?;
             for download in downloads {
-                Command::new("dpkg-deb").arg("-x").arg(fetched.path().join(&download.file)).arg(folder).run()?;
+                program("dpkg-deb").arg("-x").arg(fetched.path().join(&download.file)).arg(folder).run()?;
             }
             Ok(())
         })
@@ -115,7 +118,7 @@ impl Archive {
         fs::write(&path, content).with_context(|| format!("writing {}", path.display()))
     }
 
-    fn apt(&self, program: &str) -> Command {
+    fn apt(&self, name: &str) -> Command {
         let state = self.state.display();
         let settings = [
             format!("Dir::State={state}"),
@@ -132,7 +135,7 @@ impl Archive {
             "Acquire::Languages=none".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
         ];
-        settings.iter().fold(Command::new(program).arg("-qq"), |command, setting| command.args(["-o", setting]))
+        settings.iter().fold(program(name).arg("-qq"), |command, setting| command.args(["-o", setting]))
     }
 }
 
@@ -143,7 +146,7 @@ fn sources_of_this_machine() -> Result<Vec<String>> {
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
         .context("finding this machine's release: /etc/os-release has no VERSION_CODENAME")?;
-    let targets = Command::new("apt-get")
+    let targets = program("apt-get")
         .args(["indextargets", "--format", "$(SITE) $(RELEASE) $(LABEL)", "Created-By: Packages"])
         .text()?;
     let sources = sources(&targets, codename);

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::archive::{Archive, SUITE};
-use super::list;
+use super::lists;
 use crate::cache::{Cache, Key};
-use crate::command::Command;
+use super::program::program;
 
 /// What is installed beside Debian's essential packages.
-const PACKAGES: &str = include_str!("../../base/packages.txt");
+const PACKAGES: &str = include_str!("lists/packages.txt");
 /// Paths that dpkg does not unpack.
-const EXCLUDED: &str = include_str!("../../base/dpkg-exclude.txt");
+const EXCLUDED: &str = include_str!("lists/dpkg-exclude.txt");
 
 /// Removes what maintainer scripts made at random or of this machine: host keys, names, addresses of mirrors. The empty
 /// machine-id makes systemd fill it in at the first boot without its first-boot presets.
@@ -21,7 +21,7 @@ const CLEAN_UP: &str = "cd \"$1\" && rm -rf etc/hostname etc/resolv.conf etc/mac
 
 /// The archive `base.tar`. Runs unprivileged where the host allows user namespaces.
 pub fn prepare(cache: &Cache, archive: &Archive, epoch: u32) -> Result<PathBuf> {
-    let packages: Vec<_> = list::lines(PACKAGES).collect();
+    let packages: Vec<_> = lists::lines(PACKAGES).collect();
     let mut arguments = vec![
         "--mode=unshare".to_owned(),
         "--variant=essential".to_owned(),
@@ -31,18 +31,19 @@ pub fn prepare(cache: &Cache, archive: &Archive, epoch: u32) -> Result<PathBuf> 
         "--aptopt=APT::Install-Recommends \"false\"".to_owned(),
         format!("--customize-hook={CLEAN_UP}"),
     ];
-    arguments.extend(list::lines(EXCLUDED).map(|line| format!("--dpkgopt={line}")));
+    arguments.extend(lists::lines(EXCLUDED).map(|line| format!("--dpkgopt={line}")));
     let key = archive.revision(arguments.iter().fold(Key::new(), |key, argument| key.text("argument", argument)))?;
     let key = key.text("epoch", epoch.to_string());
     let what = format!("installing {} packages of {SUITE} and what they need (about two minutes)", packages.len());
     let folder = cache.stage("base", key, &what, |folder| {
-        Command::new("mmdebstrap")
+        program("mmdebstrap")
             .env("SOURCE_DATE_EPOCH", epoch.to_string())
             .args(&arguments)
             .arg(SUITE)
             .arg(folder.join("base.tar"))
             .args(&archive.sources)
-            .run()
+            .run()?;
+        Ok(())
     })?;
     Ok(folder.join("base.tar"))
 }

@@ -10,7 +10,7 @@ use super::tools::Tools;
 use crate::cache::Cache;
 
 const PACKAGES: &[&str] = &["grub-efi-amd64-signed", "shim-helpers-amd64-signed", "shim-signed"];
-const DISK_MENU: &str = include_str!("../../grub/disk.cfg");
+const DISK_MENU: &str = include_str!("grub/disk.cfg");
 
 /// COS_BOOT is the second partition of the disk that the BIOS started, whatever other disks have the same labels.
 const DISK_PREFIX: &str = "(,gpt2)/grub";
@@ -98,6 +98,7 @@ impl BootFiles {
             .arg(output)
             .args(filesystem)
             .args(BIOS_MODULES)
-            .run()
+            .run()?;
+        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use super::kernel::Kernel;
 use super::module_list::{ModuleIndex, ModulePlan};
 
-const MODULES: &str = include_str!("../../base/initrd-modules.txt");
+const MODULES: &str = include_str!("lists/initrd-modules.txt");
 /// The archive is small: the best level costs a second here and saves reading time at each boot.
 const ZSTD_LEVEL: i32 = 19;
 

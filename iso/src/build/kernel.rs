@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::archive::Archive;
-use super::list;
+use super::lists;
 use super::tools::Tools;
 use crate::cache::{Cache, Key};
 use crate::cli::KernelFlavour;
-use crate::command::Command;
+use super::program::program;
 
-const REMOVED: &str = include_str!("../../base/remove-modules.txt");
+const REMOVED: &str = include_str!("lists/remove-modules.txt");
 
 /// A kernel and its modules, pruned and indexed.
 pub struct Kernel {
@@ -36,10 +36,11 @@ impl Kernel {
             fs::copy(&image, folder.join("vmlinuz")).with_context(|| format!("copying {}", image.display()))?;
             let modules = folder.join("usr/lib/modules");
             fs::create_dir_all(&modules).with_context(|| format!("making {}", modules.display()))?;
-            Command::new("cp").arg("-r").arg(unpacked.join("usr/lib/modules").join(version)).arg(&modules).run()?;
+            program("cp").arg("-r").arg(unpacked.join("usr/lib/modules").join(version)).arg(&modules).run()?;
             prune(&modules.join(version).join("kernel"))?;
             std::os::unix::fs::symlink("usr/lib", folder.join("lib")).context("linking /lib")?;
-            tools.command("kmod", "depmod").arg("-b").arg(folder).arg(version).run()
+            tools.command("kmod", "depmod").arg("-b").arg(folder).arg(version).run()?;
+            Ok(())
         })?;
         Ok(Self { version: version.to_owned(), root })
     }
@@ -55,7 +56,7 @@ impl Kernel {
 
 fn prune(modules: &Path) -> Result<()> {
     ensure!(modules.is_dir(), "the kernel package has no {}", modules.display());
-    for folder in list::lines(REMOVED).map(|line| modules.join(line)).filter(|folder| folder.exists()) {
+    for folder in lists::lines(REMOVED).map(|line| modules.join(line)).filter(|folder| folder.exists()) {
         fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::list;
+use super::lists;
 
 /// What depmod knows of a kernel's modules, by module name with underscores.
 #[derive(Debug, Default)]
@@ -74,11 +74,11 @@ impl ModuleIndex {
         Ok(index)
     }
 
-    /// Plans an initrd by a list in the format of `iso/base/initrd-modules.txt`.
+    /// Plans an initrd by a list in the format of `lists/initrd-modules.txt`.
     pub fn plan(&self, wanted: &str) -> Result<ModulePlan> {
         let mut plan = ModulePlan::default();
         let mut always = Vec::new();
-        for line in list::lines(wanted) {
+        for line in lists::lines(wanted) {
             let [kind, name] = line.split_whitespace().collect::<Vec<_>>()[..] else {
                 bail!("expected `always|device <module>`, found {line:?}");
             };

@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 use release::{Verity, verity};
 
 use super::kernel::Kernel;
-use super::list;
+use super::lists;
 use super::tools::Tools;
 use super::tree::{Node, Tree};
 
-const REMOVED: &str = include_str!("../../base/remove.txt");
+const REMOVED: &str = include_str!("lists/remove.txt");
 
 /// Level 3 and clusters of 64 KiB: higher levels and bigger clusters cost minutes for a few per cent. The ends of files
 /// stand beside their inodes, which saves 5 % and a seek.
@@ -94,7 +94,7 @@ fn updated(epoch: u32) -> String {
 /// A file that a newer Debian calls otherwise would cost its time at every start, and nobody would see why.
 fn check_read_ahead(tree: &Tree) -> Result<()> {
     let list = tree.text(READ_AHEAD)?;
-    for file in list::lines(&list) {
+    for file in lists::lines(&list) {
         ensure!(tree.get(file).is_some(), "{READ_AHEAD} names {file}, which the image does not have; correct the list");
     }
     Ok(())

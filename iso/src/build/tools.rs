@@ -7,7 +7,8 @@ use anyhow::Result;
 
 use super::archive::Archive;
 use crate::cache::Cache;
-use crate::command::Command;
+use command::Command;
+use super::program::program;
 
 const PACKAGES: &[&str] = &["erofs-utils", "grub-common", "grub-pc-bin", "kmod", "mtools", "xorriso"];
 
@@ -29,7 +30,7 @@ impl Tools {
     /// The program at `usr/bin/<file>`, which behaves by the name it is called with: `name`.
     pub fn command(&self, file: &str, name: &str) -> Command {
         let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
-        Command::new(libraries.join("ld-linux-x86-64.so.2"))
+        program(libraries.join("ld-linux-x86-64.so.2"))
             .args(["--argv0", name, "--library-path"])
             .arg(&libraries)
             .arg(self.root.join("usr/bin").join(file))

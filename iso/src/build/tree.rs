@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use tar::{Archive, Builder, EntryType, Header};
 
-use super::list;
+use super::lists;
 
 /// Nodes by path, without a leading slash; a folder comes before what is in it.
 #[derive(Debug, Default)]
@@ -139,10 +139,10 @@ impl Tree {
         String::from_utf8(content.clone()).with_context(|| format!("reading {path}"))
     }
 
-    /// Removes what a list in the format of `iso/base/remove.txt` names. A line that matches nothing is an error:
+    /// Removes what a list in the format of `lists/remove.txt` names. A line that matches nothing is an error:
     /// it would be a saving that nobody notices is gone.
     pub fn remove_listed(&mut self, text: &str) -> Result<()> {
-        for line in list::lines(text) {
+        for line in lists::lines(text) {
             let pattern = normal(line)?;
             let doomed: Vec<String> = self.0.keys().filter(|path| is_below(path, &pattern)).cloned().collect();
             ensure!(!doomed.is_empty(), "the list of paths to remove names {line}, which is not there");

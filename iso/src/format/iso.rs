@@ -1,4 +1,4 @@
-//! The hybrid ISO: boots as CD and as USB disk, by BIOS, UEFI and Secure Boot, from one kernel and one menu.
+//! The hybrid ISO. It boots as a CD and as a USB disk, by BIOS, UEFI and Secure Boot, from one kernel and one menu.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use media::reserved_space;
 use release::{MANIFEST, digest};
 
-use super::boot_files::BootFiles;
-use super::release_folder::KERNEL_ARGUMENTS;
-use super::tools::Tools;
+use crate::build::boot_files::BootFiles;
+use crate::build::release_folder::KERNEL_ARGUMENTS;
+use crate::build::tools::Tools;
 
-const MENU: &str = include_str!("../../grub/live.cfg");
+const MENU: &str = include_str!("iso/live.cfg");
 /// shim, GRUB and MokManager have 5 MB.
 const EFI_IMAGE_BYTES: u64 = 6 << 20;
 const EFI_VOLUME_ID: &str = "52534f53";

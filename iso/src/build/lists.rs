@@ -1,4 +1,4 @@
-//! The lists below `iso/base`: one entry per line, comments after `#`.
+//! The lists of packages, files and modules in `lists/`: one entry a line, a comment after `#`.
 
 pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|line| !line.is_empty())
