@@ -177,7 +177,7 @@ fn malformed(message: String) -> Refusal {
 
 /// Go's `[]byte` in JSON.
 #[derive(Serialize, Deserialize)]
-struct Bytes(#[serde(with = "crate::message::bytes")] Vec<u8>);
+struct Bytes(#[serde(with = "crate::message::base64::bytes")] Vec<u8>);
 
 #[cfg(test)]
 mod tests {
