@@ -62,7 +62,10 @@ impl Command {
 
     fn process(&self) -> Process {
         let mut process = Process::new(&self.program);
-        process.args(&self.arguments).env("LC_ALL", "C").envs(self.environment.iter().map(|(name, value)| (name, value)));
+        process
+            .args(&self.arguments)
+            .env("LC_ALL", "C")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(folder) = &self.folder {
             process.current_dir(folder);
         }
@@ -146,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_program_has_the_environment_and_the_folder_that_were_set() {
-        let command = Command::new("sh").args(["-c", "echo $LC_ALL $TZ; pwd"]).env("TZ", "UTC").current_dir(Path::new("/"));
+        let command =
+            Command::new("sh").args(["-c", "echo $LC_ALL $TZ; pwd"]).env("TZ", "UTC").current_dir(Path::new("/"));
         assert_eq!(command.run().unwrap(), b"C UTC\n/\n");
     }
 

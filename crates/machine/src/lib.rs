@@ -12,10 +12,10 @@ pub mod nics;
 pub mod smbios;
 mod sysfs;
 
+use boot_contract::{KernelArguments, kernel_arguments};
 use disk::DiskDescription;
 use disk::description::InstalledSystem;
 use disk::plan::Host;
-use boot_contract::{KernelArguments, kernel_arguments};
 use protocol::SmbiosDocument;
 use protocol::hardware::{self, FirmwareKind, Hardware};
 use protocol::message::Slot;

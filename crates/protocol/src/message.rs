@@ -132,7 +132,7 @@ mod tests {
             "revision": "a1", "registrationURL": "https://a/t", "authorities": ["PEM"],
         }});
         let Ok(FromOperator::Done(recorded)) = decode(&done.to_string()) else { panic!("not read") };
-        assert_eq!(recorded.reinstall.as_ref().map(ReinstallRequest::as_str), Some("again"));
+        assert_eq!(recorded.reinstall.as_ref().map(crate::ReinstallRequest::as_str), Some("again"));
         assert_eq!(recorded.settings.unwrap().registration_url, "https://a/t");
         let unfit = decode::<FromOperator>(r#"{"type": "done", "reinstall": "a\nb"}"#).unwrap_err();
         assert_eq!(unfit.code, RefusalCode::MalformedMessage);

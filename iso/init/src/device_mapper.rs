@@ -2,11 +2,10 @@
 //! Format: the kernel's `include/uapi/linux/dm-ioctl.h`, interface version 4.
 
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use boot_contract::VerityArgument;
+use rustix::ioctl::{Opcode, Updater, opcode};
 
 use crate::Result;
 use crate::verity;
@@ -48,14 +47,11 @@ const _: () = assert!(HEADER_BYTES == 312, "the kernel's struct dm_ioctl has 312
 /// `DM_READONLY_FLAG`.
 const READ_ONLY: u32 = 1;
 
-/// Commands of `DM_IOCTL` (0xfd); the number is part of the request.
-#[derive(Clone, Copy)]
-enum Command {
-    DeviceCreate = 3,
-    /// Without the suspend flag: resume, which puts the loaded table into force.
-    DeviceSuspend = 6,
-    TableLoad = 9,
-}
+/// The requests: `_IOWR(DM_IOCTL, command, struct dm_ioctl)`.
+const DEVICE_CREATE: Opcode = opcode::read_write::<Header>(0xfd, 3);
+/// Without the suspend flag it resumes the device, which puts the loaded table into force.
+const DEVICE_SUSPEND: Opcode = opcode::read_write::<Header>(0xfd, 6);
+const TABLE_LOAD: Opcode = opcode::read_write::<Header>(0xfd, 9);
 
 /// Makes the device `name`, which shows the data of `partition` and checks each block when it is read.
 pub fn open_verity(name: &str, partition: &Path, tree: &VerityArgument) -> Result<PathBuf> {
@@ -65,11 +61,12 @@ pub fn open_verity(name: &str, partition: &Path, tree: &VerityArgument) -> Resul
         .open("/dev/mapper/control")
         .map_err(|e| format!("opening /dev/mapper/control: {e}"))?;
     let mut created = header(name, HEADER_BYTES);
-    call(&control, Command::DeviceCreate, &mut created)?;
+    call::<DEVICE_CREATE, _>(&control, "making the device", &mut created)?;
     let mut load = table_load(name, verity::sectors(tree), &verity::table(tree, &partition.to_string_lossy()))?;
-    call(&control, Command::TableLoad, &mut load)?;
+    let step = "loading the dm-verity table (does ros.verity fit the slot's content?)";
+    call::<TABLE_LOAD, _>(&control, step, &mut load)?;
     let mut resumed = header(name, HEADER_BYTES);
-    call(&control, Command::DeviceSuspend, &mut resumed)?;
+    call::<DEVICE_SUSPEND, _>(&control, "activating the device", &mut resumed)?;
     Ok(PathBuf::from(format!("/dev/dm-{}", minor(resumed.device))))
 }
 
@@ -110,20 +107,10 @@ fn table_load(name: &str, sectors: u64, parameters: &str) -> Result<TableLoad> {
 }
 
 /// `T` begins with a `Header` whose `data_size` is the size of `T`.
-fn call<T>(control: &File, command: Command, request: &mut T) -> Result<()> {
-    // _IOWR(0xfd, command, struct dm_ioctl)
-    let number = (3 << 30) | (HEADER_BYTES << 16) | (0xfd << 8) | command as usize;
+fn call<const REQUEST: Opcode, T>(control: &File, step: &str, request: &mut T) -> Result<()> {
     // SAFETY: the kernel reads and writes at most `data_size` bytes, which is the size of `T`.
-    let result = unsafe { libc::ioctl(control.as_raw_fd(), number as libc::Ioctl, request as *mut T) };
-    if result == 0 {
-        return Ok(());
-    }
-    let step = match command {
-        Command::DeviceCreate => "making the device",
-        Command::TableLoad => "loading the dm-verity table (does ros.verity fit the slot's content?)",
-        Command::DeviceSuspend => "activating the device",
-    };
-    Err(format!("device mapper: {step}: {}", io::Error::last_os_error()))
+    let result = unsafe { rustix::ioctl::ioctl(control, Updater::<REQUEST, T>::new(request)) };
+    result.map_err(|error| format!("device mapper: {step}: {error}"))
 }
 
 /// Minor number of a `huge_encode_dev` device number.

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use boot_contract::{kernel_arguments, partition_label, paths};
+use rustix::mount::MountFlags;
 
 use crate::block::Partition;
 use crate::boot::DiskBoot;
@@ -28,8 +29,8 @@ pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
     if disk.recovery {
         let image = &Path::new(paths::RUN).join("recovery/image");
         let memory = &Path::new(paths::RUN).join("recovery/memory");
-        mount(&root, image, "erofs", libc::MS_RDONLY, "")?;
-        mount("tmpfs", memory, "tmpfs", 0, "mode=0755,size=50%")?;
+        mount(&root, image, "erofs", MountFlags::RDONLY, "")?;
+        mount("tmpfs", memory, "tmpfs", MountFlags::empty(), "mode=0755,size=50%")?;
         overlay(image, memory, Path::new(NEW_ROOT))?;
         let oem = mount_oem(&partitions);
         let persistent = mount_persistent(&partitions);
@@ -39,9 +40,9 @@ pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
         }
         return Ok(());
     }
-    mount(&root, NEW_ROOT, "erofs", libc::MS_RDONLY, "")?;
+    mount(&root, NEW_ROOT, "erofs", MountFlags::RDONLY, "")?;
     let temporary = Path::new(NEW_ROOT).join("tmp");
-    mount("tmpfs", temporary, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=1777,size=50%,nr_inodes=1m")?;
+    mount("tmpfs", temporary, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, "mode=1777,size=50%,nr_inodes=1m")?;
     mount_oem(&partitions)?;
     mount_persistent(&partitions)?;
     etc::make_writable(Path::new(NEW_ROOT))?;
@@ -50,18 +51,22 @@ pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
 
 fn mount_oem(partitions: &[Partition]) -> Result<()> {
     let target = paths::below(Path::new(NEW_ROOT), paths::OEM);
-    mount_ext4(node(partitions, partition_label::OEM)?, &target, libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOATIME)?;
+    mount_ext4(
+        node(partitions, partition_label::OEM)?,
+        &target,
+        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME,
+    )?;
     // Registration settings and cloud-config with secrets are below.
     fs::set_permissions(&target, Permissions::from_mode(0o700))
         .map_err(|e| format!("closing {}: {e}", target.display()))
 }
 
 fn mount_persistent(partitions: &[Partition]) -> Result<()> {
-    mount_ext4(node(partitions, partition_label::PERSISTENT)?, Path::new(paths::PERSISTENT), libc::MS_NOATIME)
+    mount_ext4(node(partitions, partition_label::PERSISTENT)?, Path::new(paths::PERSISTENT), MountFlags::NOATIME)
 }
 
 /// A file system that does not mount is repaired, if `e2fsck -p` can, with the program of the root image.
-fn mount_ext4(node: &Path, target: &Path, flags: libc::c_ulong) -> Result<()> {
+fn mount_ext4(node: &Path, target: &Path, flags: MountFlags) -> Result<()> {
     let Err(error) = mount(node, target, "ext4", flags, "") else { return Ok(()) };
     say(&format!("{error}; repairing it with e2fsck"));
     repair::ext4(Path::new(NEW_ROOT), node)?;

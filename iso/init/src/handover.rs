@@ -1,18 +1,20 @@
 //! The end of the initrd: systemd on the real root, or a restart.
 
 use std::convert::Infallible;
-use std::ffi::CStr;
 use std::fs;
-use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
+
+use rustix::system::RebootCommand;
 
 use crate::Result;
 use crate::mount::{create_directory, move_mount};
 
 /// Where the root is put together.
 pub const NEW_ROOT: &str = "/newroot";
-const SYSTEMD: &CStr = c"/usr/lib/systemd/systemd";
+const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 
 /// Moves the kernel's file systems and /run into the new root, makes it `/`, and becomes systemd.
 pub fn exec_systemd() -> Result<Infallible> {
@@ -29,19 +31,15 @@ pub fn exec_systemd() -> Result<Infallible> {
     move_mount(".", "/")?;
     std::os::unix::fs::chroot(".").map_err(|e| format!("changing the root: {e}"))?;
     std::env::set_current_dir("/").map_err(|e| format!("entering the new root: {e}"))?;
-    let arguments = [SYSTEMD.as_ptr(), std::ptr::null()];
-    // SAFETY: a zero-terminated path and a null-terminated list of zero-terminated arguments.
-    unsafe { libc::execv(SYSTEMD.as_ptr(), arguments.as_ptr()) };
-    Err(format!("starting {}: {}; is the root image complete?", SYSTEMD.to_string_lossy(), io::Error::last_os_error()))
+    let error = Command::new(SYSTEMD).exec();
+    Err(format!("starting {SYSTEMD}: {error}; is the root image complete?"))
 }
 
 /// Restarts the machine.
 pub fn restart() -> ! {
-    // SAFETY: neither call takes a pointer.
-    unsafe {
-        libc::sync();
-        libc::reboot(libc::RB_AUTOBOOT);
-    }
+    rustix::fs::sync();
+    // It returns only where it fails, and then nothing is left to do.
+    let _ = rustix::system::reboot(RebootCommand::Restart);
     wait_for_power_off()
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use boot_contract::paths::{MEDIUM, MEDIUM_ROOT_IMAGE, RUN};
+use rustix::mount::MountFlags;
 
 use crate::boot::LiveBoot;
 use crate::console::say;
@@ -17,13 +18,13 @@ pub fn mount_root(live: &LiveBoot, modules: &mut Modules) -> Result<()> {
         block::find_medium(&live.medium)
     })?;
     say(&format!("medium {} is {}", live.medium, device.display()));
-    mount(&device, MEDIUM, "iso9660", libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV, "")?;
+    mount(&device, MEDIUM, "iso9660", MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, "")?;
     // The installer looks for disks once, and soon.
     modules.load_all();
     let lower = &Path::new(RUN).join("live/image");
     let memory = &Path::new(RUN).join("live/memory");
     // The kernel (6.12 and later) mounts an EROFS file without a loop device.
-    mount(MEDIUM_ROOT_IMAGE, lower, "erofs", libc::MS_RDONLY, "")?;
-    mount("tmpfs", memory, "tmpfs", 0, "mode=0755,size=50%")?;
+    mount(MEDIUM_ROOT_IMAGE, lower, "erofs", MountFlags::RDONLY, "")?;
+    mount("tmpfs", memory, "tmpfs", MountFlags::empty(), "mode=0755,size=50%")?;
     overlay(lower, memory, Path::new(handover::NEW_ROOT))
 }

@@ -11,7 +11,6 @@ mod console;
 mod device_mapper;
 mod disk_boot;
 mod etc;
-mod glob;
 mod handover;
 mod live_boot;
 mod modules;

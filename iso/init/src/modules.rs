@@ -5,13 +5,12 @@
 //! - `by-alias`: `<pattern> <file> [<file>…]`, dependencies first, patterns as in `modules.alias`.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use crate::Result;
 use crate::console::say;
-use crate::{Result, glob};
 
 const FOLDER: &str = "/modules";
 
@@ -27,7 +26,7 @@ pub struct Modules {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Rule {
-    pattern: String,
+    pattern: CString,
     files: Vec<String>,
 }
 
@@ -73,8 +72,9 @@ impl Modules {
                 continue;
             }
             let alias = fs::read_to_string(device.join("modalias")).unwrap_or_default();
-            let alias = alias.trim_end();
-            let matching = self.by_alias.iter().enumerate().filter(|(_, rule)| glob::matches(&rule.pattern, alias));
+            // sysfs gives no zero bytes.
+            let alias = CString::new(alias.trim_end()).unwrap_or_default();
+            let matching = self.by_alias.iter().enumerate().filter(|(_, rule)| matches(&rule.pattern, &alias));
             self.wanted.extend(matching.map(|(index, _)| index));
             self.seen.insert(device);
         }
@@ -86,7 +86,7 @@ impl Modules {
             return;
         }
         let path = Path::new(FOLDER).join(file);
-        match File::open(&path).and_then(|module| finit_module(&module)) {
+        match File::open(&path).and_then(|module| Ok(rustix::system::finit_module(module, c"", 0)?)) {
             Ok(()) => {}
             // There already, or for a processor with other instructions than this one's.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENODEV)) => {}
@@ -104,17 +104,17 @@ fn devices() -> impl Iterator<Item = PathBuf> {
 fn parse_rules(text: &str) -> Vec<Rule> {
     text.lines()
         .filter_map(|line| {
-            let mut words = line.split_whitespace().map(str::to_owned);
-            let pattern = words.next()?;
-            Some(Rule { pattern, files: words.collect() })
+            let mut words = line.split_whitespace();
+            let pattern = CString::new(words.next()?).ok()?;
+            Some(Rule { pattern, files: words.map(str::to_owned).collect() })
         })
         .collect()
 }
 
-fn finit_module(module: &File) -> io::Result<()> {
-    // SAFETY: the descriptor is open, and the parameters are an empty zero-terminated string.
-    let result = unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// Whether an alias matches a pattern, by fnmatch(3) without flags, as kmod does it.
+fn matches(pattern: &CStr, alias: &CStr) -> bool {
+    // SAFETY: two zero-terminated strings that outlive the call.
+    unsafe { libc::fnmatch(pattern.as_ptr(), alias.as_ptr(), 0) == 0 }
 }
 
 #[cfg(test)]
@@ -125,6 +125,23 @@ mod tests {
     fn rules_name_a_pattern_and_files_in_order() {
         let rules = parse_rules("virtio:d00000002v* virtio_blk.ko\n\npci:v* libahci.ko ahci.ko\n");
         assert_eq!(rules.len(), 2);
-        assert_eq!(rules[1], Rule { pattern: "pci:v*".into(), files: vec!["libahci.ko".into(), "ahci.ko".into()] });
+        assert_eq!(rules[1], Rule { pattern: c"pci:v*".into(), files: vec!["libahci.ko".into(), "ahci.ko".into()] });
+    }
+
+    #[test]
+    fn aliases_match_as_in_kmod() {
+        for (pattern, alias, expected) in [
+            (c"virtio:d00000002v*", c"virtio:d00000002v00001AF4", true),
+            (c"virtio:d00000002v*", c"virtio:d00000001v00001AF4", false),
+            (c"pci:v*d*sv*sd*bc01sc06i01*", c"pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", true),
+            (c"scsi:t-0x05*", c"scsi:t-0x05", true),
+            (c"usb:v*p*d*dc*dsc*dp*ic08isc0[1-6]ip50in*", c"usb:v1p2d3dc0dsc0dp0ic08isc06ip50in00", true),
+            (c"a?c", c"abc", true),
+            (c"a[bd]c", c"acc", false),
+            (c"*", c"", true),
+            (c"", c"a", false),
+        ] {
+            assert_eq!(matches(pattern, alias), expected, "{pattern:?} {alias:?}");
+        }
     }
 }

@@ -1,12 +1,11 @@
 //! First content of the persistent partition: copies that appear as a whole, or not at all, whatever is cut when.
 
-use std::ffi::CString;
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 use crate::Result;
 
@@ -71,13 +70,7 @@ impl<'a> Seeding<'a> {
 
     fn sync(&self) -> Result<()> {
         let store = File::open(self.store).map_err(|e| format!("opening {}: {e}", self.store.display()))?;
-        // SAFETY: the descriptor is open.
-        let result = unsafe { libc::syncfs(store.as_raw_fd()) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(format!("writing {} to disk: {}", self.store.display(), io::Error::last_os_error()))
-        }
+        rustix::fs::syncfs(store).map_err(|error| format!("writing {} to disk: {error}", self.store.display()))
     }
 }
 
@@ -120,11 +113,9 @@ fn new_file(path: &Path, mode: u32) -> io::Result<File> {
 }
 
 fn set_modified(path: &Path, seconds: i64) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let time = libc::timespec { tv_sec: seconds, tv_nsec: 0 };
-    // SAFETY: a zero-terminated path and an array of two times.
-    let result = unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), [time, time].as_ptr(), 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::empty())?)
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cache::{Cache, Key};
-use command::Command;
 use super::program::program;
+use crate::cache::{Cache, Key};
 use crate::progress;
+use command::Command;
 use release::digest;
 
 /// The Debian release that images are made of.

@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use super::archive::{Archive, SUITE};
 use super::lists;
-use crate::cache::{Cache, Key};
 use super::program::program;
+use crate::cache::{Cache, Key};
 
 /// What is installed beside Debian's essential packages.
 const PACKAGES: &str = include_str!("lists/packages.txt");

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::archive::Archive;
 use super::lists;
+use super::program::program;
 use super::tools::Tools;
 use crate::cache::{Cache, Key};
 use crate::cli::KernelFlavour;
-use super::program::program;
 
 const REMOVED: &str = include_str!("lists/remove-modules.txt");
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::archive::Archive;
+use super::program::program;
 use crate::cache::Cache;
 use command::Command;
-use super::program::program;
 
 const PACKAGES: &[&str] = &["erofs-utils", "grub-common", "grub-pc-bin", "kmod", "mtools", "xorriso"];
 

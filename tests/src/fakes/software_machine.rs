@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::fakes::software_tpm::SoftwareTpm;
 
@@ -31,7 +31,7 @@ pub struct Endpoint {
 
 /// An open exchange.
 pub struct Exchange {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: WebSocketStream<TlsStream<TcpStream>>,
 }
 
 /// Why the expected answer did not come.
@@ -67,9 +67,16 @@ impl Endpoint {
     pub async fn connect(&self) -> Result<Exchange, NoAnswer> {
         let mut request = self.url.as_str().into_client_request().context("reading the registration URL")?;
         request.headers_mut().insert("sec-websocket-protocol", http::HeaderValue::from_static(SUBPROTOCOL));
-        let connecting =
-            connect_async_tls_with_config(request, None, true, Some(Connector::Rustls(Arc::clone(&self.tls))));
-        match timeout(TIMEOUT, connecting).await.context("connecting: no answer in time")? {
+        let connecting = async {
+            let uri = request.uri();
+            let host = uri.host().context("finding the host in the registration URL")?.trim_matches(['[', ']']);
+            let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await.context("connecting")?;
+            stream.set_nodelay(true).context("connecting")?;
+            let name = ServerName::try_from(host.to_owned()).context("reading the registration URL")?;
+            let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await.context("shaking hands")?;
+            anyhow::Ok(client_async(request, stream).await)
+        };
+        match timeout(TIMEOUT, connecting).await.context("connecting: no answer in time")?? {
             Ok((socket, _)) => Ok(Exchange { socket }),
             Err(tungstenite::Error::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();
