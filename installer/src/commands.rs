@@ -1,4 +1,4 @@
-//! What each command does. Here everything meets that is elsewhere kept apart: options, console, TPM, network, disk.
+//! The commands. Only this module combines options, console, TPM, network and disk.
 
 pub mod boot;
 pub mod install;

@@ -1,6 +1,6 @@
-//! What the exit status of `ros-installer` means. `ros-installer install` looks and asks again after what somebody can
-//! mend while the machine is on ([`ExitCode::may_change`]); `ros-install.service` restarts it, should it end all the same,
-//! but not after the other codes (`RestartPreventExitStatus=` there).
+//! The exit codes of `ros-installer`, and which error ends with which code. `ros-installer install` retries after an error
+//! that can be corrected while the machine is on ([`ExitCode::may_change`]). `ros-install.service` does not restart it after
+//! the other codes (`RestartPreventExitStatus=`).
 
 use crate::commands::install::InstallError;
 use crate::console::questions::DeclinedError;
@@ -84,7 +84,7 @@ impl From<&TpmError> for ExitCode {
     }
 }
 
-/// An error that brings its exit status along. `Display` is the error's own; the chain below it stays visible.
+/// An error with its exit code. `Display` and the chain of causes are those of the error.
 #[derive(Debug)]
 pub struct Coded {
     pub code: ExitCode,
@@ -126,8 +126,8 @@ impl ExitCode {
         Self::Configuration,
     ];
 
-    /// Whether somebody can mend the cause while the machine is on: in the cluster, in the network, or by attaching a
-    /// disk. A medium, the firmware's setup and a failing disk need a machine that is off.
+    /// Whether the cause can be corrected while the machine is on: in the cluster, in the network, or by attaching a disk.
+    /// To change the medium, the firmware's setup or a failing disk, the machine has to be off.
     pub fn may_change(self) -> bool {
         match self {
             Self::Failed | Self::Refused | Self::NoTarget | Self::Configuration => true,

@@ -1,4 +1,4 @@
-//! Probes a machine, proves its identity, registers it, installs it and looks after the installed system.
+//! The agent of a live and of an installed machine: registers, installs, provisions and keeps the system bootable.
 
 pub mod boot;
 pub mod cli;

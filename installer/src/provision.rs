@@ -1,5 +1,4 @@
-//! Applies the cloud-config to the running system, at each boot: `/etc` is new each time, and the cloud-config is what
-//! it is made from. The meaning of each key is cloud-init's; see [`cloud_config::keys`] for the list.
+//! Applies the cloud-config to the running system at each boot, because `/etc` is new at each boot. The meaning of each key is cloud-init's; see [`cloud_config::keys`] for the list.
 
 mod accounts;
 mod change;
@@ -17,16 +16,16 @@ use change::Change;
 use cloud_config::CloudConfig;
 use cloud_config::document::Document;
 use cloud_config::keys::unapplied;
-use join::LastWord;
+use join::StoredJoin;
 use std::path::Path;
 use system::System;
 
-/// Which part of a boot this is.
+/// A stage of the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Before network and services: everything that they read.
+    /// Before the network and the services start: everything that they read.
     Early,
-    /// With a network: deferred files and `runcmd`.
+    /// Once the network is up: deferred files and `runcmd`.
     Final,
 }
 
@@ -62,8 +61,8 @@ pub fn run_in(root: &Path, stage: Stage) -> Result<Applied> {
     let mut problems: Vec<String> = unapplied(&config).iter().map(ToString::to_string).collect();
     let (mut document, _) = Document::read(&config);
     if let Some(rancherd) = &mut document.rancherd {
-        match LastWord::read(root) {
-            Ok(word) => *rancherd = word.over(rancherd),
+        match StoredJoin::read(root) {
+            Ok(stored) => *rancherd = stored.merge_over(rancherd),
             Err(error) => problems.push(format!("rancherd is without what the operator said: {error:#}")),
         }
     }

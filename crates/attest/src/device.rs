@@ -30,7 +30,7 @@ const RSA_2048_CERTIFICATE: u32 = 0x01c0_0002;
 const P256_CERTIFICATE: u32 = 0x01c0_000a;
 /// NV indices of the certificates above it, in order (the same, section 2.2.1.5.2).
 const CERTIFICATE_CHAIN: std::ops::RangeInclusive<u32> = 0x01c0_0100..=0x01c0_01ff;
-/// More chain certificates than any vendor stores; what a TPM says is not trusted to end.
+/// More chain certificates than any vendor stores. The limit also bounds the answers of a broken TPM.
 const MAX_CHAIN: u32 = 8;
 
 /// An open TPM. Keys are made at first use, kept loaded, and flushed by tss-esapi when this is dropped.
@@ -304,7 +304,7 @@ fn subject_public_key_info(public: &Public) -> Result<Vec<u8>, TpmError> {
     Ok(der.as_ref().to_vec())
 }
 
-/// Bytes of the DER SEQUENCE at the start, header included, if it is all there.
+/// Bytes of the DER SEQUENCE at the start, header included. `None` if it is incomplete.
 fn der_length(bytes: &[u8]) -> Option<usize> {
     let (value, rest) = AnyRef::from_der_partial(bytes).ok()?;
     (value.tag() == Tag::Sequence).then(|| bytes.len() - rest.len())
@@ -322,7 +322,7 @@ fn check_device(path: &Path) -> Result<(), TpmError> {
     }
 }
 
-/// Whether a TPM says that it does not know the algorithm or size asked for, as against failing at it.
+/// Whether the TPM does not support the algorithm or the key size, as opposed to failing while it creates the key.
 fn means_unsupported(error: &tss_esapi::Error) -> bool {
     use tss_esapi::constants::response_code::Tss2ResponseCodeKind as Kind;
     let tss_esapi::Error::Tss2Error(code) = error else { return false };

@@ -12,7 +12,7 @@ const EVENT_LOG: &str = "sys/kernel/security/tpm0/binary_bios_measurements";
 /// A larger log is left out: base64 makes 4 bytes of 3, and the message that carries it must stay below its limit.
 const LARGEST_EVENT_LOG: usize = protocol::message::MAX_FRAME / 2;
 
-/// A TPM whose keys are made, and what they are.
+/// A TPM whose keys have been created, and their public parts.
 #[derive(Clone)]
 pub struct TpmIdentity {
     tpm: Arc<Mutex<Box<dyn Tpm>>>,

@@ -9,7 +9,7 @@ use protocol::TpmHash;
 use protocol::hardware::TpmInfo;
 use std::path::PathBuf;
 
-/// A TPM 2.0. Every call may take seconds on hardware; none keeps state in the TPM when the value is dropped.
+/// A TPM 2.0. A call may take seconds on hardware. No state stays in the TPM when the value is dropped.
 pub trait Tpm: Send {
     /// PKIX SubjectPublicKeyInfo DER of the endorsement key: RSA-2048 if the TPM can make it, else P-256. A machine's
     /// identity is the hash of these bytes, so the order of the two never changes.
@@ -66,8 +66,7 @@ pub enum TpmError {
 }
 
 impl TpmError {
-    /// Whether the same machine may succeed when it tries again without anybody touching it: a TPM that is busy or
-    /// locked out recovers, one that is not there does not.
+    /// Whether a retry may succeed: a TPM that is busy or locked out recovers, a missing one does not appear.
     pub fn may_succeed_later(&self) -> bool {
         matches!(self, Self::Failed { .. })
     }

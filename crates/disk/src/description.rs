@@ -31,16 +31,16 @@ pub struct DiskDescription {
     pub removable: bool,
     /// Whether the running system was started from it: never a target.
     pub is_boot_medium: bool,
-    /// What stands on the disk, in words: partition tables, file systems and their labels. Empty means blank, or
-    /// `unfinished`.
+    /// The content of the disk in words: partition tables, file systems and their labels. Empty for a blank disk and for an
+    /// `unfinished` one.
     pub content: Vec<String>,
-    /// Whether an installation of ours began on the disk and never ended, and nothing else is there.
+    /// Whether an interrupted installation of ours is all that the disk holds.
     pub unfinished: bool,
     /// The complete system of ours that the disk holds, for whichever machine.
     pub installed: Option<InstalledSystem>,
     /// Mount points that the disk or one of its partitions has now.
     pub mounted: Vec<String>,
-    /// Kernel names of what is built on the disk or one of its partitions, such as `md127`. Sorted.
+    /// Kernel names of devices on top of the disk or of its partitions, such as `md127`. Sorted.
     pub holders: Vec<String>,
 }
 

@@ -1,9 +1,9 @@
-//! Carries out an [`InstallPlan`], and leaves nothing that could be booted if it cannot.
+//! Executes an [`InstallPlan`]. A disk whose installation failed cannot be booted.
 //!
-//! 1. Before the disk is touched: it is held exclusively, it is the disk of the plan, and the file systems to be
-//!    written exist as files.
-//! 2. A marker goes into the first megabyte, the old tables go; see [`crate::marker`].
-//! 3. Everything is written to where its partition will be. No partition exists, so nothing can mount or boot it.
+//! 1. Before anything is written: the disk is open exclusively, it is the disk of the plan, and the file systems exist as
+//!    temporary files.
+//! 2. A marker is written to the first megabyte and the old tables are erased; see [`crate::marker`].
+//! 3. Everything is written where its partition will be. No partition exists yet, so nothing can mount or boot it.
 //! 4. Everything is read back from the disk and compared.
 //! 5. The tables are written: the backup, then the primary one, which was held back until here; before and after it the
 //!    marker, which says that a whole table is a complete installation, and then that it is one.
@@ -24,7 +24,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What a finished installation tells.
+/// Figures of a finished installation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Installed {
     /// Bytes of root images written.
@@ -108,7 +108,7 @@ pub fn execute_on(
     run::run(target, plan, release, &steps, progress)
 }
 
-/// A disk may have been exchanged since it was probed; its length and sector size are what the plan depends on.
+/// A disk may have been replaced since it was probed. The plan depends on its length and its sector size.
 fn check_target(target: &dyn Target, plan: &InstallPlan) -> Result<(), ExecuteError> {
     let planned = (plan.layout.disk_bytes, plan.layout.sector_bytes);
     let found = (target.length(), target.sector_bytes());

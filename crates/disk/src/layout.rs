@@ -1,4 +1,4 @@
-//! Where everything stands on a disk: partition arithmetic as pure values.
+//! The partitions of a disk, computed from its size. Pure values.
 
 use serde::Serialize;
 use std::fmt;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 pub const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Partitions begin at multiples of this, and the first megabyte and the last belong to the tables.
+/// Partitions begin at multiples of this. The first and the last megabyte are for the partition tables.
 pub const ALIGNMENT: u64 = MIB;
 const BIOS_BYTES: u64 = MIB;
 /// Kernel and initrd of three slots, twice over.
@@ -15,9 +15,9 @@ const BOOT_BYTES: u64 = 256 * MIB;
 /// FAT32 has at least 65525 clusters of at least one sector: 256 MiB are too few with sectors of 4096 bytes.
 const BOOT_BYTES_LARGE_SECTORS: u64 = 288 * MIB;
 const OEM_BYTES: u64 = 64 * MIB;
-/// Less is not enough for logs and one container image; the rest of the disk is added.
+/// The minimum for logs and one container image. COS_PERSISTENT takes the rest of the disk.
 const MINIMUM_PERSISTENT_BYTES: u64 = 256 * MIB;
-/// A slot takes this part of the disk, because a slot cannot grow later and releases do.
+/// A slot takes 1/20 of the disk: releases grow, and a slot cannot.
 const SLOT_SHARE: u64 = 20;
 /// No release is expected to need more.
 const LARGEST_SHARE: u64 = 4 * GIB;

@@ -1,7 +1,7 @@
-//! A note in the gap between partition table and first partition that says what our installer did to a disk.
+//! The installation marker: a block between the partition table and the first partition that says what the installer did.
 //!
-//! It is written before anything else changes and rewritten when everything is in place, so that a disk whose
-//! installation was cut short is recognised and may be installed again without asking anybody.
+//! It is written before anything else and again at the end. A disk whose installation was interrupted is recognised by it
+//! and is installed again without a question.
 
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -9,15 +9,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Where the note stands, in bytes from the start of the disk: behind the partition entries (16 KiB from LBA 2, for
+/// Offset of the marker in bytes from the start of the disk: behind the partition entries (16 KiB from LBA 2, for
 /// any sector size) and before the first partition (1 MiB).
 pub const OFFSET: u64 = 64 * 1024;
-/// Bytes of the note: one physical sector, so that it is old or new and nothing between.
+/// Bytes of the marker: one physical sector, which a disk writes whole or not at all.
 pub const LENGTH: usize = 4096;
-/// First line of the note.
+/// First line of the marker.
 const MAGIC: &[u8] = b"RancherOS installation\n";
 
-/// The note.
+/// The marker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Marker {
@@ -25,12 +25,12 @@ pub struct Marker {
     /// Version of the release that is written.
     pub version: String,
     /// The machine that the installation is for, as `identity::Identity::name` names it. Absent where the machine proved
-    /// no identity, and in the notes of installers that did not write it.
+    /// no identity, and in markers of older installers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
 }
 
-/// How far the installation came.
+/// How far the installation got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum State {
@@ -44,7 +44,7 @@ pub enum State {
 }
 
 impl Marker {
-    /// The note of a disk or disk image. Absent is `None`; only failing reads are errors.
+    /// The marker of a disk or disk image; `None` if there is none. Only a failing read is an error.
     pub fn read(device: &Path) -> io::Result<Option<Self>> {
         let mut bytes = vec![0; LENGTH];
         match File::open(device)?.read_exact_at(&mut bytes, OFFSET) {
@@ -54,17 +54,17 @@ impl Marker {
         }
     }
 
-    /// Bytes at [`OFFSET`] as a note; anything else, whole or in part, is none.
+    /// Parses the bytes at [`OFFSET`]; `None` for anything that is no marker.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = bytes.strip_prefix(MAGIC)?;
         let end = text.iter().position(|byte| *byte == b'\n')?;
         serde_json::from_slice(&text[..end]).ok()
     }
 
-    /// The note as [`LENGTH`] bytes.
+    /// The marker as [`LENGTH`] bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        // A version is a short name, checked when the release was opened, and an identity is a hash: the note always fits.
+        // A version is a short name, checked when the release was opened, and an identity is a hash: the marker always fits.
         bytes.extend(serde_json::to_vec(self).expect("plain fields"));
         bytes.push(b'\n');
         bytes.resize(LENGTH, 0);
@@ -80,13 +80,13 @@ mod tests {
     fn what_is_written_is_read_back() {
         let marker = Marker { state: State::Writing, version: "0.1.0".into(), identity: Some("tpm:ab".into()) };
         let disk = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(Marker::read(disk.path()).unwrap(), None, "too short to hold a note");
+        assert_eq!(Marker::read(disk.path()).unwrap(), None, "too short to hold a marker");
         disk.as_file().write_all_at(&marker.to_bytes(), OFFSET).unwrap();
         assert_eq!(Marker::read(disk.path()).unwrap(), Some(marker));
     }
 
     #[test]
-    fn anything_else_is_no_note() {
+    fn anything_else_is_no_marker() {
         let whole = Marker { state: State::Complete, version: "1".into(), identity: None }.to_bytes();
         assert_eq!(Marker::parse(&[0; LENGTH]), None);
         assert_eq!(Marker::parse(&whole[..MAGIC.len() + 5]), None);
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_without_an_identity_is_a_note() {
+    fn a_marker_without_an_identity_is_a_marker() {
         let bytes = [MAGIC, br#"{"state":"complete","version":"0.1.0"}"#, b"\n"].concat();
         let expected = Marker { state: State::Complete, version: "0.1.0".into(), identity: None };
         assert_eq!(Marker::parse(&bytes), Some(expected));

@@ -1,4 +1,4 @@
-//! What an installation is written to: a disk or a disk image, and in tests something that fails on purpose.
+//! The target of an installation: a block device or an image file; in tests a target that fails on purpose.
 
 pub(crate) mod buffer;
 
@@ -10,13 +10,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-/// A row of bytes of fixed length. Offsets and lengths are multiples of the sector size.
+/// A fixed number of bytes. Offsets and lengths are multiples of the sector size.
 pub trait Target {
     fn length(&self) -> u64;
     /// 512 or 4096.
     fn sector_bytes(&self) -> u32;
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Reads what stands on the medium, not what was kept in memory while writing. Needs a [`Target::flush`] before.
+    /// Reads from the device and not from the page cache. Call [`Target::flush`] before.
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
     /// Returns when everything written is on the medium.
     fn flush(&mut self) -> io::Result<()>;
@@ -24,7 +24,7 @@ pub trait Target {
     fn announce(&mut self) -> io::Result<()>;
 }
 
-/// A block device, held exclusively and written past the page cache, or a plain file as a disk image.
+/// A block device, opened exclusively and written without the page cache, or an image file.
 pub struct Disk {
     file: File,
     length: u64,

@@ -1,4 +1,4 @@
-//! What stands on a disk and its partitions, in words: somebody's data is recognised before it is destroyed.
+//! The content of a disk and its partitions in words, so that data is recognised before it is destroyed.
 //!
 //! Signatures are libblkid's, asked for by `wipefs --no-act` (wipefs(8)): it also knows what stands at the end of a
 //! disk, such as the metadata of firmware RAIDs. Two things are added here, because libblkid is silent about them: a GPT
@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// Data in the first mebibyte is somebody's, recognised or not.
+/// Any data in the first mebibyte counts as content, recognised or not.
 const FIRST_MEBIBYTE: u64 = 1 << 20;
 /// 128 entries of 128 bytes (UEFI 2.10, section 5.3).
 const GPT_ENTRIES_BYTES: usize = 16 * 1024;
@@ -32,9 +32,9 @@ pub struct Partition {
 /// What is on a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
-    /// In words; empty if the disk is blank, or holds nothing but an installation of ours that was cut short.
+    /// In words; empty if the disk is blank or holds only an interrupted installation of ours.
     pub descriptions: Vec<String>,
-    /// Whether an installation of ours was cut short on the disk, and nothing else is there.
+    /// Whether an interrupted installation of ours is all that the disk holds.
     pub unfinished: bool,
 }
 
@@ -48,7 +48,8 @@ struct Signature {
     label: Option<String>,
 }
 
-/// Examines the disk `device` and its partitions. What cannot be read says so, and so counts as foreign.
+/// Examines the disk `device` and its partitions. A part that cannot be read is described as unreadable and counts as
+/// content.
 pub fn examine(device: &Path, sector: u32, partitions: &[Partition]) -> Content {
     let unreadable = |error: &dyn std::error::Error| Content {
         descriptions: vec![format!("unreadable ({})", chain(error))],

@@ -1,5 +1,5 @@
-//! A complete system of ours on a disk: our marker, and behind it the partition table that our own plan writes. A marker
-//! alone does not count: what somebody installs later may leave it where it is.
+//! A complete system of ours on a disk: our marker and the partition table that our plan writes. A marker alone is not
+//! enough: another installer may leave it in place.
 
 use crate::disks::logical_sector;
 use disk::description::InstalledSystem;

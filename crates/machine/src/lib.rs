@@ -1,4 +1,4 @@
-//! Everything learned about the host, as a value: what is decided later is decided from this alone.
+//! Probes of the machine that this program runs on. Later decisions use only the value that they fill.
 
 pub mod addresses;
 pub mod consoles;
@@ -39,9 +39,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads everything below `root` (`/` on a real machine; `sys`, `proc`, `dev` and `run` in it), and nothing but
-    /// the first sectors of disks and partitions. What is missing or unreadable stays empty: no machine is so odd that
-    /// probing it fails. The TPM is not asked here.
+    /// Reads everything below `root` (`/` on a real machine; `sys`, `proc`, `dev` and `run` in it), and only the
+    /// first sectors of disks and partitions. What is missing or unreadable stays empty: a probe never fails. It does not
+    /// use the TPM.
     pub fn probe(root: &Path) -> Self {
         let (smbios, boot) = (smbios::probe(root), Boot::probe(root));
         let disks = disks::probe(root);

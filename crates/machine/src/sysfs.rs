@@ -1,4 +1,4 @@
-//! Small files of the kernel, read with a limit: what a driver or a firmware put there is not trusted to end.
+//! Small files of the kernel, read with a limit, because drivers and firmware fill them.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,6 +1,6 @@
-//! Our own entry in the firmware's boot menu, so that a machine starts its disk whatever else is in its drives.
+//! Our entry in the firmware's boot menu, so that a machine boots its disk first.
 //!
-//! There is one entry of ours, told by its description; it is replaced and never added a second time. Sections are those
+//! There is one entry of ours, recognised by its description. It is replaced and never added a second time. Sections are those
 //! of the UEFI specification 2.10.
 
 mod load_option;
@@ -9,7 +9,7 @@ mod variables;
 
 use disk::description::BootPartition;
 use load_option::LoadOption;
-pub use order::Place;
+pub use order::Position;
 use order::{Menu, arrange};
 use std::io;
 use std::path::Path;
@@ -24,19 +24,19 @@ const LOADER: &str = r"\EFI\BOOT\BOOTX64.EFI";
 const ATTEMPT: &str = "RancherOSAttempt";
 const VENDOR: Uuid = Uuid::from_u128(0x8a6f2d0e_5b7c_4f0a_9d0e_2c1b7a4e9f31);
 
-/// Whether the firmware was asked to start this disk, and led somewhere else.
+/// Whether the firmware was asked to boot this disk and booted something else.
 pub fn has_led_elsewhere(root: &Path, boot: &BootPartition) -> bool {
     let attempt = Variables::below(root).read(ATTEMPT, VENDOR);
     attempt.ok().flatten().is_some_and(|disk| disk == boot.guid.to_bytes_le())
 }
 
 /// Makes the firmware start this disk once, with its next start, and keeps our entry in its menu.
-pub fn start_next(root: &Path, boot: &BootPartition, place: Place) -> io::Result<()> {
+pub fn start_next(root: &Path, boot: &BootPartition, position: Position) -> io::Result<()> {
     let variables = Variables::below(root);
     let option = LoadOption { description: DESCRIPTION.to_owned(), partition: boot.clone(), loader: LOADER.to_owned() };
     let option = option.to_bytes();
     let before = read_menu(&variables)?;
-    let after = arrange(&before, place);
+    let after = arrange(&before, position);
     // First what is pointed to, then what points to it.
     write_changed(&variables, &entry_name(after.number), &option)?;
     write_changed(&variables, "BootOrder", &numbers(&after.order))?;
@@ -53,7 +53,7 @@ pub fn has_started(root: &Path) -> io::Result<()> {
     Variables::below(root).remove(ATTEMPT, VENDOR)
 }
 
-/// The firmware's flash wears out: what is there already is not written again.
+/// Writes only changed values, because the firmware's flash wears out.
 fn write_changed(variables: &Variables, name: &str, value: &[u8]) -> io::Result<()> {
     if variables.read(name, GLOBAL)?.as_deref() == Some(value) {
         return Ok(());
@@ -118,10 +118,10 @@ mod tests {
         let root = firmware();
         let variables = Variables::below(root.path());
         let read = |name: &str| variables.read(name, GLOBAL).unwrap();
-        start_next(root.path(), &boot(1), Place::First).unwrap();
+        start_next(root.path(), &boot(1), Position::First).unwrap();
         assert_eq!((read("BootOrder"), read("BootNext")), (Some(vec![1, 0, 0, 0]), Some(vec![1, 0])));
         let first = read("Boot0001").unwrap();
-        start_next(root.path(), &boot(2), Place::First).unwrap();
+        start_next(root.path(), &boot(2), Position::First).unwrap();
         assert_eq!((read("BootOrder"), read("Boot0002")), (Some(vec![1, 0, 0, 0]), None));
         assert_ne!(read("Boot0001").unwrap(), first);
         assert_eq!(load_option::description(&first).as_deref(), Some("RancherOS"));
@@ -131,7 +131,7 @@ mod tests {
     fn a_firmware_that_led_elsewhere_is_remembered_until_the_disk_has_started() {
         let root = firmware();
         assert!(!has_led_elsewhere(root.path(), &boot(1)));
-        start_next(root.path(), &boot(1), Place::Kept).unwrap();
+        start_next(root.path(), &boot(1), Position::Kept).unwrap();
         assert!(has_led_elsewhere(root.path(), &boot(1)) && !has_led_elsewhere(root.path(), &boot(2)));
         has_started(root.path()).unwrap();
         assert!(!has_led_elsewhere(root.path(), &boot(1)));
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_machine_without_variables_says_so() {
         let root = tempfile::tempdir().unwrap();
-        assert!(start_next(root.path(), &boot(1), Place::First).is_err());
+        assert!(start_next(root.path(), &boot(1), Position::First).is_err());
         assert!(!has_led_elsewhere(root.path(), &boot(1)) && has_started(root.path()).is_ok());
     }
 

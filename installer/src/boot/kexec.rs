@@ -20,7 +20,7 @@ use std::path::Path;
 /// once the restart is under way.
 pub fn start(boot_partition: &Path) -> Result<()> {
     partition::with_mounted_device(boot_partition, false, |boot| {
-        let next = Next::choose(boot)?;
+        let next = KexecTarget::choose(boot)?;
         next.load(boot)?;
         if let Some(state) = next.state {
             state.overwrite(&boot.join(grubenv::PATH)).context("counting the start in the boot state")?;
@@ -32,16 +32,16 @@ pub fn start(boot_partition: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is to be started.
+/// The slot that is started, with its kernel arguments.
 #[derive(Debug, PartialEq)]
-struct Next {
+struct KexecTarget {
     slot: Slot,
     arguments: String,
     /// With the start counted; `None` where there is no state that can be read, as GRUB then counts nothing.
     state: Option<GrubEnv>,
 }
 
-impl Next {
+impl KexecTarget {
     /// A slot without arguments or kernel uses up its starts here: it could never be started.
     fn choose(boot: &Path) -> Result<Self> {
         let mut state = partition::read(boot).ok().flatten();
@@ -128,10 +128,13 @@ mod tests {
     #[test]
     fn the_slot_that_grub_would_start_is_chosen_and_the_start_is_counted() {
         let boot = boot(&["A", "R"], Some(&GrubEnv::INSTALLED));
-        let next = Next::choose(boot.path()).unwrap();
+        let next = KexecTarget::choose(boot.path()).unwrap();
         let mut counted = GrubEnv::INSTALLED;
         assert_eq!(counted.start(), Slot::A);
-        assert_eq!(next, Next { slot: Slot::A, arguments: "ros.slot=A console=tty0".into(), state: Some(counted) });
+        assert_eq!(
+            next,
+            KexecTarget { slot: Slot::A, arguments: "ros.slot=A console=tty0".into(), state: Some(counted) }
+        );
     }
 
     #[test]
@@ -139,15 +142,15 @@ mod tests {
         let mut both = GrubEnv::INSTALLED;
         both.b = SlotBoot::new(SlotState::Good);
         let broken = boot(&["B", "R"], Some(&both));
-        assert_eq!(Next::choose(broken.path()).unwrap().slot, Slot::B);
+        assert_eq!(KexecTarget::choose(broken.path()).unwrap().slot, Slot::B);
         fs::write(broken.path().join("B/args.cfg"), "").unwrap();
-        assert_eq!(Next::choose(broken.path()).unwrap().slot, Slot::Recovery);
-        assert!(Next::choose(boot(&[], Some(&both)).path()).is_err());
+        assert_eq!(KexecTarget::choose(broken.path()).unwrap().slot, Slot::Recovery);
+        assert!(KexecTarget::choose(boot(&[], Some(&both)).path()).is_err());
     }
 
     #[test]
     fn a_state_that_cannot_be_read_leads_to_recovery_and_stays_as_it_is() {
-        let next = Next::choose(boot(&["A", "R"], None).path()).unwrap();
+        let next = KexecTarget::choose(boot(&["A", "R"], None).path()).unwrap();
         assert_eq!((next.slot, next.state), (Slot::Recovery, None));
     }
 }

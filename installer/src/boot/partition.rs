@@ -1,4 +1,4 @@
-//! The boot partition of the disk this system runs from: mounted for as long as it is looked at, and for no longer.
+//! The boot partition (COS_BOOT) of the disk that this system runs from. It is mounted only while it is used.
 
 use crate::installed::files::DEVICES;
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 const MOUNT_POINT: &str = "/run/ros/boot";
-/// Only one program at a time looks at the partition: a second mount could not be of another kind.
+/// Held while the partition is mounted: a second mount could not have other flags.
 const LOCK: &str = "/run/ros/boot.lock";
 
 /// The boot state as it is now.
@@ -18,7 +18,7 @@ pub fn state() -> Result<GrubEnv> {
     with_mounted(true, state_in)
 }
 
-/// Changes the boot state on the disk. A state that cannot be read is made anew first, from the systems that are there.
+/// Changes the boot state on the disk. A state that cannot be read is replaced first by one made from the installed slots.
 pub fn change_state(change: impl FnOnce(&mut GrubEnv)) -> Result<()> {
     with_mounted(false, |boot| change_state_in(boot, change))
 }

@@ -1,9 +1,9 @@
-//! Starts the system that a machine's disk holds, from a live system whose medium came first in the boot order.
+//! Boots the installed system from a live system whose medium came first in the boot order.
 //!
 //! On UEFI the firmware is asked to start the disk with its next start. Where it cannot be asked, or was asked and led
 //! back to the medium, the disk's kernel is started in place of this one.
 
-use crate::boot::efi::{self, Place};
+use crate::boot::efi::{self, Position};
 use crate::boot::kexec;
 use crate::console::{self, Milestone, announce};
 use anyhow::{Context, Result};
@@ -52,7 +52,7 @@ fn asks_firmware(machine: &Machine, system: &InstalledSystem, root: &Path) -> bo
         console::note("the firmware was asked to start the disk, and started this medium again");
         return false;
     }
-    let asked = efi::start_next(root, &system.boot, Place::Kept);
+    let asked = efi::start_next(root, &system.boot, Position::Kept);
     if let Err(error) = &asked {
         console::note(format!("the firmware's boot menu cannot be written: {error}"));
     }
@@ -74,7 +74,7 @@ pub fn has_started(root: &Path) {
 /// told, the person in front of the machine is.
 pub fn put_first(plan: &InstallPlan, firmware: FirmwareKind, root: &Path) {
     let told = match firmware {
-        FirmwareKind::Uefi => efi::start_next(root, &plan.boot_partition(), Place::First).map_err(|e| e.to_string()),
+        FirmwareKind::Uefi => efi::start_next(root, &plan.boot_partition(), Position::First).map_err(|e| e.to_string()),
         FirmwareKind::Bios => Err("this firmware has none that could be written".to_owned()),
     };
     match told {

@@ -59,7 +59,7 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
         if !code.may_change() || code == ExitCode::Failed {
             return Err(error);
         }
-        let wait = backoff.next(None, operator::chance());
+        let wait = backoff.next(None, operator::jitter());
         let seconds = wait.as_secs_f64().ceil();
         let milestone = if code == ExitCode::Refused { Milestone::Refused } else { Milestone::Failed };
         announce(
@@ -124,7 +124,7 @@ async fn attempt(
     let identity = identity.ready(gathered.settings()).await?;
     console::note("asking the operator for this machine's configuration");
     let (exchange, config) =
-        operator::register(&mut transport, &identity, &machine, Some(operator::tell_console)).await?;
+        operator::register(&mut transport, &identity, &machine, Some(operator::note_retry_on_console)).await?;
     announce(Milestone::Attested, format!("{identity}, exchange {}", exchange.correlation()));
     announce(Milestone::Registered, format!("as {}", config.inventory));
     let added = gathered.add_document(Source::Operator, config.cloud_config);
@@ -146,7 +146,7 @@ async fn with_operator(
     machine: &Machine,
     root: &Path,
 ) -> anyhow::Result<()> {
-    let mut relay = Relay::new(transport, identity, exchange, operator::chance);
+    let mut relay = Relay::new(transport, identity, exchange, operator::jitter);
     let result = match job {
         Ok(job) => {
             let (sender, updates) = watch::channel(None);
@@ -265,7 +265,7 @@ async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut boo
 /// The public keys that GitHub shows for an account.
 async fn github_keys(user: &str) -> anyhow::Result<Vec<String>> {
     let url = format!("https://github.com/{user}.keys");
-    let text = persist_fetch(ExitCode::Configuration, async || sources::download_text(&url, None).await).await?;
+    let text = retry_download(ExitCode::Configuration, async || sources::download_text(&url, None).await).await?;
     let keys: Vec<String> = text.lines().map(str::trim).filter(|line| is_public_key(line)).map(str::to_owned).collect();
     if keys.is_empty() { Err(anyhow::anyhow!("GitHub knows no SSH key of {user}")) } else { Ok(keys) }
 }
@@ -278,12 +278,12 @@ async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &mut 
     // What stands on a server can be mended while this machine is on; a file of the medium cannot.
     let code = if sources::needs_network(url) { ExitCode::Configuration } else { ExitCode::Settings };
     let digest = gathered.settings().config_sha256.value;
-    let document: CloudConfig = persist_fetch(code, async || sources::fetch(url, ca.as_deref(), digest).await).await?;
+    let document: CloudConfig = retry_download(code, async || sources::fetch(url, ca.as_deref(), digest).await).await?;
     gathered.add_document(Source::ConfigUrl, document).or_exit(code)
 }
 
 /// Repeats a download until it succeeds or can never; then the exit status is `code`.
-async fn persist_fetch<R>(
+async fn retry_download<R>(
     code: ExitCode,
     mut attempt: impl AsyncFnMut() -> Result<R, DocumentError>,
 ) -> anyhow::Result<R> {
@@ -291,7 +291,7 @@ async fn persist_fetch<R>(
     loop {
         match attempt().await {
             Err(error) if error.may_succeed_later() => {
-                let wait = backoff.next(None, operator::chance());
+                let wait = backoff.next(None, operator::jitter());
                 console::note(format!("{}; next attempt in {} s", chain(&error), wait.as_secs_f64().ceil()));
                 tokio::time::sleep(wait).await;
             }

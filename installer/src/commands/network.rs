@@ -1,4 +1,4 @@
-//! Waits for the network by itself: systemd's own target comes seconds later, and not at all without a cable.
+//! Waits for a network address. systemd's own target is reached seconds later, and never without a cable.
 
 use crate::console;
 use machine::addresses::addresses;
@@ -6,7 +6,7 @@ use protocol::hardware::Address;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Between two looks; a look costs one system call.
+/// Between two checks; a check is one system call.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// After this long, and again after each such time, the console says what is being waited for.
 const PATIENCE: Duration = Duration::from_secs(30);

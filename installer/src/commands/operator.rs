@@ -1,4 +1,4 @@
-//! The way to the operator that installing, registering and reporting share.
+//! The connection to the operator that installing, registering and reporting share.
 
 use crate::console::{self, Milestone, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
@@ -84,12 +84,12 @@ pub fn transport(settings: &Settings) -> anyhow::Result<Option<WebSocketTranspor
     transport.or_exit(ExitCode::Settings).with_context(origin).map(Some)
 }
 
-/// Registers and returns the open exchange with the operator's answer; see [`persist`].
+/// Registers and returns the open exchange with the operator's answer; see [`retry`].
 pub async fn register(
     transport: &mut WebSocketTransport,
     identity: &Identity,
     machine: &Machine,
-    tell: Option<Tell>,
+    notify: Option<RetryNotice>,
 ) -> anyhow::Result<(Exchange<WebSocketConnection>, Config)> {
     let attempt = async || {
         let mut exchange = Exchange::open(transport, identity).await?;
@@ -100,27 +100,27 @@ pub async fn register(
         identity.complete(&mut config.cloud_config);
         Ok((exchange, config))
     };
-    persist(attempt, tell).await
+    retry(attempt, notify).await
 }
 
-/// Says why an attempt failed and how long the next one waits.
-pub type Tell = fn(&ExchangeError, Duration);
+/// Is given why an attempt failed and the wait before the next one.
+pub type RetryNotice = fn(&ExchangeError, Duration);
 
-/// Repeats `attempt` until it succeeds or never will, and tells why; without `tell` there is one attempt. The error
+/// Repeats `attempt` until it succeeds or never will, and tells why; without `notify` there is one attempt. The error
 /// carries the exit status.
-pub async fn persist<R>(
+pub async fn retry<R>(
     mut attempt: impl AsyncFnMut() -> Result<R, ExchangeError>,
-    tell: Option<Tell>,
+    notify: Option<RetryNotice>,
 ) -> anyhow::Result<R> {
-    let result = match tell {
-        Some(tell) => with_retries(attempt, chance, tell).await,
+    let result = match notify {
+        Some(notify) => with_retries(attempt, jitter, notify).await,
         None => attempt().await,
     };
     result.map_err(|error| ExitCode::from(&error).with(error))
 }
 
-/// To whoever looks at the machine's console.
-pub fn tell_console(error: &ExchangeError, wait: Duration) {
+/// For the person at the console of the machine.
+pub fn note_retry_on_console(error: &ExchangeError, wait: Duration) {
     if error.is_refusal() {
         announce(Milestone::Refused, reason(error, wait));
     } else {
@@ -128,8 +128,8 @@ pub fn tell_console(error: &ExchangeError, wait: Duration) {
     }
 }
 
-/// To whoever called a command whose standard output is data.
-pub fn tell_caller(error: &ExchangeError, wait: Duration) {
+/// For a command whose standard output is data.
+pub fn note_retry_on_stderr(error: &ExchangeError, wait: Duration) {
     console::note(reason(error, wait));
 }
 
@@ -138,7 +138,7 @@ fn reason(error: &ExchangeError, wait: Duration) -> String {
 }
 
 /// From 0 up to 1.
-pub fn chance() -> f64 {
+pub fn jitter() -> f64 {
     let mut bytes = [0u8; 4];
     // Without randomness the waits are still waits.
     let _ = aws_lc_rs::rand::fill(&mut bytes);

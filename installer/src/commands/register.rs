@@ -23,8 +23,8 @@ pub async fn run(options: &RegisterOptions, root: &Path) -> anyhow::Result<()> {
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let machine = Machine::probe(root);
     let identity = identity.ready(gathered.settings()).await?;
-    let tell = (!options.once).then_some(operator::tell_caller as operator::Tell);
-    let (_exchange, config) = operator::register(&mut transport, &identity, &machine, tell).await?;
+    let notify = (!options.once).then_some(operator::note_retry_on_stderr as operator::RetryNotice);
+    let (_exchange, config) = operator::register(&mut transport, &identity, &machine, notify).await?;
     match options.output {
         Output::Text => console::print(config.cloud_config.to_yaml())?,
         Output::Json => {

@@ -49,7 +49,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         let say = async |way: &mut WebSocketTransport| say(way, &identity, &message).await;
         by_either(&mut newest, previous.as_mut(), say).await
     };
-    let (way, answer) = operator::persist(attempt, Some(operator::tell_console)).await?;
+    let (way, answer) = operator::retry(attempt, Some(operator::note_retry_on_console)).await?;
     remember(Path::new(LAST_REPORT))?;
     issue::refresh(root);
     if is_first {
@@ -115,8 +115,8 @@ fn take(join: &Join, root: &Path) -> anyhow::Result<()> {
     if let Some(pending) = &join.pending {
         console::note(format!("how to join a cluster is not known yet: {pending}"));
     }
-    if let Some(news) = join::take(root, join).context("taking in how this machine joins its cluster")? {
-        announce(Milestone::Assigned, news);
+    if let Some(change) = join::take(root, join).context("taking in how this machine joins its cluster")? {
+        announce(Milestone::Assigned, change);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The words by which a person and the tests follow a machine.
+//! The milestones of a machine's life, as words on the console.
 
 /// The steps of a machine's way from power-on to its own system. Test harness and demo wait for these words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

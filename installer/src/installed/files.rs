@@ -1,4 +1,4 @@
-//! Where things are in an installed system, be it the running one or one below some folder.
+//! Files of an installed system, below a root folder, and how they are written.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::Write;
@@ -13,20 +13,20 @@ pub const DEVICES: &str = "/run/ros/dev";
 pub const PERSISTENT: &str = "/run/ros/persistent";
 /// Where the installer left the configuration.
 pub const CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
-/// Where rancherd looks first.
+/// Where rancherd reads its configuration first.
 pub const RANCHERD_CONFIG: &str = "/etc/rancher/rancherd/config.yaml";
 
-/// A path of the system that has its root here.
+/// The path below this root.
 pub fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
-/// Whoever reads the file meanwhile gets the old one or the new one, and only root reads it.
+/// Replaces the file atomically. Only root can read it.
 pub fn write_secret(path: &Path, content: &[u8]) -> std::io::Result<()> {
     write(path, content, 0o600)
 }
 
-/// The same of a file with these permission bits.
+/// Replaces a file with these permission bits atomically.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;

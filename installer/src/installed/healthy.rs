@@ -1,4 +1,4 @@
-//! Tells the boot loader that the running slot is good, once it is.
+//! The boot assessment: waits until the system is up and marks its slot as good (blesses it).
 
 use crate::boot::partition;
 use crate::boot::start;
@@ -22,14 +22,13 @@ const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// After [`PATIENCE`].
 const LONG_INTERVAL: Duration = Duration::from_secs(30);
-/// Their failure is the configuration's or the operator's: another slot would meet the same one.
+/// These fail because of the configuration or the operator. Another slot would fail in the same way.
 const TOLERATED: &[&str] = &["ros-apply.service", "ros-runcmd.service", "ros-report.service"];
 /// systemd-networkd's summary (sd-network(3)).
 const NETWORK_STATE: &str = "/run/systemd/netif/state";
 
 /// Waits until the system is up and marks its slot as good, which gives it all its starts back. A slot with a byte that is
-/// not as it was written stays or becomes one on trial. A slot on trial that does
-/// not come up in time restarts the machine if the other slot holds a system; GRUB has counted the start. Where nothing
+/// not as it was written stays or becomes one on trial. A slot on trial that does not come up in time restarts the machine if the other slot holds a system; GRUB has counted the start. Where nothing
 /// else holds a system, a missing network and failed units are no reason to use up starts: recovery would not help.
 pub fn run() -> Result<()> {
     let slot = Boot::probe(Path::new("/")).slot.filter(|slot| *slot != Slot::Live);
@@ -65,9 +64,9 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// What is looked at.
+/// The observed state of the system.
 struct Observation {
-    /// The word of `systemctl is-system-running`.
+    /// The output of `systemctl is-system-running`.
     system: String,
     failed_units: Vec<String>,
     /// The content of [`NETWORK_STATE`].

@@ -1,4 +1,4 @@
-//! What an installed system is known by beside its TPM: machine-id and host keys. They live on COS_PERSISTENT; a copy on
+//! The host identity of an installed system: machine-id and SSH host keys. They live on COS_PERSISTENT; a copy on
 //! COS_OEM outlives it. `ros-init` binds the copy over their places in the recovery system.
 
 use crate::installed::files::{below, write};
@@ -48,7 +48,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.into_iter().filter(|path| path.is_file()).collect())
 }
 
-/// Whoever reads the machine-id in recovery, such as systemd-networkd, is not root.
+/// A file with its mode: systemd-networkd, which reads the machine-id in recovery, is not root.
 #[derive(PartialEq, Eq)]
 struct File {
     bytes: Vec<u8>,

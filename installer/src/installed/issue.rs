@@ -1,4 +1,4 @@
-//! What stands above the login of an installed system, on its screen and its serial ports.
+//! The text above the login prompt of an installed system (issue(5)), on its screen and its serial ports.
 
 use crate::console::{self, ERRORS_ONLY, LOG_LEVELS};
 use crate::installed::status::Status;
@@ -15,7 +15,7 @@ const FOLDER: &str = "run/issue.d";
 /// A node of a cluster has an address for each of its bridges; those of its network cards sort before most of them.
 const MOST_ADDRESSES: usize = 6;
 
-/// Writes it, and has the logins that nobody uses shown anew where something changed.
+/// Writes it. If it changed, login prompts that nobody uses are redrawn.
 pub fn write(root: &Path) -> Result<()> {
     // The login is not scrolled away by what is no error. Whoever may not change the level reads between the lines.
     let _ = fs::write(root.join(LOG_LEVELS), ERRORS_ONLY);

@@ -1,5 +1,5 @@
-//! How an installed system reaches its operator: kept as the operator last said it, beside what was kept before. Only
-//! root reads either file, because both hold a token.
+//! How an installed system reaches its operator: the newest settings and the previous ones. Only root reads the two files,
+//! because both hold a token.
 
 use crate::installed::files::{below, write_secret};
 use crate::session::ExchangeError;

@@ -7,7 +7,7 @@
 //!
 //! Each arrow is on the disk before the next, and recovery goes on from wherever the power went.
 
-mod memory;
+mod record;
 mod slot_files;
 
 use crate::boot::partition;
@@ -20,11 +20,11 @@ use command::Command;
 use disk::grubenv;
 use disk::rewrite;
 use machine::installed;
-use memory::Memory;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use protocol::message::Slot;
 use protocol::{ReinstallReport, ReinstallRequest};
+use record::Record;
 use release::read_manifest;
 use std::fs;
 use std::path::Path;
@@ -35,8 +35,8 @@ const FAILURE: &str = "/run/ros/reinstall-failure";
 
 /// What the operator is told. A machine that does not know any more what it has honoured says so, and honours nothing.
 pub fn report(root: &Path) -> ReinstallReport {
-    match Memory::read(root) {
-        Ok(memory) => ReinstallReport { honoured: memory.honoured, failure: failure() },
+    match Record::read(root) {
+        Ok(record) => ReinstallReport { honoured: record.honoured, failure: failure() },
         Err(error) => ReinstallReport { honoured: Vec::new(), failure: Some(format!("{error:#}")) },
     }
 }
@@ -46,34 +46,34 @@ pub fn failure() -> Option<String> {
     fs::read_to_string(FAILURE).ok()
 }
 
-/// Takes the operator's word to a report: `None` withdraws what was asked for and not begun. Restarts the machine into
+/// Takes the request of the operator's answer to a report: `None` withdraws what was asked for and not begun. Restarts the machine into
 /// its recovery system where a request is new; then the result is true. `slot`: the running one.
 pub fn take(request: Option<&ReinstallRequest>, slot: Slot, root: &Path) -> Result<bool> {
-    let mut memory = Memory::read(root)?;
-    if slot == Slot::Recovery && memory.asked.is_some() {
+    let mut record = Record::read(root)?;
+    if slot == Slot::Recovery && record.asked.is_some() {
         // It is being honoured.
         return Ok(false);
     }
-    let Some(request) = request.filter(|request| !memory.honoured.contains(request)) else {
-        if memory.asked.take().is_some() {
-            memory.write(root)?;
+    let Some(request) = request.filter(|request| !record.honoured.contains(request)) else {
+        if record.asked.take().is_some() {
+            record.write(root)?;
         }
         return Ok(false);
     };
-    let restarted = begin(request, slot, memory, root);
+    let restarted = begin(request, slot, record, root);
     tell(restarted.as_ref().err());
     restarted.with_context(|| format!("installing again, as spec.reinstall {:?} asks", request.as_str()))?;
     Ok(true)
 }
 
-fn begin(request: &ReinstallRequest, slot: Slot, mut memory: Memory, root: &Path) -> Result<()> {
+fn begin(request: &ReinstallRequest, slot: Slot, mut record: Record, root: &Path) -> Result<()> {
     if slot != Slot::Recovery {
         // Nothing is given up for a recovery system that would not start.
         recovery::check(Slot::Recovery).context("the recovery system is damaged: install again from a medium")?;
     }
     host_identity::keep(root, Path::new(PERSISTENT))?;
-    memory.asked = Some(request.clone());
-    memory.write(root)?;
+    record.asked = Some(request.clone());
+    record.write(root)?;
     partition::change_state(|env| {
         env.choose(Slot::Recovery);
     })?;
@@ -90,26 +90,26 @@ fn begin(request: &ReinstallRequest, slot: Slot, mut memory: Memory, root: &Path
 
 /// The request that the recovery system has to honour.
 pub fn asked(root: &Path) -> Result<Option<ReinstallRequest>> {
-    let Memory { honoured, asked } = Memory::read(root)?;
+    let Record { honoured, asked } = Record::read(root)?;
     Ok(asked.filter(|request| !honoured.contains(request)))
 }
 
 /// In the recovery system: does what was asked for, and restarts into slot A. False: nothing was asked for.
 pub fn go_on(root: &Path) -> Result<bool> {
-    let mut memory = Memory::read(root)?;
-    let Some(request) = memory.asked.clone() else { return Ok(false) };
-    if !memory.honoured.contains(&request) {
+    let mut record = Record::read(root)?;
+    let Some(request) = record.asked.clone() else { return Ok(false) };
+    if !record.honoured.contains(&request) {
         let written = write(root);
         tell(written.as_ref().err());
         written.context("installing again")?;
-        memory.honour(request);
-        memory.write(root)?;
+        record.honour(request);
+        record.write(root)?;
     }
     // Not where slot A was started since then, and somebody asked for recovery.
     let mut is_new = false;
     partition::change_state(|env| is_new = env.take_new_slot_a())?;
-    memory.asked = None;
-    memory.write(root)?;
+    record.asked = None;
+    record.write(root)?;
     if is_new {
         announce(Milestone::Rebooting, "into slot A, which was installed again");
         Command::new("systemctl").arg("reboot").run().context("restarting")?;
@@ -165,10 +165,10 @@ fn tell(failure: Option<&anyhow::Error>) {
 mod tests {
     use super::*;
 
-    fn machine(memory: &str) -> tempfile::TempDir {
+    fn machine(record: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("oem")).unwrap();
-        fs::write(root.path().join("oem/reinstall.json"), memory).unwrap();
+        fs::write(root.path().join("oem/reinstall.json"), record).unwrap();
         root
     }
 
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_memory_that_cannot_be_read_is_told_and_honours_nothing() {
+    fn a_record_that_cannot_be_read_is_told_and_honours_nothing() {
         let root = machine("{");
         assert!(report(root.path()).failure.is_some_and(|failure| failure.contains("/oem/reinstall.json")));
         assert!(take(Some(&text("a")), Slot::A, root.path()).is_err());

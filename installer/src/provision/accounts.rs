@@ -1,4 +1,4 @@
-//! Users, groups and passwords as values: the three files of `/etc`, changed in memory.
+//! Users, groups and passwords: the three files of `/etc` as values, changed in memory.
 //!
 //! Formats: passwd(5), shadow(5), group(5). `/etc` is made anew at each boot, so users are too; their numbers follow
 //! their homes, which stay.
@@ -25,7 +25,7 @@ pub struct Account {
     pub home: String,
 }
 
-/// What the making of users asks of the machine.
+/// What creating users needs from the machine.
 pub struct Host<'a> {
     /// Owner and group of a folder, if it is there.
     pub owner: &'a dyn Fn(&str) -> Option<(u32, u32)>,
@@ -185,7 +185,7 @@ impl Accounts {
         Ok(())
     }
 
-    /// As `passwd -l` does: no password fits, and the hash can be had back.
+    /// Locks the password as `passwd -l` does. The hash can be restored.
     fn lock(&mut self, name: &str) {
         let password = self.shadow.iter_mut().find(|row| row[0] == name).and_then(|row| row.get_mut(1));
         if let Some(password) = password.filter(|password| !password.starts_with(LOCKED)) {

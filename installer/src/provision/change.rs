@@ -1,4 +1,4 @@
-//! What a document does to the system, as a list of values.
+//! The changes that a cloud-config makes to the system, as values.
 
 use super::{Stage, network, script};
 use crate::installed::files::RANCHERD_CONFIG;
@@ -7,7 +7,7 @@ use flate2::read::MultiGzDecoder;
 use std::fmt;
 use std::io::Read;
 
-/// One thing to do. `Display` names it for messages and never shows a content.
+/// One change. `Display` names it for messages and never shows content.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Runs with the shell, at each boot.
@@ -80,7 +80,7 @@ pub fn plan(document: &Document, stage: Stage) -> (Vec<Change>, Vec<String>) {
     (plan.changes, plan.problems)
 }
 
-/// Sorts before the image's own `10-ros.conf`; sshd takes the first word on anything.
+/// Sorts before the image's own `10-ros.conf`; sshd uses the first value of a keyword.
 const SSHD_CONFIG: &str = "/etc/ssh/sshd_config.d/05-cloud-config.conf";
 const TIMESYNCD_CONFIG: &str = "/etc/systemd/timesyncd.conf.d/50-cloud-config.conf";
 const NETWORK_FOLDER: &str = "/etc/systemd/network";

@@ -1,5 +1,5 @@
-//! How this machine joins its cluster, as the operator last said it: kept, and laid over what the cloud-config has
-//! under `rancherd` wherever rancherd's configuration is written, at boot as well as after a report.
+//! How this machine joins its cluster. The operator's latest answer is stored, and merged over `rancherd` of the
+//! cloud-config wherever rancherd's configuration is written: at each boot and after a report.
 
 use crate::installed::files::{CLOUD_CONFIG, RANCHERD_CONFIG, below, write_secret};
 use anyhow::{Context, Result};
@@ -13,64 +13,64 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// The operator's last word. It holds the cluster's token: for root only, and new with each installation.
-const LAST_WORD: &str = "/var/lib/ros/join.json";
+/// The operator's latest answer. It holds the cluster's token, so only root reads it. A new installation removes it.
+const JOIN_FILE: &str = "/var/lib/ros/join.json";
 
-/// What is kept of the operator's last word.
+/// The stored answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LastWord {
+pub struct StoredJoin {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
     #[serde(default)]
     configuration: JoinConfiguration,
 }
 
-/// What is new since the operator's word before. `Display` names keys and never shows a value of theirs.
+/// What differs from the answer before. `Display` names keys and never shows a value.
 #[derive(Debug, PartialEq, Eq)]
-pub struct News {
+pub struct JoinChange {
     cluster: Option<String>,
     keys: Vec<String>,
 }
 
-impl LastWord {
-    /// What is kept below `root`; nothing where the operator has not spoken.
+impl StoredJoin {
+    /// The answer stored below `root`; empty if there is none yet.
     pub fn read(root: &Path) -> Result<Self> {
-        match fs::read(below(root, LAST_WORD)) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("reading {LAST_WORD}")),
+        match fs::read(below(root, JOIN_FILE)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("reading {JOIN_FILE}")),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("reading {LAST_WORD}")),
+            Err(error) => Err(error).with_context(|| format!("reading {JOIN_FILE}")),
         }
     }
 
-    /// rancherd's configuration: `rancherd` of the cloud-config, and over it the operator's word. As rancherd itself
-    /// does it, mappings are merged and lists appended; anything else is replaced.
-    pub fn over(&self, rancherd: &CloudConfig) -> CloudConfig {
+    /// rancherd's configuration: the operator's answer merged over `rancherd` of the cloud-config. The merge is rancherd's
+    /// own: mappings are merged, lists are appended, anything else is replaced.
+    pub fn merge_over(&self, rancherd: &CloudConfig) -> CloudConfig {
         let mut whole = rancherd.0.clone();
-        lay_over(&mut whole, &self.configuration.0);
+        merge(&mut whole, &self.configuration.0);
         CloudConfig(whole)
     }
 }
 
-/// Takes in what the operator said in answer to a report: writes rancherd's configuration, if the cloud-config asks for
-/// rancherd, and keeps the word. `None`: it says nothing new, or cannot say it now.
-pub fn take(root: &Path, join: &Join) -> Result<Option<News>> {
+/// Applies the operator's answer to a report: writes rancherd's configuration, if the cloud-config asks for rancherd, and
+/// stores the answer. `None`: the answer is the stored one, or the operator has none yet.
+pub fn take(root: &Path, join: &Join) -> Result<Option<JoinChange>> {
     let Some(configuration) = join.configuration.clone() else { return Ok(None) };
-    let word = LastWord { cluster: join.cluster.clone(), configuration };
-    let before = LastWord::read(root)?;
+    let stored = StoredJoin { cluster: join.cluster.clone(), configuration };
+    let before = StoredJoin::read(root)?;
     let Some(rancherd) = rancherd(root)? else { return Ok(None) };
-    let is_written = word.configuration.is_empty() || below(root, RANCHERD_CONFIG).exists();
-    if word == before && is_written {
+    let is_written = stored.configuration.is_empty() || below(root, RANCHERD_CONFIG).exists();
+    if stored == before && is_written {
         return Ok(None);
     }
-    write_secret(&below(root, RANCHERD_CONFIG), word.over(&rancherd).to_yaml().as_bytes())
+    write_secret(&below(root, RANCHERD_CONFIG), stored.merge_over(&rancherd).to_yaml().as_bytes())
         .with_context(|| format!("writing {RANCHERD_CONFIG}"))?;
     // Last: should this fail, the next report does it all again.
-    let kept = serde_json::to_vec(&word).context("writing what the operator said")?;
-    write_secret(&below(root, LAST_WORD), &kept).with_context(|| format!("writing {LAST_WORD}"))?;
-    Ok(Some(News { keys: changed(&before.configuration, &word.configuration), cluster: word.cluster }))
+    let kept = serde_json::to_vec(&stored).context("writing what the operator said")?;
+    write_secret(&below(root, JOIN_FILE), &kept).with_context(|| format!("writing {JOIN_FILE}"))?;
+    Ok(Some(JoinChange { keys: changed(&before.configuration, &stored.configuration), cluster: stored.cluster }))
 }
 
-impl fmt::Display for News {
+impl fmt::Display for JoinChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cluster {
             Some(cluster) => write!(f, "to cluster {cluster}")?,
@@ -96,10 +96,10 @@ fn rancherd(root: &Path) -> Result<Option<CloudConfig>> {
     })
 }
 
-fn lay_over(base: &mut Map<String, Value>, over: &Map<String, Value>) {
+fn merge(base: &mut Map<String, Value>, over: &Map<String, Value>) {
     for (key, value) in over {
         match (base.get_mut(key), value) {
-            (Some(Value::Object(base)), Value::Object(over)) => lay_over(base, over),
+            (Some(Value::Object(base)), Value::Object(over)) => merge(base, over),
             (Some(Value::Array(base)), Value::Array(over)) => {
                 for item in over {
                     if !base.contains(item) {
@@ -146,13 +146,13 @@ mod tests {
     fn the_operators_word_completes_the_cloud_config_for_root_alone() {
         let root = system(RANCHERD);
         let join = told("c", json!({"role": "agent", "token": "s3cret", "labels": ["a=1", "b=2"]}));
-        let news = take(root.path(), &join).unwrap().unwrap().to_string();
+        let change = take(root.path(), &join).unwrap().unwrap().to_string();
         assert_eq!(
             written(&root),
             json!({"server": "https://ros", "token": "s3cret", "role": "agent", "labels": ["a=1", "b=2"]})
         );
-        assert!(news.contains("cluster c; changed: labels, role, token;") && !news.contains("s3cret"), "{news}");
-        for path in [RANCHERD_CONFIG, LAST_WORD] {
+        assert!(change.contains("cluster c; changed: labels, role, token;") && !change.contains("s3cret"), "{change}");
+        for path in [RANCHERD_CONFIG, JOIN_FILE] {
             let mode = fs::metadata(below(root.path(), path)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{path}");
         }
@@ -168,12 +168,12 @@ mod tests {
         let pending = Join { cluster: Some("d".into()), ..Join::default() };
         assert_eq!(take(root.path(), &pending).unwrap(), None);
         assert_eq!(written(&root)["token"], "one", "what is pending changes nothing");
-        let news = take(root.path(), &told("d", json!({"role": "agent", "token": "two"}))).unwrap().unwrap();
-        assert_eq!(news.to_string(), format!("to cluster d; changed: taints, token; {RANCHERD_CONFIG} is written"));
+        let change = take(root.path(), &told("d", json!({"role": "agent", "token": "two"}))).unwrap().unwrap();
+        assert_eq!(change.to_string(), format!("to cluster d; changed: taints, token; {RANCHERD_CONFIG} is written"));
         assert_eq!((&written(&root)["token"], written(&root).get("taints")), (&json!("two"), None));
         let nothing = Join { configuration: Some(JoinConfiguration::default()), ..Join::default() };
-        let news = take(root.path(), &nothing).unwrap().unwrap();
-        assert!(news.to_string().starts_with("to no cluster"), "{news}");
+        let change = take(root.path(), &nothing).unwrap().unwrap();
+        assert!(change.to_string().starts_with("to no cluster"), "{change}");
         assert_eq!(written(&root), json!({"server": "https://ros", "token": "tpm://", "labels": ["a=1"]}));
     }
 
@@ -181,7 +181,7 @@ mod tests {
     fn without_rancherd_in_the_cloud_config_nothing_is_written() {
         let root = system("hostname: a");
         assert_eq!(take(root.path(), &told("c", json!({"token": "t"}))).unwrap(), None);
-        assert!(!below(root.path(), RANCHERD_CONFIG).exists() && !below(root.path(), LAST_WORD).exists());
+        assert!(!below(root.path(), RANCHERD_CONFIG).exists() && !below(root.path(), JOIN_FILE).exists());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Carries out changes below a root folder: `/` on a machine, something temporary in tests.
+//! Carries out changes below a root folder: `/` on a machine, a temporary folder in tests.
 
 use super::accounts::{Accounts, Host};
 use super::change::{Change, FileChange};
@@ -14,8 +14,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fcho
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Where notes stand that something was done once. It is on the persistent partition, which is new with each
-/// installation, so what is here was done for this installation.
+/// Folder of marks for what is done once in an installation. It is on COS_PERSISTENT, which is new with each installation.
 const ONCE: &str = "/var/lib/ros/once";
 /// Below it, a note for each file that is kept: SHA-256 of the path, and how many files before it have the same path.
 const FILES: &str = "files";

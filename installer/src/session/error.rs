@@ -1,4 +1,4 @@
-//! Why an exchange did not come about, told so that a person at the console knows what to change.
+//! Why an exchange failed. Each message says what to change.
 
 use attest::TpmError;
 use protocol::{Refusal, RefusalCode};
@@ -57,8 +57,8 @@ pub enum ConnectError {
 }
 
 impl ExchangeError {
-    /// Whether the same machine with the same medium may succeed later. What lies between machine and operator can
-    /// change at any time; a refusal says for itself; only the TPM and the medium are this machine's own.
+    /// Whether a retry may succeed. Network and operator can change at any time; a refusal and a TPM error say so
+    /// themselves.
     pub fn may_succeed_later(&self) -> bool {
         match self {
             Self::Refused(refusal) | Self::Connect(ConnectError::Refused(refusal)) => refusal.code.may_succeed_later(),
@@ -67,7 +67,7 @@ impl ExchangeError {
         }
     }
 
-    /// Whether nothing reached the network: usual in the seconds after power-on.
+    /// Whether nothing was sent to the network, which is usual in the seconds after power-on.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Connect(ConnectError::Name { .. }) => true,
@@ -92,7 +92,7 @@ impl ExchangeError {
         }
     }
 
-    /// Whether somebody said no, as against nobody answering: a refusal, or a certificate that we refuse.
+    /// Whether the operator refused this machine, or this machine refused the certificate.
     pub fn is_refusal(&self) -> bool {
         use ConnectError::{NotPinned, Refused, UnknownAuthority, WrongName, WrongTime};
         matches!(
@@ -105,7 +105,7 @@ impl ExchangeError {
     }
 }
 
-/// What a person does about a refusal.
+/// What to do about a refusal.
 fn advice(code: RefusalCode) -> &'static str {
     use RefusalCode::*;
     match code {

@@ -20,7 +20,7 @@ pub struct Exchange<C> {
 }
 
 impl<C: Connection> Exchange<C> {
-    /// Connects, says who speaks, and answers the challenge.
+    /// Connects, sends the identity, and answers the challenge.
     pub async fn open<T: Transport<Connection = C>>(
         transport: &mut T,
         identity: &Identity,
@@ -61,7 +61,7 @@ impl<C: Connection> Exchange<C> {
         tracing::debug!(correlation, "answering the challenge");
     }
 
-    /// What names this exchange in the operator's log.
+    /// The id of this exchange in the operator's log.
     pub fn correlation(&self) -> &str {
         &self.correlation
     }
@@ -82,7 +82,7 @@ impl<C: Connection> Exchange<C> {
         Ok(self.connection.send(frame).await?)
     }
 
-    /// Ends the exchange; when this returns, the operator has recorded everything that was said.
+    /// Ends the exchange. When this returns, the operator has recorded every message.
     pub async fn finish(mut self, done: Done) -> Result<Recorded, ExchangeError> {
         within(CONFIRMATION_SECONDS, async {
             self.say(&FromMachine::Done(done)).await?;
@@ -92,7 +92,7 @@ impl<C: Connection> Exchange<C> {
         .await
     }
 
-    /// Waits for a message nobody asked for, or for the end of the connection: both end this exchange.
+    /// Waits for an unexpected message or for the end of the connection. Both end this exchange.
     pub(super) async fn interrupted(&mut self) -> ExchangeError {
         match self.connection.receive().await {
             Ok(frame) => self.side.receive_interruption(&frame).into(),

@@ -1,4 +1,4 @@
-//! The machine's identity, ready to be proved: by its TPM or, where it has none, by a shared secret.
+//! The machine's identity and its proof: by the TPM, or by a shared secret on a machine without a TPM.
 
 use crate::settings::Secret;
 use attest::TpmIdentity;
@@ -8,7 +8,7 @@ use protocol::message::{SecretChallenge, SecretHello, SecretProof, VERSIONS};
 use serde_json::Value;
 use std::fmt;
 
-/// Who this machine proves to be.
+/// The identity of this machine.
 #[derive(Clone)]
 pub enum Identity {
     Tpm(TpmIdentity),
@@ -33,7 +33,7 @@ impl Identity {
         }
     }
 
-    /// What rancherd is to identify itself with, where the operator's answer says "by the TPM" and there is none.
+    /// Replaces the token `tpm://` of rancherd by the shared secret on a machine without a TPM.
     pub fn complete(&self, cloud_config: &mut cloud_config::CloudConfig) {
         if let Self::SharedSecret(identity) = self
             && let Some(Value::Object(rancherd)) = cloud_config.0.get_mut("rancherd")

@@ -1,5 +1,4 @@
-//! Tells the operator how far an installation is, and never holds it up: whatever happens to the connection, the disk
-//! is written on.
+//! Reports the progress of an installation to the operator. A broken connection never delays the installation.
 
 use super::identity::Identity;
 use super::{Backoff, Exchange, ExchangeError, Transport, with_retries};
@@ -11,9 +10,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// Between two reports of one phase.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long the end of an installation waits for an operator that does not answer. The first boot reports again.
-const LAST_WORD: Duration = Duration::from_secs(60);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A connection to the operator that is made again when it breaks.
+/// A connection to the operator that reconnects when it breaks.
 pub struct Relay<T: Transport, R> {
     transport: T,
     identity: Identity,
@@ -21,14 +20,14 @@ pub struct Relay<T: Transport, R> {
     /// When the operator may be asked again; never, if it refused for good.
     not_before: Option<Instant>,
     backoff: Backoff,
-    chance: R,
+    jitter: R,
 }
 
 impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
     /// `exchange`: the one in which the configuration came.
-    pub fn new(transport: T, identity: Identity, exchange: Exchange<T::Connection>, chance: R) -> Self {
+    pub fn new(transport: T, identity: Identity, exchange: Exchange<T::Connection>, jitter: R) -> Self {
         let (not_before, backoff) = (Some(Instant::now()), Backoff::remote());
-        Self { transport, identity, exchange: Some(exchange), not_before, backoff, chance }
+        Self { transport, identity, exchange: Some(exchange), not_before, backoff, jitter }
     }
 
     /// Passes on what `updates` shows, newest only, until its sender is dropped.
@@ -47,8 +46,8 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
             }
             let Some(exchange) = &mut self.exchange else { continue };
             let latest = updates.borrow_and_update().clone();
-            let is_news = |progress: &Progress| sent.as_ref().is_none_or(|(last, _)| last != progress);
-            if let Some(progress) = latest.filter(is_news) {
+            let is_new = |progress: &Progress| sent.as_ref().is_none_or(|(last, _)| last != progress);
+            if let Some(progress) = latest.filter(is_new) {
                 let in_phase = sent.as_ref().filter(|(last, _)| last.phase == progress.phase);
                 if let Some((_, at)) = in_phase {
                     tokio::select! {
@@ -74,8 +73,8 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
 
     /// Says how the installation ended and waits, for a bounded time, until the operator has recorded it.
     pub async fn finish(self, done: Done) -> Result<(), ExchangeError> {
-        let Self { mut transport, identity, exchange: mut open, chance, .. } = self;
-        let last_word = with_retries(
+        let Self { mut transport, identity, exchange: mut open, jitter, .. } = self;
+        let finished = with_retries(
             async || {
                 let exchange = match open.take() {
                     Some(exchange) => exchange,
@@ -83,10 +82,12 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
                 };
                 exchange.finish(done.clone()).await.map(drop)
             },
-            chance,
+            jitter,
             note_retry,
         );
-        timeout(LAST_WORD, last_word).await.unwrap_or(Err(ExchangeError::TimedOut { seconds: LAST_WORD.as_secs() }))
+        timeout(FINISH_TIMEOUT, finished)
+            .await
+            .unwrap_or(Err(ExchangeError::TimedOut { seconds: FINISH_TIMEOUT.as_secs() }))
     }
 
     async fn reconnect(&mut self) {
@@ -101,12 +102,12 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
     }
 
     async fn open(&mut self) -> Result<Exchange<T::Connection>, ExchangeError> {
-        let Self { transport, identity, chance, .. } = self;
-        with_retries(async || Exchange::open(transport, identity).await, chance, note_retry).await
+        let Self { transport, identity, jitter, .. } = self;
+        with_retries(async || Exchange::open(transport, identity).await, jitter, note_retry).await
     }
 
-    /// After a refusal the operator is left in peace for a while, or for good: the installation still ends well, and its
-    /// first boot says so.
+    /// After a refusal the operator is asked again after a wait, or never. The installation goes on, and the first boot
+    /// reports.
     fn lost(&mut self, error: &ExchangeError) {
         self.exchange = None;
         if !error.may_succeed_later() {
@@ -115,7 +116,7 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
             return;
         }
         tracing::info!("the connection to the operator broke: {error}; the installation goes on");
-        let wait = error.refusal().map(|refusal| self.backoff.next(refusal.retry_after, (self.chance)()));
+        let wait = error.refusal().map(|refusal| self.backoff.next(refusal.retry_after, (self.jitter)()));
         self.not_before = Some(Instant::now() + wait.unwrap_or_default());
     }
 }

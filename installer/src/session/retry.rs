@@ -3,8 +3,7 @@
 use super::ExchangeError;
 use std::time::Duration;
 
-/// A wait that doubles up to a limit, spread so that a thousand machines that lost their operator together do not
-/// come back together.
+/// A wait that doubles up to a limit. Jitter spreads the machines that lost their operator at the same moment.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     next: Duration,
@@ -17,30 +16,29 @@ impl Backoff {
         Self { next: Duration::from_secs(15), limit: Duration::from_secs(300) }
     }
 
-    /// For failures before a packet left this machine, which cost nobody anything and are usual while it starts:
-    /// half a second, doubling to 15 s.
+    /// For failures before a packet left this machine, which are usual while it starts: half a second, doubling to 15 s.
     pub fn local() -> Self {
         Self { next: Duration::from_millis(500), limit: Duration::from_secs(15) }
     }
 
     /// The next wait: between three quarters and five quarters of the step, or, if the operator named one, that many
-    /// seconds and up to a tenth more. `chance`: from 0 up to 1.
-    pub fn next(&mut self, retry_after: Option<u64>, chance: f64) -> Duration {
+    /// seconds and up to a tenth more. `jitter`: from 0 up to 1.
+    pub fn next(&mut self, retry_after: Option<u64>, jitter: f64) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(self.limit);
         match retry_after {
             // A day is long enough for any operator; it also keeps the arithmetic in range.
-            Some(seconds) => Duration::from_secs(seconds.min(86_400)).mul_f64(1.0 + 0.1 * chance),
-            None => step.mul_f64(0.75 + 0.5 * chance),
+            Some(seconds) => Duration::from_secs(seconds.min(86_400)).mul_f64(1.0 + 0.1 * jitter),
+            None => step.mul_f64(0.75 + 0.5 * jitter),
         }
     }
 }
 
 /// Repeats `attempt` until it succeeds or fails for good. Before each wait, `notify` learns the cause and the wait.
-/// `chance`: a number from 0 up to 1, for the jitter.
+/// `jitter`: gives a number from 0 up to 1.
 pub async fn with_retries<R>(
     mut attempt: impl AsyncFnMut() -> Result<R, ExchangeError>,
-    mut chance: impl FnMut() -> f64,
+    mut jitter: impl FnMut() -> f64,
     mut notify: impl FnMut(&ExchangeError, Duration),
 ) -> Result<R, ExchangeError> {
     let (mut remote, mut local) = (Backoff::remote(), Backoff::local());
@@ -51,7 +49,7 @@ pub async fn with_retries<R>(
             Err(error) => error,
         };
         let wait =
-            if error.is_local() { local.next(None, chance()) } else { remote.next(error.retry_after(), chance()) };
+            if error.is_local() { local.next(None, jitter()) } else { remote.next(error.retry_after(), jitter()) };
         notify(&error, wait);
         tokio::time::sleep(wait).await;
     }

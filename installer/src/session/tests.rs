@@ -1,4 +1,4 @@
-//! Bad days, in virtual time: the operator is a script, and so is the TPM.
+//! Failures of operator, network and TPM in virtual time. Operator and TPM are scripted.
 
 use super::identity::{Identity, SecretIdentity};
 use super::relay::Relay;

@@ -1,4 +1,4 @@
-//! How frames reach the operator: an interface, so that tests need no network.
+//! The transport of frames to the operator, as a trait: tests need no network.
 
 use super::ConnectError;
 

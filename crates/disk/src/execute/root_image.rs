@@ -1,7 +1,7 @@
-//! The root image: read once, hashed on the way, written to several places, and read back from each.
+//! Copies the root image: it is read once, hashed, written to several partitions, and read back from each.
 //!
-//! A thread of its own does the reading or the hashing, so that the disk is never waiting for the processor; a few
-//! buffers go round between the two, and memory stays the same for any size of image.
+//! A second thread reads or hashes, so that the disk does not wait for the processor. The threads exchange a fixed number of
+//! buffers: memory does not depend on the size of the image.
 
 use crate::target::Target;
 use crate::target::buffer::AlignedBuffer;

@@ -1,7 +1,7 @@
-//! A file system made in a sparse temporary file and then carried to its place on the disk.
+//! A file system that is created in a sparse temporary file and then copied to its partition.
 //!
-//! So a tool that is missing or fails does so before the disk is touched, nothing needs a partition node or a loop
-//! device, and every byte on the disk goes through one [`Target`]. Only the parts of the file that hold data are
+//! A missing or failing tool is noticed before the disk is written, no partition node or loop device is needed, and every
+//! byte goes through one [`Target`]. Only the parts of the file that hold data are
 //! written: a freshly made ext4 of any size has some megabytes of them.
 
 use crate::target::Target;

@@ -1,4 +1,4 @@
-//! Which disk is installed to. Somebody's data may stand on every one of them: when in doubt, none.
+//! Decides which disk is installed to and whether it may be wiped. In doubt, no disk is chosen.
 
 use super::{DeviceSelector, Host, PlanError, Request};
 use crate::DiskDescription;
@@ -14,10 +14,10 @@ pub enum Unsuitable {
     Driver(String),
 }
 
-/// The one disk that the request and the machine leave. `suits` says whether a system on it could be started.
+/// The only eligible disk. `suits` says whether a system on a disk could be started.
 ///
-/// A machine that holds its own complete system is not installed, on whichever disk, unless a person at the console
-/// named the disk and typed its name again.
+/// A machine that holds its own complete system is not installed on any disk, unless a person at the console chose the
+/// disk and typed its name.
 pub fn select<'a>(
     request: &Request,
     host: Host<'a>,
@@ -32,44 +32,44 @@ pub fn select<'a>(
     if disks.is_empty() {
         return Err(PlanError::NoDisk);
     }
-    let objection = |disk: &DiskDescription| objection(disk, request.wipe, &suits);
+    let ineligible = |disk: &DiskDescription| ineligible(disk, request.wipe, &suits);
     if let Some(device) = &*request.device {
         let origin = format!("from {}", request.device.origin);
         let disk = disks.iter().find(|disk| disk.path == *device || disk.links.contains(device)).ok_or_else(|| {
             PlanError::DiskNotFound {
                 device: device.clone(),
                 origin: origin.clone(),
-                listing: listing(disks, |disk| objection(disk).map(|o| o.to_string())),
+                listing: listing(disks, |disk| ineligible(disk).map(|o| o.to_string())),
             }
         })?;
-        return objection(disk).map_or(Ok(disk), |objection| Err(objection.into_error(disk, origin)));
+        return ineligible(disk).map_or(Ok(disk), |ineligible| Err(ineligible.into_error(disk, origin)));
     }
 
     let selector = &*request.selector;
     let origin = format!("from {}", request.selector.origin);
     let matching: Vec<&DiskDescription> = disks.iter().filter(|disk| matches(selector, disk)).collect();
     if matching.is_empty() {
-        let listing = listing(disks, |disk| objection(disk).map(|o| o.to_string()));
+        let listing = listing(disks, |disk| ineligible(disk).map(|o| o.to_string()));
         return Err(PlanError::SelectorMatchesNothing { origin, listing });
     }
     let eligible: Vec<&DiskDescription> = matching
         .iter()
         .copied()
         // A stick that somebody left in the machine is not chosen unless asked for.
-        .filter(|disk| objection(disk).is_none() && (!disk.usb || !selector.is_empty()))
+        .filter(|disk| ineligible(disk).is_none() && (!disk.usb || !selector.is_empty()))
         .collect();
     let reasons = |disk: &DiskDescription| {
         if !matches(selector, disk) {
             return Some("does not match deviceSelector".into());
         }
         let usb = disk.usb && selector.is_empty();
-        objection(disk).map(|o| o.to_string()).or(usb.then(|| "is attached by USB".into()))
+        ineligible(disk).map(|o| o.to_string()).or(usb.then(|| "is attached by USB".into()))
     };
     match eligible[..] {
         [disk] => Ok(disk),
         [] => match matching[..] {
-            [disk] if !(disk.usb && selector.is_empty()) => match objection(disk) {
-                Some(objection) => Err(objection.into_error(disk, origin)),
+            [disk] if !(disk.usb && selector.is_empty()) => match ineligible(disk) {
+                Some(ineligible) => Err(ineligible.into_error(disk, origin)),
                 None => Ok(disk),
             },
             _ => Err(PlanError::NoEligibleDisk { listing: listing(disks, reasons) }),
@@ -78,22 +78,22 @@ pub fn select<'a>(
     }
 }
 
-/// Path, size and what is known of the make, for messages: `/dev/vda (8.0 GiB, QEMU HARDDISK, serial S1)`.
+/// Path, size, model and serial number, for messages: `/dev/vda (8.0 GiB, QEMU HARDDISK, serial S1)`.
 pub fn name(disk: &DiskDescription) -> String {
     let model_and_serial = model_and_serial(disk);
     let comma = if model_and_serial.is_empty() { "" } else { ", " };
     format!("{} ({}{comma}{model_and_serial})", disk.path, Size(disk.size_bytes))
 }
 
-/// Model and serial, as far as the disk tells them.
+/// Model and serial number, if the disk reports them.
 pub fn model_and_serial(disk: &DiskDescription) -> String {
     let serial = if disk.serial.is_empty() { String::new() } else { format!("serial {}", disk.serial) };
     let parts = [disk.model.trim().to_owned(), serial];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-/// Why a disk is not installed to.
-enum Objection {
+/// Why a disk is not eligible.
+enum Ineligible {
     BootMedium,
     ReadOnly,
     Mounted(String),
@@ -102,31 +102,31 @@ enum Objection {
     Content(String),
 }
 
-fn objection(
+fn ineligible(
     disk: &DiskDescription,
     wipe: bool,
     suits: impl Fn(&DiskDescription) -> Result<(), Unsuitable>,
-) -> Option<Objection> {
+) -> Option<Ineligible> {
     if disk.is_boot_medium {
-        return Some(Objection::BootMedium);
+        return Some(Ineligible::BootMedium);
     }
     if disk.read_only {
-        return Some(Objection::ReadOnly);
+        return Some(Ineligible::ReadOnly);
     }
     if !disk.mounted.is_empty() {
-        return Some(Objection::Mounted(disk.mounted.join(", ")));
+        return Some(Ineligible::Mounted(disk.mounted.join(", ")));
     }
     if !disk.holders.is_empty() {
-        return Some(Objection::Held(disk.holders.join(", ")));
+        return Some(Ineligible::Held(disk.holders.join(", ")));
     }
     if let Err(cause) = suits(disk) {
-        return Some(Objection::Unsuitable(cause));
+        return Some(Ineligible::Unsuitable(cause));
     }
     let disposable = disk.content.is_empty() || wipe;
-    (!disposable).then(|| Objection::Content(disk.content.join("; ")))
+    (!disposable).then(|| Ineligible::Content(disk.content.join("; ")))
 }
 
-impl Objection {
+impl Ineligible {
     fn into_error(self, disk: &DiskDescription, origin: String) -> PlanError {
         let disk = name(disk);
         match self {
@@ -147,7 +147,7 @@ impl Objection {
     }
 }
 
-impl std::fmt::Display for Objection {
+impl std::fmt::Display for Ineligible {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::BootMedium => f.write_str("this system was started from it"),

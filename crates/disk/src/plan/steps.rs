@@ -9,13 +9,13 @@ use serde::{Serialize, Serializer};
 use std::fmt;
 use uuid::Uuid;
 
-/// One kind of effect on the disk.
+/// One step of an installation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "step")]
 pub enum Step {
-    /// Old partition tables go, and a marker says that an installation began.
+    /// Erases old partition tables and writes a marker: an installation has begun.
     Clear { version: String },
-    /// The root image, in one reading, into each of these partitions.
+    /// Writes the root image, which is read once, to each of these partitions.
     Root { image: ReleaseFile, into: Vec<Role> },
     /// The FAT file system that firmware and GRUB read.
     Boot { volume_id: u32, files: Vec<BootFile> },
@@ -23,9 +23,9 @@ pub enum Step {
     Ext4 { role: Role, uuid: Uuid, files: Vec<ConfigFile> },
     /// GRUB for BIOS, in its own partition.
     BiosCore { core: ReleaseFile },
-    /// Everything written so far is read back from the disk and compared.
+    /// Reads everything written so far back from the disk and compares it.
     Verify,
-    /// Partition tables, and boot code in front of them: from here on the disk can be booted.
+    /// Writes the boot code and the partition tables. From here on the disk can be booted.
     Commit { version: String, boot_code: Option<ReleaseFile> },
 }
 

@@ -1,8 +1,8 @@
-//! Memory that a disk can be read into and written from without a copy.
+//! Memory that is aligned for direct I/O.
 
 use std::ops::{Deref, DerefMut};
 
-/// What direct transfers need of an address in memory; a page fits every device.
+/// The alignment that direct I/O needs. A page suits every device.
 pub const MEMORY_ALIGNMENT: usize = 4096;
 
 /// Zeroed bytes that begin at a multiple of [`MEMORY_ALIGNMENT`].

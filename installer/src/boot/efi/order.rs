@@ -1,4 +1,4 @@
-//! Where our entry stands among the others.
+//! The position of our entry in the firmware's boot order.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,18 @@ pub struct Menu {
     pub order: Vec<u16>,
 }
 
-/// Where our entry is to be tried.
+/// The position of our entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Position {
     /// Before all others: after an installation.
     First,
-    /// Where somebody has put it; last if nobody has.
+    /// Where it is now; last if it is not in the order.
     Kept,
 }
 
 /// The menu with exactly one entry of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arranged {
+pub struct ArrangedMenu {
     /// Of our entry.
     pub number: u16,
     pub order: Vec<u16>,
@@ -30,22 +30,22 @@ pub struct Arranged {
     pub surplus: Vec<u16>,
 }
 
-pub fn arrange(menu: &Menu, place: Place) -> Arranged {
+pub fn arrange(menu: &Menu, position: Position) -> ArrangedMenu {
     let mut ours = menu.entries.iter().filter(|(_, is_ours)| **is_ours).map(|(number, _)| *number);
     // A number in the order whose entry is gone is not taken: the firmware may know what it was.
     let is_free = |number: &u16| !menu.entries.contains_key(number) && !menu.order.contains(number);
     let number = ours.next().or_else(|| (0..=u16::MAX).find(is_free)).unwrap_or_default();
     let surplus: Vec<u16> = ours.collect();
     let mut order: Vec<u16> = menu.order.iter().copied().filter(|other| !surplus.contains(other)).collect();
-    match place {
-        Place::First => {
+    match position {
+        Position::First => {
             order.retain(|other| *other != number);
             order.insert(0, number);
         }
-        Place::Kept if !order.contains(&number) => order.push(number),
-        Place::Kept => {}
+        Position::Kept if !order.contains(&number) => order.push(number),
+        Position::Kept => {}
     }
-    Arranged { number, order, surplus }
+    ArrangedMenu { number, order, surplus }
 }
 
 #[cfg(test)]
@@ -62,8 +62,8 @@ mod tests {
     proptest! {
         #[test]
         fn there_is_one_entry_of_ours_and_the_others_keep_their_order(menu in any_menu(), first: bool) {
-            let place = if first { Place::First } else { Place::Kept };
-            let after = arrange(&menu, place);
+            let position = if first { Position::First } else { Position::Kept };
+            let after = arrange(&menu, position);
             let is_ours = |number: &u16| *number == after.number || after.surplus.contains(number);
             prop_assert!(after.order.contains(&after.number));
             prop_assert!(!first || after.order[0] == after.number);
@@ -75,7 +75,7 @@ mod tests {
             let mut entries = menu.entries.clone();
             entries.retain(|number, _| !after.surplus.contains(number));
             entries.insert(after.number, true);
-            let again = arrange(&Menu { entries, order: after.order.clone() }, place);
+            let again = arrange(&Menu { entries, order: after.order.clone() }, position);
             prop_assert_eq!((again.number, again.order, again.surplus), (after.number, after.order, Vec::new()));
         }
     }

@@ -1,4 +1,4 @@
-//! The part of an installation that needs nobody else: plan, write, verify.
+//! The part of an installation that needs no operator: plan, write, verify.
 
 use super::disk_watch::DiskWatch;
 use super::request::request;

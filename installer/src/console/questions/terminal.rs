@@ -68,9 +68,9 @@ impl Console for Terminal {
     }
 
     fn ask_secret(&mut self, prompt: &str) -> io::Result<Option<String>> {
-        let silence = Silence::begin();
+        let echo_off = EchoOff::begin();
         let answer = self.ask(prompt);
-        if silence.is_some() {
+        if echo_off.is_some() {
             // The Enter that ended the answer was not shown either.
             self.say("")?;
         }
@@ -98,11 +98,11 @@ impl Console for &Consoles {
 }
 
 /// Echo is off as long as this lives. Input that is no terminal shows nothing anyway.
-struct Silence {
+struct EchoOff {
     before: Termios,
 }
 
-impl Silence {
+impl EchoOff {
     fn begin() -> Option<Self> {
         let before = tcgetattr(io::stdin()).ok()?;
         let mut silent = before.clone();
@@ -111,7 +111,7 @@ impl Silence {
         Some(Self { before })
     }
 }
-impl Drop for Silence {
+impl Drop for EchoOff {
     fn drop(&mut self) {
         // A terminal that is gone needs no echo.
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.before);

@@ -13,7 +13,7 @@ const FILE: &str = "/oem/reinstall.json";
 
 /// `honoured`: the oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct Record {
     #[serde(default)]
     pub honoured: Vec<ReinstallRequest>,
     /// Stands in `honoured` as well once everything is written.
@@ -21,7 +21,7 @@ pub struct Memory {
     pub asked: Option<ReinstallRequest>,
 }
 
-impl Memory {
+impl Record {
     /// Absent is empty. One that cannot be read is an error: what was honoured must not be honoured again.
     pub fn read(root: &Path) -> Result<Self> {
         match fs::read(below(root, FILE)) {
@@ -51,14 +51,14 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_and_the_oldest_go() {
         let root = tempfile::tempdir().unwrap();
-        let mut memory = Memory::read(root.path()).unwrap();
-        assert_eq!(memory, Memory::default());
-        (0..MAX_HONOURED + 2).for_each(|n| memory.honour(format!("text {n}").parse().unwrap()));
-        memory.asked = Some("now".parse().unwrap());
-        memory.write(root.path()).unwrap();
-        let read = Memory::read(root.path()).unwrap();
+        let mut record = Record::read(root.path()).unwrap();
+        assert_eq!(record, Record::default());
+        (0..MAX_HONOURED + 2).for_each(|n| record.honour(format!("text {n}").parse().unwrap()));
+        record.asked = Some("now".parse().unwrap());
+        record.write(root.path()).unwrap();
+        let read = Record::read(root.path()).unwrap();
         assert_eq!((read.honoured.len(), read.honoured[0].as_str()), (MAX_HONOURED, "text 2"));
-        assert_eq!(read, memory);
+        assert_eq!(read, record);
     }
 
     proptest! {
@@ -66,11 +66,11 @@ mod tests {
         fn what_is_cut_off_is_an_error_and_never_forgotten(texts in proptest::collection::vec("\\PC{1,9}", 1..4), cut: usize) {
             let root = tempfile::tempdir().unwrap();
             let honoured = texts.into_iter().filter_map(|text| text.try_into().ok()).collect();
-            Memory { honoured, asked: None }.write(root.path()).unwrap();
+            Record { honoured, asked: None }.write(root.path()).unwrap();
             let path = root.path().join("oem/reinstall.json");
             let bytes = fs::read(&path).unwrap();
             fs::write(&path, &bytes[..cut % bytes.len()]).unwrap();
-            prop_assert!(Memory::read(root.path()).is_err());
+            prop_assert!(Record::read(root.path()).is_err());
         }
     }
 }
