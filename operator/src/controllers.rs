@@ -1,4 +1,4 @@
-//! The controllers, and the watches that feed both them and the server's indexes.
+//! The controllers. Their watches also fill the server's indexes.
 
 mod machine_inventory;
 mod machine_registration;
@@ -10,7 +10,7 @@ use kube::runtime::controller::Action;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Events of one object within this time are one reconciliation: a registration writes object and status at once.
+/// Events of one object within this time cause one reconciliation: a registration writes object and status in succession.
 const DEBOUNCE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -26,7 +26,7 @@ pub enum ReconcileError {
 
 /// Runs until `stop`.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + Clone + 'static) {
-    // What the first two watch, every replica's server needs.
+    // The server of every replica needs the watches of the first two.
     let os_images = || managed_os_image::run(context.clone(), stop.clone());
     future::join3(
         machine_registration::run(context.clone(), stop.clone()),
@@ -38,7 +38,7 @@ pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + 
 
 fn on_error<K>(_: Arc<K>, error: &ReconcileError, _: Arc<Context>) -> Action {
     use std::error::Error as _;
-    // Two writers in one moment is nothing to tell anybody of; the newer object comes by itself.
+    // A conflict with another writer is not logged: the newer object triggers a reconciliation.
     if let ReconcileError::Writing { source: kube::Error::Api(status), .. }
     | ReconcileError::Changing { source: kube::Error::Api(status), .. } = error
         && (status.is_conflict() || status.is_not_found())

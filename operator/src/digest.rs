@@ -1,4 +1,4 @@
-//! Digests: of bytes, and a short one of a value, to see whether it changed without keeping it.
+//! The SHA-256 of bytes, and a short digest of a value that shows whether the value has changed.
 
 use serde::Serialize;
 
@@ -8,12 +8,12 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     array
 }
 
-/// The first 128 bits of the SHA-256 of a value's JSON. Maps of ours are ordered, so equal values have equal JSON.
+/// The first 128 bits of the SHA-256 of a value's JSON. All maps are ordered, so equal values have equal JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest([u8; 16]);
 
 impl Digest {
-    /// A value that has no JSON (a map with other keys than text) has the digest of nothing.
+    /// A value without a JSON form (a map whose keys are not text) has the digest of no bytes.
     pub fn of(value: &impl Serialize) -> Self {
         let json = serde_json::to_vec(value).unwrap_or_default();
         let mut short = [0; 16];

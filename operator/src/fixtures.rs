@@ -1,4 +1,4 @@
-//! For tests: an API server in memory, small enough to be believed, and a context around it.
+//! For tests: a small API server in memory, and a context that uses it.
 
 use crate::cluster::rancher::Rancher;
 use crate::context::Context;

@@ -1,6 +1,5 @@
-//! Bootable media that carry a registration already: a base medium, and over it the settings of one registration, put
-//! together while they are sent. The bytes are those that `ros-image customize` writes; nothing is stored for a
-//! registration.
+//! Installation media with the settings of a registration: a base medium, and the settings laid over it while it is sent. The
+//! bytes are those that `ros-image customize` writes. Nothing is stored for a registration.
 //!
 //! ```text
 //! folder ─► watcher: polls, digests ─► MediaStore ─► server/media: selection (HTTP), customized (bytes)
@@ -28,22 +27,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// The path under which media are served.
 pub const PATH: &str = "/v1-rancheros/media";
-/// When to come back for a medium that is being fetched or read, or when downloads are many; in seconds.
+/// Seconds after which a client should come back, if the medium is being fetched or read or all permits are taken.
 const RETRY_AFTER: u64 = 10;
 
 /// Where base media come from.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// A file, or a folder whose `*.iso` are served.
+    /// A file, or a folder whose `*.iso` files are served.
     pub path: PathBuf,
-    /// What is fetched into the folder first.
+    /// A medium to fetch into the folder first.
     pub origin: Option<Origin>,
 }
 
-/// The base media by file name; `None` before the first look at them.
+/// The base media by file name. `None` before the first scan.
 type Media = Option<BTreeMap<String, Arc<BaseMedium>>>;
 
-/// The base media as they are now, and places for those who download them.
+/// The current base media, and permits for downloads.
 #[derive(Clone)]
 pub struct MediaStore {
     media: watch::Receiver<Media>,
@@ -51,19 +50,19 @@ pub struct MediaStore {
 }
 
 impl MediaStore {
-    /// For at most `most` downloads at once. Without a source there are no media; with one, the watcher must run.
+    /// For at most `most` concurrent downloads. Without a source there are no media. With a source the watcher must run.
     pub fn new(source: Option<Source>, most: usize) -> (Self, Option<MediaWatcher>) {
         let (sender, media) = watch::channel(if source.is_some() { None } else { Some(BTreeMap::new()) });
         let watcher = source.map(|source| MediaWatcher::new(source, sender));
         (Self { media, permits: Arc::new(Semaphore::new(most)) }, watcher)
     }
 
-    /// File names of all media; `None` before the first look at them.
+    /// File names of all media. `None` before the first scan.
     pub fn names(&self) -> Option<Vec<String>> {
         self.media.borrow().as_ref().map(|media| media.keys().cloned().collect())
     }
 
-    /// Tells of every change.
+    /// Notifies of each change.
     pub fn watch(&self) -> watch::Receiver<Media> {
         self.media.clone()
     }
@@ -80,7 +79,7 @@ impl MediaStore {
         })
     }
 
-    /// A place for a download, until it is dropped.
+    /// A permit for a download.
     pub fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         self.permits.clone().try_acquire_owned().map_err(|_| {
             let message = "as many media as are sent at once are being sent";
@@ -89,12 +88,12 @@ impl MediaStore {
     }
 }
 
-/// The URL of a medium for whoever has the token.
+/// The URL of a medium. It contains the token.
 pub fn url(endpoint: &Endpoint, token: &RegistrationToken, name: &str) -> String {
     format!("{}{PATH}/{}/{name}", endpoint.server_url, token.expose())
 }
 
-/// What was promised about a medium's bytes is not true any more; the next look at the folder will tell.
+/// The refusal if a medium has changed since its digest was computed. The next scan reads it again.
 pub fn changed_underneath() -> Refusal {
     let message = "the medium is being replaced; it is served again when it has been read";
     Refusal::new(RefusalCode::Unavailable, message).retry_after(RETRY_AFTER)

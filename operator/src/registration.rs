@@ -1,4 +1,4 @@
-//! A MachineRegistration made ready for use: parsed once when it changes, not at each machine.
+//! A MachineRegistration in parsed form. It is parsed once when it changes, not for each machine.
 
 pub mod decide;
 pub mod endpoint;
@@ -26,7 +26,7 @@ use templates::ConfigTemplates;
 use x509_cert::Certificate;
 use x509_cert::der::DecodePem;
 
-/// Room that the rest of a `config` message needs beside the cloud-config, in bytes.
+/// Bytes of a `config` message beside the cloud-config.
 const ENVELOPE: usize = 4096;
 /// The path under which machines register, as in the first release.
 pub const PATH: &str = "/v1-rancheros/registration";
@@ -36,12 +36,12 @@ pub struct Registration {
     pub namespace: String,
     pub name: String,
     pub uid: String,
-    /// On media: whoever has it may register machines.
+    /// The token on media. It admits new machines.
     pub token: Option<RegistrationToken>,
-    /// On installed machines: admits only machines that are known.
+    /// The token of installed machines. It admits only machines that are known.
     pub installed_token: Option<RegistrationToken>,
     pub spec: MachineRegistrationSpec,
-    /// How many machines may come through it: `spec.maxMachines` or, where that is not given, the operator's default.
+    /// How many machines may register: `spec.maxMachines`, or the operator's default.
     pub most: Option<u32>,
     /// Bytes of the cloud-config as JSON.
     cloud_config_bytes: usize,
@@ -78,9 +78,9 @@ impl Registration {
         (self.namespace.clone(), self.name.clone())
     }
 
-    /// The configuration for a machine: the registration's with its templates filled in, and over it what the operator
-    /// has to say. `token`: the one that the installed system is to report with. `smbios` is what the machine says of
-    /// itself now.
+    /// The configuration for a machine: the registration's cloud-config with its templates filled in, and the operator's
+    /// settings merged over it. `token`: the token that the installed system reports with. `smbios`: as the machine reports
+    /// it now.
     pub fn answer(
         &self,
         endpoint: &Endpoint,
@@ -116,21 +116,21 @@ impl Registration {
         }
     }
 
-    /// Whether its machines are told a name of their Node, or a host name, by the cloud-config.
+    /// Whether the cloud-config names the Node or the host.
     pub fn names_nodes(&self) -> bool {
         let config = self.spec.cloud_config.as_ref();
         config.is_some_and(|config| document::host_name(config).is_some() || given_node_name(config).is_some())
     }
 
-    /// What stands on a medium: where to register, and whom to trust there.
+    /// The settings on a medium: the registration URL, and the authorities to trust.
     pub fn medium_settings(&self, endpoint: &Endpoint) -> CloudConfig {
         let mut config = Map::new();
         self.put_address(&mut config, endpoint, self.token.as_ref());
         CloudConfig(config)
     }
 
-    /// How installed machines reach the operator from now on. `None`: their token is not made yet, or they cannot be
-    /// told, which the registration's condition says.
+    /// The settings that installed machines get. `None`: their token does not exist yet, or the settings do not fit into a
+    /// message, which the registration's condition reports.
     pub fn operator_settings(&self, endpoint: &Endpoint) -> Option<OperatorSettings> {
         operator_settings(endpoint, self.installed_token.as_ref()?).ok()
     }
@@ -157,11 +157,11 @@ impl Registration {
     }
 }
 
-/// Longest host name that is made of an inventory's name: that of a DNS label (RFC 1123).
+/// Longest host name that is derived from the name of an inventory: the limit of a DNS label (RFC 1123).
 const MAX_HOST_NAME: usize = 63;
 
-/// The host name of a machine of which its registration says none: the one that its inventory's `spec.config` gives, or
-/// the inventory's name, in which dots become hyphens: a machine would take the part before the first for its name.
+/// The host name of a machine if its registration sets none: from the inventory's `spec.config`, else the inventory's name
+/// with hyphens for dots, because a machine would use only the part before the first dot.
 pub fn host_name(machine: &KnownMachine) -> String {
     let own = machine.config().and_then(|config| document::host_name(&config.cloud_config));
     match own {
@@ -170,7 +170,7 @@ pub fn host_name(machine: &KnownMachine) -> String {
     }
 }
 
-/// The name of a machine's Node where nobody says another: as kubelet and k3s make it of the host name.
+/// The default name of a machine's Node: the host name in lower case, as kubelet and k3s make it.
 pub fn node_name(host_name: &str) -> String {
     host_name.to_lowercase()
 }
@@ -179,19 +179,19 @@ fn given_node_name(config: &Map<String, Value>) -> Option<String> {
     given(config.get("rancherd")?.as_object()?, "nodeName")
 }
 
-/// The text at a key, if it says something.
+/// The text at a key, if it is not empty.
 fn given(config: &Map<String, Value>, key: &str) -> Option<String> {
     let text = match config.get(key)? {
         Value::String(text) => text.trim().to_owned(),
         Value::Null => return None,
-        // Whoever reads it says what is wrong with it.
+        // The program that reads it reports the wrong type.
         other => other.to_string(),
     };
     (!text.is_empty()).then_some(text)
 }
 
-/// What a host name may be: letters, digits, hyphens and dots, with a letter or digit at both ends. Anything else becomes
-/// one hyphen. Empty where nothing is left.
+/// A valid host name: letters, digits, hyphens and dots, with a letter or digit at both ends. A sequence of other
+/// characters becomes one hyphen. Empty if nothing is left.
 fn as_host_name(text: &str) -> String {
     dashed(text, &['-', '.'], MAX_HOST_NAME)
 }
@@ -201,7 +201,7 @@ pub fn url(endpoint: &Endpoint, token: &RegistrationToken) -> String {
     format!("{}{PATH}/{}", endpoint.server_url, token.expose())
 }
 
-/// What machines are told that are to report with this token, or why they cannot be told.
+/// The settings for machines that report with this token, or why they cannot be sent.
 pub fn operator_settings(
     endpoint: &Endpoint,
     installed_token: &RegistrationToken,
@@ -219,7 +219,7 @@ pub fn operator_settings(
     Ok(settings)
 }
 
-/// Which authorities to remove, where there are more than a machine keeps: those that expire first.
+/// The message about more authorities than a machine keeps. It names those that expire first.
 fn too_many(authorities: &[String]) -> Option<String> {
     const NAMED: usize = 8;
     let over = authorities.len().checked_sub(MAX_AUTHORITIES).filter(|over| *over > 0)?;
@@ -239,7 +239,7 @@ fn too_many(authorities: &[String]) -> Option<String> {
     ))
 }
 
-/// The certificates of a PEM bundle, each as it stands there.
+/// The certificates of a PEM bundle, unchanged.
 fn certificates(bundle: &str) -> Vec<String> {
     const END: &str = "-----END CERTIFICATE-----";
     let blocks = bundle.split_inclusive(END).map(|block| match block.find("-----BEGIN CERTIFICATE-----") {
@@ -249,15 +249,15 @@ fn certificates(bundle: &str) -> Vec<String> {
     blocks.filter(|block| block.ends_with(END)).map(|block| format!("{block}\n")).collect()
 }
 
-/// Names settings by their content: 64 bits of its SHA-256, as hex.
+/// The revision of settings: 64 bits of the SHA-256 of their content, as hex digits.
 fn revision(url: &str, authorities: &[String]) -> String {
     let parts = std::iter::once(url).chain(authorities.iter().map(String::as_str));
-    // No part holds a zero byte.
+    // No part contains a zero byte.
     let content = parts.collect::<Vec<_>>().join("\0");
     hex::encode(&sha256(content.as_bytes())[..8])
 }
 
-/// Whether the answer of a registration fits into a message.
+/// Checks that the answer of a registration fits into a message.
 pub fn check_size(registration: &Registration, endpoint: &Endpoint) -> Result<(), Problem> {
     let limit = MAX_FRAME - ENVELOPE - endpoint.ca_bundle.len().min(MAX_FRAME / 2);
     let size = registration.cloud_config_bytes;
@@ -273,8 +273,8 @@ pub fn check_size(registration: &Registration, endpoint: &Endpoint) -> Result<()
     })
 }
 
-/// The problem of a registration that requires a certificate of the TPM's maker while there is no authority that it
-/// could lead to: neither one of the registration's own nor a TPM vendor's.
+/// The problem of a registration that requires an EK certificate while there is no authority to check it: neither its own
+/// nor a TPM vendor's.
 pub fn without_authority(spec: &MachineRegistrationSpec, vendors: &Authorities) -> Option<Problem> {
     let policy = spec.attestation.as_ref()?;
     let nobody = policy.ek_certificate == Some(EkCertificatePolicy::Required)

@@ -1,8 +1,7 @@
-//! What one ManagedOSImage asks of a cluster, as values: read from its spec once, and written as a Fleet Bundle or as
+//! The desired state of a roll-out, as values: parsed from the spec of a ManagedOSImage, and rendered as a Fleet Bundle or as
 //! the objects themselves.
 //!
-//! The sources of what is known of the other side are rancher/system-upgrade-controller d357e23 and rancher/fleet
-//! 3b2c622, and what was seen of both running.
+//! Sources: rancher/system-upgrade-controller d357e23, rancher/fleet 3b2c622, and tests with both.
 
 pub mod bundle;
 mod engine;
@@ -30,25 +29,25 @@ use kube::core::Selector;
 /// The namespace whose ManagedOSImages are for the nodes of this cluster.
 pub const LOCAL_NAMESPACE: &str = "fleet-local";
 
-/// A ManagedOSImage that can be carried out by means of a Plan.
+/// A valid ManagedOSImage.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
     pub image_namespace: String,
     pub image_name: String,
-    /// Of the Bundle, and of everything in it.
+    /// Name of the Bundle and of all objects in it.
     pub name: String,
     pub plan: PlanSpec,
-    /// The document for the nodes, if there is one.
+    /// The cloud-config for the nodes.
     pub cloud_config: Option<String>,
     pub targets: Vec<ClusterTarget>,
-    /// What machines must report to count as done; `None`: nothing says what the image carries.
+    /// The release that machines must report to count as done. `None`: it is not known which release the image contains.
     pub release: Option<Release>,
-    /// Which nodes.
+    /// Selects the nodes.
     pub selector: Selector,
 }
 
 impl Upgrade {
-    /// Reads the spec. `registry`: of images that name none. The problem, if there is one, names the field.
+    /// Parses the spec. `registry`: for images that name none. A problem names the field.
     pub fn of(object: &ManagedOSImage, engine: RolloutEngine, registry: &DefaultRegistry) -> Result<Self, Problem> {
         let spec = &object.spec;
         let invalid = |message: String| Problem { reason: reason::INVALID_SPEC, message };
@@ -79,7 +78,7 @@ impl Upgrade {
             let message = "spec.targets: in fleet-local it is always this cluster; remove them".to_owned();
             return Err(invalid(message));
         }
-        // Of a container of the user's own nothing is known, its tag neither.
+        // Nothing is known of the image of the user's own container.
         let image = spec.os_image.as_deref().filter(|_| own_image.is_none());
         let image: Option<ImageReference> = image.and_then(|image| image.trim().parse().ok());
         Ok(Self {
@@ -99,7 +98,7 @@ impl Upgrade {
         self.image_namespace == LOCAL_NAMESPACE
     }
 
-    /// Nothing is begun anew; what is under way goes on.
+    /// No node is started; running Jobs continue.
     pub fn is_paused(&self) -> bool {
         self.plan.concurrency == 0
     }

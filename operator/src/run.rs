@@ -1,4 +1,4 @@
-//! `ros-operator run`: puts the parts together, keeps the certificate fresh, and stops in order.
+//! `ros-operator run`: wires the parts together, and stops them in order.
 
 use crate::cluster::rancher::Rancher;
 use crate::context::Context;
@@ -32,42 +32,42 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-/// How long exchanges in flight have when the operator stops: within the 30 s that Kubernetes gives a pod.
+/// How long exchanges in flight may continue when the operator stops. Kubernetes gives a pod 30 s.
 const PATIENCE: Duration = Duration::from_secs(12);
 
 const CONTROLLERS_PATIENCE: Duration = Duration::from_secs(3);
 
-/// What `run` is told.
+/// The settings of `run`.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: SocketAddr,
-    /// How machines reach us: the start of every registration URL.
+    /// How machines reach the operator: the start of every registration URL.
     pub address: AddressOptions,
     /// A folder with a certificate to serve with, in place of the operator's own.
     pub certificate: Option<PathBuf>,
-    /// Where the operator keeps what is its own.
+    /// The operator's own namespace.
     pub namespace: String,
     /// Authorities of TPM vendors, for registrations that name none.
     pub tpm_vendors: Authorities,
-    /// Of upgrade images that name none, where Rancher has no word on it.
+    /// The registry of upgrade images that name none, unless Rancher has a Setting for it.
     pub default_registry: DefaultRegistry,
-    /// Exchanges at once, before their answer.
+    /// Concurrent exchanges before their answer.
     pub exchanges: usize,
-    /// Machines that a registration admits which does not say how many; 0: any number.
+    /// Machines that a registration without `spec.maxMachines` admits; 0: any number.
     pub max_machines: u32,
-    /// Writes that each registration may cause, a second; 0: any number.
+    /// Writes per second that each registration may cause; 0: any number.
     pub writes_per_second: u32,
-    /// Where base media come from; `None`: none are served.
+    /// The source of base media. `None`: none are served.
     pub media: Option<media::Source>,
-    /// Media sent at once.
+    /// Concurrent downloads of media.
     pub downloads: usize,
-    /// Files that the process may have open; a connection is one.
+    /// Limit of open files. A connection is an open file.
     pub open_files: usize,
-    /// What this replica is called, in the Lease of whoever leads.
+    /// Name of this replica in the Lease.
     pub replica: String,
 }
 
-/// Runs until `stop`, then ends what is in flight.
+/// Runs until `stop`, then ends the exchanges in flight.
 pub async fn run(
     cluster: kube::Config,
     settings: Settings,
@@ -134,9 +134,9 @@ pub async fn run(
     let serving = tokio::spawn(server::serve(listener, service, stop.clone()));
     let controlling = tokio::spawn(controllers::run(context, stop.clone()));
     let stopped = stop.clone();
-    // Nothing is written by a controller after the lease was given back.
+    // No controller writes after the Lease is released.
     let electing = tokio::spawn(election.run(async move {
-        // A reconciliation that waits for an API server which is away is begun anew at the next start.
+        // A reconciliation that waits for an unavailable API server is dropped; the next start repeats it.
         stopped.await;
         if tokio::time::timeout(CONTROLLERS_PATIENCE, controlling).await.is_err() {
             tracing::warn!("a reconciliation did not end in time");

@@ -1,4 +1,4 @@
-//! What machines and people reach over HTTPS. The router is a function, so that tests call it without a socket.
+//! The HTTPS server for machines and people. The router is a function, so that tests call it without a socket.
 //!
 //! | route                                  | who may                     | what                                      |
 //! |----------------------------------------|-----------------------------|-------------------------------------------|
@@ -31,12 +31,12 @@ use protocol::Refusal;
 use routes::{ca_certificates, inventory, media, registration};
 use std::sync::Arc;
 
-/// What a request handler is given.
+/// The state of the request handlers.
 #[derive(Clone)]
 pub struct ServerState {
     pub context: Arc<Context>,
     pub admission: Admission,
-    /// To the inventory endpoint, where everybody may ask: strangers must not take the places of those who have a token.
+    /// For the inventory endpoint, which is open to everybody: strangers must not take the permits of machines with a token.
     pub inventory_admission: Admission,
 }
 
@@ -66,7 +66,7 @@ async fn ready(State(state): State<ServerState>) -> Response {
     if !state.context.registrations.is_complete() {
         return (StatusCode::SERVICE_UNAVAILABLE, "reading the registrations\n").into_response();
     }
-    // Machines are served, if more slowly: a Service that kept them away would help nobody.
+    // Machines are served during the first listing as well, only more slowly, so the replica is ready.
     let all_read = state.context.inventory.index.is_complete();
     if all_read { "ok\n" } else { "ok, reading the inventory\n" }.into_response()
 }
@@ -79,7 +79,7 @@ async fn metrics(State(state): State<ServerState>) -> Response {
     }
 }
 
-/// A refusal before a websocket is open: its status, its JSON, and `Retry-After` where it says when to come back.
+/// The HTTP response of a refusal: status, JSON body, and `Retry-After` if the refusal has one.
 fn refuse(refusal: &Refusal) -> Response {
     let status = StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, axum::Json(refusal)).into_response();

@@ -1,4 +1,4 @@
-//! What a machine is told of joining its cluster: at the inventory endpoint and, the same, when it reports.
+//! How a machine joins its cluster: the answer of the inventory endpoint and, the same, of a report.
 
 use crate::cluster::rancher::{Rancher, ReadOutcome};
 use crate::inventory::index::{Key, KnownMachine};
@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long the API server has to give a token.
+/// Deadline of reading a token.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// When to come back for what is not there yet, in seconds.
+/// Seconds after which a machine should come back for a token that does not exist yet.
 const RETRY_AFTER: u64 = 15;
 
-/// The configuration of a machine that proved who it is. `None`: it is assigned to nothing.
+/// The configuration of a machine that has proved its identity. `None`: it is not assigned to a cluster or a role.
 pub async fn configuration(
     rancher: &Rancher,
     registrations: &RegistrationIndex,
@@ -40,8 +40,8 @@ pub async fn configuration(
     }
 }
 
-/// Name of the Node of a machine whose inventory gives none: the same as its host name. `None`: the machine has it from
-/// its registration's cloud-config, or had it from one that is gone.
+/// The Node name of a machine whose inventory gives none: its host name. `None`: the machine has the name from its
+/// registration's cloud-config, or from a registration that is deleted.
 fn node_name(registrations: &RegistrationIndex, machine: &KnownMachine) -> Option<String> {
     if let Some(name) = &machine.registration {
         let registration = registrations.get(&machine.namespace, name)?;
@@ -52,14 +52,14 @@ fn node_name(registrations: &RegistrationIndex, machine: &KnownMachine) -> Optio
     Some(registration::node_name(&registration::host_name(machine)))
 }
 
-/// What Rancher has for a machine.
+/// The token that Rancher has issued for a machine.
 struct ClusterToken {
     token: String,
-    /// Where the token is taken, if not at the operator's own URL.
+    /// Rancher's URL, if it differs from the operator's.
     server: Option<String>,
 }
 
-/// The same for a machine that reports: what cannot be told now is no reason to refuse its report.
+/// The same for the answer to a report. An error does not refuse the report.
 pub async fn join(
     rancher: &Rancher,
     registrations: &RegistrationIndex,
@@ -76,9 +76,9 @@ pub async fn join(
 #[derive(Debug, PartialEq, Eq)]
 enum Decision {
     Nothing,
-    /// What its inventory says, and no cluster of Rancher's.
+    /// `spec.config`, without a cluster of Rancher's.
     Settings,
-    /// The same, and the token at this place.
+    /// `spec.config` and the token with this namespace and name.
     Token(Key),
 }
 
@@ -95,7 +95,7 @@ fn decide(machine: &KnownMachine) -> Result<Decision, Refusal> {
         return Ok(if machine.config().is_none() { Decision::Nothing } else { Decision::Settings });
     };
     let assigned = machine.status.conditions.find(condition_type::ASSIGNED);
-    // A condition of before the last change may be of another cluster, and so is the token that it speaks of.
+    // A condition of an older generation, and its token, may be those of another cluster.
     let current = assigned.filter(|condition| condition.observed_generation == machine.generation);
     let status = &machine.status;
     let names = (&status.cluster_registration_token_namespace, &status.cluster_registration_token_name);
@@ -120,8 +120,7 @@ async fn read_token(rancher: &Rancher, machine: &KnownMachine, key: &Key) -> Res
     issued.ok_or_else(|| pending("the token was deleted; the operator is about to make another".to_owned()))
 }
 
-/// Rancher's URL, where machines reach the operator under another one: registration is the operator's, joining is
-/// Rancher's.
+/// Rancher's URL if it differs from the operator's: machines register with the operator and join through Rancher.
 async fn rancher_elsewhere(rancher: &Rancher, endpoint: &Endpoint) -> Result<Option<String>, Refusal> {
     let url = in_time(rancher.server_url()).await?;
     Ok(Some(url).filter(|url| !url.is_empty() && *url != endpoint.server_url))
@@ -138,11 +137,11 @@ async fn in_time<T>(question: impl Future<Output = kube::Result<T>>) -> Result<T
     answer.map_err(|error| unavailable(error.to_string()))
 }
 
-/// In the first release's form: what is not set is left out, labels and taints are text.
+/// The configuration in the form of the first release: unset fields are left out, labels and taints are text.
 fn render(config: MachineConfig, issued: Option<ClusterToken>) -> Result<JoinConfiguration, Refusal> {
     let mut fields = config.cloud_config;
     let (token, server) = issued.map(|issued| (issued.token, issued.server)).unzip();
-    // Who wrote another one into the inventory knows better.
+    // A server in the inventory's spec.config takes precedence.
     if let Some(server) = server.flatten() {
         fields.entry("server").or_insert(server.into());
     }

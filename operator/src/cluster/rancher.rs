@@ -1,5 +1,4 @@
-//! The kinds of Rancher that we go by, as far as we do: where a cluster is managed, the token with which a machine joins
-//! it, and settings.
+//! The kinds of Rancher that the operator uses: clusters, the tokens with which machines join them, and settings.
 //!
 //! | kind                                               | read                 | written                       |
 //! |----------------------------------------------------|----------------------|-------------------------------|
@@ -8,7 +7,7 @@
 //! |                                                    |                      | deleted                       |
 //! | `management.cattle.io/v3` Setting                  | `value`, `default`   | never                         |
 //!
-//! Where Rancher is not installed these kinds are not served. One request a minute finds that out for all machines.
+//! Without Rancher these kinds are not served. One request per minute checks that for all machines.
 
 use crate::inventory::index::{Key, KnownMachine};
 use crate::kube::absence::{is_absent, is_not_served};
@@ -25,24 +24,24 @@ use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long nobody asks again after a kind was found not to be served.
+/// How long it is remembered that a kind is not served.
 const ABSENT: Duration = Duration::from_secs(60);
-/// How old Rancher's URL may be.
+/// How long Rancher's URL is cached.
 const URL_AGE: Duration = Duration::from_secs(60);
 
-/// What a look for an object gave.
+/// The result of reading an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadOutcome<T> {
     Found(T),
     Missing,
-    /// No API server of this cluster knows the kind.
+    /// The API server does not serve the kind.
     NotServed,
-    /// The operator's service account may not look.
+    /// The operator's service account may not read it.
     Forbidden,
 }
 
 impl<T> ReadOutcome<T> {
-    /// The same of what is read from what was found.
+    /// Converts a found value.
     fn read<U>(self, read: impl FnOnce(T) -> kube::Result<U>) -> kube::Result<ReadOutcome<U>> {
         Ok(match self {
             Self::Found(found) => ReadOutcome::Found(read(found)?),
@@ -56,9 +55,9 @@ impl<T> ReadOutcome<T> {
 /// A cluster registration token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
-    /// `None` until Rancher has issued it. A secret.
+    /// `None` until Rancher has issued it. This is a secret.
     pub token: Option<String>,
-    /// The inventory that it was made for, `namespace/name`; the first release did not note it.
+    /// The inventory that it was created for, `namespace/name`. The first release did not record it.
     pub inventory: Option<String>,
     uid: Option<String>,
 }
@@ -72,9 +71,9 @@ impl std::fmt::Debug for Token {
 pub struct Rancher {
     client: Client,
     absent_until: Mutex<Option<Instant>>,
-    /// Rancher's own URL, and when it was read.
+    /// Rancher's URL, and when it was read.
     server_url: Mutex<Option<(String, Instant)>>,
-    /// When a machine's token was last seen to be in order, and for which generation of its inventory.
+    /// When the token of a machine was last verified, and for which generation of its inventory.
     verified: Mutex<HashMap<Key, (Option<i64>, Instant)>>,
 }
 
@@ -83,7 +82,7 @@ impl Rancher {
         Self { client, absent_until: Mutex::default(), server_url: Mutex::default(), verified: Mutex::default() }
     }
 
-    /// The name of the management cluster of a cluster; the inner `None`: Rancher has not made it yet.
+    /// The name of the management cluster of a cluster. The inner `None`: Rancher has not created it yet.
     pub async fn management_cluster(&self, namespace: &str, name: &str) -> kube::Result<ReadOutcome<Option<String>>> {
         #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -95,7 +94,7 @@ impl Rancher {
         found.read(|object| Ok(status::<ClusterStatus>(&object)?.cluster_name.filter(|name| !name.is_empty())))
     }
 
-    /// Under which URL Rancher is reached, by its Setting; empty where it has none.
+    /// Rancher's URL from its Setting `server-url`. Empty if there is none.
     pub async fn server_url(&self) -> kube::Result<String> {
         let known = || self.server_url.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let young = known().clone().filter(|(_, read)| read.elapsed() < URL_AGE);
@@ -112,7 +111,7 @@ impl Rancher {
         self.look(api.get(name)).await?.read(|object| token_of(&object))
     }
 
-    /// Makes a machine's token, or gives the one of that name that is there.
+    /// Creates the token of a machine, or returns the existing one of that name.
     pub async fn make_token(&self, key: &Key, machine: &KnownMachine) -> kube::Result<ReadOutcome<Token>> {
         let (namespace, name) = key;
         let object = serde_json::from_value(json!({
@@ -122,7 +121,7 @@ impl Rancher {
                 "name": name, "namespace": namespace,
                 "annotations": {INVENTORY_ANNOTATION: inventory(machine)},
             },
-            // The namespace of a management cluster has its name.
+            // The namespace of a management cluster has the name of the cluster.
             "spec": {"clusterName": namespace},
         }));
         let object: DynamicObject = object.map_err(kube::Error::SerdeError)?;
@@ -134,7 +133,7 @@ impl Rancher {
         }
     }
 
-    /// Deletes a machine's token. One that was made for another machine, or is gone, stays as it is.
+    /// Deletes the token of a machine, unless it was created for another machine.
     pub async fn delete_token(&self, key: &Key, machine: &KnownMachine) -> kube::Result<()> {
         let ReadOutcome::Found(token) = self.token(key).await? else { return Ok(()) };
         if !token.is_of(machine) {
@@ -152,7 +151,7 @@ impl Rancher {
         }
     }
 
-    /// How long ago everything about a machine's token was in order, if nothing changed since.
+    /// How long ago the token of a machine was verified. `None` if the inventory has changed since.
     pub fn verified(&self, machine: &KnownMachine) -> Option<Duration> {
         let verified = self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (generation, at) = verified.get(&machine.key())?;
@@ -190,7 +189,7 @@ impl Rancher {
 }
 
 impl Token {
-    /// Whether it was made for this machine, or by the first release, whose tokens name none.
+    /// Whether it was created for this machine, or by the first release, whose tokens name no inventory.
     pub fn is_of(&self, machine: &KnownMachine) -> bool {
         self.inventory.as_ref().is_none_or(|made_for| *made_for == inventory(machine))
     }
@@ -200,7 +199,7 @@ fn inventory(machine: &KnownMachine) -> String {
     format!("{}/{}", machine.namespace, machine.name)
 }
 
-/// The value of a Setting; empty where there is none, or no Rancher.
+/// The value of a Setting. Empty if there is none, or no Rancher.
 pub async fn setting(client: &Client, name: &str) -> kube::Result<String> {
     let kind = GroupVersionKind::gvk("management.cattle.io", "v3", "Setting");
     let settings = ApiResource::from_gvk_with_plural(&kind, "settings");
@@ -234,7 +233,7 @@ fn token_of(object: &DynamicObject) -> kube::Result<Token> {
     })
 }
 
-/// The part of a status that we know; absent is empty.
+/// The known part of a status. The default if there is no status.
 fn status<T: DeserializeOwned + Default>(object: &DynamicObject) -> kube::Result<T> {
     match object.data.get("status") {
         None | Some(serde_json::Value::Null) => Ok(T::default()),

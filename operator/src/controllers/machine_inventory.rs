@@ -1,7 +1,7 @@
-//! MachineInventory: states that follow from the objects and not from anything a machine says.
+//! The controller of MachineInventory: the part of the status that follows from objects and not from a machine's messages.
 //!
-//! It reads from the index and keeps names only, those of objects of which something is to be said: so neither its
-//! memory nor its work grows with a fleet that is well.
+//! It reads from the index and keeps only the names of objects that need a reconciliation. So neither its memory nor its work
+//! grows with a healthy fleet.
 
 mod cluster;
 mod secret;
@@ -28,17 +28,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An object that the server just made has no status yet for a moment. After this, in seconds, it will not come.
+/// Seconds. An object that the server has just created has no status for a moment. After this long it will not get one.
 const STATUS_GRACE: i64 = 30;
-/// Objects that the first listing brings at once: a few MB, or some 50 where machines say as much of themselves as they
-/// may. With fewer a large fleet takes longer to read, for each page costs the API server a look at all of them.
+/// Objects per page of the first listing: a few MB, at most some 50. Smaller pages would take longer, because each page costs
+/// the API server a pass over all objects.
 const PAGE: u32 = 1_000;
-/// How often it is seen whether a duplicate is one still.
+/// How often a duplicate is checked again.
 const DUPLICATE_EVERY: Duration = Duration::from_secs(60);
-/// How often machines learn that their shared secret is another machine's as well, at most.
+/// How often changed Secrets cause reconciliations, at most.
 const SECRETS_EVERY: Duration = Duration::from_secs(2);
 
-/// All that the controller keeps of an object.
+/// The part of an object that the controller keeps.
 type Name = PartialObjectMeta<MachineInventory>;
 
 pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
@@ -56,7 +56,7 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
     drain(controller.run(timed, on_error, context)).await;
 }
 
-/// Machines whose Secret was found to hold something else than before, or the same as another.
+/// Machines whose Secret has changed, or has the same content as another.
 fn changed_secrets(context: Arc<Context>) -> impl Stream<Item = ObjectRef<Name>> + Send {
     stream::unfold(context, |context| async {
         tokio::time::sleep(SECRETS_EVERY).await;
@@ -77,10 +77,10 @@ async fn reconcile(name: Arc<Name>, context: &Context) -> Result<Action, Reconci
         return Ok(Action::await_change());
     };
     if machine.assumed {
-        // A write goes by the version that was read; the watch is about to bring it.
+        // A write needs the version that was read; the watch will bring it soon.
         return Ok(Action::requeue(DEBOUNCE));
     }
-    // Every replica answers machines by their shared secret; everything else is the leader's.
+    // Every replica identifies machines by their shared secret. Everything else is done by the leader.
     let secret = secret::check(&machine, context).await;
     match context.leadership.act(reconcile_as_leader(&machine, &secret, context)).await {
         Some(action) => action,
@@ -98,7 +98,7 @@ async fn reconcile_as_leader(
         return Ok(Action::await_change());
     }
     let cluster = cluster::reconcile_token(machine, context).await?;
-    // What was just written, or said by the machine meanwhile, is newer.
+    // The object may have been written in the meantime, by this function or by the server.
     let Some(newer) = context.inventory.index.get(&machine.namespace, &machine.name) else {
         return Ok(Action::await_change());
     };
@@ -106,7 +106,7 @@ async fn reconcile_as_leader(
         return Ok(Action::requeue(DEBOUNCE));
     }
     if newer.generation != machine.generation {
-        // What was found is of another spec: a token of the cluster before must not pass for one of the new.
+        // The spec has changed: a token of the former cluster must not be taken for one of the new cluster.
         return Ok(Action::requeue(Duration::ZERO));
     }
     let (finding, now) = (find(&newer, context), context.now());
@@ -124,34 +124,34 @@ async fn reconcile_as_leader(
     Ok(times.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue))
 }
 
-/// What is to be said of an object.
+/// The state of an object, as far as it follows from objects.
 #[derive(Debug, PartialEq, Eq)]
 enum Finding {
-    /// The machine speaks for itself.
+    /// The status follows from the machine's messages.
     Nothing,
     /// The server is about to write the first status.
     TooEarly,
-    /// The server made it and did not live to say more.
+    /// The server created it, but was stopped before it wrote the status.
     Unrecorded,
-    /// Made by hand; the machine has not come.
+    /// Created by hand; the machine has not registered yet.
     Expected,
     MalformedIdentity,
     /// Another inventory counts for the machine.
     Duplicate(OtherInventory),
-    /// Somebody consented since the machine was turned away.
+    /// The machine was refused for approval and has been approved since.
     NowApproved,
-    /// What held the inventory back is gone.
+    /// The inventory is no longer held back.
     Released,
 }
 
-/// What is in an inventory's way.
+/// The other inventory of a duplicate.
 #[derive(Debug, PartialEq, Eq)]
 enum OtherInventory {
     /// In the same namespace, of this name.
     Here(String),
-    /// In another namespace, which is none of this one's business: namespaces are tenants.
+    /// In another namespace, which is not named: namespaces are tenants.
     Elsewhere,
-    /// Others like this one, of which none counts.
+    /// Several inventories of which none counts.
     Equal,
 }
 
@@ -171,7 +171,7 @@ impl fmt::Display for OtherInventory {
     }
 }
 
-/// By what is known of the machine and of its other inventories.
+/// The finding about an inventory, from the index.
 fn find(machine: &KnownMachine, context: &Context) -> Finding {
     let owner = machine.hash.as_ref().map_or(Owner::Nobody, |hash| context.inventory.index.owner(hash, None));
     validate(machine, &owner, context.now().0.as_second())
@@ -240,7 +240,7 @@ fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInvent
     status
 }
 
-/// Whether the machine is to be asked to install itself again. The server notes with its first status what it finds.
+/// Updates the request to reinstall. Before the first status the server does that.
 fn update_reinstall(machine: &KnownMachine, finding: &Finding, status: &mut MachineInventoryStatus, now: &Time) {
     let counts = match finding {
         Finding::TooEarly => return,
@@ -266,7 +266,7 @@ async fn write(
     Ok(())
 }
 
-/// What came of a write. An inventory that is gone is none to write to again.
+/// Enters the result of a write into the index. An inventory that was deleted is removed.
 fn enter_written(
     machine: &KnownMachine,
     context: &Context,
@@ -274,7 +274,7 @@ fn enter_written(
 ) -> Result<(), ReconcileError> {
     match written {
         Ok(written) => {
-            // The last finalizer of an object that is being deleted takes the object with it.
+            // Without its last finalizer an object that is being deleted is gone.
             if written.0.metadata.deletion_timestamp.is_none() {
                 context.inventory.index.enter(written.0);
             }

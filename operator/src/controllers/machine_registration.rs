@@ -1,6 +1,7 @@
-//! MachineRegistration: gives it a token and a URL, and says in its conditions whether machines can use them.
+//! The controller of MachineRegistration: creates its token and URL, and sets conditions that say whether machines can use
+//! them.
 //!
-//! A registration that is deleted closes its door at once; the machines that came through it stay.
+//! A deleted registration admits no machine from then on; the machines that registered through it stay.
 
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
@@ -51,16 +52,16 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
         .with_config(Config::default().debounce(Duration::from_millis(50)))
         .reconcile_on(changed_counts(context.clone()))
         .reconcile_all_on(context.leadership.begins())
-        // The URL and the authorities stand in what every registration hands out, and media are listed in each.
+        // The status of each registration contains the URL and the media, and its answers contain the authorities.
         .reconcile_all_on(changes(context.endpoint.clone()))
         .reconcile_all_on(changes(context.media.watch()))
-        // When a registration expires is reckoned in time that passes.
+        // The requeue for `expiresAt` is computed in monotonic time.
         .reconcile_all_on(clock_jumps(context.clock))
         .graceful_shutdown_on(stop);
     drain(controller.run(timed, on_error, context)).await;
 }
 
-/// Registrations through which machines came or of which machines were deleted.
+/// Registrations whose number of machines has changed.
 fn changed_counts(context: Arc<Context>) -> impl Stream<Item = ObjectRef<MachineRegistration>> + Send {
     stream::unfold(context, |context| async {
         tokio::time::sleep(COUNT_EVERY).await;
@@ -89,26 +90,26 @@ async fn reconcile(object: Arc<MachineRegistration>, context: &Context) -> Resul
     let found = fetch(&object, context).await?;
     let problem = validate(&object, &found);
     let status = build(&object, &found, problem.as_ref(), new_token);
-    // Every replica opens its door; one writes that it is open.
+    // Every replica uses the authorities; only the leader writes the status.
     open(&object, context, &found);
     context.leadership.act(write(&object, context, &status)).await.transpose()?;
     Ok(requeue_after(&object, &found))
 }
 
-/// What a registration's state follows from, besides itself.
+/// Everything that the status depends on, besides the registration.
 struct Found {
     endpoint: Endpoint,
     /// `None`: not counted yet.
     machines: Option<u32>,
-    /// Installed machines that do not have what installed machines are told. `None`: not counted yet.
+    /// Installed machines without the current settings. `None`: not counted yet.
     machines_behind: Option<u32>,
-    /// How many may come; `None`: any number.
+    /// How many machines may register. `None`: any number.
     most: Option<u32>,
-    /// `None`: none are asked for.
+    /// `None`: the registration names none.
     authorities: Option<Result<Authorities, Problem>>,
-    /// Those of the TPM vendors, which count where a registration names none.
+    /// The authorities of TPM vendors, for registrations that name none.
     vendors: Authorities,
-    /// File names of media; `None`: not looked at yet.
+    /// File names of media. `None`: not scanned yet.
     media: Option<Vec<String>>,
     now: Time,
 }
@@ -231,7 +232,7 @@ fn build(
     status
 }
 
-/// Says what of the cloud-config machines will not apply. They register all the same.
+/// Sets the condition about keys of the cloud-config that machines do not apply. They register nevertheless.
 fn put_cloud_config(conditions: &mut Vec<Condition>, object: &MachineRegistration, now: &Time) {
     let Some(config) = &object.spec.cloud_config else {
         return conditions.remove_type(condition_type::CLOUD_CONFIG_APPLICABLE);
@@ -247,12 +248,12 @@ fn put_cloud_config(conditions: &mut Vec<Condition>, object: &MachineRegistratio
     conditions.put(type_, unapplied.is_empty(), reason, &message, object.metadata.generation, now);
 }
 
-/// Whether nine tenths of the machines that may come have come.
+/// Whether nine tenths of the admitted machines have registered.
 fn is_nearly(machines: u32, most: u32) -> bool {
     u64::from(machines) * 10 >= u64::from(most) * 9
 }
 
-/// Hands what was read to the server.
+/// Makes the authorities known to the server.
 fn open(object: &MachineRegistration, context: &Context, found: &Found) {
     let authorities = found.authorities.as_ref().and_then(|read| read.as_ref().ok()).cloned();
     context.registrations.set_authorities(&object.namespace().unwrap_or_default(), &object.name_any(), authorities);
@@ -264,7 +265,7 @@ async fn write(
     status: &MachineRegistrationStatus,
 ) -> Result<(), ReconcileError> {
     let before = object.status.clone().unwrap_or_default();
-    // With the version read: of two replicas that make a token each, one must lose.
+    // With the resource version, so that if two replicas create a token, one write fails.
     let Some(patch) = StatusPatch::between(&before, status, object.resource_version()) else { return Ok(()) };
     let api = Api::<MachineRegistration>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     patch
@@ -281,7 +282,7 @@ async fn write(
     Ok(())
 }
 
-/// When to look again without being told.
+/// When to reconcile without an event.
 fn requeue_after(object: &MachineRegistration, found: &Found) -> Action {
     let expires = object.spec.expires_at.as_ref().map(|time| time.0.as_second() - found.now.0.as_second());
     let expires = expires.and_then(|seconds| u64::try_from(seconds).ok()).map(|left| Duration::from_secs(left + 1));

@@ -1,7 +1,7 @@
-//! ManagedOSImage: hands an upgrade to who carries it out, and tells how far it is by what the machines say.
+//! The controller of ManagedOSImage: hands a roll-out to its engine and reports its progress from what machines report.
 //!
-//! Nothing is read that is not served: which engines there are is asked for now and then, and watches of their kinds
-//! begin when they are.
+//! Kinds that are not served are not read: the served engines are discovered regularly, and watches of their kinds begin when
+//! they are served.
 
 mod apply;
 mod build;
@@ -35,13 +35,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use validate::{Desired, validate};
 
-/// How often it is seen whether machines reported another system.
+/// How often it is checked whether machines have reported another system.
 const MACHINES_EVERY: Duration = Duration::from_secs(2);
-/// How often Nodes and Jobs are looked at while something goes on in this cluster, and otherwise.
+/// How often Nodes and Jobs are read during a roll-out in this cluster, and otherwise.
 const NODES_EVERY: Duration = Duration::from_secs(10);
 const SETTLED_EVERY: Duration = Duration::from_secs(60);
 
-/// What reconciling is given: the operator's context, and what is around (`None`: not known yet).
+/// The context of a reconciliation: the operator's context, and what was discovered (`None`: not known yet).
 struct ControllerContext {
     context: Arc<Context>,
     discovered: watch::Receiver<Option<Discovered>>,
@@ -73,7 +73,7 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
     }
 }
 
-/// The ManagedOSImages for which objects of a kind were made that changed, once the kind is served.
+/// The ManagedOSImages whose Bundles or Plans have changed, as soon as the kind is served.
 fn made_for(
     client: &Client,
     resource: ApiResource,
@@ -128,11 +128,11 @@ fn all(images: &Store<ManagedOSImage>) -> impl Stream<Item = ObjectRef<ManagedOS
     stream::iter(images.state().iter().map(|image| ObjectRef::from_obj(image.as_ref())).collect::<Vec<_>>())
 }
 
-/// What came of carrying an object out, for its status.
+/// The result of applying an object, for its status.
 enum Outcome {
-    /// It cannot be, and why.
+    /// It cannot be applied; the reason.
     Problem(Problem),
-    /// Something must go before it can be.
+    /// Something must be deleted first.
     Waiting(String),
     Applied {
         desired: Box<Desired>,
@@ -168,7 +168,7 @@ async fn reconcile(object: Arc<ManagedOSImage>, shared: &ControllerContext) -> R
     Ok(requeue_after(&outcome, status::settles_in(&status, &outcome, &context.now())))
 }
 
-/// When to look again without being told.
+/// When to reconcile without an event.
 fn requeue_after(outcome: &Outcome, settles_in: Option<Duration>) -> Action {
     match outcome {
         Outcome::Problem(problem) if problem.reason == reason::NOT_ACCEPTED => Action::requeue(SETTLED_EVERY),

@@ -1,4 +1,4 @@
-//! From what a machine shows to what is believed about it.
+//! Checks the EK certificate of a machine and records what it proves.
 
 use crate::registration::index::{Authorities, RegistrationIndex};
 use crate::registration::{self, Registration};
@@ -8,17 +8,16 @@ use protocol::hardware::TpmInfo;
 use protocol::{Refusal, RefusalCode, TpmHash};
 use std::time::SystemTime;
 
-/// What a machine proved by its TPM.
+/// The identity that a machine has proved by its TPM.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub hash: TpmHash,
     pub attestation: AttestationStatus,
 }
 
-/// Judges the endorsement key certificate as the registration wants it: by the authorities that it names or, where it
-/// names none, by those of the TPM vendors. Without `Required` a certificate of nobody's that we know is no reason to
-/// refuse, as long as it is for this key. With `Required` and no authority at all nobody is believed: anybody can make
-/// a certificate.
+/// Checks the EK certificate as the registration's policy says: against the authorities that the registration names, else
+/// against those of the TPM vendors. Unless the policy is `Required`, a certificate of an unknown authority is accepted if it
+/// is for this key. With `Required` and without any authority every machine is refused: anybody can make a certificate.
 pub fn judge(
     registrations: &RegistrationIndex,
     vendors: &Authorities,
@@ -60,7 +59,7 @@ pub fn judge(
     Ok(Identity { hash: key.tpm_hash(), attestation })
 }
 
-/// What to do where the vendors' authorities are not the right ones, or an intermediate is missing between.
+/// Adds what to do if the vendors' authorities are the wrong ones, or an intermediate is missing.
 fn by_vendors(mut refusal: Refusal) -> Refusal {
     if refusal.code == RefusalCode::EndorsementCertificateUntrusted {
         refusal.message += "; it was held against the TPM vendors' roots that the operator has: name the authority that \
@@ -69,7 +68,7 @@ fn by_vendors(mut refusal: Refusal) -> Refusal {
     refusal
 }
 
-/// Adds what the machine says of its TPM, where no certificate says better.
+/// Adds what the machine reports of its TPM, unless its certificate says it.
 pub fn add_tpm(attestation: &mut AttestationStatus, tpm: Option<&TpmInfo>) {
     if let Some(tpm) = tpm {
         attestation.tpm_manufacturer.get_or_insert_with(|| tpm.manufacturer.clone());

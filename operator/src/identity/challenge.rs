@@ -3,13 +3,13 @@
 use protocol::attestation::{Credential, EndorsementKey, KeyName};
 use protocol::{Refusal, RefusalCode};
 
-/// A credential and the secret in it.
+/// A credential, and the secret that it contains.
 pub struct CredentialChallenge {
     pub credential: Credential,
     pub secret: [u8; 32],
 }
 
-/// Makes what only the TPM with both keys can solve.
+/// Makes a credential that only the TPM with both keys can open.
 pub fn credential_challenge(key: &EndorsementKey, name: &KeyName) -> Result<CredentialChallenge, Refusal> {
     let secret = random()?;
     Ok(CredentialChallenge { credential: key.make_credential(name, &secret)?, secret })

@@ -1,5 +1,5 @@
-//! Machines without a TPM: which may come by a shared secret. Only those that somebody made an inventory for by hand, and
-//! that cannot be known by a TPM: a secret, which can be copied, never stands in for one.
+//! Which machines may use a shared secret in place of a TPM: those with an inventory that was created by hand and has no TPM
+//! hash. A secret can be copied, so it never replaces a TPM.
 
 use crate::identity::shared_secret::SharedSecrets;
 use crate::inventory::index::{InventoryIndex, KnownMachine};
@@ -9,7 +9,7 @@ use api::EkCertificatePolicy;
 use protocol::{Refusal, RefusalCode, SharedSecret};
 use std::sync::Arc;
 
-/// The machine that is known by the secret with this digest, and the secret: to be proved.
+/// The machine whose shared secret has this digest, and the secret. The machine must still prove that it has it.
 pub async fn claimed(
     inventories: &InventoryIndex,
     secrets: &SharedSecrets,
@@ -21,7 +21,7 @@ pub async fn claimed(
     secrets.find_claimed(inventories, digest).await
 }
 
-/// Whether the machine, which proved that it has the secret, may come through this registration by it.
+/// Checks that a machine that has proved its shared secret may use this registration.
 pub fn accept(registration: &Registration, machine: &KnownMachine) -> Result<(), Refusal> {
     let refused = |message: String| Err(Refusal::new(RefusalCode::SharedSecretNotAccepted, message));
     let policy = registration.spec.attestation.as_ref().and_then(|policy| policy.ek_certificate);

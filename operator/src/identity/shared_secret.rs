@@ -1,10 +1,9 @@
-//! Shared secrets: what machines without a TPM identify themselves with, and how the Secret of one is found.
+//! Shared secrets, which identify machines without a TPM, and how the Secret of a shared secret is found.
 //!
-//! Secrets are read by name, those that inventories name and no others; nothing is listed or watched. What was read is
-//! kept as a digest, which finds a Secret and proves nothing: whoever shows a shared secret is believed because the
-//! Secret, read again at that moment, holds it. So a Secret that is deleted or changed closes its door at once, and one
-//! that is new opens it with the first machine that knocks: an unknown shared secret has Secrets read anew, a bounded
-//! number of them now and then, however many strangers knock.
+//! Only Secrets that inventories name are read, by name; nothing is listed or watched. The cache keeps digests, which only
+//! find a Secret: a machine is believed because the Secret, read again at that moment, contains the shared secret. So the
+//! deletion or change of a Secret takes effect at once. An unknown shared secret causes Secrets to be read again, a bounded
+//! number at bounded intervals, however many strangers ask.
 
 mod content;
 
@@ -21,22 +20,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// The least time between two rounds of reading.
+/// Least time between two rounds of reading.
 const ROUND_EVERY: Duration = Duration::from_secs(5);
-/// Most Secrets read in a round.
+/// Secrets read in a round, at most.
 const ROUND: usize = 256;
-/// Secrets read at once.
+/// Concurrent reads.
 const AT_ONCE: usize = 8;
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// When a machine should come back while the API server is away, in seconds.
+/// Seconds after which a machine should come back while the API server is unavailable.
 const RETRY_AFTER: u64 = 15;
 
-/// What is known of the Secrets that inventories name.
+/// The cache of Secrets that inventories name.
 pub struct SharedSecrets {
     client: Client,
     known: Mutex<Known>,
-    /// When the last round of reading ended; held while one is going on.
+    /// When the last round of reading ended. Locked during a round.
     round: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -44,7 +43,7 @@ pub struct SharedSecrets {
 struct Known {
     by_secret: HashMap<Key, (Option<[u8; 32]>, Instant)>,
     by_digest: HashMap<[u8; 32], BTreeSet<Key>>,
-    /// Secrets of which something changed that the inventories naming them must say.
+    /// Changed Secrets whose inventories must be reconciled.
     changed: HashSet<Key>,
 }
 
@@ -53,15 +52,14 @@ impl SharedSecrets {
         Self { client, known: Mutex::default(), round: tokio::sync::Mutex::default() }
     }
 
-    /// The one machine that is known by a shared secret that it shows.
+    /// The machine that is identified by this shared secret.
     pub async fn find(&self, index: &InventoryIndex, shown: &SharedSecret) -> Result<Arc<KnownMachine>, Refusal> {
         let (machine, held) = self.find_claimed(index, &shown.digest()).await?;
         verify_slices_are_equal(held.expose(), shown.expose()).map_err(|_| unknown())?;
         Ok(machine)
     }
 
-    /// The one machine that is known by the shared secret with this digest, and that secret: whether who named it has it
-    /// is still to be proved.
+    /// The machine whose shared secret has this digest, and the secret. The peer must still prove that it has it.
     pub async fn find_claimed(
         &self,
         index: &InventoryIndex,
@@ -88,7 +86,7 @@ impl SharedSecrets {
         }
     }
 
-    /// The shared secret that has this digest.
+    /// The shared secret with this digest.
     pub async fn find_by_digest(
         &self,
         index: &InventoryIndex,
@@ -104,7 +102,7 @@ impl SharedSecrets {
         Ok(None)
     }
 
-    /// Reads one Secret and remembers what it was. The error is why it could not be read now.
+    /// Reads one Secret and enters it into the cache. The error says why it could not be read.
     pub async fn read(&self, key: &Key) -> Result<SecretContent, String> {
         let api = Api::<Secret>::namespaced(self.client.clone(), &key.0);
         let content = match timeout(DEADLINE, api.get_opt(&key.1)).await {
@@ -117,30 +115,30 @@ impl SharedSecrets {
         Ok(content)
     }
 
-    /// Other Secrets that were seen to hold the same.
+    /// Other Secrets in the cache with the same shared secret.
     pub fn others(&self, key: &Key, secret: &SharedSecret) -> Vec<Key> {
         let holders = self.change(|known| known.holders(&secret.digest()));
         holders.into_iter().filter(|other| other != key).collect()
     }
 
-    /// Has the inventories that name a Secret say anew how they stand with it.
+    /// Marks a Secret so that the inventories that name it are reconciled.
     pub fn note_changed(&self, key: Key) {
         self.change(|known| known.changed.insert(key));
     }
 
-    /// Secrets of which inventories must say something new, since this was last asked.
+    /// The Secrets marked since the last call.
     pub fn take_changed(&self) -> Vec<Key> {
         self.change(|known| known.changed.drain().collect())
     }
 
-    /// Where this digest was seen. Secrets that were never read, or an unknown digest, have a round of reading made,
-    /// if the last one is not too recent.
+    /// The Secrets with this digest. If some Secrets were never read, or the digest is unknown, a round of reading is made
+    /// first, unless the last one is too recent.
     async fn holders(&self, index: &InventoryIndex, digest: &[u8; 32]) -> Result<Vec<Key>, Refusal> {
         let (holders, read) = self.change(|known| (known.holders(digest), known.by_secret.len()));
         if !holders.is_empty() && read >= index.secret_count() {
             return Ok(holders);
         }
-        // Who comes while a round goes on has it made for him, too.
+        // A caller that comes during a round waits for it and uses its result.
         let mut last = self.round.lock().await;
         if last.is_none_or(|last| last.elapsed() >= ROUND_EVERY) {
             let result = self.make_round(index).await;
@@ -150,7 +148,7 @@ impl SharedSecrets {
         Ok(self.change(|known| known.holders(digest)))
     }
 
-    /// Reads the Secrets that were not read for the longest time, those never read first.
+    /// Reads the Secrets that were not read for the longest time, beginning with those never read.
     async fn make_round(&self, index: &InventoryIndex) -> Result<(), String> {
         let named = index.secrets();
         let due = self.change(|known| known.due(named));
@@ -202,7 +200,7 @@ impl Known {
         }
     }
 
-    /// Of the Secrets that are named: those to read now. What is named no longer is forgotten.
+    /// The named Secrets to read now. Secrets that are no longer named are removed from the cache.
     fn due(&mut self, named: Vec<Key>) -> Vec<Key> {
         let still: HashSet<&Key> = named.iter().collect();
         let gone: Vec<Key> = self.by_secret.keys().filter(|key| !still.contains(key)).cloned().collect();

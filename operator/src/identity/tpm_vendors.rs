@@ -1,4 +1,4 @@
-//! The authorities of TPM vendors, for registrations that want a certificate and name no authorities of their own.
+//! The authorities of TPM vendors, for registrations that require an EK certificate and name no authorities.
 
 use crate::registration::index::Authorities;
 use anyhow::{Context as _, ensure};
@@ -6,7 +6,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::path::Path;
 
-/// Reads PEM. What is in the operator's image is what Debian's package ruby-tpm-key-attestation holds.
+/// Reads PEM. The operator's image contains the authorities of Debian's package ruby-tpm-key-attestation.
 pub fn read(path: &Path) -> anyhow::Result<Authorities> {
     let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates =

@@ -1,7 +1,7 @@
-//! Every MachineInventory as the server needs it, found in constant time by machine or by name.
+//! All MachineInventories, found in constant time by machine or by name.
 //!
-//! Fed by one watch. What is large and rarely needed (SMBIOS, hardware) is kept as a digest, so that a fleet's index
-//! is small. What the server itself writes is entered at once; the watch's later word of it is the true one.
+//! One watch fills it. Large parts that are rarely needed (SMBIOS, hardware) are kept as digests, so that the index of a
+//! large fleet stays small. The operator's own writes are entered at once; the watch's event replaces them later.
 
 mod count;
 mod known_machine;
@@ -28,7 +28,7 @@ pub struct InventoryIndex {
 }
 
 impl InventoryIndex {
-    /// The watch lists everything anew: what it does not bring until [`InventoryIndex::finish_listing`] is gone.
+    /// The watch begins to list all objects. Those that are not entered before [`InventoryIndex::finish_listing`] are removed.
     pub fn begin_listing(&self) {
         self.write(|maps| maps.listing = Some(HashSet::new()));
     }
@@ -37,21 +37,20 @@ impl InventoryIndex {
         self.write(Maps::finish_listing);
     }
 
-    /// Enters an object, whether the watch brought it or an own write returned it. An older version than the one
-    /// known is ignored.
+    /// Enters an object from the watch or from the answer to a write. A version older than the known one is ignored.
     pub fn enter(&self, object: MachineInventory) -> Arc<KnownMachine> {
         self.enter_by(object, Maps::insert)
     }
 
-    /// Enters an object that a listing brings. It takes the place of what was known before the listing began, of
-    /// whatever version: an etcd restored from a copy holds older ones, and goes on from there.
+    /// Enters an object from a listing. It replaces what was known before the listing began, whatever its version: a
+    /// restored etcd has older versions and counts on from them.
     pub fn enter_listed(&self, object: MachineInventory) -> Arc<KnownMachine> {
         self.enter_by(object, Maps::insert_listed)
     }
 
-    /// The dear part, of which nobody else should wait for the end, lies between two locks.
+    /// The expensive part is done without holding the lock.
     fn enter_by(&self, object: MachineInventory, insert: fn(&mut Maps, Arc<KnownMachine>)) -> Arc<KnownMachine> {
-        // The watch brings what was just written once more.
+        // The watch repeats what was just written.
         if let Some(known) = self.write(|maps| maps.recall(&object)) {
             return known;
         }
@@ -60,15 +59,15 @@ impl InventoryIndex {
         machine
     }
 
-    /// Enters an object that was just made, as far as it is known: as it was sent, with the metadata that it was given.
-    /// The watch's word for the same version replaces it.
+    /// Enters an object that was just created: the object that was sent, with the metadata from the answer. The watch's event
+    /// for the same version replaces it.
     pub fn assume_made(&self, object: MachineInventory) -> Arc<KnownMachine> {
         let machine = KnownMachine::of(object);
         self.write(|maps| maps.assume(machine))
     }
 
-    /// The same of an object whose status was just written over that of `before`. `None`, and nothing is entered, if
-    /// somebody else changed or deleted it meanwhile: then it must be read.
+    /// Enters an object whose status was just written over the status of `before`. `None` and no entry if another client
+    /// changed or deleted the object in the meantime. The object must then be read.
     pub fn assume_written(
         &self,
         before: &KnownMachine,
@@ -79,12 +78,12 @@ impl InventoryIndex {
         self.write(|maps| maps.knows_no_more(before, &after).then(|| maps.assume(after)))
     }
 
-    /// Whether the first listing is through: before that, absence means nothing.
+    /// Whether the first listing is complete. Before that, an absent entry means nothing.
     pub fn is_complete(&self) -> bool {
         self.read(|maps| maps.complete)
     }
 
-    /// The inventory that counts for a machine: of all, or of those in one namespace.
+    /// The inventory that counts for a machine, among all inventories or among those of one namespace.
     pub fn owner(&self, hash: &TpmHash, namespace: Option<&str>) -> Owner {
         let here = |machine: &&Arc<KnownMachine>| namespace.is_none_or(|namespace| machine.namespace == namespace);
         self.read(|maps| match maps.by_hash_digest.get(&digest_of(hash)) {
@@ -93,28 +92,28 @@ impl InventoryIndex {
         })
     }
 
-    /// All inventories of a machine, in the order in which they were made.
+    /// All inventories of a machine, oldest first.
     pub fn of_one_machine(&self, hash: &TpmHash) -> Vec<Arc<KnownMachine>> {
         self.read(|maps| maps.by_hash_digest.get(&digest_of(hash)).cloned().unwrap_or_default())
     }
 
-    /// All inventories of machines that have several.
+    /// All inventories of machines that have more than one.
     pub fn duplicates(&self) -> Vec<Arc<KnownMachine>> {
         let several = |machines: &&Vec<_>| machines.len() > 1;
         self.read(|maps| maps.by_hash_digest.values().filter(several).flatten().cloned().collect())
     }
 
-    /// An inventory of a machine by the SHA-256 of its TPM hash; of several, any.
+    /// An inventory of a machine, by the SHA-256 of its TPM hash. If there are several, any of them.
     pub fn find_by_digest(&self, digest: &[u8; 32]) -> Option<Arc<KnownMachine>> {
         self.read(|maps| maps.by_hash_digest.get(digest)?.first().cloned())
     }
 
-    /// The machines that may identify themselves with what is in a Secret.
+    /// The machines that may identify themselves with a Secret.
     pub fn with_secret(&self, secret: &Key) -> Vec<Arc<KnownMachine>> {
         self.read(|maps| maps.by_secret.get(secret).cloned().unwrap_or_default())
     }
 
-    /// Every Secret that a machine may identify itself with.
+    /// All Secrets that machines may identify themselves with.
     pub fn secrets(&self) -> Vec<Key> {
         self.read(|maps| maps.by_secret.keys().cloned().collect())
     }
@@ -127,7 +126,7 @@ impl InventoryIndex {
         self.read(|maps| maps.by_key.get(&(namespace.to_owned(), name.to_owned())).cloned())
     }
 
-    /// How many machines are in each phase of their life.
+    /// The number of machines in each phase.
     pub fn phases(&self) -> HashMap<Option<Phase>, usize> {
         self.read(|maps| {
             let mut phases = HashMap::new();
@@ -138,14 +137,13 @@ impl InventoryIndex {
         })
     }
 
-    /// The machines of which no phase is known, in no order.
+    /// The machines without a phase, in no order.
     pub fn without_phase(&self) -> Vec<Arc<KnownMachine>> {
         let none = |machine: &&Arc<KnownMachine>| machine.status.phase.is_none();
         self.read(|maps| maps.by_key.values().filter(none).cloned().collect())
     }
 
-    /// Drops an object that is gone: because the watch says so, or because a write found it so. One of the same name
-    /// that was made since stays.
+    /// Removes an object that the watch or a write found deleted. A newer object of the same name stays.
     pub fn forget(&self, gone: &KnownMachine) {
         let key = gone.key();
         self.write(|maps| {
@@ -155,7 +153,7 @@ impl InventoryIndex {
         });
     }
 
-    /// A number that is another one when a machine's system, cluster or Node is.
+    /// A number that changes whenever the system, cluster or Node of a machine changes.
     pub fn system_changes(&self) -> u64 {
         self.read(|maps| maps.system_changes)
     }

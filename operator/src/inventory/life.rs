@@ -1,4 +1,4 @@
-//! A machine's life as its inventory's status tells it: what each thing a machine says makes of the status before.
+//! The life of a machine as a state machine: how each step changes the status of its inventory.
 //!
 //! ```text
 //! Expected ─► (ApprovalPending) ─► Registered ─► Installing ─► Installed ─► Booted ─► Ready
@@ -15,33 +15,32 @@ use protocol::hardware::{Address, Hardware};
 use protocol::message::{Failure, InstallPhase, OsReport, Progress, Slot};
 use protocol::{Refusal, ReinstallRequest};
 
-/// `lastSeen` is not written more often than this, in seconds: a fleet that only says "still here" costs its API
-/// server nothing in between.
+/// Seconds between two writes of `lastSeen`. Reports that contain nothing new cost the API server nothing in between.
 pub const LAST_SEEN_SECONDS: i64 = 300;
 
-/// Something that happened to a machine.
+/// A step in the life of a machine.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Proved its identity and asked for its configuration. `hardware`: only if it is not what is recorded.
-    /// `attestation`: of its TPM, absent where a shared secret stands for one; with a time where that matters.
+    /// It proved its identity and asked for its configuration. `hardware`: only if it differs from the recorded one.
+    /// `attestation`: absent if the machine uses a shared secret; it has a time only where the time matters.
     Registered {
         approved: bool,
         hardware: Option<Box<Hardware>>,
         attestation: Option<AttestationStatus>,
         addresses: Vec<Address>,
     },
-    /// Fetched how it joins its cluster, without having registered through us.
+    /// It fetched how it joins its cluster, without having registered with this operator.
     Fetched,
     Progress(Progress),
     Installed,
     Failed(Failure),
-    /// The installed system told of itself.
+    /// The installed system sent a report.
     Reported(Box<OsReport>),
-    /// It is about to be told to install itself again.
+    /// It is about to be sent the request to install itself again.
     SentReinstall(ReinstallRequest),
 }
 
-/// A machine that is known and cannot be given its configuration.
+/// The failure of a machine that is known but cannot be given its configuration.
 pub fn not_configured(refusal: &Refusal) -> Failure {
     Failure { reason: refusal.code.to_string(), message: refusal.message.clone() }
 }
@@ -81,7 +80,7 @@ pub fn after(
                 if attestation.time.is_some() {
                     return attestation;
                 }
-                // The time of a proof is news only if the proof is.
+                // The time of a proof changes only if the proof changes.
                 let time = before.attestation.as_ref().and_then(|earlier| earlier.time.clone());
                 let same = Some(AttestationStatus { time: time.clone(), ..attestation.clone() }) == before.attestation;
                 AttestationStatus { time: if same { time } else { Some(now.clone()) }, ..attestation }
@@ -135,7 +134,7 @@ pub fn after(
         status.conditions.remove_type(types::STALLED);
     }
     if is_held_back(before) && !matches!(step, Step::Registered { .. }) {
-        // What a machine says that another inventory counts for moves the phase. `Ready` waits for the controller.
+        // If another inventory counts for the machine, its steps change the phase only. `Ready` is the controller's.
         for type_ in [types::READY, types::STALLED] {
             status.conditions.remove_type(type_);
             status.conditions.extend(before.conditions.find(type_).cloned());
@@ -150,8 +149,7 @@ pub fn is_held_back(status: &MachineInventoryStatus) -> bool {
     matches!(stalled, Some(reason::MALFORMED_IDENTITY | reason::DUPLICATE_IDENTITY))
 }
 
-/// The status of a machine whose inventory was held back, when it no longer is: `Ready` says again what the machine's
-/// last step made of it.
+/// The status of an inventory that is no longer held back. `Ready` follows from the last step of the machine again.
 pub fn released(before: &MachineInventoryStatus, generation: Option<i64>, now: &Time) -> MachineInventoryStatus {
     let mut status = before.clone();
     let no_system = OsStatus::default();
@@ -179,7 +177,7 @@ pub fn released(before: &MachineInventoryStatus, generation: Option<i64>, now: &
     status
 }
 
-/// Whether an installed system is ready, by which reason and in which words. `recovery`: why the recovery system runs.
+/// Whether an installed system is ready, with reason and message. `recovery`: why the recovery system runs.
 fn readiness(os: &OsStatus, recovery: Option<&str>) -> (bool, &'static str, String) {
     let what = what_runs(os);
     if os.slot.as_deref() == Some("Recovery") {
@@ -197,8 +195,8 @@ fn what_runs(os: &OsStatus) -> String {
     format!("release {} from slot {}", part(&os.version), part(&os.slot))
 }
 
-/// What is worth writing of steps taken since `written`: a condition that came back to where it was did not move, and
-/// `lastSeen` moves with everything else, or when it is old. Equal to `written` if there is nothing to write.
+/// The status to write after steps since `written`. A condition that has returned to its old status keeps its transition
+/// time. `lastSeen` changes with any other change, or when it is old. Equal to `written` if there is nothing to write.
 pub fn settled(
     written: &MachineInventoryStatus,
     mut status: MachineInventoryStatus,
@@ -220,7 +218,7 @@ pub fn settled(
     status
 }
 
-/// The names in a certificate are its maker's to choose: a machine's own, where nobody vouches for it.
+/// Cuts texts from a certificate: a machine can choose them itself if no authority has signed it.
 fn bounded(mut attestation: AttestationStatus) -> AttestationStatus {
     let AttestationStatus { ek_certificate_issuer, ek_certificate_authority, .. } = &mut attestation;
     for name in [ek_certificate_issuer, ek_certificate_authority].into_iter().flatten() {

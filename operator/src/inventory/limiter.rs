@@ -1,5 +1,5 @@
-//! How fast each registration may have objects written: whoever has its token can bring any number of machines, and what
-//! they cost the API server is everybody's.
+//! Limits the writes of each registration. Whoever has its token can bring any number of machines, and all registrations
+//! share one API server.
 
 use crate::inventory::index::Key;
 use protocol::{Refusal, RefusalCode};
@@ -9,28 +9,28 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// Writes a second, by default. A new machine costs two writes, one that installs some six more, one that reports at most
-/// one in five minutes: 50,000 machines of one registration report with 167 writes a second. On two cores an API server
-/// takes 1,400 creates a second.
+/// Writes per second, by default. A new machine costs two writes, its installation some six more, and its reports at most
+/// one in five minutes: 50,000 machines of one registration report with 167 writes per second. On two cores an API server
+/// handles 1,400 creates per second.
 pub const WRITES_PER_SECOND: u32 = 250;
-/// So many seconds' writes at once, after nothing was written for as long: by default 6,000, for 3,000 machines that are
-/// powered on together.
+/// Burst, in seconds: after as long without a write, so many seconds' writes may be made at once. By default 6,000, for
+/// 3,000 machines that are switched on together.
 const BURST_SECONDS: u32 = 24;
-/// When a machine that came too early should come back, in seconds.
+/// Seconds after which a refused machine should come back.
 const RETRY_AFTER: u64 = 15;
 
-/// Writes of one registration at once: half of what `InventoryStore` has on its way, so that hundreds of machines that
-/// came with one token are no queue in front of somebody else's.
+/// Concurrent writes of one registration: half of those of `InventoryStore`, so that hundreds of machines of one
+/// registration do not delay the machines of another.
 const AT_ONCE: usize = 16;
-/// How long a write may wait for one of these places.
+/// How long a write may wait for a permit.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// A bucket of writes for each registration, which fills up while time passes, and places for those under way.
+/// A token bucket for each registration, and permits for concurrent writes.
 pub struct WriteLimiter {
     per_second: u32,
-    /// Of registrations that write now.
+    /// Permits of registrations that write now.
     permits: Mutex<HashMap<Key, Arc<Semaphore>>>,
-    /// When a bucket will be full again; who is not here has a full one.
+    /// When the bucket of a registration will be full again. A registration without an entry has a full bucket.
     full_at: Mutex<HashMap<Key, Instant>>,
 }
 
@@ -41,12 +41,12 @@ impl Default for WriteLimiter {
 }
 
 impl WriteLimiter {
-    /// 0: without a limit.
+    /// 0: no limit.
     pub fn new(per_second: u32) -> Self {
         Self { per_second, permits: Mutex::default(), full_at: Mutex::default() }
     }
 
-    /// Waits until the registration may write; it writes while what is returned is held.
+    /// Waits until the registration may write. It may write as long as the permit is held.
     pub async fn acquire(&self, registration: &Key) -> Result<OwnedSemaphorePermit, Refusal> {
         self.take(registration)?;
         let permit = timeout(DEADLINE, self.permits_of(registration).acquire_owned()).await;
@@ -59,13 +59,13 @@ impl WriteLimiter {
     fn permits_of(&self, registration: &Key) -> Arc<Semaphore> {
         let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
         if !permits.contains_key(registration) {
-            // Each permit and each one that waits holds one more.
+            // Each permit and each waiting task hold one more reference.
             permits.retain(|_, permits| Arc::strong_count(permits) > 1);
         }
         permits.entry(registration.clone()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone()
     }
 
-    /// Takes one write out of a registration's bucket, if there is one in it.
+    /// Takes one write from the bucket of a registration, or refuses.
     fn take(&self, registration: &Key) -> Result<(), Refusal> {
         if self.per_second == 0 {
             return Ok(());

@@ -1,5 +1,5 @@
-//! Finds a machine's inventory also while the first listing goes on: with a large fleet that takes seconds, in which new
-//! machines need not wait.
+//! Finds the inventory of a machine, also during the first listing. That takes seconds with a large fleet, and new machines
+//! need not wait for its end.
 
 use crate::inventory::index::{InventoryIndex, KnownMachine, Owner};
 use crate::inventory::store::InventoryStore;
@@ -7,12 +7,12 @@ use protocol::{Refusal, RefusalCode, TpmHash};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// The API server goes through all inventories for each question: more at once would hold up the listing.
+/// Concurrent lookups. The API server reads all inventories for each one, so more of them would delay the listing.
 const AT_ONCE: usize = 4;
-/// When to come back while the operator reads what it has to know, in seconds.
+/// Seconds after which a machine should come back while the operator is starting.
 const RETRY_AFTER: u64 = 2;
 
-/// Looks for machines, a few at once.
+/// Looks machines up, a few at a time.
 pub struct Lookup(Semaphore);
 
 impl Default for Lookup {
@@ -22,7 +22,7 @@ impl Default for Lookup {
 }
 
 impl Lookup {
-    /// The inventory that counts for a machine: of all, or of those in one namespace.
+    /// The inventory that counts for a machine, among all inventories or among those of one namespace.
     pub async fn find(
         &self,
         index: &InventoryIndex,
@@ -31,7 +31,7 @@ impl Lookup {
         namespace: Option<&str>,
     ) -> Result<Option<Arc<KnownMachine>>, Refusal> {
         let mut owner = index.owner(hash, namespace);
-        // What was not read yet may be the machine's, unless it proved to be known by this one.
+        // An inventory that was not listed yet may count, unless the machine has attested to this one.
         let certain = |machine: &KnownMachine| namespace.is_some() || machine.attested_at().is_some();
         let is_certain = matches!(&owner, Owner::Inventory(machine) if certain(machine));
         if !is_certain && !index.is_complete() {
@@ -49,14 +49,14 @@ impl Lookup {
     }
 }
 
-/// The refusal of a machine of which it is not known whose it is.
+/// The refusal of a machine for which several inventories could count.
 fn disputed() -> Refusal {
     let message = "several inventories that were made by hand have this machine's TPM hash; register the machine, or \
                    delete all of them but one";
     Refusal::new(RefusalCode::DuplicateIdentity, message)
 }
 
-/// The refusal of who must wait for the end of the listing.
+/// The refusal of a machine that must wait until the listing is complete.
 pub fn starting() -> Refusal {
     Refusal::new(RefusalCode::Unavailable, "the operator is reading the inventory").retry_after(RETRY_AFTER)
 }

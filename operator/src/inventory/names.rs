@@ -1,8 +1,8 @@
-//! The name of a machine's inventory: what the template says, and a suffix that belongs to the machine.
+//! The name of an inventory: the filled-in template, and a suffix derived from the machine's TPM hash.
 //!
-//! The suffix is derived from the TPM hash, not drawn at random. So the same machine has the same name wherever and
-//! however often it is computed, and of two operators that take it in at once one is told AlreadyExists: no lock, no
-//! listing. Another machine under the same name is found by comparing hashes, and the next candidate is longer.
+//! The suffix is not random, so the name of a machine is always the same. If two replicas create its inventory at the same
+//! time, one of them gets AlreadyExists, without a lock or a listing. If the name belongs to another machine, which the
+//! hashes show, the next candidate has a longer suffix.
 
 use protocol::TpmHash;
 use protocol::template::Rendered;
@@ -13,11 +13,11 @@ const LONGEST: usize = 63;
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 const SUFFIX: usize = 5;
 
-/// How many candidates there are. With 14 million suffixes for the first and their square for the second, the third
-/// is not reached by chance.
+/// The number of candidates. The first has 14 million suffixes, the second their square, so the third is never needed by
+/// coincidence.
 pub const CANDIDATES: usize = 3;
 
-/// A valid object name from what a template gave. `candidate` counts from 0; each is longer in its suffix.
+/// A valid object name from a filled-in template. `candidate` counts from 0; each has a longer suffix than the one before.
 pub fn machine_name(rendered: &Rendered, hash: &TpmHash, candidate: usize) -> String {
     let suffix = suffix(hash, SUFFIX * (candidate + 1));
     let mut stem = rendered.to_name();

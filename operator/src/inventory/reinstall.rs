@@ -1,9 +1,9 @@
-//! Installing again, as `spec.reinstall` asks for it: which text counts as honoured, what the condition `Reinstall` says,
-//! and which text is sent to the machine. Decisions over values.
+//! Reinstallation, requested by `spec.reinstall`: which request counts as honoured, the condition `Reinstall`, and which
+//! request is sent to the machine. Pure functions.
 //!
-//! What is asked for erases data, so every doubt is decided against it: a text that was there when the operator first
-//! saw the object, or when the machine registered, counts as honoured, and no text is sent before a stored condition
-//! has announced it. The announcement is the controller's, which runs in one replica; every replica may send.
+//! A reinstallation erases data, so every doubt is decided against it. A request that the object had when the operator
+//! first saw it, or when the machine registered, counts as honoured. No request is sent before a stored condition has
+//! announced it. The controller of one replica announces; every replica may send.
 
 use crate::inventory::index::KnownMachine;
 use crate::inventory::life::Step;
@@ -17,7 +17,7 @@ const ERASES: &str = "restart into its recovery system, which erases COS_PERSIST
                       and installs its own release again";
 const WITHDRAW: &str = "remove spec.reinstall before that to withdraw the request";
 
-/// What follows from the object alone. `counts`: the inventory is the one that counts for its machine.
+/// Updates the status from the object alone. `counts`: whether the inventory counts for its machine.
 pub fn update(machine: &KnownMachine, counts: bool, status: &mut MachineInventoryStatus, now: &Time) {
     begin(machine, status, now);
     let Some(text) = &machine.reinstall else {
@@ -44,22 +44,22 @@ pub fn update(machine: &KnownMachine, counts: bool, status: &mut MachineInventor
         let reason = if reports { reason::REINSTALL_REQUESTED } else { reason::NOT_INSTALLED };
         announce(machine, text, reason, status, now);
     }
-    // What was found holds for this generation as well: `kubectl wait` goes by it.
+    // The condition holds for this generation as well; `kubectl wait` compares it.
     if let Some(condition) = status.conditions.iter_mut().find(|condition| condition.type_ == *REINSTALL) {
         condition.observed_generation = machine.generation;
     }
 }
 
-/// Whether [`update`] has something to say. That an object without a text was seen is noted with the next write.
+/// Whether [`update`] may change the status. An object without a request is noted with its next write.
 pub fn concerns(machine: &KnownMachine) -> bool {
     machine.reinstall.is_some() || machine.status.conditions.find(REINSTALL).is_some()
 }
 
-/// What follows from something that happened to the machine.
+/// Updates the status after a step of the machine.
 pub fn after(machine: &KnownMachine, step: &Step, status: &mut MachineInventoryStatus, now: &Time) {
     begin(machine, status, now);
     match (step, &machine.reinstall) {
-        // It is being installed anyway, from nothing.
+        // The machine is being installed anyway.
         (Step::Registered { .. }, Some(text)) => count_as_honoured(machine, text, status, now),
         (Step::Reported(report), Some(text)) => reported(machine, text, report, status, now),
         (Step::SentReinstall(sent), Some(text))
@@ -72,7 +72,7 @@ pub fn after(machine: &KnownMachine, step: &Step, status: &mut MachineInventoryS
     }
 }
 
-/// The text that is sent with the answer to a report. `machine`: as the API server has it; `counts` as in [`update`].
+/// The request to send in the answer to a report. `machine`: as stored in the API server. `counts`: as in [`update`].
 pub fn due<'a>(machine: &'a KnownMachine, report: &OsReport, counts: bool) -> Option<&'a ReinstallRequest> {
     let text = machine.reinstall.as_ref()?;
     let machines = report.reinstall.as_ref()?;
@@ -82,7 +82,7 @@ pub fn due<'a>(machine: &'a KnownMachine, report: &OsReport, counts: bool) -> Op
     (fits && wanted).then_some(text)
 }
 
-/// What is to be told as an event: whether it is a warning, its reason, and the words.
+/// The event to publish: whether it is a warning, its reason, and its message.
 pub fn news(before: &MachineInventoryStatus, after: &MachineInventoryStatus) -> Option<(bool, String, String)> {
     const TOLD: [&str; 5] = [
         reason::REINSTALL_REQUESTED,
@@ -146,8 +146,7 @@ fn reported(
     }
 }
 
-/// Of an object that is seen for the first time, or whose status was restored from another's, the text counts as
-/// honoured.
+/// Begins the record of an object that is new, or whose status belongs to another object. Its request counts as honoured.
 fn begin(machine: &KnownMachine, status: &mut MachineInventoryStatus, now: &Time) {
     if status.reinstall.as_ref().is_some_and(|note| note.uid == machine.uid) {
         return;
@@ -164,7 +163,7 @@ fn is_honoured(status: &MachineInventoryStatus, text: &ReinstallRequest) -> bool
     status.reinstall.as_ref().is_some_and(|note| note.honoured.iter().any(|honoured| honoured == text.as_str()))
 }
 
-/// Whether the condition says that this text erases the machine's data, and nothing came of it yet.
+/// Whether the condition announces this request, and it is not honoured yet.
 fn is_announced(status: &MachineInventoryStatus, text: &ReinstallRequest) -> bool {
     let announced = status.reinstall.as_ref().and_then(|note| note.announced.as_deref());
     announced == Some(text.as_str()) && status.conditions.holds(REINSTALL) && !is_honoured(status, text)
@@ -180,7 +179,7 @@ fn honour(status: &mut MachineInventoryStatus, text: &ReinstallRequest) {
     }
 }
 
-/// Nothing is asked for by this text, now and later.
+/// Marks a request as honoured: it is never sent.
 fn count_as_honoured(machine: &KnownMachine, text: &ReinstallRequest, status: &mut MachineInventoryStatus, now: &Time) {
     honour(status, text);
     let message = format!(
@@ -195,7 +194,7 @@ fn hold_back(machine: &KnownMachine, reason: &str, message: &str, status: &mut M
     hold(machine, (true, reason), message, status, now);
 }
 
-/// A condition that announces nothing.
+/// Sets a condition that does not announce a request.
 fn hold(
     machine: &KnownMachine,
     (holds, reason): (bool, &str),

@@ -1,5 +1,5 @@
-//! A MachineInventory as it is read from the API server: without `managedFields` and `spec.smbios`, which are most of
-//! an object and its dearest parts to parse, and which nobody here asks for.
+//! A MachineInventory as the operator reads it: without `managedFields` and `spec.smbios`. These are most of an object, are
+//! the most expensive parts to parse, and are not used.
 
 use api::{MachineConfig, MachineInventory, MachineInventorySpec, MachineInventoryStatus};
 use k8s_openapi::NamespaceResourceScope;
@@ -10,11 +10,11 @@ use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// The object, with what of it the operator uses.
+/// The object without the unused parts.
 #[derive(Clone, Debug)]
 pub struct SeenInventory(pub MachineInventory);
 
-/// Of an object just its metadata, without `managedFields`: of the whole one, or of a `PartialObjectMetadata`.
+/// Only the metadata of an object, without `managedFields`. Parses full objects and `PartialObjectMetadata`.
 pub struct SeenMetadata(pub ObjectMeta);
 
 #[derive(Deserialize)]

@@ -1,6 +1,6 @@
-//! Requests for MachineInventory objects, each with a deadline: a machine gets an answer even when the API server does
-//! not. A herd of machines queues up here, in the order in which they came: an API server that is asked for more than it
-//! can do at once does all of it late, and what comes after its deadline is work for nothing.
+//! Reads and writes MachineInventories. Each request has a deadline, so that a machine gets an answer even if the API
+//! server gives none. The number of concurrent requests is limited, and others wait in order: an overloaded API server
+//! answers all requests late, and an answer after the deadline is wasted work.
 
 use crate::inventory::seen::{SeenInventory, SeenMetadata};
 use crate::kube::client::{patching, writing};
@@ -16,37 +16,37 @@ use serde_json::Value;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Requests at once. The API server is at its fastest long before.
+/// Concurrent requests. The API server reaches its full speed with far fewer.
 const AT_ONCE: usize = 32;
-/// How long one request may wait for its turn, and how long it may take then.
+/// How long a request may wait for a permit, and how long it may then take.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// When a machine should come back while the API server is away, in seconds.
+/// Seconds after which a machine should come back while the API server is unavailable.
 const RETRY_AFTER: u64 = 15;
 
-/// What is asked for in answer to a write, of an object that is known but for its metadata: half of the API server's
-/// work with the answer, and of ours, is the rest of it.
+/// The form of the answer to a write: the metadata only, because the rest is known. This halves the work with the answer
+/// for the API server and for the operator.
 const METADATA: HeaderValue =
     HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json;q=0.5");
 
-/// What became of an attempt to make an inventory.
+/// The result of creating an inventory.
 #[derive(Debug)]
 pub enum Created {
-    /// As it was sent, with the metadata that it was given.
+    /// The object that was sent, with the metadata from the answer.
     New(Box<MachineInventory>),
-    /// One of that name is there, of this machine or of another.
+    /// An inventory of that name exists, of this machine or of another.
     NameTaken(Box<MachineInventory>),
 }
 
 #[derive(Debug)]
 pub enum StoreError {
-    /// The object is not there any more.
+    /// The object does not exist any more.
     Gone,
-    /// Somebody wrote it since the version that was decided on.
+    /// The object has changed since the version that the write was based on.
     Changed,
     Refused(Refusal),
 }
 
-/// Asks and writes, some requests at once.
+/// Reads and writes inventories.
 pub struct InventoryStore {
     client: Client,
     permits: Semaphore,
@@ -96,7 +96,7 @@ impl InventoryStore {
         self.timed(api.get(name)).await
     }
 
-    /// The inventories of a machine, in whichever spelling they hold its hash.
+    /// The inventories of a machine, whether they have its hash in `spec.tpmHash` or in `spec.tpm`.
     pub async fn with_hash(&self, hash: &TpmHash) -> Result<Vec<MachineInventory>, Refusal> {
         let api = Api::<SeenInventory>::all(self.client.clone());
         let with = async |field: &str| {
@@ -113,7 +113,7 @@ impl InventoryStore {
         found(self.timed(api.patch(name, &patching(), &Patch::Merge(patch))).await).map(|seen| seen.0)
     }
 
-    /// Writes the object's status. The answer: its metadata.
+    /// Writes the status of an object and returns the object's metadata.
     pub async fn write_status(
         &self,
         namespace: &str,
@@ -125,9 +125,9 @@ impl InventoryStore {
         found(self.timed(self.write(request)).await).map(|metadata| metadata.0)
     }
 
-    /// One request, when it is its turn.
+    /// Makes one request as soon as a permit is free.
     async fn timed<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failed> {
-        // The places are never closed.
+        // The semaphore is never closed.
         let Ok(_permit) = tokio::time::timeout(DEADLINE, self.permits.acquire()).await else {
             return Err(Failed::Other(format!("no turn within {} s", DEADLINE.as_secs())));
         };
@@ -148,7 +148,7 @@ fn found<T>(result: Result<T, Failed>) -> Result<T, StoreError> {
     })
 }
 
-/// A request that was answered with an error, or not at all.
+/// A request that failed or was not answered.
 enum Failed {
     Api(Box<kube::core::Status>),
     Other(String),
@@ -158,7 +158,7 @@ impl From<Failed> for Refusal {
     fn from(failed: Failed) -> Self {
         let unavailable = "the operator cannot write the machine's inventory now";
         match failed {
-            // What was sent is at fault: coming back without a change does not help, but a change may come.
+            // The request itself is refused: repeating it does not help, but the registration may be changed.
             Failed::Api(status) if matches!(status.code, 400 | 413 | 422) => {
                 tracing::error!(message = status.message, "the API server refuses an inventory");
                 let message = "the API server refuses this machine's inventory; the operator's log says why";

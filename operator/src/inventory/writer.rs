@@ -20,25 +20,24 @@ use tokio::sync::OwnedSemaphorePermit;
 /// How often a status may be overtaken by another writer before the machine is told to come back.
 const ATTEMPTS: usize = 3;
 
-/// What a machine said, and how much of it is written.
+/// Collects the steps of a machine and writes them to the status of its inventory.
 pub struct InventoryWriter {
     machine: Arc<KnownMachine>,
-    /// What it said since the last write, and when. What that makes of the status is decided with the write, on the
-    /// newest version of the inventory: others write, too.
+    /// The steps since the last write, and when they happened.
     noted: Vec<(Step, Time)>,
 }
 
-/// What comes of everything that is noted.
+/// The result of all noted steps.
 struct Outcome {
     status: MachineInventoryStatus,
     news: Vec<EventText>,
 }
 
-/// What is to be told as an event: whether it is a warning, its reason, and the words.
+/// An event to publish: whether it is a warning, its reason, and its message.
 type EventText = (bool, String, String);
 
 impl InventoryWriter {
-    /// Of a machine that proved who it is.
+    /// For a machine that has proved its identity.
     pub fn new(machine: Arc<KnownMachine>) -> Self {
         Self { machine, noted: Vec::new() }
     }
@@ -48,18 +47,18 @@ impl InventoryWriter {
         format!("{}/{}", self.machine.namespace, self.machine.name)
     }
 
-    /// As it was last written.
+    /// The machine as last written.
     pub fn machine(&self) -> &KnownMachine {
         &self.machine
     }
 
-    /// Whether nothing is noted that is not written.
+    /// Whether all noted steps are written.
     pub fn is_written(&self) -> bool {
         self.noted.is_empty()
     }
 
     pub fn note(&mut self, inventory: &Inventory, step: Step) {
-        // While the API server is away progress is noted again and again.
+        // While the API server is unavailable, progress is noted repeatedly; only the last one counts.
         if let (Some((last @ Step::Progress(_), _)), Step::Progress(_)) = (self.noted.last_mut(), &step) {
             *last = step;
         } else {
@@ -67,7 +66,7 @@ impl InventoryWriter {
         }
     }
 
-    /// Writes what is noted, if it says anything new. After an error it is still noted, unless the inventory is gone.
+    /// Writes the noted steps if they change the status. After an error they stay noted, unless the inventory is deleted.
     pub async fn write(&mut self, inventory: &Inventory) -> Result<(), Refusal> {
         match self.try_to_write(inventory).await {
             Err(StoreError::Gone) => {
@@ -90,14 +89,14 @@ impl InventoryWriter {
         }
     }
 
-    /// What is to be told of it: the phases gone through, and what became of a request to install again.
+    /// Returns the events to publish: new phases, and changes of a request to reinstall.
     async fn try_to_write(&mut self, inventory: &Inventory) -> Result<Vec<EventText>, StoreError> {
         if self.noted.is_empty() {
             return Ok(Vec::new());
         }
         let newest = inventory.index.get(&self.machine.namespace, &self.machine.name);
         match newest {
-            // Of the same name, and not this machine's.
+            // Another object has been created under the same name.
             Some(newest) if newest.is_successor_of(&self.machine) => return Err(StoreError::Gone),
             Some(newest) if newest.uid == self.machine.uid => self.machine = newest,
             _ => {}
@@ -106,7 +105,7 @@ impl InventoryWriter {
             let mut before = self.machine.status.clone();
             let mut outcome = self.decide(inventory);
             if outcome.status.hardware.is_some() && self.machine.hardware.is_some() {
-                // Of what is recorded only a digest is kept, which does not tell what vanished.
+                // Only a digest of the recorded hardware is known, so the patch needs the full status to remove fields.
                 before = self.read_again(inventory).await?;
                 outcome = self.decide(inventory);
             }
@@ -126,7 +125,7 @@ impl InventoryWriter {
         Err(StoreError::Changed)
     }
 
-    /// What everything that is noted makes of the status.
+    /// The status after all noted steps.
     fn decide(&self, inventory: &Inventory) -> Outcome {
         let (mut status, mut news) = (self.machine.status.clone(), Vec::new());
         for (step, time) in &self.noted {
@@ -143,8 +142,8 @@ impl InventoryWriter {
         Outcome { status: life::settled(&self.machine.status, status, &inventory.clock.now()), news }
     }
 
-    /// What the machine is to be told about installing itself again, in answer to this report. It is decided on what the
-    /// API server has at this moment, and recorded first: without an API server the machine is told nothing.
+    /// The request to reinstall that the answer to this report contains. It is decided on the object that the API server has
+    /// now, and recorded before it is sent. Without an API server nothing is sent.
     pub async fn send_reinstall(&mut self, inventory: &Inventory, report: &OsReport) -> Option<ReinstallRequest> {
         reinstall::due(&self.machine, report, self.counts(inventory))?;
         match self.try_to_send_reinstall(inventory, report).await {
@@ -166,23 +165,23 @@ impl InventoryWriter {
         let Some(text) = due(self) else { return Ok(None) };
         self.note(inventory, Step::SentReinstall(text.clone()));
         self.write(inventory).await.map_err(StoreError::Refused)?;
-        // The write may have found another version.
+        // The write may have read a newer version.
         Ok(due(self).filter(|still| *still == text))
     }
 
-    /// Whether this is the inventory that counts for its machine, as far as all inventories are known.
+    /// Whether this inventory counts for its machine. False until all inventories are known.
     fn counts(&self, inventory: &Inventory) -> bool {
         let index = &inventory.index;
         index.is_complete()
             && match self.machine.hash.as_ref().map(|hash| index.owner(hash, None)) {
                 Some(Owner::Inventory(machine)) => machine.uid == self.machine.uid,
                 Some(Owner::Nobody | Owner::Disputed) => false,
-                // By its shared secret.
+                // A machine with a shared secret has no hash.
                 None => !self.machine.malformed_identity,
             }
     }
 
-    /// Reads the inventory anew; its whole status.
+    /// Reads the inventory again and returns its full status.
     async fn read_again(&mut self, inventory: &Inventory) -> Result<MachineInventoryStatus, StoreError> {
         let object = inventory.store.get(&self.machine.namespace, &self.machine.name).await?;
         let status = object.status.clone().unwrap_or_default();
@@ -217,7 +216,7 @@ impl InventoryWriter {
     }
 }
 
-/// A write for a machine counts against the registration through which it came.
+/// A permit to write for a machine. The write counts against the registration through which the machine came.
 pub async fn acquire_write(
     inventory: &Inventory,
     machine: &KnownMachine,

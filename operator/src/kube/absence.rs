@@ -1,14 +1,14 @@
-//! What a 404 of the API server means. Of a kind that it serves it names, in a Status, the object that it does not have;
-//! of a kind that it does not serve it says "404 page not found" in plain text, which has no reason and names nothing.
+//! What a 404 of the API server means. If the kind is served, the answer is a Status that names the missing object. If the
+//! kind is not served, the answer is the plain text "404 page not found", which names nothing.
 
 use kube::core::Status;
 
-/// Whether an object is not there, be it that not even its kind is.
+/// Whether an object does not exist. True as well if its kind is not served.
 pub fn is_absent(status: &Status) -> bool {
     status.code == 404
 }
 
-/// Whether the kind itself is not served.
+/// Whether the kind of the object is not served.
 pub fn is_not_served(status: &Status) -> bool {
     is_absent(status) && status.details.as_ref().is_none_or(|details| details.name.is_empty())
 }

@@ -8,13 +8,13 @@ use kube::api::{
 };
 use serde_json::Value;
 
-/// The kind of an `apiVersion`. Plurals are derived from kinds by Kubernetes' rule, which all of ours follow.
+/// The resource of an `apiVersion` and a kind. The plural is derived by Kubernetes' rule, which all kinds used here follow.
 pub fn resource(api_version: &str, kind: &str) -> ApiResource {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }
 
-/// Where objects of a kind are; no namespace: all of them, or those of a kind that has none.
+/// An `Api` for objects of a kind. Without a namespace: for all namespaces, or for a cluster-scoped kind.
 pub fn api(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> Api<DynamicObject> {
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
@@ -22,8 +22,8 @@ pub fn api(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> 
     }
 }
 
-/// Applies an object as ours, and gives it as it is then, with its status. Fields that its kind does not have are an
-/// error; an object that says what is there already is not written.
+/// Applies an object with the operator as field manager and returns the stored object with its status. A field that the
+/// kind does not have is an error. The API server does not write an object that has not changed.
 pub async fn apply(client: &Client, object: &Value) -> kube::Result<Value> {
     let target = Target::of(object);
     let parameters = PatchParams { field_validation: Some(ValidationDirective::Strict), force: true, ..patching() };
@@ -31,7 +31,7 @@ pub async fn apply(client: &Client, object: &Value) -> kube::Result<Value> {
     serde_json::to_value(applied).map_err(kube::Error::SerdeError)
 }
 
-/// Deletes an object, of which kind, name and namespace are looked at. Whether it was there.
+/// Deletes the object with this kind, name and namespace. Returns whether it existed.
 pub async fn delete(client: &Client, object: &Value) -> kube::Result<bool> {
     let target = Target::of(object);
     match target.api(client).delete(target.name, &DeleteParams::background()).await {
@@ -41,7 +41,7 @@ pub async fn delete(client: &Client, object: &Value) -> kube::Result<bool> {
     }
 }
 
-/// What a manifest names.
+/// The object that a manifest names.
 struct Target<'a> {
     resource: ApiResource,
     namespace: Option<&'a str>,

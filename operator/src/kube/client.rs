@@ -1,4 +1,4 @@
-//! The client of the API server, with a clock beside it: requests are timed, and none is waited for without end.
+//! The client of the API server. Each request is timed and has a deadline.
 
 use crate::kube::request_times::RequestTimes;
 use anyhow::Context as _;
@@ -10,27 +10,27 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tower::{BoxError, Layer, Service};
 
-/// Who we are to the API server: as manager of fields and as reporter of events.
+/// The operator's name for the API server, as field manager and as reporter of events.
 pub const FIELD_MANAGER: &str = "ros-operator";
 
-/// With what an object is made or replaced.
+/// Parameters of a create or a replace.
 pub fn writing() -> PostParams {
     PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
 }
 
-/// With what an object is patched.
+/// Parameters of a patch.
 pub fn patching() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
-/// To an answer's headers, retries included: as long as an API server itself works on a request. A watch is answered
-/// when it begins.
+/// Longest time until the headers of an answer, retries included. An API server itself works no longer on a request. A
+/// watch is answered when it begins.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Between two reads of an answer. A watch that has nothing to tell is ended by the API server after 290 s.
+/// Longest time between two reads of an answer. The API server ends a silent watch after 290 s.
 const SILENCE: Duration = Duration::from_secs(330);
 
-/// A client all of whose requests are timed. One that is not answered fails: an API server, or something in front of
-/// it, may take a request and never come back to it.
+/// A client that times all requests. A request without an answer fails at its deadline: an API server, or a proxy in
+/// front of it, may accept a request and never answer it.
 pub fn timed(mut config: kube::Config, times: RequestTimes) -> anyhow::Result<Client> {
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;

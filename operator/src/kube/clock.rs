@@ -24,10 +24,10 @@ impl Clock {
 }
 
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// What is less is a busy host, or a clock that is put right little by little. In milliseconds.
+/// Milliseconds. A smaller difference comes from a busy host, or from a clock that is adjusted gradually.
 const JUMP: i128 = 30_000;
 
-/// One item for each jump of this clock against the time that passes.
+/// One item for each jump of this clock against monotonic time.
 pub fn clock_jumps(clock: Clock) -> impl Stream<Item = ()> + Send {
     stream::unfold((clock.timestamp(), Instant::now()), move |(mut time, mut passed)| async move {
         loop {

@@ -1,5 +1,5 @@
-//! Kubernetes events, as a courtesy: they never hold up what they tell of, and a herd of machines does not turn into a
-//! herd of events. What must be known stands in conditions.
+//! Kubernetes events. They are best effort: writing one never delays the caller, and many machines at once do not become
+//! many events at once. What somebody must know is in conditions.
 
 use crate::kube::client::FIELD_MANAGER;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -8,9 +8,10 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Events that wait to be written; beyond it the newest are dropped.
+/// Length of the queue of events. When it is full, new events are dropped.
 const WAITING: usize = 64;
-/// The least time between two events: four a second at most, for each costs the API server as much as a machine's.
+/// Least time between two events, so at most four per second. An event costs the API server as much as the write of an
+/// inventory.
 const PAUSE: Duration = Duration::from_millis(250);
 /// The API server's limit on a note, in bytes.
 const LONGEST_NOTE: usize = 1024;
@@ -21,7 +22,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The second value writes them, until the first and its clones are dropped.
+    /// The second value writes the events until the first value and all its clones are dropped.
     pub fn new(client: Client) -> (Self, impl Future<Output = ()> + Send) {
         let (waiting, mut queue) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
         let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: None };
@@ -37,7 +38,7 @@ impl Events {
         (Self { waiting }, write)
     }
 
-    /// Tells that something happened to an object. `reason` is CamelCase.
+    /// Queues an event about an object. `reason` is CamelCase.
     pub fn publish(&self, about: ObjectReference, warning: bool, reason: &str, note: &str) {
         let mut note = note.to_owned();
         note.truncate(note.floor_char_boundary(LONGEST_NOTE));

@@ -11,7 +11,7 @@ const LONGEST_PREFIX: usize = 253;
 )]
 pub struct BadKey;
 
-/// Whether the API server would take this as the key of a label or an annotation.
+/// Whether the API server accepts this text as the key of a label or an annotation.
 pub fn check_key(key: &str) -> Result<(), BadKey> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),

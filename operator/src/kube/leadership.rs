@@ -13,12 +13,12 @@ pub use lease::NAME;
 use futures::{Stream, stream};
 use tokio::sync::watch;
 
-/// Whether this replica leads, for whoever may act only then.
+/// Whether this replica leads.
 #[derive(Clone)]
 pub struct Leadership(watch::Receiver<bool>);
 
 impl Leadership {
-    /// The first value follows what the second is told.
+    /// The first value follows what is sent to the second.
     pub fn new() -> (Self, watch::Sender<bool>) {
         let (sender, receiver) = watch::channel(false);
         (Self(receiver), sender)
@@ -28,8 +28,8 @@ impl Leadership {
         *self.0.borrow()
     }
 
-    /// Acts while this replica leads. `None`: it does not, or ceased to before the action was through, which is then
-    /// dropped where it stands.
+    /// Runs an action while this replica leads. `None`: this replica does not lead, or it stopped leading before the action
+    /// finished. The action is then dropped.
     pub async fn act<T>(&self, action: impl Future<Output = T>) -> Option<T> {
         let mut held = self.0.clone();
         if !*held.borrow_and_update() {
@@ -42,7 +42,7 @@ impl Leadership {
         }
     }
 
-    /// One item each time that this replica begins to lead: what was left to others is then its own to do.
+    /// One item each time this replica begins to lead. It then reconciles what another leader did before.
     pub fn begins(&self) -> impl Stream<Item = ()> + Send + use<> {
         stream::unfold((self.0.clone(), false), |(mut held, mut before)| async move {
             loop {
@@ -55,8 +55,8 @@ impl Leadership {
         })
     }
 
-    /// Runs `work` anew whenever this replica leads, and drops it when it ceases to; until `stop`. For controllers
-    /// whose watches nobody else needs.
+    /// Starts `work` each time this replica begins to lead and drops it when this replica stops leading, until `stop`. For
+    /// controllers whose watches only the leader needs.
     pub async fn whenever_held<W: Future<Output = ()>>(&self, stop: impl Future<Output = ()>, work: impl Fn() -> W) {
         let leading = async {
             let mut held = self.0.clone();
@@ -72,14 +72,14 @@ impl Leadership {
         }
     }
 
-    /// That of the only replica.
+    /// For a single replica, which always leads.
     #[cfg(test)]
     pub fn always() -> Self {
         Self(watch::channel(true).1)
     }
 }
 
-/// Waits for a value; for ever when the election has ended with another.
+/// Waits for a value. Never returns if the election has ended with the other value.
 async fn turned(held: &mut watch::Receiver<bool>, value: bool) {
     if held.wait_for(|held| *held == value).await.is_err() {
         std::future::pending::<()>().await;

@@ -1,9 +1,9 @@
-//! The one way in which a status is written: the difference between what it was and what it shall be, which holds only
-//! for the version of the object that it was decided on.
+//! The one way in which a status is written: as a merge patch from the old status to the new one, for exactly the version
+//! of the object that the new status was computed from.
 //!
 //! Statuses have several writers: the server for what a machine says, the controller for what follows from other objects.
-//! A list such as `conditions` is written as a whole, so whoever decided on an older version would undo what another
-//! wrote. The API server refuses that by the version, and the writer decides again.
+//! A list such as `conditions` is written as a whole, so a writer that read an older version would undo what another
+//! writer wrote. The API server refuses the older version as a conflict, and the writer computes the status again.
 
 use crate::kube::client::patching;
 use kube::api::{Api, Patch};
@@ -16,8 +16,8 @@ use serde_json::{Map, Value, json};
 pub struct StatusPatch(Value);
 
 impl StatusPatch {
-    /// What makes one status the other. `None`: they say the same. A field that `before` does not hold is not removed.
-    /// `version`: the `metadata.resourceVersion` with which `before` was read.
+    /// The patch from one status to the other. `None`: they are equal. A field that `before` does not have is not removed.
+    /// `version`: the `metadata.resourceVersion` of the object that `before` was read from.
     pub fn between<S: Serialize + PartialEq>(before: &S, after: &S, version: Option<String>) -> Option<Self> {
         if before == after {
             return None;
@@ -30,19 +30,19 @@ impl StatusPatch {
         Some(Self(Value::Object(object)))
     }
 
-    /// With which the API server is asked; one that was written since is refused as a conflict.
+    /// The patch as a request takes it. The API server answers with a conflict if the object has changed since.
     pub fn as_patch(&self) -> Patch<&Value> {
         Patch::Merge(&self.0)
     }
 
-    /// Writes it; the object afterwards.
+    /// Writes the status and returns the object.
     pub async fn write<K: Clone + DeserializeOwned>(&self, api: &Api<K>, name: &str) -> kube::Result<K> {
         api.patch_status(name, &patching(), &self.as_patch()).await
     }
 }
 
-/// The merge patch from one value to another, neither of which holds a null; `None`: they are equal. What is over is
-/// null, at every depth.
+/// The merge patch from one value to another. Neither contains a null. `None`: they are equal. A field that only the first
+/// value has becomes null in the patch, at every depth.
 fn difference(before: &Value, after: Value) -> Option<Value> {
     let (before, after) = match (before, after) {
         (Value::Object(before), Value::Object(after)) => (before, after),
@@ -60,7 +60,7 @@ fn difference(before: &Value, after: Value) -> Option<Value> {
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-/// A merge patch cannot write a null; one that is there already, of Fleet's, would be written for ever.
+/// A merge patch cannot write a null. A null that Fleet wrote would otherwise be written again each time.
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! Watches that come back from whatever the API server does to them.
+//! Watches that recover from every error of the API server.
 
 use futures::{Stream, StreamExt, stream};
 use kube::core::Status;
@@ -7,15 +7,15 @@ use kube::{Api, Error, Resource};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 
-/// What happens to all objects of a kind, for ever. `kind`: what the log calls them.
+/// All events of a kind, without end. `kind`: its name in the log.
 ///
-/// kube's own watch lists anew when it is told in an event that what it was at is forgotten. When it is told so in
-/// place of an answer it asks for the same again, without end (kube#1042); an API server behind an aggregator or a proxy
-/// may do that. Then a new watch is begun, which lists.
+/// kube's own watcher lists again when an event says that its resource version has expired. When the answer to its
+/// request says so, it repeats the same request without end (kube#1042). An API server behind an aggregator or a proxy
+/// may answer that way. Then a new watcher is started, which lists first.
 ///
-/// An etcd restored from a copy is noticed if its versions were moved on (`etcdutl snapshot restore --bump-revision
-/// --mark-compacted`, as Kubernetes asks for). Else an API server accepts a watch from a version that it has not come to,
-/// and leaves out what lies before (kubernetes#107457).
+/// A restored etcd is noticed if its revision was raised (`etcdutl snapshot restore --bump-revision --mark-compacted`, as
+/// Kubernetes' documentation says). Otherwise an API server accepts a watch from a future version and leaves out the
+/// events before it (kubernetes#107457).
 pub fn keep_watching<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -45,7 +45,7 @@ fn cannot_be_resumed(error: &watcher::Error) -> bool {
     }
 }
 
-/// 410: the version asked for is too old. 504: it is one that the API server has not come to.
+/// 410: the requested version is too old. 504: the API server has not reached the requested version.
 fn is_of_another_time(status: &Status) -> bool {
     matches!(status.code, 410 | 504)
 }

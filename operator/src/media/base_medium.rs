@@ -1,4 +1,4 @@
-//! A base medium: an image without a registration, with space for one.
+//! A base medium: an image with reserved space for the settings of a registration.
 
 use ::media::iso9660::Volume;
 use ::media::reserved_space;
@@ -10,14 +10,13 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-/// How much is read at once to be digested.
+/// Size of a read when the digest is computed, in bytes.
 const BUFFER: usize = 1 << 20;
-/// What serves as the name of a medium's file, and so as part of a URL and of a header.
+/// Longest file name of a medium. The name is a part of URLs and headers.
 const LONGEST_NAME: usize = 128;
 const EXTENSION: &str = ".iso";
 
-/// An opened file, held open: a file that takes its place under the same name does not reach into downloads that have
-/// begun.
+/// An open file. A new file of the same name does not affect downloads that have begun.
 #[derive(Debug)]
 pub struct BaseMedium {
     file: File,
@@ -27,7 +26,7 @@ pub struct BaseMedium {
     sha256: [u8; 32],
 }
 
-/// By which it is seen that a file is another one, or was written to.
+/// Identifies the content of a file: it changes when the file is replaced or written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
@@ -48,7 +47,7 @@ impl Stamp {
 }
 
 impl BaseMedium {
-    /// Reads all of the file, to know its digest.
+    /// Opens a medium and reads all of it to compute its digest.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let file = File::open(path).context("opening it")?;
         let stamp = Stamp::of(&file.metadata().context("inspecting it")?);
@@ -77,22 +76,22 @@ impl BaseMedium {
         self.space
     }
 
-    /// Whether the file is still what was digested: somebody may write to it in place.
+    /// Whether the file is unchanged since its digest was computed.
     pub fn is_unchanged(&self) -> bool {
         self.file.metadata().is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
     }
 
-    /// These bytes of the file; an error if it has been written to since it was digested.
+    /// Reads bytes of the file. An error if the file has changed since its digest was computed.
     pub fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
         let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
         let mut bytes = vec![0; length];
         self.file.read_exact_at(&mut bytes, range.start)?;
-        // Looked at after the bytes were read, so that none of another content are given away.
+        // Checked after the read, so that no bytes of a changed file are returned.
         if self.is_unchanged() { Ok(bytes) } else { Err(io::Error::other("the medium was written to")) }
     }
 }
 
-/// Whether a file of this name is served: the name stands in URLs and headers as it is.
+/// Whether a file of this name can be served. The name is used in URLs and headers without escaping.
 pub fn is_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     name.len() <= LONGEST_NAME

@@ -1,5 +1,5 @@
-//! A base medium with the settings of one registration in its reserved space: what `ros-image customize` would write,
-//! made while it is read.
+//! A base medium with the settings of one registration in its reserved space, computed while it is read. The bytes are those
+//! that `ros-image customize` would write.
 
 use super::BaseMedium;
 use ::media::reserved_space;
@@ -25,22 +25,22 @@ impl Customized {
         Ok(Self { base, content: content.into(), etag })
     }
 
-    /// In bytes: that of the base medium.
+    /// In bytes. The same as the size of the base medium.
     pub fn size(&self) -> u64 {
         self.base.size()
     }
 
-    /// A strong one: the same bytes from every replica, and after a restart, have the same.
+    /// A strong ETag. The same bytes have the same tag in all replicas and after a restart.
     pub fn etag(&self) -> &str {
         &self.etag
     }
 
-    /// Whether the bytes that the tag stands for can still be read.
+    /// Whether the bytes of the ETag can still be read.
     pub fn is_unchanged(&self) -> bool {
         self.base.is_unchanged()
     }
 
-    /// These bytes, which must lie within the size.
+    /// Reads bytes. The range must be within the size.
     pub fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
         let at = range.start;
         let mut bytes = self.base.read(range)?;
@@ -49,13 +49,13 @@ impl Customized {
     }
 }
 
-/// Of what the bytes are made: 128 bits of the base medium's digest, and 128 of the settings'. The latter hold a token
-/// of more bits than anybody can try, so the tag tells nothing of it.
+/// 128 bits of the base medium's digest and 128 bits of the settings' digest. The settings contain a token that nobody can
+/// guess, so the digest does not reveal it.
 fn etag(base: &[u8; 32], settings: &[u8; 32]) -> String {
     format!("\"{}-{}\"", hex::encode(&base[..16]), hex::encode(&settings[..16]))
 }
 
-/// Writes into `bytes`, which begin at `at`, as much of `content` as they show of it; `content` begins at `content_at`.
+/// Copies the overlapping part of `content` into `bytes`. `at` and `content_at`: the offsets of both in the medium.
 fn lay_over(bytes: &mut [u8], at: u64, content: &[u8], content_at: u64) {
     let start = at.max(content_at);
     let end = (at + bytes.len() as u64).min(content_at + content.len() as u64);

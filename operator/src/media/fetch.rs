@@ -1,4 +1,4 @@
-//! A base medium from a URL, once at the start, into a folder of this replica's own.
+//! Fetches a base medium from a URL once at the start, into a folder of this replica.
 
 use super::base_medium::is_name;
 use anyhow::{Context as _, bail, ensure};
@@ -9,18 +9,18 @@ use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Without a byte for so long, an attempt is given up.
+/// An attempt without a byte for this long fails.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// A medium is some hundred MB; a wrong URL must not fill a node's disk.
+/// Largest medium in bytes. A medium has some hundred MB, and a wrong URL must not fill the disk of a node.
 const LARGEST: u64 = 8 << 30;
 const BUFFER: usize = 1 << 20;
 
-/// A URL that was checked, and the digest of what is there. Its `Debug` hides what may be a credential.
+/// A checked URL, and the digest of the medium. `Debug` hides possible credentials.
 #[derive(Clone)]
 pub struct Origin {
     url: reqwest::Url,
     sha256: String,
-    /// The last part of the URL, which becomes the medium's name.
+    /// The last segment of the URL: the file name of the medium.
     name: String,
 }
 
@@ -37,13 +37,12 @@ impl Origin {
         Ok(Self { url, sha256, name })
     }
 
-    /// For logs: without user, password and query.
+    /// The URL for logs, without user, password and query.
     pub fn shown(&self) -> String {
         format!("{}://{}{}", self.url.scheme(), self.url.host_str().unwrap_or_default(), self.url.path())
     }
 
-    /// Leaves the medium in the folder, under its name and with its digest, or nothing new. What is there from before a
-    /// restart is not fetched again.
+    /// Fetches the medium into the folder and checks its digest. A medium from before a restart is not fetched again.
     pub async fn fetch_into(&self, folder: &Path) -> anyhow::Result<()> {
         let path = folder.join(&self.name);
         if let Ok(file) = File::open(&path).await
@@ -55,7 +54,7 @@ impl Origin {
         let part = folder.join(format!("{}.part", self.name));
         let fetched = self.download(&part).await;
         if fetched.is_err() {
-            // Room for the next attempt. That it could not be removed is not what matters.
+            // Frees the space for the next attempt. An error here would hide the first one.
             let _ = fs::remove_file(&part).await;
         }
         fetched?;
@@ -65,7 +64,7 @@ impl Origin {
     async fn download(&self, part: &Path) -> anyhow::Result<()> {
         let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
         let answer = client.context("making an HTTP client")?.get(self.url.clone()).send().await;
-        // The URL is said by whoever logs this, without what may be secret in it.
+        // The caller logs the URL, without possible secrets.
         let answer = answer.and_then(reqwest::Response::error_for_status).map_err(reqwest::Error::without_url);
         let mut answer = answer.context("asking for it")?;
         let describe = || format!("writing {}", part.display());

@@ -1,7 +1,7 @@
-//! Which bytes a request asks for: ranges and conditions of RFC 9110 (sections 13 and 14), over values.
+//! Which bytes a request asks for: conditions and ranges of RFC 9110 (sections 13 and 14). Pure functions.
 //!
-//! Scope: strong tags, no dates (nothing is said of when a medium changed), one range. A request for several ranges is
-//! answered with the whole, which section 14.2 allows and every client must take.
+//! Scope: strong ETags, no dates (no Last-Modified is sent), one range. A request for several ranges is answered with the
+//! whole medium, which section 14.2 allows and every client must accept.
 
 use axum::http::{HeaderMap, HeaderName, Method, header};
 use std::ops::Range;
@@ -9,13 +9,13 @@ use std::ops::Range;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     Whole,
-    /// Not empty, and within the size.
+    /// A range that is not empty and within the size.
     Part(Range<u64>),
-    /// The client has it already.
+    /// The client has the current version.
     NotModified,
-    /// The client wanted what is no more.
+    /// The client asked for another version (If-Match).
     ConditionFailed,
-    /// There are no such bytes.
+    /// The range is outside of the medium.
     OutOfRange,
 }
 
@@ -28,13 +28,13 @@ pub fn select(method: &Method, headers: &HeaderMap, etag: &str, size: u64) -> Se
     if headers.contains_key(header::IF_NONE_MATCH) && names(headers, header::IF_NONE_MATCH, etag, true) {
         return Selection::NotModified;
     }
-    // Ranges are defined for GET alone (section 14.2). A part is of no use to who has parts of something else; a date
-    // in If-Range is never ours.
+    // Ranges are defined for GET only (section 14.2). With If-Range, a part is sent only for the current version. A date in
+    // If-Range never matches, because no date is sent.
     let same = headers.get(header::IF_RANGE).is_none_or(|tag| tag.as_bytes() == etag.as_bytes());
     if method == Method::GET && same { range(headers, size) } else { Selection::Whole }
 }
 
-/// Whether a list of tags names this one. `weakly`: also as a weak tag.
+/// Whether a list of ETags contains this one. `weakly`: also as a weak tag.
 fn names(headers: &HeaderMap, name: HeaderName, etag: &str, weakly: bool) -> bool {
     let values = headers.get_all(name);
     let mut tags =
@@ -50,7 +50,7 @@ fn range(headers: &HeaderMap, size: u64) -> Selection {
     }
 }
 
-/// `None`: several ranges, another unit, or no range at all; all of them are ignored.
+/// `None`: several ranges, another unit, or a malformed range. All of these are ignored.
 fn parse(value: &str, size: u64) -> Option<Selection> {
     let (unit, set) = value.split_once('=')?;
     let (first, last) = set.trim().split_once('-')?;
@@ -66,7 +66,7 @@ fn parse(value: &str, size: u64) -> Option<Selection> {
     Some(if range.is_empty() { Selection::OutOfRange } else { Selection::Part(range) })
 }
 
-/// A number, or nothing at all; what is too large for us is larger than every medium.
+/// A number, or an empty text. A number that is too large for u64 becomes the largest one.
 fn number(text: &str) -> Option<Option<u64>> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

@@ -1,4 +1,4 @@
-//! Looks after the base media: fetches the one that is to be fetched, and follows what is put into the folder.
+//! Fetches a base medium if a URL is given, and polls the folder for changes.
 
 use super::base_medium::{Stamp, is_name};
 use super::{BaseMedium, Media, Source};
@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Between two looks at the folder: a look at files that have not changed asks for no more than their times.
+/// Time between two scans of the folder. A scan reads only the metadata of unchanged files.
 const POLL_EVERY: Duration = Duration::from_secs(10);
-/// Between two attempts to fetch.
+/// Pause between two attempts to fetch.
 const FETCH_RETRY: Duration = Duration::from_secs(30);
-/// More than these are not served: all of them are held open.
+/// Media that are served, at most: all of them are held open.
 const MOST: usize = 64;
 
 pub struct MediaWatcher {
@@ -22,7 +22,7 @@ pub struct MediaWatcher {
     media: watch::Sender<Media>,
 }
 
-/// Every file that was looked at, and what it is: `None` where it cannot be served, which was said then.
+/// All scanned files. `None`: the file cannot be served, and that was logged.
 type Known = HashMap<PathBuf, (Stamp, Option<Arc<BaseMedium>>)>;
 
 impl MediaWatcher {
@@ -30,7 +30,7 @@ impl MediaWatcher {
         Self { source, media }
     }
 
-    /// As long as the operator runs.
+    /// Runs as long as the operator.
     pub async fn run(self) {
         if let Some(origin) = &self.source.origin {
             while let Err(error) = origin.fetch_into(&self.source.path).await {
@@ -53,7 +53,7 @@ impl MediaWatcher {
                     complaint.clear();
                     self.publish(found);
                 }
-                // Said once: a volume that is not there today may be there tomorrow.
+                // Logged once: a volume that is missing now may come later.
                 Err(error) if format!("{error:#}") != complaint => {
                     complaint = format!("{error:#}");
                     tracing::warn!(error = complaint, "looking at media");
@@ -79,7 +79,7 @@ impl MediaWatcher {
     }
 }
 
-/// The media at `path`, a file or a folder. Reads those that changed since they were entered in `known`.
+/// The media at `path`, a file or a folder. Reads those that have changed since they were entered in `known`.
 fn scan(path: &Path, known: &mut Known) -> anyhow::Result<BTreeMap<String, Arc<BaseMedium>>> {
     let mut files = Vec::new();
     if fs::metadata(path).with_context(|| format!("inspecting {}", path.display()))?.is_dir() {
@@ -103,9 +103,9 @@ fn scan(path: &Path, known: &mut Known) -> anyhow::Result<BTreeMap<String, Arc<B
     Ok(found)
 }
 
-/// The medium in a file, which is read only if it is not known as it is now.
+/// The medium in a file. The file is read only if it is new or has changed.
 fn enter(file: &Path, known: &mut Known) -> Option<Arc<BaseMedium>> {
-    // A file that has just gone is no medium any more.
+    // The file may have been deleted since the folder was listed.
     let stamp = Stamp::of(&fs::metadata(file).ok()?);
     if let Some((then, medium)) = known.get(file)
         && *then == stamp

@@ -1,4 +1,4 @@
-//! What `/metrics` shows. No label names a machine: cardinality does not grow with the fleet.
+//! The metrics of `/metrics`. No label names a machine, so the cardinality does not grow with the fleet.
 
 use crate::inventory::index::InventoryIndex;
 use crate::kube::request_times::{RequestTimes, histogram};
@@ -18,8 +18,7 @@ use tokio::time::Instant;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
-    /// What was asked: `register`, `report`, `firstRelease`, `inventory`, `media`, or `open` for what ended before it
-    /// asked.
+    /// The request: `register`, `report`, `firstRelease`, `inventory`, `media`, or `open` if the exchange ended before it.
     request: &'static str,
     /// `ok` or `refused`.
     result: &'static str,
@@ -36,7 +35,7 @@ struct ExchangeLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CertificateLabel {
-    /// What became of the endorsement key's certificate, as in an inventory's `status.attestation`.
+    /// The result for the EK certificate, as in `status.attestation` of an inventory.
     certificate: String,
 }
 
@@ -48,7 +47,7 @@ struct RevokedLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InventoryLabel {
-    /// A phase of MachineInventory, or `None` before there is one.
+    /// A phase of MachineInventory, or `None`.
     phase: String,
 }
 
@@ -152,7 +151,7 @@ impl Metrics {
         self.outcomes.get_or_create(&Outcome { request, result, code }).inc();
     }
 
-    /// Counts a connection that made room for another; `connection` as in the label.
+    /// Counts a connection whose permit was revoked. `connection` as in the label.
     pub fn count_revoked(&self, connection: &'static str) {
         self.revoked.get_or_create(&RevokedLabel { connection }).inc();
     }
@@ -162,7 +161,7 @@ impl Metrics {
         self.phases.get_or_create(&ExchangeLabel { phase }).observe(taken.as_secs_f64());
     }
 
-    /// Counts a machine that proved itself. `certificate`: what became of its endorsement key's certificate.
+    /// Counts a machine that has proved its identity. `certificate`: the result for its EK certificate.
     pub fn count_attestation(&self, certificate: Option<impl std::fmt::Debug>) {
         let certificate = certificate.map(|result| format!("{result:?}")).unwrap_or_default();
         self.certificates.get_or_create(&CertificateLabel { certificate }).inc();
@@ -205,8 +204,8 @@ impl Metrics {
         }
     }
 
-    /// In the text format of OpenMetrics. Inventories and upgrades are counted now: nobody is told of each that changes
-    /// its phase.
+    /// The metrics in the text format of OpenMetrics. Inventories and roll-outs are counted now, because their changes are not
+    /// followed one by one.
     pub fn text(&self, inventories: &InventoryIndex) -> Result<String, Refusal> {
         self.count_upgrades();
         self.inventories.clear();
@@ -221,10 +220,10 @@ impl Metrics {
     }
 }
 
-/// Where the replica that leads has the ManagedOSImages.
+/// The ManagedOSImages of the leader.
 type OsImages = Arc<Mutex<Option<Store<ManagedOSImage>>>>;
 
-/// Ends the counting of ManagedOSImages when dropped: who does not lead does not know them.
+/// Ends the counting of ManagedOSImages when it is dropped: only the leader knows them.
 pub struct Following(OsImages);
 
 impl Drop for Following {

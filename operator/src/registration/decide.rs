@@ -1,4 +1,4 @@
-//! Whether a machine that proved its identity is taken in: a decision over values.
+//! Decides whether a machine that has proved its identity is admitted. Pure functions.
 
 use crate::inventory::index::KnownMachine;
 use crate::registration::Registration;
@@ -7,17 +7,17 @@ use k8s_openapi::jiff::Timestamp;
 use protocol::{Refusal, RefusalCode};
 use std::sync::Arc;
 
-/// When a machine whose inventory is being deleted should come back, in seconds.
+/// Seconds after which a machine should come back while its inventory is being deleted.
 const DELETION_RETRY_AFTER: u64 = 5;
 
-/// What happens to a machine.
+/// The decision about a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// It is new: an inventory is made, which `approved` says whether it needs somebody's consent.
+    /// The machine is new: an inventory is created. `approved`: whether it is approved already.
     Enroll {
         approved: bool,
     },
-    /// It has an inventory: made when it came before, or by hand in expectation of it.
+    /// The machine has an inventory, from an earlier registration or created by hand.
     Known {
         machine: Arc<KnownMachine>,
         approved: bool,
@@ -25,8 +25,8 @@ pub enum Decision {
     Refuse(Refusal),
 }
 
-/// Decides about a machine that asks for its configuration. `known`: what the inventory of the registration's namespace
-/// has for its hash, or the inventory whose shared secret it has; `admitted`: how many machines came through this registration before it, or are about to.
+/// Decides about a machine that asks for its configuration. `known`: its inventory in the registration's namespace, found by
+/// TPM hash or shared secret. `admitted`: how many machines have registered, or are registering, before this one.
 pub fn decide(
     registration: &Registration,
     known: Option<Arc<KnownMachine>>,
@@ -40,7 +40,7 @@ pub fn decide(
     if let Some(machine) = &known
         && machine.namespace != registration.namespace
     {
-        // Where it is known is not this registration's business: namespaces are tenants.
+        // The message does not name the other namespace: namespaces are tenants.
         return Decision::Refuse(Refusal::new(
             RefusalCode::KnownElsewhere,
             "this machine has an inventory in another namespace; delete that one to register it here",
@@ -60,7 +60,7 @@ pub fn decide(
         ));
     }
     match known {
-        // Whoever made an inventory by hand has consented by doing so.
+        // An inventory that was created by hand is approved unless it says otherwise.
         Some(machine) => {
             let approved = machine.approved != Some(false);
             Decision::Known { machine, approved }
@@ -69,14 +69,14 @@ pub fn decide(
     }
 }
 
-/// Whether a machine is one of those that came through this registration before.
+/// Whether a machine has registered through this registration before.
 pub fn came_through(registration: &Registration, known: Option<&KnownMachine>) -> bool {
     known.is_some_and(|machine| {
         machine.namespace == registration.namespace && machine.registration.as_deref() == Some(&registration.name)
     })
 }
 
-/// The refusal of everybody who asks for configuration after `expiresAt`.
+/// The refusal after `expiresAt`.
 pub fn expired(registration: &Registration, now: Timestamp) -> Option<Refusal> {
     let expires = registration.spec.expires_at.as_ref().filter(|time| time.0 <= now)?;
     Some(Refusal::new(
@@ -85,7 +85,7 @@ pub fn expired(registration: &Registration, now: Timestamp) -> Option<Refusal> {
     ))
 }
 
-/// The refusal of a machine that waits for somebody's consent.
+/// The refusal of a machine that waits for approval.
 pub fn approval_pending(inventory: &str) -> Refusal {
     let message = format!("MachineInventory {inventory} waits for approval: set its spec.approved to true");
     Refusal::new(RefusalCode::ApprovalPending, message).retry_after(60)

@@ -1,5 +1,5 @@
-//! What machines see of us first: an address, and a certificate for it. Found at the start, and looked after as long
-//! as we run.
+//! The operator's endpoint for machines: its URL, and the certificate for it. Both are determined at the start and checked
+//! regularly.
 
 pub mod address;
 pub mod authority;
@@ -14,11 +14,12 @@ use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How often it is looked whether a certificate is due, another replica renewed it, or the address has changed.
+/// How often certificate and address are checked: the certificate may be due or renewed by another replica.
 const RENEWAL_EVERY: Duration = Duration::from_secs(10 * 60);
-/// The same while no machine outside the cluster can reach us: a load balancer takes a while to give an address.
+/// How often they are checked while no machine outside the cluster can reach the operator: a load balancer takes a while to
+/// assign an address.
 const ADDRESS_EVERY: Duration = Duration::from_secs(15);
-/// How long the API server is waited for between two attempts at the start.
+/// Pause between two attempts at the start.
 const START_RETRY: Duration = Duration::from_secs(2);
 
 /// How machines reach the operator.
@@ -26,7 +27,7 @@ const START_RETRY: Duration = Duration::from_secs(2);
 pub struct Endpoint {
     /// Such as `https://ros.example.org`, without a slash at the end.
     pub server_url: String,
-    /// PEM of the authorities to trust; empty: those that everybody trusts.
+    /// PEM of the authorities to trust. Empty: the public ones.
     pub ca_bundle: String,
 }
 
@@ -38,14 +39,14 @@ impl Endpoint {
     }
 }
 
-/// Where address and certificate come from.
+/// Determines address and certificate, and follows their changes.
 pub struct EndpointWatcher {
     pub address: AddressFinder,
     pub certificate: CertificateSource,
 }
 
 impl EndpointWatcher {
-    /// `fleet`: what installed machines know, where they were told of this server URL.
+    /// `machines`: what installed machines know, given the server URL.
     async fn find(
         &self,
         machines: impl FnOnce(&str) -> InstalledMachines,
@@ -58,7 +59,7 @@ impl EndpointWatcher {
         Ok((served, endpoint))
     }
 
-    /// `None`: told to stop while waiting for the API server.
+    /// Waits until address and certificate are known. `None`: `stop` came first.
     pub async fn wait(&self, stop: impl Future<Output = ()>) -> Option<(ServerCertificate, Endpoint)> {
         let stop = stop.fuse();
         tokio::pin!(stop);
@@ -73,7 +74,7 @@ impl EndpointWatcher {
                     }
                     return Some(found);
                 }
-                // Not ready until then: nothing is served.
+                // The operator does not serve and is not ready until then.
                 Err(error) if is_damaged(&error) => tracing::error!("{error:#}"),
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "waiting for an address and a certificate"),
             }
@@ -101,7 +102,7 @@ impl EndpointWatcher {
                 match self.find(|url| installed_machines(&told.borrow(), url, &machines_behind)).await {
                     Ok(found) => found,
                     Err(error) if is_damaged(&error) => {
-                        // What is served with goes on being trusted; it only cannot be renewed.
+                        // The current certificate stays valid; it only cannot be renewed.
                         tracing::error!("{error:#}");
                         continue;
                     }
@@ -141,12 +142,12 @@ fn installed_machines(
     InstalledMachines { bundle: told.ca_bundle.clone(), behind }
 }
 
-/// Whether somebody must put something back: waiting does not help.
+/// Whether somebody must restore a part of the Secret. Waiting does not help.
 fn is_damaged(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(AuthorityError::Damaged(_)))
 }
 
-/// Names and addresses that the certificate is for: what the URL says, and this machine.
+/// Names and addresses of the certificate: the host of the URL, and the local host.
 pub fn hosts(server_url: &str) -> anyhow::Result<Vec<String>> {
     let url: axum::http::Uri = server_url.parse().with_context(|| format!("reading the server URL {server_url:?}"))?;
     anyhow::ensure!(url.scheme_str() == Some("https"), "the server URL {server_url:?} does not start with https://");

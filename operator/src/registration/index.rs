@@ -1,4 +1,4 @@
-//! Every MachineRegistration, found by its token, with the authorities it trusts.
+//! All MachineRegistrations, found by token, and the authorities that they trust.
 
 use crate::inventory::index::{InventoryIndex, Key};
 use crate::registration::Registration;
@@ -16,16 +16,16 @@ pub type Authorities = Arc<Vec<Vec<u8>>>;
 #[derive(Default)]
 pub struct RegistrationIndex {
     maps: RwLock<Maps>,
-    /// How many machines may come through a registration that does not say it.
+    /// How many machines a registration without `spec.maxMachines` admits.
     pub default_most: Option<u32>,
 }
 
-/// Whom a token lets in.
+/// Which machines a token admits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenScope {
-    /// Machines that nobody knows, too: the token of media.
+    /// New and known machines: the token of media.
     NewMachines,
-    /// The token of installed machines.
+    /// Known machines only: the token of installed machines.
     KnownMachines,
 }
 
@@ -33,19 +33,19 @@ pub enum TokenScope {
 struct Maps {
     by_key: HashMap<Key, Arc<Registration>>,
     by_token: HashMap<RegistrationToken, (Key, TokenScope)>,
-    /// Read by the controller from Secrets; a registration that trusts authorities is not open before they are here.
+    /// Read from Secrets by the controller. A registration with `trustedCAs` admits nobody before they are read.
     authorities: HashMap<Key, Authorities>,
     listing: Option<HashSet<Key>>,
     complete: bool,
 }
 
 impl RegistrationIndex {
-    /// `default_most`: of machines for registrations that do not say how many; 0: any number.
+    /// `default_most`: for registrations without `spec.maxMachines`; 0: any number.
     pub fn new(default_most: u32) -> Self {
         Self { default_most: Some(default_most).filter(|most| *most > 0), ..Self::default() }
     }
 
-    /// Takes in what the watch says.
+    /// Applies an event of the watch.
     pub fn apply(&self, event: &watcher::Event<MachineRegistration>) {
         self.write(|maps| match event {
             watcher::Event::Init => maps.listing = Some(HashSet::new()),
@@ -63,8 +63,8 @@ impl RegistrationIndex {
         self.read(|maps| maps.complete)
     }
 
-    /// The registration of a token. Tokens hold some 280 random bits and are found by keyed hash, so the time it
-    /// takes tells nothing that helps guessing one.
+    /// The registration of a token. Tokens have some 280 random bits and are found by keyed hash, so timing does not help to
+    /// guess one.
     pub fn find(&self, token: &RegistrationToken) -> Option<(Arc<Registration>, TokenScope)> {
         self.read(|maps| {
             let (key, scope) = maps.by_token.get(token)?;
@@ -72,7 +72,7 @@ impl RegistrationIndex {
         })
     }
 
-    /// Every registration, in no order.
+    /// All registrations, in no order.
     pub fn all(&self) -> Vec<Arc<Registration>> {
         self.read(|maps| maps.by_key.values().cloned().collect())
     }
@@ -86,7 +86,7 @@ impl RegistrationIndex {
         self.read(|maps| maps.authorities.get(&(namespace.to_owned(), name.to_owned())).cloned())
     }
 
-    /// Enters the authorities that a registration trusts; `None` takes them away.
+    /// Sets the authorities that a registration trusts. `None` removes them.
     pub fn set_authorities(&self, namespace: &str, name: &str, authorities: Option<Authorities>) {
         let key = (namespace.to_owned(), name.to_owned());
         self.write(|maps| match authorities {

@@ -1,4 +1,4 @@
-//! What is written about a machine when it registers: the inventory made, or what changes of one that is there.
+//! What a registration writes about a machine: a new inventory, or a patch of an existing one.
 
 use crate::digest::Digest;
 use crate::inventory::index::KnownMachine;
@@ -10,12 +10,12 @@ use protocol::{SmbiosDocument, TpmHash};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// What a registration says about one machine, its templates filled in.
+/// The values for one machine, with all templates filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record<'a> {
     namespace: String,
     registration: String,
-    /// The name template, filled in but not yet made a name.
+    /// The filled-in name template, before it is made a valid name.
     name: Rendered,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
@@ -39,8 +39,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The inventory to make of the machine with this hash. `candidate`: how many of its names were found taken by other
-    /// machines.
+    /// The inventory to create for the machine with this hash. `candidate`: how many of its names other machines have.
     pub fn object(&self, hash: &TpmHash, approved: bool, candidate: usize) -> MachineInventory {
         let spec = MachineInventorySpec {
             tpm_hash: Some(hash.to_string()),
@@ -58,8 +57,8 @@ impl<'a> Record<'a> {
         object
     }
 
-    /// What must be patched of an inventory that is there, as a JSON merge patch; `None` if it is up to date. Labels
-    /// and annotations are added and changed, never removed: others may be somebody's. The identity is not touched.
+    /// The JSON merge patch of an existing inventory. `None` if it is up to date. Labels and annotations are added and changed,
+    /// never removed, because somebody else may have set them. The identity is not changed.
     pub fn patch(&self, known: &KnownMachine) -> Option<Value> {
         let digest = self.digest();
         let up_to_date = known.registered_digest.as_ref() == Some(&digest)

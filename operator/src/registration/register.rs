@@ -1,8 +1,7 @@
-//! Takes machines in and keeps their inventories: decides with [`decide`], writes what the decision needs and no more.
+//! Registers machines: finds or creates the inventory of a machine, as [`decide`] says.
 //!
-//! A new machine costs two writes (object, status), a known one none unless something changed. Neither costs a read:
-//! what is known stands in the index. What a machine says is noted in a [`InventoryWriter`] first, so that several things said
-//! in one breath are one write.
+//! A new machine costs two writes (object and status), a known one none unless something changed. Neither costs a read,
+//! because the index has what is needed. The status is written by an [`InventoryWriter`].
 
 use crate::digest::Digest;
 use crate::identity::attestation::Identity;
@@ -24,11 +23,11 @@ use protocol::message::MachineReport;
 use protocol::{Refusal, RefusalCode, TpmHash};
 use std::sync::Arc;
 
-/// How often an inventory may vanish, or change hands, under one registration before the machine is sent away.
+/// How often the inventory may be deleted or changed during a registration before the machine is refused.
 const ATTEMPTS: usize = 3;
 
-/// Takes a machine in, or recognises it, and notes that it registered. When this returns its inventory exists; the
-/// status of the writer is still to be written. A machine that waits for approval is recorded and refused.
+/// Registers a machine that has proved its identity by its TPM. Afterwards its inventory exists; the caller writes its status
+/// with the returned writer. A machine that waits for approval is recorded and refused.
 pub async fn register(
     inventory: &Inventory,
     registration: &Registration,
@@ -38,12 +37,12 @@ pub async fn register(
     let templates = templates(registration)?;
     let record = Record::new(registration, templates, &report.smbios);
     for _ in 0..ATTEMPTS {
-        // The operator's default is for more than anybody expects, and may be exceeded by who comes during the listing.
+        // The operator's default limit is generous and may be exceeded during the first listing.
         if registration.spec.max_machines.is_some() && !inventory.index.is_complete() {
             return Err(lookup::starting());
         }
         let known = inventory.find_in(&registration.namespace, &identity.hash).await?;
-        // Held until the machine is in the index, or is sent away.
+        // Held until the index contains the machine, or the machine is refused.
         let reservation = (!decide::came_through(registration, known.as_deref()))
             .then(|| inventory.index.reserve(&registration.namespace, &registration.name));
         let admitted = reservation.as_ref().map_or(0, |reservation| reservation.admitted_before);
@@ -64,8 +63,7 @@ pub async fn register(
     Err(deleted_meanwhile())
 }
 
-/// The same for a machine that has an inventory already and proved itself by the shared secret of that one: it is
-/// recognised or sent away, and nothing is made for it.
+/// Registers a machine that has proved its identity by the shared secret of its inventory. No inventory is created.
 pub async fn register_known(
     inventory: &Inventory,
     registration: &Registration,
@@ -74,7 +72,7 @@ pub async fn register_known(
 ) -> Result<InventoryWriter, Refusal> {
     let templates = templates(registration)?;
     let record = Record::new(registration, templates, &report.smbios);
-    // As it is now, if it is the same still: somebody may have changed their mind since the proof began.
+    // The inventory may have changed since the proof began.
     let same = |newest: &Arc<KnownMachine>| newest.uid == machine.uid && newest.secret() == machine.secret();
     let newest = inventory.index.get(&machine.namespace, &machine.name).filter(same);
     let machine = newest.ok_or_else(unknown_machine)?;
@@ -105,7 +103,7 @@ async fn note_registered(
     attestation: Option<AttestationStatus>,
     report: &MachineReport,
 ) -> Result<InventoryWriter, Refusal> {
-    // A client of the first release does not know its hardware, which is no reason to forget it.
+    // A client of the first release does not report its hardware; the recorded hardware stays.
     let told = report.hardware != Hardware::default();
     let news = told && machine.hardware != Some(Digest::of(&report.hardware));
     let hardware = news.then(|| Box::new(report.hardware.clone()));
@@ -119,7 +117,7 @@ async fn note_registered(
     Ok(writer)
 }
 
-/// What the machine proved. With a time where other inventories have its hash, too: from then on this one counts.
+/// The attestation to record. It has a time if other inventories have the same hash: from then on this one counts.
 fn attested(inventory: &Inventory, machine: &KnownMachine, attestation: AttestationStatus) -> AttestationStatus {
     let all = machine.hash.as_ref().map(|hash| inventory.index.of_one_machine(hash)).unwrap_or_default();
     let others = all.iter().filter(|other| other.uid != machine.uid);
@@ -127,7 +125,7 @@ fn attested(inventory: &Inventory, machine: &KnownMachine, attestation: Attestat
     let Some(latest) = latest.filter(|latest| machine.attested_at().is_none_or(|own| own <= *latest)) else {
         return attestation;
     };
-    // Of two proofs in one second the later one must be the newer.
+    // Two proofs in one second must not have the same time.
     let now = inventory.clock.now().0.as_second().max(latest + 1);
     AttestationStatus { time: Timestamp::from_second(now).ok().map(Time), ..attestation }
 }
@@ -136,7 +134,7 @@ fn deleted_meanwhile() -> Refusal {
     Refusal::new(RefusalCode::Unavailable, "the machine's inventory was deleted meanwhile").retry_after(5)
 }
 
-/// The writer of a machine that has an inventory in the registration's namespace.
+/// The writer for a machine that has an inventory in the registration's namespace.
 pub async fn find(
     inventory: &Inventory,
     registration: &Registration,
@@ -146,7 +144,7 @@ pub async fn find(
     known.filter(|machine| is_ours(registration, machine)).map(InventoryWriter::new).ok_or_else(unknown_machine)
 }
 
-/// The same of a machine that proved itself by the shared secret of its inventory.
+/// The writer for a machine that has proved its identity by the shared secret of its inventory.
 pub fn find_known(registration: &Registration, machine: &Arc<KnownMachine>) -> Result<InventoryWriter, Refusal> {
     if is_ours(registration, machine) { Ok(InventoryWriter::new(machine.clone())) } else { Err(unknown_machine()) }
 }
@@ -155,8 +153,8 @@ fn is_ours(registration: &Registration, machine: &KnownMachine) -> bool {
     machine.namespace == registration.namespace && !machine.deleting
 }
 
-/// Makes the inventory of a new machine. Where the name is taken by the same machine, that was another replica, or
-/// another connection, in the same moment: the one that is there is taken.
+/// Creates the inventory of a new machine. If the name belongs to the same machine, another replica or connection has just
+/// created the inventory, and that one is used.
 async fn make(
     inventory: &Inventory,
     record: &Record<'_>,
@@ -180,7 +178,7 @@ async fn make(
     ))
 }
 
-/// Brings labels, annotations and SMBIOS up to date. `None`: the inventory is gone, or is not what it was.
+/// Updates labels, annotations and SMBIOS. `None`: the inventory was deleted or changed.
 async fn update(
     inventory: &Inventory,
     record: &Record<'_>,
@@ -192,7 +190,7 @@ async fn update(
     match inventory.store.patch(&known.namespace, &known.name, &patch).await {
         Ok(object) => Ok(Some(inventory.index.enter(object))),
         Err(StoreError::Gone) => {
-            // The index has not heard of it yet; the next attempt must not find the machine again.
+            // The index does not know the deletion yet; the next attempt must not find the object again.
             inventory.index.forget(&known);
             Ok(None)
         }

@@ -1,6 +1,6 @@
-//! Where templates stand in a registration's cloud-config, and what a machine gets in their place.
+//! Templates in the cloud-config of a registration, and how they are filled in for a machine.
 //!
-//! Values of a machine are put into texts of the parsed document. So they cannot add a key, whatever is in them.
+//! Values are put into strings of the parsed document, so no value can add a key.
 
 use super::as_host_name;
 use crate::inventory::index::KnownMachine;
@@ -9,10 +9,10 @@ use protocol::message::MAX_FRAME;
 use protocol::{ConfigTemplate, Refusal, RefusalCode, SmbiosDocument};
 use serde_json::{Map, Value};
 
-/// Places whose text becomes the name of a host or a Node, as JSON pointers (RFC 6901).
+/// JSON pointers (RFC 6901) of strings that become the name of a host or a Node.
 const NAMES: &[&str] = &["/hostname", "/fqdn", "/rancherd/nodeName"];
 
-/// The texts of a cloud-config that are templates.
+/// The strings of a cloud-config that are templates.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ConfigTemplates(Vec<TemplateText>);
 
@@ -25,7 +25,7 @@ struct TemplateText {
     template: ConfigTemplate,
 }
 
-/// A text that cannot be filled in for any machine.
+/// A template that cannot be filled in for any machine.
 #[derive(Debug)]
 pub(super) struct InvalidTemplate {
     /// Such as `cloudConfig.users[0].name`.
@@ -42,7 +42,7 @@ impl ConfigTemplates {
         Ok(Self(texts))
     }
 
-    /// The cloud-config, which must be the one that was parsed, for one machine.
+    /// The cloud-config for one machine. `config` must be the one that was parsed.
     pub(super) fn fill_in(
         &self,
         config: Map<String, Value>,

@@ -1,4 +1,4 @@
-//! The Fleet Bundle around an upgrade's objects, and what its status says.
+//! The Fleet Bundle with the objects of a roll-out, and its status.
 
 use super::objects::{labels, objects};
 use super::{PLAN_NAMESPACE, Upgrade};
@@ -13,8 +13,8 @@ const LOCAL_CLUSTER: &str = "local";
 
 /// The Bundle for a ManagedOSImage, which owns it.
 ///
-/// A document for each object: one that the new content leaves out is deleted by Fleet. Each is JSON, which is YAML as
-/// well: in ours, written as YAML 1.2, Fleet would read a variable's value `no` as false.
+/// One document for each object, so that Fleet deletes an object that is left out later. The documents are JSON, which is also
+/// YAML: Fleet reads YAML 1.1, in which an unquoted `no` is false.
 pub fn bundle(object: &ManagedOSImage, upgrade: &Upgrade) -> Value {
     let resources = objects(upgrade, PLAN_NAMESPACE).into_iter().filter_map(|(name, object)| {
         let content = format!("{:#}\n", object?);
@@ -22,7 +22,7 @@ pub fn bundle(object: &ManagedOSImage, upgrade: &Upgrade) -> Value {
     });
     let resources: Vec<Value> = resources.collect();
     let targets = match upgrade.is_local() {
-        // Without this nobody is selected, and the Bundle is Ready all the same.
+        // Without targets no cluster is selected, and the Bundle is Ready nevertheless.
         true => json!([{"clusterName": LOCAL_CLUSTER}]),
         false => json!(upgrade.targets),
     };
@@ -43,7 +43,7 @@ pub fn bundle(object: &ManagedOSImage, upgrade: &Upgrade) -> Value {
     })
 }
 
-/// A Bundle's status as far as it is read.
+/// The used part of a Bundle's status.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BundleStatus {
@@ -51,7 +51,7 @@ pub struct BundleStatus {
     pub summary: Summary,
 }
 
-/// Clusters by state. What is counted here is whether the objects were applied, not whether anything was upgraded.
+/// Clusters by state. The counts say whether the objects are applied, not whether nodes are upgraded.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Summary {
@@ -74,13 +74,13 @@ pub struct NonReady {
 impl BundleStatus {
     /// `None`: Fleet has not looked at this generation of the Bundle.
     pub fn of(bundle: &Value) -> Option<Self> {
-        // What cannot be read is as good as not there: Fleet writes it anew.
+        // A status that cannot be parsed counts as absent: Fleet writes it again.
         let status: Self = serde_json::from_value(bundle.get("status")?.clone()).ok()?;
         let generation = bundle.pointer("/metadata/generation").and_then(Value::as_i64);
         (status.observed_generation.is_some() && status.observed_generation >= generation).then_some(status)
     }
 
-    /// The first cluster on which it could not be applied, with Fleet's words.
+    /// The first cluster in which the Bundle could not be applied, with Fleet's message.
     pub fn trouble(&self) -> Option<String> {
         let summary = &self.summary;
         if summary.err_applied + summary.not_ready + summary.modified == 0 {
@@ -96,7 +96,7 @@ impl BundleStatus {
     }
 }
 
-/// What is carried back of a Bundle's status; the digests of contents are Fleet's own affair.
+/// The fields of a Bundle's status that are copied into the ManagedOSImage. Digests of contents are left out.
 pub fn carried_back(bundle: &Value) -> Option<Map<String, Value>> {
     let status = bundle.get("status")?.as_object()?;
     let carried = ["conditions", "display", "observedGeneration", "partitions", "summary", "unavailable"];

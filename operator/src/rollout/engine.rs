@@ -1,31 +1,31 @@
-//! Who carries an upgrade out.
+//! The engines that carry out a roll-out.
 
 use super::LOCAL_NAMESPACE;
 use api::Problem;
 use api::{Engine, reason};
 
-/// Which of the kinds we drive the API server serves.
+/// Which of the engines' kinds the API server serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServedKinds {
     /// Fleet's Bundles.
     pub bundles: bool,
     /// System Upgrade Controller's Plans.
     pub plans: bool,
-    /// Whether the namespace is there in which System Upgrade Controller runs when it came without Rancher.
+    /// Whether the namespace exists in which System Upgrade Controller runs if it was installed without Rancher.
     pub standalone: bool,
 }
 
-/// Where System Upgrade Controller runs with Rancher. It looks for Plans in its own namespace and nowhere else.
+/// Namespace of System Upgrade Controller with Rancher. It reads Plans only in its own namespace.
 pub const PLAN_NAMESPACE: &str = "cattle-system";
-/// Where its own manifest puts it.
+/// Namespace of System Upgrade Controller in its own manifest.
 pub const STANDALONE_NAMESPACE: &str = "system-upgrade";
 
-/// An engine that there is.
+/// An engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RolloutEngine {
-    /// A Bundle brings the Plan into each cluster.
+    /// Fleet: a Bundle applies the Plan in each selected cluster.
     Fleet,
-    /// The Plan is applied here.
+    /// System Upgrade Controller: the Plan is applied in this cluster.
     Plan,
 }
 
@@ -48,7 +48,7 @@ impl RolloutEngine {
     }
 }
 
-/// The engine for a ManagedOSImage of this namespace, or what is missing.
+/// Chooses the engine of a ManagedOSImage in this namespace. The error says what is missing.
 pub fn choose(engine: Engine, namespace: &str, served: ServedKinds) -> Result<RolloutEngine, Problem> {
     let local = namespace == LOCAL_NAMESPACE;
     let missing = match engine {

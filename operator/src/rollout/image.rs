@@ -5,13 +5,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest name with its registry, and longest tag: the grammar's limits.
+/// Longest name with its registry, and longest tag, by the grammar.
 const LONGEST_NAME: usize = 255;
 const LONGEST_TAG: usize = 128;
-/// What a runtime pulls when neither tag nor digest is given.
+/// The tag that a runtime uses if neither tag nor digest is given.
 const DEFAULT_TAG: &str = "latest";
 
-/// A reference in which tag, digest or both are given: one without either names `latest`.
+/// A reference with a tag, a digest or both. Without either the tag is `latest`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageReference {
     name: String,
@@ -20,17 +20,17 @@ pub struct ImageReference {
 }
 
 impl ImageReference {
-    /// The tag, if one is given that could be a release's name.
+    /// The tag, if it can be the name of a release.
     pub fn release_tag(&self) -> Option<&str> {
         self.tag.as_deref().filter(|tag| *tag != DEFAULT_TAG)
     }
 
-    /// Whether it says where it is to be pulled from.
+    /// Whether the reference names a registry.
     pub fn names_registry(&self) -> bool {
         split_registry(&self.name).0.is_some()
     }
 
-    /// The tag or, where there is none, the beginning of the digest.
+    /// The tag, else the first 12 digits of the digest.
     pub fn short(&self) -> &str {
         let digest = || self.digest.as_deref()?.split(':').nth(1)?.get(..12);
         self.tag.as_deref().or_else(digest).unwrap_or(DEFAULT_TAG)
@@ -91,7 +91,7 @@ fn is_name(name: &str) -> bool {
 }
 
 fn is_registry(registry: &str) -> bool {
-    // An IPv6 address stands in brackets, and its colons are none of a port's.
+    // An IPv6 address is in brackets; the colons in it do not begin a port.
     let (host, port) = match registry.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (registry, None),

@@ -1,7 +1,7 @@
-//! The objects of one upgrade, as they stand in a Bundle and as they are applied where there is no Fleet.
+//! The objects of a roll-out, for a Bundle or to be applied without Fleet.
 //!
-//! All have one name, which holds the ManagedOSImage's: an object of a name that another Bundle has, too, would keep
-//! both from being applied.
+//! All have the same name, which contains the name of the ManagedOSImage: two Bundles with an object of the same name could
+//! not be applied.
 
 use super::Upgrade;
 use api::{OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL};
@@ -12,7 +12,7 @@ const ROLE_API: &str = "rbac.authorization.k8s.io/v1";
 /// Key of the cloud-config in the Secret.
 const CLOUD_CONFIG: &str = "cloud-config";
 
-/// Everything that an upgrade may be made of, in the order of applying; what `upgrade` has no use for is `None`.
+/// All possible objects of a roll-out, in the order of applying. `None`: this roll-out does not need the object.
 pub fn objects(upgrade: &Upgrade, namespace: &str) -> [(&'static str, Option<Value>); 5] {
     let rules = rules(upgrade);
     let binding = (!rules.is_empty()).then(|| role_binding(upgrade, namespace));
@@ -28,7 +28,7 @@ pub fn objects(upgrade: &Upgrade, namespace: &str) -> [(&'static str, Option<Val
     ]
 }
 
-/// The same objects by name alone, for deleting them.
+/// The same objects with kind and name only, to delete them.
 pub fn identities(name: &str, namespace: &str) -> [Value; 5] {
     let kinds = [
         ("v1", "ServiceAccount", true),
@@ -46,12 +46,12 @@ pub fn identities(name: &str, namespace: &str) -> [Value; 5] {
     })
 }
 
-/// Labels by which everything made for a ManagedOSImage is known.
+/// Labels of all objects of a ManagedOSImage.
 pub fn labels(upgrade: &Upgrade) -> Value {
     json!({OS_IMAGE_LABEL: upgrade.image_name, OS_IMAGE_NAMESPACE_LABEL: upgrade.image_namespace})
 }
 
-/// What the Plan's pods may do: what `kubectl cordon` and `kubectl drain` ask for, and nothing where neither is run.
+/// The rights of the Plan's pods: those that `kubectl cordon` and `kubectl drain` need. None if neither is run.
 pub fn rules(upgrade: &Upgrade) -> Vec<Value> {
     let mut rules = Vec::new();
     if upgrade.plan.cordon || upgrade.plan.drain.is_some() {
@@ -85,7 +85,7 @@ fn role_binding(upgrade: &Upgrade, namespace: &str) -> Value {
 
 fn secret(upgrade: &Upgrade, namespace: &str, cloud_config: &str) -> Value {
     use base64::Engine as _;
-    // Not `stringData`, which the API server turns into `data`: applied again, it would look like a change.
+    // Not `stringData`: the API server converts it to `data`, so that each apply would look like a change.
     let data = base64::engine::general_purpose::STANDARD.encode(cloud_config);
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": {CLOUD_CONFIG: data}});
     with(secret, upgrade, Some(namespace))

@@ -1,8 +1,8 @@
-//! The spec of a System Upgrade Controller's Plan, `upgrade.cattle.io/v1`: the fields that we write.
+//! The spec of a Plan of System Upgrade Controller, `upgrade.cattle.io/v1`: the fields that the operator writes.
 //!
-//! Its API server takes more than its controller does. A `drain.timeout` that is a number counts nanoseconds and stops
-//! the controller for every Plan of the cluster, so it is always text; a `version` that is no label value makes no Job
-//! and no error; `env` is pruned in silence, so it is `envs`; with `drain` given, what is left out of it is done.
+//! The API server accepts more than the controller does. A number as `drain.timeout` means nanoseconds and stops the
+//! controller for all Plans of the cluster, so it is always text. A `version` that is not a valid label value causes neither a
+//! Job nor an error. `env` is pruned silently, so `envs` is used. If `drain` is given, its absent fields count as true.
 
 use super::{DefaultRegistry, ImageReference, MalformedImage};
 use crate::digest::Digest;
@@ -12,14 +12,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// A label's value is no longer than this, and the Plan's version becomes one.
+/// Longest version: the limit of a label value, which it becomes.
 const LONGEST_VERSION: usize = 63;
 /// Hex digits of the digest at the end of a version.
 const VERSION_DIGEST: usize = 16;
-/// What upgrades a machine in an image that carries a release. The entry point of the first release's images does
+/// The command that upgrades a machine from an image with a release. The entry point of the first release's images does
 /// nothing.
 const UPGRADE: &str = "/usr/sbin/suc-upgrade";
-/// Where the upgrade container finds the Secret: the first release's place, so that its images find it, too.
+/// Path of the Secret in the upgrade container, as in the first release, so that its images find it.
 const SECRET_PATH: &str = "/run/data";
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -88,13 +88,13 @@ pub struct PlanSecret {
     pub path: String,
 }
 
-/// What a Plan cannot say; the text names the field and what to write instead.
+/// A spec that a Plan cannot express. The text names the field and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UnsupportedByPlan(pub String);
 
-/// The Plan of this `name` for a ManagedOSImage. `cloud_config`: the document laid into its Secret of the same name.
-/// `registry`: of images that name none.
+/// The Plan for a ManagedOSImage. `cloud_config`: the document in the Secret of the same name. `registry`: for images that name
+/// none.
 pub fn plan(
     name: &str,
     spec: &ManagedOSImageSpec,
@@ -103,7 +103,7 @@ pub fn plan(
 ) -> Result<PlanSpec, UnsupportedByPlan> {
     let concurrency = spec.concurrency.unwrap_or(1);
     let mut upgrade = upgrade_container(spec)?;
-    // Of what the user says: the same image from another registry is nothing to upgrade to.
+    // From the user's text, without the default registry: the same image from another registry is no upgrade.
     let version = version(&upgrade, spec.os_image.as_deref(), cloud_config)?;
     let mut prepare = spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?;
     for container in [&mut upgrade].into_iter().chain(&mut prepare) {
@@ -124,7 +124,7 @@ pub fn plan(
         version,
         service_account_name: name.to_owned(),
         node_selector: spec.node_selector.clone().unwrap_or_default(),
-        // A node is upgraded whatever keeps other pods away from it.
+        // A node is upgraded whatever its taints are.
         tolerations: vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }],
         cordon: spec.cordon.unwrap_or(true),
         drain: spec.drain.as_ref().map(drain).transpose()?,
@@ -151,7 +151,7 @@ fn upgrade_container(spec: &ManagedOSImageSpec) -> Result<Container, Unsupported
 fn container(spec: &ContainerSpec, default_image: Option<&str>) -> Result<Container, UnsupportedByPlan> {
     let given = spec.image.as_deref().or(default_image).unwrap_or_default();
     Ok(Container {
-        // Written out with its tag: left to the controller, an image without one gets the Plan's version as tag.
+        // With its tag: the controller would use the Plan's version as the tag of an image without one.
         image: image(given)?.to_string(),
         command: spec.command.clone().unwrap_or_default(),
         args: spec.args.clone().unwrap_or_default(),
@@ -166,17 +166,17 @@ fn image(text: &str) -> Result<ImageReference, UnsupportedByPlan> {
     text.trim().parse().map_err(|error: MalformedImage| UnsupportedByPlan(error.to_string()))
 }
 
-/// A label value that is another one whenever nodes must be upgraded anew: for another `osImage`, another container,
-/// other cloud-config, and for nothing else. The controller compares it and nothing of the container.
+/// The version of the Plan, a valid label value. It changes exactly when nodes must be upgraded again: with `osImage`, the
+/// container or the cloud-config. The controller compares only this version.
 fn version(
     upgrade: &Container,
     os_image: Option<&str>,
     cloud_config: Option<&str>,
 ) -> Result<String, UnsupportedByPlan> {
-    // Where a container has an image of its own, `osImage` is in nothing else of the Plan.
+    // If the container has an image of its own, the Plan contains `osImage` nowhere else.
     let image = image(os_image.unwrap_or(&upgrade.image))?;
     let digest = Digest::of(&(upgrade, image.to_string(), cloud_config)).to_string();
-    // A tag may begin with an underscore, and after it with anything; a label value may not.
+    // A tag may begin with characters with which a label value may not begin.
     let tag = image.short().trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
     let tag = &tag[..tag.len().min(LONGEST_VERSION - VERSION_DIGEST - 1)];
     Ok(format!("{tag}-{}", &digest[..VERSION_DIGEST]).trim_start_matches('-').to_owned())

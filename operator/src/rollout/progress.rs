@@ -1,5 +1,5 @@
-//! How far each node is, counted from what machines and Nodes say: a Bundle that is Ready and a Plan that is Complete
-//! have been applied and no more, and stay so after a failed Job.
+//! The progress of each node, from the reports of machines and from Nodes. A Ready Bundle and a Complete Plan only say that
+//! objects are applied, even after a failed Job.
 
 use super::{Release, Running, Upgrade};
 use api::{NodeCounts, NodeProgress, OsStatus};
@@ -9,18 +9,18 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// The label on a Node that says which hash of a Plan was carried out on it; followed by the Plan's name.
+/// Prefix of the label of a Node with the hash of the Plan that was carried out on it. The Plan's name follows.
 const PLAN_LABEL: &str = "plan.upgrade.cattle.io/";
-/// Its value on a Node that is to be left alone.
+/// The value of that label on a Node that is not to be upgraded.
 const DISABLED: &str = "disabled";
-/// Nodes named in a status: it is read by people, and its object must stay small.
+/// Nodes in a status, at most: people read it, and the object must stay small.
 const LISTED: usize = 50;
 
-/// Where a node is. In the order of listing: what somebody must look at, and what must be remembered, goes first.
+/// The phase of a node, in the order of listing: nodes that need attention, or must be remembered, come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Failed,
-    /// It runs the release, which is not healthy yet: if it falls back, it was this release that failed.
+    /// It runs the release in a trial boot and is not healthy yet. If it falls back, the release has failed.
     Proving,
     Upgrading,
     Waiting,
@@ -42,13 +42,13 @@ impl std::fmt::Display for Phase {
     }
 }
 
-/// A machine of the inventory that has been installed.
+/// An installed machine of the inventory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Machine {
-    /// Name of its Node, as far as the inventory knows.
+    /// Name of its Node, according to the inventory.
     pub name: String,
     pub cluster: Option<String>,
-    /// What its Node is labelled with, as far as the inventory knows.
+    /// Labels of its Node, according to the inventory.
     pub labels: BTreeMap<String, String>,
     pub os: OsStatus,
 }
@@ -67,7 +67,7 @@ pub struct Node {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LocalPlan {
     pub status: PlanStatus,
-    /// Name of the Node, and how its Job ended; `None`: it runs.
+    /// By the name of the Node: how its Job ended. `None`: it is running.
     pub jobs: BTreeMap<String, Option<JobEnd>>,
 }
 
@@ -77,7 +77,7 @@ pub enum JobEnd {
     Failed(String),
 }
 
-/// A Plan's status as far as it is read. What was observed of nodes is of the version that was asked for.
+/// The used part of a Plan's status, for the desired version.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PlanStatus {
@@ -98,11 +98,11 @@ pub struct PlanCondition {
 }
 
 impl PlanStatus {
-    /// Of a Plan whose spec has, or is about to have, this version. For a moment after a change its controller still
-    /// tells of the version before: then nothing is known of any node.
+    /// The status of a Plan for this version. Just after a change the status is still that of the former version; then nothing is
+    /// known of any node.
     pub fn of(plan: &Value, version: &str) -> Self {
         let status = plan.get("status").cloned().unwrap_or_default();
-        // What cannot be read is as good as not there: its controller writes it anew.
+        // A status that cannot be parsed counts as absent: its controller writes it again.
         let status: Self = serde_json::from_value(status).unwrap_or_default();
         if status.latest_version.as_deref() == Some(version) {
             return status;
@@ -110,7 +110,7 @@ impl PlanStatus {
         Self { conditions: status.conditions, ..Self::default() }
     }
 
-    /// Why its controller does not carry it out at all. A failed Job is none of these reasons.
+    /// Why the controller does not carry out the Plan at all. A failed Job is not such a reason.
     pub fn trouble(&self) -> Option<String> {
         let refused = |condition: &&PlanCondition| {
             condition.reason == "Error" || (condition.type_ == "Validated" && condition.status == "False")
@@ -119,7 +119,7 @@ impl PlanStatus {
     }
 }
 
-/// What is seen of a node at one moment.
+/// The state of a node, without its history.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
     name: String,
@@ -128,20 +128,20 @@ struct Seen {
     runs: Option<String>,
     phase: Phase,
     reason: String,
-    /// Whether a Job runs there now.
+    /// Whether a Job is running on it.
     has_job: bool,
     /// Whether it runs the release, healthy or not.
     is_there: bool,
 }
 
-/// What came of counting.
+/// The progress of all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     pub counts: NodeCounts,
     pub nodes: Vec<NodeProgress>,
 }
 
-/// Of the machines of other clusters. Without a known release nothing can be told of them.
+/// The progress of machines in other clusters. Empty if the release is not known.
 pub fn downstream(upgrade: &Upgrade, machines: &[Machine], before: &[NodeProgress], now: &Time) -> Progress {
     let Some(release) = &upgrade.release else { return Progress::default() };
     let concerned = machines.iter().filter(|machine| upgrade.selector.matches(&machine.labels));
@@ -154,7 +154,7 @@ pub fn downstream(upgrade: &Upgrade, machines: &[Machine], before: &[NodeProgres
     remembered(upgrade, seen.collect(), before, now)
 }
 
-/// Of the Nodes of this cluster; `machines` are those of the inventory that may be among them.
+/// The progress of the Nodes of this cluster. `machines`: machines of the inventory that may be among them.
 pub fn local(
     upgrade: &Upgrade,
     nodes: &[Node],
@@ -178,7 +178,7 @@ pub fn local(
             _ => by_node(upgrade, node, carried_out, under_way.clone()),
         };
         let is_there = is_there(phase);
-        // The same release with other cloud-config, or in another container, has yet to run there.
+        // The same release with another cloud-config or container still has to be applied.
         let (phase, reason) = match phase {
             Phase::Done if !carried_out => under_way.unwrap_or_else(|| {
                 (Phase::Waiting, "it runs the release, and the Plan has not been carried out there".to_owned())
@@ -196,7 +196,7 @@ fn is_there(phase: Phase) -> bool {
     matches!(phase, Phase::Done | Phase::Proving)
 }
 
-/// What the Plan's controller does with a node, where it can be seen.
+/// What the Plan's controller is doing with a node, if it is known.
 fn under_way(node: &str, plan: &LocalPlan) -> Option<(Phase, String)> {
     match plan.jobs.get(node) {
         Some(Some(JobEnd::Failed(message))) => Some((Phase::Failed, format!("JobFailed: {message}"))),
@@ -217,7 +217,7 @@ fn by_report(release: &Release, os: &OsStatus, under_way: Option<(Phase, String)
 }
 
 fn by_node(upgrade: &Upgrade, node: &Node, carried_out: bool, under_way: Option<(Phase, String)>) -> (Phase, String) {
-    // Where the name of the release is in no os-release (another image's container, a digest), the label says it all.
+    // If no os-release contains the name of the release (a container of the user's own, a digest), only the label counts.
     let named = upgrade.release.as_ref().and_then(|release| release.is_named_in(&node.os_image));
     match (carried_out, named) {
         (_, Some(true)) | (true, None) if node.ready => (Phase::Done, String::new()),
@@ -227,8 +227,8 @@ fn by_node(upgrade: &Upgrade, node: &Node, carried_out: bool, under_way: Option<
     }
 }
 
-/// Adds what was known before: since when a node is where it is, and that it failed when nothing else shows it any
-/// more. A Job is gone 15 minutes after its end, and the node keeps its place in the Plan without one.
+/// Adds the history: since when a node is in its phase, and that it has failed, which nothing else may show any more. A Job is
+/// deleted 15 minutes after its end, and the node stays in the Plan without one.
 fn remembered(upgrade: &Upgrade, seen: Vec<Seen>, before: &[NodeProgress], now: &Time) -> Progress {
     let key = |name: &str, cluster: Option<&str>| (name.to_owned(), cluster.map(str::to_owned));
     let before: HashMap<_, _> = before.iter().map(|node| (key(&node.name, node.cluster.as_deref()), node)).collect();

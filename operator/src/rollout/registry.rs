@@ -1,13 +1,13 @@
-//! Where images come from that name no registry: in a cluster without access to the internet Rancher has one for all of
-//! them, its Setting `system-default-registry`.
+//! The default registry, for images that name none. In a cluster without access to the internet it is Rancher's Setting
+//! `system-default-registry`.
 
 use super::ImageReference;
 
-/// Put in front of images that name no registry. The default is none: the container runtime then takes its own.
+/// The registry of images that name none. By default none: the container runtime then uses its own default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DefaultRegistry(Option<String>);
 
-/// It is not repeated: who writes a user's name and password into it should not find them in a status.
+/// The message does not contain the registry, because somebody may have written a password into it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the default registry (Rancher's Setting system-default-registry, else the chart's systemDefaultRegistry) cannot \
@@ -21,12 +21,12 @@ impl DefaultRegistry {
         Self(Some(text.trim().trim_end_matches('/').to_owned()).filter(|text| !text.is_empty()))
     }
 
-    /// This registry or, if it is none, another.
+    /// This registry, or another if there is none.
     pub fn or(self, other: &Self) -> Self {
         Self(self.0.or_else(|| other.0.clone()))
     }
 
-    /// The image as it is pulled. One that names its registry stays as it is.
+    /// The image with a registry. An image that names one is not changed.
     pub fn complete(&self, image: &ImageReference) -> Result<ImageReference, UnusableRegistry> {
         match &self.0 {
             Some(registry) if !image.names_registry() => {

@@ -1,31 +1,31 @@
-//! The release that machines shall run, and whether one does.
+//! The desired release, and whether a machine runs it.
 
 use super::image::ImageReference;
 use api::OsStatus;
 use protocol::message::Slot;
 
-/// What identifies the release that an image carries.
+/// Identifies the release in an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// Such as `0.1.0` or `v0.1.0`, which are the same: tags often have the `v`, releases have not.
+    /// Such as `0.1.0` or `v0.1.0`, which are the same: tags often have the `v`, releases do not.
     Name(String),
-    /// Of its `release.json`: `sha256:` and 64 hex digits.
+    /// The digest of its `release.json`: `sha256:` and 64 hex digits.
     Digest(String),
 }
 
-/// How far a machine is with a release, by what it says of itself.
+/// Which release a machine runs, according to its report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Running {
     Healthy,
-    /// It runs the release, which has not proved itself yet.
+    /// It runs the release, which is not healthy yet.
     Unproven,
     Another,
-    /// None of the slots would start.
+    /// It runs the recovery system, because no slot started.
     Recovery,
 }
 
 impl Release {
-    /// From what the user says, else from the image's tag. `None`: the image says nothing of it.
+    /// From the spec, else from the tag of the image. `None`: neither names a release.
     pub fn of(given: Option<&str>, image: Option<&ImageReference>) -> Option<Self> {
         match given.map(str::trim).filter(|text| !text.is_empty()) {
             Some(text) if text.starts_with("sha256:") => Some(Self::Digest(text.to_ascii_lowercase())),

@@ -1,5 +1,5 @@
-//! What must not stand in a Bundle: Fleet keeps its content in a cluster-scoped object as well, which more people may
-//! read than the ManagedOSImage.
+//! Finds secrets in a cloud-config. They must not be in a Bundle: Fleet also stores its content in a cluster-scoped object,
+//! which more people may read than the ManagedOSImage.
 
 use cloud_config::normal_key;
 use serde_json::{Map, Value};
@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 /// Keys whose values are secrets, as [`normal_key`] writes them.
 const SECRET_KEYS: [&str; 9] =
     ["chpasswd", "hashedpasswd", "passwd", "password", "plaintextpasswd", "privatekey", "secret", "secretkey", "token"];
-/// In PEM, whatever the key is called.
+/// Marks a private key in PEM, whatever the name of its field.
 const PRIVATE_KEY: &str = "PRIVATE KEY-----";
-/// A token of this form names a device, and is none.
+/// A token of this form names a device and is not secret.
 const TPM: &str = "tpm://";
 
 /// The first secret in a cloud-config, as a path such as `users[0].passwd`.

@@ -1,27 +1,27 @@
-//! What is to be said of a roll-out as a whole: one reason, and whether somebody must act.
+//! The verdict on a whole roll-out: one reason, a message, and whether somebody must act.
 
 use super::bundle::BundleStatus;
 use super::{RolloutEngine, Upgrade};
 use api::{NodeCounts, reason};
 
-/// Without a step for this long, in seconds, it is stuck: twice what an upgrade Job has until it is ended.
+/// Seconds. A roll-out without progress for this long is stuck: twice the deadline of an upgrade Job.
 const STUCK_AFTER: i64 = 30 * 60;
-/// The same where nodes are upgraded in a window only: one that comes once a week, and a day.
+/// The same if nodes are upgraded only in a window: a week and a day.
 const STUCK_AFTER_WITH_WINDOW: i64 = 8 * 24 * 3600;
 
-/// All that counts for it.
+/// Everything that the verdict depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {
     pub upgrade: &'a Upgrade,
     pub engine: RolloutEngine,
-    /// With Fleet; `None`: it has not looked at the Bundle yet.
+    /// With Fleet. `None`: Fleet has not processed the Bundle yet.
     pub bundle: Option<&'a BundleStatus>,
-    /// Why the Plan in this cluster is not carried out, in its controller's words.
+    /// Why the Plan in this cluster is not carried out, in the message of its controller.
     pub plan_trouble: Option<&'a str>,
     pub counts: &'a NodeCounts,
     /// Name of a node that failed, and why.
     pub failure: Option<(&'a str, &'a str)>,
-    /// Seconds since a node last moved.
+    /// Seconds since the last progress of a node.
     pub idle: i64,
 }
 
@@ -29,18 +29,18 @@ pub struct Observation<'a> {
 pub struct Verdict {
     pub reason: &'static str,
     pub message: String,
-    /// Nothing goes on until somebody acts.
+    /// There is no progress until somebody acts.
     pub stalled: bool,
 }
 
 impl Verdict {
-    /// Every node concerned runs the release.
+    /// All selected nodes run the release.
     pub fn is_ready(&self) -> bool {
         self.reason == reason::UPGRADED
     }
 }
 
-/// How long a roll-out may take without a step, in seconds.
+/// How long a roll-out may be without progress, in seconds.
 pub fn stuck_after(upgrade: &Upgrade) -> i64 {
     if upgrade.plan.window.is_some() { STUCK_AFTER_WITH_WINDOW } else { STUCK_AFTER }
 }
@@ -95,7 +95,7 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
     waiting(observation, reason::APPLIED_NOT_UPGRADED, format!("applied; {so_far}, none under way"))
 }
 
-/// What keeps Fleet from bringing it into the clusters.
+/// What prevents Fleet from applying the Bundle.
 fn not_brought(observation: Observation<'_>) -> Option<Verdict> {
     if observation.engine != RolloutEngine::Fleet {
         return None;
@@ -118,7 +118,7 @@ fn not_brought(observation: Observation<'_>) -> Option<Verdict> {
     Some(stalled(reason::NOT_APPLIED, format!("Fleet could not apply it everywhere: {trouble}")))
 }
 
-/// Clusters in which it is applied, and all.
+/// The number of clusters in which the Bundle is applied, and of all selected clusters.
 fn clusters(observation: Observation<'_>) -> Option<(u32, u32)> {
     observation.bundle.map(|bundle| (bundle.summary.ready, bundle.summary.desired_ready))
 }
@@ -139,7 +139,7 @@ fn stalled(reason: &'static str, message: String) -> Verdict {
     Verdict { reason, message, stalled: true }
 }
 
-/// It will go on by itself, or has been expected to for too long.
+/// A verdict without action needed, unless the roll-out is stuck.
 fn waiting(observation: Observation<'_>, reason: &'static str, message: String) -> Verdict {
     if observation.idle < stuck_after(observation.upgrade) {
         return not_stalled(reason, message);

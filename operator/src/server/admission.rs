@@ -1,4 +1,4 @@
-//! How many exchanges are held at once, and what becomes of them when the operator stops.
+//! Admits a limited number of concurrent exchanges, and ends them when the operator stops.
 
 use super::permits::{Permit, Permits};
 use crate::inventory::index::Key;
@@ -6,47 +6,47 @@ use protocol::{Refusal, RefusalCode};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Seconds after which a machine that was not admitted, or whose exchange was ended, should come back.
+/// Seconds after which a machine should come back if it was not admitted or its exchange was ended.
 const RETRY_AFTER: u64 = 5;
-/// The same when as many install as may; an installation takes minutes.
+/// The same if the limit of installations is reached. An installation takes minutes.
 const RETRY_INSTALLATION_AFTER: u64 = 60;
-/// Installations that are followed for each exchange that is held: next to no work, and 32 KiB each.
+/// Concurrent installations per concurrent exchange. One costs hardly any work and 32 KiB.
 const INSTALLATIONS_PER_EXCHANGE: usize = 8;
 
-/// What one registration may have, as so many times what is free: of 256 exchanges 228, of 2048 installations 2016.
+/// Share of one registration, as a multiple of the free permits: 228 of 256 exchanges, 2016 of 2048 installations.
 const SHARE_OF_EXCHANGES: usize = 8;
 const SHARE_OF_INSTALLATIONS: usize = 64;
 
-/// TokenScope exchanges up to a bound.
+/// Admits exchanges up to a limit.
 #[derive(Clone)]
 pub struct Admission {
     most: usize,
     permits: Permits,
     installations: Permits,
     closing: watch::Receiver<bool>,
-    /// One clone is held by each exchange: when all are dropped, nothing is in flight.
+    /// Each exchange holds a receiver. When all are dropped, no exchange is in flight.
     in_flight: watch::Sender<()>,
 }
 
-/// The other end, which closes.
+/// Closes an [`Admission`] and waits for its exchanges.
 pub struct Drain {
     closing: watch::Sender<bool>,
     in_flight: watch::Sender<()>,
 }
 
-/// An admitted exchange. Its place is free again when it is dropped, or goes on as an installation.
+/// An admitted exchange. It releases its permit when it is dropped or continues as an installation.
 pub struct Admitted {
     permit: Permit,
     registration: Option<Key>,
     installations: Permits,
-    /// Reserved, for after the answer.
+    /// Reserved for the installation after the answer.
     installation: Option<Permit>,
     closing: watch::Receiver<bool>,
     _in_flight: watch::Receiver<()>,
 }
 
 impl Admission {
-    /// For at most `most` exchanges at once, and some times as many installations that follow from them.
+    /// For at most `most` concurrent exchanges, and [`INSTALLATIONS_PER_EXCHANGE`] times as many installations.
     pub fn new(most: usize) -> (Self, Drain) {
         let (closing, closed) = watch::channel(false);
         let (in_flight, _) = watch::channel(());
@@ -56,7 +56,7 @@ impl Admission {
         (admission, Drain { closing, in_flight })
     }
 
-    /// As many places again, which close together with these.
+    /// An admission with as many permits of its own, which closes together with this one.
     pub fn separate(&self) -> Self {
         Self { permits: Permits::new(self.most), ..self.clone() }
     }
@@ -65,7 +65,7 @@ impl Admission {
         *self.closing.borrow()
     }
 
-    /// `registration`: through which the peer comes, where it comes through one.
+    /// `registration`: the registration of the peer, if it has one.
     pub async fn admit(&self, registration: Option<Key>) -> Result<Admitted, Refusal> {
         if self.is_closing() {
             return Err(shutting_down());
@@ -86,7 +86,7 @@ impl Admission {
 }
 
 impl Admitted {
-    /// Sees to it that the exchange can go on as an installation.
+    /// Reserves a permit, so that the exchange can continue as an installation.
     pub async fn reserve_installation(&mut self) -> Result<(), Refusal> {
         let permit = self.installations.try_acquire(self.registration.as_ref()).await.ok_or_else(|| {
             let message = "as many machines as are followed at once are being installed";
@@ -96,59 +96,60 @@ impl Admitted {
         Ok(())
     }
 
-    /// From now on it is an installation, if one was reserved; another machine may have its place as an exchange.
+    /// Continues as an installation, if one was reserved, and releases the permit of the exchange.
     pub fn continue_as_installation(&mut self) {
         if let Some(permit) = self.installation.take() {
             self.permit = permit;
         }
     }
 
-    /// The machine's next message is waited for; when that takes longer than this, another machine may have its place.
+    /// Waits for the machine's next message. After `patience` the permit may be revoked.
     pub fn start_deadline(&self, patience: Duration) {
         self.permit.start_deadline(patience);
     }
 
-    /// The machine is not waited for.
+    /// Does not wait for the machine. The permit is not revoked.
     pub fn clear_deadline(&self) {
         self.permit.clear_deadline();
     }
 
-    /// Waits until another machine wants the place.
+    /// Waits until the permit is revoked.
     pub fn revoked(&self) -> impl Future<Output = ()> + Send + use<> {
         self.permit.revoked()
     }
 
-    /// Tells when the operator stops.
+    /// Notifies when the operator stops.
     pub fn watch(&self) -> Closing {
         Closing(self.closing.clone())
     }
 }
 
-/// Tells an exchange that the operator stops.
+/// Notifies an exchange when the operator stops.
 pub struct Closing(watch::Receiver<bool>);
 
 impl Closing {
     pub async fn closing(&mut self) {
-        // An error means that the other end is gone, which is the same.
+        // An error means that the sender is dropped, which is the same.
         let _ = self.0.wait_for(|closing| *closing).await;
     }
 }
 
 impl Drain {
-    /// TokenScope nobody any more; exchanges are told, and have this long to finish. Returns whether all did.
+    /// Stops admitting exchanges, notifies the current ones, and waits until they end, at most for `patience`. Returns whether
+    /// all of them ended.
     pub async fn close(&self, patience: Duration) -> bool {
         self.closing.send_replace(true);
         tokio::time::timeout(patience, self.in_flight.closed()).await.is_ok()
     }
 }
 
-/// What an exchange says that cannot be finished any more.
+/// The refusal of an exchange that cannot finish before the operator stops.
 pub fn shutting_down() -> Refusal {
     Refusal::new(RefusalCode::ShuttingDown, "the operator is stopping; come back to its successor")
         .retry_after(RETRY_AFTER)
 }
 
-/// What an exchange says whose machine keeps others waiting.
+/// The refusal of an exchange whose permit is revoked.
 pub fn permit_revoked() -> Refusal {
     Refusal::new(RefusalCode::Busy, "others wait, and this machine's next message did not come")
         .retry_after(RETRY_AFTER)

@@ -8,19 +8,19 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-/// How long sending one message may take: a peer that does not read is not waited for.
+/// Deadline of sending one message, for peers that do not read.
 const SENDING: Duration = Duration::from_secs(10);
 
-/// A websocket, or what stands for one in a test.
+/// A websocket, or its replacement in a test.
 pub trait Socket: Stream<Item = Result<Message, Error>> + Sink<Message, Error = Error> + Send + Unpin {}
 impl<S: Stream<Item = Result<Message, Error>> + Sink<Message, Error = Error> + Send + Unpin> Socket for S {}
 
 /// Why an exchange ends before its end.
 #[derive(Debug)]
 pub(super) enum End {
-    /// We send it away.
+    /// The operator refuses the machine.
     Refused(Refusal),
-    /// It is not there any more.
+    /// The machine closed the connection.
     HungUp,
 }
 
@@ -57,7 +57,7 @@ impl<S: Socket> Frames<S> {
         sent(timeout(SENDING, self.0.send(Message::Text(frame.into()))).await)
     }
 
-    /// The same for the last frame, and with it the closing one: one packet less for each machine.
+    /// Sends the last frame together with the close frame, which saves a packet.
     pub(super) async fn send_last(&mut self, frame: String) -> Result<(), End> {
         let both = async {
             self.0.feed(Message::Text(frame.into())).await?;
@@ -67,7 +67,7 @@ impl<S: Socket> Frames<S> {
     }
 
     pub(super) async fn close(&mut self) {
-        // It may be gone already, or be closing.
+        // The peer may have closed the connection already.
         let _ = timeout(SENDING, self.0.send(Message::Close(None))).await;
     }
 }

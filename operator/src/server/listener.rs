@@ -1,9 +1,9 @@
-//! Accepts connections and speaks TLS and HTTP/1.1 on them, with a bound on everything a stranger may make us wait for
-//! or keep.
+//! Accepts connections and serves TLS and HTTP/1.1 on them. Everything that a stranger can make the operator wait for or keep
+//! is bounded.
 //!
-//! A connection goes through two gates. Before it says anything it costs a socket, and there are many places; from its
-//! first byte on it costs buffers, and there are fewer. At both, a peer that keeps others waiting makes room
-//! ([`Permits`]). A websocket leaves the second: from then on its exchange holds a place of its own.
+//! A connection needs two permits, one after the other. Before its first byte it costs only a socket, and there are many
+//! permits. From its first byte on it costs buffers, and there are fewer. Both can be revoked if the peer keeps others waiting
+//! ([`Permits`]). A websocket releases the second permit: its exchange has a permit of its own.
 
 use super::permits::{Permit, Permits};
 use crate::context::Context;
@@ -25,20 +25,20 @@ use tower::ServiceExt;
 
 /// The first release's later clients split their SMBIOS over up to 200 headers.
 const MAX_HEADERS: usize = 256;
-/// Connections that the kernel holds for us; it takes no more than `net.core.somaxconn`.
+/// Length of the kernel's accept queue. The kernel limits it to `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
-/// How long a peer may take with its first byte when others wait for its place: it comes along with the connection.
+/// After this long without a first byte the permit may be revoked. The first byte comes with the connection.
 const FIRST_BYTE_PATIENCE: Duration = Duration::from_millis(100);
-/// The same for every step after it: several round trips around the world.
+/// The same for each later step: several round trips around the world.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What one connection, and all of them, may take.
+/// Limits of one connection and of all connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections that have said nothing yet, at once; further ones wait in the kernel's queue.
+    /// Concurrent connections before their first byte. Others wait in the kernel's queue.
     pub silent: usize,
-    /// Connections from their first byte on. All that they make us keep must fit into the memory that the chart gives
-    /// us: `header_bytes` for each, and some 40 KiB for TLS.
+    /// Concurrent connections from their first byte on. Their buffers must fit into the memory limit of the chart:
+    /// `header_bytes` for each, and some 40 KiB for TLS.
     pub speaking: usize,
     /// From the connection to the end of the TLS handshake.
     pub handshake: Duration,
@@ -49,7 +49,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For a process that may have this many files open; each connection is one.
+    /// For a process with this limit of open files. Each connection is an open file.
     pub fn for_open_files(most: usize) -> Self {
         Self {
             silent: (most / 2).min(4096),
@@ -61,7 +61,7 @@ impl Limits {
     }
 }
 
-/// Listens, with a longer queue than usual: a site's machines are switched on together.
+/// Listens with a long accept queue: all machines of a site may be switched on together.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -69,7 +69,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// What connections are served with.
+/// Everything that is needed to serve a connection.
 pub struct Service {
     pub tls: TlsAcceptor,
     pub router: Router,
@@ -77,7 +77,7 @@ pub struct Service {
     pub context: Arc<Context>,
 }
 
-/// Serves until `stop`. Connections that are open then go on; whoever holds their exchanges ends them.
+/// Accepts connections until `stop`. Open connections continue; [`Drain`](super::Drain) ends their exchanges.
 pub async fn serve(listener: TcpListener, service: Service, stop: impl Future<Output = ()>) {
     let (silent, speaking) = (Permits::new(service.limits.silent), Permits::new(service.limits.speaking));
     let service = Arc::new(service);
@@ -89,7 +89,7 @@ pub async fn serve(listener: TcpListener, service: Service, stop: impl Future<Ou
                     tokio::spawn(counted(stream, permit, speaking.clone(), service.clone()));
                 }
                 Err(error) => {
-                    // Out of file descriptors, mostly: they come back when connections end.
+                    // Mostly there are no free file descriptors; connections that end free them.
                     tracing::warn!(%error, "accepting a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -117,7 +117,7 @@ async fn connection(stream: TcpStream, permit: Permit, speaking: Permits, servic
     let mut first_byte = [0];
     permit.start_deadline(FIRST_BYTE_PATIENCE);
     let spoke = tokio::select! {
-        // Not `readable`, which is told too early of a socket that is new.
+        // Not `readable`, which returns too early for a new socket.
         spoke = timeout_at(deadline, stream.peek(&mut first_byte)) => matches!(spoke, Ok(Ok(1..))),
         () = permit.revoked() => {
             service.context.metrics.count_revoked("silent");
@@ -150,13 +150,13 @@ async fn converse(stream: TcpStream, deadline: Instant, permit: &Arc<Permit>, se
     permit.start_deadline(PATIENCE);
     let (permit, patience, router) = (permit.clone(), limits.headers, service.router.clone());
     let answering = tower::service_fn(move |mut request: Request<Incoming>| {
-        // For who takes long to answer, and hears from the peer meanwhile.
+        // For handlers that take long and see the peer's progress.
         request.extensions_mut().insert(permit.clone());
         let (permit, answer) = (permit.clone(), router.clone().oneshot(request));
         async move {
             permit.clear_deadline();
             let answer = answer.await;
-            // What is left is the peer's: to read the answer, and to ask again.
+            // Now the peer must read the answer and send the next request.
             permit.start_deadline(patience);
             answer
         }

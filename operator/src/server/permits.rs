@@ -1,12 +1,11 @@
-//! Permits for peers, and what happens when there are none left: a peer that is overdue makes room.
+//! A limited number of permits for peers. If none is free, the permit of the peer that is overdue the longest is revoked.
 //!
-//! Who says nothing, or says it slowly, costs a place for as long as it is waited for. While places are free that is
-//! nobody's loss. When they are not, the one that is overdue the longest goes: so whoever keeps up with a conversation
-//! gets through, however many do not. Nothing is counted by address: a whole site may be behind one, and behind a load
-//! balancer everybody is.
+//! A silent or slow peer holds a permit as long as the operator waits for it. While permits are free, that does no harm. If
+//! none is free, a peer that keeps its deadlines still gets through, however many others do not. Peers are not counted by
+//! address: a whole site may have one address, and behind a load balancer all peers have.
 //!
-//! Where a peer comes through a registration, that one has its share: at most so many times what is free. Alone it has
-//! nearly all places, and yet whoever comes through another one finds some; with several in need each has as many.
+//! A registration may have at most a multiple of the free permits. So a single registration gets nearly all permits, but
+//! leaves some for others, and several busy registrations get equal numbers.
 
 use crate::inventory::index::Key;
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// How long somebody who was asked for its place is waited for, and how soon it is looked again for who is overdue.
+/// How long to wait for a revoked permit before the next overdue one is revoked.
 const REVOKE_WAIT: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
@@ -24,14 +23,14 @@ pub struct Permits(Arc<Shared>);
 struct Shared {
     most: usize,
     free: Arc<Semaphore>,
-    /// How many times what is free one registration may have.
+    /// Share of one registration, as a multiple of the free permits.
     share: usize,
-    /// Held by the one who looks for a place; the others stand behind it.
+    /// Locked by the task that acquires a permit. Other tasks wait in order.
     acquiring: tokio::sync::Mutex<()>,
     queue: Mutex<Queue>,
 }
 
-/// Whose peers are waited for, by when they are overdue.
+/// Permits with a deadline, in the order of their deadlines.
 #[derive(Default)]
 struct Queue {
     last_number: u64,
@@ -40,11 +39,11 @@ struct Queue {
     held: HashMap<Key, usize>,
 }
 
-/// A place, free again when it is dropped. At first its peer is not waited for.
+/// A permit, released when it is dropped. At first it has no deadline.
 pub struct Permit {
     shared: Arc<Shared>,
     number: u64,
-    /// Through which its peer came.
+    /// The registration of the peer.
     registration: Option<Key>,
     overdue: Mutex<Option<Instant>>,
     revoked: Arc<Notify>,
@@ -52,18 +51,18 @@ pub struct Permit {
 }
 
 impl Permits {
-    /// For peers of whom nobody knows through which registration they come.
+    /// For peers without a known registration.
     pub fn new(most: usize) -> Self {
         Self::shared(most, usize::MAX)
     }
 
-    /// One registration has at most `share` times as many as are free.
+    /// With a limit for each registration: `share` times the number of free permits.
     pub fn shared(most: usize, share: usize) -> Self {
         let (free, acquiring, queue) = (Arc::new(Semaphore::new(most)), tokio::sync::Mutex::new(()), Mutex::default());
         Self(Arc::new(Shared { most, free, share, acquiring, queue }))
     }
 
-    /// A place, as soon as there is one.
+    /// Waits for a permit.
     pub async fn acquire(&self) -> Permit {
         let _acquiring = self.0.acquiring.lock().await;
         loop {
@@ -77,7 +76,8 @@ impl Permits {
         }
     }
 
-    /// A place, if one is free or somebody is overdue: of the same registration, where that has its share.
+    /// A permit, if one is free or can be revoked. If the registration has its share, only a permit of the same registration
+    /// is revoked.
     pub async fn try_acquire(&self, registration: Option<&Key>) -> Option<Permit> {
         let _acquiring = self.0.acquiring.lock().await;
         let at_limit = registration.filter(|registration| self.has_its_share(registration));
@@ -119,7 +119,8 @@ impl Permits {
         Permit { shared: self.0.clone(), number, registration, overdue, revoked, _permit: permit }
     }
 
-    /// Whether somebody was; if a registration is given, somebody of that one.
+    /// Revokes the permit that is overdue the longest, if any: of a registration, if one is given. Returns whether there was
+    /// one.
     fn revoke_overdue(&self, of: Option<&Key>) -> bool {
         self.0.change_queue(|queue| {
             let now = Instant::now();
@@ -141,12 +142,12 @@ impl Shared {
 }
 
 impl Permit {
-    /// From now on the peer is waited for, and is overdue after this.
+    /// Waits for the peer from now on. After `patience` the permit may be revoked.
     pub fn start_deadline(&self, patience: Duration) {
         self.set_deadline(Some(Instant::now() + patience));
     }
 
-    /// The peer is not waited for: nobody else may have the place.
+    /// Does not wait for the peer. The permit cannot be revoked.
     pub fn clear_deadline(&self) {
         self.set_deadline(None);
     }
@@ -164,7 +165,7 @@ impl Permit {
         *deadline = overdue;
     }
 
-    /// Waits until somebody else wants the place, which must then be dropped.
+    /// Waits until the permit is revoked. The holder must then drop it.
     pub fn revoked(&self) -> impl Future<Output = ()> + Send + use<> {
         let revoked = self.revoked.clone();
         async move { revoked.notified().await }

@@ -1,4 +1,4 @@
-//! The certificate that connections are accepted with, exchangeable while the server runs.
+//! The server certificate, which can be replaced while the server runs.
 
 use crate::registration::endpoint::authority::CertificateAndKey;
 use anyhow::Context as _;
@@ -20,14 +20,14 @@ impl CertificateHolder {
         Ok(Arc::new(Self { current: RwLock::new(certified_key(server)?) }))
     }
 
-    /// From now on, new connections are accepted with this.
+    /// Uses this certificate for new connections.
     pub fn replace(&self, server: &CertificateAndKey) -> anyhow::Result<()> {
         let key = certified_key(server)?;
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = key;
         Ok(())
     }
 
-    /// TLS 1.2 and 1.3 with HTTP/1.1: websockets need no more.
+    /// TLS 1.2 and 1.3 with HTTP/1.1, which is enough for websockets.
     pub fn server_config(self: Arc<Self>) -> anyhow::Result<Arc<ServerConfig>> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_safe_default_protocol_versions()
@@ -36,14 +36,14 @@ impl CertificateHolder {
             .with_cert_resolver(self);
         config.ignore_client_order = true;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // A machine that comes back is another process, or minutes away: nobody would show a ticket.
+        // A machine comes back as another process or minutes later, so it would not use a ticket.
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }
 }
 
-/// The suite that Go's servers prefer, too, before the others: processors have instructions for SHA-256 and mostly none
-/// for the SHA-384 of AES-256's, which was a tenth of a handshake.
+/// Prefers TLS_AES_128_GCM_SHA256, as Go's servers do: processors have instructions for SHA-256, but mostly none for the
+/// SHA-384 of the AES-256 suite, which took a tenth of a handshake.
 fn provider() -> CryptoProvider {
     let mut provider = default_provider();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);

@@ -1,8 +1,8 @@
-//! From `spec.clusterName` to the token with which the machine joins: found, made, replaced, deleted.
+//! The cluster registration token for `spec.clusterName`: created, replaced and deleted.
 //!
-//! A token is one machine's, in the namespace of the management cluster. It goes when the machine is assigned to
-//! another cluster or to none, when the cluster is deleted, and with the inventory, which a finalizer holds back until
-//! then. Where Rancher's kinds are not served any more nothing is held back: there is nothing left to delete.
+//! Each machine has its own token, in the namespace of the management cluster. The token is deleted when the machine is
+//! assigned to another cluster or to none, when the cluster is deleted, and before the inventory, which has a finalizer. If
+//! Rancher's kinds are no longer served, there is no token to delete, and the finalizer is removed.
 
 use super::super::ReconcileError;
 use super::enter_written;
@@ -17,14 +17,14 @@ use kube::api::{Api, Patch};
 use serde_json::json;
 use std::time::Duration;
 
-/// How often a token that is in order is looked at: it may be deleted, or its cluster.
+/// How often a valid token is checked: it may be deleted, or its cluster.
 const IN_ORDER: Duration = Duration::from_secs(15 * 60);
-/// How often something that is missing is looked for: the longer it is missing, the more rarely.
+/// Shortest and longest time between two checks of something that is missing. The time grows while it is missing.
 const MISSING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
-/// Longest name of a token: that of a label's value, as in the first release.
+/// Longest name of a token: the limit of a label value, as in the first release.
 const LONGEST_NAME: usize = 63;
 
-/// Where a machine stands with its cluster.
+/// The state of a machine's token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Unassigned,
@@ -32,16 +32,16 @@ pub(super) enum State {
     NotPermitted,
     NoCluster,
     ClusterNotReady,
-    /// The name of the machine's token is another machine's.
+    /// A token of this name exists for another machine.
     NameTaken(Key),
-    /// Made; Rancher has not issued it.
+    /// Created, but not issued by Rancher yet.
     NotIssued(Key),
     Issued(Key),
-    /// It was looked at a while ago, this long, and nothing changed since.
+    /// Verified this long ago, and nothing has changed since.
     InOrder(Duration),
 }
 
-/// Brings the machine's token to where its inventory says it shall be.
+/// Creates, replaces or deletes the token of a machine, as its inventory says.
 pub(super) async fn reconcile_token(machine: &KnownMachine, context: &Context) -> Result<State, ReconcileError> {
     if let Some(age) = context.rancher.verified(machine).filter(|age| *age < IN_ORDER)
         && machine.status.conditions.holds(condition_type::ASSIGNED)
@@ -67,9 +67,9 @@ pub(super) async fn reconcile_token(machine: &KnownMachine, context: &Context) -
     Ok(state)
 }
 
-/// Deletes the token of an inventory that is being deleted, and lets the inventory go.
+/// Deletes the token of an inventory that is being deleted, then removes the finalizer.
 pub(super) async fn delete_tokens(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
-    // A token may have been made and not yet noted.
+    // A token may have been created and not recorded yet.
     let expected = match find_cluster(machine, context).await? {
         ReadOutcome::Found(Some(managed_as)) => Some(token_key(machine, managed_as)),
         _ => None,
@@ -82,7 +82,7 @@ pub(super) async fn delete_tokens(machine: &KnownMachine, context: &Context) -> 
     remove_finalizer(machine, context).await
 }
 
-/// What the status says of it.
+/// Sets the condition `Assigned` and the name of the token in the status.
 pub(super) fn set_condition(machine: &KnownMachine, state: &State, status: &mut MachineInventoryStatus, now: &Time) {
     let cluster = machine.cluster().unwrap_or_default();
     let (holds, reason, message) = match state {
@@ -137,13 +137,13 @@ pub(super) fn set_condition(machine: &KnownMachine, state: &State, status: &mut 
     status.conditions.put(condition_type::ASSIGNED, holds, reason, &message, machine.generation, now);
     match state {
         State::NotIssued(key) | State::Issued(key) => note(status, Some(key)),
-        // It is not known that the token is gone.
+        // The token may still exist.
         State::RancherNotInstalled | State::NotPermitted | State::NameTaken(_) => {}
         _ => note(status, None),
     }
 }
 
-/// When to look again without being told. `status`: what was made of the standing.
+/// When to reconcile without an event. `status`: with the condition of this state.
 pub(super) fn requeue_after(state: &State, status: &MachineInventoryStatus, now: &Time) -> Option<Duration> {
     match state {
         State::Unassigned => None,
@@ -159,11 +159,11 @@ pub(super) fn requeue_after(state: &State, status: &MachineInventoryStatus, now:
 }
 
 struct Plan {
-    /// The token to have.
+    /// The token that the machine should have.
     wanted: Option<Key>,
     /// The token to delete.
     obsolete: Option<Key>,
-    /// Where that leads, if no token is wanted.
+    /// The state, if no token is wanted.
     state: State,
 }
 
@@ -179,7 +179,7 @@ fn plan(machine: &KnownMachine, found: &ReadOutcome<Option<String>>) -> Plan {
         ReadOutcome::Missing => without(State::NoCluster, noted),
         ReadOutcome::Found(None) => without(State::ClusterNotReady, noted),
         ReadOutcome::Found(Some(managed_as)) => {
-            // The first release, or another version, may have named it otherwise.
+            // The first release, or another version, may have used another name.
             let kept = noted.clone().filter(|(namespace, _)| namespace == managed_as);
             let wanted = kept.unwrap_or_else(|| token_key(machine, managed_as.clone()));
             let obsolete = noted.filter(|noted| *noted != wanted);
@@ -188,7 +188,7 @@ fn plan(machine: &KnownMachine, found: &ReadOutcome<Option<String>>) -> Plan {
     }
 }
 
-/// The token that the status speaks of.
+/// The token in the status.
 fn noted(machine: &KnownMachine) -> Option<Key> {
     let status = &machine.status;
     let namespace = status.cluster_registration_token_namespace.clone().filter(|text| !text.is_empty())?;
@@ -200,8 +200,8 @@ fn note(status: &mut MachineInventoryStatus, key: Option<&Key>) {
     status.cluster_registration_token_name = key.map(|(_, name)| name.clone());
 }
 
-/// Where a machine's token belongs. Short names are the first release's; in a long one the digest of it all takes the
-/// end's place, long enough that no two machines of a cluster meet.
+/// Namespace and name of a machine's token. Short names are those of the first release. The end of a long name is replaced by
+/// a digest, so that names of two machines do not collide.
 fn token_key(machine: &KnownMachine, managed_as: String) -> Key {
     let name = format!("{managed_as}-{}-token", machine.name);
     let name = if name.len() <= LONGEST_NAME {
@@ -233,7 +233,7 @@ async fn ensure_token(machine: &KnownMachine, context: &Context, key: Key) -> Re
         ReadOutcome::Found(token) if !token.is_of(machine) => State::NameTaken(key),
         ReadOutcome::Found(token) if token.token.is_some() => State::Issued(key),
         ReadOutcome::Found(_) => State::NotIssued(key),
-        // The namespace of the management cluster is not there yet, or no longer.
+        // The namespace of the management cluster does not exist yet, or no longer.
         ReadOutcome::Missing => State::ClusterNotReady,
         ReadOutcome::NotServed => State::RancherNotInstalled,
         ReadOutcome::Forbidden => State::NotPermitted,
@@ -249,7 +249,7 @@ fn token_name((namespace, name): &Key) -> String {
     format!("ClusterRegistrationToken {namespace}/{name}")
 }
 
-/// Has the inventory wait for us when it is deleted.
+/// Adds the finalizer, so that a deletion of the inventory waits for the operator.
 async fn add_finalizer(machine: &KnownMachine, context: &Context) -> Result<(), ReconcileError> {
     if machine.finalizers.iter().any(|finalizer| finalizer == TOKEN_FINALIZER) {
         return Ok(());
@@ -272,7 +272,7 @@ async fn set_finalizers(
     context: &Context,
     finalizers: Vec<String>,
 ) -> Result<(), ReconcileError> {
-    // The list is replaced as a whole: with the version read, nobody else's finalizer is lost.
+    // The list is replaced as a whole. With the resource version no finalizer of another controller is lost.
     let patch = json!({"metadata": {"resourceVersion": machine.resource_version(), "finalizers": finalizers}});
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
     let written = api.patch(&machine.name, &patching(), &Patch::Merge(&patch)).await;

@@ -1,4 +1,4 @@
-//! From `spec.machineTokenSecretName` to a condition: whether a machine can be told by its shared secret.
+//! The condition `SharedSecret` for `spec.machineTokenSecretName`: whether its shared secret identifies a machine.
 
 use crate::context::Context;
 use crate::identity::shared_secret::SecretContent;
@@ -7,9 +7,9 @@ use api::{Conditions, MachineInventoryStatus, condition_type, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 
-/// How often a Secret is read again for the sake of the condition. Machines are judged by what it holds when they come.
+/// How often a Secret is read again for the condition. A machine is identified by the Secret's content when it registers.
 const RECHECK_EVERY: Duration = Duration::from_secs(300);
-/// How often it is seen whether another machine still has the same.
+/// How often a shared secret that several machines have is checked again.
 const SHARED_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,9 +19,9 @@ pub(super) enum State {
     Missing,
     Forbidden,
     Malformed(&'static str),
-    /// These machines are known by the same shared secret.
+    /// These machines have the same shared secret.
     Shared(Vec<Key>),
-    /// The API server is away; what was said stands.
+    /// The API server is unavailable; the condition stays.
     Unknown,
 }
 
@@ -33,7 +33,7 @@ pub(super) async fn check(machine: &KnownMachine, context: &Context) -> State {
             secrets.push(key);
             let machines = secrets.iter().flat_map(|secret| context.inventory.index.with_secret(secret));
             let others: Vec<_> = machines.filter(|other| other.uid != machine.uid && !other.deleting).collect();
-            // Those that named theirs before this machine named its own do not know yet.
+            // The other machines' conditions do not mention this machine yet.
             let unaware = others.iter().filter(|other| !says_shared(&other.status));
             unaware.filter_map(|other| other.secret()).for_each(|secret| context.secrets.note_changed(secret));
             let mut others: Vec<Key> = others.iter().map(|other| other.key()).collect();
@@ -55,7 +55,7 @@ fn says_shared(status: &MachineInventoryStatus) -> bool {
     condition.is_some_and(|condition| condition.reason == reason::SECRET_NOT_UNIQUE)
 }
 
-/// When to look again without being told.
+/// When to reconcile without an event.
 pub(super) fn requeue_after(state: &State) -> Option<Duration> {
     match state {
         State::NotNamed => None,
@@ -87,7 +87,7 @@ pub(super) fn set_condition(machine: &KnownMachine, state: &State, status: &mut 
         ),
         State::Malformed(why) => (false, reason::SECRET_MALFORMED, format!("Secret {name}: {why}")),
         State::Shared(others) => {
-            // Other namespaces are other tenants'.
+            // Other namespaces belong to other tenants.
             let here = others.iter().filter(|(other, _)| *other == namespace).map(|(_, name)| name.as_str());
             let mut here: Vec<&str> = here.take(3).collect();
             if here.is_empty() {

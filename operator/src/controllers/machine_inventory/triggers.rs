@@ -1,4 +1,4 @@
-//! Which inventories the controller must look at: of a fleet that is well, next to none.
+//! Which inventories must be reconciled: in a healthy fleet, hardly any.
 
 use super::{Finding, Name, STATUS_GRACE, build, cluster, find, secret, update_reinstall};
 use crate::context::Context;
@@ -12,8 +12,8 @@ use protocol::TpmHash;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Enters what the watch says into the index; gives the objects of which something must be said, and takes away those
-/// that are settled: of a fleet, nearly all.
+/// Enters an event of the watch into the index and returns events for the controller: `Apply` for objects that need a
+/// reconciliation, `Delete` for settled ones, which are nearly all.
 pub(super) fn triggers(
     context: &Context,
     event: watcher::Result<watcher::Event<SeenInventory>>,
@@ -24,7 +24,7 @@ pub(super) fn triggers(
         Err(error) => return vec![Err(error)],
     };
     let index = &context.inventory.index;
-    // Whether an inventory counts depends on the machine's others.
+    // Whether an inventory counts depends on the other inventories of the machine.
     let all = |hash: Option<&TpmHash>| hash.map(|hash| index.of_one_machine(hash)).unwrap_or_default();
     let others = |hash| Some(all(hash)).filter(|machines| machines.len() > 1).unwrap_or_default();
     let again = |machines: Vec<Arc<KnownMachine>>| machines.into_iter().map(|machine| Apply(name_of(&machine)));
@@ -57,8 +57,8 @@ pub(super) fn triggers(
     events.into_iter().map(Ok).collect()
 }
 
-/// Those that the server made and gave no status, when it will not do so any more. Each is told of again until it has
-/// one; the many that have it a moment later cost the controller nothing.
+/// Inventories that the server has created but will not give a status any more. Each is repeated until it has one. Those that
+/// get a status a moment after their creation cost the controller nothing.
 pub(super) fn left_without_status(context: Arc<Context>) -> impl Stream<Item = watcher::Result<watcher::Event<Name>>> {
     let machines = stream::unfold(context, |context| async {
         tokio::time::sleep(Duration::from_secs(STATUS_GRACE.unsigned_abs())).await;
@@ -82,7 +82,7 @@ fn name_of(machine: &KnownMachine) -> Name {
     }
 }
 
-/// Whether a reconciliation would find nothing to do, now or later, but for what [`left_without_status`] tells of.
+/// Whether a reconciliation would have nothing to do, now or later, apart from [`left_without_status`].
 fn is_settled(machine: &KnownMachine, context: &Context) -> bool {
     if machine.deleting || !machine.finalizers.is_empty() || machine.cluster().is_some() || machine.secret().is_some() {
         return false;

@@ -1,4 +1,4 @@
-//! Makes what was built, and takes it away.
+//! Applies the desired objects, and deletes them.
 
 use super::build::{self, Built, has_finalizer};
 use super::{Context, ManagedOSImage, Problem, ReconcileError};
@@ -11,15 +11,15 @@ use kube::api::{Api, Patch};
 use kube::runtime::reflector::ObjectRef;
 use serde_json::{Value, json};
 
-/// By what Helm, and so Fleet, marks what it applied.
+/// The label with which Helm, and so Fleet, marks the objects that it applied.
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 pub(super) enum Applied {
-    /// The last object, as it is now, with its status.
+    /// The last object as stored, with its status.
     As(Value),
-    /// The API server does not take it; its words.
+    /// The API server refuses an object; its message.
     Refused(Problem),
-    /// Something must go before, and is about to.
+    /// Something is being deleted first.
     Waiting(String),
 }
 
@@ -51,7 +51,7 @@ pub(super) async fn apply_all(
     Ok(Applied::As(last))
 }
 
-/// Before an object goes: what its owner references do not reach.
+/// Deletes the objects that owner references do not reach, then removes the finalizer.
 pub(super) async fn delete_all(object: &ManagedOSImage, context: &Context) -> Result<(), ReconcileError> {
     if !has_finalizer(object) {
         return Ok(());
@@ -60,7 +60,8 @@ pub(super) async fn delete_all(object: &ManagedOSImage, context: &Context) -> Re
     set_finalizer(object, context, false).await
 }
 
-/// Where we may not delete we could not have made anything, unless our rights were cut since: then it is logged.
+/// Deletes objects. A forbidden deletion is only logged: where the operator may not delete, it could not have created
+/// anything, unless its rights were reduced since.
 async fn delete(context: &Context, objects: &[Value]) -> Result<(), ReconcileError> {
     for object in objects {
         match apply::delete(&context.client, object).await {
@@ -74,7 +75,7 @@ async fn delete(context: &Context, objects: &[Value]) -> Result<(), ReconcileErr
     Ok(())
 }
 
-/// Whether Fleet's agent has not taken away yet what belonged to the Bundle.
+/// Whether the Plan of the deleted Bundle still exists: Fleet's agent deletes it.
 async fn fleets_plan_is_there(object: &ManagedOSImage, context: &Context) -> Result<bool, ReconcileError> {
     let resource = apply::resource(rollout::objects::PLAN_API, "Plan");
     let name = rollout::name(&object.name_any());
@@ -93,7 +94,7 @@ async fn set_finalizer(object: &ManagedOSImage, context: &Context, desired: bool
     if desired {
         finalizers.push(OS_IMAGE_FINALIZER.to_owned());
     }
-    // With the version read: another controller's finalizer must not be written away.
+    // With the resource version, so that no finalizer of another controller is lost.
     let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
     let api = Api::<ManagedOSImage>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     api.patch(&object.name_any(), &patching(), &Patch::Merge(&patch))
@@ -102,7 +103,7 @@ async fn set_finalizer(object: &ManagedOSImage, context: &Context, desired: bool
         .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })
 }
 
-/// What the API server will say again is for the status; what may pass is tried again.
+/// A permanent refusal is for the status. Other errors are retried.
 fn refused_or_failed(doing: &str, object: &Value, source: kube::Error) -> Result<Applied, ReconcileError> {
     match source {
         kube::Error::Api(status) if is_refusal(&status) => {
@@ -114,7 +115,7 @@ fn refused_or_failed(doing: &str, object: &Value, source: kube::Error) -> Result
 }
 
 fn is_refusal(status: &kube::core::Status) -> bool {
-    // A field that a kind does not have is told as an error of the server's own by some versions.
+    // Some versions answer an unknown field with an internal error.
     let unknown_field = status.message.contains("field not declared in schema");
     unknown_field || (matches!(status.code, 400..500) && !matches!(status.code, 408 | 409 | 429))
 }

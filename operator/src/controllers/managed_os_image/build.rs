@@ -1,4 +1,4 @@
-//! What must be there, and what must not be there any more.
+//! The desired objects of a roll-out, and the objects to delete.
 
 use super::{Desired, RolloutEngine};
 use crate::rollout::bundle::{BUNDLE_API, bundle};
@@ -9,13 +9,14 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 pub(super) struct Built {
-    /// In the order of applying; what the status is read from is the last.
+    /// In the order of applying. The status is read from the last one.
     pub(super) apply: Vec<Value>,
-    /// By name; goes first.
+    /// Objects by name, deleted first.
     pub(super) delete: Vec<Value>,
-    /// Another engine's, deleted first and then waited for: it takes along what has the names of ours.
+    /// The object of another engine. It is deleted first, and its deletion is waited for: it deletes objects with the same
+    /// names.
     pub(super) predecessor: Option<Value>,
-    /// Whether the object must stay until we have taken away what its owner references do not reach.
+    /// Whether the ManagedOSImage needs a finalizer, because owner references do not reach all objects.
     pub(super) finalizer: bool,
 }
 
@@ -43,18 +44,18 @@ pub(super) fn has_finalizer(object: &ManagedOSImage) -> bool {
     object.finalizers().iter().any(|finalizer| finalizer == OS_IMAGE_FINALIZER)
 }
 
-/// All that may have been applied for an object of this name, wherever it may have been.
+/// All objects that may have been applied for a ManagedOSImage of this name, in both possible namespaces.
 pub(super) fn everything(name: &str) -> Vec<Value> {
     let elsewhere = identities(name, STANDALONE_NAMESPACE).into_iter();
     let elsewhere = elsewhere.filter(|object| object["metadata"]["namespace"].is_string());
     let mut everything: Vec<Value> = identities(name, PLAN_NAMESPACE).into_iter().chain(elsewhere).collect();
-    // Plans first: without its service account a Job that runs could not be ended in order.
+    // Plans first: a running Job needs its service account to end properly.
     everything.sort_by_key(|object| object["kind"] != "Plan");
     everything
 }
 
-/// What an earlier spec asked for. Not looked for after each event: only a new spec, or another place of the Plan,
-/// leaves something behind.
+/// Objects of an earlier spec. Only a new spec or another namespace of the Plan can leave some behind, so they are not looked
+/// for otherwise.
 fn superfluous(object: &ManagedOSImage, desired: &Desired) -> Vec<Value> {
     let status = object.status.as_ref();
     let place = status.and_then(|status| status.plan.clone());
@@ -74,7 +75,7 @@ fn superfluous(object: &ManagedOSImage, desired: &Desired) -> Vec<Value> {
     everything(&desired.upgrade.name).into_iter().filter(|identity| !is_needed(identity)).collect()
 }
 
-/// As the status says it.
+/// `namespace/name` of the Plan, for the status.
 pub(super) fn plan_of(desired: &Desired) -> String {
     format!("{}/{}", desired.plan_namespace, desired.upgrade.name)
 }

@@ -1,5 +1,4 @@
-//! What upgrades go by in a cluster: which engines it has, and where its images come from. Asked for now and then, as it
-//! changes without telling us.
+//! Discovers which engines a cluster has, and its default registry. Both are polled, because there is no event for a change.
 
 use crate::cluster::rancher;
 use crate::kube::absence::is_absent;
@@ -11,19 +10,19 @@ use kube::{Api, Client};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// While something may be about to be installed, and when it has not been for a while.
+/// Time between two checks, shortest and longest: it grows while nothing changes.
 const FIRST: Duration = Duration::from_secs(5);
 const SELDOM: Duration = Duration::from_secs(60);
 
-/// What was found.
+/// The result of a discovery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Discovered {
     pub(super) served: ServedKinds,
-    /// Of images that name none.
+    /// The registry of images that name none.
     pub(super) registry: DefaultRegistry,
 }
 
-/// Keeps the channel up to date for as long as anybody listens. `registry`: the one given to the operator.
+/// Updates the channel as long as it has receivers. `registry`: the operator's option.
 pub(super) async fn run(client: Client, registry: DefaultRegistry, found: watch::Sender<Option<Discovered>>) {
     let mut pause = FIRST;
     while !found.is_closed() {
@@ -65,7 +64,7 @@ async fn serves(client: &Client, api_version: &str, plural: &str) -> kube::Resul
     }
 }
 
-/// Who may not ask may not write there either.
+/// Whether a namespace exists. Without the right to read it the operator could not write there either.
 async fn has_namespace(client: &Client, name: &str) -> kube::Result<bool> {
     match Api::<Namespace>::all(client.clone()).get_metadata_opt(name).await {
         Ok(namespace) => Ok(namespace.is_some()),

@@ -1,5 +1,5 @@
-//! What tells how far an upgrade is: Fleet's Bundle, the Plan of this cluster with its Jobs and Nodes, and the machines
-//! of the inventory.
+//! Reads everything that shows the progress of a roll-out: Fleet's Bundle, the Plan of this cluster with its Jobs and Nodes,
+//! and the machines of the inventory.
 
 use super::{Context, Desired, ReconcileError, RolloutEngine};
 use crate::inventory::index::KnownMachine;
@@ -15,14 +15,14 @@ use kube::api::{Api, ListParams};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Fleet's labels on a BundleDeployment, of which there is one for each cluster that a Bundle reaches.
+/// Fleet's labels of a BundleDeployment. There is one for each cluster that a Bundle selects.
 const BUNDLE_NAME: &str = "fleet.cattle.io/bundle-name";
 const BUNDLE_NAMESPACE: &str = "fleet.cattle.io/bundle-namespace";
 const CLUSTER: &str = "fleet.cattle.io/cluster";
 /// System Upgrade Controller's labels on its Jobs.
 const JOB_PLAN: &str = "upgrade.cattle.io/plan";
 const JOB_NODE: &str = "upgrade.cattle.io/node";
-/// What a Node is labelled with by its kubelet.
+/// The label that the kubelet sets on its Node.
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
 #[derive(Debug, Default)]
@@ -32,11 +32,11 @@ pub(super) struct Found {
     /// In this cluster.
     pub(super) plan: LocalPlan,
     pub(super) nodes: Vec<Node>,
-    /// Of the clusters concerned.
+    /// The machines of the selected clusters.
     pub(super) machines: Vec<Machine>,
 }
 
-/// `applied`: the Bundle or the Plan as it is.
+/// `applied`: the Bundle or the Plan as stored.
 pub(super) async fn fetch(context: &Context, desired: &Desired, applied: Value) -> Result<Found, ReconcileError> {
     let upgrade = &desired.upgrade;
     let machines = context.inventory.index.installed(&upgrade.image_namespace);
@@ -61,7 +61,7 @@ pub(super) async fn fetch(context: &Context, desired: &Desired, applied: Value) 
     })
 }
 
-/// Names of the clusters that the Bundle reaches: Fleet's own finding, whatever the targets say.
+/// Names of the clusters that the Bundle selects, according to Fleet.
 async fn clusters(context: &Context, desired: &Desired) -> Result<BTreeSet<String>, ReconcileError> {
     let (name, namespace) = (&desired.upgrade.name, &desired.upgrade.image_namespace);
     let selector = format!("{BUNDLE_NAME}={name},{BUNDLE_NAMESPACE}={namespace}");
@@ -72,7 +72,7 @@ async fn clusters(context: &Context, desired: &Desired) -> Result<BTreeSet<Strin
     Ok(list.iter().filter_map(|deployment| deployment.labels().get(CLUSTER).cloned()).collect())
 }
 
-/// The Plan that Fleet brought into this cluster; not there yet is as good as without a status.
+/// The Plan that Fleet applied in this cluster. A missing Plan counts as one without a status.
 async fn plan(context: &Context, desired: &Desired) -> Result<PlanStatus, ReconcileError> {
     if !desired.served.plans {
         return Ok(PlanStatus::default());
@@ -90,7 +90,7 @@ async fn jobs(
     desired: &Desired,
     plan: &PlanStatus,
 ) -> Result<BTreeMap<String, Option<JobEnd>>, ReconcileError> {
-    // Jobs of another version say nothing of this one, and are about to be deleted.
+    // Jobs of another version are about to be deleted.
     let Some(hash) = &plan.latest_hash else { return Ok(BTreeMap::new()) };
     let api = Api::<Job>::namespaced(context.client.clone(), desired.plan_namespace);
     let name = &desired.upgrade.name;

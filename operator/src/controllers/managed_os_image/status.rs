@@ -1,4 +1,4 @@
-//! What is said of a roll-out, from what was found.
+//! The status of a roll-out.
 
 use super::build::plan_of;
 use super::fetch::Found;
@@ -24,7 +24,7 @@ pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> 
         }
         Outcome::Waiting(message) => {
             let message = message.clone();
-            // Nothing of ours is there: the next look begins as with a new object.
+            // No object of the roll-out exists, so the status begins as that of a new object.
             let status = ManagedOSImageStatus { conditions: before.conditions, ..ManagedOSImageStatus::default() };
             (status, Verdict { reason: reason::PROGRESSING, message, stalled: false })
         }
@@ -88,7 +88,7 @@ fn counted(
     (status, verdict)
 }
 
-/// How long until a roll-out that does not move is stuck. `None`: it is done, or waits for somebody.
+/// How long until a roll-out without progress counts as stuck. `None`: it is done, or waits for somebody to act.
 pub(super) fn settles_in(status: &ManagedOSImageStatus, outcome: &Outcome, now: &Time) -> Option<Duration> {
     let Outcome::Applied { desired, .. } = outcome else { return None };
     if status.conditions.holds(condition_type::READY) || status.conditions.holds(condition_type::STALLED) {
@@ -105,7 +105,7 @@ pub(super) async fn write(
     status: &ManagedOSImageStatus,
 ) -> Result<(), ReconcileError> {
     let before = object.status.clone().unwrap_or_default();
-    // With the version read: a spec that came meanwhile has not been looked at.
+    // With the resource version: the status must not be written for a newer spec.
     let Some(patch) = StatusPatch::between(&before, status, object.resource_version()) else { return Ok(()) };
     let api = Api::<ManagedOSImage>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     patch

@@ -1,4 +1,4 @@
-//! Whether an object can be carried out, and by whom.
+//! Checks whether a roll-out is possible, and chooses its engine.
 
 use super::discovery::Discovered;
 use crate::rollout::{RolloutEngine, ServedKinds, Upgrade, choose};
@@ -6,13 +6,13 @@ use api::ManagedOSImage;
 use api::Problem;
 use kube::ResourceExt;
 
-/// An object that can be carried out.
+/// A valid roll-out.
 pub(super) struct Desired {
     pub(super) engine: RolloutEngine,
     pub(super) upgrade: Upgrade,
-    /// Of the Plan, in whatever cluster.
+    /// Namespace of the Plan, in each cluster.
     pub(super) plan_namespace: &'static str,
-    /// What there is to look at in this cluster.
+    /// The kinds that this cluster serves.
     pub(super) served: ServedKinds,
 }
 

@@ -1,20 +1,20 @@
-//! What a Secret holds, if it is one of a machine's.
+//! The content of a machine's Secret.
 
 use k8s_openapi::api::core::v1::Secret;
 use protocol::SharedSecret;
 
-/// What such a Secret says it is, and the key that holds the shared secret: as in the first release.
+/// Type of such a Secret, and the key of the shared secret in it, as in the first release.
 pub const SECRET_TYPE: &str = "rancheros.cattle.io/token";
 pub const SECRET_KEY: &str = "token";
 
-/// What a reading of a Secret gave.
+/// The result of reading a Secret.
 #[derive(Clone, Debug)]
 pub enum SecretContent {
     Valid(SharedSecret),
     Missing,
     /// The operator may not read Secrets in this namespace.
     Forbidden,
-    /// It is there and holds no shared secret; why.
+    /// The Secret exists but contains no shared secret; the reason.
     Malformed(&'static str),
 }
 

@@ -1,4 +1,4 @@
-//! How many machines came through each registration: for its limit at once, for its status now and then.
+//! The number of machines of each registration: exact for its limit, published from time to time for its status.
 
 use super::{InventoryIndex, Key, KnownMachine};
 use std::collections::{HashMap, HashSet};
@@ -6,11 +6,11 @@ use std::hash::Hash;
 
 #[derive(Default)]
 pub(super) struct Counts {
-    /// Machines that came through a registration.
+    /// Machines that registered through a registration.
     arrived: HashMap<Key, usize>,
-    /// Installed machines of a registration, by the revision of its settings that they have.
+    /// Installed machines of a registration, by the revision of the settings that they have.
     settings: HashMap<Key, HashMap<Option<String>, usize>>,
-    /// Machines on their way through one.
+    /// Machines that are registering now.
     reservations: HashMap<Key, usize>,
     /// As of the last [`InventoryIndex::take_changed`].
     published: Option<HashMap<Key, usize>>,
@@ -47,7 +47,7 @@ impl Counts {
         revisions.filter(|(revision, _)| other(revision)).map(|(_, count)| count).sum()
     }
 
-    /// How many were in or on their way before.
+    /// Returns the number of machines that were registered or registering before.
     fn reserve(&mut self, registration: &Key) -> usize {
         let reservations = self.reservations.entry(registration.clone()).or_default();
         *reservations += 1;
@@ -71,7 +71,7 @@ fn came_through(machine: &KnownMachine) -> Option<Key> {
     Some((machine.namespace.clone(), machine.registration.clone()?))
 }
 
-/// The revision that an installed machine has; `None`: none is installed, as far as it has said.
+/// The settings revision of an installed machine. `None`: it has not reported an installed system.
 fn settings(machine: &KnownMachine) -> Option<Option<&String>> {
     machine.status.os.as_ref().map(|_| machine.status.settings_revision.as_ref())
 }
@@ -85,11 +85,11 @@ fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     }
 }
 
-/// A machine on its way into the inventory. Counts like one that is in, until dropped.
+/// A place for a machine that is registering. It counts like a registered machine until it is dropped.
 pub struct Reservation<'a> {
     index: &'a InventoryIndex,
     registration: Key,
-    /// Machines that were in or on their way before this one.
+    /// Machines that were registered or registering before this one.
     pub admitted_before: usize,
 }
 
@@ -100,26 +100,26 @@ impl Drop for Reservation<'_> {
 }
 
 impl InventoryIndex {
-    /// Counts a machine in before it is: of many that come at once, no more are admitted than one after the other.
+    /// Counts a machine before its inventory exists, so that many machines at once cannot exceed the limit.
     pub fn reserve(&self, namespace: &str, registration: &str) -> Reservation<'_> {
         let registration = (namespace.to_owned(), registration.to_owned());
         let admitted_before = self.write(|maps| maps.counts.reserve(&registration));
         Reservation { index: self, registration, admitted_before }
     }
 
-    /// The registrations whose count changed since this was last asked; from now on [`InventoryIndex::published`]
-    /// gives the new counts. None before the first listing is through.
+    /// The registrations whose count changed since the last call. From now on [`InventoryIndex::published`] returns the new
+    /// counts. Empty before the first listing is complete.
     pub fn take_changed(&self) -> Vec<Key> {
         self.write(|maps| if maps.complete { maps.counts.publish() } else { Vec::new() })
     }
 
-    /// How many installed machines of a registration do not have this revision of its settings.
+    /// The number of installed machines of a registration that do not have this revision of its settings.
     pub fn behind(&self, namespace: &str, registration: &str, newest: &str) -> usize {
         self.read(|maps| maps.counts.behind(&(namespace.to_owned(), registration.to_owned()), newest))
     }
 
-    /// A count that moves only now and then, for a status: one that followed each machine would be written for each.
-    /// `None`: not counted yet.
+    /// The published count, for a status. It changes only with [`InventoryIndex::take_changed`]: otherwise the status would be
+    /// written for each machine. `None`: not counted yet.
     pub fn published(&self, namespace: &str, registration: &str) -> Option<usize> {
         let registration = (namespace.to_owned(), registration.to_owned());
         self.read(|maps| Some(maps.counts.published.as_ref()?.get(&registration).copied().unwrap_or(0)))

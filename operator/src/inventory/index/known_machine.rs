@@ -18,32 +18,32 @@ pub struct KnownMachine {
     pub uid: String,
     pub generation: Option<i64>,
     pub hash: Option<TpmHash>,
-    /// Whether an identity is given that is no TPM hash.
+    /// Whether the given identity is not a TPM hash.
     pub malformed_identity: bool,
-    /// Name of the MachineRegistration through which it came, if it came through one.
+    /// Name of the MachineRegistration through which the machine registered.
     pub registration: Option<String>,
     /// See [`REGISTERED_DIGEST_ANNOTATION`].
     pub registered_digest: Option<String>,
     pub approved: Option<bool>,
-    /// What the machine is asked to install itself again by.
+    /// `spec.reinstall`.
     pub reinstall: Option<ReinstallRequest>,
-    /// Absent for a machine that is to join nothing.
+    /// Absent if the machine joins no cluster.
     pub assignment: Option<Box<Assignment>>,
-    /// Somebody deleted the object, and it waits for its finalizers.
+    /// The object is deleted and waits for its finalizers.
     pub deleting: bool,
     pub finalizers: Vec<String>,
     /// The status without `hardware`.
     pub status: MachineInventoryStatus,
     pub hardware: Option<Digest>,
-    /// When the object was made, in seconds since 1970: of several inventories of one machine the first counts.
+    /// When the object was created, in seconds since 1970. If a machine has several inventories, the oldest counts.
     pub created: i64,
-    /// 0 where it is not a number.
+    /// 0 if it is not a number.
     pub resource_version: u64,
-    /// This is what an own write should have made of the object, and nobody has seen it yet.
+    /// This is the expected result of a write; the watch has not confirmed it yet.
     pub assumed: bool,
 }
 
-/// How a machine is to join its cluster, and by what it may be told.
+/// How a machine joins its cluster, and the Secret that identifies it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Assignment {
     pub cluster: Option<String>,
@@ -56,7 +56,7 @@ impl KnownMachine {
     pub fn of(mut object: MachineInventory) -> Self {
         let mut status = object.status.take().unwrap_or_default();
         let hardware = status.hardware.take().map(|hardware| Digest::of(&hardware));
-        // They grew as they were read; of a fleet's index this is a fifth.
+        // Their spare capacity after parsing would be a fifth of the index.
         status.conditions.shrink_to_fit();
         if let Some(addresses) = &mut status.addresses {
             addresses.shrink_to_fit();
@@ -84,8 +84,8 @@ impl KnownMachine {
         }
     }
 
-    /// The machine after this status was written, as far as the metadata in the answer tells: `None` where more than the
-    /// status is another than here. `hardware`, which a status holds only when it is news, is as it was.
+    /// The machine with a new status, according to the metadata of the answer. `None` if more than the status has changed.
+    /// A status contains `hardware` only if it has changed; otherwise the known digest stays.
     pub(super) fn with_status(&self, mut status: MachineInventoryStatus, written: &ObjectMeta) -> Option<Self> {
         // The generation stands for the spec.
         let as_here = written.uid.as_deref().unwrap_or_default() == self.uid
@@ -98,12 +98,12 @@ impl KnownMachine {
         as_here.then(|| Self { status, hardware, resource_version: resource_version(written), ..self.clone() })
     }
 
-    /// Whether this was made after the other, under the same name.
+    /// Whether this object was created after the other one, under the same name.
     pub fn is_successor_of(&self, other: &Self) -> bool {
         self.uid != other.uid && self.resource_version > other.resource_version
     }
 
-    /// For events that tell of the object.
+    /// The reference for events about the object.
     pub fn reference(&self) -> ObjectReference {
         ObjectReference {
             api_version: Some(MachineInventory::api_version(&()).into_owned()),
@@ -124,7 +124,7 @@ impl KnownMachine {
         self.assignment.as_ref()?.cluster.as_deref()
     }
 
-    /// What the inventory says of the machine as a node.
+    /// `spec.config`: how the machine joins as a node.
     pub fn config(&self) -> Option<&MachineConfig> {
         self.assignment.as_ref()?.config.as_ref()
     }
@@ -134,23 +134,24 @@ impl KnownMachine {
         Some((self.namespace.clone(), self.assignment.as_ref()?.secret.clone()?))
     }
 
-    /// For a write that must fail if the object was written since; `None` where it is not known.
+    /// The version for a write that must fail if the object has changed since. `None` if it is not known.
     pub fn resource_version(&self) -> Option<String> {
         (self.resource_version != 0).then(|| self.resource_version.to_string())
     }
 
-    /// What an upgrade goes by.
+    /// The fields that a roll-out depends on.
     pub(super) fn of_its_system(&self) -> impl PartialEq {
         (&self.assignment, &self.status.os)
     }
 
-    /// How long ago the object was made, in seconds.
+    /// The age of the object in seconds.
     pub fn age(&self, now: i64) -> i64 {
         now.saturating_sub(self.created)
     }
 }
 
-/// Opaque in name, but compared as a number by Kubernetes' own clients; 0, for what is no number, lets everything pass.
+/// Opaque by definition, but Kubernetes' own clients compare it as a number. 0, for text that is not a number, passes every
+/// comparison.
 pub(super) fn resource_version(metadata: &ObjectMeta) -> u64 {
     metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }

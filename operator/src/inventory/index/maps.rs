@@ -1,4 +1,4 @@
-//! The maps behind the index, which always tell of the same objects.
+//! The maps of the index. They always contain the same objects.
 
 use super::count::Counts;
 use super::{Key, KnownMachine, known_machine};
@@ -12,21 +12,21 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Maps {
     pub(super) by_key: HashMap<Key, Arc<KnownMachine>>,
-    /// By the SHA-256 of the TPM hash, as clients of the first release ask for authorities; in the order in which they
-    /// were made, and never empty.
+    /// By the SHA-256 of the TPM hash, which clients of the first release send when they ask for authorities. Oldest first,
+    /// never empty.
     pub(super) by_hash_digest: HashMap<[u8; 32], Vec<Arc<KnownMachine>>>,
     /// The machines that name a Secret.
     pub(super) by_secret: HashMap<Key, Vec<Arc<KnownMachine>>>,
     pub(super) counts: Counts,
-    /// Counts what may concern an upgrade: a machine's release, its cluster, its Node.
+    /// Counts changes that a roll-out depends on: a machine's release, cluster or Node.
     pub(super) system_changes: u64,
-    /// Keys seen since a watch began anew; what is missing at its end was deleted meanwhile.
+    /// Keys seen since a listing began. Objects that are missing at its end were deleted.
     pub(super) listing: Option<HashSet<Key>>,
     pub(super) complete: bool,
 }
 
 impl Maps {
-    /// The entry of an object, if it is of this very version.
+    /// The entry of an object, if it has the same version.
     pub(super) fn recall(&mut self, object: &MachineInventory) -> Option<Arc<KnownMachine>> {
         let key = (object.namespace().unwrap_or_default(), object.name_any());
         let known = self.by_key.get(&key)?;
@@ -45,7 +45,7 @@ impl Maps {
         Some(known)
     }
 
-    /// Enters what an own write should have made of an object, unless that, or something newer, was seen meanwhile.
+    /// Enters the expected result of a write, unless the watch has already brought this version or a newer one.
     pub(super) fn assume(&mut self, machine: KnownMachine) -> Arc<KnownMachine> {
         if let Some(known) = self.by_key.get(&machine.key())
             && known.uid == machine.uid
@@ -59,7 +59,7 @@ impl Maps {
         machine
     }
 
-    /// Whether nothing was heard of an object since this was, or that it was written after.
+    /// Whether the index has seen no version between `before` and `after`.
     pub(super) fn knows_no_more(&self, before: &KnownMachine, after: &KnownMachine) -> bool {
         self.by_key.get(&before.key()).is_some_and(|known| {
             let version = known.resource_version;
@@ -67,19 +67,19 @@ impl Maps {
         })
     }
 
-    /// Enters what was heard of an object, unless something newer was.
+    /// Enters an object, unless a newer version is known.
     pub(super) fn insert(&mut self, machine: Arc<KnownMachine>) {
         let key = machine.key();
         let version = machine.resource_version;
         let newer =
             |known: &Arc<KnownMachine>| known.uid == machine.uid && version != 0 && version < known.resource_version;
-        // What is ignored is no news: the listing that is going on may know better.
+        // An ignored object does not count as listed: the listing may still bring another version.
         if !self.by_key.get(&key).is_some_and(newer) {
             self.replace(key, machine);
         }
     }
 
-    /// Enters what is listed, unless something newer was heard since the listing began.
+    /// Enters a listed object, unless a newer version was entered since the listing began.
     pub(super) fn insert_listed(&mut self, machine: Arc<KnownMachine>) {
         let key = machine.key();
         if self.listing.as_ref().is_some_and(|listing| !listing.contains(&key)) {

@@ -1,23 +1,22 @@
-//! Which of several inventories of one machine counts. Anybody who may make an inventory in some namespace can write a
-//! machine's hash into it, so what the machine itself did goes before what people wrote.
+//! Which of several inventories of one machine counts. Anybody who may create inventories in some namespace can write a
+//! machine's hash into one. So what the machine itself did takes precedence over what people wrote.
 
 use super::KnownMachine;
 use api::{Conditions, condition_type};
 use std::sync::Arc;
 
-/// Whose a machine is.
+/// The inventory that counts for a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Owner {
     Nobody,
     Inventory(Arc<KnownMachine>),
-    /// Several were made by hand, and none of them ever served the machine.
+    /// Several were created by hand, and the machine has used none of them.
     Disputed,
 }
 
 impl Owner {
-    /// Of these inventories of one machine, in the order in which they were made: the one through which it last
-    /// registered with a proof, else the first that served it, else the only one. One that is being deleted counts
-    /// where there is no other.
+    /// Chooses among the inventories of one machine, oldest first: the one of its last attested registration, else the
+    /// first one that it used, else the only one. One that is being deleted counts only if there is no other.
     pub(super) fn of<'a>(machines: impl Iterator<Item = &'a Arc<KnownMachine>> + Clone) -> Self {
         let stays = |machine: &&Arc<KnownMachine>| !machine.deleting;
         if machines.clone().any(|machine| stays(&machine)) {
@@ -28,7 +27,7 @@ impl Owner {
     }
 
     fn among<'a>(machines: impl Iterator<Item = &'a Arc<KnownMachine>> + Clone) -> Self {
-        // Of several that were registered in one second, the first.
+        // If several have the same second, the first of them.
         let latest = machines.clone().filter(|machine| machine.attested_at().is_some());
         let latest = latest.reduce(|a, b| if b.attested_at() > a.attested_at() { b } else { a });
         let counts = latest.or_else(|| machines.clone().find(|machine| machine.has_served()));
@@ -45,12 +44,12 @@ impl Owner {
 }
 
 impl KnownMachine {
-    /// When the machine last proved by its TPM that it is this one, in seconds since 1970.
+    /// When the machine last proved its identity by its TPM, in seconds since 1970.
     pub fn attested_at(&self) -> Option<i64> {
         Some(self.status.attestation.as_ref()?.time.as_ref()?.0.as_second())
     }
 
-    /// Whether the machine was ever given something by this inventory.
+    /// Whether the machine has ever used this inventory.
     fn has_served(&self) -> bool {
         self.status.conditions.holds(condition_type::REGISTERED) || self.status.os.is_some()
     }

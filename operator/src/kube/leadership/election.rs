@@ -11,24 +11,24 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-/// For one request to the API server: several fit into the time after which a leader gives up.
+/// Deadline of one request to the API server. Several fit into [`GIVE_UP`].
 const REQUEST: Duration = Duration::from_secs(3);
-/// After a renewal that failed.
+/// Pause after a failed renewal.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub struct Election {
     leases: Api<Lease>,
-    /// Of this replica, and of no other before or after it.
+    /// Unique to this process; a restarted replica has another one.
     identity: String,
     told: watch::Sender<bool>,
-    /// 1 or 0, for people.
+    /// The metric: 1 or 0.
     shown: Gauge,
 }
 
-/// The lease in our hands.
+/// The Lease while this replica holds it.
 struct Held {
     lease: Lease,
-    /// When the last renewal that succeeded was begun.
+    /// When the last successful renewal began.
     renewed: Instant,
 }
 
@@ -41,8 +41,7 @@ enum RequestError {
 }
 
 impl Election {
-    /// `name` is the replica's, such as its pod's; a restarted replica is another one all the same. `told` learns when
-    /// this replica begins and ceases to lead.
+    /// `name`: the replica's, such as the name of its pod. `told` is sent whether this replica leads.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -56,7 +55,7 @@ impl Election {
         Ok(Self { leases: Api::namespaced(client, namespace), identity, told, shown })
     }
 
-    /// Until `stop`; then gives back what it holds.
+    /// Runs until `stop`, then releases the Lease if this replica holds it.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         let mut held = None;
@@ -77,7 +76,7 @@ impl Election {
                 }
             };
             self.set_leading(held.is_some());
-            // Whoever waits for a retry does so no longer than it may lead.
+            // The pause before a retry ends when the leadership ends.
             let pause = held.as_ref().map_or(pause, |held| pause.min(GIVE_UP.saturating_sub(held.renewed.elapsed())));
             tokio::select! {
                 () = sleep(pause) => {}
@@ -106,7 +105,7 @@ impl Election {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "reading Lease {NAME}");
-                // What is not seen does not stand still.
+                // Nothing was seen, so the Lease's age is not known.
                 return (None, None);
             }
         };
@@ -134,14 +133,14 @@ impl Election {
         }
     }
 
-    /// Renews. `None`: the lease is somebody else's, or could not be renewed for too long.
+    /// Renews. `None`: another replica holds the Lease, or it could not be renewed for [`GIVE_UP`].
     async fn keep(&self, held: Held) -> Option<Held> {
         let begun = Instant::now();
         let left = GIVE_UP.saturating_sub(held.renewed.elapsed());
         let renewal = async {
             let lease = lease::taken(Some(held.lease.clone()), &self.identity, Timestamp::now());
             match request(self.leases.replace(NAME, &writing(), &lease)).await {
-                // Perhaps by an own renewal whose answer was lost.
+                // This replica's own renewal may have caused the conflict, if its answer was lost.
                 Err(RequestError::Refused(Error::Api(status))) if status.is_conflict() => {
                     request(self.leases.get(NAME)).await
                 }

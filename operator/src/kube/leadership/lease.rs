@@ -9,16 +9,17 @@ use tokio::time::Instant;
 
 /// The Lease, in the operator's own namespace.
 pub const NAME: &str = "ros-operator";
-/// A lease that has not moved for this long may be taken by another replica.
+/// Another replica may take a Lease that has not changed for this long.
 const DURATION: Duration = Duration::from_secs(10);
-/// Who could not renew for this long leads no more: before anybody else may begin, whatever a request still costs.
+/// A leader that cannot renew its Lease for this long steps down, 2 s before another replica may take over.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(8);
-/// Between two renewals.
+/// Time between two renewals.
 pub(super) const RENEW_EVERY: Duration = Duration::from_secs(3);
-/// Between two looks of who does not lead. With [`DURATION`]: 12 s from a leader's end to the next one's beginning.
+/// How often a replica that does not lead reads the Lease. With [`DURATION`]: at most 12 s from the end of one leader to the
+/// start of the next.
 pub(super) const POLL_EVERY: Duration = Duration::from_secs(2);
 
-/// When this replica first saw the lease as it is now.
+/// A version of the Lease, and when this replica first saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     version: String,
@@ -28,11 +29,11 @@ pub(super) struct Seen {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Take,
-    /// Somebody else leads.
+    /// Another replica leads.
     Wait(Seen),
 }
 
-/// What to do about a lease that is there. `seen`: what the decision before this one remembered.
+/// What to do about an existing Lease. `seen`: from the previous decision.
 pub(super) fn decide(lease: &Lease, seen: Option<Seen>, identity: &str, now: Instant) -> Decision {
     let holder = holder(lease);
     if holder.is_empty() || holder == identity {
@@ -47,7 +48,7 @@ pub(super) fn holder(lease: &Lease) -> &str {
     lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
 }
 
-/// The lease in our hands, from now on. It keeps its resource version, so that of two who take it one fails.
+/// The Lease with this replica as its holder. It keeps its resource version, so that if two replicas take it, one fails.
 pub(super) fn taken(lease: Option<Lease>, identity: &str, now: Timestamp) -> Lease {
     let mut lease = lease.unwrap_or_default();
     lease.metadata.name = Some(NAME.to_owned());
@@ -65,7 +66,7 @@ pub(super) fn taken(lease: Option<Lease>, identity: &str, now: Timestamp) -> Lea
     lease
 }
 
-/// The lease in nobody's hands: the next replica need not wait for it to expire.
+/// The Lease without a holder, so that the next replica need not wait until it expires.
 pub(super) fn released(mut lease: Lease) -> Lease {
     if let Some(spec) = &mut lease.spec {
         spec.holder_identity = None;

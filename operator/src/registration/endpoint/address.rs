@@ -1,4 +1,4 @@
-//! Under which URL machines reach the operator, and whose certificate they see there.
+//! The URL under which machines reach the operator, and whose certificate they see there.
 //!
 //! | first of these that is there                                       | whose certificate machines see       |
 //! |--------------------------------------------------------------------|--------------------------------------|
@@ -13,16 +13,16 @@ use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kube::api::Api;
 
-/// What the command line says.
+/// The options about the address.
 #[derive(Clone, Debug, Default)]
 pub struct AddressOptions {
     /// Such as `https://ros.example.org:8443`.
     pub server_url: Option<String>,
-    /// Machines reach us under Rancher's own URL, through an ingress beside Rancher's.
+    /// Machines reach the operator under Rancher's URL, through an ingress beside Rancher's.
     pub beside_rancher: bool,
-    /// Name of our Service, in our namespace.
+    /// Name of the operator's Service, in the operator's namespace.
     pub service: Option<String>,
-    /// PEM of the authorities of whoever ends TLS before us; empty: those that everybody trusts.
+    /// PEM of the authorities of a proxy that terminates TLS. Empty: the public ones.
     pub authorities: Option<String>,
 }
 
@@ -30,11 +30,11 @@ pub struct AddressOptions {
 pub struct Address {
     /// Without a slash at the end.
     pub url: String,
-    /// As in [`AddressOptions::authorities`]. `None`: machines see our own certificate.
+    /// As in [`AddressOptions::authorities`]. `None`: machines see the operator's own certificate.
     pub authorities: Option<String>,
 }
 
-/// What Rancher's Settings say, where there is Rancher.
+/// Rancher's Settings, if Rancher is installed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Rancher {
     server_url: String,
@@ -53,7 +53,7 @@ impl AddressFinder {
         Self { client, namespace: namespace.to_owned(), given }
     }
 
-    /// Reads no more than it needs: nothing where the URL is given.
+    /// Determines the address. Reads nothing if the URL is given.
     pub async fn find(&self) -> anyhow::Result<Address> {
         let given = &self.given;
         if given.server_url.is_some() {

@@ -33,16 +33,17 @@ const DAY: i64 = 24 * 3600;
 const AUTHORITY_DAYS: i64 = 3650;
 const SUCCESSOR_PUBLISHED_DAYS: i64 = 730;
 const SUCCESSOR_ISSUES_DAYS: i64 = 365;
-/// From here on the successor issues, whoever is left behind: a server certificate must not outlive its authority.
+/// With less time left the successor issues, even if machines do not know it: a server certificate must not outlive its
+/// authority.
 const LAST_ISSUE_DAYS: i64 = SERVER_DAYS + 10;
-/// Names that a server certificate may keep beside those that it is for.
+/// Former names that a server certificate may keep.
 const MAX_FORMER_NAMES: usize = 8;
 const SERVER_DAYS: i64 = 90;
 const SERVER_RENEWED_DAYS: i64 = 30;
-/// Certificates are valid from a little before they are made: machines' clocks are often slow.
+/// Certificates are backdated, because machines' clocks are often slow.
 const BACKDATED_DAYS: i64 = 1;
 
-/// A certificate and the key that belongs to it, as PEM.
+/// A certificate and its private key, as PEM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CertificateAndKey {
     pub certificate: String,
@@ -55,7 +56,7 @@ impl std::fmt::Debug for CertificateAndKey {
     }
 }
 
-/// Where the certificate comes from that connections are accepted with.
+/// Where the server certificate comes from.
 #[derive(Clone)]
 pub enum CertificateSource {
     Own(Box<Authority>),
@@ -63,16 +64,16 @@ pub enum CertificateSource {
     Given(PathBuf),
 }
 
-/// What connections are accepted with, and whom clients should trust for that.
+/// The server certificate, and the authorities that clients should trust.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerCertificate {
     pub server: CertificateAndKey,
-    /// PEM of the authorities; empty: those that everybody trusts.
+    /// PEM of the authorities. Empty: the public ones.
     pub bundle: String,
 }
 
 impl CertificateSource {
-    /// What to serve now, to clients that reach the server by these names and addresses.
+    /// The certificate to use now, for these names and addresses of the server.
     pub async fn current(
         &self,
         hosts: &[String],
@@ -89,12 +90,12 @@ impl CertificateSource {
     }
 }
 
-/// What installed machines know.
+/// What installed machines know of the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InstalledMachines {
-    /// PEM of the authorities that they are told of.
+    /// PEM of the authorities that they are sent.
     pub bundle: String,
-    /// How many have not said that they know these, and the present address. `None`: it is not known.
+    /// How many have not confirmed these authorities and the current address. `None`: not known.
     pub behind: Option<usize>,
 }
 
@@ -109,19 +110,19 @@ impl InstalledMachines {
     }
 }
 
-/// What somebody asked for, by an annotation of the Secret.
+/// A request of an administrator, in an annotation of the Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorityRequest {
-    /// Another authority, which takes over when no machine is left behind.
+    /// A new authority, which takes over when all machines know it.
     Renew,
-    /// That the successor takes over now.
+    /// The successor takes over now.
     TakeOver,
 }
 
-/// All that the operator's own authority consists of.
+/// All parts of the operator's own authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsMaterial {
-    /// The authority that issues.
+    /// The authority that issues now.
     pub authority: CertificateAndKey,
     /// The authority that will issue next.
     pub successor: Option<CertificateAndKey>,
@@ -142,8 +143,8 @@ pub enum AuthorityError {
     Time(Timestamp),
 }
 
-/// A part of the kept authority that cannot be used. No other authority is made in its place: media and machines trust
-/// the one that was kept, and would be locked out.
+/// A part of the stored authority that cannot be used. It is not replaced by a new authority: media and machines trust the
+/// stored one and would be locked out.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "key {key} of Secret {SECRET_NAME} {problem}; put it back from a copy. Nothing was changed, because media and machines \
@@ -151,7 +152,7 @@ pub enum AuthorityError {
      trusts"
 )]
 pub struct Damaged {
-    /// Of the Secret's data.
+    /// Key in the Secret's data.
     pub key: String,
     pub problem: &'static str,
 }
@@ -163,7 +164,7 @@ impl Damaged {
 }
 
 impl CertificateAndKey {
-    /// Whether this is a certificate and the key that belongs to it. `name`: of the Secret's keys, without the ending.
+    /// Checks that certificate and key belong together. `name`: of the Secret's keys, without the extension.
     fn check(&self, name: &str) -> Result<(), Damaged> {
         check_certificate(&self.certificate, &format!("{name}.crt"))?;
         let key = || format!("{name}.key");
@@ -188,7 +189,7 @@ fn check_certificate(pem: &str, key: &str) -> Result<(), Damaged> {
 }
 
 impl TlsMaterial {
-    /// Whether all that clients trust is whole. The server certificate is not looked at: another one can be issued.
+    /// Checks all certificates that clients trust. The server certificate is not checked: another one can be issued.
     fn check(&self) -> Result<(), Damaged> {
         self.authority.check("ca")?;
         if let Some(successor) = &self.successor {
@@ -208,9 +209,8 @@ impl TlsMaterial {
     }
 }
 
-/// What to keep from now on; equal to `current` when nothing is due. `hosts` are names and addresses that clients
-/// reach the server by; a server certificate that lacks one of them, or is damaged, is issued anew. An authority that is
-/// damaged is an error.
+/// The material to store from now on. Equal to `current` if nothing is due. `hosts`: names and addresses of the server. A
+/// server certificate that lacks one of them, or is damaged, is issued again. A damaged authority is an error.
 pub fn renewed(
     current: Option<&TlsMaterial>,
     hosts: &[String],
@@ -269,7 +269,7 @@ pub fn renewed(
 fn make_authority(now: Timestamp) -> Result<CertificateAndKey, AuthorityError> {
     let key = KeyPair::generate()?;
     let mut parameters = CertificateParams::default();
-    // The date tells successor and predecessor apart, for people and for path building.
+    // The date distinguishes successor and predecessor, for people and for path building.
     parameters
         .distinguished_name
         .push(DnType::CommonName, format!("RancherOS operator CA {}", now.strftime("%Y-%m-%d")));
@@ -320,7 +320,7 @@ fn covers(certificate: &str, hosts: &[String]) -> Result<bool, AuthorityError> {
     Ok(hosts.iter().all(|host| names.contains(&plain(host))))
 }
 
-/// The names and addresses that a certificate is for.
+/// The names and addresses of a certificate.
 fn names_of(certificate: &str) -> Result<Vec<String>, AuthorityError> {
     use x509_cert::ext::pkix::{SubjectAltName, name::GeneralName};
     let certificate = x509_cert::Certificate::from_pem(certificate)?;

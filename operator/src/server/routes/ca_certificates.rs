@@ -1,8 +1,8 @@
-//! The authorities to trust, for who does not trust us yet. A machine of the first release has no authority pinned: it
-//! asks with what it will identify itself by, and believes the answer for the keyed hash over it.
+//! The authorities to trust, for clients that do not trust the operator yet. A machine of the first release has no pinned
+//! authority: it asks with a digest of its identity and checks the keyed hash of the answer.
 //!
-//! Source: rancher/os2 v0.1.0-alpha12 `pkg/server/cacert.go`; rancher/rancherd `pkg/cacerts/cacerts.go`. A TPM hash is
-//! no secret, so for a machine with a TPM the hash proves only that somebody knows the machine.
+//! Source: rancher/os2 v0.1.0-alpha12 `pkg/server/cacert.go`; rancher/rancherd `pkg/cacerts/cacerts.go`. A TPM hash is not
+//! secret, so for a machine with a TPM the keyed hash proves only that the sender knows the machine.
 
 use super::first_release::header_text;
 use crate::context::Context;
@@ -29,12 +29,12 @@ pub async fn show(State(state): State<ServerState>, headers: HeaderMap) -> Respo
     let plain = [(header::CONTENT_TYPE, "text/plain")];
     match hash {
         Some(hash) => (plain, [(HASH_HEADER, hash)], text).into_response(),
-        // Who is not known, or cannot be looked for now, is told the authorities as everybody is.
+        // A client that is unknown, or cannot be looked up now, gets the authorities without a keyed hash.
         None => (plain, text).into_response(),
     }
 }
 
-/// The digest of what the machine identifies itself by, and its nonce.
+/// The digest of the machine's identity (TPM hash or shared secret), and its nonce.
 fn question(headers: &HeaderMap) -> Option<([u8; 32], &str)> {
     let nonce = header_text(headers, NONCE_HEADER).filter(|nonce| !nonce.is_empty() && nonce.len() <= MAX_NONCE)?;
     let encoded = header_text(headers, header::AUTHORIZATION.as_str())?.strip_prefix("Bearer ")?;
@@ -61,7 +61,7 @@ fn hash_of(key: &[u8], nonce: &str, text: &str) -> String {
     STANDARD.encode(context.sign())
 }
 
-/// As the first release sent it: what is hashed is what is sent.
+/// With a final newline, as the first release sent and hashed it.
 fn with_end_of_line(mut text: String) -> String {
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');

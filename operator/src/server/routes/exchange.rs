@@ -1,4 +1,4 @@
-//! Our exchange, from `hello` to `done`: a socket on one side, [`protocol::exchange`] and the registrar on the other.
+//! The exchange with a machine, from `hello` to `done`: the operator's side of [`protocol::exchange`] over a websocket.
 
 mod identify;
 
@@ -22,29 +22,29 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument;
 
-/// How long a message may take, when other machines wait for the place: one that the machine has ready.
+/// After this long without a message that the machine has ready, its permit may be revoked.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same for one that installs, and says how far it is every second, but for what its disk does in one go.
+/// The same during an installation. A machine sends its progress every second, unless its disk is busy.
 const DISK_PATIENCE: Duration = Duration::from_secs(120);
-/// How long an exchange before its answer may go on when the operator stops.
+/// How long an exchange may continue before its answer when the operator stops.
 const CLOSING: Duration = Duration::from_secs(8);
-/// A machine that installs says something at least this often, or is taken for gone.
+/// A machine that has been silent for this long during its installation is considered gone.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
-/// How often progress within one phase is written.
+/// Time between two writes of progress within one phase.
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
-/// What a machine said with its request for configuration is written when it says more, or after this.
+/// The registration is written together with the next message, or after this long.
 const SOON: Duration = Duration::from_secs(1);
-/// A report of more bytes is written before its machine is answered: thousands of installations are followed at once, and
-/// none of them may hold that much in memory. A server with a dozen disks says 8 KiB.
+/// Bytes. A larger report is written before the machine gets its answer, because thousands of concurrent installations must
+/// not hold that much in memory. A server with a dozen disks reports 8 KiB.
 const LARGE: usize = 32 * 1024;
-/// When it is tried again to write what could not be written.
+/// Pause before a failed write is repeated.
 const WRITE_AGAIN: Duration = Duration::from_secs(5);
-/// In which an installation should be done.
+/// How long an installation should take, in seconds.
 const INSTALL_SECONDS: u64 = 3600;
-/// Between two reports of an installed system.
+/// Seconds between two reports of an installed system.
 const REPORT_SECONDS: u64 = 300;
 
-/// Holds an exchange to its end, whatever that is.
+/// Runs an exchange to its end.
 pub async fn run(
     socket: impl Socket,
     context: Arc<Context>,
@@ -77,13 +77,13 @@ struct Exchange<S> {
     side: OperatorSide,
     context: Arc<Context>,
     registration: Arc<Registration>,
-    /// Whom the token that the machine came with lets in.
+    /// Which machines the machine's token admits.
     scope: TokenScope,
     admitted: Admitted,
     correlation: String,
-    /// What the machine asks for, as metrics name it.
+    /// The request, as metrics name it.
     request: &'static str,
-    /// From the moment it is known which inventory is the machine's.
+    /// Set as soon as the inventory of the machine is known.
     writer: Option<InventoryWriter>,
     last_progress: Option<(InstallPhase, Instant)>,
 }
@@ -121,7 +121,7 @@ impl<S: Socket> Exchange<S> {
                 tracing::info!(code = %refusal.code, message = refusal.message, "refused");
                 self.context.metrics.count(self.request, Some(&refusal));
                 if let Ok(frame) = self.side.refuse(refusal) {
-                    // It may be gone already; then there is nobody to tell.
+                    // The machine may have closed the connection already.
                     let _ = self.frames.send_last(frame).await;
                 }
             }
@@ -134,7 +134,7 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    /// Up to the answer, within the exchange's deadline, or a shorter one when the operator stops.
+    /// Runs the exchange up to the answer, within its deadline, or a shorter one when the operator stops.
     async fn answer_in_time(&mut self) -> Result<After, End> {
         let deadline = Instant::now() + Duration::from_secs(EXCHANGE_SECONDS);
         let mut closing = self.admitted.watch();
@@ -224,7 +224,7 @@ impl<S: Socket> Exchange<S> {
         Ok(())
     }
 
-    /// Progress, until the machine is done.
+    /// Records progress until the machine is done.
     async fn follow_installation(&mut self) -> Result<(), End> {
         let (mut closing, revoked) = (self.admitted.watch(), self.admitted.revoked());
         let mut revoked = std::pin::pin!(revoked);
@@ -251,7 +251,7 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    /// Whether the installation is over.
+    /// Handles a message of an installation. Returns whether the installation is over.
     async fn installing(&mut self, message: Installing) -> Result<bool, End> {
         match message {
             Installing::Progress(progress) => {
@@ -275,7 +275,7 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    /// What an installed system says of itself, recorded and answered.
+    /// Records the report of an installed system and answers it.
     async fn report(&mut self, request: &'static str, peer: &Peer, report: Box<OsReport>) -> Result<After, End> {
         self.request = request;
         self.open_writer(peer).await?;
@@ -326,8 +326,8 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    /// Writes what is noted. While the API server is away, or the registration has too much written, it stays noted: no
-    /// reason to stop an installation.
+    /// Writes the noted steps. If the API server is unavailable or the registration's limit is reached, they stay noted: that
+    /// must not stop an installation.
     async fn write_if_possible(&mut self) -> Result<(), End> {
         match &mut self.writer {
             Some(writer) => match writer.write(&self.context.inventory).await {

@@ -1,4 +1,4 @@
-//! The first release's exchange: machines in the field register unchanged.
+//! The exchange of the first release, so that existing machines can register without a change.
 
 use crate::context::Context;
 use crate::identity::attestation::judge;
@@ -20,13 +20,13 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::Instrument;
 
-/// What a request of the first release carries in its headers.
+/// The content of the headers of a request of the first release.
 pub struct Introduction {
     presented: Presented,
     report: MachineReport,
 }
 
-/// Reads the headers, before a websocket is opened: what is wrong with them is said in HTTP.
+/// Reads the headers before the websocket is opened, so that errors can be reported over HTTP.
 pub fn read_headers(headers: &HeaderMap) -> Result<Introduction, Refusal> {
     let text = |name: &str| header_text(headers, name);
     let authorization = text(header::AUTHORIZATION.as_str()).ok_or_else(|| {
@@ -38,8 +38,8 @@ pub fn read_headers(headers: &HeaderMap) -> Result<Introduction, Refusal> {
     Ok(Introduction { presented, report: MachineReport { smbios, ..MachineReport::default() } })
 }
 
-/// Challenge, answer, configuration. A refusal has no place in this exchange: the client sees the socket closed, with
-/// the code in the closing frame's reason, and comes back after 15 s by itself.
+/// Runs the exchange: challenge, answer, configuration. It has no message for a refusal: the client sees the socket closed,
+/// with the code as the reason of the close frame, and comes back after 15 s.
 pub async fn run(
     mut socket: impl Socket,
     context: Arc<Context>,
@@ -57,7 +57,7 @@ pub async fn run(
     .await;
 }
 
-/// Holds a conversation to its client's deadline.
+/// Limits a conversation to the client's deadline.
 pub(super) async fn in_time(
     context: &Context,
     conversation: impl Future<Output = Result<(), Refusal>>,
@@ -68,7 +68,7 @@ pub(super) async fn in_time(
     result.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::DeadlineExceeded, "10 s have passed")))
 }
 
-/// Counts how a conversation ended, and closes the socket with the code of the refusal if it was one.
+/// Counts the result of a conversation and closes the socket, with the code of the refusal if there is one.
 pub(super) async fn conclude(
     socket: &mut impl Socket,
     context: &Context,
@@ -82,7 +82,7 @@ pub(super) async fn conclude(
     let _ = timeout(Duration::from_secs(EXCHANGE_SECONDS), socket.send(closing(result.err().as_ref()))).await;
 }
 
-/// Has the machine prove that one TPM holds both of the keys that it presented.
+/// Challenges the machine to prove that one TPM holds both presented keys.
 pub(super) async fn prove(socket: &mut impl Socket, presented: &Presented) -> Result<(), Refusal> {
     let credential_challenge = credential_challenge(&presented.endorsement_key, presented.attestation_key.name())?;
     send(socket, challenge_message(&credential_challenge.credential)?.into_bytes()).await?;
@@ -111,7 +111,7 @@ async fn converse(
     prove(socket, presented).await?;
     context.metrics.count_attestation(identity.attestation.ek_certificate);
     let mut writer = register::register(&context.inventory, registration, &identity, report).await?;
-    // What the first release installs does not report; its URL is the one that it came with.
+    // A system of the first release does not report, so it keeps the token of its medium.
     let answer = registration.answer(&context.endpoint(), TokenScope::NewMachines, writer.machine(), &report.smbios);
     if let Err(refusal) = &answer {
         writer.note(&context.inventory, Step::Failed(not_configured(refusal)));

@@ -1,8 +1,8 @@
-//! The inventory endpoint: a machine proves who it is and is told how it joins its cluster. Clients are those of the
-//! first release (rancherd): a TPM over a websocket, or a shared secret with a plain GET.
+//! The inventory endpoint: a machine proves its identity and learns how it joins its cluster. The clients are those of the
+//! first release (rancherd): with a TPM over a websocket, or with a shared secret in a plain GET.
 //!
 //! Source: rancher/os2 v0.1.0-alpha12 `pkg/server/server.go` and `secret.go`; rancher/rancherd `pkg/config/remote.go`.
-//! Every path below `/v1-rancheros/` that is nothing else leads here, as it did there.
+//! All other paths below `/v1-rancheros/` lead here, as in the first release.
 
 use super::ca_certificates;
 use super::first_release::{self, conclude, header_text, in_time, prove};
@@ -26,9 +26,9 @@ use protocol::{JoinConfiguration, Refusal, RefusalCode, SharedSecret};
 use std::sync::Arc;
 use tracing::Instrument;
 
-/// What metrics call these requests.
+/// The request's name in metrics.
 const REQUEST: &str = "inventory";
-/// Longest shared secret, as base64: the API server takes Secrets of a megabyte, and nobody types one.
+/// Longest shared secret, in bytes of base64. A Secret could have a megabyte.
 const MAX_SECRET: usize = 16 * 1024;
 /// An answer to a challenge has some hundred bytes.
 const MAX_READ: usize = 16 * 1024;
@@ -54,9 +54,9 @@ pub async fn open(
     })
 }
 
-/// What a machine says it can be told by.
+/// The credential that a machine shows.
 enum Credential {
-    /// To be proved.
+    /// Must still be proved.
     Tpm(Box<Presented>),
     Secret(SharedSecret),
 }
@@ -144,7 +144,8 @@ async fn converse(socket: &mut impl Socket, context: &Context, presented: &Prese
     Ok(())
 }
 
-/// A client that asks here has no role: an answer without one, and without a cluster, would have it stop asking.
+/// The configuration of a machine. A client that gets neither a role nor a cluster would stop asking, so it is refused until
+/// the machine is assigned.
 async fn configuration(context: &Context, machine: &KnownMachine) -> Result<JoinConfiguration, Refusal> {
     let configuration =
         join::configuration(&context.rancher, &context.registrations, &context.endpoint(), machine).await?;
@@ -158,7 +159,7 @@ async fn configuration(context: &Context, machine: &KnownMachine) -> Result<Join
     })
 }
 
-/// Notes that the machine was here. It has its answer, whether or not that can be written now.
+/// Records that the machine fetched its configuration. A failed write is only logged, because the machine has its answer.
 async fn note(context: &Context, machine: Arc<KnownMachine>) {
     let mut writer = InventoryWriter::new(machine);
     tracing::info!(inventory = writer.name(), "told how it joins its cluster");

@@ -1,5 +1,5 @@
-//! Media for downloading: a GET or HEAD of `…/media/<token>/<name>` gives a base medium with the registration's
-//! settings in it, whole or in parts, a piece at a time.
+//! Downloads of installation media: a GET or HEAD of `…/media/<token>/<name>` returns a base medium with the settings of the
+//! registration, whole or a range of it.
 
 use super::registration;
 use crate::context::Context;
@@ -20,19 +20,19 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// What metrics call these requests.
+/// The request's name in metrics.
 const REQUEST: &str = "media";
-/// How long a look at a medium's file may take.
+/// Deadline of checking a medium's file.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// What is read and handed on at once: with what waits for the socket, the memory that a download takes.
+/// Bytes that are read and sent at once. They determine the memory of a download.
 const PIECE: u64 = 64 * 1024;
 /// How long a reader may take for one piece.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same when others wait for its connection's place.
+/// After this long without reading a piece the permit of the connection may be revoked.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What a reader must take on average, in bytes per second; a slower one has to ask for the rest again.
+/// Least average speed of a reader, in bytes per second. A slower one must request the rest again.
 const SLOWEST: u64 = 32 * 1024;
-/// Settings of a registration are private, and a cache that kept a medium would keep them after they changed.
+/// The settings of a registration are private, and a cache would keep them after they have changed.
 const CACHE_CONTROL: &str = "private, no-cache";
 
 pub async fn open(
@@ -100,8 +100,8 @@ async fn answer(
     Ok(response)
 }
 
-/// A place for a download, if the medium can still be read. A file system that is away holds up whoever looks at it, and
-/// then the place, too: no more threads wait for it than there are places.
+/// A permit for a download, if the medium can still be read. A file system that does not answer blocks the thread, which keeps
+/// the permit. So at most as many threads are blocked as there are permits.
 async fn admit(context: &Context, medium: Customized) -> Result<(Customized, OwnedSemaphorePermit), Refusal> {
     let permit = context.media.admit()?;
     let looking = tokio::task::spawn_blocking(move || medium.is_unchanged().then_some((medium, permit)));
@@ -111,7 +111,7 @@ async fn admit(context: &Context, medium: Customized) -> Result<(Customized, Own
     }
 }
 
-/// What tells this medium from every other.
+/// The headers that identify this medium.
 fn identity(medium: &Customized) -> Result<HeaderMap, Refusal> {
     let mut headers = HeaderMap::new();
     headers.insert(header::ETAG, header_value(medium.etag().to_owned())?);
@@ -133,16 +133,16 @@ fn header_value(text: String) -> Result<HeaderValue, Refusal> {
     HeaderValue::try_from(text).map_err(|_| Refusal::new(RefusalCode::Internal, "a header cannot be written"))
 }
 
-/// Who takes a medium.
+/// The reader of a medium.
 struct Reader {
-    /// The place of its connection, where it comes over one.
+    /// The permit of its connection. Tests have none.
     connection: Option<Arc<Permit>>,
-    /// Of the downloads.
+    /// The permit of the download.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Reader {
-    /// It took a piece: as long as it goes on, nobody gets its connection's place.
+    /// The reader took a piece: the deadline of its connection's permit starts again.
     fn keeps_up(&self) {
         if let Some(connection) = &self.connection {
             connection.start_deadline(PATIENCE);
@@ -150,9 +150,8 @@ impl Reader {
     }
 }
 
-/// These bytes of the medium. They are read as fast as they are taken, by a task that holds the place and gives it back
-/// when the last piece was taken, or when the reader is gone or too slow: the connection is then closed before the
-/// length that was promised.
+/// The response body with this range of the medium. A task reads as fast as the client does. It releases the permit when the
+/// client has taken the last piece, is gone, or is too slow. The connection is then closed before the announced length.
 fn body(context: Arc<Context>, medium: Customized, range: Range<u64>, reader: Reader) -> Body {
     let (pieces, taken) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -195,10 +194,10 @@ async fn send(
     let mut at = range.start;
     loop {
         let deadline = last_moment.min(Instant::now() + PIECE_TIMEOUT);
-        // Once more after the last piece: to see it taken.
+        // Once more after the last piece, to see that it was taken.
         let slot = match timeout_at(deadline, pieces.reserve()).await {
             Ok(Ok(slot)) => slot,
-            // Who has the last piece needs nothing more, and may be gone before that is seen.
+            // The client may close the connection as soon as it has the last piece.
             Ok(Err(_)) if at == range.end => return Ok(Sent::Whole),
             Ok(Err(_)) => return Ok(Sent::ReaderGone),
             Err(_) => return Err(too_slow()),

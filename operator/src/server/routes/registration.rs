@@ -1,4 +1,5 @@
-//! The registration URL: what a GET, a websocket of ours and a websocket of the first release get there.
+//! The registration URL: a GET returns the settings of a medium, a websocket starts an exchange, ours or the first
+//! release's.
 
 use super::{exchange, first_release};
 use crate::inventory::lookup::starting;
@@ -15,10 +16,10 @@ use protocol::message::{MAX_FRAME, SUBPROTOCOL};
 use protocol::{Refusal, RefusalCode, RegistrationToken};
 use std::sync::Arc;
 
-/// What the socket takes before it gives up on a message: little more than a message may have, as every admitted
-/// stranger can make us keep as much.
+/// Largest message that the socket reads: little more than a valid message, because each admitted stranger can make the
+/// operator keep as much.
 const MAX_READ: usize = MAX_FRAME + BUFFER;
-/// Each exchange has its buffers; with the library's default of 128 KiB a herd would cost more in buffers than in work.
+/// Buffer size of an exchange. The library's default of 128 KiB would be too much for thousands of machines.
 const BUFFER: usize = 8 * 1024;
 
 pub async fn open(
@@ -39,7 +40,7 @@ pub async fn open(
     })
 }
 
-/// What stands on a medium, as cloud-config.
+/// The settings of a medium, as cloud-config.
 fn settings(state: &ServerState, token: &str) -> Result<Response, Refusal> {
     let registration = find_for_media(state, token)?;
     if let Some(refusal) = decide::expired(&registration, state.context.clock.timestamp()) {
@@ -90,7 +91,7 @@ pub(super) fn find(state: &ServerState, token: &str) -> Result<(Arc<Registration
     state.context.registrations.find(&token).ok_or_else(unknown_token)
 }
 
-/// The same where only the token of media will do.
+/// The same, but only for the token of media.
 pub(super) fn find_for_media(state: &ServerState, token: &str) -> Result<Arc<Registration>, Refusal> {
     match find(state, token)? {
         (registration, TokenScope::NewMachines) => Ok(registration),

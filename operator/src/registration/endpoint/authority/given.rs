@@ -1,4 +1,4 @@
-//! A certificate that was given to the operator, in place of one from its own authority.
+//! A server certificate from a folder, in place of one from the operator's own authority.
 
 use super::{CertificateAndKey, ServerCertificate};
 use anyhow::Context as _;
@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 /// Reads the folder in which a Secret of the type `kubernetes.io/tls` is mounted: `tls.crt` (with intermediates),
-/// `tls.key`, and `ca.crt` with the authorities that machines are to trust. Without `ca.crt` machines trust whom
-/// everybody trusts.
+/// `tls.key`, and `ca.crt` with the authorities that machines should trust. Without `ca.crt` machines trust the public
+/// authorities.
 pub(super) fn read(folder: &Path) -> anyhow::Result<ServerCertificate> {
     let text = |name: &str| {
         let path = folder.join(name);

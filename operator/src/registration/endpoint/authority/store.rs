@@ -1,4 +1,4 @@
-//! Where the authority is kept: one Secret, shared by all replicas.
+//! Stores the authority in one Secret, which all replicas share.
 
 use super::{AuthorityError, AuthorityRequest, CertificateAndKey, Damaged, InstalledMachines, TlsMaterial, renewed};
 use crate::kube::client::writing;
@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 
 /// The Secret, in the operator's own namespace.
 pub const SECRET_NAME: &str = "ros-operator-tls";
-/// What somebody asks for, on the Secret: `renew` or `take-over`; gone once the successor has taken over.
+/// Annotation of the Secret with a request: `renew` or `take-over`. It is removed when the successor has taken over.
 pub const REQUEST_ANNOTATION: &str = "rancheros.cattle.io/authority";
-/// How often two replicas may get into each other's way before one gives up until the next round.
+/// How often a write may conflict with another replica's before this replica gives up until the next check.
 const ATTEMPTS: usize = 5;
 
-/// The authority as kept in the cluster.
+/// The authority as stored in the cluster.
 #[derive(Clone)]
 pub struct Authority {
     secrets: Api<Secret>,
@@ -28,9 +28,9 @@ impl Authority {
         Self { secrets: Api::namespaced(client, namespace) }
     }
 
-    /// Reads what is kept, makes or renews what is due, and returns what to serve. Of several replicas that renew at
-    /// once one writes, and the others read what it wrote. `hosts`: names and addresses that clients reach the server
-    /// by. A Secret that is there and damaged is an error, and stays as it is.
+    /// Reads the stored authority, creates or renews what is due, and returns it. If several replicas renew at once, one
+    /// writes and the others read what it wrote. `hosts`: names and addresses of the server. A damaged Secret is an error and
+    /// is not changed.
     pub async fn current(
         &self,
         hosts: &[String],
@@ -70,7 +70,7 @@ fn to_secret(material: &TlsMaterial) -> Secret {
     with_material(secret, material)
 }
 
-/// The Secret with this in it. Labels, annotations and keys of others stay.
+/// The Secret with this material. Labels, annotations and other keys stay.
 fn with_material(mut secret: Secret, material: &TlsMaterial) -> Secret {
     let successor = material.successor.as_ref();
     let parts = [
@@ -103,8 +103,8 @@ fn request(secret: &Secret) -> Option<AuthorityRequest> {
     }
 }
 
-/// The Secret's annotations after it is written. A wish that is fulfilled goes. Who asks for a successor to take over
-/// that was only just made gets one that waits for the machines: none of them knows it.
+/// The Secret's annotations after a write. A fulfilled request is removed. `take-over` becomes `renew` if the successor has
+/// just been created, because no machine knows it yet.
 fn annotations(secret: &Secret, before: Option<&TlsMaterial>, after: &TlsMaterial) -> Option<BTreeMap<String, String>> {
     let mut annotations = secret.metadata.annotations.clone()?;
     if let Some(request) = annotations.get_mut(REQUEST_ANNOTATION) {
@@ -117,7 +117,7 @@ fn annotations(secret: &Secret, before: Option<&TlsMaterial>, after: &TlsMateria
     Some(annotations)
 }
 
-/// What is kept. A certificate or key that is missing is an error, but for the server's own, which can be issued anew.
+/// The stored material. A missing certificate or key is an error, except the server's own, which can be issued again.
 fn from_secret(secret: &Secret) -> Result<TlsMaterial, Damaged> {
     let text = |key: &str| match secret.data.as_ref().and_then(|data| data.get(key)) {
         None => Ok(None),

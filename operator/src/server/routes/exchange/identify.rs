@@ -1,4 +1,4 @@
-//! From the first message to a proof of who the machine is.
+//! The proof of a machine's identity: the first messages of an exchange.
 
 use super::{Exchange, PATIENCE};
 use crate::identity::attestation::{Identity, judge};
@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// A machine that connects has its `hello` ready.
+/// Deadline of the first message. A machine has its `hello` ready when it connects.
 const HELLO: Duration = Duration::from_secs(10);
-/// How long a message may take that its TPM must make first, when others wait for the place, and TPMs are slow.
+/// After this long without a message that needs the machine's TPM, its permit may be revoked. TPMs are slow.
 const TPM_PATIENCE: Duration = Duration::from_secs(15);
 
-/// Who a machine proved to be.
+/// The proved identity of a machine.
 pub(super) enum Peer {
     Tpm(Identity),
     /// By the shared secret of this inventory.
@@ -27,7 +27,7 @@ pub(super) enum Peer {
 }
 
 impl<S: Socket> Exchange<S> {
-    /// From the first message to a proof.
+    /// Runs the exchange up to the proof.
     pub(super) async fn identify(&mut self) -> Result<Peer, End> {
         let begun = Instant::now();
         let frame = timeout(HELLO, self.receive(PATIENCE)).await.unwrap_or_else(|_| {
@@ -37,7 +37,7 @@ impl<S: Socket> Exchange<S> {
         match self.side.receive_opening(&frame)? {
             Opening::Tpm(hello) => {
                 let identity = self.identify_by_tpm(&hello, begun).await?;
-                // Not for each machine of a fleet, every few minutes.
+                // Not at level info: each machine attests every few minutes.
                 tracing::debug!(machine = %identity.hash, "attested");
                 self.context.metrics.count_attestation(identity.attestation.ek_certificate);
                 Ok(Peer::Tpm(identity))
@@ -100,7 +100,7 @@ impl<S: Socket> Exchange<S> {
         Ok(machine)
     }
 
-    /// Sends a challenge; from then on the machine's time runs.
+    /// Sends a challenge and returns the time at which the machine has it.
     async fn challenge(&mut self, frame: String, begun: Instant) -> Result<Instant, End> {
         self.frames.send(frame).await?;
         let challenged = Instant::now();
