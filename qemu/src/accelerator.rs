@@ -40,8 +40,8 @@ impl Accelerator {
         }
     }
 
-    /// Whether our machines' firmware and kernel run. In nested environments a smaller program may run while these hang, or
-    /// QEMU may stop at an instruction.
+    /// Whether our machines' firmware and kernel run. In nested environments a smaller program may run while these
+    /// hang, or QEMU may stop at an instruction.
     pub fn boots(self, kernel: &Path, deadline: Duration) -> Result<bool> {
         let folder = tempfile::tempdir().context("making a folder for a machine")?;
         let serial = folder.path().join("serial.log");

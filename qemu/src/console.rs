@@ -20,8 +20,8 @@ pub struct Line {
     pub text: String,
 }
 
-/// Reads from power-on until the machine is off, also while nobody waits. Each line goes into a log, with the seconds since
-/// power-on.
+/// Reads from power-on until the machine is off, also while nobody waits. Each line goes into a log, with the seconds
+/// since power-on.
 pub struct Console {
     seen: Arc<Mutex<Seen>>,
     changed: watch::Receiver<()>,
@@ -86,8 +86,8 @@ impl Console {
         Ok(Self { seen, changed, input: socket, next: 0 })
     }
 
-    /// Waits for a whole line after those that earlier waits returned. The error at `limit` names `what` and the last lines.
-    /// The error of a kernel that hangs is a [`Stall`].
+    /// Waits for a whole line after those that earlier waits returned. The error at `limit` names `what` and the last
+    /// lines. The error of a kernel that hangs is a [`Stall`].
     pub async fn wait_for(&mut self, what: &str, limit: Duration, matches: impl Fn(&str) -> bool) -> Result<Line> {
         self.wait(what, limit, |seen, next| {
             let found = (*next..seen.lines.len()).find(|&index| matches(&seen.lines[index].text))?;

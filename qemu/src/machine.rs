@@ -141,7 +141,8 @@ impl Machine {
         running.second_port.as_mut().expect("the machine has a second port")
     }
 
-    /// Writes what the screen shows into `NAME.png`, and what a terminal at the first serial port shows into `NAME.txt`.
+    /// Writes what the screen shows into `NAME.png`, and what a terminal at the first serial port shows into
+    /// `NAME.txt`.
     ///
     /// # Panics
     /// While the machine is off.
@@ -152,8 +153,8 @@ impl Machine {
         Ok(picture)
     }
 
-    /// The memory of a screen in text mode, as BIOS firmware uses it: the text that is shown, and lines that were scrolled
-    /// away lately.
+    /// The memory of a screen in text mode, as BIOS firmware uses it: the text that is shown, and lines that were
+    /// scrolled away lately.
     pub fn screen_text(&self) -> Result<String> {
         let file = self.folder.join("screen-memory");
         // The text memory of a VGA adapter: one byte for a character, one for its colour.
@@ -174,8 +175,8 @@ impl Machine {
     /// Waits until a program on the machine announces the milestone, and gives that line. An announced failure ends the
     /// waiting with an error.
     ///
-    /// If the kernel hangs before the first init since power-on, the machine is powered off and on, once per machine, and a
-    /// message on the standard error tells it: nothing of this project had started yet.
+    /// If the kernel hangs before the first init since power-on, the machine is powered off and on, once per machine,
+    /// and a message on the standard error tells it: nothing of this project had started yet.
     ///
     /// # Panics
     /// While the machine is off.

@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::Path;
 
-/// A free port, reserved until this value is dropped. Other tests see the lock. The kernel does not give the port to other
-/// programs, because it lies below the ephemeral range (32768 and up).
+/// A free port, reserved until this value is dropped. Other tests see the lock. The kernel does not give the port to
+/// other programs, because it lies below the ephemeral range (32768 and up).
 pub struct Port {
     number: u16,
     _lock: File,

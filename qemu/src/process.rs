@@ -10,7 +10,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A running program. It ends when this value is dropped, also when a test panics: by SIGTERM, and by SIGKILL 15 s later.
+/// A running program. It ends when this value is dropped, also when a test panics: by SIGTERM, and by SIGKILL 15 s
+/// later.
 ///
 /// The child is not reaped before it is stopped here, so its pid cannot belong to another process.
 pub struct Process {

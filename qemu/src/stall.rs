@@ -1,8 +1,8 @@
 //! A kernel that hangs before its init starts.
 //!
-//! Seen twice in several hundred starts under translation with two processors: the console ends for good within the kernel's
-//! own initialisation (`Key type psk registered`), and no program of this project has started. Waiting longer does not help.
-//! A machine that is merely slow is different: its kernel goes on printing.
+//! Seen twice in several hundred starts under translation with two processors: the console ends for good within the
+//! kernel's own initialisation (`Key type psk registered`), and no program of this project has started. Waiting longer
+//! does not help. A machine that is merely slow is different: its kernel goes on printing.
 
 use crate::console::Line;
 use crate::qmp;
@@ -26,8 +26,8 @@ pub struct Stall {
     pub tail: String,
 }
 
-/// Whether a kernel has started, and no init since power-on. A kernel that hangs after a restart of the machine may hang
-/// because of what was installed: that is never a stall, however long it takes.
+/// Whether a kernel has started, and no init since power-on. A kernel that hangs after a restart of the machine may
+/// hang because of what was installed: that is never a stall, however long it takes.
 pub fn before_init(lines: &[Line]) -> bool {
     let printed = |text: &str| lines.iter().any(|line| line.text.contains(text));
     printed("Linux version ") && !printed("ros-init: ")

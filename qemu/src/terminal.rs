@@ -1,5 +1,5 @@
-//! What a serial terminal of 80 columns and 24 rows shows: text, carriage returns, and the control sequences (ECMA-48) that
-//! move its cursor and erase. Colours and other attributes are ignored.
+//! What a serial terminal of 80 columns and 24 rows shows: text, carriage returns, and the control sequences (ECMA-48)
+//! that move its cursor and erase. Colours and other attributes are ignored.
 
 const COLUMNS: usize = 80;
 const ROWS: usize = 24;

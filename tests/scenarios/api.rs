@@ -1,11 +1,11 @@
-//! The API as a user meets it: the reference's examples as they stand there, and what is refused with which advice.
+//! The API for users: it takes the examples of the first release's reference, and refuses wrong objects with advice.
 
 use anyhow::{Context, Result};
 use harness::clusters::cluster::Cluster;
 use harness::world::World;
 use serde_json::{Value, json};
 
-/// Of the first release's reference, word for word; ellipsis included.
+/// The examples of the first release's reference, word for word, ellipsis included.
 const REFERENCE: [&str; 4] = [
     r#"
 apiVersion: rancheros.cattle.io/v1
@@ -90,7 +90,7 @@ async fn the_references_examples_are_taken_and_given_back() {
     }
 }
 
-/// Kind, spec, and a part of what the user reads.
+/// Kind, spec, and a part of the message.
 const REFUSED: [(&str, &str, &str); 7] = [
     ("MachineInventory", r#"{"tpm": "a", "tpmHash": "b"}"#, "two spellings of one field"),
     (
@@ -117,7 +117,7 @@ async fn what_contradicts_itself_is_refused_with_advice() {
         let error = cluster.kubectl(&["apply", "--filename", "-"], &object(kind, "refused", spec)).unwrap_err();
         assert!(error.to_string().contains(advice), "{spec}: {error}");
     }
-    // Two spellings that agree, durations in both forms, and what Fleet alone understands are no contradictions.
+    // Two spellings that agree, durations in both forms, and fields that only Fleet knows are accepted.
     for (kind, spec) in [
         ("MachineInventory", r#"{"tpm": "a", "tpmHash": "a"}"#),
         (

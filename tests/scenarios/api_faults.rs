@@ -1,5 +1,5 @@
-//! An API server that has bad days: watches break and cannot be resumed, requests are refused, slow, or answered too
-//! late. Nothing is made twice, nothing is missed, and no honest machine is sent away for good.
+//! An API server with faults: watches break and cannot resume, requests are refused, slow, or answered too late. The
+//! operator creates nothing twice, misses nothing, and refuses no honest machine for good.
 
 use anyhow::{Context, Result};
 use harness::clusters::registration::{NAMESPACE, Registration};
@@ -16,19 +16,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// A watch that fails is begun again after 30 s at most.
+/// The operator starts a failed watch again within 30 s.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How watches are lost.
 #[derive(Clone, Copy, Debug)]
 enum Loss {
-    /// The connection breaks, and can be made again from where it was.
+    /// The connection breaks. The watch can resume where it was.
     Connection,
-    /// The API server says in an event that what was seen last is forgotten.
+    /// The API server sends an error event: the last revision that was seen is compacted.
     GoneInEvent,
-    /// It says so in place of an answer.
+    /// It answers so in place of a watch.
     Gone,
-    /// The API server is restarted, etcd is compacted meanwhile, and nobody has what was missed.
+    /// The API server restarts and etcd is compacted meanwhile, so the missed events are lost.
     Compaction,
 }
 
@@ -56,7 +56,7 @@ async fn what_happens_while_watches_are_broken_is_known_after() {
             }
         });
         world.proxy.as_ref().unwrap().cut_watches();
-        // What is missed: a machine that is forgotten, and another way in.
+        // The missed events: a deleted inventory and a new registration.
         let object = format!("machineinventories.rancheros.cattle.io/{}", before["metadata"]["name"].as_str().unwrap());
         world.cluster.kubectl(&["delete", &object, "--namespace", NAMESPACE], "").unwrap();
         let name = format!("{loss:?}").to_lowercase();
@@ -87,7 +87,7 @@ async fn every_write_may_be_refused_twice_and_answered_too_late() {
         match times {
             1 => Fault::Refused(429),
             2 => Fault::Refused(409),
-            // Controllers wait; a machine is not let wait for so long.
+            // Controllers wait for the answer. A machine is not kept waiting for so long.
             3 if request.kind.starts_with("machineinventories") => Fault::Late(Duration::from_secs(6)),
             _ => Fault::None,
         }
@@ -107,13 +107,13 @@ async fn a_write_that_takes_effect_too_late_for_its_machine_is_made_once() {
     });
     let refusal = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap_err().refusal().unwrap();
     assert_eq!((refusal.code, refusal.retry_after.is_some()), (RefusalCode::Unavailable, true), "{refusal}");
-    // It was made, which the watch has told meanwhile.
+    // The inventory was created, and the watch has reported it meanwhile.
     endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     let [inventory] = &world.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
     assert_eq!(inventory["status"]["phase"], "Installed");
 }
 
-/// The operator runs behind a proxy with faults, and there is a registration called `first`.
+/// A world whose operator runs behind a proxy with faults, with a registration `first`.
 async fn start(name: &str) -> Result<World> {
     let mut world = World::builder(name)?.faults().prepare().await?;
     world.operator.resume().await?;
@@ -133,13 +133,13 @@ fn make_registration(world: &World, name: &str) -> Result<()> {
     world.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string()).map(drop)
 }
 
-/// Of a registration that is there, as soon as the operator has seen it.
+/// The endpoint of a registration, when the operator has seen it.
 async fn endpoint(world: &World, registration: &str) -> Result<Endpoint> {
     let registration = Registration::apply(&world.cluster, registration, json!({}))?;
     Endpoint::new(&registration.local_url(&world.operator)?, &world.operator.ca().await?)
 }
 
-/// Registers a machine, which tries again until it is told an inventory that is there. Gives the only one.
+/// Registers a machine, which tries again until it succeeds. Gives its inventory, which must be the only one.
 async fn register(world: &World, registration: &str, tpm: &SoftwareTpm) -> Result<Value> {
     let endpoint = endpoint(world, registration).await?;
     until("the machine registered", TIMEOUT, async || {

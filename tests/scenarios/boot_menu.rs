@@ -1,5 +1,5 @@
-//! The `grub.cfg` that an installation writes, run by GRUB itself: it can never be changed later. No system is started;
-//! the kernels on the disk are none, and the serial line tells what GRUB tried.
+//! The `grub.cfg` that an installation writes, run by GRUB itself. It can never be changed later. No system starts,
+//! because the disk has no real kernels. GRUB's output on the serial line shows what it tried.
 
 use disk::DiskDescription;
 use disk::execute::execute;
@@ -14,10 +14,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// QEMU ends at the first reset; a menu that waits would wait a minute.
+/// Seconds. QEMU ends at the first reset; a menu that waits would wait for 60 s.
 const LIMIT: &str = "120";
 
-/// A disk as the installer writes it, with the real GRUB, and a few bytes in place of everything else.
+/// A disk as the installer writes it, with the real GRUB. All other files are a few bytes.
 struct Disk {
     file: PathBuf,
     plan: InstallPlan,
@@ -49,7 +49,7 @@ impl Disk {
         Self { file, plan, scratch }
     }
 
-    /// The boot partition, as mtools names it.
+    /// The boot partition in the syntax of mtools.
     fn boot(&self) -> String {
         format!("{}@@{}", self.file.display(), self.plan.layout.partition(Role::Boot).offset)
     }
@@ -67,7 +67,7 @@ impl Disk {
         GrubEnv::parse(&block.stdout).unwrap()
     }
 
-    /// What GRUB says from power-on to the reset that it makes itself.
+    /// GRUB's output from power-on to its own reset.
     fn start(&self) -> String {
         let drive = format!("file={},format=raw,if=virtio,cache=unsafe", self.file.display());
         let output = Command::new("timeout")

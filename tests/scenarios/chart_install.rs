@@ -1,4 +1,4 @@
-//! A cluster in which the chart is installed as the reference says, with nothing but the rights that it gives.
+//! The chart installed as the reference says. The operator has only the rights that the chart gives.
 
 use anyhow::{Context, Result};
 use harness::clusters::certificates::Authority;
@@ -31,13 +31,13 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"], "").unwrap();
     let account = account_kubeconfig(&cluster, &scratch.path().join("account")).unwrap();
     let mut environment = environment(&cluster).unwrap();
-    // As if Rancher had gone since: the API server does not even know its kinds.
+    // As if Rancher was removed after the installation: the API server does not know its kinds.
     environment.push(("ROS_BESIDE_RANCHER".to_owned(), "true".to_owned()));
     let url = format!("https://{RELEASE}.{NAMESPACE}.svc");
     let folder = scratch.folder("operator").unwrap();
     let operator = Operator::start_deployed(&account, environment, &url, &folder).await.unwrap();
 
-    // Nobody told where machines reach it, and it says so.
+    // The operator was not told its URL for machines, and its condition says so.
     let registration = Registration::apply(&cluster, "edge", json!({})).unwrap();
     assert!(registration.url.starts_with(&url), "{}", registration.url);
     let message =
@@ -86,7 +86,7 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     drop(operator);
     helm(&cluster, &["-n", NAMESPACE, "uninstall", RELEASE]).unwrap();
     assert!(cluster.kubectl(&["get", "deployment,service,clusterrole", RELEASE, "-n", NAMESPACE], "").is_err());
-    // What users and machines made outlives the chart, and so does what they may have edited.
+    // Objects that users and machines created stay, and so do those that they may have edited.
     let os_image = ["get", "managedosimages", "default-os-image", "-n", "fleet-local"];
     cluster.kubectl(&os_image, "").unwrap();
     field(&cluster, &format!("machineinventory/{name}"), "{.metadata.name}").unwrap();
@@ -107,7 +107,7 @@ async fn everything_that_can_be_switched_on_is_taken_by_the_api_server_as_it_is_
     let install = ["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart, "--set", EVERYTHING];
     helm(&cluster, &install).unwrap();
 
-    // Whatever a kind does not know would be missing, or another number, when it is read back.
+    // A field that its kind does not know would be missing when the object is read back.
     let manifest = helm(&cluster, &["-n", NAMESPACE, "get", "manifest", RELEASE]).unwrap();
     let written = cluster.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", "-"], &manifest).unwrap();
     let mut kinds = BTreeSet::new();
@@ -138,7 +138,7 @@ async fn everything_that_can_be_switched_on_is_taken_by_the_api_server_as_it_is_
         };
         assert_eq!(selected(kind, path), pods, "{kind}");
     }
-    // Ports are named, and a name that nobody has would let nobody in.
+    // Ports are referred to by name, so the names must match.
     assert_eq!(selected("service", "{.spec.ports[0].name}"), selected("servicemonitor", "{.spec.endpoints[0].port}"));
     assert_eq!(
         selected("service", "{.spec.ports[0].name}"),
@@ -182,7 +182,7 @@ async fn beside_rancher_it_takes_ranchers_url_and_authorities() {
     assert!(medium.contains("registrationCACert") && medium.contains("rancher.example.org"), "{medium}");
     assert_eq!(operator.ca().await.unwrap(), settings[1].1);
 
-    // A Rancher that no ingress leads to: the operator has an address of its own.
+    // A Rancher without an ingress: the operator has an address of its own.
     rancher.set("server-url", "https://192.0.2.1:8443").unwrap();
     let chart = chart.to_str().unwrap();
     let rendered = ["-n", NAMESPACE, "upgrade", RELEASE, chart, "--dry-run=server"];
@@ -198,7 +198,7 @@ async fn a_certificate_that_is_given_is_served_and_its_authority_is_handed_out()
     let values = "tls.secretName=own,serverURL=https://ros.example.org";
     let install = ["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart.to_str().unwrap(), "--set", values];
     helm(&cluster, &install).unwrap();
-    // What the kubelet would mount.
+    // The files that the kubelet would mount.
     let authority = Authority::new("somebody's").unwrap();
     let server = authority.server(&["ros.example.org", "127.0.0.1"]).unwrap();
     let mounted = scratch.folder("mounted").unwrap();
@@ -217,11 +217,11 @@ async fn a_certificate_that_is_given_is_served_and_its_authority_is_handed_out()
     let registration = Registration::apply(&cluster, "edge", json!({})).unwrap();
     let endpoint = Endpoint::new(&registration.local_url(&operator).unwrap(), &authority.certificate()).unwrap();
     endpoint.register(&SoftwareTpm::new(KeyKind::P256).unwrap(), usual_report("SN-1")).await.unwrap();
-    // Nothing of the operator's own was made beside it.
+    // The operator created no certificate of its own.
     assert!(cluster.kubectl(&["get", "secret", "ros-operator-tls", "-n", NAMESPACE], "").is_err());
 }
 
-/// A kubeconfig of the chart's ServiceAccount and of nobody else.
+/// A kubeconfig of the chart's ServiceAccount.
 fn account_kubeconfig(cluster: &Cluster, path: &Path) -> Result<PathBuf> {
     let token = cluster.kubectl(&["create", "token", RELEASE, "-n", NAMESPACE], "")?;
     let text = std::fs::read_to_string(cluster.kubeconfig()).context("reading the admin's kubeconfig")?;
@@ -231,7 +231,7 @@ fn account_kubeconfig(cluster: &Cluster, path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// What the Deployment gives its container, with the fields of the pod filled in.
+/// The container's environment in the Deployment, with the fields of the pod filled in.
 fn environment(cluster: &Cluster) -> Result<Vec<(String, String)>> {
     let path = "jsonpath={.spec.template.spec.containers[0].env}";
     let variables = cluster.kubectl(&["get", "deployment", RELEASE, "-n", NAMESPACE, "-o", path], "")?;
@@ -256,7 +256,7 @@ fn field(cluster: &Cluster, object: &str, path: &str) -> Result<String> {
     cluster.kubectl(&["get", &object, "-n", registration::NAMESPACE, "-o", &format!("jsonpath={path}")], "")
 }
 
-/// What whoever takes over the operator's account cannot do.
+/// What the operator's ServiceAccount must not be allowed to do.
 fn refuses_the_rest(cluster: &Cluster) {
     let own = Some(NAMESPACE);
     let refused = [
@@ -291,11 +291,11 @@ fn refuses_the_rest(cluster: &Cluster) {
     for question in refused {
         assert!(!may(cluster, question).unwrap(), "the chart allows {question:?}");
     }
-    // The question is asked rightly, too.
+    // The question itself is right: this is allowed.
     assert!(may(cluster, ("get", "", "secrets", Some("ros-operator-tls"), own)).unwrap());
 }
 
-/// What `kubectl auth can-i` asks: verb, group, resource, name, namespace.
+/// Asks what `kubectl auth can-i` asks: verb, group, resource, name, namespace.
 fn may(
     cluster: &Cluster,
     (verb, group, resource, name, namespace): (&str, &str, &str, Option<&str>, Option<&str>),

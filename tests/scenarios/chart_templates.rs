@@ -1,4 +1,4 @@
-//! What the chart's templates render, and the values that they refuse: with Helm alone, without a cluster.
+//! What the chart's templates render, and which values they refuse. With Helm alone, without a cluster.
 
 use anyhow::Result;
 use harness::clusters::chart::{EVERYTHING, RELEASE, folder};

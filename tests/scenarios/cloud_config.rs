@@ -1,5 +1,5 @@
-//! Cloud-configs that nobody can use, and keys that nobody knows, wherever they come from: the program says which
-//! document, which line and what to do, and its exit status says whether to try again.
+//! Cloud-configs that cannot be parsed, and unknown keys, from every source. The installer names the document, the line
+//! and the remedy, and its exit status tells whether to try again.
 
 use harness::fakes::chroot::Chroot;
 use qemu::disk::GIB;
@@ -10,10 +10,10 @@ use std::process::Output;
 
 const MEDIUM: &str = "/run/ros/medium/registration.yaml";
 const INSTALLED: &str = "/oem/cloud-config.yaml";
-/// The list has no end, which shows where the next one begins.
+/// The list `users` is not closed. The parser notices at the next list.
 const NO_YAML: &str = "#cloud-config\nhostname: edge-1\nusers: [\nruncmd:\n  - true\n";
 const UNKNOWN_KEYS: &str = "#cloud-config\npakages: [vim]\nrancheros: {install: {devcie: /dev/vda}}\n";
-/// No disk of this host, whose mounts are seen, is called so.
+/// No disk of this host has this name. The mounts of this host are visible in the chroot.
 const DISK: &str = "rosdisk";
 /// `exit_code.rs`
 const FAILED: i32 = 1;
@@ -70,7 +70,7 @@ fn from_the_medium() {
 #[test]
 fn from_config_url() {
     let machine = Machine::new("cloud-config-url");
-    // Without --dry-run, which asks nobody: nothing is written, because there is no release.
+    // Without --dry-run, which would not fetch configURL. Nothing is written, because there is no release.
     let install = ["install", "--automatic", "--release", "/nonexistent", "--config-url", "file:///config.yaml"];
     machine.root.write("/config.yaml", NO_YAML).unwrap();
     says(&machine.run(&install), SETTINGS, &["failed: ", "/config.yaml", "line 5", "correct the file"]);

@@ -1,4 +1,4 @@
-//! `ros-image` on the real ISO: settings go in and out without a trace, and what is no medium of ours is left alone.
+//! `ros-image` on the real ISO: settings go in and out without a trace, and foreign ISOs are not changed.
 
 use qemu::paths;
 use qemu::process::printed;
@@ -20,7 +20,7 @@ fn succeeds(arguments: &[&str]) -> String {
     printed(&output)
 }
 
-/// Settings that name a host, as a file.
+/// Writes a settings file that names a host.
 fn settings(folder: &Path, host: &str) -> PathBuf {
     let file = folder.join(format!("{host}.yaml"));
     let url = format!("https://{host}/v1-rancheros/registration/{TOKEN}");
@@ -28,7 +28,7 @@ fn settings(folder: &Path, host: &str) -> PathBuf {
     file
 }
 
-/// What `show` says of a medium's settings.
+/// The settings of a medium, as `show` prints them.
 fn shown(iso: &str) -> Value {
     let shown = succeeds(&["show", iso, "--json"]);
     assert!(!shown.contains(TOKEN), "the token is shown: {shown}");
@@ -84,7 +84,7 @@ fn iso_without_its_end_or_of_others_is_left_alone() {
     let truncated = scratch.path().join("truncated.iso");
     fs::copy(paths::iso().unwrap(), &truncated).unwrap();
     let file = File::options().write(true).open(&truncated).unwrap();
-    // The space for settings, which lies before the release, is still there.
+    // The reserved space for settings is before the release, so it still exists.
     file.set_len(file.metadata().unwrap().len() - 1).unwrap();
     refused(&truncated, &settings, "is the download complete?");
 
@@ -95,7 +95,7 @@ fn iso_without_its_end_or_of_others_is_left_alone() {
     refused(&foreign(&folder), &settings, "it was not made by this program");
 }
 
-/// An ISO of another program.
+/// Makes an ISO with another program.
 fn foreign(content: &Path) -> PathBuf {
     let iso = content.with_extension("iso");
     let _ = fs::remove_file(&iso);

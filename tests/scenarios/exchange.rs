@@ -1,5 +1,5 @@
-//! The registration exchange against a running operator: honest machines, dishonest ones, and machines that cannot
-//! speak.
+//! The registration exchange with a running operator: honest machines, dishonest ones, and machines that send malformed
+//! messages.
 
 use anyhow::Result;
 use futures::future::join_all;
@@ -25,7 +25,7 @@ async fn a_machine_that_registers_many_times_at_once_has_one_inventory() {
     assert!(names.iter().all(|name| *name == names[0]), "{names:?}");
     assert!(names[0].starts_with(&format!("{NAMESPACE}/sn-1-")), "{names:?}");
 
-    // After a reinstall, and with another mainboard: the TPM is who it is.
+    // After a reinstallation and with another mainboard, the TPM still identifies the machine.
     let config = endpoint.register(&tpm, usual_report("SN-2")).await.unwrap();
     assert_eq!(config.inventory, names[0]);
     assert_eq!(config.cloud_config.0["hostname"], "edge-SN-2");
@@ -64,7 +64,7 @@ async fn every_lie_is_refused_by_its_name_and_leaves_nothing_behind() {
     assert_eq!(world.inventories().unwrap(), [] as [Value; 0]);
 }
 
-/// Up to the operator's word on the proof.
+/// Runs an exchange up to the operator's answer to the proof.
 async fn lie_to(endpoint: &Endpoint, liar: &Liar) -> Result<(), NoAnswer> {
     let mut earlier = endpoint.connect().await?;
     earlier.say(&FromMachine::Hello(liar.hello())).await?;

@@ -1,5 +1,4 @@
-//! Machines of the first release register with the operator of today. Their part is played by that release's own
-//! libraries, in `tests/go/first-release-client/`, on a TPM in software.
+//! Machines of the first release register with today's operator.
 
 use anyhow::Result;
 use harness::clients::first_release::FirstReleaseMachine;
@@ -75,7 +74,7 @@ async fn a_first_release_machine_is_told_how_it_joins_by_the_inventory_that_know
     };
     refused("NotAssigned").await;
 
-    // Registration and inventory are deleted; the machine is expected by its hash alone.
+    // Registration and inventory are deleted. A new inventory expects the machine by its hash.
     let kinds = ["machineregistrations.rancheros.cattle.io", "machineinventories.rancheros.cattle.io"];
     for kind in kinds {
         world.cluster.kubectl(&["delete", kind, "--all", "--namespace", NAMESPACE], "").unwrap();

@@ -1,4 +1,4 @@
-//! The harness's own parts, before anything of ours runs on them.
+//! Tests of the harness and of virtual machines, without any program of this project.
 
 use harness::clusters::cluster::{Cluster, Controllers};
 use k8s_openapi::api::core::v1::Namespace;
@@ -46,7 +46,7 @@ async fn vm_firmware_starts_again_after_a_power_cut() {
     let mut machine = Machine::assemble(scratch.path(), spec).await.unwrap();
     for _ in 0..2 {
         machine.power_on().await.unwrap();
-        // Where OVMF ends when nothing can be booted.
+        // OVMF ends there when nothing can be booted.
         machine.console().wait_for_text("UEFI Interactive Shell", Duration::from_secs(120)).await.unwrap();
         machine.cut_power();
     }

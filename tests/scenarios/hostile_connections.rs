@@ -1,5 +1,5 @@
-//! Connections without any right: however many there are, honest machines register, and what the operator keeps for the others
-//! is bounded.
+//! Connections without any right: however many there are, honest machines register, and what the operator keeps for the
+//! others is bounded.
 
 use anyhow::{Context, Result};
 use aws_lc_rs::rand;
@@ -15,10 +15,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A machine's own patience with a connection is 30 s.
+/// A machine waits 30 s for a connection.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
-/// The chart gives the operator 256 MiB; an inventory of thousands takes a part of it.
+/// The chart gives the operator 256 MiB. Thousands of inventories take a part of it.
 const MEMORY: u64 = 192 * MIB;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +38,7 @@ async fn ten_thousand_connections_that_say_nothing_keep_no_machine_out() {
 async fn slow_or_malformed_requests_keep_no_machine_out() {
     let world = World::start("hostile-speak", json!({})).await.unwrap();
     let endpoint = world.endpoint().await.unwrap();
-    // More than there are places for, each with almost as much as a request's headers may have.
+    // More than the operator has permits. Each sends almost as much as the headers of a request may have.
     let connections = Connections::open(700, &endpoint, Behaviour::SlowHeaders(60_000)).unwrap();
     connections.all_connected().await.unwrap();
     machines_register_meanwhile(&world, &endpoint, "700 slow requests", 2).await.unwrap();
@@ -46,7 +46,7 @@ async fn slow_or_malformed_requests_keep_no_machine_out() {
     nothing_is_left_of_them(&world).await.unwrap();
     assert!(figure(&world, r#"connections_made_room_total{connection="speaking"}"#).await.unwrap() > 0);
 
-    // These have a medium, and with it the token.
+    // These know the token of a medium.
     let connections = Connections::open(300, &endpoint, Behaviour::SlowFrames).unwrap();
     connections.all_connected().await.unwrap();
     machines_register_meanwhile(&world, &endpoint, "300 slow websockets", 2).await.unwrap();
@@ -69,7 +69,7 @@ async fn slow_or_malformed_requests_keep_no_machine_out() {
 const REFUSED_BUSY: &str = r#"exchanges_total{request="open",result="refused",code="Busy"}"#;
 const REFUSED_TOO_BIG: &str = r#"exchanges_total{request="open",result="refused",code="MessageTooBig"}"#;
 
-/// Each of so many machines within its patience, one after the other.
+/// Registers this many machines, one after the other, each within its time limit.
 async fn machines_register_meanwhile(world: &World, endpoint: &Endpoint, among: &str, machines: usize) -> Result<()> {
     for number in 1..=machines {
         let tpm = SoftwareTpm::new(KeyKind::P256)?;
@@ -91,7 +91,7 @@ async fn machines_register_meanwhile(world: &World, endpoint: &Endpoint, among: 
     Ok(())
 }
 
-/// All at once: each is sent away, whatever it hears of it.
+/// Opens connections that send nonsense, all at once. The operator must close each of them.
 async fn send_nonsense(endpoint: &Endpoint) -> Result<()> {
     let mut random = vec![0; 1_000_000];
     rand::fill(&mut random).ok().context("making random bytes")?;
@@ -112,7 +112,7 @@ async fn send_nonsense(endpoint: &Endpoint) -> Result<()> {
         anyhow::ensure!(!accepted, "{} bytes of nonsense were answered with {answer}", nonsense.len());
     }
     let mut stream = TcpStream::connect(endpoint.address()?).await?;
-    // It may be sent away before its last byte.
+    // The operator may close the connection before the last byte.
     let _ = stream.write_all(&random).await;
     ended(&mut stream).await.map(drop)
 }
@@ -124,7 +124,7 @@ async fn over_tls(endpoint: &Endpoint, nonsense: &[u8]) -> Result<String> {
     ended(&mut stream).await
 }
 
-/// What was said until the connection ended.
+/// Everything received until the connection ended.
 async fn ended(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<String> {
     let mut said = Vec::new();
     let _ = timeout(TIMEOUT, stream.read_to_end(&mut said)).await.context("waiting for the end of a connection")?;
@@ -133,7 +133,7 @@ async fn ended(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<String> {
 
 async fn nothing_is_left_of_them(world: &World) -> Result<()> {
     until("nothing left of hostile connections", TIMEOUT, async || {
-        // The one that asks is one.
+        // This request is one connection.
         Ok(match (figure(world, "connections").await, figure(world, "exchanges_in_flight").await) {
             (Ok(1), Ok(0)) => Poll::Ready(()),
             left => Poll::Pending(format!("{left:?}")),
@@ -142,7 +142,7 @@ async fn nothing_is_left_of_them(world: &World) -> Result<()> {
     .await
 }
 
-/// One of the operator's figures; 0 where it has not been counted yet.
+/// One of the operator's metrics; 0 if it does not exist yet.
 async fn figure(world: &World, name: &str) -> Result<u64> {
     let figures = world.operator.metrics().await?;
     let line = figures.lines().find_map(|line| line.strip_prefix("rancheros_")?.strip_prefix(name)?.strip_prefix(' '));

@@ -1,4 +1,4 @@
-//! Machines with a token that says more than it should, beside honest ones with another.
+//! Hostile machines with a leaked token, beside honest machines with another token.
 
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::software_machine::{Endpoint, NoAnswer, largest_report, usual_report};
@@ -10,7 +10,7 @@ use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Bytes that an inventory may have in etcd.
+/// The largest size of an inventory in etcd, in bytes.
 const LARGEST: usize = 64 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,7 +22,7 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
         Endpoint::new(&leaked.local_url(&world.operator).unwrap(), &world.operator.ca().await.unwrap()).unwrap();
     let honest = world.endpoint().await.unwrap();
 
-    // Held for as long as the operator bears it.
+    // Exchanges stay open as long as the operator allows.
     let mut held = Vec::new();
     let full = loop {
         match leaked.connect().await {
@@ -31,7 +31,7 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
             Err(error) => panic!("{error}"),
         }
     };
-    // Eight of nine; more where connecting took so long that the first had to make room.
+    // Eight of nine. More if connecting took so long that the operator closed the first ones.
     assert!(full.code == RefusalCode::Busy && held.len() >= 8, "{full} {}", held.len());
     honest.register(&SoftwareTpm::new(KeyKind::P256).unwrap(), usual_report("SN")).await.unwrap();
     drop(held);
@@ -73,7 +73,7 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
     honest.register(&SoftwareTpm::new(KeyKind::P256).unwrap(), usual_report("SN")).await.unwrap();
 }
 
-/// A whole exchange of a machine that says as much as it can.
+/// A whole exchange with the largest report.
 async fn come(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<protocol::message::Config, NoAnswer> {
     endpoint.register(tpm, largest_report()).await
 }

@@ -1,4 +1,4 @@
-//! Power on, hands off: from an empty disk to a machine that answers, on each firmware.
+//! An installation without a person: from an empty disk to a machine that reports, on each firmware.
 
 use harness::objects::condition;
 use harness::world::{USER, World};
@@ -29,13 +29,13 @@ async fn vm_installs_on_secure_boot_from_a_disk() {
     installs(Firmware::SecureBoot, Drive::Disk, BootFirst::Disk, &paths::iso().unwrap()).await;
 }
 
-/// The firmware has no say in what comes next, so the medium has to start the disk's kernel each time.
+/// The firmware always starts the medium, so the medium must start the disk's kernel each time.
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_bios_from_a_cd_that_stays_first() {
     installs(Firmware::Bios, Drive::Cd, BootFirst::Medium, &paths::iso().unwrap()).await;
 }
 
-/// With the kernel for real hardware, whose drivers for disk, network and crypto are modules.
+/// With the kernel for real hardware: its drivers for disk, network and crypto are modules.
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_uefi_from_a_usb_stick() {
     installs(Firmware::Uefi, Drive::UsbStick, BootFirst::Disk, &paths::hardware_iso().unwrap()).await;
@@ -56,7 +56,7 @@ mod matrix {
         };
     }
 
-    // Not BIOS with an empty disk before a stick: SeaBIOS starts the first of all hard disks or none, and a stick is one.
+    // No BIOS with an empty disk before a stick: SeaBIOS tries only the first hard disk, and a stick is a hard disk.
     combinations! {
         matrix_bios_disk_before_cd: Bios, Cd, Disk;
         matrix_bios_stick_before_disk: Bios, Disk, Medium;
@@ -78,7 +78,7 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     // Only root may switch the machine off.
     registration["cloudConfig"]["ssh_authorized_keys"] = json!([world.key.public]);
     registration["cloudConfig"]["rancherd"] = json!({"role": "server", "labels": ["from=registration"]});
-    // Not even this lets a medium that stays in its drive install a second time.
+    // Even with this, a medium that stays in its drive must not install a second time.
     registration["cloudConfig"]["rancheros"] = json!({"install": {"wipe": true}});
     let medium = world.medium_from(iso, registration).await.unwrap();
     let mut spec = MachineSpec::new(firmware, "INSTALL-7");
@@ -121,13 +121,13 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     }
 
     let identity = identity(&world, &machine).await;
-    // In the background: the end of the connection would be an error.
+    // In the background, because the end of the connection would be an error.
     let port = machine.ssh_port();
     world.key.run("root", port, "systemctl --no-block poweroff", SHORT).await.unwrap();
     machine.wait_for_power_off(SHORT).await.unwrap();
     the_slot_holds_the_released_root(&disk, &iso.with_file_name("release"));
     other_tools_find_nothing_wrong(&disk, world.path());
-    // The firmware that starts quickest: there are seven starts in it.
+    // With the firmware that starts quickest, because this takes seven starts.
     if firmware == Firmware::Bios {
         machine.spec.first = BootFirst::Disk;
         a_damaged_slot_ends_in_recovery(&world, &mut machine, &machines[0], &identity).await;
@@ -140,7 +140,7 @@ async fn identity(world: &World, machine: &Machine) -> String {
     world.key.run("root", machine.ssh_port(), command, SHORT).await.unwrap()
 }
 
-/// One flipped byte in the root of a slot that had been good.
+/// Changes one byte in the root of a slot that was good. The machine must start the recovery slot.
 async fn a_damaged_slot_ends_in_recovery(world: &World, machine: &mut Machine, name: &str, known: &str) {
     let disk = machine.spec.disks[0].clone();
     let byte = disk.partition("COS_STATE_A").unwrap().unwrap() + 1040;
@@ -166,13 +166,14 @@ async fn a_damaged_slot_ends_in_recovery(world: &World, machine: &mut Machine, n
     assert!(chosen.contains("slot A is started next, up to 3 times"), "{chosen}");
 }
 
-/// From the cluster, without a medium, over a power cut, and over a slot that does not start.
+/// A reinstallation that is requested in the cluster, without a medium. The slot is damaged, and the power is cut
+/// meanwhile.
 async fn recovery_installs_again(world: &World, machine: &mut Machine, name: &str, known: &str, installed_at: &str) {
     world.patch_inventory(name, &json!({"reinstall": "slot A is damaged"})).unwrap();
     let port = machine.ssh_port();
     let console = machine.console();
     until("the machine to take the request", SHORT, async || {
-        // The end of the connection is what is waited for.
+        // An error is expected: the restart ends the connection.
         let _ = world.key.run("root", port, "systemctl start ros-report.service", SHORT).await;
         let taken =
             console.lines().iter().any(|line| line.text.contains("ros-installer: rebooting: into the recovery"));
@@ -197,7 +198,7 @@ async fn recovery_installs_again(world: &World, machine: &mut Machine, name: &st
     assert_eq!(done.await.unwrap()["reason"], "Done");
 }
 
-/// Twice more, as the installation's own restart was the first.
+/// Restarts twice. The restart at the end of the installation was the first one.
 async fn restarts_start_the_disk(world: &World, machine: &mut Machine, name: &str, installed_at: &str) {
     for _ in 0..2 {
         world.key.run("root", machine.ssh_port(), "systemctl --no-block reboot", SHORT).await.unwrap();
@@ -212,7 +213,7 @@ async fn restarts_start_the_disk(world: &World, machine: &mut Machine, name: &st
     assert_eq!(world.inventory_names().unwrap().len(), 1);
 }
 
-/// With its next report, which is not waited for here.
+/// The change arrives with the next report. The test starts that report at once.
 async fn a_change_of_its_inventory_reaches_the_machine(world: &World, machine: &Machine, name: &str) {
     let root = async |command: &str| world.key.run("root", machine.ssh_port(), command, SHORT).await;
     let configuration = async || -> anyhow::Result<Value> {
@@ -234,7 +235,7 @@ async fn a_change_of_its_inventory_reaches_the_machine(world: &World, machine: &
     assert!(journal.contains("role") && !journal.contains("joins-the-cluster"), "{journal}");
 }
 
-/// After an orderly end: a power cut leaves a journal to replay.
+/// Needs a machine that was shut down: after a power cut there is a journal to replay.
 fn other_tools_find_nothing_wrong(disk: &Disk, folder: &Path) {
     let check = |program: &str, arguments: &[&str], file: &Path| {
         let output = Command::new(program).args(arguments).arg(file).output().unwrap();
@@ -249,7 +250,7 @@ fn other_tools_find_nothing_wrong(disk: &Disk, folder: &Path) {
     check("e2fsck", &["-f", "-n"], &partition("COS_PERSISTENT"));
 }
 
-/// Byte for byte what the medium carries.
+/// Slot A and recovery hold the root image of the release, byte for byte.
 fn the_slot_holds_the_released_root(disk: &Disk, release: &Path) {
     let root = fs::read(release.join("root.erofs")).unwrap();
     let manifest: Value = serde_json::from_slice(&fs::read(release.join("release.json")).unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! Disks that cannot be installed to, and power that goes: each says what, which and what to do next, on the console
-//! and in the inventory, and leaves nothing half-configured that boots.
+//! Disks that cannot be installed to, and power cuts. The installer names the problem, the disk and the remedy, on the
+//! console and in the inventory. Nothing half-installed boots.
 
 use harness::world::{USER, World};
 use qemu::disk::{Disk, GIB, WriteFault};
@@ -18,7 +18,7 @@ use std::time::Duration;
 const INSTALLED: Duration = Duration::from_secs(900);
 const SHORT: Duration = Duration::from_secs(300);
 
-/// One machine that is to be installed, or not.
+/// A world with one machine and an installation medium.
 struct Installation {
     machine: Machine,
     world: World,
@@ -42,14 +42,14 @@ impl Installation {
         let mut spec = MachineSpec::new(Firmware::Uefi, "BAD-DAY");
         spec.disks = disks(world.path());
         spec.tpm = tpm;
-        // A disk, because that is how a medium could be taken for a target.
+        // A disk, because a medium of this kind could be mistaken for a target.
         spec.medium = Some(Medium { file: medium, drive: Drive::Disk });
         let machine = world.machine(spec).await.unwrap();
         Self { machine, world }
     }
 
-    /// The machine is not installed, `status.failure` has this reason, and all of `words` stand on the console, from the
-    /// milestone on, and in the inventory.
+    /// Checks that the machine is not installed, that `status.failure` has this reason, and that all of `words` are in
+    /// the inventory and on the console after the milestone `failed`.
     async fn refused(&mut self, reason: &str, words: &[&str]) {
         self.fails().await;
         let machines = self.world.inventory_names().unwrap();
@@ -67,7 +67,7 @@ impl Installation {
         self.machine.wait_for_failure(INSTALLED).await.unwrap();
     }
 
-    /// From the failure on; what is said of it has several lines.
+    /// Waits until all of `words` are on the console after the milestone `failed`. The message has several lines.
     async fn console_says(&mut self, words: &[&str]) {
         until("the words on the console", SHORT, async || {
             let lines = self.machine.console().lines();
@@ -90,11 +90,11 @@ fn empty(folder: &Path, serial: &str, bytes: u64) -> Disk {
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_without_a_disk_waits_for_one() {
     let mut installation = Installation::new("bad-no-disk", |_| Vec::new(), json!({})).await;
-    // From a CD: the medium would be a disk otherwise.
+    // A CD, because any other medium would be a disk.
     installation.machine.spec.medium.as_mut().unwrap().drive = Drive::Cd;
     installation.refused("NoDisk", &["no disk", "attach one"]).await;
     installation.machine.hotplug(&empty(installation.world.path(), "late", 4 * GIB)).unwrap();
-    // Not as a milestone: the machine may say once more that it has no disk.
+    // Not `wait_for_milestone`: the machine may fail once more for want of a disk.
     let planned =
         installation.machine.console().wait_for("a plan", SHORT, |line| Milestone::Planned.text_in(line).is_some());
     let planned = planned.await.unwrap().text;
@@ -150,7 +150,7 @@ async fn vm_offered_its_own_medium_refuses() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_whose_disk_fails_half_way_boots_nothing_from_it() {
-    // 40 MiB into slot A: the root image is some 60 MiB.
+    // 40 MiB into slot A. The root image has about 60 MiB.
     let failing = |folder: &Path| vec![empty(folder, "failing", 4 * GIB).with_fault(WriteFault { at_byte: 300 << 20 })];
     let mut installation = Installation::new("bad-write", failing, json!({})).await;
     installation.refused("WriteFailed", &["/dev/vda", "serial failing", "replace it", "Input/output error"]).await;
@@ -165,7 +165,7 @@ async fn vm_survives_power_cuts_while_writing() {
     let mut installation = Installation::new("bad-power", disks, json!({})).await;
     for cut in 0..5 {
         installation.machine.power_on().await.unwrap();
-        // The disk comes first: what an earlier cut left on it must not start.
+        // The firmware tries the disk first. What an earlier cut left on it must not start.
         installation.machine.wait_for_milestone(Milestone::Planned, INSTALLED).await.unwrap();
         let delay = Duration::from_millis(random(6000));
         println!("cut {cut}: {} ms after the plan", delay.as_millis());
@@ -184,7 +184,7 @@ async fn vm_survives_power_cuts_while_writing() {
     assert_eq!(machines, [hostname.trim()], "logs: {}", installation.world.path().display());
 }
 
-/// Below `limit`; the seed of the standard library's hash maps is the source of chance.
+/// A random number below `limit`, from the seed of the standard library's hash maps.
 fn random(limit: u64) -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish() % limit

@@ -1,4 +1,4 @@
-//! `ros-installer register` as a person at a console uses it, against a running operator and a TPM from the factory.
+//! `ros-installer register` as a person at a console uses it, with a running operator and a new TPM.
 
 use harness::clients::installer::InstallerProcess;
 use harness::clusters::certificates::Authority;
@@ -30,7 +30,7 @@ async fn the_installer_registers_its_machine_and_prints_the_configuration() {
     assert!(!String::from_utf8_lossy(&debug.stderr).contains(&token), "the token was logged");
 }
 
-/// From the first attempt to the third it takes about a minute; see `Backoff::remote`.
+/// Three attempts take about a minute; see `Backoff::remote`.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_is_down_for_a_minute_is_waited_for_and_registered_with() {
     const MINUTES: Duration = Duration::from_secs(180);
@@ -73,7 +73,7 @@ async fn a_file_that_fits_into_a_message_arrives_byte_for_byte() {
     let machine = Chroot::new(world.folder("machine").unwrap()).unwrap();
     machine.write("/oem/cloud-config.yaml", &output.stdout).unwrap();
     let applied = machine.run("ros-installer", &["apply"]).unwrap();
-    // The host's name is the kernel's, not this folder's: it cannot be set here.
+    // The hostname belongs to the kernel, so it cannot be set in a chroot.
     let mut refused =
         printed(&applied).lines().filter(|line| line.contains("not applied")).map(str::to_owned).collect::<Vec<_>>();
     refused.retain(|line| !line.contains("hostname"));

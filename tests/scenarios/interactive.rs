@@ -1,5 +1,5 @@
-//! A medium without registration, on a machine with a screen and two serial ports: whoever sits at one of them sees the
-//! same and can answer, and no operator is needed.
+//! A medium without registration, on a machine with a screen and two serial ports. A person at any of them sees the
+//! same and can answer. No operator is needed.
 
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;

@@ -1,4 +1,4 @@
-//! How machines come to the clusters they are assigned to, with somebody who plays Rancher and with nobody.
+//! How machines join the clusters that they are assigned to, with a fake Rancher and without one.
 
 use anyhow::{Context, Result};
 use aws_lc_rs::{digest, hmac};
@@ -73,7 +73,7 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     report(&endpoint, &tpm).await.unwrap();
     assert_eq!(world.inventories().unwrap(), before, "nothing new is nothing written");
 
-    // Forgotten: the token goes with the inventory.
+    // Deleted: the token goes with the inventory.
     let object = format!("{INVENTORIES}/{name}");
     world.cluster.kubectl(&["delete", &object, "--namespace", NAMESPACE, "--timeout=60s"], "").unwrap();
     assert_eq!(rancher.tokens("c-m-two").unwrap(), [] as [Value; 0]);
@@ -99,7 +99,7 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     let [inventory] = &world.inventories().unwrap()[..] else { panic!("one inventory") };
     assert_eq!(inventory["status"]["phase"], "Registered");
 
-    // Without Rancher a cluster cannot be found, which says so and costs nobody else anything.
+    // Without Rancher the cluster cannot be found. The condition says so, and other inventories are not affected.
     world.create_inventory("b", json!({"machineTokenSecretName": "secret-b", "clusterName": "c"})).unwrap();
     world.apply_token_secret("secret-b", "known to two").unwrap();
     world.inventory_condition("b", "Assigned", "RancherNotInstalled").await.unwrap();
@@ -111,7 +111,7 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     .await
     .unwrap();
 
-    // Two machines with one secret: neither is believed, and both inventories say why.
+    // Two inventories with one secret: both are refused, and both conditions say why.
     world.apply_token_secret("secret-b", "known to one").unwrap();
     world.patch_inventory("b", &json!({"config": {"role": "agent"}})).unwrap();
     for name in ["a", "b"] {
@@ -131,13 +131,13 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     assert!(!log.contains("known to") && !log.contains(&STANDARD.encode("known to one")), "a secret was logged");
 }
 
-/// What the answer to a report says of joining.
+/// The part of the answer to a report that is about joining.
 async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Join> {
     let system = OsReport { version: "0.1.0".into(), slot: Slot::A, healthy: true, ..OsReport::default() };
     endpoint.report(tpm, system).await?.join.context("the operator says nothing of joining")
 }
 
-/// What rancherd does with a shared secret.
+/// Makes the request that rancherd makes with a shared secret.
 async fn ask(world: &World, secret: &str) -> Result<Result<Value, Refusal>> {
     let request = client(world).await?.get(world.operator.local_url("/v1-rancheros/inventory"));
     let response = request.header("authorization", format!("Bearer {}", STANDARD.encode(secret))).send().await?;
@@ -151,7 +151,7 @@ async fn ask(world: &World, secret: &str) -> Result<Result<Value, Refusal>> {
     Ok(Err(refusal))
 }
 
-/// What rancherd does before it trusts the operator's authority: `hash` of its `pkg/cacerts/cacerts.go`.
+/// Checks the operator's authority as rancherd does: `hash` in its `pkg/cacerts/cacerts.go`.
 async fn vouched(world: &World, secret: &str) -> Result<()> {
     let question = STANDARD.encode(digest::digest(&digest::SHA256, secret.as_bytes()));
     let request = client(world).await?.get(world.operator.local_url("/v1-rancheros/cacerts"));

@@ -1,4 +1,4 @@
-//! A machine's life as its MachineInventory shows it, told by machines in memory to a running operator.
+//! The phases of a machine in its MachineInventory, with machines in memory and a running operator.
 
 use anyhow::{Context, Result};
 use harness::clusters::registration::NAMESPACE;
@@ -134,7 +134,7 @@ async fn the_token_of_media_is_revoked_and_installed_machines_go_on() {
     let (tpm, stranger) = (SoftwareTpm::new(KeyKind::P256).unwrap(), SoftwareTpm::new(KeyKind::P256).unwrap());
     medium.register(&tpm, usual_report("SN-1")).await.unwrap();
 
-    // As a machine does that was installed with the token of its medium.
+    // Like a machine that was installed with the token of its medium.
     let told = settings(&medium, &tpm, None).await.unwrap();
     behind(&world, 1).await.unwrap();
     assert_eq!(settings(&medium, &tpm, Some(&told)).await.unwrap(), told);
@@ -168,14 +168,14 @@ async fn the_token_of_media_is_revoked_and_installed_machines_go_on() {
 
 const REGISTRATION: &str = "machineregistrations.rancheros.cattle.io/edge";
 
-/// What a machine is told that reports, having these settings.
+/// The settings in the answer to a report of a machine that has these settings already.
 async fn settings(endpoint: &Endpoint, tpm: &SoftwareTpm, kept: Option<&OperatorSettings>) -> Result<OperatorSettings> {
     let settings_revision = kept.map(|kept| kept.revision.clone());
     let recorded = endpoint.report(tpm, OsReport { settings_revision, ..system(true) }).await?;
     recorded.settings.context("the answer holds no settings")
 }
 
-/// Waits until as many machines do not have the newest settings.
+/// Waits until the status counts this many machines without the newest settings.
 async fn behind(world: &World, count: u32) -> Result<()> {
     until(&format!("{count} machines behind"), TIMEOUT, async || {
         let path = "jsonpath={.status.machinesBehind}";
@@ -215,7 +215,7 @@ fn system(healthy: bool) -> OsReport {
     }
 }
 
-/// The one inventory, once it is in this phase and its generation was looked at.
+/// Waits until the only inventory is in this phase.
 async fn phase(world: &World, phase: &str) -> Result<Value> {
     until(&format!("the phase {phase}"), TIMEOUT, async || {
         let inventories = world.inventories()?;

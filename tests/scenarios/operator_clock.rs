@@ -1,4 +1,4 @@
-//! The operator's clock jumps by an hour, forwards and back, as clocks do that are set.
+//! The operator's clock jumps by an hour, forwards and back, as it does when somebody sets it.
 
 use anyhow::{Context, Result};
 use harness::clusters::cluster::Cluster;
@@ -38,7 +38,7 @@ async fn a_clock_that_jumps_by_an_hour_costs_no_lead_and_no_machine() {
 
     for (round, jump) in [HOUR, -HOUR, 0].into_iter().enumerate() {
         clock.set(jump).unwrap();
-        // The clock did jump, and the lead was kept.
+        // The clock has jumped, and the replica is still the leader.
         until("a renewal at the new time", TIMEOUT, async || {
             let (now_held_by, renewed) = lease(cluster)?;
             anyhow::ensure!(now_held_by == holder, "{now_held_by} leads in place of {holder}");
@@ -52,7 +52,7 @@ async fn a_clock_that_jumps_by_an_hour_costs_no_lead_and_no_machine() {
             open.register(tpm, usual_report("SN-1")).await.unwrap();
         }
         assert_eq!(world.inventories().unwrap().len(), round + 2);
-        // By this clock it is over, or not any more.
+        // By this clock the registration has expired, or has not.
         let outcome = closing.register(&new, usual_report("SN-1")).await;
         let reason = if jump == HOUR { "Expired" } else { "Available" };
         match outcome {
@@ -64,14 +64,14 @@ async fn a_clock_that_jumps_by_an_hour_costs_no_lead_and_no_machine() {
     }
     let (_, last_renewal) = lease(cluster).unwrap();
     assert!(last_renewal > first_renewal);
-    // Nobody was seen in a time that has not come.
+    // `lastSeen` is not in the future.
     let machines = world.inventories().unwrap();
     let seen = machines.iter().find(|machine| machine["spec"]["tpmHash"] == old.hash().as_str()).unwrap();
     let seen: Timestamp = seen["status"]["lastSeen"].as_str().unwrap().parse().unwrap();
     assert!(seen <= Timestamp::now(), "{seen}");
 }
 
-/// What a program takes for the time of day, by Debian's libfaketime. What it measures durations with goes on.
+/// The wall clock of a program, by Debian's libfaketime. Its monotonic clock is not changed.
 struct Clock {
     file: PathBuf,
 }
@@ -89,16 +89,16 @@ impl Clock {
         Ok(clock)
     }
 
-    /// So many seconds from the true time.
+    /// Sets the offset from the true time, in seconds.
     fn set(&self, seconds: i64) -> Result<()> {
-        // In one step: it is read at every look at the clock.
+        // By a rename, because the program reads the file whenever it reads the clock.
         let next = self.file.with_extension("next");
         std::fs::write(&next, format!("{seconds:+}\n")).context("writing the next time")?;
         std::fs::rename(&next, &self.file).context("setting the clock")
     }
 }
 
-/// Who leads, and when that was last said.
+/// The leader, and the time of its last renewal.
 fn lease(cluster: &Cluster) -> Result<(String, Timestamp)> {
     let lease =
         cluster.kubectl(&["get", "lease", "ros-operator", "--namespace", OWN_NAMESPACE, "--output=json"], "")?;
@@ -108,7 +108,7 @@ fn lease(cluster: &Cluster) -> Result<(String, Timestamp)> {
     Ok((lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned(), renewed))
 }
 
-/// Waits until a registration's condition says what its door does.
+/// Waits until the registration's condition `Ready` has this reason.
 async fn ready(cluster: &Cluster, registration: &str, reason: &str) -> Result<()> {
     let object = format!("machineregistrations.rancheros.cattle.io/{registration}");
     let path = "--output=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";

@@ -1,4 +1,4 @@
-//! The operator's image: read back as a runtime reads it, and its program run where nothing else is, and by a runtime.
+//! The operator's image: its content, its program alone in a chroot, and its program in a container runtime.
 
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -38,10 +38,10 @@ fn it_holds_what_it_says_and_its_program_runs_in_it_alone() {
     unpack(&blob(&layout, layer).unwrap(), &root).unwrap();
     let vendors = fs::read_to_string(root.join("usr/share/ros-operator/tpm-vendors.pem")).unwrap();
     assert!(vendors.matches("BEGIN CERTIFICATE").count() >= 20, "{vendors}");
-    // What the container's user could write to, were the root file system writable.
+    // Paths that the container's user could write to if the root file system were writable.
     let writable = writable_by_others(&root).unwrap();
     assert_eq!(writable, [root.join("tmp")]);
-    // In a root of nothing but the layer, as the container's user.
+    // In a chroot of the layer alone, as the container's user.
     let output = Command::new("chroot")
         .args(["--userspec=65532:65532"])
         .arg(&root)
@@ -67,11 +67,11 @@ async fn a_container_runtime_runs_it_with_no_rights_and_nothing_to_write_to() {
     let definitions = container.run(&["crd"]).unwrap();
     assert!(printed(&definitions).contains("machineregistrations.rancheros.cattle.io"), "{}", printed(&definitions));
 
-    // The TPM vendors' roots are in it, and are read before anything else is done.
+    // The image contains the roots of TPM vendors. The program reads them first.
     let without = container.run(&["run", "--tpm-vendors", "/etc/passwd"]).unwrap();
     assert!(printed(&without).contains("holds no certificate"), "{}", printed(&without));
 
-    // And as it runs for good.
+    // As it runs in a cluster.
     let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
     install_definitions(&cluster).unwrap();
     let mounted = scratch.folder("kube").unwrap();
@@ -109,7 +109,7 @@ async fn a_container_runtime_runs_it_with_no_rights_and_nothing_to_write_to() {
 
     assert!(operator.output().contains("authorities of TPM vendors"), "{}", operator.output());
 
-    // SIGTERM reaches it, and it ends in order.
+    // SIGTERM ends it in an orderly way.
     operator.terminate().unwrap();
     let status = operator.wait(Duration::from_secs(30)).await.unwrap();
     assert!(status.success(), "{}", operator.output());
@@ -133,7 +133,7 @@ fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The file that a descriptor names, after its digest and its size were checked.
+/// The file of a descriptor. Checks digest and size.
 fn blob(layout: &Path, descriptor: &Value) -> Result<PathBuf> {
     let named = descriptor["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
     let named = named.context("a descriptor without a digest")?;

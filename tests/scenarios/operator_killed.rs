@@ -1,4 +1,4 @@
-//! The operator killed at every step: whatever it was about to write, or had just written and did not live to know.
+//! The operator is killed before and after each of its writes, and at each step of an exchange.
 
 use anyhow::{Context, Result};
 use harness::clusters::operator::{NAMESPACE, Operator};
@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-/// Must be among the writes at which the operator was killed: the story was told, and not another. A write that is new
-/// is killed at without being named here.
+/// The operator must be killed at least at these writes, which shows that the whole lifecycle ran. It is also killed at
+/// new writes that are not listed here.
 const WRITES: [&str; 14] = [
     "POST secrets",
     "POST leases",
@@ -47,7 +47,7 @@ async fn killed_before_and_after_every_write_it_makes_nothing_twice_and_loses_no
     proxy.script(move |request| stop_each_write_twice(&mut script.lock().unwrap(), request));
     let client = cluster.client().await.unwrap();
     let (finished, end) = oneshot::channel();
-    // On a thread of its own: in the story people wait for programs of theirs, and nothing else happens beside them.
+    // On a thread of its own, because the lifecycle blocks its thread while it waits for kubectl.
     let killing = tokio::task::spawn_blocking(|| {
         Handle::current().block_on(async {
             tokio::select! {
@@ -67,7 +67,7 @@ async fn killed_before_and_after_every_write_it_makes_nothing_twice_and_loses_no
     assert!(missing.is_empty(), "not among the writes: {missing:?}");
 }
 
-/// The first time before it has an effect, the second time after.
+/// Stops each write twice: the first time before it takes effect, the second time after.
 fn stop_each_write_twice(killed_at: &mut BTreeMap<String, usize>, request: &ProxiedRequest) -> Fault {
     if !request.is_write() {
         return Fault::None;
@@ -81,7 +81,7 @@ fn stop_each_write_twice(killed_at: &mut BTreeMap<String, usize>, request: &Prox
     }
 }
 
-/// Kills the operator wherever the proxy stops it, and starts it again. Ends with an error only.
+/// Kills the operator when the proxy stops a request, and starts it again. Returns only errors.
 async fn kill_and_start(mut operator: Operator, mut proxy: FaultProxy, client: kube::Client) -> Result<()> {
     let leases = kube::Api::<Lease>::namespaced(client, NAMESPACE);
     loop {
@@ -95,7 +95,7 @@ async fn kill_and_start(mut operator: Operator, mut proxy: FaultProxy, client: k
         }
         operator.kill();
         proxy.forget_stopped();
-        // That a dead leader is followed within 15 s is told elsewhere, and would be most of the time here.
+        // `operator_replicas` tests that another leader follows within 15 s. Here it would take most of the time.
         match leases.delete("ros-operator", &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             deleted => drop(deleted.context("deleting the dead leader's Lease")?),
@@ -103,7 +103,7 @@ async fn kill_and_start(mut operator: Operator, mut proxy: FaultProxy, client: k
     }
 }
 
-/// The steps of an exchange, each after the one before.
+/// The steps of an exchange, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Connected,
@@ -148,7 +148,7 @@ async fn killed_at_each_step_of_an_exchange_it_knows_the_machine_when_it_comes_a
     }
 }
 
-/// An honest exchange as far as this step, and the inventory that the machine was told, if it was told one.
+/// Runs an honest exchange up to this step. Gives the exchange, and the inventory if the machine was told it.
 async fn up_to(last: Step, endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<(Exchange, Option<String>), NoAnswer> {
     let (mut challenge, mut inventory) = (None, None);
     let mut exchange = endpoint.connect().await?;

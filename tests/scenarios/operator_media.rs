@@ -1,5 +1,5 @@
-//! Media that the operator hands out with a registration in them: byte for byte what `ros-image customize` makes of the
-//! same base medium, in one piece or in several.
+//! Media that the operator hands out with a registration in them. They equal the output of `ros-image customize` for
+//! the same base medium, downloaded whole or in parts.
 
 use anyhow::{Context, Result, ensure};
 use harness::clusters::registration::NAMESPACE;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-/// Until a change of the operator's media is seen in a registration's status.
+/// The time limit for a change of the operator's media to appear in a registration's status.
 const NOTICED: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,7 +43,7 @@ async fn another_base_medium_has_another_tag_and_one_that_is_gone_is_listed_no_m
     let before = downloads.headers(&url).unwrap();
     assert!(before.contains("HTTP/1.1 200") && before.contains("etag: \""), "{before}");
 
-    // Another release, put in place of the first as `mv` does it.
+    // Another release replaces the first one by a rename, as `mv` does it.
     let other = downloads.world.path().join("other.iso");
     let mut content = fs::read(&base).unwrap();
     *content.last_mut().unwrap() ^= 1;
@@ -71,16 +71,16 @@ async fn another_base_medium_has_another_tag_and_one_that_is_gone_is_listed_no_m
 /// A world whose operator hands out media.
 struct Downloads {
     world: World,
-    /// The base medium that was there first.
+    /// The first base medium.
     base: PathBuf,
     /// The operator's folder of base media.
     media: PathBuf,
-    /// Where the operator's authority and what is downloaded are kept.
+    /// Holds the operator's authority and the downloads.
     folder: PathBuf,
 }
 
 impl Downloads {
-    /// With one base medium: `make` is given an empty folder and gives the path of the medium.
+    /// Starts a world with one base medium. `make` gets an empty folder and gives the path of the medium.
     async fn start(name: &str, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<Self> {
         let builder = World::builder(name)?.registration(json!({}));
         let base = make(&builder.folder("base")?)?;
@@ -120,7 +120,7 @@ impl Downloads {
         Ok(downloaded)
     }
 
-    /// The address of a medium for this host, once the status lists it.
+    /// The URL of a medium for programs on this host. Waits until the status lists it.
     async fn url(&self, name: &str) -> Result<String> {
         let what = format!("{name} in status.mediaURLs");
         let url = until(&what, NOTICED, async || {
@@ -142,7 +142,7 @@ impl Downloads {
         Ok(object["status"]["mediaURLs"].clone())
     }
 
-    /// What a HEAD gives.
+    /// The headers of the answer to a HEAD request.
     fn headers(&self, url: &str) -> Result<String> {
         self.run(self.curl().args(["--head", url]))
     }

@@ -1,4 +1,4 @@
-//! Two replicas of the operator: both serve machines, one runs the controllers, and either may go at any time.
+//! Two replicas of the operator: both serve machines, one runs the controllers, and either may end at any time.
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 const MACHINES: usize = 80;
 const PARALLEL: usize = 16;
-/// From a leader's violent end to its successor's beginning, and something for a busy host.
+/// From a leader's kill to its successor's start, with a reserve for a busy host.
 const TAKEN_OVER: Duration = Duration::from_secs(25);
-/// A lease that was given back is found within two seconds.
+/// Another replica finds a released Lease within 2 s.
 const HANDED_OVER: Duration = Duration::from_secs(8);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,11 +59,11 @@ async fn killing_the_leader_in_a_herd_loses_nothing_and_doubles_nothing() {
     let inventories = world.inventories().unwrap();
     let hashes: BTreeSet<&str> = inventories.iter().filter_map(|each| each["spec"]["tpmHash"].as_str()).collect();
     assert_eq!((inventories.len(), hashes.len()), (MACHINES, MACHINES));
-    // What only controllers do is done by the one that is left.
+    // The remaining replica runs the controllers.
     Registration::apply(&world.cluster, "another", json!({})).unwrap();
     counted(&world, MACHINES).await.unwrap();
 
-    // Stopping in order hands over without waiting for the lease to expire.
+    // A replica that is stopped releases the Lease, so the other one need not wait until it expires.
     world.operator.resume().await.unwrap();
     let mut second = second;
     second.stop();
@@ -71,7 +71,7 @@ async fn killing_the_leader_in_a_herd_loses_nothing_and_doubles_nothing() {
     Registration::apply(&world.cluster, "third", json!({})).unwrap();
 }
 
-/// What a machine does with several addresses: whoever answers. A refusal is an error.
+/// Registers as a machine with several addresses does: at the first one that answers. A refusal is an error.
 async fn register_anywhere(endpoints: &[Endpoint], tpm: &SoftwareTpm, serial: &str) -> Result<String> {
     let what = format!("machine {serial} registered");
     until(&what, Duration::from_secs(60), async || {
@@ -101,7 +101,7 @@ async fn leads(world: &World, operator: &Operator, limit: Duration) -> Result<()
     .await
 }
 
-/// Waits until the registration's status counts this many machines: its controller runs.
+/// Waits until the registration's status counts this many machines, which shows that its controller runs.
 async fn counted(world: &World, machines: usize) -> Result<()> {
     let path = format!("jsonpath={{.status.machines}}={machines}");
     let wait = ["wait", "--timeout=30s", "machineregistrations.rancheros.cattle.io/edge", "--for", &path];

@@ -1,5 +1,5 @@
-//! Programs of other origin look at the same things and come to the same conclusions. Disks that the installer wrote are
-//! looked at where they are made: `install.rs`, and in the installer's own tests.
+//! Programs of other origin check our results: cloud-init, dmidecode, tpm2-tools, OpenSSL. `install.rs` and the unit
+//! tests of the crate `disk` check disks in the same way.
 
 use cloud_config::CloudConfig;
 use harness::fakes::software_machine::usual_report;
@@ -50,7 +50,7 @@ async fn cloud_init_accepts_what_we_show_and_serve() {
     assert!(!wrong.status.success(), "a cloud-init that accepts everything is no oracle");
 }
 
-/// Newer releases of cloud-init report keys that they do not know; this is the only complaint allowed.
+/// Newer releases of cloud-init report unknown keys. Only this complaint is allowed.
 fn cloud_init_accepts(file: &Path, document: &str) {
     fs::write(file, document).unwrap();
     let output = run("cloud-init", &["schema", "--config-file", file.to_str().unwrap()]);
@@ -110,7 +110,7 @@ async fn tpm2_tools_and_openssl_find_the_same_identity_and_its_certificate() {
     let [context, public, der, certificate, pem, key, issuers] =
         ["ek.ctx", "ek.pub", "ek.der", "ek.crt", "ek.pem", "key.der", "issuers.pem"].map(file);
     succeeds("tpm2_createek", &["--tcti", &tcti, "-G", "rsa", "-c", &context, "-u", &public]);
-    // Its own context stays loaded, and there are three places.
+    // The context of tpm2_createek stays loaded, and swtpm has three slots.
     succeeds("tpm2_flushcontext", &["--tcti", &tcti, "-t"]);
     succeeds("tpm2_readpublic", &["--tcti", &tcti, "-c", &context, "-f", "der", "-o", &der]);
     let theirs = succeeds("openssl", &["dgst", "-sha256", "-r", &der]);

@@ -1,4 +1,4 @@
-//! A roll-out as its ManagedOSImage tells it, with Fleet and System Upgrade Controller as scripts.
+//! A roll-out and the status of its ManagedOSImage, with a fake Fleet and a fake System Upgrade Controller.
 
 use anyhow::{Context, Result};
 use harness::clusters::cluster::Controllers;
@@ -11,7 +11,7 @@ use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// The operator looks for engines every minute at most.
+/// The operator looks for engines once a minute.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +58,7 @@ async fn machines_of_a_cluster_say_when_they_are_upgraded() {
     let wait = ["wait", "managedosimages.rancheros.cattle.io/edge", "--for=condition=Ready", "--timeout=10s"];
     rollout.world.cluster.kubectl(&[&wait[..], &["--namespace", "fleet-default"]].concat(), "").unwrap();
     rollout.metrics_say(r#"rancheros_upgrade_nodes{phase="done"} 1"#).await.unwrap();
-    // Five reports and as many looks later, the Bundle is what it was when its spec last changed.
+    // After five reports the Bundle is still as it was when its spec last changed.
     let last = rollout.bundle("edge", "fleet-default").await.unwrap();
     assert_eq!(last["metadata"]["generation"], next["metadata"]["generation"]);
     assert_eq!(
@@ -94,7 +94,7 @@ async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
     let refused = rollout.reason("default-os-image", "fleet-local", "NotApplied").await.unwrap();
     assert!(message(&refused).contains("secret not found"), "{}", message(&refused));
 
-    // A Job that failed leaves the Bundle Ready, and is forgotten after a while.
+    // A failed Job does not change the Bundle's Ready, and is deleted after a while.
     let plan = rollout.get("plans.upgrade.cattle.io", "cattle-system", "mos-default-os-image").unwrap().unwrap();
     let version = plan["spec"]["version"].clone();
     let plan_status = |applying: &[&str]| {
@@ -127,7 +127,7 @@ async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
     let after = rollout.bundle("default-os-image", "fleet-local").await.unwrap();
     assert_eq!(before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
 
-    // The same release with other cloud-config: what the nodes are labelled with is of the Plan before.
+    // The same release with another cloud-config: the labels of the nodes belong to the earlier Plan.
     let patch = json!({"spec": {"cloudConfig": {"timezone": "Europe/Berlin"}}});
     rollout.patch("default-os-image", "fleet-local", &patch).unwrap();
     let edited =
@@ -156,7 +156,7 @@ async fn without_fleet_the_plan_is_applied_here_and_taken_away_again() {
         assert!(rollout.get(kind, "system-upgrade", "mos-x").unwrap().is_some(), "{kind}");
     }
 
-    // Less is asked for: what nobody needs goes, what is needed stays as it was.
+    // The spec needs less: unneeded objects are deleted, the others are not changed.
     let account = rollout.get("serviceaccount", "system-upgrade", "mos-x").unwrap();
     rollout.patch("x", "fleet-local", &json!({"spec": {"cloudConfig": null, "drain": null, "cordon": false}})).unwrap();
     for kind in ["secret", "clusterrole", "clusterrolebinding"] {
@@ -166,14 +166,14 @@ async fn without_fleet_the_plan_is_applied_here_and_taken_away_again() {
     assert_ne!(changed["status"]["version"], applied["status"]["version"], "other cloud-config runs again");
     assert_eq!(account, rollout.get("serviceaccount", "system-upgrade", "mos-x").unwrap());
 
-    // Rancher comes, and says where images are pulled from: the same image, so that nothing runs again.
+    // Rancher is installed and sets a default registry. The image is the same, so no Job runs again.
     let rancher = Rancher::install(&rollout.world.cluster).unwrap();
     rancher.set("system-default-registry", "mirror.example.org:5000").unwrap();
     let mirrored = |plan: &Value| says(plan, "/spec/upgrade/image", "mirror.example.org:5000/a:v0.2.0");
     let plan = rollout.found("plans.upgrade.cattle.io", "system-upgrade", "mos-x", mirrored).await.unwrap();
     assert_eq!(plan["spec"]["version"], changed["status"]["version"]);
 
-    // Fleet comes: it takes over, and nothing of ours is in its way.
+    // Fleet is installed and takes over. The objects of the Plan are deleted.
     Kinds::Strict.install_fleet(&rollout.world.cluster).unwrap();
     rollout.bundle("x", "fleet-local").await.unwrap();
     for kind in OBJECTS {
@@ -182,7 +182,7 @@ async fn without_fleet_the_plan_is_applied_here_and_taken_away_again() {
     let fleets = rollout.image_where("x", "fleet-local", "/status/engine", "Fleet").await.unwrap();
     assert!(fleets["metadata"].get("finalizers").is_none());
 
-    // And it is asked to go again.
+    // The spec chooses the Plan again.
     rollout.patch("x", "fleet-local", &json!({"spec": {"engine": "Plan"}})).unwrap();
     rollout.gone("bundles.fleet.cattle.io", "fleet-local", "mos-x").await.unwrap();
     rollout.image_where("x", "fleet-local", "/status/engine", "Plan").await.unwrap();
@@ -211,7 +211,7 @@ async fn what_is_made_is_taken_by_the_kinds_it_is_made_for() {
             let namespace = object["metadata"]["namespace"].as_str().unwrap();
             rollout.world.cluster.kubectl(&["apply", "-f", "-"], &manifest).unwrap();
             if matches!(kinds, Kinds::Strict) && !strict {
-                // It passes on a field of Fleet's that we do not know; a kind that does not, either, says so.
+                // The spec has a field of Fleet's that the strict kind does not know, so the Bundle is refused.
                 let refused = rollout.reason(name, namespace, "NotAccepted").await.unwrap();
                 assert!(message(&refused).contains("helm"), "{}", message(&refused));
                 continue;
@@ -219,7 +219,7 @@ async fn what_is_made_is_taken_by_the_kinds_it_is_made_for() {
             let bundle = rollout.bundle(name, namespace).await.unwrap();
             let kept = std::fs::read_to_string(folder.join(format!("{case}.bundle.yaml"))).unwrap();
             let kept: Value = serde_yaml::from_str(&kept).unwrap();
-            // The real kinds add defaults of theirs.
+            // The real kinds add their own defaults.
             assert!(contains(&bundle["spec"], &kept["spec"]), "{kinds:?} {case}: {}", bundle["spec"]);
             deploy_bundle(&rollout.world.cluster, &bundle, &["far"]).unwrap();
         }
@@ -231,7 +231,7 @@ async fn what_is_made_is_taken_by_the_kinds_it_is_made_for() {
     }
 }
 
-/// All that is made for a ManagedOSImage where there is no Fleet.
+/// All kinds of objects that are created for a ManagedOSImage without Fleet.
 const OBJECTS: [&str; 5] = ["plans.upgrade.cattle.io", "serviceaccount", "secret", "clusterrole", "clusterrolebinding"];
 
 /// A world in which people, machines, nodes and engines take part in a roll-out.
@@ -274,7 +274,7 @@ impl Rollout {
         self.report(name, os)
     }
 
-    /// As if the machine had said so.
+    /// Sets the status as if the machine had reported this.
     fn report(&self, name: &str, os: Value) -> Result<()> {
         let status = json!({"phase": "Ready", "os": os});
         self.world.cluster.patch_status(
@@ -284,7 +284,7 @@ impl Rollout {
         )
     }
 
-    /// A Node as its kubelet would tell of it.
+    /// Creates a Node as its kubelet would.
     fn node(&self, name: &str, os_image: &str) -> Result<()> {
         self.apply("v1", "Node", name, "", json!({"metadata": {"labels": {"kubernetes.io/hostname": name}}}))?;
         let info = ["machineID", "systemUUID", "bootID", "kernelVersion", "containerRuntimeVersion", "kubeletVersion"];
@@ -297,7 +297,7 @@ impl Rollout {
         self.world.cluster.patch_status(&format!("node/{name}"), "", &status)
     }
 
-    /// As the upgrade controller marks a node on which the Job of the hash `hash` ended well.
+    /// Labels a node as the upgrade controller does after the Job with the hash `hash` has succeeded.
     fn carried_out(&self, node: &str) -> Result<()> {
         let labels = json!({"metadata": {"labels": {"plan.upgrade.cattle.io/mos-default-os-image": "hash"}}});
         self.world.cluster.patch(&format!("node/{node}"), "", &labels)
@@ -307,7 +307,7 @@ impl Rollout {
         self.world.cluster.patch_status("plans.upgrade.cattle.io/mos-default-os-image", "cattle-system", status)
     }
 
-    /// The Job that the upgrade controller made for a node, after its last pod.
+    /// Creates the upgrade controller's Job for a node, after its last pod has failed.
     fn failed_job(&self, node: &str) -> Result<()> {
         let labels = json!({
             "upgrade.cattle.io/plan": "mos-default-os-image",
@@ -351,7 +351,7 @@ impl Rollout {
         self.found(kind, namespace, name, |object| says(object, pointer, value)).await
     }
 
-    /// The ManagedOSImage, once this is the reason of its Ready condition.
+    /// Waits until the condition `Ready` of a ManagedOSImage has this reason. Gives the object.
     async fn reason(&self, name: &str, namespace: &str, reason: &str) -> Result<Value> {
         let kind = "managedosimages.rancheros.cattle.io";
         let right = |object: &Value| condition(object, "Ready")["reason"] == reason;
@@ -363,7 +363,7 @@ impl Rollout {
             Ok(match self.get(kind, namespace, name) {
                 Ok(Some(object)) if right(&object) => Poll::Ready(object),
                 Ok(object) => Poll::Pending(object.unwrap_or_default()["status"].to_string()),
-                // A kind that is not served yet.
+                // The kind is not served yet.
                 Err(error) => Poll::Pending(error.to_string()),
             })
         })
@@ -403,7 +403,7 @@ fn message(object: &Value) -> String {
     condition(object, "Ready")["message"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Names of the resources in which two Bundles differ.
+/// The names of the resources that differ between two Bundles.
 fn only_difference(a: &Value, b: &Value) -> Vec<String> {
     let resources = |bundle: &Value| bundle["spec"]["resources"].as_array().cloned().unwrap_or_default();
     let (a, b) = (resources(a), resources(b));

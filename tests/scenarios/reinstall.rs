@@ -1,4 +1,4 @@
-//! `spec.reinstall`: a machine in memory that is asked to install itself again.
+//! `spec.reinstall`: a machine in memory is asked to install itself again.
 
 use anyhow::Result;
 use harness::clusters::registration::NAMESPACE;
@@ -41,14 +41,14 @@ async fn a_machine_is_asked_to_install_again_once_for_each_text() {
     world.inventory_condition(&name, "Reinstall", "Done").await.unwrap();
     assert_eq!(told(&[]).await, None, "the inventory remembers it, too");
 
-    // Withdrawn before the machine comes.
+    // The request is withdrawn before the machine reports.
     world.patch_inventory(&name, &json!({"reinstall": "another"})).unwrap();
     world.inventory_condition(&name, "Reinstall", "Requested").await.unwrap();
     world.patch_inventory(&name, &json!({"reinstall": null})).unwrap();
     world.inventory_condition(&name, "Reinstall", "").await.unwrap();
     assert_eq!(told(&[text]).await, None);
 
-    // Recreated without its status, as from a backup, with a text that the machine never honoured.
+    // The inventory is recreated without its status, as from a backup, with a text that the machine has never honoured.
     let [mut object] = <[Value; 1]>::try_from(world.inventories().unwrap()).unwrap();
     world.cluster.kubectl(&["delete", &format!("{INVENTORIES}/{name}"), "--namespace", NAMESPACE], "").unwrap();
     let parts = object.as_object_mut().unwrap();
@@ -66,7 +66,7 @@ async fn a_machine_is_asked_to_install_again_once_for_each_text() {
     assert_eq!(told(&[text]).await.as_deref(), Some("one more"));
 }
 
-/// What the answer to a report asks for, of a machine that honoured these texts.
+/// The request in the answer to a report of a machine that has honoured these texts.
 async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm, honoured: &[&str]) -> Result<Option<String>> {
     let honoured = honoured.iter().map(|text| text.parse()).collect::<Result<Vec<ReinstallRequest>, _>>()?;
     let reinstall = Some(ReinstallReport { honoured, failure: None });
@@ -74,7 +74,7 @@ async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm, honoured: &[&str]) -> Re
     Ok(endpoint.report(tpm, system).await?.reinstall.map(String::from))
 }
 
-/// The same of a machine whose inventory the operator may not have seen yet.
+/// The same for a machine whose inventory the operator may not have seen yet.
 async fn recognised(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Result<Option<String>> {
     until("the machine to be known", TIMEOUT, async || {
         Ok(match report(endpoint, tpm, &[]).await {

@@ -1,4 +1,4 @@
-//! The TPM code against swtpm, which these tests need (Debian package `swtpm`).
+//! The crate `attest` with swtpm (Debian package `swtpm`).
 
 use attest::{DeviceTpm, Tpm, TpmError, tpm_hash};
 use protocol::TpmHash;
@@ -16,7 +16,7 @@ async fn the_identity_is_stable_and_the_certificate_is_for_it() {
     assert_eq!(own.tbs_certificate().subject_public_key_info().to_der().unwrap(), ek);
     assert_eq!(tpm_hash(&mut tpm).unwrap(), TpmHash::of_public_key(&ek));
     assert_eq!(tpm.info().unwrap().manufacturer, "IBM");
-    // swtpm has three slots for objects and nobody who swaps them: what an earlier user left would show here.
+    // swtpm has three slots for objects and no resource manager, so a leaked object would show here.
     for _ in 0..4 {
         drop(tpm);
         tpm = DeviceTpm::open(&software.tcti()).unwrap();

@@ -1,5 +1,5 @@
-//! A machine without a TPM, known by a secret that an inventory made by hand names: it registers, reports, and is told how
-//! it joins its cluster, like any other machine.
+//! A machine without a TPM. A secret identifies it, which an inventory names that was created by hand. It registers,
+//! reports, and is told how it joins its cluster, like any other machine.
 
 use harness::clients::installer::InstallerProcess;
 use harness::clusters::registration::{NAMESPACE, Registration};
@@ -35,7 +35,7 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
     let world = World::start("without-tpm", spec).await.unwrap();
     let machine = InstallerProcess::with_secret(&world, SECRET).await.unwrap();
 
-    // Nobody is taken in by a secret alone; who makes the inventory later need not touch the machine.
+    // A secret without an inventory is refused. When the inventory is created later, the machine need not be touched.
     let refused = machine.register_from_medium(&[]).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", printed(&refused));
     for expected in ["UnknownSecret", "machineTokenSecretName", "keeps asking"] {
@@ -66,7 +66,7 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
     );
     assert_eq!((inventory["spec"].get("tpmHash"), inventory["status"].get("attestation")), (None, None));
 
-    // The installed system: `report` without its look at the disk that it runs from.
+    // The installed system: `report` without its check of the disk that it runs from.
     let identity = Identity::SharedSecret(SecretIdentity::new(Secret::new(SECRET), "test".to_owned()));
     let mut transport =
         WebSocketTransport::new(&world.url().unwrap(), Some(&world.operator.ca().await.unwrap())).unwrap();
@@ -104,7 +104,7 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
     .await
     .unwrap();
 
-    // Who knows the digest, but not what it is of; and who heard an answer to another nonce.
+    // A client that knows the digest but not the secret, and one that repeats an answer to another nonce.
     for answer in [SharedSecret::new("guessed").prove(&[0; 32]), SharedSecret::new(SECRET).prove(&[0; 32]), Vec::new()]
     {
         let mut exchange = world.endpoint().await.unwrap().connect().await.unwrap();
@@ -119,7 +119,7 @@ async fn a_secret_that_is_not_proved_or_stands_in_for_a_tpm_opens_nothing() {
         }
     }
 
-    // A registration that wants to see a vendor's certificate, and an inventory that names a TPM.
+    // A registration that requires a vendor's certificate, and an inventory that names a TPM.
     let strict = json!({"attestation": {"ekCertificate": "Required"}});
     let strict = Registration::apply(&world.cluster, "strict", strict).unwrap().local_url(&world.operator).unwrap();
     let refused = machine.register_from_medium(&["--registration-url", &strict]).unwrap();

@@ -1,4 +1,4 @@
-//! Figures of speed, size and memory, each beside its target and, where there is one, a yardstick from the same run.
+//! Figures of speed, size and memory. Each has a target, and some have a yardstick from the same run.
 
 mod api_writes;
 mod figure;
@@ -19,7 +19,7 @@ pub use report::{Report, write_table};
 use anyhow::Result;
 use std::path::PathBuf;
 
-/// Something that can be measured; one run gives a sample of each of its figures.
+/// A measurement. One run gives a sample of each of its figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Measurement {
     /// Sizes of the live ISO and of what is on it
@@ -34,13 +34,13 @@ pub enum Measurement {
     Installation,
 }
 
-/// What a measurement needs to know.
+/// The settings of all measurements.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub load: Load,
-    /// Hostile machines.
+    /// The number of hostile machines.
     pub hostile: usize,
-    /// The ISO to measure; absent: the one that `make image` left.
+    /// The ISO to measure. `None` is the one that `make image` left.
     pub iso: Option<PathBuf>,
 }
 
@@ -58,7 +58,7 @@ impl Measurement {
         }
     }
 
-    /// Whether another run can give another value.
+    /// Whether two runs can give different values.
     fn varies(self) -> bool {
         self != Self::Medium
     }

@@ -1,5 +1,5 @@
-//! What tests, the demo and the benchmarks are made of: a Kubernetes API, the operator, and machines in memory. Each has its own
-//! folder and ports, and ends when its value is dropped. Virtual machines are in the crate `qemu`.
+//! What tests, the demo and the benchmarks are made of: a Kubernetes API, the operator, and machines in memory. Each
+//! has its own folder and ports, and ends when its value is dropped. Virtual machines are in the crate `qemu`.
 
 pub mod bench;
 pub mod clients;

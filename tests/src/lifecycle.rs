@@ -1,5 +1,6 @@
-//! Everything that the operator does for one machine and one upgrade, from the first registration until all is deleted. Users and
-//! the machine try again after each failure. For tests that make something fail meanwhile: the end must always be the same.
+//! Everything that the operator does for one machine and one upgrade, from the first registration until all is deleted.
+//! Users and the machine try again after each failure. For tests that make something fail meanwhile: the end must
+//! always be the same.
 
 use crate::clusters::cluster::Cluster;
 use crate::clusters::operator::fetch;
@@ -44,8 +45,8 @@ const BESIDE_PLAN: [&str; 4] = [
 const MANAGEMENT_CLUSTER: &str = "c-m-shop";
 
 impl<'a> Lifecycle<'a> {
-    /// Installs the kinds of Fleet, System Upgrade Controller and Rancher. `address` is the URL of the operator, which need not
-    /// run yet.
+    /// Installs the kinds of Fleet, System Upgrade Controller and Rancher. `address` is the URL of the operator, which
+    /// need not run yet.
     pub async fn prepare(cluster: &'a Cluster, address: String) -> Result<Self> {
         Kinds::Strict.install_fleet(cluster)?;
         Kinds::Strict.install_plans(cluster)?;

@@ -53,7 +53,8 @@ pub enum Drive {
 }
 
 impl MachineSpec {
-    /// 1 GiB of memory, a TPM with certificate, no screen, no disk and no medium; boots from the disk where that is possible.
+    /// 1 GiB of memory, a TPM with certificate, no screen, no disk and no medium; boots from the disk where that is
+    /// possible.
     pub fn new(firmware: Firmware, serial: &str) -> Self {
         Self {
             firmware,

@@ -1,4 +1,4 @@
-//! How many writes the API server was asked for, from its own metrics.
+//! How many write requests the API server got, from its metrics.
 
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ pub struct ApiWrites(BTreeMap<String, f64>);
 
 const COUNTER: &str = "apiserver_request_total{";
 const VERBS: &[&str] = &["POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION"];
-/// Asked for to find out who asks and whether they may: nothing of it is stored.
+/// Requests for authentication and authorisation. The API server stores nothing of them.
 const QUESTIONS: &[&str] = &["tokenreviews", "subjectaccessreviews", "selfsubjectaccessreviews"];
 
 impl ApiWrites {
@@ -19,7 +19,7 @@ impl ApiWrites {
         Ok(Self::parse(&text))
     }
 
-    /// From the Prometheus text format.
+    /// Parses the Prometheus text format.
     fn parse(text: &str) -> Self {
         let mut counts = BTreeMap::new();
         for (labels, count) in text.lines().filter_map(|line| line.strip_prefix(COUNTER)?.split_once("} ")) {
@@ -39,13 +39,13 @@ impl ApiWrites {
         Self(counts)
     }
 
-    /// What was added after `earlier`.
+    /// The writes after `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         let added = self.0.iter().map(|(name, count)| (name.clone(), count - earlier.0.get(name).unwrap_or(&0.0)));
         Self(added.filter(|(_, count)| *count > 0.0).collect())
     }
 
-    /// Of one resource, its subresources included.
+    /// The writes of one resource, its subresources included.
     pub fn of(&self, resource: &str) -> f64 {
         let ours = |name: &str| {
             let mut words = name.split([' ', '/']);

@@ -1,9 +1,9 @@
-//! One number with a unit, what it should be, and what it was.
+//! One number with a unit: its target, its samples, its outcome.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What is measured, and what it should come to.
+/// A figure, its target and its yardstick.
 #[derive(Debug)]
 pub struct Figure {
     name: &'static str,
@@ -18,11 +18,11 @@ pub struct Figure {
 pub enum Target {
     AtMost(f64),
     AtLeast(f64),
-    /// Of the yardstick, as a fraction.
+    /// At least this fraction of the yardstick.
     AtLeastOfYardstick(f64),
 }
 
-/// A figure in one run.
+/// The value of a figure in one run.
 #[derive(Clone, Debug)]
 pub struct Sample {
     pub figure: &'static Figure,
@@ -30,7 +30,7 @@ pub struct Sample {
     pub yardstick: Option<f64>,
 }
 
-/// A figure after all runs: medians, and what they were made of.
+/// A figure after all runs: medians and samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
@@ -54,7 +54,7 @@ pub struct Yardstick {
 }
 
 impl Figure {
-    /// The name stands in `bench.json` and stays the same between releases; title and unit are for people.
+    /// The name is the key in `bench.json` and stays the same between releases. Title and unit are for people.
     pub const fn new(name: &'static str, title: &'static str, unit: &'static str) -> Self {
         Self { name, title, unit, target: None, yardstick: None }
     }
@@ -67,7 +67,7 @@ impl Figure {
         Self { target: Some(Target::AtLeast(limit)), ..self }
     }
 
-    /// What its value is compared with, taken in the same run and in the same unit.
+    /// Names the yardstick: a value of the same run, in the same unit.
     pub const fn yardstick(self, what: &'static str) -> Self {
         Self { yardstick: Some(what), ..self }
     }
@@ -93,7 +93,7 @@ impl Figure {
 }
 
 impl Outcome {
-    /// Nothing, when no run gave the figure.
+    /// `None` if no run gave the figure.
     pub fn of(figure: &Figure, samples: &[Sample]) -> Option<Self> {
         let own = || samples.iter().filter(|sample| sample.figure.name == figure.name);
         let values: Vec<f64> = own().map(|sample| sample.value).collect();
@@ -117,12 +117,12 @@ impl Outcome {
     }
 }
 
-/// Of an even count, the mean of the two in the middle.
+/// The median. For an even count, the mean of the two values in the middle.
 pub fn median(values: &[f64]) -> Option<f64> {
     Some((percentile(values, 0.5, f64::floor)? + percentile(values, 0.5, f64::ceil)?) / 2.0)
 }
 
-/// The value that this share of all values does not exceed.
+/// The value that this share of all values (0 to 1) does not exceed.
 pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
     percentile(values, share, f64::ceil)
 }

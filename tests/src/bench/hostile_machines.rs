@@ -1,5 +1,5 @@
-//! Whoever has one token against the rest: machines that say as much of themselves as fits into a frame, beside honest ones
-//! that come through another registration, with the operator's defaults and an inventory that is full already.
+//! Hostile machines with one token send the largest report, beside honest machines with another token. The operator has
+//! its defaults, and the honest registration has many inventories already.
 
 use super::figure::{Figure, Sample};
 use super::population::{populate, stored_size};
@@ -19,16 +19,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Honest machines, and how many of them at once.
+/// Honest machines, and how many of them register at once.
 const HONEST: usize = 200;
 const HONEST_PARALLEL: usize = 4;
-/// Hostile machines at once: more than have a place.
+/// Hostile machines at once: more than the operator has permits.
 const HOSTILE_PARALLEL: usize = 300;
-/// After which a hostile machine that was refused comes back.
+/// How long a refused hostile machine waits.
 const IMPATIENCE: Duration = Duration::from_millis(200);
-/// Honest inventories that are there before.
+/// Honest inventories that exist before.
 const FULL: usize = 10_000;
-/// The chart's limit, in MiB.
+/// The chart's memory limit, in MiB.
 const MEMORY_LIMIT: f64 = 256.0;
 const MIB: f64 = 1048576.0;
 
@@ -49,7 +49,7 @@ static RESTART_MEMORY: Figure =
 
 pub static FIGURES: &[&Figure] = &[&TAKEN_IN, &SIZE, &MEMORY, &FAILURES, &TAIL, &RESTART, &RESTART_MEMORY];
 
-/// One run with so many hostile machines.
+/// One run with this many hostile machines.
 pub async fn measure(hostile: usize) -> Result<Vec<Sample>> {
     let mut spec = registration_spec();
     spec["maxMachines"] = json!(10 * FULL);
@@ -111,7 +111,7 @@ pub async fn measure(hostile: usize) -> Result<Vec<Sample>> {
     ])
 }
 
-/// Until it is taken in, or no more are; `None`: no more are. It takes no heed of when it should come back.
+/// Tries until the machine is registered, or until the registration is full (`None`). Ignores `retry_after`.
 async fn press(endpoint: &Endpoint, tpm: &SoftwareTpm) -> Option<Config> {
     loop {
         let begin = async {

@@ -1,5 +1,5 @@
-//! From power-on of an empty machine to its first report, and what a later power-on takes. UEFI, virtio, and as little
-//! memory as the live system promises to do with.
+//! From power-on of an empty machine to its first report, and a later power-on. UEFI, virtio, and the least memory that
+//! the live system supports.
 
 use super::figure::{Figure, Sample};
 use crate::world::World;
@@ -27,7 +27,7 @@ static BOOTED: Figure = Figure::new("disk-to-booted", "power-on of the disk to b
 pub static FIGURES: &[&Figure] = &[&MEMORY, &KERNEL, &NETWORK, &REGISTERED, &WRITING, &INSTALLED, &BOOTED];
 
 const MEMORY_MIB: u32 = 512;
-/// Too small to be installed to, so that the other disk is the only one.
+/// Too small for an installation, so that the other disk is chosen.
 const SPARE_BYTES: u64 = GIB / 4;
 const TIMEOUT: Duration = Duration::from_secs(1800);
 
@@ -71,14 +71,14 @@ pub async fn measure() -> Result<Vec<Sample>> {
     ])
 }
 
-/// MiB/s, from the installer's own words: `123.0 MiB written in 5.2 s (23.6 MiB/s), read back in 2.0 s`.
+/// MiB/s, from the installer's message: `123.0 MiB written in 5.2 s (23.6 MiB/s), read back in 2.0 s`.
 fn writing_speed(line: &str) -> Result<f64> {
     let number = || line.split_once(" s (")?.1.split_once(" MiB/s)")?.0.parse().ok();
     number().with_context(|| format!("finding a speed in {line:?}"))
 }
 
-/// MiB/s of `dd` from the same medium to a disk of the same kind, past the cache as the installer writes. Twice, for
-/// the installer writes the image to two slots, and reads it from the medium for one of them.
+/// MiB/s of `dd` from the same medium to a disk of the same kind, with direct I/O like the installer. Twice, because
+/// the installer writes the image to two slots and reads it from the medium for one of them.
 async fn copying_speed(world: &World, machine: &Machine, image: &Extent) -> Result<f64> {
     let Extent { offset, size } = image;
     let mut seconds = 0.0;
@@ -93,14 +93,14 @@ async fn copying_speed(world: &World, machine: &Machine, image: &Extent) -> Resu
     Ok((2 * size) as f64 / f64::from(1 << 20) / seconds)
 }
 
-/// Where a file's bytes lie on the medium; files of an ISO are in one piece.
+/// The bytes of a file on the medium. A file of an ISO is contiguous.
 struct Extent {
     offset: u64,
     size: u64,
 }
 
 impl Extent {
-    /// Of the root image that `make image` put onto the ISO.
+    /// The extent of the root image that `make image` put onto the ISO.
     fn of_root_image(medium: &Path) -> Result<Self> {
         /// Logical blocks of ISO 9660.
         const BLOCK: usize = 2048;

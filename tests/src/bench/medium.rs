@@ -1,4 +1,4 @@
-//! What a person downloads.
+//! The size of the ISO, which is what a person downloads.
 
 use super::figure::{Figure, Sample};
 use anyhow::{Context, Result};

@@ -1,5 +1,5 @@
-//! A large inventory, made in no time: copies of a machine that registered, put into etcd byte for byte as the API
-//! server stores them, each with a name and an identity of its own.
+//! Many inventories, made quickly: copies of a registered machine's inventory, written into etcd as the API server
+//! stores them. Each has its own name and identity.
 
 use crate::clusters::etcd::Etcd;
 use crate::clusters::registration::NAMESPACE;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::ops::Range;
 
-/// Where the API server keeps the kind.
+/// The API server's prefix of the kind in etcd.
 const PREFIX: &str = "/registry/rancheros.cattle.io/machineinventories";
 
 /// Copies the inventory called `original`.

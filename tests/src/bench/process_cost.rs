@@ -1,4 +1,4 @@
-//! What a running program has cost so far: processor time and memory, as the kernel counts them (proc(5)).
+//! Processor time and memory of a running program, as the kernel counts them (proc(5)).
 
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
@@ -6,7 +6,7 @@ use qemu::wait::{Poll, until};
 use std::fs;
 use std::time::Duration;
 
-/// Of the whole process, with all its threads: user and system time, at the kernel's resolution of 10 ms.
+/// User and system time of the process with all its threads. The kernel's resolution is 10 ms.
 pub fn processor_time(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
@@ -22,7 +22,7 @@ fn processor_ticks(stat: &str) -> Option<u64> {
     Some(field(14)? + field(15)?)
 }
 
-/// Resident memory in bytes, now and at its highest so far.
+/// Resident memory in bytes: now, and the highest so far.
 pub fn resident_memory(pid: u32) -> Result<[u64; 2]> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
@@ -34,9 +34,9 @@ pub fn resident_memory(pid: u32) -> Result<[u64; 2]> {
     Ok([kibibytes("VmRSS")? * 1024, kibibytes("VmHWM")? * 1024])
 }
 
-/// Waits until the program has used no processor time for a while: what it was asked for is done.
+/// Waits until the program has used no processor time for a second: its work is done.
 pub async fn wait_until_idle(pid: u32) -> Result<()> {
-    // A tick in a second is housekeeping.
+    // One tick (10 ms) in a second is housekeeping.
     until_still("an idle operator", "ms of processor time", 10.0, async || Ok(processor_time(pid)?.as_millis() as f64))
         .await
 }

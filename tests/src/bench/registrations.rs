@@ -1,6 +1,5 @@
 //! The operator under load: machines with TPMs in memory register over the whole exchange, against a real API server,
-//! once as strangers and once again. The yardstick is what the API server does without us: bare creates of the very
-//! same objects.
+//! first as new and then as known machines. The yardstick is the API server alone: bare creates of the same objects.
 
 use super::figure::{Figure, Sample};
 use super::process_cost::{resident_memory, wait_until_idle};
@@ -15,15 +14,15 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-/// How much of it.
+/// The load.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     /// Machines that register.
     pub machines: usize,
-    /// Of these, how many at once.
+    /// Machines that register at the same time.
     pub parallel: usize,
-    /// A P-256 endorsement key costs the operator more than an RSA key (twice the time for a challenge), and its
-    /// machine less: the load generator shares the processors with what it measures.
+    /// A P-256 endorsement key costs the operator more than an RSA key (twice the time for a challenge), and the load
+    /// generator less. Both share the processors.
     pub endorsement_keys: KeyKind,
 }
 
@@ -110,7 +109,7 @@ pub async fn measure(load: &Load) -> Result<Vec<Sample>> {
     ])
 }
 
-/// Of the size that users write.
+/// A registration of usual size.
 pub fn registration_spec() -> Value {
     json!({
         "machineName": "${System Information/Serial Number}-",
@@ -123,8 +122,8 @@ pub fn registration_spec() -> Value {
     })
 }
 
-/// Creates as many objects as there were machines, with nobody watching: copies of one that the operator made, each
-/// with a name and an identity of its own.
+/// Creates as many objects as there were machines, without any watch: copies of one that the operator created, each
+/// with its own name and identity.
 async fn bare_creates(client: &kube::Client, load: &Load) -> Result<Run> {
     let kind = GroupVersionKind::gvk("rancheros.cattle.io", "v1", "MachineInventory");
     let resource = ApiResource::from_gvk_with_plural(&kind, "machineinventories");

@@ -1,4 +1,4 @@
-//! All outcomes as JSON, and as the table in the README.
+//! All outcomes, as JSON and as the table in the README.
 
 use super::figure::{Outcome, short};
 use anyhow::{Context, Result};
@@ -14,13 +14,13 @@ pub struct Report {
     pub figures: Vec<Outcome>,
 }
 
-/// Where it was measured: values of two hosts are not to be compared.
+/// The host. Values of two hosts must not be compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     pub processor: String,
     pub processors: usize,
     pub kernel: String,
-    /// Of virtual machines: `Kvm` or `Tcg`.
+    /// The accelerator of virtual machines: `Kvm` or `Tcg`.
     pub accelerator: String,
 }
 
@@ -44,7 +44,7 @@ impl Host {
 }
 
 impl Report {
-    /// What an earlier run left in the file, without figures that were taken on another host; empty if there is none.
+    /// Reads the file of an earlier run, without figures of another host. Empty if there is no file.
     pub fn continue_from(file: &Path) -> Result<Self> {
         let host = Host::this()?;
         let Ok(text) = fs::read_to_string(file) else { return Ok(Self { host, figures: Vec::new() }) };
@@ -52,7 +52,7 @@ impl Report {
         Ok(if earlier.host == host { earlier } else { Self { host, figures: Vec::new() } })
     }
 
-    /// New outcomes take the places of older ones of the same name.
+    /// Adds outcomes. They replace older ones of the same name.
     pub fn add(&mut self, outcomes: Vec<Outcome>) {
         for outcome in outcomes {
             match self.figures.iter_mut().find(|known| known.name == outcome.name) {
@@ -71,7 +71,7 @@ impl Report {
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))
     }
 
-    /// Markdown.
+    /// The table in Markdown.
     pub fn table(&self) -> String {
         let Host { processor, processors, kernel, accelerator } = &self.host;
         let mut table = format!(
@@ -100,7 +100,7 @@ impl Report {
     }
 }
 
-/// Puts the table between the marks of a Markdown file. The file stays as it is when it has no marks.
+/// Writes the table between the marks of a Markdown file. A file without marks is not changed.
 pub fn write_table(file: &Path, table: &str) -> Result<()> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let changed = between_marks(&text, table)

@@ -1,4 +1,4 @@
-//! Something done for each of many items, several at once, and what that cost.
+//! An action for each of many items, several at once, and its cost.
 
 use super::api_writes::ApiWrites;
 use super::figure::quantile;
@@ -7,8 +7,7 @@ use anyhow::{Result, bail};
 use futures::StreamExt;
 use std::time::{Duration, Instant};
 
-/// All machines once, and what that cost the operator and the API server, with the work that is left after the last
-/// answer.
+/// All machines once, and the cost for operator and API server. It includes the work after the last answer.
 pub struct Round {
     pub run: Run,
     processor: Duration,
@@ -35,26 +34,26 @@ impl Round {
         Ok(round)
     }
 
-    /// Milliseconds. Failures cost as well, and are not counted away.
+    /// Milliseconds of processor time for each success. The cost of failures is included.
     pub fn processor_per_success(&self) -> f64 {
         self.processor.as_secs_f64() * 1000.0 / self.run.latencies.len() as f64
     }
 
-    /// Writes of inventories.
+    /// Writes of inventories for each success.
     pub fn writes_per_success(&self) -> f64 {
         self.writes.of("machineinventories") / self.run.latencies.len() as f64
     }
 
-    /// Writes of everything else, a second: events, the lease.
+    /// Writes of everything else (events, the Lease) per second.
     pub fn other_writes_per_second(&self) -> f64 {
         (self.writes.total() - self.writes.of("machineinventories")) / self.run.elapsed.as_secs_f64()
     }
 }
 
-/// The same thing done for each item, several at once.
+/// The same action for each item, several at once.
 pub struct Run {
     elapsed: Duration,
-    /// Seconds, of those that went well.
+    /// Latencies of the successes, in seconds.
     pub latencies: Vec<f64>,
     pub failures: Vec<String>,
 }
@@ -79,12 +78,12 @@ impl Run {
         Self { elapsed, latencies, failures }
     }
 
-    /// Of those that went well, per second.
+    /// Successes per second.
     pub fn rate(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Milliseconds.
+    /// The latency that this share of the successes does not exceed, in milliseconds.
     pub fn latency(&self, share: f64) -> Result<f64> {
         match (quantile(&self.latencies, share), self.failures.first()) {
             (Some(seconds), _) => Ok(seconds * 1000.0),

@@ -1,5 +1,5 @@
-//! The operator with a large fleet: a herd of machines at once, then ten and fifty thousand inventories, what they
-//! cost in memory and at each registration, and how long a restart takes with them.
+//! The operator with a large fleet: a herd of machines at once, then 10,000 and 50,000 inventories. What they cost in
+//! memory and for each registration, and how long a restart takes with them.
 
 use super::figure::{Figure, Sample};
 use super::population::populate;
@@ -15,20 +15,20 @@ use futures::{StreamExt, TryStreamExt, stream};
 use qemu::wait::{Poll, until};
 use std::time::{Duration, Instant};
 
-/// Machines of the herd, and how many of them at once.
+/// Machines of the herd, and how many of them register at once.
 const HERD: usize = 2_000;
 const HERD_PARALLEL: usize = 200;
-/// Machines that register where costs are compared, and how many at once.
+/// Machines that register for the comparison of costs, and how many at once.
 const SAMPLE: usize = 600;
 const SAMPLE_PARALLEL: usize = 16;
 /// Sizes of the inventory.
 const SOME: usize = 10_000;
 const MANY: usize = 50_000;
-/// How long the operator is watched doing nothing.
+/// How long the idle operator is measured.
 const IDLE: Duration = Duration::from_secs(60);
-/// The operator's own count of its requests to the API server.
+/// The operator's counter of its requests to the API server.
 const REQUESTS: &str = "rancheros_api_request_seconds_count{";
-/// Those that write events.
+/// The label of requests that write events.
 const EVENTS: &str = r#"resource="events""#;
 const MIB: f64 = 1048576.0;
 
@@ -77,7 +77,7 @@ pub static FIGURES: &[&Figure] = &[
 
 /// One run, with a cluster and an operator of its own.
 pub async fn measure() -> Result<Vec<Sample>> {
-    // One registration for all of them.
+    // All machines use one registration, so it must have no limit.
     let world = World::builder("bench-scale")?.registration(registration_spec());
     let mut world = world.setting("ROS_MAX_MACHINES", "0").start().await?;
     let (client, endpoint) = (world.cluster.client().await?, world.endpoint().await?);
@@ -133,7 +133,7 @@ pub async fn measure() -> Result<Vec<Sample>> {
     Ok(samples)
 }
 
-/// A machine that comes while the operator reads the inventory, from the moment of its start.
+/// Kills and starts the operator. A new machine tries to register from the moment of the start.
 async fn restart(world: &mut World, late: &Machine) -> Result<Vec<Sample>> {
     let endpoint = world.endpoint().await?;
     world.operator.kill();
@@ -174,7 +174,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Up to its configuration, with which it would begin to install.
+    /// Registers up to the configuration, with which an installation would begin. The exchange stays open.
     async fn begin(&self, endpoint: &Endpoint) -> Result<Exchange> {
         let mut exchange = endpoint.connect().await?;
         exchange.prove(&self.tpm).await?;
@@ -183,7 +183,7 @@ impl Machine {
     }
 }
 
-/// While all of them hold the connection through which they would say how far they are.
+/// The memory while all machines hold the connection on which they would report progress.
 async fn memory_while_installing(pid: u32, endpoint: &Endpoint, machines: &[Machine]) -> Result<f64> {
     let begin = stream::iter(machines).map(|machine| machine.begin(endpoint)).buffer_unordered(HERD_PARALLEL);
     let exchanges: Vec<Exchange> = begin.try_collect().await.context("beginning an installation")?;
@@ -199,7 +199,7 @@ fn memory_now(pid: u32) -> Result<f64> {
     Ok(now as f64 / MIB)
 }
 
-/// Until the operator knows so many inventories, and is idle.
+/// Waits until the operator knows this many inventories and is idle.
 async fn wait_until_read(world: &World, count: usize) -> Result<()> {
     until(&format!("{count} inventories in {NAMESPACE} known"), Duration::from_secs(300), async || {
         let known = sum(&world.operator.metrics().await?, "rancheros_machine_inventories{");
@@ -209,7 +209,8 @@ async fn wait_until_read(world: &World, count: usize) -> Result<()> {
     wait_until_idle(world.operator.pid()?).await
 }
 
-/// Until the last event is written: they are left for later, a few a second, and cost too little to be seen as work.
+/// Waits until the last event is written. The operator writes a few events a second, which cost too little processor
+/// time to count as work.
 async fn wait_until_told(world: &World) -> Result<()> {
     until_still("the last event", "events", 0.0, async || {
         let metrics = world.operator.metrics().await?;
@@ -218,7 +219,7 @@ async fn wait_until_told(world: &World) -> Result<()> {
     .await
 }
 
-/// Of all series that begin so.
+/// The sum of all series whose name begins so.
 fn sum(metrics: &str, series: &str) -> f64 {
     let values = metrics.lines().filter(|line| line.starts_with(series));
     values.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()

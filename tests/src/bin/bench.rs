@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 /// Measure speed, sizes and memory, each beside its target and yardstick
 ///
-/// Needs an otherwise idle host. Figures that a run does not measure keep their values from an earlier run on this host.
-/// Exits with 1 if a target is missed, after everything was measured and written.
+/// Needs an otherwise idle host. Figures that a run does not measure keep their values from an earlier run on this
+/// host. Exits with 1 if a target is missed, after everything was measured and written.
 #[derive(Parser)]
 struct Options {
     /// What to measure; everything by default

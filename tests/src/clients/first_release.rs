@@ -1,4 +1,5 @@
-//! A machine of the first release: that release's own libraries, in `tests/go/first-release-client/`, on a TPM in software.
+//! A machine of the first release: that release's own libraries, in `tests/go/first-release-client/`, on a TPM in
+//! software.
 
 use crate::clusters::go_program::GoProgram;
 use crate::world::World;

@@ -33,7 +33,8 @@ pub struct Connections {
 
 /// Between two bytes.
 const DRIP: Duration = Duration::from_millis(300);
-/// Before they connect again. Without it, ten thousand would measure how many connections this host's kernel makes in a second.
+/// Before they connect again. Without it, ten thousand would measure how many connections this host's kernel makes in a
+/// second.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Source addresses: one address has too few ports for ten thousand clients that connect again and again.
 const ADDRESSES: usize = 16;

@@ -112,8 +112,8 @@ impl Cluster {
         String::from_utf8(output.stdout).context("reading what kubectl printed")
     }
 
-    /// Changes `object` (`kind/name`) by a JSON merge patch (RFC 7386) of everything but its status. `namespace` is ignored for
-    /// a kind without namespaces.
+    /// Changes `object` (`kind/name`) by a JSON merge patch (RFC 7386) of everything but its status. `namespace` is
+    /// ignored for a kind without namespaces.
     pub fn patch(&self, object: &str, namespace: &str, patch: &Value) -> Result<()> {
         self.merge(object, namespace, patch, &[])
     }

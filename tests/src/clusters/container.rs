@@ -1,5 +1,5 @@
-//! A container as a cluster would run it: umoci unpacks the image, runc runs it. Neither shares code with the program that built
-//! the image.
+//! A container as a cluster would run it: umoci unpacks the image, runc runs it. Neither shares code with the program
+//! that built the image.
 
 use anyhow::{Context, Result, ensure};
 use qemu::process::Process;
@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Runs as the chart's Deployment demands: not root, a read-only root, no capabilities, no new privileges. It shares this
-/// host's network, so that it reaches a cluster on loopback.
+/// Runs as the chart's Deployment demands: not root, a read-only root, no capabilities, no new privileges. It shares
+/// this host's network, so that it reaches a cluster on loopback.
 pub struct Container {
     bundle: PathBuf,
     /// runc's own records.

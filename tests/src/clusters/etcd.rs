@@ -28,8 +28,8 @@ impl Etcd {
         STANDARD.decode(value).with_context(|| format!("reading etcd's {key}"))
     }
 
-    /// Stores values, several at once, each in a transaction of its own. All values of one transaction have the same revision,
-    /// and a Kubernetes watch that resumes at that revision would miss some of them.
+    /// Stores values, several at once, each in a transaction of its own. All values of one transaction have the same
+    /// revision, and a Kubernetes watch that resumes at that revision would miss some of them.
     pub async fn put(&self, pairs: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<()> {
         let put = |(key, value): (String, Vec<u8>)| async move {
             self.ask("put", &json!({"key": STANDARD.encode(key), "value": STANDARD.encode(value)})).await
@@ -37,7 +37,8 @@ impl Etcd {
         futures::stream::iter(pairs).map(put).buffer_unordered(AT_ONCE).try_for_each(|_| future::ready(Ok(()))).await
     }
 
-    /// Compacts the history to the current revision, as Kubernetes does every few minutes. No watch can resume from before.
+    /// Compacts the history to the current revision, as Kubernetes does every few minutes. No watch can resume from
+    /// before.
     pub async fn compact(&self) -> Result<()> {
         let now = self.ask("range", &json!({"key": STANDARD.encode([0]), "count_only": true})).await?;
         self.ask("compaction", &json!({"revision": now["header"]["revision"], "physical": true})).await?;

@@ -22,8 +22,8 @@ pub struct GoProgram {
 }
 
 impl GoProgram {
-    /// The folder that holds a link for each name. Builds the program if sources, flags or the Go toolchain have changed. A
-    /// second caller waits for the first.
+    /// The folder that holds a link for each name. Builds the program if sources, flags or the Go toolchain have
+    /// changed. A second caller waits for the first.
     pub fn folder(&self) -> Result<PathBuf> {
         let sources = qemu::paths::workspace().join("tests/go").join(self.name);
         let parent = qemu::paths::cache()?.join(self.name);

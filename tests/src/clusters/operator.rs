@@ -50,8 +50,8 @@ impl Operator {
         Self::start_as(Port::reserve()?, self.server_url.clone(), self.environment.clone(), folder).await
     }
 
-    /// Starts the operator as a Deployment would, with that environment and the rights of its ServiceAccount. `server_url` is
-    /// the URL that the operator shall find out and tell machines.
+    /// Starts the operator as a Deployment would, with that environment and the rights of its ServiceAccount.
+    /// `server_url` is the URL that the operator shall find out and tell machines.
     pub async fn start_deployed(
         kubeconfig: &Path,
         mut environment: Vec<(String, String)>,

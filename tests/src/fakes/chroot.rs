@@ -1,4 +1,5 @@
-//! Runs a program of this workspace in a root folder that looks like a machine: the test's files are at their real paths.
+//! Runs a program of this workspace in a root folder that looks like a machine: the test's files are at their real
+//! paths.
 
 use anyhow::{Context, Result};
 use qemu::paths;
@@ -7,8 +8,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Contains `/usr` and `/proc` of this host, the user root, and the files that are written into it. Needs user namespaces or
-/// privileges. Changes nothing outside of the folder.
+/// Contains `/usr` and `/proc` of this host, the user root, and the files that are written into it. Needs user
+/// namespaces or privileges. Changes nothing outside of the folder.
 pub struct Chroot {
     folder: PathBuf,
 }

@@ -1,5 +1,5 @@
-//! An API server with faults: a proxy before a cluster's API server, over plain HTTP on loopback. A script of the test decides
-//! what happens to each request. All requests are made as the admin.
+//! An API server with faults: a proxy before a cluster's API server, over plain HTTP on loopback. A script of the test
+//! decides what happens to each request. All requests are made as the admin.
 
 use crate::clusters::cluster::Cluster;
 use anyhow::{Context, Result};
@@ -22,7 +22,8 @@ use tokio::task::JoinHandle;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxiedRequest {
     pub method: Method,
-    /// `machineinventories/status`, for example: kind and subresource, without names. `other` if the path names no kind.
+    /// `machineinventories/status`, for example: kind and subresource, without names. `other` if the path names no
+    /// kind.
     pub kind: String,
     pub is_watch: bool,
     /// The phase that the request sets in a status.

@@ -1,5 +1,5 @@
-//! The machine's side of the registration exchange, in memory. For the load generator, and for tests that send what no honest
-//! machine sends.
+//! The machine's side of the registration exchange, in memory. For the load generator, and for tests that send what no
+//! honest machine sends.
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{SinkExt, StreamExt};

@@ -1,5 +1,5 @@
-//! A TPM in memory, for the load generator and for clients that cheat. Thousands of them fit into one process. Tests of the
-//! installer's TPM code use swtpm instead.
+//! A TPM in memory, for the load generator and for clients that cheat. Thousands of them fit into one process. Tests of
+//! the installer's TPM code use swtpm instead.
 //!
 //! Written from the TPM 2.0 Library specification alone, so that it also checks `protocol::attestation`.
 

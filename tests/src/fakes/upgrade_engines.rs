@@ -1,4 +1,5 @@
-//! Fake Fleet and System Upgrade Controller: their kinds, and functions that write what the real ones were seen to write.
+//! Fake Fleet and System Upgrade Controller: their kinds, and functions that write what the real ones were seen to
+//! write.
 
 use crate::clusters::cluster::Cluster;
 use anyhow::{Context, Result};
@@ -48,8 +49,8 @@ impl Kinds {
     }
 }
 
-/// Does what Fleet does with a Bundle for each of `clusters`, all of which are this one: applies the resources as strictly as
-/// Helm does, and writes the status.
+/// Does what Fleet does with a Bundle for each of `clusters`, all of which are this one: applies the resources as
+/// strictly as Helm does, and writes the status.
 pub fn deploy_bundle(cluster: &Cluster, bundle: &Value, clusters: &[&str]) -> Result<()> {
     let text = |pointer: &str| bundle.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));

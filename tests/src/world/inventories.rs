@@ -35,8 +35,8 @@ impl World {
         self.cluster.patch(&format!("{KIND}/{name}"), NAMESPACE, &json!({"spec": spec}))
     }
 
-    /// Waits until a condition of a MachineInventory has this reason, for the current generation. An empty reason stands
-    /// for no such condition. Gives the condition.
+    /// Waits until a condition of a MachineInventory has this reason, for the current generation. An empty reason
+    /// stands for no such condition. Gives the condition.
     pub async fn inventory_condition(&self, name: &str, kind: &str, reason: &str) -> Result<Value> {
         until(&format!("{kind} of {name}: {reason:?}"), TIMEOUT, async || {
             let inventories = self.inventories()?;
