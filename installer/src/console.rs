@@ -3,12 +3,11 @@
 
 pub mod consoles;
 pub mod log;
-mod milestone;
 mod progress;
 pub mod questions;
 
+use boot_contract::Milestone;
 use consoles::{Consoles, Heading};
-pub use milestone::Milestone;
 pub use progress::ProgressDisplay;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -95,7 +94,7 @@ pub fn announce(milestone: Milestone, text: impl std::fmt::Display) {
 
 fn announcement(milestone: Milestone, text: &str) -> String {
     let mut lines = text.lines().map(printable);
-    let first = format!("ros-installer: {}: {}", milestone.word(), lines.next().unwrap_or_default());
+    let first = milestone.line(&lines.next().unwrap_or_default());
     lines.fold(first, |text, line| text + "\n  " + &line)
 }
 

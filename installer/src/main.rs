@@ -1,9 +1,10 @@
 //! Parse, log, run, print the chain of causes, exit.
 
+use boot_contract::Milestone;
 use clap::Parser;
 use installer::cli::{Cli, Command};
 use installer::commands::{boot, install, probe, register, report, status, tpm_hash};
-use installer::console::{self, Milestone, announce, log};
+use installer::console::{self, announce, log};
 use installer::exit_code::ExitCode;
 use installer::installed::{healthy, issue, recovery};
 use installer::provision;

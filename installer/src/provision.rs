@@ -9,9 +9,10 @@ mod password;
 mod script;
 mod system;
 
-use crate::console::{Milestone, announce};
+use crate::console::announce;
 use crate::installed::files::{CLOUD_CONFIG, below};
 use anyhow::{Context, Result};
+use boot_contract::Milestone;
 use change::Change;
 use cloud_config::CloudConfig;
 use cloud_config::document::Document;

@@ -7,7 +7,6 @@ pub use spec::{BootFirst, Drive, MachineSpec, Medium};
 
 use crate::console::{Console, Line};
 use crate::disk::Disk;
-use crate::milestone::Milestone;
 use crate::port::Port;
 use crate::process::{KeptProcess, Process};
 use crate::qmp;
@@ -16,6 +15,7 @@ use crate::swtpm::Tpm;
 use crate::vm_slot::VmSlot;
 use crate::wait::{Poll, until};
 use anyhow::{Context, Error, Result, bail};
+use boot_contract::Milestone;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::os::unix::net::UnixStream;

@@ -1,13 +1,14 @@
 //! An installation without a person: from an empty disk to a machine that reports, on each firmware.
 
+use boot_contract::Milestone;
 use harness::objects::condition;
 use harness::world::{USER, World};
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
-use qemu::milestone::{Milestone, timeline};
 use qemu::paths;
 use qemu::process::printed;
+use qemu::timeline::timeline;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::fs;

@@ -1,11 +1,11 @@
 //! Disks that cannot be installed to, and power cuts. The installer names the problem, the disk and the remedy, on the
 //! console and in the inventory. Nothing half-installed boots.
 
+use boot_contract::Milestone;
 use harness::world::{USER, World};
 use qemu::disk::{Disk, GIB, WriteFault};
 use qemu::firmware::Firmware;
 use qemu::machine::{Drive, Machine, MachineSpec, Medium};
-use qemu::milestone::Milestone;
 use qemu::swtpm::EkCertificate;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};

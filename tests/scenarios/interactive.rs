@@ -1,10 +1,10 @@
 //! A medium without registration, on a machine with a screen and two serial ports. A person at any of them sees the
 //! same and can answer. No operator is needed.
 
+use boot_contract::Milestone;
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::machine::{Drive, Machine, MachineSpec, Medium};
-use qemu::milestone::Milestone;
 use qemu::paths;
 use qemu::scratch::Scratch;
 use qemu::ssh::SshKey;

@@ -1,6 +1,7 @@
 //! A machine without a TPM. A secret identifies it, which an inventory names that was created by hand. It registers,
 //! reports, and is told how it joins its cluster, like any other machine.
 
+use boot_contract::Milestone;
 use harness::clients::installer::InstallerProcess;
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::software_machine::NoAnswer;
@@ -14,7 +15,6 @@ use protocol::{FromMachine, FromOperator, RefusalCode, SharedSecret};
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::machine::{Drive, MachineSpec, Medium};
-use qemu::milestone::Milestone;
 use qemu::paths;
 use qemu::process::printed;
 use qemu::wait::{Poll, until};

@@ -2,6 +2,7 @@
 //! boot menu for ever: nothing here may change its meaning.
 
 pub mod kernel_arguments;
+pub mod milestone;
 pub mod partition_label;
 pub mod paths;
 pub mod slot;
@@ -9,5 +10,6 @@ pub mod verity;
 pub mod volume_id;
 
 pub use kernel_arguments::{BootMode, KernelArguments};
+pub use milestone::Milestone;
 pub use slot::Slot;
 pub use verity::VerityArgument;

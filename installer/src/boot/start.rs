@@ -5,9 +5,10 @@
 
 use crate::boot::efi::{self, Position};
 use crate::boot::kexec;
-use crate::console::{self, Milestone, announce};
+use crate::console::{self, announce};
 use anyhow::{Context, Result};
 use boot_contract::KernelArguments;
+use boot_contract::Milestone;
 use boot_contract::kernel_arguments::{LOADER, LOADER_KEXEC};
 use command::Command;
 use disk::DiskDescription;

@@ -1,6 +1,6 @@
 //! The connection to the operator that installing, registering and reporting share.
 
-use crate::console::{self, Milestone, announce, chain};
+use crate::console::{self, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::session::identity::{Identity, SecretIdentity};
 use crate::session::websocket::{WebSocketConnection, WebSocketTransport};
@@ -8,6 +8,7 @@ use crate::session::{Exchange, ExchangeError, with_retries};
 use crate::settings::{Secret, Settings};
 use anyhow::Context;
 use attest::{DeviceTpm, TpmError, TpmIdentity};
+use boot_contract::Milestone;
 use machine::Machine;
 use machine::addresses::addresses;
 use protocol::message::{Config, MachineReport};

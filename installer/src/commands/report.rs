@@ -4,7 +4,7 @@
 use super::network;
 use super::operator::{self, PendingIdentity};
 use crate::cli::ReportOptions;
-use crate::console::{self, Milestone, announce};
+use crate::console::{self, announce};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::installed::issue;
 use crate::installed::operator_settings::{self, Kept, by_either};
@@ -17,6 +17,7 @@ use crate::session::{Exchange, ExchangeError};
 use crate::settings::sources::INSTALLED_FILE;
 use crate::settings::{Gathered, Layer, Source};
 use anyhow::Context;
+use boot_contract::Milestone;
 use machine::addresses::addresses;
 use protocol::message::{Done, FromMachine, OsReport, Recorded, Slot};
 use protocol::{Join, OperatorSettings, SettingsRevision};

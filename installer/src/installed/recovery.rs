@@ -1,12 +1,13 @@
 //! The recovery system: why it runs, and the way back to a slot.
 
 use crate::boot::partition;
-use crate::console::{self, Milestone, announce};
+use crate::console::{self, announce};
 use crate::installed::files::{DEVICES, PERSISTENT};
 use crate::installed::issue;
 use crate::installed::reinstall;
 use anyhow::{Context, Result};
 use aws_lc_rs::digest;
+use boot_contract::Milestone;
 use command::Command;
 use disk::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
 use protocol::ReinstallRequest;

@@ -11,11 +11,12 @@ mod record;
 mod slot_files;
 
 use crate::boot::partition;
-use crate::console::{Milestone, ProgressDisplay, announce, progress_output};
+use crate::console::{ProgressDisplay, announce, progress_output};
 use crate::installed::files::{DEVICES, PERSISTENT};
 use crate::installed::host_identity;
 use crate::installed::recovery;
 use anyhow::{Context, Result};
+use boot_contract::Milestone;
 use command::Command;
 use disk::grubenv;
 use disk::rewrite;

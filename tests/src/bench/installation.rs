@@ -4,11 +4,12 @@
 use super::figure::{Figure, Sample};
 use crate::world::World;
 use anyhow::{Context, Result};
+use boot_contract::Milestone;
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::machine::{BootFirst, Drive, Machine, MachineSpec, Medium};
-use qemu::milestone::{Milestone, timeline};
 use qemu::paths;
+use qemu::timeline::timeline;
 use serde_json::json;
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! `make demo`: an empty machine is powered on and gets installed, configured and inventoried without being touched.
 
 use anyhow::{Context, Result, bail};
+use boot_contract::Milestone;
 use clap::{Parser, Subcommand};
 use harness::clusters::cluster::Controllers;
 use harness::world::{USER, World};
@@ -8,9 +9,9 @@ use qemu::console::Line;
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::machine::{Drive, MachineSpec, Medium};
-use qemu::milestone::{Milestone, timeline};
 use qemu::paths;
 use qemu::process::KeptProcess;
+use qemu::timeline::timeline;
 use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};

@@ -2,8 +2,9 @@
 
 use super::disk_watch::DiskWatch;
 use super::request::request;
-use crate::console::{self, Milestone, ProgressDisplay, announce};
+use crate::console::{self, ProgressDisplay, announce};
 use crate::settings::{Gathered, SettingError};
+use boot_contract::Milestone;
 use disk::execute::{ExecuteError, execute};
 use disk::layout::Size;
 use disk::plan::{InstallPlan, PlanError, plan};

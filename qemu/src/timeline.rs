@@ -1,67 +1,17 @@
-//! What the programs on a machine say on its console, and the times in it.
+//! When a boot reached which milestone.
 
 use crate::console::Line;
-use std::fmt;
+use boot_contract::Milestone;
 use std::time::Duration;
-
-/// `ros-installer: MILESTONE: TEXT`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Milestone {
-    Probed,
-    Network,
-    Attested,
-    Registered,
-    Planned,
-    Written,
-    Verified,
-    Rebooting,
-    Applied,
-    Healthy,
-    Booted,
-    Refused,
-    Failed,
-}
-
-impl Milestone {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Probed => "probed",
-            Self::Network => "network",
-            Self::Attested => "attested",
-            Self::Registered => "registered",
-            Self::Planned => "planned",
-            Self::Written => "written",
-            Self::Verified => "verified",
-            Self::Rebooting => "rebooting",
-            Self::Applied => "applied",
-            Self::Healthy => "healthy",
-            Self::Booted => "booted",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// The text after the milestone, when this line tells of it. The kernel's time or a unit's name may stand before.
-    pub fn text_in(self, line: &str) -> Option<&str> {
-        let said = line.split_once("ros-installer: ")?.1;
-        said.strip_prefix(self.word())?.strip_prefix(": ")
-    }
-}
-
-impl fmt::Display for Milestone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
-    }
-}
 
 /// One row of a timeline: a name, and seconds since power-on.
 pub type Row = (&'static str, Duration);
 
-/// From power-on to the first boot from disk. What was not seen has no row.
+/// The rows from power-on to the first boot from disk. What was not on the console has no row.
 pub fn timeline(lines: &[Line]) -> Vec<Row> {
     let first = |fits: &dyn Fn(&str) -> bool| lines.iter().find(|line| fits(&line.text)).map(|line| line.at);
     let reached = |milestone: Milestone| first(&|text| milestone.text_in(text).is_some());
-    // The old kernel goes on talking for a while.
+    // The old kernel still prints for a while.
     let rebooting = reached(Milestone::Rebooting).unwrap_or(Duration::MAX);
     let after_reboot = lines.iter().filter_map(kernel_start).find(|&start| start > rebooting);
     [
@@ -111,12 +61,5 @@ mod tests {
             seconds,
             [("firmware", 7), ("kernel", 9), ("network", 14), ("written", 30), ("rebooted", 37), ("booted", 50)]
         );
-    }
-
-    #[test]
-    fn a_milestone_is_a_word_of_its_own() {
-        assert_eq!(Milestone::Failed.text_in("ros-installer: failed: no disk"), Some("no disk"));
-        assert_eq!(Milestone::Failed.text_in("ros-installer: failed-over: x"), None);
-        assert_eq!(Milestone::Booted.text_in("the machine has booted: yes"), None);
     }
 }
