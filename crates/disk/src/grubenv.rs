@@ -298,9 +298,9 @@ impl GrubEnv {
 /// The slot's folder on COS_BOOT, and its letter in the environment.
 pub fn folder(slot: Slot) -> &'static str {
     match slot {
-        Slot::A | Slot::Live => "A",
-        Slot::B => "B",
-        Slot::Recovery => "R",
+        Slot::A | Slot::Live => boot_contract::Slot::A.letter(),
+        Slot::B => boot_contract::Slot::B.letter(),
+        Slot::Recovery => boot_contract::Slot::Recovery.letter(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The partitions of a disk, computed from its size. Pure values.
 
-use serde::Serialize;
+use boot_contract::partition_label;
+use serde::{Serialize, Serializer};
 use std::fmt;
 use uuid::Uuid;
 
@@ -23,21 +24,14 @@ const SLOT_SHARE: u64 = 20;
 const LARGEST_SHARE: u64 = 4 * GIB;
 
 /// A partition's role. `Display` is its label, the name in the partition table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    #[serde(rename = "COS_BIOS")]
     Bios,
-    #[serde(rename = "COS_BOOT")]
     Boot,
-    #[serde(rename = "COS_STATE_A")]
     StateA,
-    #[serde(rename = "COS_STATE_B")]
     StateB,
-    #[serde(rename = "COS_RECOVERY")]
     Recovery,
-    #[serde(rename = "COS_OEM")]
     Oem,
-    #[serde(rename = "COS_PERSISTENT")]
     Persistent,
 }
 
@@ -48,13 +42,13 @@ impl Role {
 
     pub fn label(self) -> &'static str {
         match self {
-            Self::Bios => "COS_BIOS",
-            Self::Boot => "COS_BOOT",
-            Self::StateA => "COS_STATE_A",
-            Self::StateB => "COS_STATE_B",
-            Self::Recovery => "COS_RECOVERY",
-            Self::Oem => "COS_OEM",
-            Self::Persistent => "COS_PERSISTENT",
+            Self::Bios => partition_label::BIOS,
+            Self::Boot => partition_label::BOOT,
+            Self::StateA => partition_label::STATE_A,
+            Self::StateB => partition_label::STATE_B,
+            Self::Recovery => partition_label::RECOVERY,
+            Self::Oem => partition_label::OEM,
+            Self::Persistent => partition_label::PERSISTENT,
         }
     }
 
@@ -76,6 +70,12 @@ impl Role {
             Self::StateA | Self::StateB | Self::Recovery => 1 << 60 | 1 << 63,
             _ => 0,
         }
+    }
+}
+
+impl Serialize for Role {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.label())
     }
 }
 

@@ -3,16 +3,13 @@
 use crate::content::{self, Partition};
 use crate::mounts::{self, Mount};
 use crate::{installed, sysfs};
+use boot_contract::paths::{DEVICES, MEDIUM, below};
 use disk::DiskDescription;
 use disk::marker::Marker;
 use std::path::{Path, PathBuf};
 
 /// sysfs gives sizes and offsets in units of 512 bytes, whatever the disk's own sector is.
 const SYSFS_SECTOR: u64 = 512;
-/// Where `ros-init` makes a link for each partition of the disk that holds the root, named like its label.
-const DEVICES: &str = "run/ros/dev";
-/// Where `ros-init` mounts the medium of a live system.
-const MEDIUM: &str = "/run/ros/medium";
 
 /// Every whole disk that the kernel knows, sorted by path.
 pub fn probe(root: &Path) -> Vec<DiskDescription> {
@@ -195,7 +192,7 @@ fn device_links(root: &Path) -> Vec<(String, String)> {
 
 /// Kernel names of the partitions that the running system was started from.
 fn own_partitions(root: &Path) -> Vec<String> {
-    let folder = root.join(DEVICES);
+    let folder = below(root, DEVICES);
     sysfs::names(&folder).iter().filter_map(|name| link_target(&folder.join(name))).collect()
 }
 

@@ -1,7 +1,8 @@
 //! The boot partition (COS_BOOT) of the disk that this system runs from. It is mounted only while it is used.
 
-use crate::installed::files::DEVICES;
 use anyhow::{Context, Result};
+use boot_contract::partition_label;
+use boot_contract::paths::DEVICES;
 use disk::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::message::Slot;
@@ -78,7 +79,7 @@ fn create(path: &Path, state: &GrubEnv) -> io::Result<()> {
 /// Calls `action` with the folder at which the partition is mounted, and unmounts it afterwards. Changes are on the disk
 /// only if `action` calls fsync: FAT writes nothing through when it is unmounted.
 pub fn with_mounted<T>(read_only: bool, action: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    with_mounted_device(&Path::new(DEVICES).join("COS_BOOT"), read_only, action)
+    with_mounted_device(&Path::new(DEVICES).join(partition_label::BOOT), read_only, action)
 }
 
 /// The same for the boot partition of another disk than the one that this system runs from.

@@ -1,27 +1,24 @@
 //! The host identity of an installed system: machine-id and SSH host keys. They live on COS_PERSISTENT; a copy on
 //! COS_OEM outlives it. `ros-init` binds the copy over their places in the recovery system.
 
-use crate::installed::files::{below, write};
+use crate::installed::files::write;
 use anyhow::{Context, Result};
+use boot_contract::paths::{MACHINE_ID, OEM_IDENTITY, SSH_HOST_KEYS, below};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// The copy, laid out as below the root.
-pub const COPY: &str = "/oem/identity";
-const MACHINE_ID: &str = "etc/machine-id";
-const HOST_KEYS: &str = "etc/ssh/host-keys";
-
 /// Copies the identity on COS_PERSISTENT, mounted at `persistent`, to COS_OEM. Nothing is copied of one that is not whole;
 /// the copy from before stays.
 pub fn keep(root: &Path, persistent: &Path) -> Result<()> {
-    copy(persistent, &below(root, COPY)).with_context(|| format!("copying machine-id and host keys to {COPY}"))
+    copy(persistent, &below(root, OEM_IDENTITY))
+        .with_context(|| format!("copying machine-id and host keys to {OEM_IDENTITY}"))
 }
 
 /// Lays out the copy in `folder`, which becomes the top of a new file system.
 pub fn lay_out(root: &Path, folder: &Path) -> Result<()> {
-    copy(&below(root, COPY), folder).context("laying out machine-id and host keys")?;
+    copy(&below(root, OEM_IDENTITY), folder).context("laying out machine-id and host keys")?;
     // `ros-init` binds only what is in here; /etc itself is the image's.
     for folder in [folder.join("etc"), folder.join("etc/ssh")].iter().filter(|folder| folder.exists()) {
         fs::set_permissions(folder, Permissions::from_mode(0o755))?;
@@ -30,16 +27,16 @@ pub fn lay_out(root: &Path, folder: &Path) -> Result<()> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let machine_id = from.join(MACHINE_ID);
+    let machine_id = below(from, MACHINE_ID);
     // The first start is what makes it; before that there is nothing to lose.
     let Some(id) = File::read(&machine_id)?.filter(|id| !id.bytes.is_empty()) else { return Ok(()) };
-    let keys = if from.join(HOST_KEYS).exists() { files(&from.join(HOST_KEYS))? } else { Vec::new() };
+    let keys = if below(from, SSH_HOST_KEYS).exists() { files(&below(from, SSH_HOST_KEYS))? } else { Vec::new() };
     for key in &keys {
-        let copy = to.join(HOST_KEYS).join(key.file_name().unwrap_or_default());
+        let copy = below(to, SSH_HOST_KEYS).join(key.file_name().unwrap_or_default());
         File::read(key)?.map_or(Ok(()), |key| key.write(&copy))?;
     }
     // `ros-init` takes a copy without it for one that was cut short.
-    id.write(&to.join(MACHINE_ID))
+    id.write(&below(to, MACHINE_ID))
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -80,10 +77,10 @@ mod tests {
 
     fn persistent(id: &str, keys: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        write(&folder.path().join(MACHINE_ID), id.as_bytes(), 0o444).unwrap();
+        write(&below(folder.path(), MACHINE_ID), id.as_bytes(), 0o444).unwrap();
         for (name, key) in keys {
             let mode = if name.ends_with(".pub") { 0o644 } else { 0o600 };
-            write(&folder.path().join(HOST_KEYS).join(name), key.as_bytes(), mode).unwrap();
+            write(&below(folder.path(), SSH_HOST_KEYS).join(name), key.as_bytes(), mode).unwrap();
         }
         folder
     }
@@ -99,16 +96,19 @@ mod tests {
             persistent("4f3a\n", &[("ssh_host_ed25519_key", "private"), ("ssh_host_ed25519_key.pub", "p")]);
         keep(root.path(), persistent.path()).unwrap();
         let kept = root.path().join("oem/identity");
-        let modes =
-            [mode(&kept), mode(&kept.join(HOST_KEYS).join("ssh_host_ed25519_key")), mode(&kept.join(MACHINE_ID))];
+        let modes = [
+            mode(&kept),
+            mode(&below(&kept, SSH_HOST_KEYS).join("ssh_host_ed25519_key")),
+            mode(&below(&kept, MACHINE_ID)),
+        ];
         assert_eq!(modes, [0o700, 0o600, 0o444], "recovery's network reads the machine-id and is not root");
         lay_out(root.path(), made.path()).unwrap();
-        let made = |name: &str| made.path().join(name);
+        let made = |name: &str| below(made.path(), name);
         assert_eq!(fs::read_to_string(made(MACHINE_ID)).unwrap(), "4f3a\n");
         let key = made("etc/ssh/host-keys/ssh_host_ed25519_key");
         assert_eq!(fs::read_to_string(&key).unwrap(), "private");
         assert_eq!([mode(&made(MACHINE_ID)), mode(&key), mode(&key.with_extension("pub"))], [0o444, 0o600, 0o644]);
-        assert_eq!([mode(&made("etc")), mode(&made(HOST_KEYS))], [0o755, 0o700]);
+        assert_eq!([mode(&made("etc")), mode(&made(SSH_HOST_KEYS))], [0o755, 0o700]);
     }
 
     #[test]

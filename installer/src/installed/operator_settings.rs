@@ -1,11 +1,12 @@
 //! How an installed system reaches its operator: the newest settings and the previous ones. Only root reads the two files,
 //! because both hold a token.
 
-use crate::installed::files::{below, write_secret};
+use crate::installed::files::write_secret;
 use crate::session::ExchangeError;
 use crate::session::websocket::WebSocketTransport;
 use crate::settings::sources::{self, INSTALLED_FILE};
 use anyhow::{Context, Result};
+use boot_contract::paths::below;
 use cloud_config::CloudConfig;
 use cloud_config::normal_key;
 use protocol::OperatorSettings;

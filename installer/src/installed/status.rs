@@ -1,10 +1,10 @@
 //! Which system runs here, from which slot, and whether it has proved itself.
 
 use crate::boot::partition;
-use crate::installed::files::MEDIUM_RELEASE;
 use crate::installed::recovery::Cause;
 use crate::installed::reinstall;
 use anyhow::{Context, Result};
+use boot_contract::paths::{MEDIUM_RELEASE, OEM_REGISTRATION};
 use cloud_config::CloudConfig;
 use disk::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use machine::{Boot, BootMode};
@@ -19,7 +19,6 @@ use x509_cert::der::DateTime;
 
 /// Written after each report that the operator has taken.
 pub const LAST_REPORT: &str = "/var/lib/ros/last-report.json";
-const REGISTRATION: &str = "/oem/registration.yaml";
 
 /// What `ros-installer status` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -91,7 +90,7 @@ impl Status {
             release: release::manifest_digest(&manifest),
             boot: state,
             recovery: (slot == Slot::Recovery).then(cause).transpose()?,
-            operator: fs::read_to_string(REGISTRATION).ok().and_then(|text| operator(&text)),
+            operator: fs::read_to_string(OEM_REGISTRATION).ok().and_then(|text| operator(&text)),
             last_report: fs::read(LAST_REPORT).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
         })
     }

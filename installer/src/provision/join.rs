@@ -1,8 +1,9 @@
 //! How this machine joins its cluster. The operator's latest answer is stored, and merged over `rancherd` of the
 //! cloud-config wherever rancherd's configuration is written: at each boot and after a report.
 
-use crate::installed::files::{CLOUD_CONFIG, RANCHERD_CONFIG, below, write_secret};
+use crate::installed::files::{RANCHERD_CONFIG, write_secret};
 use anyhow::{Context, Result};
+use boot_contract::paths::{OEM_CLOUD_CONFIG, below};
 use cloud_config::CloudConfig;
 use protocol::{Join, JoinConfiguration};
 use serde::{Deserialize, Serialize};
@@ -84,12 +85,12 @@ impl fmt::Display for JoinChange {
 }
 
 fn rancherd(root: &Path) -> Result<Option<CloudConfig>> {
-    let text = match fs::read_to_string(below(root, CLOUD_CONFIG)) {
+    let text = match fs::read_to_string(below(root, OEM_CLOUD_CONFIG)) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("reading {CLOUD_CONFIG}")),
+        Err(error) => return Err(error).with_context(|| format!("reading {OEM_CLOUD_CONFIG}")),
     };
-    let mut config = CloudConfig::parse(&text).with_context(|| format!("reading {CLOUD_CONFIG}"))?;
+    let mut config = CloudConfig::parse(&text).with_context(|| format!("reading {OEM_CLOUD_CONFIG}"))?;
     Ok(match config.0.remove("rancherd") {
         Some(Value::Object(rancherd)) => Some(CloudConfig(rancherd)),
         _ => None,

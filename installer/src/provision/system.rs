@@ -3,8 +3,8 @@
 use super::accounts::{Accounts, Host};
 use super::change::{Change, FileChange};
 use super::password::{self, SALT_BYTES};
-use crate::installed::files::{PERSISTENT, below};
 use anyhow::{Context, Result, bail};
+use boot_contract::paths::{PERSISTENT, below};
 use cloud_config::document::{CaCerts, Document};
 use command::Command;
 use std::collections::BTreeSet;

@@ -1,14 +1,15 @@
 //! Reads the documents that settings come from: the medium's file, and the one that `configURL` names.
 
 use super::Digest;
+use boot_contract::paths::{MEDIUM_REGISTRATION, OEM_REGISTRATION};
 use cloud_config::CloudConfig;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where a live system finds the settings on its medium, and an installed one its registration.
-pub const MEDIUM_FILE: &str = "run/ros/medium/registration.yaml";
-pub const INSTALLED_FILE: &str = "oem/registration.yaml";
+/// The settings on the medium of a live system, and the registration of an installed one. Relative to the root.
+pub const MEDIUM_FILE: &str = MEDIUM_REGISTRATION.split_at(1).1;
+pub const INSTALLED_FILE: &str = OEM_REGISTRATION.split_at(1).1;
 /// One byte more than a document may have is read, so that the parser refuses what is larger.
 const READ_LIMIT: u64 = CloudConfig::MAX_DOCUMENT as u64 + 1;
 /// For one attempt to fetch a document.

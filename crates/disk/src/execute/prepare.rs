@@ -62,7 +62,8 @@ fn prepare_step<'a>(
             let partition = partition(Role::Boot);
             let files = boot_files(files, release)?;
             let sector_bytes = plan.layout.sector_bytes;
-            let volume = fat::Volume { length: partition.length, sector_bytes, id: *volume_id, label: "COS_BOOT" };
+            let volume =
+                fat::Volume { length: partition.length, sector_bytes, id: *volume_id, label: Role::Boot.label() };
             let image = fat_image(&volume, &files).map_err(|e| ExecuteError::FileSystem(Role::Boot, e.into()))?;
             PreparedStep::FileSystem { partition, image }
         }

@@ -4,6 +4,8 @@ use super::Request;
 use crate::args_cfg;
 use crate::grubenv::{self, GrubEnv};
 use crate::layout::{Layout, Role};
+use boot_contract::kernel_arguments::{MODE, ROOT, SLOT, VERITY};
+use boot_contract::{BootMode, Slot};
 use release::{ReleaseFile, ReleaseManifest};
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -119,8 +121,11 @@ fn boot_files(request: &Request, release: &ReleaseManifest, layout: &Layout) -> 
         from_release("grub/grub.cfg", &boot.grub_config),
         file(grubenv::PATH, Content::Text(environment())),
     ];
-    for (folder, mode, role) in [("A", "system", Role::StateA), ("R", "recovery", Role::Recovery)] {
-        let arguments = slot_arguments(request, release, layout, folder, mode, role);
+    for (slot, mode, role) in
+        [(Slot::A, BootMode::System, Role::StateA), (Slot::Recovery, BootMode::Recovery, Role::Recovery)]
+    {
+        let folder = slot.letter();
+        let arguments = slot_arguments(request, release, layout, slot, mode, role);
         files.extend([
             from_release(&format!("{folder}/vmlinuz"), &release.kernel),
             from_release(&format!("{folder}/initrd"), &release.initrd),
@@ -140,13 +145,13 @@ fn slot_arguments(
     request: &Request,
     release: &ReleaseManifest,
     layout: &Layout,
-    slot: &str,
-    mode: &str,
+    slot: Slot,
+    mode: BootMode,
     role: Role,
 ) -> String {
     let root = layout.partition(role).guid;
     let verity = release.verity.argument();
-    let mut arguments = format!("ros.mode={mode} ros.slot={slot} ros.root={root} ros.verity={verity}");
+    let mut arguments = format!("{MODE}={mode} {SLOT}={} {ROOT}={root} {VERITY}={verity}", slot.letter());
     if !release.kernel_arguments.is_empty() {
         arguments.push(' ');
         arguments.push_str(&release.kernel_arguments);

@@ -1,7 +1,8 @@
 //! The requests that a machine has honoured, and the one that it is about to, in `/oem/reinstall.json`.
 
-use crate::installed::files::{below, write_secret};
+use crate::installed::files::write_secret;
 use anyhow::{Context, Result};
+use boot_contract::paths::below;
 use protocol::ReinstallRequest;
 use protocol::reinstall::remember;
 use serde::{Deserialize, Serialize};

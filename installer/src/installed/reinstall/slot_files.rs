@@ -2,6 +2,8 @@
 
 use crate::installed::recovery;
 use anyhow::{Context, Result};
+use boot_contract::BootMode;
+use boot_contract::kernel_arguments::{MODE, ROOT, SLOT};
 use disk::args_cfg;
 use disk::grubenv::folder;
 use protocol::message::Slot;
@@ -37,9 +39,9 @@ pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<()> {
 /// Recovery's kernel arguments as slot A's.
 fn of_slot_a(arguments: &str, root: Uuid) -> String {
     let own = |argument: &str| match argument.split_once('=') {
-        Some(("ros.mode", _)) => "ros.mode=system".to_owned(),
-        Some(("ros.slot", _)) => format!("ros.slot={}", folder(Slot::A)),
-        Some(("ros.root", _)) => format!("ros.root={root}"),
+        Some((MODE, _)) => format!("{MODE}={}", BootMode::System),
+        Some((SLOT, _)) => format!("{SLOT}={}", folder(Slot::A)),
+        Some((ROOT, _)) => format!("{ROOT}={root}"),
         _ => argument.to_owned(),
     };
     arguments.split_ascii_whitespace().map(own).collect::<Vec<_>>().join(" ")
