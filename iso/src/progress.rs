@@ -1,4 +1,4 @@
-//! What a build is doing, for whoever waits for it.
+//! Progress messages of a build, on standard error.
 
 use std::time::Instant;
 

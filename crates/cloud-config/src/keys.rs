@@ -1,5 +1,5 @@
-//! Which keys of a cloud-config the installed system applies. What it does not apply is named, never dropped in
-//! silence: before an installation, in the registration's conditions, and on the machine's console.
+//! The keys of a cloud-config that the installed system applies. All others are reported: before an installation, in the
+//! conditions of the registration, and on the console of the machine.
 //!
 //! Names and meaning are cloud-init's (its "Module reference") and netplan's, `rancherd` and `rancheros` ours.
 
@@ -96,7 +96,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("write_files[].source", "Not applied, and the file is left as it is."),
 ];
 
-/// What stands below `rancheros.install`, by [`normal_key`].
+/// The settings below `rancheros.install`, by [`normal_key`].
 pub const INSTALL_SETTINGS: &[&str] = &[
     "automatic",
     "configurl",
@@ -125,7 +125,7 @@ pub struct Unapplied {
 }
 
 impl Unapplied {
-    /// The path, with neither control characters nor more than a line of it.
+    /// The path without control characters, cut to 120 characters.
     pub fn place(&self) -> String {
         const MOST: usize = 120;
         let mut place: String =
@@ -144,7 +144,7 @@ impl fmt::Display for Unapplied {
     }
 }
 
-/// What of a document the installed system will not apply.
+/// The parts of a document that the installed system does not apply.
 pub fn unapplied(config: &CloudConfig) -> Vec<Unapplied> {
     let (_, mut unapplied) = Document::read(config);
     let own = config.0.iter().filter(|(key, _)| normal_key(key) == "rancheros");
@@ -165,7 +165,7 @@ pub fn unapplied_or_unknown(config: &CloudConfig) -> Vec<Unapplied> {
     all
 }
 
-/// Places in one line of at most some 1,000 characters.
+/// The paths in one line of at most about 1,000 characters.
 pub fn summary(unapplied: &[Unapplied]) -> String {
     const MOST: usize = 900;
     let mut line = String::new();

@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// The only key of a mapping that stands for bytes that are no text, in base64.
+/// The only key of a mapping that holds bytes that are not UTF-8, in base64.
 const BINARY: &str = "!!binary";
-/// The only key of a mapping that stands for text that a template engine is to fill in.
+/// The only key of a mapping that holds text of a template.
 const TEMPLATE: &str = "!template";
 
-/// The key below which a value stands whose YAML tag cannot be followed; no key of a cloud-config begins like it.
+/// The unknown YAML tag of a value: the only key of a mapping, with `!` in front. No key of a cloud-config begins like it.
 fn tag(value: &Value) -> Option<&str> {
     let only = value.as_object().filter(|map| map.len() == 1)?.keys().next()?;
     Some(only.as_str()).filter(|key| key.starts_with('!'))
@@ -32,12 +32,12 @@ pub struct CloudConfig(pub Map<String, Value>);
 impl CloudConfig {
     /// Largest YAML document, in bytes.
     pub const MAX_DOCUMENT: usize = 1024 * 1024;
-    /// Most values a document may hold, counted after its aliases are replaced by what they stand for.
+    /// Most values of a document, with aliases expanded.
     pub const MAX_VALUES: usize = 128 * 1024;
 
     /// Reads a YAML document, with or without `#cloud-config` above it; `<<` merges as in YAML 1.1. A document of
     /// nothing but comments is an empty mapping. Scalars are read as YAML 1.2 does: `yes`, `NO` and `0644` are text.
-    /// A number whose digits say more than its value, such as `1.50`, is text as it is written.
+    /// A number whose digits say more than its value, such as `1.50`, stays text.
     pub fn parse(document: &str) -> Result<Self, CloudConfigError> {
         parse::parse(document).map(Self)
     }
@@ -48,8 +48,8 @@ impl CloudConfig {
         format!("#cloud-config\n{}", write::document(&self.0))
     }
 
-    /// Lays `over` over this document: mappings are merged key by key, at every depth; anything else, lists too, is
-    /// replaced as a whole.
+    /// Merges `over` into this document. Mappings are merged key by key, at every depth. Everything else is replaced as a
+    /// whole, lists too: a document that wants a shorter list than the one below it could not say so otherwise.
     pub fn merge(&mut self, over: CloudConfig) {
         merge(&mut self.0, over.0);
     }

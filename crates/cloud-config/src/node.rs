@@ -1,4 +1,4 @@
-//! Values of a cloud-config with their places, so that what cannot be used is named, and costs itself alone.
+//! Values of a cloud-config with their paths. A value that cannot be used is reported by its path and skipped alone.
 
 use super::{TEMPLATE, tag};
 use crate::keys::Unapplied;
@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-/// What is found out while a document is read.
+/// What reading a document reports.
 #[derive(Default)]
 pub(crate) struct Log {
     pub(crate) unapplied: RefCell<Vec<Unapplied>>,
-    /// Every key that was asked for, as `keys::KEYS` spells it.
+    /// Every key that was looked up, as `keys::KEYS` spells it.
     pub(crate) asked: RefCell<BTreeSet<String>>,
 }
 
@@ -20,7 +20,7 @@ impl Log {
     }
 }
 
-/// A value, never null, and where it stands.
+/// A value and its path. The value is never null.
 #[derive(Clone)]
 pub(crate) struct Node<'a> {
     pub(crate) value: &'a Value,
@@ -111,7 +111,7 @@ impl<'a> Node<'a> {
         items.iter().enumerate().filter(|(_, value)| !value.is_null()).map(node).collect()
     }
 
-    /// The items of a list, or the one value that stands in its place.
+    /// The items of a list. A single value counts as a list of one.
     pub(crate) fn one_or_more(&self) -> Vec<Node<'a>> {
         if self.value.is_array() { self.items() } else { vec![self.clone()] }
     }
@@ -133,7 +133,7 @@ impl<'a> Node<'a> {
         lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 
-    /// The keys of a mapping, which are named when the result goes unless they were asked for.
+    /// The keys of a mapping. Dropping the result reports those that were not looked up.
     pub(crate) fn fields(&self) -> Option<Fields<'a>> {
         let map = self.value.as_object().filter(|_| tag(self.value).is_none());
         let map = self.or_refuse(map, "it must be a mapping")?;
@@ -151,14 +151,14 @@ impl<'a> Node<'a> {
         map.iter().map(node).collect()
     }
 
-    /// The same value at another place of the table of keys.
+    /// The same value, looked up elsewhere in the table of keys.
     pub(crate) fn like(mut self, pattern: &str) -> Self {
         pattern.clone_into(&mut self.pattern);
         self
     }
 }
 
-/// The keys of a mapping. Dropping it names those that were not asked for.
+/// The keys of a mapping. Dropping it reports those that were not looked up.
 pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
     path: String,
@@ -192,7 +192,7 @@ impl<'a> Fields<'a> {
         self.log.name(&self.path, Some(why));
     }
 
-    /// Names no key: what is wrong was said.
+    /// Reports no key: the mapping as a whole was reported.
     pub(crate) fn leave(&mut self) {
         self.asked = self.map.keys().map(String::as_str).collect();
     }

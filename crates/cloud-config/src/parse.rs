@@ -1,4 +1,4 @@
-//! YAML into values, within bounds.
+//! Parses YAML into JSON values, within limits of size and count.
 
 use super::{CloudConfig, TEMPLATE, write};
 use base64::Engine;
@@ -28,19 +28,19 @@ pub(crate) fn parse(document: &str) -> Result<Map<String, Value>, CloudConfigErr
     }
     let tagged = show_tags(document);
     let lines_added = tagged.matches('\n').count() - document.matches('\n').count();
-    let reading = Reading {
+    let state = ParseState {
         values: Cell::new(0),
         numbers: RefCell::default(),
         has_written_numbers: Cell::new(false),
         is_template: is_template(document),
     };
     let unusable = |error: serde_yaml::Error| CloudConfigError::Unusable(message(&error, lines_added));
-    let mut tree = Tree(&reading).deserialize(serde_yaml::Deserializer::from_str(&tagged)).map_err(unusable)?;
-    if !reading.numbers.borrow().is_empty() {
-        // Once more, now that it is known where the numbers are, for their digits as they are written.
-        reading.values.set(0);
-        reading.has_written_numbers.set(true);
-        tree = Tree(&reading).deserialize(serde_yaml::Deserializer::from_str(&tagged)).map_err(unusable)?;
+    let mut tree = ValueSeed(&state).deserialize(serde_yaml::Deserializer::from_str(&tagged)).map_err(unusable)?;
+    if !state.numbers.borrow().is_empty() {
+        // A second pass reads each number as text, now that it is known which values are numbers.
+        state.values.set(0);
+        state.has_written_numbers.set(true);
+        tree = ValueSeed(&state).deserialize(serde_yaml::Deserializer::from_str(&tagged)).map_err(unusable)?;
     }
     match tree {
         Value::Object(map) => Ok(map),
@@ -51,7 +51,7 @@ pub(crate) fn parse(document: &str) -> Result<Map<String, Value>, CloudConfigErr
     }
 }
 
-/// Whether the document is to be filled in before it is read, as cloud-init does where its first line says so.
+/// Whether the document is a template. cloud-init fills it in before it parses it where the first line says so.
 fn is_template(document: &str) -> bool {
     let first = document.trim_start_matches('\u{feff}').trim_start().lines().next().unwrap_or_default();
     first.strip_prefix("##").is_some_and(|rest| rest.trim_start().to_ascii_lowercase().starts_with("template:"))
@@ -76,7 +76,7 @@ fn show_tags(document: &str) -> Cow<'_, str> {
     }
 }
 
-/// What the YAML library says, without what serde would quote from the document.
+/// The message of the YAML library, without values that serde would quote from the document.
 fn message(error: &serde_yaml::Error, lines_added: usize) -> String {
     let text = error.to_string();
     if text.contains("invalid type: ") || text.contains("invalid value: ") {
@@ -98,13 +98,12 @@ fn message(error: &serde_yaml::Error, lines_added: usize) -> String {
     })
 }
 
-/// What is known while a document is read.
-struct Reading {
-    /// How many values there were, aliases replaced by what they stand for: a small document whose aliases name a
-    /// large list many times would otherwise fill the memory, which the YAML library's own limits (of depth and of
-    /// alias use) do not prevent.
+/// State of one parse.
+struct ParseState {
+    /// Number of values so far, with aliases expanded. The YAML library limits depth and the use of aliases, but not this:
+    /// a small document whose aliases name a large list many times would fill the memory.
     values: Cell<usize>,
-    /// Which of the values, in the order of the document, are numbers.
+    /// Indexes of the values that are numbers, in the order of the document.
     numbers: RefCell<BTreeSet<usize>>,
     /// Whether `numbers` is complete.
     has_written_numbers: Cell<bool>,
@@ -112,10 +111,10 @@ struct Reading {
 }
 
 #[derive(Clone, Copy)]
-struct Tree<'a>(&'a Reading);
+struct ValueSeed<'a>(&'a ParseState);
 
-impl Tree<'_> {
-    /// A number whose digits are of no interest yet.
+impl ValueSeed<'_> {
+    /// Notes a number. The second pass reads its digits.
     fn number<E: Error>(self) -> Result<Value, E> {
         self.0.numbers.borrow_mut().insert(self.0.values.get());
         Ok(Value::Null)
@@ -129,7 +128,7 @@ impl Tree<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Tree<'_> {
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
         let values = self.0.values.get() + 1;
@@ -145,7 +144,7 @@ impl<'de> DeserializeSeed<'de> for Tree<'_> {
     }
 }
 
-/// A number that says nothing else than its digits, or the text as it is written: it may be a password.
+/// A number if its digits are all that it says; otherwise the text as written, because it may be a password.
 fn number(written: &str) -> Value {
     let integer = || written.parse().map(|value: i64| Number::from(value)).ok();
     let natural = || written.parse().map(|value: u64| Number::from(value)).ok();
@@ -157,7 +156,7 @@ fn number(written: &str) -> Value {
     }
 }
 
-/// A scalar as it is written, whatever it is taken for otherwise.
+/// Deserializes a scalar as text, whatever its type.
 struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
@@ -177,7 +176,7 @@ impl Visitor<'_> for Text {
     }
 }
 
-impl<'de> Visitor<'de> for Tree<'_> {
+impl<'de> Visitor<'de> for ValueSeed<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -210,8 +209,8 @@ impl<'de> Visitor<'de> for Tree<'_> {
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
         Ok(self.text(value))
     }
-    /// A value with a tag: yaml.org/type. One that is not known becomes a mapping with the tag as its only key, for
-    /// [`super::tag`]: it costs itself.
+    /// A value with a tag (yaml.org/type). An unknown tag becomes the only key of a mapping ([`super::tag`]), so that the
+    /// value alone is not applied.
     fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Value, A::Error> {
         let (tag, value) = tagged.variant_seed(Text)?;
         match tag.as_str() {
@@ -253,7 +252,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
-/// Bytes that are no text stay in base64, below their tag.
+/// Bytes that are not UTF-8 stay in base64, below their tag.
 fn binary(base64: String) -> Value {
     let compact: String = base64.split_whitespace().collect();
     match STANDARD.decode(compact).map(String::from_utf8) {

@@ -1,4 +1,4 @@
-//! Values into YAML that YAML 1.1 and 1.2 read alike.
+//! Writes values as YAML that readers of YAML 1.1 and 1.2 understand alike.
 //!
 //! Written here because serializers write YAML 1.2: the text `no` comes out bare, and cloud-init's PyYAML reads it as
 //! false. YAML 1.1 types: yaml.org/type.
@@ -35,7 +35,7 @@ fn mapping(out: &mut String, map: &Map<String, Value>, depth: usize) {
     }
 }
 
-/// The first line of a collection stands behind what leads to it (`- `), or on a line of its own.
+/// A value below a key. A collection begins on a line of its own.
 fn below(out: &mut String, value: &Value, depth: usize) {
     match value {
         Value::Object(map) if !map.is_empty() => {
@@ -83,7 +83,7 @@ fn leaf_line(out: &mut String, value: &Value, depth: usize) {
     out.push('\n');
 }
 
-/// YAML 1.1 wants a point in a float and a sign in its exponent.
+/// In YAML 1.1 a float has a point and its exponent a sign.
 pub(crate) fn number(value: &Number) -> String {
     let text = value.to_string();
     let Some((mantissa, exponent)) = text.split_once('e') else { return text };

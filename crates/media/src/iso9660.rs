@@ -1,5 +1,5 @@
-//! The few fields of ISO 9660 that we use: the volume id, and where a file's bytes are. Written by ourselves because an
-//! in-place change needs the extent, which reading tools do not tell, and because an image may be anybody's.
+//! Reads the few fields of ISO 9660 that we use: the volume id, and the extent of a file. It is code of our own, because
+//! a change in place needs the extent, which other readers do not give, and because an image may come from anybody.
 //! Formats: ECMA-119, sections 8.4 (volume descriptor) and 9.1 (directory record); names from Rock Ridge (IEEE P1282,
 //! `NM`). Scope: one session, blocks of 2048 bytes, files of one extent.
 
@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use thiserror::Error;
 
 const BLOCK: u64 = volume_id::BLOCK_BYTES;
-/// Volume descriptors looked at before giving up.
+/// Most volume descriptors that are read.
 const MOST_DESCRIPTORS: u64 = 64;
 /// Ours have some hundred bytes; a directory of this size has ten thousand files.
 const LARGEST_DIRECTORY: u64 = 1 << 20;

@@ -1,5 +1,5 @@
-//! The space that a medium reserves for registration settings: the file /registration.yaml of fixed size, filled up
-//! with newlines, so that it can be written in place and is plain YAML at any time.
+//! The space that a medium reserves for registration settings: the file /registration.yaml. Its size is fixed and it is
+//! padded with newlines. So it is changed in place, and it is valid YAML at any time.
 
 use std::io::{Read, Seek};
 

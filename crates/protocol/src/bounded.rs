@@ -1,5 +1,5 @@
-//! Bounds of what a machine says of itself, held where it is read. All of it ends up in an object of the cluster and in
-//! the operator's memory, and whoever has a medium has the token to say it.
+//! Limits of what a machine reports about itself. They apply when it is deserialized. All of it ends up in an object of
+//! the cluster and in the operator's memory, and everybody who has a medium has the token to send it.
 //!
 //! Most texts are cut, not refused: a disk with an endless serial number must not keep its machine from being installed,
 //! and an object that was stored before there were bounds must still be read. Texts that are compared with others are
@@ -30,7 +30,7 @@ pub fn line<'de, const MAX: usize, D: Deserializer<'de>>(deserializer: D) -> Res
     deserializer.deserialize_str(Line::<MAX>)
 }
 
-/// The same of a text that may be absent.
+/// The same for a text that may be absent.
 pub fn optional_line<'de, const MAX: usize, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     struct Kept<const MAX: usize>(#[serde(deserialize_with = "line::<MAX, _>")] String);
@@ -73,7 +73,7 @@ pub fn list<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer.deserialize_seq(List::<MAX, T>(PhantomData))
 }
 
-/// The same of a list that may be absent.
+/// The same for a list that may be absent.
 pub fn optional_list<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Vec<T>>, D::Error> {

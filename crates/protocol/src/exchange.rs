@@ -1,4 +1,4 @@
-//! Which message may follow which. Each end holds its side of the exchange and passes every frame through it:
+//! The order of messages. Each end keeps the state of its side of the exchange and passes every frame through it:
 //!
 //! ```text
 //! hello → challenge → proof → machine → config → progress* → done → done
@@ -26,14 +26,14 @@ pub struct OperatorSide(Stage);
 #[derive(Debug)]
 pub struct MachineSide(Stage);
 
-/// By what a machine wants to be known.
+/// How a machine proves its identity.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Opening {
     Tpm(Hello),
     SharedSecret(SecretHello),
 }
 
-/// What a machine wants, once it is believed.
+/// What a machine asks for after it has proved its identity.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Statement {
     /// To be registered and configured; answered by `config`.
@@ -45,7 +45,7 @@ pub enum Statement {
     Installing(Installing),
 }
 
-/// What a machine says of an installation under way.
+/// What a machine reports during an installation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Installing {
     Progress(Progress),
@@ -189,7 +189,7 @@ impl MachineSide {
         }
     }
 
-    /// What an operator that speaks while the machine may speak can only mean: a refusal (or an error of its own).
+    /// A frame from the operator while it is the machine's turn. Only a refusal is allowed.
     pub fn receive_interruption(&mut self, frame: &str) -> Refusal {
         match self.receive(frame) {
             Ok(other) => unexpected(other.kind(), self.0.expects()),

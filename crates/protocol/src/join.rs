@@ -31,18 +31,18 @@ impl fmt::Debug for JoinConfiguration {
     }
 }
 
-/// What an operator says of joining when a machine reports.
+/// How a machine joins its cluster, in the answer to its report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Join {
     /// The cluster that the machine is assigned to, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
-    /// Takes the place of what was said before; empty where the machine is assigned to nothing. Absent where it cannot
-    /// be told now: then what was said before stays.
+    /// Replaces the configuration that was sent before. Empty where the machine is assigned to nothing. Absent where it is
+    /// not known now; the machine then keeps what it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<JoinConfiguration>,
-    /// Why it cannot be told now.
+    /// Why the configuration is not known now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Refusal>,
 }

@@ -26,8 +26,8 @@ pub const EXCHANGE_SECONDS: u64 = 60;
 /// PCRs of the SHA-256 bank that a quote covers: firmware, boot loader, Secure Boot policy.
 pub const QUOTED_PCRS: &[u8] = &[0, 4, 7];
 
-/// Messages told apart by their `type`: the enum, the names and the reading of a frame, from one table. serde's own `tag`
-/// would read a frame into a tree first, and then could not tell where in the frame an error is.
+/// One table makes the enum of a set of messages, their `type` names and the parser of a frame. serde's own `tag` would
+/// parse a frame into a tree first, and its errors would have no position.
 macro_rules! message_set {
     ($(#[$documentation:meta])* $set:ident { $($kind:literal => $variant:ident($content:ty),)+ }) => {
         $(#[$documentation])*
@@ -60,7 +60,7 @@ macro_rules! message_set {
 }
 
 message_set! {
-    /// What a machine says.
+    /// Messages of a machine.
     FromMachine {
         "hello" => Hello(Hello),
         "proof" => Proof(Proof),
@@ -75,7 +75,7 @@ message_set! {
 }
 
 message_set! {
-    /// What the operator says.
+    /// Messages of the operator.
     FromOperator {
         "challenge" => Challenge(Challenge),
         "secretChallenge" => SecretChallenge(SecretChallenge),

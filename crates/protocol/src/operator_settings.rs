@@ -1,4 +1,4 @@
-//! How an installed machine reaches its operator from now on, as the operator says it in every answer to a report.
+//! How an installed machine reaches its operator from now on. The operator sends it in every answer to a report.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

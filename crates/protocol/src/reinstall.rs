@@ -1,11 +1,11 @@
-//! Installing again: what somebody asks for, once for each text, and what the machine says of it.
+//! Requests to install a machine again, and the machine's report about them.
 
 use crate::bounded::{list, optional_line};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The most texts that a machine remembers; of more the oldest are forgotten.
+/// The most requests that a machine remembers. It forgets the oldest of more.
 pub const MAX_HONOURED: usize = 64;
 
 /// Adds a text to those that were honoured, the oldest first. One that is among them becomes the newest.
@@ -22,7 +22,7 @@ pub fn remember<T: PartialEq>(honoured: &mut Vec<T>, text: T) {
 #[serde(try_from = "String", into = "String")]
 pub struct ReinstallRequest(String);
 
-/// Why a text is no request.
+/// A text that cannot be a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("reinstall must have 1 to {} characters, none of them a control character", ReinstallRequest::MAX)]
 pub struct UnfitRequest;
@@ -65,7 +65,7 @@ impl fmt::Display for ReinstallRequest {
     }
 }
 
-/// What an installed machine says of requests to install again.
+/// What an installed machine reports about requests to install again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReinstallReport {

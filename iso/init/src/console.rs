@@ -5,7 +5,7 @@ use std::io::Write;
 
 /// Says one line as `ros-init: …` with the priority "notice", which the kernel arguments of a release let through.
 pub fn say(message: &str) {
-    // With no kernel log there is nobody left to tell.
+    // Without a kernel log there is no other place for messages.
     if let Ok(mut log) = OpenOptions::new().write(true).open("/dev/kmsg") {
         let _ = log.write_all(format!("<5>ros-init: {message}\n").as_bytes());
     }

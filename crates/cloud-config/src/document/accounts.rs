@@ -120,7 +120,7 @@ fn checked_user(node: &Node, name: String) -> Option<User> {
     Some(User { at: node.path.clone(), name, ..User::default() })
 }
 
-/// A key that is for new accounts alone.
+/// A key that applies only to new accounts.
 fn of_new<'a>(fields: &mut Fields<'a>, key: &str, exists: bool) -> Option<Node<'a>> {
     let node = fields.get(key)?;
     if exists {
@@ -178,7 +178,7 @@ fn user(node: &Node, name: Option<&str>) -> Option<User> {
     })
 }
 
-/// Rules; `false` is none. A second line would be a rule for somebody else.
+/// Rules; `false` means none. A rule is one line: a second line could name another user.
 fn sudo(node: &Node) -> Vec<String> {
     if node.value == false || node.value.as_str().is_some_and(|word| ["no", "off"].contains(&word)) {
         return Vec::new();
@@ -217,7 +217,7 @@ pub(super) fn groups(node: &Node) -> Vec<Group> {
     node.one_or_more().iter().flat_map(one).collect()
 }
 
-/// `password` counts where `chpasswd` names nobody (cloud-init's `cc_set_passwords`).
+/// `password` applies only where `chpasswd` names no user (cloud-init's `cc_set_passwords`).
 pub(super) fn passwords(top: &mut Fields, default_user: &str) -> Vec<PasswordOf> {
     const PAIR: &str = "it must be `name:password`, and RANDOM is not applied";
     let password = top.get("password");
@@ -295,7 +295,7 @@ fn hash_or_text(password: &str) -> Password {
 
 const NAME_RULE: &str = "a name has up to 32 of a-z, 0-9, _ and -, and begins with a letter or _";
 
-/// As `useradd` has it: what is a name also to the programs that read the files of accounts.
+/// Whether this is a name for an account or a group, by the rule of `useradd`.
 pub fn is_name(name: &str) -> bool {
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_');
     let rest = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));

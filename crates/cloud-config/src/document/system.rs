@@ -1,4 +1,4 @@
-//! What concerns the system as a whole: its name, its clock, whom it trusts, and the configuration of rancherd.
+//! Settings of the whole system: host name, time, trusted certificates, and the configuration of rancherd.
 
 use crate::node::{Fields, Node};
 use crate::{CloudConfig, tag};
@@ -53,7 +53,7 @@ pub(super) fn ca_certs(node: &Node) -> Option<CaCerts> {
     })
 }
 
-/// Everything but values whose tag cannot be followed.
+/// Everything except values with an unknown tag.
 pub(super) fn rancherd(node: &Node) -> Option<CloudConfig> {
     fn plain(node: &Node) -> Option<Value> {
         if tag(node.value).is_some() {

@@ -20,7 +20,7 @@ pub fn decode<T: MessageSet>(frame: &str) -> Result<T, Refusal> {
     let malformed = |error: serde_json::Error| Refusal::new(RefusalCode::MalformedMessage, error.to_string());
     let tag: Tag = serde_json::from_str(frame).map_err(malformed)?;
     T::read(&tag.kind, frame).map(|read| read.map_err(malformed)).unwrap_or_else(|| {
-        // The sender's word is not repeated in full: it is theirs, and may be long.
+        // Only the first 40 characters of the sender's text: it may be long.
         let kind: String = tag.kind.chars().take(40).collect();
         let message = format!("message type {kind:?}; known here: {}", T::TYPES.join(", "));
         Err(Refusal::new(RefusalCode::UnknownMessage, message))
@@ -39,7 +39,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<String, Refusal> {
     Ok(frame)
 }
 
-/// What one end may say.
+/// The messages that one end may send.
 pub trait MessageSet: Sized {
     /// The `type` values that it knows.
     const TYPES: &'static [&'static str];
