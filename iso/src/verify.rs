@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::cli::VerifyOptions;
 use crate::{progress, show};
 
-/// The outcome of a good check; a bad one is an error.
+/// The result of a check without errors.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Verified {

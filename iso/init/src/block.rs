@@ -18,7 +18,7 @@ pub struct Partition {
     sysfs: PathBuf,
     /// Its node in /dev.
     pub node: PathBuf,
-    /// Its GPT label, if that may stand as a file name.
+    /// Its GPT label, if that is a safe file name.
     pub label: Option<String>,
 }
 
@@ -72,7 +72,7 @@ fn holds_volume(node: &Path, volume: &str) -> bool {
         device.read_exact(&mut descriptor)?;
         std::io::Result::Ok(descriptor)
     };
-    // An empty drive or a disk shorter than the offset is simply not the medium.
+    // An empty drive, or a disk that is shorter than the offset, is not the medium.
     read().is_ok_and(|descriptor| volume_id::read(&descriptor) == Some(volume))
 }
 

@@ -80,7 +80,7 @@ fn node<'a>(partitions: &'a [Partition], label: &str) -> Result<&'a PathBuf> {
     })
 }
 
-/// `/run/ros/dev/<label>` for each labelled partition: names that mean this disk, whatever other disks there are.
+/// `/run/ros/dev/<label>` for each labelled partition: these names mean this disk, whatever other disks the machine has.
 fn link_partitions(partitions: &[Partition]) -> Result<()> {
     let folder = Path::new(paths::DEVICES);
     create_directory(folder)?;

@@ -1,4 +1,4 @@
-//! `/etc` of an installed system: the image's files with changes in memory, rebuilt at each boot.
+//! `/etc` of an installed system: an overlay over the files of the image. Changes are lost at each restart.
 
 use std::path::Path;
 

@@ -12,7 +12,7 @@ use rustix::system::RebootCommand;
 use crate::Result;
 use crate::mount::{create_directory, move_mount};
 
-/// Where the root is put together.
+/// Mount point of the new root.
 pub const NEW_ROOT: &str = "/newroot";
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 
@@ -43,7 +43,7 @@ pub fn restart() -> ! {
     wait_for_power_off()
 }
 
-/// Stays, because the kernel panics when PID 1 ends.
+/// Waits for ever: the kernel panics when PID 1 ends.
 pub fn wait_for_power_off() -> ! {
     loop {
         std::thread::sleep(Duration::from_secs(3600));

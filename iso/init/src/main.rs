@@ -1,9 +1,8 @@
 //! `ros-init`: PID 1 of the initrd. It loads the modules that this machine needs, finds the root image on the medium
 //! or the disk named on the kernel command line, mounts it (through dm-verity on disks), and starts systemd.
 //!
-//! It starts no other program but `e2fsck` of the root image, for a partition that does not mount, and links nothing
-//! dynamically. What it promises to the system it starts is listed in
-//! `overlay/README.md`.
+//! The only other program that it starts is `e2fsck` of the root image, for a partition that does not mount. It is
+//! linked statically. `overlay/README.md` lists what it promises to the system that it starts.
 
 mod block;
 mod boot;
@@ -42,7 +41,7 @@ fn main() {
     let Err(error) = start(&mut boot);
     console::say(&format!("FAILED: {error}"));
     match boot {
-        // Nothing counts starts on a medium: a restart would only wipe the message off the screen.
+        // On a medium nobody counts starts: a restart would only clear the message from the screen.
         Some(Boot::Live(_)) => {
             console::say("waiting; switch the machine off or restart it by hand");
             handover::wait_for_power_off()
@@ -59,7 +58,7 @@ fn main() {
     }
 }
 
-/// Runs the whole start. `boot` tells the caller how far the command line was understood when an error comes back.
+/// Runs the whole start. After an error `boot` has the boot that was asked for, if the command line was understood.
 fn start(boot: &mut Option<Boot>) -> Result<Infallible> {
     mount::kernel_filesystems()?;
     console::say("starting");

@@ -1,6 +1,6 @@
-//! Kernel modules: a few always, the rest only when a device asks for them.
+//! Kernel modules: a few are always loaded, the rest only when a device asks for them.
 //!
-//! The image builder put them into /modules, decompressed (a signature stays valid: it is inside), with two lists:
+//! The image builder puts them into /modules, decompressed (the signature is inside and stays valid), with two lists:
 //! - `always`: one file per line, dependencies first;
 //! - `by-alias`: `<pattern> <file> [<file>…]`, dependencies first, patterns as in `modules.alias`.
 
@@ -19,8 +19,7 @@ pub struct Modules {
     loaded: HashSet<String>,
     /// Device folders whose alias has been looked up; devices keep appearing while drivers probe.
     seen: HashSet<PathBuf>,
-    /// Rules that a device asked for, by their place in the list: the order in which people wrote them is the order
-    /// in which they are tried.
+    /// Indexes of the rules that a device asked for. They are tried in the order of the list.
     wanted: BTreeSet<usize>,
 }
 
@@ -88,7 +87,7 @@ impl Modules {
         let path = Path::new(FOLDER).join(file);
         match File::open(&path).and_then(|module| Ok(rustix::system::finit_module(module, c"", 0)?)) {
             Ok(()) => {}
-            // There already, or for a processor with other instructions than this one's.
+            // It is loaded already, or needs instructions that this processor lacks.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENODEV)) => {}
             Err(e) => say(&format!("loading the module {file}: {e}")),
         }

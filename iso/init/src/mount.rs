@@ -1,4 +1,4 @@
-//! mount(2) with errors that say which mount failed.
+//! Mounts, with errors that name the source and the target.
 
 use std::ffi::CString;
 use std::fs;
@@ -10,7 +10,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::Result;
 
-/// The file systems that the kernel makes up, and a fresh /run; ros-init's own work goes to /run/ros.
+/// Mounts proc, sysfs, devtmpfs and an empty /run. Everything of ros-init is below /run/ros.
 pub fn kernel_filesystems() -> Result<()> {
     let hardened = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", hardened, "")?;
@@ -31,17 +31,17 @@ pub fn mount(
     let (source, target) = (source.as_ref(), target.as_ref());
     create_directory(target)?;
     let text = CString::new(options).map_err(|_| format!("{options:?} holds a zero byte"))?;
-    // Most file systems take no options at all for none.
+    // No options are passed as a null pointer, not as an empty text.
     let text = (!options.is_empty()).then_some(text.as_c_str());
     rustix::mount::mount(source, target, kind, flags, text).map_err(|error| failed(source, target, error))
 }
 
-/// Shows `source`, a folder or a file, at `target` too; `target` exists and is of the same kind.
+/// Bind-mounts `source`, a folder or a file, at `target`, which exists and is of the same kind.
 pub fn bind(source: &Path, target: &Path) -> Result<()> {
     rustix::mount::mount_bind(source, target).map_err(|error| failed(source, target, error))
 }
 
-/// Takes the topmost mount at `target` away.
+/// Unmounts the topmost mount at `target`.
 pub fn unmount(target: &Path) -> Result<()> {
     rustix::mount::unmount(target, UnmountFlags::DETACH)
         .map_err(|error| format!("unmounting {}: {error}", target.display()))
@@ -53,7 +53,7 @@ pub fn move_mount(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<
     rustix::mount::mount_move(source, target).map_err(|error| failed(source, target, error))
 }
 
-/// Lays `upper`, kept in `memory`/upper, over the read-only tree `lower`, and shows both as one at `target`.
+/// Mounts an overlay at `target`: `memory`/upper takes the changes to the read-only tree `lower`.
 pub fn overlay(lower: &Path, memory: &Path, target: &Path) -> Result<()> {
     let (upper, work) = (memory.join("upper"), memory.join("work"));
     create_directory(&upper)?;

@@ -1,10 +1,10 @@
-//! The unique GUID of a partition, read from the disk's table: Linux shows it in sysfs from 6.13 on only.
+//! The unique GUID of a partition, read from the partition table of its disk. Linux shows it in sysfs only since 6.13.
 //! Format: UEFI 2.10, sections 5.3.2 (header) and 5.3.3 (entries).
 
 use std::io::{self, Read, Seek, SeekFrom};
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
-/// An entry has 128 × 2^n bytes; more than this nobody writes.
+/// An entry has 128 × 2^n bytes. Larger ones than this are not in use.
 const LARGEST_ENTRY: u32 = 4096;
 
 /// The GUID of partition `number` (from 1), in lower case; `None` where there is no such entry or no such table. The

@@ -1,4 +1,4 @@
-//! What survives a restart: the list `/usr/lib/ros/persist.conf` of the image, and its bind mounts.
+//! The paths that survive a restart: `/usr/lib/ros/persist.conf` of the image lists them, bind mounts keep them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,9 @@ use crate::console::say;
 use crate::mount::{bind, create_directory};
 use crate::seed::{Kind, Seeding};
 
-/// One line of the list: `directory <path> <mode>` or `file <path> <mode>`. The mode, in octal, is for an entry that
-/// the image has not; an entry of the image is copied with everything below it, modes and owners included.
+/// One line of the list: `directory <path> <mode>` or `file <path> <mode>`. The mode is octal and
+/// applies to an entry that the image lacks. An entry of the image is copied with everything below it, modes and owners
+/// included.
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
     kind: Kind,
@@ -44,11 +45,11 @@ pub fn bind_all(root: &Path, persistent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the machine is known by, also in the recovery system, which keeps everything else in memory.
+/// The identity of the machine. The recovery system has it too; everything else of it stays in memory.
 const IDENTITY: [(&str, Kind); 2] = [(paths::MACHINE_ID, Kind::File), (paths::SSH_HOST_KEYS, Kind::Directory)];
 
 /// Binds the identity over its place in `root`: the copy on COS_OEM, which outlives COS_PERSISTENT, or else what
-/// `persistent` has. So the recovery system can make COS_PERSISTENT anew.
+/// `persistent` has. So the recovery system can format COS_PERSISTENT.
 pub fn bind_identity(root: &Path, persistent: &Path) -> Result<()> {
     let kept = identity_source(root, persistent);
     for (path, kind) in IDENTITY {
@@ -63,7 +64,7 @@ pub fn bind_identity(root: &Path, persistent: &Path) -> Result<()> {
 
 fn identity_source(root: &Path, persistent: &Path) -> PathBuf {
     let copy = paths::below(root, paths::OEM_IDENTITY);
-    // Without its first entry it is none: it was cut short.
+    // The machine-id is copied last. A copy without it is incomplete.
     if paths::below(&copy, paths::MACHINE_ID).exists() { copy } else { persistent.to_owned() }
 }
 
@@ -133,7 +134,7 @@ mod tests {
         }
     }
 
-    /// People read the table, ros-init the list; each line of the list says what it is for.
+    /// The README has the list as a table. Each line of the list says what it is for.
     #[test]
     fn the_readme_has_the_list() {
         let list = include_str!("../../../overlay/usr/lib/ros/persist.conf");

@@ -1,5 +1,5 @@
-//! Reads what every start needs while something else is done: systemd alone keeps one processor busy and waits for each
-//! page of each program, which must be read, checked and decompressed, while the other processors have nothing to do.
+//! Reads the files that every start needs into the page cache while systemd starts. systemd keeps one processor busy and
+//! waits for each page of each program to be read, checked and decompressed; the other processors are idle meanwhile.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -35,7 +35,7 @@ fn read_to_end(mut file: File, buffer: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The files of a list. The image builder holds it against the image.
+/// The files of a list. The image builder checks it against the image.
 fn files(list: &str) -> impl Iterator<Item = &str> {
     list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }

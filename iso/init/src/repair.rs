@@ -1,4 +1,4 @@
-//! `e2fsck -p` from the root image: repairs what can be repaired without asking anybody.
+//! Runs `e2fsck -p` of the root image, which makes all repairs that need no answer.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::console::say;
 use crate::mount::{bind, unmount};
 
 const E2FSCK: &str = "/usr/sbin/e2fsck";
-/// Exit status of e2fsck(8): errors are left (4), or it could not run (8 and above). 1 and 2 mean that it mended some.
+/// Exit status of e2fsck(8): errors are left (4), or it could not run (8 and above). 1 and 2 mean that it repaired errors.
 const FAILED: i32 = 4;
 
 /// Checks the ext4 file system on `node`, which is not mounted, with the program of the system below `root`.

@@ -1,4 +1,4 @@
-//! First content of the persistent partition: copies that appear as a whole, or not at all, whatever is cut when.
+//! The first content of the persistent partition. Each copy appears as a whole or not at all, even after a power cut.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -9,14 +9,14 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 use crate::Result;
 
-/// What is made where the image has nothing to copy.
+/// The kind of an entry that is made where the image has nothing to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Directory,
     File,
 }
 
-/// Copies in the making below `<store>/.seeding`; an unfinished one of an earlier boot is thrown away.
+/// Copies that are staged below `<store>/.seeding`. Those of an earlier, unfinished boot are removed.
 pub struct Seeding<'a> {
     store: &'a Path,
     staged: Vec<(PathBuf, PathBuf)>,

@@ -25,7 +25,7 @@ impl Uevent {
         uevent
     }
 
-    /// The label, if it may stand as a file name in /run/ros/dev: whoever wrote the disk's table chose it.
+    /// The label, if it is a safe file name for /run/ros/dev. It comes from the partition table and may be anything.
     pub fn safe_label(&self) -> Option<&str> {
         let label = self.partition_label.as_deref()?;
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';

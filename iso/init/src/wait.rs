@@ -1,4 +1,4 @@
-//! Waiting for devices, which appear when their drivers have finished looking.
+//! Waits for devices, which appear when their drivers have probed the hardware.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::modules::Modules;
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Asks `look` until it finds something, loading the machine's drivers meanwhile. `what` completes "… did not appear
+/// Polls `look` until it returns something, and loads the drivers of the machine meanwhile. `what` completes "… did not appear
 /// within 60 s".
 pub fn wait_for<T>(what: &str, modules: &mut Modules, look: impl Fn() -> Option<T>) -> Result<T> {
     let start = Instant::now();
