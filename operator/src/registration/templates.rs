@@ -2,15 +2,65 @@
 //!
 //! Values are put into strings of the parsed document, so no value can add a key.
 
-use super::as_host_name;
+use super::host_names::as_host_name;
 use crate::inventory::index::KnownMachine;
+use crate::kube::label;
+use api::{MachineRegistrationSpec, Problem, reason};
 use protocol::config_template::UndefinedField;
 use protocol::message::MAX_FRAME;
-use protocol::{ConfigTemplate, Refusal, RefusalCode, SmbiosDocument};
+use protocol::template::DEFAULT_MACHINE_NAME;
+use protocol::{ConfigTemplate, Refusal, RefusalCode, SmbiosDocument, Template};
 use serde_json::{Map, Value};
 
 /// JSON pointers (RFC 6901) of strings that become the name of a host or a Node.
 const NAMES: &[&str] = &["/hostname", "/fqdn", "/rancherd/nodeName"];
+
+/// All templates of a registration.
+#[derive(Clone, Debug)]
+pub struct Templates {
+    pub machine_name: Template,
+    pub labels: Vec<(String, Template)>,
+    pub annotations: Vec<(String, Template)>,
+    pub(super) cloud_config: ConfigTemplates,
+}
+
+/// Parses all templates of a registration. A problem names the field.
+pub(super) fn parse_templates(spec: &MachineRegistrationSpec) -> Result<Templates, Problem> {
+    let invalid = |field: &str, error: String| Problem {
+        reason: reason::INVALID_TEMPLATE,
+        message: format!("spec.{field}: {error}"),
+    };
+    let parse = |field: &str, text: &str| parse_template(text).map_err(|error| invalid(field, error));
+    let parse_all = |field: &str, values: &Option<std::collections::BTreeMap<String, String>>| {
+        let values = values.iter().flatten();
+        values
+            .map(|(key, text)| {
+                let field = format!("{field}[{key:?}]");
+                label::check_key(key).map_err(|error| invalid(&field, error.to_string()))?;
+                Ok((key.clone(), parse(&field, text)?))
+            })
+            .collect::<Result<Vec<_>, Problem>>()
+    };
+    Ok(Templates {
+        machine_name: parse("machineName", spec.machine_name.as_deref().unwrap_or(DEFAULT_MACHINE_NAME))?,
+        labels: parse_all("machineInventoryLabels", &spec.machine_inventory_labels)?,
+        annotations: parse_all("machineInventoryAnnotations", &spec.machine_inventory_annotations)?,
+        cloud_config: ConfigTemplates::parse(spec.cloud_config.as_ref())
+            .map_err(|error| invalid(&error.path, error.source.to_string()))?,
+    })
+}
+
+/// Parses a template. Every text is a valid template, so a placeholder that can never be filled in is reported.
+fn parse_template(text: &str) -> Result<Template, String> {
+    let Ok(template) = text.parse::<Template>();
+    if let Some(path) = template.paths().find(|path| !path.contains('/')) {
+        return Err(format!("`${{{path}}}` names no field; write ${{Section/Field}} as `dmidecode` prints them"));
+    }
+    if text.matches("${").count() > template.paths().count() {
+        return Err("a `${` has no `}`".to_owned());
+    }
+    Ok(template)
+}
 
 /// The strings of a cloud-config that are templates.
 #[derive(Clone, Debug, Default)]

@@ -1,3 +1,5 @@
+//! Tests of `server`.
+
 use super::*;
 use crate::fixtures::{self, FakeApi};
 use axum::body::{Body, to_bytes};

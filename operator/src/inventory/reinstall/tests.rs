@@ -1,3 +1,5 @@
+//! Tests of `inventory::reinstall`.
+
 use super::*;
 use crate::inventory::life;
 use api::{Condition, ConditionStatus, MachineInventory, MachineInventorySpec};

@@ -1,3 +1,5 @@
+//! Tests of `registration::register`.
+
 use super::*;
 use crate::context::Context;
 use crate::fixtures::{self, FakeApi};

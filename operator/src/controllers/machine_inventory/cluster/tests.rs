@@ -1,3 +1,5 @@
+//! Tests of `controllers::machine_inventory::cluster`.
+
 use super::*;
 use crate::fixtures::{self, FakeApi};
 use crate::kube::status_writer::StatusPatch;

@@ -1,3 +1,5 @@
+//! Tests of `server::routes::inventory`.
+
 use super::*;
 use crate::fixtures::{self, FakeApi};
 use crate::identity::shared_secret::SECRET_TYPE;

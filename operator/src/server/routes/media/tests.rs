@@ -1,3 +1,5 @@
+//! Tests of `server::routes::media`.
+
 use super::*;
 use crate::fixtures::{self, FakeApi};
 use crate::media::{MediaStore, PATH, Source};
