@@ -10,9 +10,11 @@ mod script;
 mod system;
 
 use crate::console::announce;
-use crate::installed::files::{CLOUD_CONFIG, below};
 use anyhow::{Context, Result};
-use boot_contract::Milestone;
+use boot_contract::{
+    Milestone,
+    paths::{OEM_CLOUD_CONFIG, below},
+};
 use change::Change;
 use cloud_config::CloudConfig;
 use cloud_config::document::Document;
@@ -51,13 +53,13 @@ pub fn run(stage: Stage) -> Result<Applied> {
 
 /// Applies a stage to the system below `root`. A system without a cloud-config stays as its image is.
 pub fn run_in(root: &Path, stage: Stage) -> Result<Applied> {
-    let text = match std::fs::read_to_string(below(root, CLOUD_CONFIG)) {
+    let text = match std::fs::read_to_string(below(root, OEM_CLOUD_CONFIG)) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Applied::default()),
-        Err(error) => return Err(error).with_context(|| format!("reading {CLOUD_CONFIG}")),
+        Err(error) => return Err(error).with_context(|| format!("reading {OEM_CLOUD_CONFIG}")),
     };
     let config = CloudConfig::parse(&text).with_context(|| {
-        format!("{CLOUD_CONFIG} cannot be read; correct it there, or install again with a corrected registration")
+        format!("{OEM_CLOUD_CONFIG} cannot be read; correct it there, or install again with a corrected registration")
     })?;
     let mut problems: Vec<String> = unapplied(&config).iter().map(ToString::to_string).collect();
     let (mut document, _) = Document::read(&config);

@@ -3,23 +3,10 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Where the live system's medium keeps its release.
-pub const MEDIUM_RELEASE: &str = "/run/ros/medium/release";
-/// Made by `ros-init`, for each partition of the disk that holds the root: a link named like its label.
-pub const DEVICES: &str = "/run/ros/dev";
-/// Where `ros-init` mounts COS_PERSISTENT.
-pub const PERSISTENT: &str = "/run/ros/persistent";
-/// Where the installer left the configuration.
-pub const CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
 /// Where rancherd reads its configuration first.
 pub const RANCHERD_CONFIG: &str = "/etc/rancher/rancherd/config.yaml";
-
-/// The path below this root.
-pub fn below(root: &Path, path: &str) -> PathBuf {
-    root.join(path.trim_start_matches('/'))
-}
 
 /// Replaces the file atomically. Only root can read it.
 pub fn write_secret(path: &Path, content: &[u8]) -> std::io::Result<()> {

@@ -3,12 +3,11 @@
 use crate::boot::partition;
 use crate::boot::start;
 use crate::console::announce;
-use crate::installed::files::PERSISTENT;
 use crate::installed::host_identity;
 use crate::installed::issue;
 use crate::installed::recovery;
 use anyhow::{Context, Result};
-use boot_contract::Milestone;
+use boot_contract::{Milestone, paths::PERSISTENT};
 use command::Command;
 use disk::grubenv::{GrubEnv, SlotState};
 use machine::Boot;

@@ -2,12 +2,14 @@
 
 use crate::boot::partition;
 use crate::console::{self, announce};
-use crate::installed::files::{DEVICES, PERSISTENT};
 use crate::installed::issue;
 use crate::installed::reinstall;
 use anyhow::{Context, Result};
 use aws_lc_rs::digest;
-use boot_contract::Milestone;
+use boot_contract::{
+    Milestone, partition_label,
+    paths::{DEVICES, PERSISTENT},
+};
 use command::Command;
 use disk::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
 use protocol::ReinstallRequest;
@@ -207,8 +209,9 @@ pub fn check(slot: Slot) -> Result<()> {
 
 fn partition(devices: &Path, slot: Slot) -> PathBuf {
     devices.join(match slot {
-        Slot::Recovery => "COS_RECOVERY".to_owned(),
-        slot => format!("COS_STATE_{slot}"),
+        Slot::Recovery => partition_label::RECOVERY,
+        Slot::B => partition_label::STATE_B,
+        Slot::A | Slot::Live => partition_label::STATE_A,
     })
 }
 

@@ -12,11 +12,13 @@ mod slot_files;
 
 use crate::boot::partition;
 use crate::console::{ProgressDisplay, announce, progress_output};
-use crate::installed::files::{DEVICES, PERSISTENT};
 use crate::installed::host_identity;
 use crate::installed::recovery;
 use anyhow::{Context, Result};
-use boot_contract::Milestone;
+use boot_contract::{
+    Milestone, partition_label,
+    paths::{DEVICES, PERSISTENT},
+};
 use command::Command;
 use disk::grubenv;
 use disk::rewrite;
@@ -120,7 +122,7 @@ pub fn go_on(root: &Path) -> Result<bool> {
 
 fn write(root: &Path) -> Result<()> {
     let devices = Path::new(DEVICES);
-    let state_a = devices.join("COS_STATE_A");
+    let state_a = devices.join(partition_label::STATE_A);
     let manifest =
         partition::with_mounted(true, |boot| Ok(read_manifest(&boot.join(grubenv::folder(Slot::Recovery)))?.0))?;
     let version = &manifest.version;
@@ -129,12 +131,12 @@ fn write(root: &Path) -> Result<()> {
     let (output, redraws) = progress_output();
     let mut display = ProgressDisplay::new(output, redraws, Instant::now());
     let mut show = |progress: &_| display.show(progress, Instant::now());
-    rewrite::copy_root(&manifest.root, &devices.join("COS_RECOVERY"), &state_a, &mut show)?;
+    rewrite::copy_root(&manifest.root, &devices.join(partition_label::RECOVERY), &state_a, &mut show)?;
     display.end_line();
     unmount(PERSISTENT)?;
     let content = tempfile::tempdir().context("making a temporary folder")?;
     host_identity::lay_out(root, content.path())?;
-    rewrite::make_persistent(&devices.join("COS_PERSISTENT"), content.path())?;
+    rewrite::make_persistent(&devices.join(partition_label::PERSISTENT), content.path())?;
     let guid = installed::partition_guid_of(&state_a)?;
     partition::with_mounted(false, |boot| slot_files::copy_recovery_to_a(boot, guid))?;
     announce(Milestone::Verified, format!("release {version} reads back as it was written"));
