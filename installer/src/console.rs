@@ -17,14 +17,14 @@ use std::time::Duration;
 
 /// The kernel's log levels; the first number is that of its consoles (proc_sys_kernel(5), `printk`).
 pub const LOG_LEVELS: &str = "proc/sys/kernel/printk";
-/// Errors and worse are shown; what is less would stand in the middle of what a person reads or types.
+/// The level at which only errors are shown. Other messages would interrupt what a person reads or types.
 pub const ERRORS_ONLY: &str = "4";
 
-/// Where people are talked to once [`take_all`] was called; until then it is standard output and standard error.
+/// All consoles, once [`take_all`] was called. Until then output goes to standard output and standard error.
 static ALL: OnceLock<Consoles> = OnceLock::new();
 
-/// From now on everything is shown on all consoles that the machine has, and the kernel shows only errors there. On a
-/// machine without any console nothing changes.
+/// Shows everything on all consoles of the machine from now on, where the kernel then shows only errors. On a machine
+/// without consoles nothing changes.
 pub fn take_all(root: &Path) {
     let Some(consoles) = Consoles::open(root) else { return };
     // Whoever may not change the level reads between the kernel's lines.
@@ -36,26 +36,26 @@ pub fn take_all(root: &Path) {
     let _ = ALL.set(consoles);
 }
 
-/// All consoles, if they were taken.
+/// All consoles, if [`take_all`] was called.
 pub fn all() -> Option<&'static Consoles> {
     ALL.get()
 }
 
-/// Sets a part of the heading of all consoles; there is none elsewhere.
+/// Sets a part of the heading of all consoles. Other output has no heading.
 pub fn head(part: Heading, text: impl std::fmt::Display) {
     if let Some(consoles) = all() {
         consoles.head(part, &printable(&text.to_string()));
     }
 }
 
-/// Waits until everything that was said can be read, but never long.
+/// Waits until all output is written, for two seconds at most.
 pub fn flush() {
     if let Some(consoles) = all() {
         consoles.flush(Duration::from_secs(2));
     }
 }
 
-/// For text that redraws its line; the second value tells whether it can.
+/// The output for text that redraws its line, and whether it is a terminal.
 pub fn progress_output() -> (Box<dyn Write>, bool) {
     match all() {
         Some(consoles) => (Box::new(consoles), true),
@@ -81,7 +81,7 @@ pub fn log_output() -> Box<dyn Write> {
     }
 }
 
-/// Says `ros-installer: <milestone>: <text>`; further lines of `text` are indented below it.
+/// Prints `ros-installer: <milestone>: <text>`; further lines of `text` are indented below it.
 /// A console that cannot be written to must not end an installation, so its errors are ignored.
 pub fn announce(milestone: Milestone, text: impl std::fmt::Display) {
     let text = announcement(milestone, &text.to_string());
@@ -107,7 +107,7 @@ pub fn print(data: impl std::fmt::Display) -> io::Result<()> {
     }
 }
 
-/// Says what is no milestone, such as why something is tried again.
+/// Prints a message that is no milestone, such as the reason for a retry.
 pub fn note(text: impl std::fmt::Display) {
     let text = format!("ros-installer: {}", printable(&text.to_string()));
     if let Some(consoles) = all() {
@@ -117,7 +117,7 @@ pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// An error and everything below it, in one line.
+/// An error and its causes, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

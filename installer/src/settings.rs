@@ -1,4 +1,4 @@
-//! What the installation was asked for: several sources, weakest first, resolved once into one value.
+//! The settings of an installation. Several sources, weakest first, are resolved once into one value.
 
 mod gather;
 mod layer;

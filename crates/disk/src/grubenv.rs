@@ -39,9 +39,9 @@ pub const MOST_RETURNS: u8 = 3;
 pub enum SlotState {
     /// Nothing.
     Empty,
-    /// A system that has not proved itself since it was written or chosen.
+    /// A trial boot: the system has not been marked as good since it was written or chosen.
     Trial,
-    /// A system that has proved itself.
+    /// A system that was marked as good (blessed).
     Good,
     /// A system that used up its starts.
     Failed,
@@ -116,7 +116,7 @@ pub enum GrubEnvError {
 }
 
 impl GrubEnv {
-    /// After an installation: A has to prove itself, B is empty.
+    /// After an installation: A is on trial, B is empty.
     pub const INSTALLED: Self = Self {
         active: Slot::A,
         preferred: Slot::A,
@@ -223,7 +223,7 @@ impl GrubEnv {
         Slot::Recovery
     }
 
-    /// The running slot has proved itself: all its starts are left, and recovery may go back as often as ever.
+    /// Marks the running slot as good: it has all its starts again, and recovery may go back as often as ever.
     pub fn mark_good(&mut self, slot: Slot) {
         if let Some(boot) = self.slot_mut(slot) {
             *boot = SlotBoot::new(SlotState::Good);

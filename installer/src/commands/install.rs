@@ -1,4 +1,4 @@
-//! `install`: from a machine that was just switched on to one that reboots into its own system.
+//! `install`: registers and installs this machine, and reboots it into its own system.
 
 mod disk_watch;
 mod job;
@@ -37,8 +37,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// Installs, or looks and asks again for as long as somebody can mend what is in the way. Returns when the machine
-/// restarts, or with an error for the unit: it cannot change while the machine is on, or needs a new process.
+/// Installs, and retries after an error that can be corrected while the machine is on. Returns when the machine restarts, or
+/// with an error that cannot be corrected or needs a new process.
 pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     if options.all_consoles {
         console::take_all(root);
@@ -70,7 +70,7 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Waits; less if a disk comes or goes.
+/// Waits until a disk appears or disappears, for `wait` at most.
 async fn pause(mut disks: DiskWatch, wait: Duration) {
     let end = Instant::now() + wait;
     let watching = tokio::task::spawn_blocking(move || disks.wait_for_change(end));
@@ -137,7 +137,7 @@ async fn attempt(
     with_operator(job, transport, identity, exchange, &machine, root).await
 }
 
-/// Installs and keeps the operator informed; an installation that failed is told to it as well.
+/// Installs and reports progress, success or failure to the operator.
 async fn with_operator(
     job: Result<Job, InstallError>,
     transport: WebSocketTransport,
@@ -174,7 +174,7 @@ async fn without_operator(job: Job, machine: &Machine, root: &Path) -> anyhow::R
     }
 }
 
-/// A disk that showed itself only after the machine had asked for its configuration, and that holds its system.
+/// Boots this machine's system from a disk that appeared only after the machine had asked for its configuration.
 fn start_late(before: &Machine, root: &Path) -> anyhow::Result<()> {
     let machine = Machine { identities: before.identities.clone(), ..Machine::probe(root) };
     let (disk, system) =
@@ -182,7 +182,7 @@ fn start_late(before: &Machine, root: &Path) -> anyhow::Result<()> {
     start::start(&machine, disk, system, root)
 }
 
-/// Reboots or switches off after a success.
+/// Reboots or powers off after a success.
 fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root: &Path) -> anyhow::Result<()> {
     let plan = result.map_err(|error| ExitCode::from(&error).with(error))?;
     start::put_first(&plan, firmware, root);
@@ -230,7 +230,7 @@ async fn wait_for_network(is_up: &mut bool) {
     }
 }
 
-/// Whoever is in front of this machine, or of where this was started.
+/// The person at the consoles of this machine, or at the terminal where this was started.
 fn person() -> Box<dyn questions::Console> {
     match console::all() {
         Some(consoles) => Box::new(consoles),
@@ -282,7 +282,7 @@ async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &mut 
     gathered.add_document(Source::ConfigUrl, document).or_exit(code)
 }
 
-/// Repeats a download until it succeeds or can never; then the exit status is `code`.
+/// Retries a download until it succeeds or fails for good. The exit code of a failure is `code`.
 async fn retry_download<R>(
     code: ExitCode,
     mut attempt: impl AsyncFnMut() -> Result<R, DocumentError>,

@@ -27,7 +27,7 @@ enum Preparing {
     Ended(Result<TpmIdentity, TpmError>),
 }
 
-/// A TPM that has not made its keys by then is not waited for where that only tells whose a disk is.
+/// How long to wait for the keys of the TPM where they only tell which machine a disk belongs to.
 const NAMING: Duration = Duration::from_secs(30);
 
 impl PendingIdentity {
@@ -107,8 +107,7 @@ pub async fn register(
 /// Is given why an attempt failed and the wait before the next one.
 pub type RetryNotice = fn(&ExchangeError, Duration);
 
-/// Repeats `attempt` until it succeeds or never will, and tells why; without `notify` there is one attempt. The error
-/// carries the exit status.
+/// Retries `attempt` until it succeeds or fails for good. Without `notify` there is one attempt. The error has the exit code.
 pub async fn retry<R>(
     mut attempt: impl AsyncFnMut() -> Result<R, ExchangeError>,
     notify: Option<RetryNotice>,

@@ -1,4 +1,4 @@
-//! `report`: an installed system tells its operator that it runs, first after each boot as `booted`, and is told how it
+//! `report`: an installed system reports to its operator, the first time after each boot as `booted`. The answer says how it
 //! joins its cluster.
 
 use super::network;
@@ -24,7 +24,7 @@ use protocol::{Join, OperatorSettings, SettingsRevision};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Is there once `booted` was recorded; `/run` is new at each boot.
+/// Exists once `booted` was recorded. `/run` is new at each boot.
 const BOOTED_RECORDED: &str = "run/ros/booted-recorded";
 
 pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
@@ -73,7 +73,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The way to the operator by the settings before the newest; `None`: there are none that can be used.
+/// The transport by the previous settings; `None` if there are none that can be used.
 fn previous(root: &Path) -> Option<WebSocketTransport> {
     let file = root.join(Kept::Previous.file());
     if !file.exists() {
@@ -101,8 +101,8 @@ async fn say(
     exchange.finish(Done::default()).await
 }
 
-/// Keeps how the operator is reached from now on. What cannot be used or written is said, and is no reason to do without
-/// the rest of the answer: the next one says it again.
+/// Stores how the operator is reached from now on. A failure is printed and does not stop the rest of the answer: the next
+/// answer has the settings again.
 fn keep(settings: &OperatorSettings, way: Kept, root: &Path) {
     match operator_settings::keep(root, settings, way) {
         Ok(true) => console::note(format!("the operator is reached otherwise from now on: {}", settings.revision)),
@@ -111,7 +111,7 @@ fn keep(settings: &OperatorSettings, way: Kept, root: &Path) {
     }
 }
 
-/// Takes in how this machine joins its cluster, and says what is new about it.
+/// Applies how this machine joins its cluster, and prints what has changed.
 fn take(join: &Join, root: &Path) -> anyhow::Result<()> {
     if let Some(pending) = &join.pending {
         console::note(format!("how to join a cluster is not known yet: {pending}"));

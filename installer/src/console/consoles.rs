@@ -1,5 +1,5 @@
-//! All consoles of a machine, its screen and its serial ports: what is said appears on each of them, and a question is
-//! asked on each of them. None of them is waited for: each has a bounded buffer and a thread of its own that writes.
+//! All consoles of a machine: its screen and its serial ports. Output and questions appear on each of them. A slow console
+//! delays nothing: each has a bounded buffer and a thread that writes it.
 
 mod input;
 mod page;
@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Where to talk to people.
+/// All consoles.
 pub struct Consoles {
     screens: Vec<Screen>,
     page: Mutex<Page>,
@@ -73,8 +73,8 @@ impl Consoles {
         self.screens.iter().for_each(|screen| screen.output.push(text.as_bytes()));
     }
 
-    /// Asks on all consoles. The first one that answers counts; the others are told the answer, unless it is secret.
-    /// `None`: nobody has answered within `patience`, or there is no console left to answer on.
+    /// Asks on all consoles. The first answer counts; the other consoles show it, unless it is secret. `None`: there was no
+    /// answer within `patience`, or no console is left.
     pub fn ask(&self, prompt: &str, is_secret: bool, patience: Option<Duration>) -> Option<String> {
         let deadline = patience.map(|patience| Instant::now() + patience);
         self.echo(!is_secret);

@@ -1,10 +1,10 @@
-//! How far the writing of a disk is, as a bar or as lines.
+//! The progress of writing a disk, as a bar or as lines.
 
 use protocol::message::{InstallPhase, Progress};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-/// Shows how far the writing is: a bar that redraws itself on a terminal, a line every ten percent elsewhere.
+/// Shows progress: a bar on a terminal, a line for every ten percent elsewhere.
 /// Lines fit 80 columns; only carriage return is used, so that any serial terminal will do.
 pub struct ProgressDisplay<W> {
     out: W,

@@ -24,11 +24,11 @@ pub trait Console {
     fn ask_secret(&mut self, prompt: &str) -> io::Result<Option<String>>;
 }
 
-/// What a person wants.
+/// The answers of a person.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answers {
     pub settings: Layer,
-    /// To be laid over what the medium says.
+    /// Overrides the cloud-config of the medium.
     pub cloud_config: CloudConfig,
     /// Accounts at GitHub whose public keys may log in; they are fetched once there is a network.
     pub github_users: Vec<String>,
@@ -47,7 +47,7 @@ pub enum DeclinedError {
     Console(#[from] io::Error),
 }
 
-/// Asks everything. Settings that are there already are not asked for.
+/// Asks all questions. A setting that is already known is not asked for.
 pub fn ask(console: &mut dyn Console, machine: &Machine, settings: &Settings) -> Result<Answers, DeclinedError> {
     let mut dialog = Dialog { console };
     dialog.say("\nThis medium has no registration. A few questions, then this machine is installed.")?;
@@ -82,13 +82,13 @@ pub fn ask(console: &mut dyn Console, machine: &Machine, settings: &Settings) ->
     Ok(Answers { settings: layer, cloud_config: CloudConfig(config), github_users })
 }
 
-/// How long a person has to say that the machine is to be installed again.
+/// Time for a person to ask for a new installation.
 const CHOICE: Duration = Duration::from_secs(10);
-/// What a person types who wants that.
+/// The answer that asks for it.
 const AGAIN: &str = "again";
 
-/// Offers to install again in place of starting the system that the disk holds. Settings for the installation if
-/// somebody asked for it and typed the disk's name; `None` if not, also where there is no console.
+/// Offers to install again instead of booting the system on the disk. Returns the settings for the installation if a person
+/// asked for it and typed the name of the disk; otherwise, and without a console, `None`.
 pub fn offer_again(console: &mut dyn Console, disk: &DiskDescription, version: &str) -> Option<Layer> {
     let mut dialog = Dialog { console };
     dialog.again(disk, version).unwrap_or_else(|error| {

@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// The cause, once it is known; gone with the next start.
+/// The cause, once it is known. `/run` is new at each boot.
 const FOUND: &str = "/run/ros/recovery.json";
-/// The first caller looks for it, and the others wait: a root image takes a while to read from a slow disk.
+/// Held by the first caller while it looks for the cause: reading a root image takes a while.
 const LOCK: &str = "/run/ros/recovery.lock";
 /// What made a slot fail may pass by itself: power, a slow disk, a service elsewhere. Each wait is longer than the last.
 const WAITS: [Duration; MOST_RETURNS as usize] =
@@ -42,11 +42,11 @@ pub enum Cause {
         /// Of the recovery system's own release.
         version: String,
     },
-    /// `ros-installer boot recovery`, or whoever else wrote that it is wanted.
+    /// Requested in the boot state, as by `ros-installer boot recovery`.
     Asked,
-    /// At the boot menu.
+    /// Chosen at the boot menu.
     ByHand,
-    /// GRUB cannot count starts then.
+    /// The boot state cannot be read, so GRUB cannot count starts.
     StateUnreadable,
     NoSystem,
     Damaged {
@@ -159,7 +159,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// The slot to start, made the next one; `None` where somebody has decided otherwise meanwhile.
+/// Makes the slot that failed the next one and returns it. `None`: somebody asked for recovery meanwhile.
 fn go_back(env: &mut GrubEnv) -> Option<Slot> {
     if env.preferred == Slot::Recovery {
         return None;
@@ -186,13 +186,13 @@ fn judge(state: Option<&GrubEnv>, damage: impl FnOnce(Slot) -> Option<String>) -
     }
 }
 
-/// The one that was asked for, or else the one that holds something.
+/// The slot that was asked for, or else the one that holds a system.
 fn failed_slot(env: &GrubEnv) -> Option<Slot> {
     let holds = |slot: &Slot| env.slot(*slot).is_some_and(|boot| boot.state != SlotState::Empty);
     [env.preferred, Slot::A, Slot::B].into_iter().find(holds)
 }
 
-/// What keeps a slot from starting, as far as it can be seen from outside.
+/// The damage that keeps a slot from starting; `None` if none is found.
 fn damage(boot: &Path, devices: &Path, slot: Slot) -> Option<String> {
     let found = files_damage(&boot.join(grubenv::folder(slot)), &partition(devices, slot)).err();
     found.map(|error| format!("{error:#}")).or_else(|| {

@@ -1,4 +1,4 @@
-//! Which system runs here, from which slot, and whether it has proved itself.
+//! The status: which system runs, from which slot, and whether the slot is good.
 
 use crate::boot::partition;
 use crate::installed::recovery::Cause;
@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 use x509_cert::der::DateTime;
 
-/// Written after each report that the operator has taken.
+/// Written after each report that the operator has accepted.
 pub const LAST_REPORT: &str = "/var/lib/ros/last-report.json";
 
 /// What `ros-installer status` prints.
@@ -43,7 +43,7 @@ pub struct Status {
     pub last_report: Option<LastReport>,
 }
 
-/// What the boot loader knows.
+/// The boot state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BootState {

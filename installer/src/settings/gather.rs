@@ -1,11 +1,11 @@
-//! Collects what every source says, in the order of their strength, and resolves it again whenever one is added.
+//! Collects the settings of all sources and resolves them again whenever one is added.
 
 use super::sources::{self, DocumentError};
 use super::{Layer, Resolved, SettingError, Settings, Source, resolve};
 use cloud_config::CloudConfig;
 use std::path::Path;
 
-/// Everything said so far. The cloud-config is that of all documents, the stronger laid over the weaker.
+/// The settings so far. The cloud-config is merged from all documents: a stronger one overrides a weaker one.
 #[derive(Clone, Debug)]
 pub struct Gathered {
     layers: Vec<(Source, Layer)>,
@@ -22,7 +22,7 @@ pub enum GatherError {
 }
 
 impl Gathered {
-    /// What is known without a network: the settings file (the medium's, unless `file` names another), the kernel
+    /// The settings that need no network: the settings file (the medium's, unless `file` names another), the kernel
     /// command line, and flags.
     pub fn from_machine(root: &Path, file: Option<&Path>, flags: Layer) -> Result<Self, GatherError> {
         let medium = root.join(sources::MEDIUM_FILE);
@@ -44,7 +44,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// Adds settings. Sources may come in any order: strength decides, not time.
+    /// Adds settings. The order of calls does not matter: the precedence of the source decides.
     pub fn add(&mut self, source: Source, layer: Layer) -> Result<(), SettingError> {
         self.layers.push((source, layer));
         self.layers.sort_by_key(|(source, _)| *source);

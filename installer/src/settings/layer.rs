@@ -9,7 +9,7 @@ use disk::plan::DeviceSelector;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What one source says, by [`normal_key`].
+/// The settings of one source, by [`normal_key`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
     source: Source,
@@ -25,7 +25,7 @@ pub struct SettingError {
     pub rule: &'static str,
 }
 
-/// Settings and what was said beside them.
+/// Resolved settings, and what was left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resolved {
     pub settings: Settings,
@@ -33,11 +33,10 @@ pub struct Resolved {
     pub left_out: Vec<String>,
 }
 
-/// Lays the sources over each other, weakest first.
+/// Resolves the sources: a stronger one overrides a weaker one.
 ///
-/// Which operator to trust is no matter of who spoke last. The document at configURL comes from the network, and may be
-/// named by whoever answers DHCP: it neither replaces a registration that something else names, nor says whom to trust
-/// there.
+/// Trust in an operator is an exception. The document at configURL comes from the network, and a DHCP server may name it.
+/// It can neither replace a registration from another source nor name the authority to trust there.
 pub fn resolve<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Resolved, SettingError> {
     let layers: Vec<&Layer> = layers.into_iter().collect();
     let mut resolved = Resolved::default();
@@ -81,7 +80,7 @@ impl Layer {
         Self { source, entries: BTreeMap::new() }
     }
 
-    /// Adds a value; `Null` counts as not said.
+    /// Adds a value. `Null` counts as absent.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         let value = value.into();
         if !value.is_null() {

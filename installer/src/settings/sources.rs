@@ -39,7 +39,7 @@ pub enum DocumentError {
 }
 
 impl DocumentError {
-    /// Whether another attempt may end otherwise: the network or the server may come up.
+    /// Whether a retry may succeed: the network or the server may come up.
     pub fn may_succeed_later(&self) -> bool {
         match self {
             Self::Fetch { source, .. } => source
@@ -91,7 +91,7 @@ pub async fn fetch(url: &str, ca: Option<&str>, digest: Option<Digest>) -> Resul
     document.ok_or_else(|| DocumentError::Malformed { name, problem: "it is empty".to_owned(), remedy: REMEDY })
 }
 
-/// Whether the document at `url` lies elsewhere than on this machine.
+/// Whether the document at `url` is on another machine.
 pub fn needs_network(url: &str) -> bool {
     !url.starts_with("file:")
 }

@@ -9,8 +9,8 @@ use std::time::Instant;
 /// Longest line that is taken as an answer; an SSH key of RSA has 700 characters. The kernel's own limit is 4095.
 const LONGEST_ANSWER: usize = 4096;
 
-/// Waits for input on any of the consoles; gives the line when one is whole. `None`: none of them can be read from, or it
-/// is late.
+/// Waits for input on any of the consoles and returns a complete line. `None`: no console can be read, or the deadline has
+/// passed.
 pub(super) fn first_line<'a>(
     listening: &mut Vec<(&'a Screen, Vec<u8>)>,
     deadline: Option<Instant>,
@@ -49,7 +49,7 @@ pub(super) fn first_line<'a>(
     (!listening.is_empty()).then_some(answer)
 }
 
-/// The line that was meant. The kernel edits with the terminal's erase key; some terminals send the other one.
+/// The line after erasing. The kernel handles the terminal's erase key; some terminals send the other one.
 fn typed(line: &[u8]) -> String {
     let mut text = String::new();
     for character in String::from_utf8_lossy(line).chars() {

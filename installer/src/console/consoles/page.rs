@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 /// The size of a serial terminal; a screen has at least that.
 const COLUMNS: usize = 80;
-/// The heading is repeated after so many rows: a terminal of 24 shows one wherever it was scrolled to.
+/// The heading is repeated after this many rows, so that 24 rows always show one.
 const ROWS_PER_HEADING: usize = 20;
 /// The parts of the line that is repeated above what is said, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Heading {
-    /// What this is.
+    /// The system and its version.
     System,
     Machine,
     Address,

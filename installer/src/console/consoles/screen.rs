@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-/// What one console may be behind. At 115,200 baud this takes six seconds.
+/// Bytes that one console may be behind: six seconds at 115,200 baud.
 pub(super) const BUFFER: usize = 64 << 10;
 /// One console.
 pub(super) struct Screen {
@@ -114,7 +114,7 @@ impl Output {
     }
 }
 
-/// Sets a terminal up for lines: edited by the kernel, shown as they are typed, never stopped by the other end.
+/// Sets a terminal up for line input with echo and without flow control.
 pub(super) fn prepare(tty: &File, is_unused_port: bool) -> io::Result<()> {
     let mut settings = tcgetattr(tty)?;
     settings.input_flags = InputFlags::ICRNL | InputFlags::IGNBRK | InputFlags::IGNPAR;
