@@ -3,8 +3,8 @@
 //!
 //! Sources: rancher/system-upgrade-controller d357e23, rancher/fleet 3b2c622, and tests with both.
 
-pub mod bundle;
-mod engine;
+pub mod desired;
+pub mod engine;
 mod image;
 pub mod objects;
 mod plan;
@@ -14,7 +14,7 @@ mod release;
 mod secrets;
 pub mod verdict;
 
-pub use engine::{PLAN_NAMESPACE, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, choose};
+pub use engine::{FLEET, PLAN, PLAN_NAMESPACE, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, choose};
 pub use image::{ImageReference, MalformedImage};
 pub use plan::{Container, PlanDrain, PlanSecret, PlanSpec, UnsupportedByPlan};
 pub use registry::{DefaultRegistry, UnusableRegistry};
@@ -48,7 +48,11 @@ pub struct Upgrade {
 
 impl Upgrade {
     /// Parses the spec. `registry`: for images that name none. A problem names the field.
-    pub fn of(object: &ManagedOSImage, engine: RolloutEngine, registry: &DefaultRegistry) -> Result<Self, Problem> {
+    pub fn of(
+        object: &ManagedOSImage,
+        engine: &dyn RolloutEngine,
+        registry: &DefaultRegistry,
+    ) -> Result<Self, Problem> {
         let spec = &object.spec;
         let invalid = |message: String| Problem { reason: reason::INVALID_SPEC, message };
         let own_image = spec.upgrade_container.as_ref().and_then(|container| container.image.as_deref());
@@ -58,7 +62,7 @@ impl Upgrade {
         }
         let name = name(&object.name_any());
         let config = spec.cloud_config.as_ref().filter(|config| !config.is_empty());
-        if engine == RolloutEngine::Fleet
+        if engine.exposes_content()
             && let Some(place) = config.and_then(secrets::first_secret)
         {
             let message = format!(
@@ -133,7 +137,7 @@ mod tests {
     }
 
     fn upgrade(object: &ManagedOSImage) -> Result<Upgrade, Problem> {
-        Upgrade::of(object, RolloutEngine::Fleet, &DefaultRegistry::default())
+        Upgrade::of(object, FLEET, &DefaultRegistry::default())
     }
 
     #[test]
@@ -143,8 +147,8 @@ mod tests {
             let text = std::fs::read_to_string(folder.join(format!("{case}.yaml"))).unwrap();
             let mut object: ManagedOSImage = serde_yaml::from_str(&text).unwrap();
             object.metadata.uid = Some("00000000-0000-0000-0000-000000000000".to_owned());
-            let upgrade = Upgrade::of(&object, RolloutEngine::Fleet, &DefaultRegistry::new(registry)).unwrap();
-            let bundle = serde_yaml::to_string(&bundle::bundle(&object, &upgrade)).unwrap();
+            let upgrade = Upgrade::of(&object, FLEET, &DefaultRegistry::new(registry)).unwrap();
+            let bundle = serde_yaml::to_string(&engine::fleet::bundle(&object, &upgrade)).unwrap();
             let objects = objects::objects(&upgrade, "system-upgrade").into_iter().filter_map(|(_, object)| object);
             let objects: String =
                 objects.map(|object| format!("---\n{}", serde_yaml::to_string(&object).unwrap())).collect();
@@ -165,7 +169,7 @@ mod tests {
         let problem = upgrade(&object).unwrap_err();
         assert_eq!(problem.reason, reason::SECRET_IN_CLOUD_CONFIG);
         assert!(problem.message.contains("spec.cloudConfig.password"), "{}", problem.message);
-        assert!(Upgrade::of(&object, RolloutEngine::Plan, &DefaultRegistry::default()).is_ok());
+        assert!(Upgrade::of(&object, PLAN, &DefaultRegistry::default()).is_ok());
     }
 
     #[test]

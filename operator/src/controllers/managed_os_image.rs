@@ -4,7 +4,6 @@
 //! they are served.
 
 mod apply;
-mod build;
 mod discovery;
 mod fetch;
 mod status;
@@ -14,13 +13,12 @@ use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
 use crate::kube::apply::resource;
 use crate::kube::watch::keep_watching;
-use crate::rollout::RolloutEngine;
-use crate::rollout::bundle::BUNDLE_API;
+use crate::rollout::desired::Desired;
+use crate::rollout::engine::fleet::BUNDLE_API;
 use crate::rollout::objects::PLAN_API;
 use api::Problem;
 use api::{ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, reason};
 use apply::{Applied, apply_all, delete_all};
-use build::build;
 use discovery::Discovered;
 use fetch::{Found, fetch};
 use futures::{Stream, StreamExt, stream};
@@ -33,7 +31,7 @@ use kube::{Client, ResourceExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use validate::{Desired, validate};
+use validate::validate;
 
 /// How often it is checked whether machines have reported another system.
 const MACHINES_EVERY: Duration = Duration::from_secs(2);
@@ -154,7 +152,7 @@ async fn reconcile(object: Arc<ManagedOSImage>, shared: &ControllerContext) -> R
     let Some(discovered) = discovered else { return Ok(Action::requeue(DEBOUNCE)) };
     let outcome = match validate(&object, &discovered) {
         Err(problem) => Outcome::Problem(problem),
-        Ok(desired) => match apply_all(&object, context, &build(&object, &desired)).await? {
+        Ok(desired) => match apply_all(&object, context, &desired.objects(&object)).await? {
             Applied::Refused(problem) => Outcome::Problem(problem),
             Applied::Waiting(message) => Outcome::Waiting(message),
             Applied::As(applied) => {

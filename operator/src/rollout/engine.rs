@@ -1,8 +1,12 @@
 //! The engines that carry out a roll-out.
 
+pub mod fleet;
+mod plan;
+
 use super::LOCAL_NAMESPACE;
-use api::Problem;
-use api::{Engine, reason};
+use super::desired::{Desired, DesiredObjects};
+use super::verdict::{Observation, Verdict};
+use api::{Engine, ManagedOSImage, Problem, reason};
 
 /// Which of the engines' kinds the API server serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,40 +24,43 @@ pub const PLAN_NAMESPACE: &str = "cattle-system";
 /// Namespace of System Upgrade Controller in its own manifest.
 pub const STANDALONE_NAMESPACE: &str = "system-upgrade";
 
-/// An engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RolloutEngine {
-    /// Fleet: a Bundle applies the Plan in each selected cluster.
-    Fleet,
-    /// System Upgrade Controller: the Plan is applied in this cluster.
-    Plan,
-}
+/// An engine that carries out roll-outs.
+pub trait RolloutEngine: std::fmt::Debug + Send + Sync {
+    /// The engine as spec and status name it.
+    fn kind(&self) -> Engine;
 
-impl From<RolloutEngine> for Engine {
-    fn from(engine: RolloutEngine) -> Self {
-        match engine {
-            RolloutEngine::Fleet => Self::Fleet,
-            RolloutEngine::Plan => Self::Plan,
-        }
-    }
-}
-
-impl RolloutEngine {
     /// Namespace of the Plan.
-    pub fn plan_namespace(self, served: ServedKinds) -> &'static str {
-        match self {
-            Self::Plan if served.standalone => STANDALONE_NAMESPACE,
-            Self::Plan | Self::Fleet => PLAN_NAMESPACE,
-        }
+    fn plan_namespace(&self, served: ServedKinds) -> &'static str;
+
+    /// Whether the content of the objects can be read by more people than the ManagedOSImage, so that it must not contain
+    /// secrets.
+    fn exposes_content(&self) -> bool;
+
+    /// The objects to apply and to delete. The status is read from the last one to apply.
+    fn objects(&self, object: &ManagedOSImage, desired: &Desired) -> DesiredObjects;
+
+    /// The verdict if the engine has not applied the objects in the clusters.
+    fn not_applied(&self, observation: Observation<'_>) -> Option<Verdict>;
+
+    /// Where to look if a roll-out is stuck.
+    fn hint(&self) -> &'static str;
+}
+
+impl PartialEq for dyn RolloutEngine {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind() == other.kind()
     }
 }
+
+pub const FLEET: &dyn RolloutEngine = &fleet::FleetEngine;
+pub const PLAN: &dyn RolloutEngine = &plan::PlanEngine;
 
 /// Chooses the engine of a ManagedOSImage in this namespace. The error says what is missing.
-pub fn choose(engine: Engine, namespace: &str, served: ServedKinds) -> Result<RolloutEngine, Problem> {
+pub fn choose(engine: Engine, namespace: &str, served: ServedKinds) -> Result<&'static dyn RolloutEngine, Problem> {
     let local = namespace == LOCAL_NAMESPACE;
     let missing = match engine {
-        Engine::Auto | Engine::Fleet if served.bundles => return Ok(RolloutEngine::Fleet),
-        Engine::Auto | Engine::Plan if served.plans && local => return Ok(RolloutEngine::Plan),
+        Engine::Auto | Engine::Fleet if served.bundles => return Ok(FLEET),
+        Engine::Auto | Engine::Plan if served.plans && local => return Ok(PLAN),
         Engine::Auto if local => {
             "neither Fleet (bundles.fleet.cattle.io) nor System Upgrade Controller (plans.upgrade.cattle.io) is \
              installed, and this release has no roll-out of the operator's own; install one of them"
@@ -80,13 +87,13 @@ mod tests {
     fn fleet_goes_before_plans_and_plans_reach_this_cluster_only() {
         let served = |bundles, plans| ServedKinds { bundles, plans, standalone: false };
         let cases = [
-            (Engine::Auto, "fleet-local", served(true, true), Some(RolloutEngine::Fleet)),
-            (Engine::Auto, "fleet-local", served(false, true), Some(RolloutEngine::Plan)),
+            (Engine::Auto, "fleet-local", served(true, true), Some(FLEET)),
+            (Engine::Auto, "fleet-local", served(false, true), Some(PLAN)),
             (Engine::Auto, "fleet-local", served(false, false), None),
-            (Engine::Auto, "fleet-default", served(true, false), Some(RolloutEngine::Fleet)),
+            (Engine::Auto, "fleet-default", served(true, false), Some(FLEET)),
             (Engine::Auto, "fleet-default", served(false, true), None),
             (Engine::Fleet, "fleet-local", served(false, true), None),
-            (Engine::Plan, "fleet-local", served(true, true), Some(RolloutEngine::Plan)),
+            (Engine::Plan, "fleet-local", served(true, true), Some(PLAN)),
             (Engine::Plan, "fleet-default", served(true, true), None),
             (Engine::Plan, "fleet-local", served(true, false), None),
             (Engine::Operator, "fleet-local", served(true, true), None),

@@ -106,14 +106,14 @@ fn with(mut object: Value, upgrade: &Upgrade, namespace: Option<&str>) -> Value 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::{DefaultRegistry, RolloutEngine};
+    use crate::rollout::{DefaultRegistry, PLAN};
     use api::ManagedOSImage;
 
     #[test]
     fn identities_are_those_of_the_objects() {
         let spec = json!({"osImage": "a:1", "drain": {}, "cloudConfig": {"hostname": "h"}});
         let object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
-        let upgrade = Upgrade::of(&object, RolloutEngine::Plan, &DefaultRegistry::default()).unwrap();
+        let upgrade = Upgrade::of(&object, PLAN, &DefaultRegistry::default()).unwrap();
         for (identity, (_, object)) in identities(&upgrade.name, "n").into_iter().zip(objects(&upgrade, "n")) {
             let object = object.unwrap();
             for pointer in ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace"] {
@@ -126,10 +126,7 @@ mod tests {
     fn pods_of_a_plan_may_do_what_is_asked_of_them() {
         let of = |spec: Value| {
             let object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
-            serde_json::to_string(&rules(
-                &Upgrade::of(&object, RolloutEngine::Plan, &DefaultRegistry::default()).unwrap(),
-            ))
-            .unwrap()
+            serde_json::to_string(&rules(&Upgrade::of(&object, PLAN, &DefaultRegistry::default()).unwrap())).unwrap()
         };
         assert_eq!(of(json!({"osImage": "a", "cordon": false})), "[]");
         assert!(!of(json!({"osImage": "a"})).contains("pods"));

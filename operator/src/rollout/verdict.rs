@@ -1,6 +1,6 @@
 //! The verdict on a whole roll-out: one reason, a message, and whether somebody must act.
 
-use super::bundle::BundleStatus;
+use super::engine::fleet::BundleStatus;
 use super::{RolloutEngine, Upgrade};
 use api::{NodeCounts, reason};
 
@@ -13,7 +13,7 @@ const STUCK_AFTER_WITH_WINDOW: i64 = 8 * 24 * 3600;
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {
     pub upgrade: &'a Upgrade,
-    pub engine: RolloutEngine,
+    pub engine: &'static dyn RolloutEngine,
     /// With Fleet. `None`: Fleet has not processed the Bundle yet.
     pub bundle: Option<&'a BundleStatus>,
     /// Why the Plan in this cluster is not carried out, in the message of its controller.
@@ -47,7 +47,7 @@ pub fn stuck_after(upgrade: &Upgrade) -> i64 {
 
 pub fn verdict(observation: Observation<'_>) -> Verdict {
     let Observation { upgrade, counts, .. } = observation;
-    if let Some(verdict) = not_brought(observation) {
+    if let Some(verdict) = observation.engine.not_applied(observation) {
         return verdict;
     }
     let NodeCounts { desired, done, updating, failed } = *counts;
@@ -95,29 +95,6 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
     waiting(observation, reason::APPLIED_NOT_UPGRADED, format!("applied; {so_far}, none under way"))
 }
 
-/// What prevents Fleet from applying the Bundle.
-fn not_brought(observation: Observation<'_>) -> Option<Verdict> {
-    if observation.engine != RolloutEngine::Fleet {
-        return None;
-    }
-    let Some(bundle) = observation.bundle else {
-        let message = "Fleet has not looked at the Bundle yet".to_owned();
-        return Some(waiting(observation, reason::PROGRESSING, message));
-    };
-    if bundle.summary.desired_ready == 0 {
-        let message = if observation.upgrade.is_local() {
-            "Fleet has no cluster `local` in fleet-local; see whether its agent is registered"
-        } else if observation.upgrade.targets.is_empty() {
-            "spec.targets is empty, which takes no cluster; name some, or all with `- clusterSelector: {}`"
-        } else {
-            "spec.targets match no cluster of this namespace"
-        };
-        return Some(stalled(reason::NO_TARGET_MATCHED, message.to_owned()));
-    }
-    let trouble = bundle.trouble()?;
-    Some(stalled(reason::NOT_APPLIED, format!("Fleet could not apply it everywhere: {trouble}")))
-}
-
 /// The number of clusters in which the Bundle is applied, and of all selected clusters.
 fn clusters(observation: Observation<'_>) -> Option<(u32, u32)> {
     observation.bundle.map(|bundle| (bundle.summary.ready, bundle.summary.desired_ready))
@@ -135,34 +112,31 @@ fn not_stalled(reason: &'static str, message: String) -> Verdict {
     Verdict { reason, message, stalled: false }
 }
 
-fn stalled(reason: &'static str, message: String) -> Verdict {
+pub(super) fn stalled(reason: &'static str, message: String) -> Verdict {
     Verdict { reason, message, stalled: true }
 }
 
 /// A verdict without action needed, unless the roll-out is stuck.
-fn waiting(observation: Observation<'_>, reason: &'static str, message: String) -> Verdict {
+pub(super) fn waiting(observation: Observation<'_>, reason: &'static str, message: String) -> Verdict {
     if observation.idle < stuck_after(observation.upgrade) {
         return not_stalled(reason, message);
     }
-    let hint = match observation.engine {
-        RolloutEngine::Fleet => "see Fleet's and System Upgrade Controller's logs in the clusters",
-        RolloutEngine::Plan => "see whether System Upgrade Controller runs in the Plan's namespace, and its log",
-    };
+    let hint = observation.engine.hint();
     stalled(api::reason::STUCK, format!("no step for {} minutes: {message}; {hint}", observation.idle / 60))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::DefaultRegistry;
-    use crate::rollout::bundle::Summary;
+    use crate::rollout::engine::fleet::Summary;
+    use crate::rollout::{DefaultRegistry, FLEET, PLAN};
     use api::ManagedOSImage;
     use serde_json::{Value, json};
 
     fn upgrade(namespace: &str, spec: Value) -> Upgrade {
         let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
         object.metadata.namespace = Some(namespace.to_owned());
-        Upgrade::of(&object, RolloutEngine::Fleet, &DefaultRegistry::default()).unwrap()
+        Upgrade::of(&object, FLEET, &DefaultRegistry::default()).unwrap()
     }
     fn bundle(desired_ready: u32, ready: u32) -> BundleStatus {
         BundleStatus { summary: Summary { desired_ready, ready, ..Summary::default() }, ..BundleStatus::default() }
@@ -203,7 +177,7 @@ mod tests {
             let bundle = clusters.map(|(all, applied)| bundle(all, applied));
             let verdict = verdict(Observation {
                 upgrade: &upgrade,
-                engine: RolloutEngine::Fleet,
+                engine: FLEET,
                 bundle: bundle.as_ref(),
                 plan_trouble: None,
                 counts: &counts(nodes),
@@ -222,7 +196,7 @@ mod tests {
         refused.summary.err_applied = 1;
         let observation = Observation {
             upgrade: &upgrade,
-            engine: RolloutEngine::Fleet,
+            engine: FLEET,
             bundle: Some(&refused),
             plan_trouble: None,
             counts: &counts([1, 0, 0, 0]),
@@ -230,12 +204,8 @@ mod tests {
             idle: 0,
         };
         assert_eq!(verdict(observation).reason, reason::NOT_APPLIED);
-        let observation = Observation {
-            engine: RolloutEngine::Plan,
-            bundle: None,
-            plan_trouble: Some("no such Secret"),
-            ..observation
-        };
+        let observation =
+            Observation { engine: PLAN, bundle: None, plan_trouble: Some("no such Secret"), ..observation };
         let not_stalled = verdict(observation);
         assert!(
             not_stalled.reason == reason::NOT_APPLIED && not_stalled.message.contains("no such Secret"),

@@ -1,10 +1,10 @@
 //! Applies the desired objects, and deletes them.
 
-use super::build::{self, Built, has_finalizer};
 use super::{Context, ManagedOSImage, Problem, ReconcileError};
 use crate::kube::apply::{self, apply};
 use crate::kube::client::patching;
 use crate::rollout;
+use crate::rollout::desired::{DesiredObjects, everything, has_finalizer};
 use api::{OS_IMAGE_FINALIZER, reason};
 use kube::ResourceExt;
 use kube::api::{Api, Patch};
@@ -26,7 +26,7 @@ pub(super) enum Applied {
 pub(super) async fn apply_all(
     object: &ManagedOSImage,
     context: &Context,
-    built: &Built,
+    built: &DesiredObjects,
 ) -> Result<Applied, ReconcileError> {
     let client = &context.client;
     delete(context, &built.delete).await?;
@@ -56,7 +56,7 @@ pub(super) async fn delete_all(object: &ManagedOSImage, context: &Context) -> Re
     if !has_finalizer(object) {
         return Ok(());
     }
-    delete(context, &build::everything(&rollout::name(&object.name_any()))).await?;
+    delete(context, &everything(&rollout::name(&object.name_any()))).await?;
     set_finalizer(object, context, false).await
 }
 
@@ -173,12 +173,12 @@ mod tests {
         object.metadata.namespace = Some("fleet-local".to_owned());
         object
     }
-    fn built(object: &ManagedOSImage) -> Built {
+    fn built(object: &ManagedOSImage) -> DesiredObjects {
         let discovered = Discovered {
             served: ServedKinds { bundles: true, plans: true, standalone: false },
             ..Discovered::default()
         };
-        super::super::build::build(object, &validate(object, &discovered).unwrap())
+        validate(object, &discovered).unwrap().objects(object)
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use crate::cluster::rancher;
 use crate::kube::absence::is_absent;
-use crate::rollout::bundle::BUNDLE_API;
+use crate::rollout::engine::fleet::BUNDLE_API;
 use crate::rollout::objects::PLAN_API;
 use crate::rollout::{DefaultRegistry, STANDALONE_NAMESPACE, ServedKinds};
 use k8s_openapi::api::core::v1::Namespace;

@@ -1,11 +1,12 @@
 //! Reads everything that shows the progress of a roll-out: Fleet's Bundle, the Plan of this cluster with its Jobs and Nodes,
 //! and the machines of the inventory.
 
-use super::{Context, Desired, ReconcileError, RolloutEngine};
+use super::{Context, Desired, ReconcileError};
 use crate::inventory::index::KnownMachine;
 use crate::kube::apply;
 use crate::registration::node_name;
-use crate::rollout::bundle::BUNDLE_API;
+use crate::rollout::PLAN;
+use crate::rollout::engine::fleet::BUNDLE_API;
 use crate::rollout::objects::PLAN_API;
 use crate::rollout::progress::{JobEnd, LocalPlan, Machine, Node, PlanStatus};
 use k8s_openapi::api::batch::v1::Job;
@@ -46,9 +47,10 @@ pub(super) async fn fetch(context: &Context, desired: &Desired, applied: Value) 
         let machines = machines.iter().filter(|machine| reached(machine)).filter_map(|machine| machine_of(machine));
         return Ok(Found { bundle: Some(applied), machines: machines.collect(), ..Found::default() });
     }
-    let (bundle, plan) = match desired.engine {
-        RolloutEngine::Plan => (None, PlanStatus::of(&applied, &upgrade.plan.version)),
-        RolloutEngine::Fleet => (Some(applied), plan(context, desired).await?),
+    let (bundle, plan) = if desired.engine == PLAN {
+        (None, PlanStatus::of(&applied, &upgrade.plan.version))
+    } else {
+        (Some(applied), plan(context, desired).await?)
     };
     let jobs = jobs(context, desired, &plan).await?;
     let nodes = Api::<v1::Node>::all(context.client.clone()).list(&ListParams::default()).await;

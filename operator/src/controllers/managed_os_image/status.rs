@@ -1,10 +1,9 @@
 //! The status of a roll-out.
 
-use super::build::plan_of;
 use super::fetch::Found;
 use super::{Context, Desired, ManagedOSImage, Outcome, ReconcileError};
 use crate::kube::status_writer::StatusPatch;
-use crate::rollout::bundle::{BundleStatus, carried_back};
+use crate::rollout::engine::fleet::{BundleStatus, carried_back};
 use crate::rollout::progress::{self, Phase};
 use crate::rollout::verdict::{self, Observation, Verdict};
 use api::{Conditions, ManagedOSImageStatus, condition_type, reason};
@@ -74,8 +73,8 @@ fn counted(
     let status = ManagedOSImageStatus {
         observed_generation: generation,
         conditions: before.conditions,
-        engine: Some(desired.engine.into()),
-        plan: Some(plan_of(desired)),
+        engine: Some(desired.engine.kind()),
+        plan: Some(desired.plan()),
         version: Some(upgrade.plan.version.clone()),
         progressed_at: Some(progressed_at),
         counts: Some(progress.counts),

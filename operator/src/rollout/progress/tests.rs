@@ -1,7 +1,7 @@
 //! Tests of `rollout::progress`.
 
 use super::*;
-use crate::rollout::{DefaultRegistry, RolloutEngine};
+use crate::rollout::{DefaultRegistry, FLEET};
 use api::ManagedOSImage;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ fn at(second: i64) -> Time {
 fn upgrade(spec: Value) -> Upgrade {
     let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
     object.metadata.namespace = Some("fleet-local".to_owned());
-    Upgrade::of(&object, RolloutEngine::Fleet, &DefaultRegistry::default()).unwrap()
+    Upgrade::of(&object, FLEET, &DefaultRegistry::default()).unwrap()
 }
 fn to_v2() -> Upgrade {
     upgrade(json!({"osImage": "a:v2"}))

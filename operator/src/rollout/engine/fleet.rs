@@ -1,8 +1,11 @@
-//! The Fleet Bundle with the objects of a roll-out, and its status.
+//! The engine Fleet: a Bundle applies the objects of a roll-out in each selected cluster.
 
-use super::objects::{labels, objects};
-use super::{PLAN_NAMESPACE, Upgrade};
-use api::ManagedOSImage;
+use super::{PLAN_NAMESPACE, RolloutEngine, ServedKinds};
+use crate::rollout::Upgrade;
+use crate::rollout::desired::{Desired, DesiredObjects, everything, has_finalizer};
+use crate::rollout::objects::{labels, objects};
+use crate::rollout::verdict::{Observation, Verdict, stalled, waiting};
+use api::{Engine, ManagedOSImage, reason};
 use kube::Resource;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -10,6 +13,52 @@ use serde_json::{Map, Value, json};
 pub const BUNDLE_API: &str = "fleet.cattle.io/v1alpha1";
 /// The one cluster of the namespace `fleet-local`.
 const LOCAL_CLUSTER: &str = "local";
+
+/// Fleet.
+#[derive(Debug)]
+pub struct FleetEngine;
+
+impl RolloutEngine for FleetEngine {
+    fn kind(&self) -> Engine {
+        Engine::Fleet
+    }
+
+    fn plan_namespace(&self, _: ServedKinds) -> &'static str {
+        PLAN_NAMESPACE
+    }
+
+    fn exposes_content(&self) -> bool {
+        true
+    }
+
+    fn objects(&self, object: &ManagedOSImage, desired: &Desired) -> DesiredObjects {
+        let delete = if has_finalizer(object) { everything(&desired.upgrade.name) } else { Vec::new() };
+        DesiredObjects { apply: vec![bundle(object, &desired.upgrade)], delete, predecessor: None, finalizer: false }
+    }
+
+    fn not_applied(&self, observation: Observation<'_>) -> Option<Verdict> {
+        let Some(bundle) = observation.bundle else {
+            let message = "Fleet has not looked at the Bundle yet".to_owned();
+            return Some(waiting(observation, reason::PROGRESSING, message));
+        };
+        if bundle.summary.desired_ready == 0 {
+            let message = if observation.upgrade.is_local() {
+                "Fleet has no cluster `local` in fleet-local; see whether its agent is registered"
+            } else if observation.upgrade.targets.is_empty() {
+                "spec.targets is empty, which takes no cluster; name some, or all with `- clusterSelector: {}`"
+            } else {
+                "spec.targets match no cluster of this namespace"
+            };
+            return Some(stalled(reason::NO_TARGET_MATCHED, message.to_owned()));
+        }
+        let trouble = bundle.trouble()?;
+        Some(stalled(reason::NOT_APPLIED, format!("Fleet could not apply it everywhere: {trouble}")))
+    }
+
+    fn hint(&self) -> &'static str {
+        "see Fleet's and System Upgrade Controller's logs in the clusters"
+    }
+}
 
 /// The Bundle for a ManagedOSImage, which owns it.
 ///

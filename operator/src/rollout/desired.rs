@@ -1,0 +1,124 @@
+//! The desired state of a roll-out: its engine, and the objects to apply and to delete.
+
+use super::objects::identities;
+use super::{DefaultRegistry, PLAN_NAMESPACE, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, Upgrade, choose};
+use api::{ManagedOSImage, OS_IMAGE_FINALIZER, Problem};
+use kube::ResourceExt;
+use serde_json::Value;
+
+/// A valid roll-out.
+pub struct Desired {
+    pub engine: &'static dyn RolloutEngine,
+    pub upgrade: Upgrade,
+    /// Namespace of the Plan, in each cluster.
+    pub plan_namespace: &'static str,
+    /// The kinds that this cluster serves.
+    pub served: ServedKinds,
+}
+
+impl Desired {
+    /// Chooses the engine and parses the spec. `registry`: for images that name none.
+    pub fn of(object: &ManagedOSImage, served: ServedKinds, registry: &DefaultRegistry) -> Result<Self, Problem> {
+        let engine = object.spec.engine.unwrap_or_default();
+        let engine = choose(engine, &object.namespace().unwrap_or_default(), served)?;
+        let upgrade = Upgrade::of(object, engine, registry)?;
+        Ok(Self { engine, upgrade, plan_namespace: engine.plan_namespace(served), served })
+    }
+
+    /// The objects to apply and to delete.
+    pub fn objects(&self, object: &ManagedOSImage) -> DesiredObjects {
+        self.engine.objects(object, self)
+    }
+
+    /// `namespace/name` of the Plan, for the status.
+    pub fn plan(&self) -> String {
+        format!("{}/{}", self.plan_namespace, self.upgrade.name)
+    }
+}
+
+/// What to apply and what to delete.
+pub struct DesiredObjects {
+    /// In the order of applying. The status is read from the last one.
+    pub apply: Vec<Value>,
+    /// Objects by name, deleted first.
+    pub delete: Vec<Value>,
+    /// The object of another engine. It is deleted first, and its deletion is waited for: it deletes objects with the same
+    /// names.
+    pub predecessor: Option<Value>,
+    /// Whether the ManagedOSImage needs a finalizer, because owner references do not reach all objects.
+    pub finalizer: bool,
+}
+
+pub fn has_finalizer(object: &ManagedOSImage) -> bool {
+    object.finalizers().iter().any(|finalizer| finalizer == OS_IMAGE_FINALIZER)
+}
+
+/// All objects that may have been applied for a ManagedOSImage of this name, in both possible namespaces.
+pub fn everything(name: &str) -> Vec<Value> {
+    let elsewhere = identities(name, STANDALONE_NAMESPACE).into_iter();
+    let elsewhere = elsewhere.filter(|object| object["metadata"]["namespace"].is_string());
+    let mut everything: Vec<Value> = identities(name, PLAN_NAMESPACE).into_iter().chain(elsewhere).collect();
+    // Plans first: a running Job needs its service account to end properly.
+    everything.sort_by_key(|object| object["kind"] != "Plan");
+    everything
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::{Engine, ManagedOSImageStatus};
+    use serde_json::json;
+
+    fn object(spec: Value) -> ManagedOSImage {
+        let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
+        object.metadata.namespace = Some("fleet-local".into());
+        object.metadata.generation = Some(2);
+        object
+    }
+    fn built(object: &ManagedOSImage, bundles: bool) -> DesiredObjects {
+        let served = ServedKinds { bundles, plans: true, standalone: true };
+        let desired = Desired::of(object, served, &DefaultRegistry::default()).unwrap();
+        desired.objects(object)
+    }
+    fn kinds(objects: &[Value]) -> Vec<&str> {
+        objects.iter().map(|object| object["kind"].as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_bundle_is_owned_and_needs_no_finalizer() {
+        let built = built(&object(json!({"osImage": "a:1"})), true);
+        assert_eq!(kinds(&built.apply), ["Bundle"]);
+        assert!(!built.finalizer && built.delete.is_empty() && built.predecessor.is_none());
+    }
+
+    #[test]
+    fn the_plan_is_applied_last_and_a_bundle_goes_before_it() {
+        let spec = json!({"osImage": "a:1", "engine": "Plan", "drain": {}, "cloudConfig": {"hostname": "h"}});
+        let mut object = object(spec);
+        let first = built(&object, true);
+        assert_eq!(kinds(&first.apply), ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Secret", "Plan"]);
+        assert!(first.finalizer && first.predecessor.is_some() && first.delete.is_empty());
+        object.status = Some(ManagedOSImageStatus { engine: Some(Engine::Plan), ..Default::default() });
+        assert!(built(&object, true).predecessor.is_none());
+    }
+
+    #[test]
+    fn what_a_new_spec_has_no_use_for_is_deleted_once() {
+        let mut object = object(json!({"osImage": "a:1", "cordon": false}));
+        object.metadata.finalizers = Some(vec![OS_IMAGE_FINALIZER.to_owned()]);
+        let status = |generation| ManagedOSImageStatus {
+            engine: Some(Engine::Plan),
+            observed_generation: Some(generation),
+            plan: Some("system-upgrade/mos-x".into()),
+            ..Default::default()
+        };
+        object.status = Some(status(1));
+        let delete = built(&object, false).delete;
+        let here: Vec<_> = delete.iter().filter(|o| o["metadata"]["namespace"] != "cattle-system").collect();
+        let here: Vec<&str> = here.into_iter().map(|o| o["kind"].as_str().unwrap()).collect();
+        assert_eq!(here, ["ClusterRole", "ClusterRoleBinding", "Secret"]);
+        object.status = Some(status(2));
+        assert!(built(&object, false).delete.is_empty());
+        assert_eq!(kinds(&built(&object, true).delete)[..2], ["Plan", "Plan"]);
+    }
+}
