@@ -7,6 +7,7 @@ pub mod clock;
 pub mod events;
 pub mod label;
 pub mod leadership;
+pub mod rancher_setting;
 pub mod request_times;
 pub mod status_writer;
 pub mod watch;

@@ -2,6 +2,7 @@
 
 mod api;
 mod api_faults;
+mod arrows;
 mod boot_menu;
 mod chart_install;
 mod chart_templates;

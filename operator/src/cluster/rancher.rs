@@ -1,17 +1,18 @@
-//! The kinds of Rancher that the operator uses: clusters, the tokens with which machines join them, and settings.
+//! The kinds of Rancher that the operator uses: clusters, and the tokens with which machines join them.
+//! `kube::rancher_setting` reads settings.
 //!
 //! | kind                                               | read                 | written                       |
 //! |----------------------------------------------------|----------------------|-------------------------------|
 //! | `provisioning.cattle.io/v1` Cluster                | `status.clusterName` | never                         |
 //! | `management.cattle.io/v3` ClusterRegistrationToken | `status.token`       | made with `spec.clusterName`, |
 //! |                                                    |                      | deleted                       |
-//! | `management.cattle.io/v3` Setting                  | `value`, `default`   | never                         |
 //!
 //! Without Rancher these kinds are not served. One request per minute checks that for all machines.
 
 use crate::inventory::index::{Key, KnownMachine};
-use crate::kube::absence::{is_absent, is_not_served};
+use crate::kube::absence::is_not_served;
 use crate::kube::client::writing;
+use crate::kube::rancher_setting::rancher_setting;
 use api::INVENTORY_ANNOTATION;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Preconditions};
 use kube::core::GroupVersionKind;
@@ -101,7 +102,7 @@ impl Rancher {
         if let Some((url, _)) = young {
             return Ok(url);
         }
-        let url = setting(&self.client, "server-url").await?.trim_end_matches('/').to_owned();
+        let url = rancher_setting(&self.client, "server-url").await?.trim_end_matches('/').to_owned();
         *known() = Some((url.clone(), Instant::now()));
         Ok(url)
     }
@@ -197,19 +198,6 @@ impl Token {
 
 fn inventory(machine: &KnownMachine) -> String {
     format!("{}/{}", machine.namespace, machine.name)
-}
-
-/// The value of a Setting. Empty if there is none, or no Rancher.
-pub async fn setting(client: &Client, name: &str) -> kube::Result<String> {
-    let kind = GroupVersionKind::gvk("management.cattle.io", "v3", "Setting");
-    let settings = ApiResource::from_gvk_with_plural(&kind, "settings");
-    let setting = match Api::<DynamicObject>::all_with(client.clone(), &settings).get(name).await {
-        Ok(setting) => setting.data,
-        Err(kube::Error::Api(status)) if is_absent(&status) => return Ok(String::new()),
-        Err(error) => return Err(error),
-    };
-    let text = |key: &str| setting.get(key).and_then(|value| value.as_str()).filter(|text| !text.is_empty());
-    Ok(text("value").or(text("default")).unwrap_or_default().to_owned())
 }
 
 fn clusters() -> ApiResource {

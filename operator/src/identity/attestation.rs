@@ -1,19 +1,13 @@
 //! Checks the EK certificate of a machine and records what it proves.
 
 use crate::registration::index::{Authorities, RegistrationIndex};
+use crate::registration::record::Identity;
 use crate::registration::{self, Registration};
 use api::{AttestationStatus, EkCertificatePolicy, EkCertificateResult};
 use protocol::attestation::{EndorsementCertificate, EndorsementKey};
 use protocol::hardware::TpmInfo;
-use protocol::{Refusal, RefusalCode, TpmHash};
+use protocol::{Refusal, RefusalCode};
 use std::time::SystemTime;
-
-/// The identity that a machine has proved by its TPM.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    pub hash: TpmHash,
-    pub attestation: AttestationStatus,
-}
 
 /// Checks the EK certificate as the registration's policy says: against the authorities that the registration names, else
 /// against those of the TPM vendors. Unless the policy is `Required`, a certificate of an unknown authority is accepted if it

@@ -4,11 +4,20 @@ use crate::digest::Digest;
 use crate::inventory::index::KnownMachine;
 use crate::inventory::names::machine_name;
 use crate::registration::{Registration, Templates};
-use api::{MachineInventory, MachineInventorySpec, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION};
+use api::{
+    AttestationStatus, MachineInventory, MachineInventorySpec, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION,
+};
 use protocol::template::Rendered;
 use protocol::{SmbiosDocument, TpmHash};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+
+/// The identity that a machine has proved by its TPM.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub hash: TpmHash,
+    pub attestation: AttestationStatus,
+}
 
 /// The values for one machine, with all templates filled in.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,6 @@
 //! because the index has what is needed. The status is written by an [`InventoryWriter`].
 
 use crate::digest::Digest;
-use crate::identity::attestation::Identity;
 use crate::inventory::Inventory;
 use crate::inventory::index::KnownMachine;
 use crate::inventory::life::Step;
@@ -13,6 +12,7 @@ use crate::inventory::names::CANDIDATES;
 use crate::inventory::store::{Created, StoreError};
 use crate::inventory::writer::{InventoryWriter, acquire_write, unknown_machine};
 use crate::registration::decide::{self, Decision};
+use crate::registration::record::Identity;
 use crate::registration::record::Record;
 use crate::registration::{Registration, Templates};
 use api::AttestationStatus;

@@ -1,7 +1,7 @@
 //! Discovers which engines a cluster has, and its default registry. Both are polled, because there is no event for a change.
 
-use crate::cluster::rancher;
 use crate::kube::absence::is_absent;
+use crate::kube::rancher_setting::rancher_setting;
 use crate::rollout::engine::fleet::BUNDLE_API;
 use crate::rollout::objects::PLAN_API;
 use crate::rollout::{DefaultRegistry, STANDALONE_NAMESPACE, ServedKinds};
@@ -52,7 +52,7 @@ async fn discover(client: &Client, given: &DefaultRegistry) -> kube::Result<Disc
     let bundles = serves(client, BUNDLE_API, "bundles").await?;
     let plans = serves(client, PLAN_API, "plans").await?;
     let standalone = plans && has_namespace(client, STANDALONE_NAMESPACE).await?;
-    let registry = DefaultRegistry::new(&rancher::setting(client, "system-default-registry").await?).or(given);
+    let registry = DefaultRegistry::new(&rancher_setting(client, "system-default-registry").await?).or(given);
     Ok(Discovered { served: ServedKinds { bundles, plans, standalone }, registry })
 }
 

@@ -7,7 +7,7 @@
 //! | the address that the Service was given by a load balancer          | the operator's                       |
 //! | the Service's name: reached from inside the cluster only           | the operator's                       |
 
-use crate::cluster::rancher;
+use crate::kube::rancher_setting::rancher_setting;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
@@ -72,7 +72,7 @@ impl AddressFinder {
 
     async fn rancher(&self) -> anyhow::Result<Option<Rancher>> {
         let setting = async |name: &str| {
-            rancher::setting(&self.client, name).await.with_context(|| format!("reading Rancher's Setting {name}"))
+            rancher_setting(&self.client, name).await.with_context(|| format!("reading Rancher's Setting {name}"))
         };
         let server_url = setting("server-url").await?;
         if server_url.is_empty() {

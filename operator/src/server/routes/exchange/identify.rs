@@ -1,10 +1,11 @@
 //! The proof of a machine's identity: the first messages of an exchange.
 
 use super::{Exchange, PATIENCE};
-use crate::identity::attestation::{Identity, judge};
+use crate::identity::attestation::judge;
 use crate::identity::challenge::{credential_challenge, random};
 use crate::identity::secret_holder;
 use crate::inventory::index::KnownMachine;
+use crate::registration::record::Identity;
 use crate::server::frames::{End, Socket};
 use protocol::attestation::{AttestationKey, EndorsementKey, check_secret};
 use protocol::exchange::Opening;
