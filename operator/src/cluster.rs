@@ -1,4 +1,4 @@
-//! The cluster that a machine joins: Rancher's objects, and what a machine is told of joining.
+//! The cluster that a machine joins: Rancher's objects, and the answer to a machine that joins.
 
 pub mod join;
 pub mod rancher;

@@ -319,8 +319,8 @@ pub fn inventory(name: &str, spec: Value) -> MachineInventory {
     .unwrap()
 }
 
-/// A base medium as a file: as much of an ISO 9660 volume as is looked at, a reserved space in the middle, and bytes
-/// that differ by `fill` and by where they stand.
+/// A base medium as a file: the parts of an ISO 9660 volume that are read, a reserved space in the middle, and bytes that
+/// depend on `fill` and on their position.
 pub fn base_medium(folder: &Path, name: &str, fill: u8) -> PathBuf {
     const BLOCK: usize = 2048;
     const SPACE: usize = 30;

@@ -18,7 +18,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// A fifth of an exchange's processor time was spent in the C library's allocator.
+/// The C library's allocator took a fifth of the processor time of an exchange.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -118,16 +118,17 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// The allocator asks for huge pages and many a distribution gives them to everybody: of a fleet's index they were a
-/// quarter, and bought no time.
+/// Disables huge pages. Many distributions enable them for all processes. They took a quarter of the memory of a large index
+/// and saved no time.
 fn go_without_huge_pages() {
     if let Err(error) = prctl::set_thp_disable(true) {
         tracing::debug!(%error, "huge pages are not switched off; more memory will be in use");
     }
 }
 
-/// Threads for half of the processors. Two writes cost an API server some five times what a machine costs us: on the same
-/// number of processors it is the one that is waited for, and fewer threads wake each other up less.
+/// Worker threads for half of the processors. The two writes for a machine cost an API server some five times what the machine
+/// costs the operator. On the same number of processors the operator waits for the API server, and fewer threads wake each
+/// other up less often.
 fn runtime() -> std::io::Result<Runtime> {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     runtime::Builder::new_multi_thread().worker_threads(processors.div_ceil(2)).enable_all().build()
@@ -178,7 +179,7 @@ fn source(options: &RunOptions) -> anyhow::Result<Option<Source>> {
     Ok(Some(Source { path, origin }))
 }
 
-/// Raises the limit of open files to the most that is allowed, and gives it: what a process starts with is often 1024.
+/// Raises the limit of open files to the allowed maximum and returns it. A process often starts with 1024.
 fn open_files() -> nix::Result<usize> {
     let (now, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let allowed = setrlimit(Resource::RLIMIT_NOFILE, most, most).map_or(now, |()| most);

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a message; the rest is left out.
+/// Longest message in bytes. The rest is cut off.
 const LONGEST_MESSAGE: usize = 4096;
 
 /// One aspect of an object's state. Looser than Kubernetes' own type: the first release wrote conditions without
@@ -48,15 +48,16 @@ impl From<bool> for ConditionStatus {
     }
 }
 
-/// What can be asked of and done to a list of conditions.
+/// Reads and changes a list of conditions.
 pub trait Conditions {
     fn find(&self, type_: &str) -> Option<&Condition>;
     fn holds(&self, type_: &str) -> bool {
         self.find(type_).is_some_and(|c| c.status == ConditionStatus::True)
     }
-    /// Puts a condition into the list. Its transition time is `now` if the status is new, else what it was: so a
-    /// list that says the same as before is equal to what it was before.
+    /// Puts a condition into the list. Its transition time is `now` if its status has changed, else the old one. So a list
+    /// without a change stays equal.
     fn put(&mut self, type_: &str, holds: bool, reason: &str, message: &str, generation: Option<i64>, now: &Time);
+    /// Removes the condition of a type.
     fn remove_type(&mut self, type_: &str);
 }
 

@@ -6,7 +6,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-/// The definitions of all kinds, as `ros-operator crd` prints them and as the chart installs them: file name, object.
+/// File name and definition of each kind.
 pub fn definitions() -> Vec<(String, CustomResourceDefinition)> {
     [MachineRegistration::crd(), MachineInventory::crd(), ManagedOSImage::crd()]
         .into_iter()
@@ -14,7 +14,7 @@ pub fn definitions() -> Vec<(String, CustomResourceDefinition)> {
         .collect()
 }
 
-/// Rust's unsigned integers have formats that the API server does not know and warns of; their minimum says it all.
+/// Removes the formats of Rust's unsigned integers. The API server does not know them and warns; the minimum is enough.
 fn without_unknown_formats(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut definition.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
@@ -85,7 +85,8 @@ mod tests {
         }
     }
 
-    /// Paths of all texts and lists below a schema that may be of any length. The list of conditions is by type.
+    /// Paths of all texts and lists in a schema without a limit of their length. The list of conditions is limited by its
+    /// types.
     fn unbounded_fields(schema: &serde_json::Value, path: &str) -> Vec<String> {
         let free = match schema["type"].as_str() {
             Some("string") => schema["maxLength"].is_null() && schema["enum"].is_null() && schema["format"].is_null(),
@@ -98,7 +99,7 @@ mod tests {
         free.then(|| path.to_owned()).into_iter().chain(inner.chain(items).flatten()).collect()
     }
 
-    /// Paths of all fields below a schema that have no description.
+    /// Paths of all fields in a schema without a description.
     fn silent_fields(schema: &serde_json::Value, path: &str) -> Vec<String> {
         let mut silent = Vec::new();
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {

@@ -1,8 +1,8 @@
-//! `docs/conditions.md`: every condition, reason and refusal code, from where the code defines it.
+//! Makes `docs/conditions.md` from the code: all condition types, reasons and refusal codes.
 
 use protocol::RefusalCode;
 
-/// Where types and reasons stand, each with its meaning in the line above.
+/// The source of types and reasons. The line above each is its meaning.
 const SOURCE: &str = include_str!("reasons.rs");
 
 #[test]
@@ -48,7 +48,7 @@ fn constants(module: &str) -> Vec<(String, String)> {
     groups(module).into_iter().flat_map(|(_, constants)| constants).collect()
 }
 
-/// The same by group: what stands in the comment above it.
+/// The same, by the group in the comment above them.
 fn groups(module: &str) -> Vec<(String, Vec<(String, String)>)> {
     let (_, body) = SOURCE.split_once(&format!("pub mod {module} {{\n")).unwrap();
     let (body, _) = body.split_once("\n}\n").unwrap();

@@ -13,7 +13,7 @@ pub enum SecondsOrDuration {
 }
 
 impl SecondsOrDuration {
-    /// The duration in seconds; a fraction of a second is rounded up, so that something never becomes nothing.
+    /// The duration in seconds. A fraction is rounded up, so that a short duration does not become zero.
     pub fn seconds(&self) -> Result<u64, MalformedDuration> {
         match self {
             Self::Seconds(seconds) => Ok(u64::from(*seconds)),

@@ -1,7 +1,7 @@
 //! The API `rancheros.cattle.io/v1`: its three kinds, and the types, reasons and messages of their conditions.
 //!
-//! Everything the first release's reference accepts is accepted, in the spelling of its documentation and in that of
-//! its Go types. What `ros-operator crd` prints from here is committed in `chart/crds/`; a test compares the two.
+//! Everything that the first release's reference accepts is accepted, in the spelling of its documentation and in that of its Go
+//! types. `ros-operator crd` prints the definitions; they are committed in `chart/crds/`, and a test compares the two.
 
 mod condition;
 mod definitions;
@@ -26,31 +26,31 @@ pub use text::Text;
 pub const GROUP: &str = "rancheros.cattle.io";
 pub const VERSION: &str = "v1";
 
-/// Name of the MachineRegistration through which a machine came. An annotation, because a registration's name may be
-/// longer than a label's value.
+/// Name of the MachineRegistration through which a machine registered. An annotation, because the name may be longer than a
+/// label value.
 pub const REGISTRATION_ANNOTATION: &str = "rancheros.cattle.io/registration";
-/// Digest of what the registration last asked to be written to the inventory (labels, annotations, SMBIOS): equal
-/// means that nothing need be written.
+/// Digest of the labels, annotations and SMBIOS that the registration last wrote to the inventory. If it is equal, nothing
+/// need be written.
 pub const REGISTERED_DIGEST_ANNOTATION: &str = "rancheros.cattle.io/registered-digest";
 
-/// Holds an inventory back, when it is deleted, until its cluster registration token is deleted too: that one is in
-/// another namespace, where Kubernetes collects nothing by owner.
+/// Finalizer of an inventory whose cluster registration token must be deleted first. The token is in another namespace, which
+/// owner references do not reach.
 pub const TOKEN_FINALIZER: &str = "rancheros.cattle.io/cluster-registration-token";
-/// On a cluster registration token: the inventory that it was made for, `namespace/name`.
+/// Annotation of a cluster registration token: the inventory that it was created for, `namespace/name`.
 pub const INVENTORY_ANNOTATION: &str = "rancheros.cattle.io/inventory";
 
-/// On what is made for a ManagedOSImage, wherever it is: the ManagedOSImage's name and namespace.
+/// Labels of the objects of a ManagedOSImage: its name and namespace.
 pub const OS_IMAGE_LABEL: &str = "rancheros.cattle.io/managed-os-image";
 pub const OS_IMAGE_NAMESPACE_LABEL: &str = "rancheros.cattle.io/managed-os-image-namespace";
-/// On a ManagedOSImage for which objects were made where its owner references do not reach.
+/// Finalizer of a ManagedOSImage with objects that owner references do not reach.
 pub const OS_IMAGE_FINALIZER: &str = "rancheros.cattle.io/managed-os-image";
 
-/// A mapping whose keys are the user's: nothing in it is pruned or checked.
+/// The schema of a mapping with arbitrary keys. Nothing in it is pruned or checked.
 fn free_form(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "nullable": true, "x-kubernetes-preserve-unknown-fields": true})
 }
 
-/// A list of such mappings.
+/// The schema of a list of such mappings.
 fn free_form_list(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "array",

@@ -1,8 +1,11 @@
-//! Which replica runs the controllers: one at a time, the one that holds a Lease. All replicas serve machines.
+//! Leader election: the replica that holds a Lease runs the controllers. All replicas serve machines.
 //!
-//! Own code, because it is small, and because kubert and kube-leader-election are bound to other versions of the
-//! client. The rules are client-go's: whether a lease has expired is judged by how long it has not moved under the own
-//! clock, never by the times in it, so that clocks need not agree.
+//! The rules are client-go's: a Lease has expired if it has not changed for its duration, measured with this replica's
+//! monotonic clock. The times in the Lease are ignored, so clocks need not agree, and a clock that jumps changes nothing.
+//!
+//! Why this is not a library: kube-lease-manager 0.13 works with kube 5, but compares the Lease's renew time with the time
+//! of day, so two replicas whose clocks differ could lead at the same time. kubert and kube-leader-election need other
+//! versions of kube.
 
 mod election;
 mod lease;

@@ -2,6 +2,9 @@
 //!
 //! Scope: strong ETags, no dates (no Last-Modified is sent), one range. A request for several ranges is answered with the
 //! whole medium, which section 14.2 allows and every client must accept.
+//!
+//! Why this is not a library: http-range-header and headers parse the Range header, which is a third of this file, but not
+//! the conditions, and they would have to be limited to one range.
 
 use axum::http::{HeaderMap, HeaderName, Method, header};
 use std::ops::Range;

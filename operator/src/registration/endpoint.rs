@@ -131,8 +131,8 @@ impl EndpointWatcher {
     }
 }
 
-/// What installed machines know of the operator. `told`: the endpoint that they are told of. Of an address that they are
-/// not told yet nothing is known.
+/// What installed machines know of the operator. `told`: the endpoint in their settings. Nothing is known of an address that
+/// the settings do not contain yet.
 fn installed_machines(
     told: &Endpoint,
     server_url: &str,

@@ -1,6 +1,9 @@
 //! An OCI image's reference as people write it: `[registry[:port]/]repository[:tag][@algorithm:hex]`.
 //!
 //! Source: the grammar at the top of `reference.go` in the distribution project, which container runtimes share.
+//!
+//! Why this is not `oci_spec::distribution::Reference` (also in oci-client): it fills in `docker.io` for a missing registry,
+//! and whether a registry is named decides about the default registry. It would also add regex, strum and derive_builder.
 
 use std::fmt;
 use std::str::FromStr;

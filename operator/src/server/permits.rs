@@ -194,7 +194,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(2);
 
-    /// Holds a place until somebody wants it.
+    /// Holds a permit until it is revoked.
     fn hold(permit: Permit) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move { permit.revoked().await })
     }

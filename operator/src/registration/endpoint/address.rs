@@ -3,7 +3,7 @@
 //! | first of these that is there                                       | whose certificate machines see       |
 //! |--------------------------------------------------------------------|--------------------------------------|
 //! | the URL given                                                      | the operator's, or that of `ROS_CA`  |
-//! | Rancher's Setting `server-url`, where we are served beside Rancher | Rancher's: Setting `cacerts`         |
+//! | Rancher's Setting `server-url`, with an ingress beside Rancher's  | Rancher's: Setting `cacerts`         |
 //! | the address that the Service was given by a load balancer          | the operator's                       |
 //! | the Service's name: reached from inside the cluster only           | the operator's                       |
 

@@ -6,15 +6,15 @@
 //! |-------------------------------------------|------------------------------------------------------------------------|
 //! | the server certificate has < 30 days left | another one is issued (90 days)                                        |
 //! | the authority has < 2 years left of 10,   | its successor is made and published beside it                          |
-//! | or somebody asks for it                   |                                                                        |
+//! | or an administrator requests it           |                                                                        |
 //! | the successor takes over                  | it issues; the old one stays in the bundle until it expires            |
 //!
-//! A successor takes over when no installed machine is left behind, which means that each has said that it knows the
-//! successor, and the authority has less than a year left or somebody asked for the change. It takes over without
-//! waiting when somebody says so, and when the authority has too little time left to issue another certificate.
+//! A successor takes over when all installed machines have confirmed that they know it, and the authority has less than a year
+//! left or an administrator requested the change. It takes over without waiting if an administrator requests that, or if the
+//! authority has too little time left to issue another certificate.
 //!
-//! A certificate that is issued while machines are left behind keeps the names of the one before: they still come by
-//! the address that they know.
+//! A certificate that is issued before all machines know the new address keeps the names of the one before, because they still
+//! use the old address.
 
 mod certificate;
 mod given;

@@ -121,7 +121,7 @@ pub struct NonReady {
 }
 
 impl BundleStatus {
-    /// `None`: Fleet has not looked at this generation of the Bundle.
+    /// `None`: Fleet has not processed this generation of the Bundle.
     pub fn of(bundle: &Value) -> Option<Self> {
         // A status that cannot be parsed counts as absent: Fleet writes it again.
         let status: Self = serde_json::from_value(bundle.get("status")?.clone()).ok()?;

@@ -17,7 +17,7 @@ const NONCE_HEADER: &str = "x-cattle-nonce";
 const HASH_HEADER: &str = "x-cattle-hash";
 /// Clients send 54 characters.
 const MAX_NONCE: usize = 1024;
-/// Of a SHA-256 in base64.
+/// Length of a SHA-256 in base64.
 const DIGEST_LENGTH: usize = 44;
 
 pub async fn show(State(state): State<ServerState>, headers: HeaderMap) -> Response {
