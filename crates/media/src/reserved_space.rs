@@ -3,25 +3,37 @@
 
 use std::io::{Read, Seek};
 
-use anyhow::{Context, Result, ensure};
-use cloud_config::CloudConfig;
+use cloud_config::{CloudConfig, CloudConfigError};
+use thiserror::Error;
 
-use crate::iso9660::{Extent, Volume};
+use crate::iso9660::{Extent, Iso9660Error, Volume};
 
 /// Path on the medium.
 pub const PATH: &str = "/registration.yaml";
 /// Size of the file in bytes.
 pub const RESERVED_BYTES: usize = 64 << 10;
 
+/// A medium without a reserved space, or settings that do not belong into one.
+#[derive(Debug, Error)]
+pub enum ReservedSpaceError {
+    #[error("looking for the reserved space; was it built by `ros-image build`?")]
+    Missing(#[source] Iso9660Error),
+    #[error("{PATH} has {0} bytes instead of {RESERVED_BYTES}; it was not made by this program")]
+    Size(u64),
+    #[error(
+        "the settings have {0} bytes, the medium reserves {RESERVED_BYTES}; shorten them or serve them by configURL"
+    )]
+    TooBig(usize),
+    #[error("the settings on the medium are not UTF-8")]
+    NotText(#[source] std::str::Utf8Error),
+    #[error("reading the settings")]
+    Malformed(#[source] CloudConfigError),
+}
+
 /// Where a volume's reserved space is. It has [`RESERVED_BYTES`].
-pub fn find(volume: &mut Volume<impl Read + Seek>) -> Result<Extent> {
-    let extent = volume.find(PATH).context("looking for the reserved space; was it built by `ros-image build`?")?;
-    ensure!(
-        extent.size == RESERVED_BYTES as u64,
-        "{PATH} has {} bytes instead of {RESERVED_BYTES}; it was not made by this program",
-        extent.size
-    );
-    Ok(extent)
+pub fn find(volume: &mut Volume<impl Read + Seek>) -> Result<Extent, ReservedSpaceError> {
+    let extent = volume.find(PATH).map_err(ReservedSpaceError::Missing)?;
+    if extent.size == RESERVED_BYTES as u64 { Ok(extent) } else { Err(ReservedSpaceError::Size(extent.size)) }
 }
 
 /// The content of a medium without settings.
@@ -30,26 +42,24 @@ pub fn empty() -> String {
 }
 
 /// The reserved space with `settings` in it. They must parse as a cloud-config and fit.
-pub fn filled(settings: &str) -> Result<Vec<u8>> {
+pub fn filled(settings: &str) -> Result<Vec<u8>, ReservedSpaceError> {
     parse(settings)?;
-    ensure!(
-        settings.len() <= RESERVED_BYTES,
-        "the settings have {} bytes, the medium reserves {RESERVED_BYTES}; shorten them or serve them by configURL",
-        settings.len()
-    );
+    if settings.len() > RESERVED_BYTES {
+        return Err(ReservedSpaceError::TooBig(settings.len()));
+    }
     let mut content = settings.as_bytes().to_vec();
     content.resize(RESERVED_BYTES, b'\n');
     Ok(content)
 }
 
 /// The settings in a reserved space; `None` if there are none.
-pub fn read(content: &[u8]) -> Result<Option<CloudConfig>> {
-    let text = std::str::from_utf8(content).context("the settings on the medium are not UTF-8")?;
+pub fn read(content: &[u8]) -> Result<Option<CloudConfig>, ReservedSpaceError> {
+    let text = std::str::from_utf8(content).map_err(ReservedSpaceError::NotText)?;
     if text.trim().is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
 
-fn parse(settings: &str) -> Result<CloudConfig> {
-    CloudConfig::parse(settings).context("reading the settings")
+fn parse(settings: &str) -> Result<CloudConfig, ReservedSpaceError> {
+    CloudConfig::parse(settings).map_err(ReservedSpaceError::Malformed)
 }
 
 #[cfg(test)]
