@@ -2,13 +2,10 @@
 //! that can be corrected while the machine is on ([`ExitCode::may_change`]). `ros-install.service` does not restart it after
 //! the other codes (`RestartPreventExitStatus=`).
 
-use crate::commands::install::InstallError;
 use crate::console::questions::DeclinedError;
 use crate::session::ExchangeError;
 use crate::settings::Source;
 use attest::TpmError;
-use disk::execute::ExecuteError;
-use disk::plan::PlanError;
 
 /// Exit status of a command. The numbers are an interface: units and scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,22 +36,6 @@ pub enum ExitCode {
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(code as u8)
-    }
-}
-
-impl From<&InstallError> for ExitCode {
-    fn from(error: &InstallError) -> Self {
-        match error {
-            // The operator's settings: those of this machine were resolved before.
-            InstallError::Settings(_) => Self::Configuration,
-            InstallError::IsoUrl(source) => Self::of_setting(*source),
-            InstallError::Release(_) => Self::Failed,
-            InstallError::Plan(PlanError::WrongArchitecture { .. }) => Self::Settings,
-            InstallError::Plan(_) => Self::NoTarget,
-            // The disk is untouched: it was in use, or exchanged since the plan.
-            InstallError::Execute(_, ExecuteError::Open { .. } | ExecuteError::OtherDisk { .. }) => Self::NoTarget,
-            InstallError::Execute(..) => Self::Write,
-        }
     }
 }
 

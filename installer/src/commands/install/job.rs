@@ -3,6 +3,7 @@
 use super::disk_watch::DiskWatch;
 use super::request::request;
 use crate::console::{self, ProgressDisplay, announce};
+use crate::exit_code::ExitCode;
 use crate::settings::{Gathered, SettingError};
 use boot_contract::Milestone;
 use disk::execute::{ExecuteError, execute};
@@ -61,6 +62,22 @@ impl InstallError {
             Self::Release(_) => "ReleaseUnusable",
             Self::Plan(error) => error.reason(),
             Self::Execute(_, error) => error.reason(),
+        }
+    }
+}
+
+impl From<&InstallError> for ExitCode {
+    fn from(error: &InstallError) -> Self {
+        match error {
+            // The operator's settings: those of this machine were resolved before.
+            InstallError::Settings(_) => Self::Configuration,
+            InstallError::IsoUrl(source) => Self::of_setting(*source),
+            InstallError::Release(_) => Self::Failed,
+            InstallError::Plan(PlanError::WrongArchitecture { .. }) => Self::Settings,
+            InstallError::Plan(_) => Self::NoTarget,
+            // The disk is untouched: it was in use, or exchanged since the plan.
+            InstallError::Execute(_, ExecuteError::Open { .. } | ExecuteError::OtherDisk { .. }) => Self::NoTarget,
+            InstallError::Execute(..) => Self::Write,
         }
     }
 }
@@ -160,7 +177,6 @@ impl InstallConsole {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit_code::ExitCode;
     use crate::settings::Source;
     use std::io;
 
