@@ -2,26 +2,25 @@
 //! bytes are those that `ros-image customize` writes. Nothing is stored for a registration.
 //!
 //! ```text
-//! folder ─► watcher: polls, digests ─► MediaStore ─► server/media: selection (HTTP), customized (bytes)
-//! URL ─► fetch ─┘                       └─► MachineRegistration status.mediaURLs
+//! folder ─► watcher: polls, digests ─► MediaStore ─► server/routes/media: selection (HTTP), customized (bytes)
+//! URL ─► source ─┘                      └─► MachineRegistration status.mediaURLs
 //! ```
 
 mod base_medium;
 mod customized;
-mod fetch;
 mod selection;
+mod source;
 mod watcher;
 
 pub use base_medium::BaseMedium;
 pub use customized::Customized;
-pub use fetch::Origin;
 pub use selection::{Selection, select};
+pub use source::{Origin, Source};
 pub use watcher::MediaWatcher;
 
 use crate::registration::endpoint::Endpoint;
 use protocol::{Refusal, RefusalCode, RegistrationToken};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -29,15 +28,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 pub const PATH: &str = "/v1-rancheros/media";
 /// Seconds after which a client should come back, if the medium is being fetched or read or all permits are taken.
 const RETRY_AFTER: u64 = 10;
-
-/// Where base media come from.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// A file, or a folder whose `*.iso` files are served.
-    pub path: PathBuf,
-    /// A medium to fetch into the folder first.
-    pub origin: Option<Origin>,
-}
 
 /// The base media by file name. `None` before the first scan.
 type Media = Option<BTreeMap<String, Arc<BaseMedium>>>;

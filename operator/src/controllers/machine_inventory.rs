@@ -4,18 +4,19 @@
 //! grows with a healthy fleet.
 
 mod cluster;
+mod finding;
 mod secret;
 mod triggers;
 
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
-use crate::inventory::index::{KnownMachine, Owner};
-use crate::inventory::life;
+use crate::inventory::index::KnownMachine;
 use crate::inventory::reinstall;
 use crate::inventory::seen::SeenInventory;
 use crate::kube::status_writer::StatusPatch;
 use crate::kube::watch::keep_watching;
-use api::{Conditions, MachineInventory, MachineInventoryStatus, Phase, condition_type, message, reason};
+use api::{MachineInventory, MachineInventoryStatus};
+use finding::{Finding, build, find};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -24,7 +25,6 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
 use kube::runtime::{WatchStreamExt, watcher};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,122 +124,6 @@ async fn reconcile_as_leader(
     Ok(times.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue))
 }
 
-/// The state of an object, as far as it follows from objects.
-#[derive(Debug, PartialEq, Eq)]
-enum Finding {
-    /// The status follows from the machine's messages.
-    Nothing,
-    /// The server is about to write the first status.
-    TooEarly,
-    /// The server created it, but was stopped before it wrote the status.
-    Unrecorded,
-    /// Created by hand; the machine has not registered yet.
-    Expected,
-    MalformedIdentity,
-    /// Another inventory counts for the machine.
-    Duplicate(OtherInventory),
-    /// The machine was refused for approval and has been approved since.
-    NowApproved,
-    /// The inventory is no longer held back.
-    Released,
-}
-
-/// The other inventory of a duplicate.
-#[derive(Debug, PartialEq, Eq)]
-enum OtherInventory {
-    /// In the same namespace, of this name.
-    Here(String),
-    /// In another namespace, which is not named: namespaces are tenants.
-    Elsewhere,
-    /// Several inventories of which none counts.
-    Equal,
-}
-
-impl fmt::Display for OtherInventory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Here(name) => write!(f, "the machine's inventory is {name}; delete one of them"),
-            Self::Elsewhere => f.write_str(
-                "the machine's inventory is in another namespace; register the machine through a registration of this \
-                 one to have it here, or delete this one",
-            ),
-            Self::Equal => f.write_str(
-                "others have made inventories of this machine, too, and it has come to none of them: neither counts \
-                 until the machine registers, or the others are deleted",
-            ),
-        }
-    }
-}
-
-/// The finding about an inventory, from the index.
-fn find(machine: &KnownMachine, context: &Context) -> Finding {
-    let owner = machine.hash.as_ref().map_or(Owner::Nobody, |hash| context.inventory.index.owner(hash, None));
-    validate(machine, &owner, context.now().0.as_second())
-}
-
-fn validate(machine: &KnownMachine, owner: &Owner, now: i64) -> Finding {
-    if machine.malformed_identity {
-        return Finding::MalformedIdentity;
-    }
-    match owner {
-        Owner::Inventory(other) if other.uid != machine.uid && other.namespace == machine.namespace => {
-            return Finding::Duplicate(OtherInventory::Here(other.name.clone()));
-        }
-        Owner::Inventory(other) if other.uid != machine.uid => return Finding::Duplicate(OtherInventory::Elsewhere),
-        Owner::Disputed => return Finding::Duplicate(OtherInventory::Equal),
-        Owner::Inventory(_) | Owner::Nobody => {}
-    }
-    let resolved = life::is_held_back(&machine.status);
-    match machine.status.phase {
-        None if machine.registration.is_some() && machine.age(now) < STATUS_GRACE => Finding::TooEarly,
-        None if machine.registration.is_some() => Finding::Unrecorded,
-        None | Some(Phase::Expected) => Finding::Expected,
-        Some(Phase::ApprovalPending) if machine.approved != Some(false) => Finding::NowApproved,
-        Some(_) if resolved => Finding::Released,
-        Some(_) => Finding::Nothing,
-    }
-}
-
-fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> MachineInventoryStatus {
-    let mut status = match finding {
-        Finding::Released => life::released(&machine.status, machine.generation, now),
-        _ => machine.status.clone(),
-    };
-    let mut say = |holds_back: bool, reason: &str, message: &str| {
-        let generation = machine.generation;
-        status.conditions.put(condition_type::READY, false, reason, message, generation, now);
-        if holds_back {
-            status.conditions.put(condition_type::STALLED, true, reason, message, generation, now);
-        } else {
-            status.conditions.remove_type(condition_type::STALLED);
-        }
-    };
-    match finding {
-        Finding::TooEarly => return status,
-        Finding::Nothing | Finding::Released => {}
-        Finding::Unrecorded => {
-            say(false, reason::NOT_INSTALLED, "registered; what it is made of will be known when it comes again");
-            status.phase = Some(Phase::Registered);
-        }
-        Finding::Expected => {
-            say(false, reason::EXPECTED, message::NOT_COME_YET);
-            status.phase = Some(Phase::Expected);
-        }
-        Finding::MalformedIdentity => {
-            let message = "spec.tpm is not a TPM hash: 64 hex digits, as `ros-installer tpm-hash` prints them";
-            say(true, reason::MALFORMED_IDENTITY, message);
-        }
-        Finding::Duplicate(other) => say(true, reason::DUPLICATE_IDENTITY, &other.to_string()),
-        Finding::NowApproved => {
-            say(false, reason::NOT_INSTALLED, "approved; the machine will come back for its configuration");
-            status.conditions.put(condition_type::APPROVED, true, reason::APPROVED, "", machine.generation, now);
-            status.phase = Some(Phase::Registered);
-        }
-    }
-    status.observed_generation = machine.generation;
-    status
-}
-
 /// Updates the request to reinstall. Before the first status the server does that.
 fn update_reinstall(machine: &KnownMachine, finding: &Finding, status: &mut MachineInventoryStatus, now: &Time) {
     let counts = match finding {
@@ -288,109 +172,5 @@ fn enter_written(
             what: format!("MachineInventory {}/{}", machine.namespace, machine.name),
             source,
         }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::inventory::life::Step;
-    use k8s_openapi::jiff::Timestamp;
-    use protocol::message::{Failure, OsReport};
-
-    fn now() -> Time {
-        Time(Timestamp::from_second(1_800_000_000).unwrap())
-    }
-    fn machine(phase: Option<Phase>) -> KnownMachine {
-        let mut machine = KnownMachine { uid: "u".into(), generation: Some(2), ..KnownMachine::default() };
-        machine.status.phase = phase;
-        machine
-    }
-    fn reason_of(machine: &KnownMachine, finding: &Finding) -> Option<String> {
-        build(machine, finding, &now()).conditions.find(condition_type::READY).map(|ready| ready.reason.to_string())
-    }
-
-    #[test]
-    fn a_machine_made_by_hand_is_expected_and_written_once() {
-        let mut expected = machine(None);
-        assert_eq!(validate(&expected, &Owner::Nobody, 0), Finding::Expected);
-        expected.status = build(&expected, &Finding::Expected, &now());
-        assert_eq!(expected.status.phase, Some(Phase::Expected));
-        let later = Time(Timestamp::from_second(1_800_000_999).unwrap());
-        assert_eq!(build(&expected, &validate(&expected, &Owner::Nobody, 0), &later), expected.status);
-    }
-
-    #[test]
-    fn what_the_server_is_about_to_write_is_left_to_it() {
-        let mut fresh = machine(None);
-        fresh.registration = Some("door".into());
-        assert_eq!(validate(&fresh, &Owner::Nobody, STATUS_GRACE - 1), Finding::TooEarly);
-        assert_eq!(build(&fresh, &Finding::TooEarly, &now()), fresh.status);
-        assert_eq!(validate(&fresh, &Owner::Nobody, STATUS_GRACE), Finding::Unrecorded);
-    }
-
-    #[test]
-    fn a_second_inventory_and_a_broken_identity_say_so() {
-        let first = KnownMachine { name: "first".into(), namespace: "n".into(), ..KnownMachine::default() };
-        let elsewhere = machine(Some(Phase::Ready));
-        let here = KnownMachine { namespace: "n".into(), ..elsewhere.clone() };
-        let first = Owner::Inventory(Arc::new(first));
-        for (second, owner, other) in [
-            (&here, &first, OtherInventory::Here("first".into())),
-            (&elsewhere, &first, OtherInventory::Elsewhere),
-            (&here, &Owner::Disputed, OtherInventory::Equal),
-        ] {
-            let finding = validate(second, owner, 0);
-            assert_eq!(finding, Finding::Duplicate(other));
-            assert_eq!(reason_of(second, &finding).as_deref(), Some(reason::DUPLICATE_IDENTITY));
-        }
-        assert_eq!(validate(&here, &Owner::Inventory(Arc::new(here.clone())), 0), Finding::Nothing);
-        let broken = KnownMachine { malformed_identity: true, ..machine(None) };
-        assert_eq!(validate(&broken, &Owner::Nobody, 0), Finding::MalformedIdentity);
-    }
-
-    #[test]
-    fn a_machine_whose_inventory_counts_again_is_what_it_was() {
-        let other = Owner::Inventory(Arc::new(KnownMachine { uid: "other".into(), ..KnownMachine::default() }));
-        let report = |healthy| {
-            let report = OsReport { version: "1".into(), healthy, ..OsReport::default() };
-            Step::Reported(Box::new(report))
-        };
-        let failure = || Failure { reason: "NoDisk".into(), message: "no disk is there".into() };
-        let installing = Step::Registered { approved: true, hardware: None, attestation: None, addresses: Vec::new() };
-        for step in [installing, Step::Installed, report(false), report(true), Step::Failed(failure())] {
-            let mut held = machine(None);
-            let before = life::after(&held.status, &step, held.generation, &now());
-            held.status.clone_from(&before);
-            held.status = build(&held, &validate(&held, &other, 0), &now());
-            assert!(!held.status.conditions.holds(condition_type::READY));
-            // It goes on reporting, through this inventory.
-            let again = life::after(&held.status, &step, held.generation, &now());
-            if !matches!(step, Step::Registered { .. }) {
-                held.status = life::settled(&held.status, again, &now());
-                let said = held.status.clone();
-                held.status = build(&held, &validate(&held, &other, 0), &now());
-                assert_eq!(held.status, said, "{step:?}: nothing alternates");
-                held.status.last_seen = None;
-            }
-            let finding = validate(&held, &Owner::Inventory(Arc::new(held.clone())), 0);
-            assert_eq!(finding, Finding::Released, "{step:?}");
-            let mut after = build(&held, &finding, &now());
-            let mut before = before;
-            for status in [&mut before, &mut after] {
-                status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
-            }
-            assert_eq!(after, before, "{step:?}");
-        }
-    }
-
-    #[test]
-    fn a_consent_is_shown_and_a_running_machine_is_left_alone() {
-        let mut waiting = machine(Some(Phase::ApprovalPending));
-        waiting.approved = Some(false);
-        assert_eq!(validate(&waiting, &Owner::Nobody, 0), Finding::Nothing);
-        waiting.approved = Some(true);
-        assert_eq!(validate(&waiting, &Owner::Nobody, 0), Finding::NowApproved);
-        assert_eq!(validate(&machine(Some(Phase::Ready)), &Owner::Nobody, 0), Finding::Nothing);
     }
 }

@@ -87,7 +87,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::metrics::Metrics;
     use std::future::pending;
     use tower::{ServiceExt, service_fn};
 
@@ -96,7 +95,7 @@ mod tests {
         let silent = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, BoxError>>());
         let request = Request::get("/api/v1/namespaces/n/secrets/s").body(Body::empty()).unwrap();
         let begun = Instant::now();
-        let error = Timed(Metrics::default().requests.clone()).layer(silent).oneshot(request).await.unwrap_err();
+        let error = Timed(RequestTimes::default()).layer(silent).oneshot(request).await.unwrap_err();
         assert_eq!((error.to_string(), begun.elapsed()), ("no answer within 60 s".to_owned(), ANSWER));
     }
 }

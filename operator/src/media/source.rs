@@ -1,9 +1,9 @@
-//! Fetches a base medium from a URL once at the start, into a folder of this replica.
+//! The source of base media: a file or a folder, and a URL from which a medium is fetched into the folder once at the start.
 
 use super::base_medium::is_name;
 use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::digest;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +14,15 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest medium in bytes. A medium has some hundred MB, and a wrong URL must not fill the disk of a node.
 const LARGEST: u64 = 8 << 30;
 const BUFFER: usize = 1 << 20;
+
+/// Where base media come from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// A file, or a folder whose `*.iso` files are served.
+    pub path: PathBuf,
+    /// A medium to fetch into the folder first.
+    pub origin: Option<Origin>,
+}
 
 /// A checked URL, and the digest of the medium. `Debug` hides possible credentials.
 #[derive(Clone)]
