@@ -29,6 +29,16 @@ fn tag(value: &Value) -> Option<&str> {
 #[serde(transparent)]
 pub struct CloudConfig(pub Map<String, Value>);
 
+/// What becomes of a list that both documents of a merge have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lists {
+    /// The upper list replaces the lower one: a document that wants a shorter list could not say so otherwise. For
+    /// cloud-configs over each other.
+    Replace,
+    /// Items that the lower list does not have are appended to it. rancherd merges its configuration this way.
+    Append,
+}
+
 impl CloudConfig {
     /// Largest YAML document, in bytes.
     pub const MAX_DOCUMENT: usize = 1024 * 1024;
@@ -48,10 +58,10 @@ impl CloudConfig {
         format!("#cloud-config\n{}", write::document(&self.0))
     }
 
-    /// Merges `over` into this document. Mappings are merged key by key, at every depth. Everything else is replaced as a
-    /// whole, lists too: a document that wants a shorter list than the one below it could not say so otherwise.
-    pub fn merge(&mut self, over: CloudConfig) {
-        merge(&mut self.0, over.0);
+    /// Merges `over` into this document. Mappings are merged key by key, at every depth; lists as `lists` says; everything
+    /// else is replaced.
+    pub fn merge(&mut self, over: CloudConfig, lists: Lists) {
+        merge(&mut self.0, over.0, lists);
     }
 
     /// The settings below `rancheros.install`, by [`normal_key`]. Of two spellings of one key the one that sorts last
@@ -74,10 +84,17 @@ pub fn normal_key(key: &str) -> String {
     key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
-fn merge(base: &mut Map<String, Value>, over: Map<String, Value>) {
+fn merge(base: &mut Map<String, Value>, over: Map<String, Value>, lists: Lists) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
-            (Some(Value::Object(base)), Value::Object(over)) => merge(base, over),
+            (Some(Value::Object(base)), Value::Object(over)) => merge(base, over, lists),
+            (Some(Value::Array(base)), Value::Array(over)) if lists == Lists::Append => {
+                for item in over {
+                    if !base.contains(&item) {
+                        base.push(item);
+                    }
+                }
+            }
             (_, value) => {
                 base.insert(key, value);
             }
@@ -95,9 +112,16 @@ mod tests {
     }
 
     #[test]
+    fn lists_are_appended_on_request() {
+        let mut base = config(json!({"a": {"taints": ["x", "y"]}, "b": [1], "c": "text"}));
+        base.merge(config(json!({"a": {"taints": ["y", "z"]}, "b": 2, "c": ["list"]})), Lists::Append);
+        assert_eq!(base, config(json!({"a": {"taints": ["x", "y", "z"]}, "b": 2, "c": ["list"]})));
+    }
+
+    #[test]
     fn mappings_merge_and_everything_else_is_replaced() {
         let mut base = config(json!({"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}, "f": "kept"}));
-        base.merge(config(json!({"a": {"c": [3], "g": {"h": null}}, "d": "scalar"})));
+        base.merge(config(json!({"a": {"c": [3], "g": {"h": null}}, "d": "scalar"})), Lists::Replace);
         assert_eq!(base, config(json!({"a": {"b": 1, "c": [3], "g": {"h": null}}, "d": "scalar", "f": "kept"})));
     }
 
@@ -105,9 +129,9 @@ mod tests {
     fn merging_twice_is_merging_once() {
         let over = config(json!({"a": {"b": [1]}, "c": 2}));
         let mut once = config(json!({"a": {"b": 5, "x": 6}}));
-        once.merge(over.clone());
+        once.merge(over.clone(), Lists::Replace);
         let mut twice = once.clone();
-        twice.merge(over);
+        twice.merge(over, Lists::Replace);
         assert_eq!(once, twice);
     }
 

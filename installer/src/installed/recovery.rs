@@ -5,7 +5,6 @@ use crate::console::{self, announce};
 use crate::installed::issue;
 use crate::installed::reinstall;
 use anyhow::{Context, Result};
-use aws_lc_rs::digest;
 use boot_contract::{
     Milestone, partition_label,
     paths::{DEVICES, PERSISTENT},
@@ -14,11 +13,11 @@ use command::Command;
 use disk::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
 use protocol::ReinstallRequest;
 use protocol::message::Slot;
-use release::{ReleaseFile, read_manifest};
+use release::{ReleaseFile, digest, read_manifest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -228,18 +227,7 @@ fn files_damage(folder: &Path, partition: &Path) -> Result<()> {
 /// As many bytes at `path`, a file or a partition, as the file of the release has.
 pub fn compare(path: &Path, file: &ReleaseFile) -> Result<()> {
     let opened = File::open(path).with_context(|| format!("reading {}", path.display()))?;
-    let mut context = digest::Context::new(&digest::SHA256);
-    let mut reader = opened.take(file.size);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => context.update(&buffer[..length]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).context("cannot be read"),
-        }
-    }
-    let actual = hex::encode(context.finish());
+    let (actual, _) = digest::of_reader(opened.take(file.size)).context("cannot be read")?;
     anyhow::ensure!(actual == file.sha256, "has SHA-256 {actual}; release.json says {}", file.sha256);
     Ok(())
 }

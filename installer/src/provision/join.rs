@@ -4,10 +4,10 @@
 use crate::installed::files::{RANCHERD_CONFIG, write_secret};
 use anyhow::{Context, Result};
 use boot_contract::paths::{OEM_CLOUD_CONFIG, below};
-use cloud_config::CloudConfig;
+use cloud_config::{CloudConfig, Lists};
 use protocol::{Join, JoinConfiguration};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
@@ -43,12 +43,12 @@ impl StoredJoin {
         }
     }
 
-    /// rancherd's configuration: the operator's answer merged over `rancherd` of the cloud-config. The merge is rancherd's
-    /// own: mappings are merged, lists are appended, anything else is replaced.
+    /// rancherd's configuration: the operator's answer merged over `rancherd` of the cloud-config, as rancherd itself would
+    /// merge them.
     pub fn merge_over(&self, rancherd: &CloudConfig) -> CloudConfig {
-        let mut whole = rancherd.0.clone();
-        merge(&mut whole, &self.configuration.0);
-        CloudConfig(whole)
+        let mut whole = rancherd.clone();
+        whole.merge(CloudConfig(self.configuration.0.clone()), Lists::Append);
+        whole
     }
 }
 
@@ -95,24 +95,6 @@ fn rancherd(root: &Path) -> Result<Option<CloudConfig>> {
         Some(Value::Object(rancherd)) => Some(CloudConfig(rancherd)),
         _ => None,
     })
-}
-
-fn merge(base: &mut Map<String, Value>, over: &Map<String, Value>) {
-    for (key, value) in over {
-        match (base.get_mut(key), value) {
-            (Some(Value::Object(base)), Value::Object(over)) => merge(base, over),
-            (Some(Value::Array(base)), Value::Array(over)) => {
-                for item in over {
-                    if !base.contains(item) {
-                        base.push(item.clone());
-                    }
-                }
-            }
-            (_, value) => {
-                base.insert(key.clone(), value.clone());
-            }
-        }
-    }
 }
 
 fn changed(before: &JoinConfiguration, after: &JoinConfiguration) -> Vec<String> {

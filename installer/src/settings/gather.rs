@@ -2,7 +2,7 @@
 
 use super::sources::{self, DocumentError};
 use super::{Layer, Resolved, SettingError, Settings, Source, resolve};
-use cloud_config::CloudConfig;
+use cloud_config::{CloudConfig, Lists};
 use std::path::Path;
 
 /// The settings so far. The cloud-config is merged from all documents: a stronger one overrides a weaker one.
@@ -40,7 +40,7 @@ impl Gathered {
     /// Adds a document: its settings, and the rest of it as cloud-config.
     pub fn add_document(&mut self, source: Source, document: CloudConfig) -> Result<(), SettingError> {
         self.add(source, Layer::from_cloud_config(source, &document))?;
-        self.cloud_config.merge(document);
+        self.cloud_config.merge(document, Lists::Replace);
         Ok(())
     }
 

@@ -3,15 +3,13 @@
 use ::media::iso9660::Volume;
 use ::media::reserved_space;
 use anyhow::{Context as _, ensure};
-use aws_lc_rs::digest;
+use release::digest;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-/// Size of a read when the digest is computed, in bytes.
-const BUFFER: usize = 1 << 20;
 /// Longest file name of a medium. The name is a part of URLs and headers.
 const LONGEST_NAME: usize = 128;
 const EXTENSION: &str = ".iso";
@@ -23,7 +21,8 @@ pub struct BaseMedium {
     stamp: Stamp,
     /// Where the reserved space begins.
     space: u64,
-    sha256: [u8; 32],
+    /// In hex.
+    sha256: String,
 }
 
 /// Identifies the content of a file: it changes when the file is replaced or written to.
@@ -52,7 +51,8 @@ impl BaseMedium {
         let file = File::open(path).context("opening it")?;
         let stamp = Stamp::of(&file.metadata().context("inspecting it")?);
         let extent = reserved_space::find(&mut Volume::open(&file)?)?;
-        let sha256 = sha256(&file).context("reading it")?;
+        (&file).rewind().context("reading it")?;
+        let (sha256, _) = digest::of_reader(&file).context("reading it")?;
         let medium = Self { file, stamp, space: extent.offset, sha256 };
         ensure!(medium.is_unchanged(), "it is being written");
         Ok(medium)
@@ -67,7 +67,8 @@ impl BaseMedium {
         self.stamp
     }
 
-    pub fn sha256(&self) -> &[u8; 32] {
+    /// Of the whole file, in hex.
+    pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
@@ -99,21 +100,6 @@ pub fn is_name(name: &str) -> bool {
         && name.chars().all(plain)
 }
 
-fn sha256(mut file: &File) -> io::Result<[u8; 32]> {
-    let mut context = digest::Context::new(&digest::SHA256);
-    let mut buffer = vec![0; BUFFER];
-    file.seek(SeekFrom::Start(0))?;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            read => context.update(&buffer[..read]),
-        }
-    }
-    let mut sha256 = [0; 32];
-    sha256.copy_from_slice(context.finish().as_ref());
-    Ok(sha256)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,7 +111,7 @@ mod tests {
         let path = fixtures::base_medium(folder.path(), "a.iso", 7);
         let bytes = std::fs::read(&path).unwrap();
         let medium = BaseMedium::open(&path).unwrap();
-        assert_eq!((medium.size(), *medium.sha256()), (bytes.len() as u64, crate::digest::sha256(&bytes)));
+        assert_eq!((medium.size(), medium.sha256()), (bytes.len() as u64, digest::of_bytes(&bytes).as_str()));
         assert_eq!(medium.read(5..9000).unwrap(), bytes[5..9000]);
 
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();

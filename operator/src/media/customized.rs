@@ -5,6 +5,7 @@ use super::BaseMedium;
 use ::media::reserved_space;
 use anyhow::Context as _;
 use cloud_config::CloudConfig;
+use release::digest;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ impl Customized {
     /// An error if the settings do not fit.
     pub fn new(base: Arc<BaseMedium>, settings: &CloudConfig) -> anyhow::Result<Self> {
         let content = reserved_space::filled(&settings.to_yaml()).context("putting settings into a medium")?;
-        let etag = etag(base.sha256(), &crate::digest::sha256(&content));
+        let etag = etag(base.sha256(), &digest::of_bytes(&content));
         Ok(Self { base, content: content.into(), etag })
     }
 
@@ -51,8 +52,8 @@ impl Customized {
 
 /// 128 bits of the base medium's digest and 128 bits of the settings' digest. The settings contain a token that nobody can
 /// guess, so the digest does not reveal it.
-fn etag(base: &[u8; 32], settings: &[u8; 32]) -> String {
-    format!("\"{}-{}\"", hex::encode(&base[..16]), hex::encode(&settings[..16]))
+fn etag(base: &str, settings: &str) -> String {
+    format!("\"{}-{}\"", &base[..32], &settings[..32])
 }
 
 /// Copies the overlapping part of `content` into `bytes`. `at` and `content_at`: the offsets of both in the medium.

@@ -2,18 +2,19 @@
 
 use super::base_medium::is_name;
 use anyhow::{Context as _, bail, ensure};
-use aws_lc_rs::digest;
+use aws_lc_rs::digest::{Context, SHA256};
+use release::digest;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::fs::{self, File};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
+use tokio::task;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// An attempt without a byte for this long fails.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest medium in bytes. A medium has some hundred MB, and a wrong URL must not fill the disk of a node.
 const LARGEST: u64 = 8 << 30;
-const BUFFER: usize = 1 << 20;
 
 /// Where base media come from.
 #[derive(Clone, Debug)]
@@ -54,8 +55,8 @@ impl Origin {
     /// Fetches the medium into the folder and checks its digest. A medium from before a restart is not fetched again.
     pub async fn fetch_into(&self, folder: &Path) -> anyhow::Result<()> {
         let path = folder.join(&self.name);
-        if let Ok(file) = File::open(&path).await
-            && sha256(file).await.with_context(|| format!("reading {}", path.display()))? == self.sha256
+        if path.exists()
+            && sha256(path.clone()).await.with_context(|| format!("reading {}", path.display()))? == self.sha256
         {
             return Ok(());
         }
@@ -78,7 +79,7 @@ impl Origin {
         let mut answer = answer.context("asking for it")?;
         let describe = || format!("writing {}", part.display());
         let mut file = File::create(part).await.with_context(describe)?;
-        let mut context = digest::Context::new(&digest::SHA256);
+        let mut context = Context::new(&SHA256);
         let mut size = 0;
         while let Some(bytes) = answer.chunk().await.map_err(reqwest::Error::without_url).context("receiving it")? {
             size += bytes.len() as u64;
@@ -101,15 +102,9 @@ impl std::fmt::Debug for Origin {
     }
 }
 
-async fn sha256(mut file: File) -> std::io::Result<String> {
-    let mut context = digest::Context::new(&digest::SHA256);
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        match file.read(&mut buffer).await? {
-            0 => return Ok(hex::encode(context.finish())),
-            read => context.update(&buffer[..read]),
-        }
-    }
+async fn sha256(path: PathBuf) -> std::io::Result<String> {
+    let (digest, _) = task::spawn_blocking(move || digest::of_file(&path)).await??;
+    Ok(digest)
 }
 
 #[cfg(test)]
@@ -143,7 +138,7 @@ mod tests {
         let (url, asked) = serve().await;
         let folder = tempfile::tempdir().unwrap();
         let fetch = async |url: &str, sha256: &str| Origin::new(url, sha256).unwrap().fetch_into(folder.path()).await;
-        let good = hex::encode(crate::digest::sha256(CONTENT));
+        let good = digest::of_bytes(CONTENT);
         let error = format!("{:#}", fetch(&url, &"0".repeat(64)).await.unwrap_err());
         assert!(error.contains(&good), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing stays of what is wrong");
