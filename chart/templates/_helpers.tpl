@@ -15,7 +15,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{- /* The host of Rancher's own URL; empty without Rancher, and where no ingress can have it: an address or a port. */ -}}
+{{- /* The host of Rancher's URL. Empty without Rancher, and if no ingress can have it: an IP address or a port. */ -}}
 {{- define "rancherHost" -}}
 {{- if .Capabilities.APIVersions.Has "management.cattle.io/v3/Setting" -}}
 {{- $setting := lookup "management.cattle.io/v3" "Setting" "" "server-url" | default dict -}}
@@ -26,7 +26,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end }}
 
-{{- /* The host of the ingress; empty where there is to be none. */ -}}
+{{- /* The host of the ingress. Empty: no ingress. */ -}}
 {{- define "ingressHost" -}}
 {{- $enabled := toString .Values.ingress.enabled -}}
 {{- if eq $enabled "true" -}}
@@ -38,7 +38,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end }}
 
-{{- /* Where media come from: "volume", "url", or nothing. */ -}}
+{{- /* The source of media: "volume", "url", or empty. */ -}}
 {{- define "media" -}}
 {{- if and .Values.media.volume .Values.media.url -}}
 {{- fail "media.volume and media.url: media come from one of them; leave the other out" -}}

@@ -10,7 +10,8 @@ use kube::runtime::controller::Action;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Events of one object within this time cause one reconciliation: a registration writes object and status in succession.
+/// Events of one object within this time cause one reconciliation: a registration writes object and status in
+/// succession.
 const DEBOUNCE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(15);
 

@@ -1,4 +1,4 @@
-//! For tests: a small API server in memory, and a context that uses it.
+//! Fixtures for tests: a small API server in memory, and a context that uses it.
 
 use crate::cluster::rancher::Rancher;
 use crate::context::Context;
@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
-/// Keeps objects by path, counts what is asked of it, and can be away.
+/// An API server in memory. It stores objects by path, records requests, and can be unavailable.
 #[derive(Clone, Default)]
 pub struct FakeApi(Arc<Mutex<State>>);
 
@@ -67,7 +67,7 @@ impl FakeApi {
         Client::new(service, "default")
     }
 
-    /// Method and last parts of the path of every request so far; forgets them.
+    /// Returns and forgets all requests so far: the method, and the last parts of the path.
     pub fn take_requests(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().requests)
     }
@@ -83,24 +83,24 @@ impl FakeApi {
         of_kind.map(|(_, object)| object.clone()).collect()
     }
 
-    /// As somebody else makes or changes an object; `path` as in a URL.
+    /// Creates or replaces an object as another client does. `path`: as in a URL.
     pub fn put(&self, path: &str, mut object: Value) {
         object["metadata"]["name"] = json!(path.rsplit('/').next());
         self.0.lock().unwrap().objects.insert(path.to_owned(), object);
     }
 
-    /// A Secret in namespace `n`.
+    /// Creates or replaces a Secret in namespace `n`.
     pub fn put_secret(&self, name: &str, type_: &str, token: &str) {
         let secret = json!({"type": type_, "data": {"token": STANDARD.encode(token)}});
         self.put(&format!("/api/v1/namespaces/n/secrets/{name}"), secret);
     }
 
-    /// From now on Rancher's kinds are served.
+    /// Serves Rancher's kinds from now on.
     pub fn install_rancher(&self) {
         self.0.lock().unwrap().rancher = true;
     }
 
-    /// A Cluster of Rancher's in namespace `n`, which may be managed already.
+    /// Creates or replaces a Cluster of Rancher's in namespace `n`. `managed_as`: its management cluster, if any.
     pub fn put_cluster(&self, name: &str, managed_as: Option<&str>) {
         let cluster = json!({
             "apiVersion": "provisioning.cattle.io/v1", "kind": "Cluster", "metadata": {"namespace": "n"},
@@ -109,7 +109,7 @@ impl FakeApi {
         self.put(&format!("/apis/provisioning.cattle.io/v1/namespaces/n/clusters/{name}"), cluster);
     }
 
-    /// Rancher's part: every ClusterRegistrationToken that has no token gets this one.
+    /// Issues this token for every ClusterRegistrationToken without one, as Rancher does.
     pub fn issue_tokens(&self, token: &str) {
         let mut state = self.0.lock().unwrap();
         let of_kind = state.objects.iter_mut().filter(|(path, _)| path.contains("/clusterregistrationtokens/"));
@@ -118,7 +118,7 @@ impl FakeApi {
         }
     }
 
-    /// Merges a patch into the object at a path, as somebody else would.
+    /// Merges a patch into the object at a path, as another client does.
     pub fn change(&self, path: &str, patch: Value) {
         let (status, answer) = self.answer(&Method::PATCH, path, patch);
         assert!(status.is_success(), "{path}: {answer}");
@@ -132,7 +132,7 @@ impl FakeApi {
         self.0.lock().unwrap().objects.clear();
     }
 
-    /// A list of inventories, as a field selector asks for it.
+    /// The list of inventories that a field selector for this hash selects.
     fn with_hash(&self, hash: &str) -> Value {
         let wanted = |object: &Value| object["spec"]["tpmHash"] == hash;
         self.0.lock().unwrap().requests.push("LIST machineinventories".to_owned());
@@ -155,7 +155,7 @@ impl FakeApi {
             return failure(StatusCode::NOT_FOUND, "NotFound");
         }
         state.version += 1;
-        // Later than what tests put with a version of their own.
+        // Above 1000, so that it is later than versions that tests set themselves.
         let version = json!((1000 + state.version).to_string());
         let object_path = path.trim_end_matches("/status").to_owned();
         match *method {
@@ -205,7 +205,7 @@ impl FakeApi {
     }
 }
 
-/// The hash that a list of inventories is asked for by; the other spelling of the field finds nothing here.
+/// The hash in the field selector of a list of inventories. The other spelling of the field finds nothing here.
 fn listed_hash(request: &http::request::Parts) -> Option<&str> {
     let query = request.uri.query().filter(|_| request.method == Method::GET)?;
     query
@@ -223,7 +223,7 @@ fn metadata_of(object: Value) -> Value {
     json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"]})
 }
 
-/// Whether a patch is for another version than an object has.
+/// Whether the object has another version than the patch is for.
 fn written_since(object: &Value, patch: &Value) -> bool {
     patch["metadata"]["resourceVersion"].is_string()
         && object["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"]
@@ -255,7 +255,7 @@ fn failure(code: StatusCode, reason: &str) -> (StatusCode, Value) {
     (code, status)
 }
 
-/// For an object of a kind that is served.
+/// The answer if an object is missing and its kind is served.
 fn not_found(kind: &[&str]) -> (StatusCode, Value) {
     let (code, mut status) = failure(StatusCode::NOT_FOUND, "NotFound");
     status["details"] = json!({"name": kind.get(1).or(kind.first())});
@@ -298,7 +298,7 @@ pub fn context(api: &FakeApi) -> Context {
     context
 }
 
-/// A registration as the watch brings it, `door` in namespace `n`.
+/// The registration `door` in namespace `n`, as the watch delivers it.
 pub fn registration(spec: Value, token: &str) -> MachineRegistration {
     serde_json::from_value(json!({
         "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineRegistration",
@@ -309,7 +309,7 @@ pub fn registration(spec: Value, token: &str) -> MachineRegistration {
     .unwrap()
 }
 
-/// An inventory as a person makes it.
+/// An inventory as a person creates it.
 pub fn inventory(name: &str, spec: Value) -> MachineInventory {
     serde_json::from_value(json!({
         "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
@@ -319,7 +319,7 @@ pub fn inventory(name: &str, spec: Value) -> MachineInventory {
     .unwrap()
 }
 
-/// A base medium as a file: the parts of an ISO 9660 volume that are read, a reserved space in the middle, and bytes that
+/// Writes a base medium: the parts of an ISO 9660 volume that are read, a reserved space in the middle, and bytes that
 /// depend on `fill` and on their position.
 pub fn base_medium(folder: &Path, name: &str, fill: u8) -> PathBuf {
     const BLOCK: usize = 2048;

@@ -118,17 +118,17 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Disables huge pages. Many distributions enable them for all processes. They took a quarter of the memory of a large index
-/// and saved no time.
+/// Disables huge pages. Many distributions enable them for all processes. They took a quarter of the memory of a large
+/// index and saved no time.
 fn go_without_huge_pages() {
     if let Err(error) = prctl::set_thp_disable(true) {
         tracing::debug!(%error, "huge pages are not switched off; more memory will be in use");
     }
 }
 
-/// Worker threads for half of the processors. The two writes for a machine cost an API server some five times what the machine
-/// costs the operator. On the same number of processors the operator waits for the API server, and fewer threads wake each
-/// other up less often.
+/// Worker threads for half of the processors. The two writes for a machine cost an API server some five times what the
+/// machine costs the operator. On the same number of processors the operator waits for the API server, and fewer threads
+/// wake each other up less often.
 fn runtime() -> std::io::Result<Runtime> {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     runtime::Builder::new_multi_thread().worker_threads(processors.div_ceil(2)).enable_all().build()

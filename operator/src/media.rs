@@ -1,5 +1,5 @@
-//! Installation media with the settings of a registration: a base medium, and the settings laid over it while it is sent. The
-//! bytes are those that `ros-image customize` writes. Nothing is stored for a registration.
+//! Installation media with the settings of a registration: a base medium, and the settings laid over it while it is
+//! sent. The bytes are those that `ros-image customize` writes. Nothing is stored for a registration.
 //!
 //! ```text
 //! folder ─► watcher: polls, digests ─► MediaStore ─► server/routes/media: selection (HTTP), customized (bytes)
@@ -40,7 +40,8 @@ pub struct MediaStore {
 }
 
 impl MediaStore {
-    /// For at most `most` concurrent downloads. Without a source there are no media. With a source the watcher must run.
+    /// For at most `most` concurrent downloads. Without a source there are no media. With a source the watcher must
+    /// run.
     pub fn new(source: Option<Source>, most: usize) -> (Self, Option<MediaWatcher>) {
         let (sender, media) = watch::channel(if source.is_some() { None } else { Some(BTreeMap::new()) });
         let watcher = source.map(|source| MediaWatcher::new(source, sender));

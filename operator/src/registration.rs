@@ -69,9 +69,9 @@ impl Registration {
         (self.namespace.clone(), self.name.clone())
     }
 
-    /// The configuration for a machine: the registration's cloud-config with its templates filled in, and the operator's
-    /// settings merged over it. `token`: the token that the installed system reports with. `smbios`: as the machine reports
-    /// it now.
+    /// The configuration for a machine: the registration's cloud-config with its templates filled in, and the
+    /// operator's settings merged over it. `token`: the token that the installed system reports with. `smbios`: as the
+    /// machine reports it now.
     pub fn answer(
         &self,
         endpoint: &Endpoint,
@@ -120,8 +120,8 @@ impl Registration {
         CloudConfig(config)
     }
 
-    /// The settings that installed machines get. `None`: their token does not exist yet, or the settings do not fit into a
-    /// message, which the registration's condition reports.
+    /// The settings that installed machines get. `None`: their token does not exist yet, or the settings do not fit
+    /// into a message, which the registration's condition reports.
     pub fn operator_settings(&self, endpoint: &Endpoint) -> Option<OperatorSettings> {
         operator_settings(endpoint, self.installed_token.as_ref()?).ok()
     }
@@ -184,8 +184,8 @@ pub fn check_size(registration: &Registration, endpoint: &Endpoint) -> Result<()
     })
 }
 
-/// The problem of a registration that requires an EK certificate while there is no authority to check it: neither its own
-/// nor a TPM vendor's.
+/// The problem of a registration that requires an EK certificate while there is no authority to check it: neither its
+/// own nor a TPM vendor's.
 pub fn without_authority(spec: &MachineRegistrationSpec, vendors: &Authorities) -> Option<Problem> {
     let policy = spec.attestation.as_ref()?;
     let nobody = policy.ek_certificate == Some(EkCertificatePolicy::Required)

@@ -1,5 +1,5 @@
-//! The desired state of a roll-out, as values: parsed from the spec of a ManagedOSImage, and rendered as a Fleet Bundle or as
-//! the objects themselves.
+//! The desired state of a roll-out, as values: parsed from the spec of a ManagedOSImage, and rendered as a Fleet Bundle
+//! or as the objects themselves.
 //!
 //! Sources: rancher/system-upgrade-controller d357e23, rancher/fleet 3b2c622, and tests with both.
 
@@ -40,7 +40,8 @@ pub struct Upgrade {
     /// The cloud-config for the nodes.
     pub cloud_config: Option<String>,
     pub targets: Vec<ClusterTarget>,
-    /// The release that machines must report to count as done. `None`: it is not known which release the image contains.
+    /// The release that machines must report to count as done. `None`: it is not known which release the image
+    /// contains.
     pub release: Option<Release>,
     /// Selects the nodes.
     pub selector: Selector,
@@ -119,9 +120,9 @@ mod tests {
     use serde_json::{Value, json};
     use std::path::Path;
 
-    /// Names of the cases in `testdata/os-image/`, each with the cluster's default registry: `NAME.yaml` is what a user
-    /// applies, `NAME.bundle.yaml` and `NAME.objects.yaml` what is made of it.
-    /// `ROS_WRITE_GOLDEN=1 cargo test ... what_is_rendered` writes the latter anew.
+    /// Names of the cases in `testdata/os-image/`, each with the default registry of the cluster. A user applies
+    /// `NAME.yaml`; `NAME.bundle.yaml` and `NAME.objects.yaml` are rendered from it.
+    /// `ROS_WRITE_GOLDEN=1 cargo test ... what_is_rendered` writes the rendered files again.
     const CASES: [(&str, &str); 5] = [
         ("default", ""),
         ("reference", ""),
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_image_nothing_is_asked_for() {
+    fn without_an_image_the_spec_is_refused() {
         for spec in [json!({}), json!({"osImage": " "}), json!({"upgradeContainer": {"args": ["x"]}})] {
             assert_eq!(upgrade(&object("n", spec)).unwrap_err().reason, reason::NO_IMAGE);
         }
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_its_own_says_nothing_of_the_release() {
+    fn a_container_image_of_the_user_names_no_release() {
         let spec = json!({"osImage": "a:1", "upgradeContainer": {"image": "ubuntu:24.04"}});
         assert_eq!(upgrade(&object("n", spec)).unwrap().release, None);
         let spec = json!({"osImage": "a:1", "release": "2", "upgradeContainer": {"image": "ubuntu:24.04"}});

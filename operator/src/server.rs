@@ -1,11 +1,11 @@
 //! The HTTPS server for machines and people. The router is a function, so that tests call it without a socket.
 //!
-//! | route                                  | who may                     | what                                      |
+//! | route                                  | for whom                    | content                                   |
 //! |----------------------------------------|-----------------------------|-------------------------------------------|
-//! | `/v1-rancheros/registration/<token>`   | who has the token           | settings for a medium; the exchanges      |
-//! | `/v1-rancheros/media/<token>/<name>`   | who has the token           | a medium with those settings              |
+//! | `/v1-rancheros/registration/<token>`   | holders of the token        | settings for a medium; the exchanges      |
+//! | `/v1-rancheros/media/<token>/<name>`   | holders of the token        | a medium with those settings              |
 //! | `/cacerts`, `/v1-rancheros/…/cacerts`  | everybody                   | PEM of the authorities to trust           |
-//! | all else below `/v1-rancheros/`        | a TPM or a shared secret    | how the machine joins its cluster         |
+//! | all others below `/v1-rancheros/`      | a TPM or a shared secret    | how the machine joins its cluster         |
 //! |                                        | that an inventory knows     |                                           |
 //! | `/healthz`, `/readyz`, `/metrics`      | everybody                   | nothing about any machine                 |
 
@@ -36,7 +36,8 @@ use std::sync::Arc;
 pub struct ServerState {
     pub context: Arc<Context>,
     pub admission: Admission,
-    /// For the inventory endpoint, which is open to everybody: strangers must not take the permits of machines with a token.
+    /// For the inventory endpoint, which is open to everybody: strangers must not take the permits of machines with a
+    /// token.
     pub inventory_admission: Admission,
 }
 

@@ -79,7 +79,7 @@ spec:
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_references_examples_are_taken_and_given_back() {
+async fn the_references_examples_are_accepted_unchanged() {
     let world = start("api-reference").await;
     let cluster = &world.cluster;
     for example in REFERENCE {
@@ -110,7 +110,7 @@ const REFUSED: [(&str, &str, &str); 7] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_contradicts_itself_is_refused_with_advice() {
+async fn contradictory_objects_are_refused_with_advice() {
     let world = start("api-refused").await;
     let cluster = &world.cluster;
     for (kind, spec, advice) in REFUSED {

@@ -33,7 +33,7 @@ enum Loss {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_while_watches_are_broken_is_known_after() {
+async fn events_missed_by_broken_watches_are_known_afterwards() {
     let mut world = start("faults-watches").await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
     let mut before = register(&world, "first", &tpm).await.unwrap();

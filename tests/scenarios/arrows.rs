@@ -1,5 +1,5 @@
-//! Dependencies between crates, and between the modules of the operator, run one way. Crates are read from `cargo metadata`,
-//! modules from the paths in their source.
+//! Dependencies between crates, and between the modules of the operator, have no cycles. Crates are read from
+//! `cargo metadata`, modules from the paths in their source.
 
 use anyhow::{Context, Result, ensure};
 use qemu::paths;
@@ -23,7 +23,7 @@ const CRATES: &[&[&str]] = &[
 const RESERVED: &[(&str, &[&str])] =
     &[("attest", &["installer", "tests"]), ("machine", &["installer", "tests"]), ("api", &["operator", "tests"])];
 
-/// Crates, and what none of their dependencies may be.
+/// Crates, and crates that must not be among their dependencies.
 const WITHOUT: &[(&str, &[&str])] = &[
     ("boot-contract", &["*"]),
     ("protocol", &["kube", "reqwest", "tokio", "tss-esapi"]),
@@ -31,7 +31,8 @@ const WITHOUT: &[(&str, &[&str])] = &[
     ("iso", &["tss-esapi", "reqwest"]),
 ];
 
-/// The operator's modules by layer, lowest first. A module uses only modules of its own and of lower layers, without a circle.
+/// The operator's modules by layer, lowest first. A module uses only modules of its own and of lower layers, without a
+/// circle.
 const MODULES: &[&[&str]] = &[
     &["digest"],
     &["kube"],
@@ -71,7 +72,7 @@ fn between_crates_run_down() -> Result<()> {
         for dependency in &package.dependencies {
             let (name, to) = (package.name.as_str(), dependency.name.as_str());
             let arrow = format!("{name} -> {to}");
-            // What tests of a crate use is not linked into a program.
+            // Dependencies of tests are not linked into a program.
             if dependency.kind.as_deref() != Some("dev") {
                 let without = WITHOUT.iter().filter(|(owner, _)| *owner == name).flat_map(|(_, others)| *others);
                 wrong.extend(without.filter(|other| **other == "*" || **other == to).map(|_| arrow.clone()));
@@ -131,14 +132,14 @@ fn layer_of(layers: &[&[&str]], name: &str) -> Option<usize> {
     layers.iter().position(|layer| layer.contains(&name))
 }
 
-/// First segments of all paths that begin with `crate::`, but for those of unit tests at the foot of a file.
+/// First segments of all paths that begin with `crate::`, without those of unit tests at the foot of a file.
 fn used_modules(text: &str) -> impl Iterator<Item = String> {
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);
     let paths = code.split("crate::").skip(1);
     paths.map(|path| path.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect())
 }
 
-/// Whether `from` uses `to`, perhaps through others.
+/// Whether `from` uses `to`, directly or through others.
 fn reaches(arrows: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) -> bool {
     let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
     while let Some(module) = open.pop() {
@@ -152,7 +153,7 @@ fn reaches(arrows: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) ->
     false
 }
 
-/// All Rust files below a folder, but for files that hold unit tests only.
+/// All Rust files below a folder, without files that contain only unit tests.
 fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {

@@ -53,7 +53,7 @@ async fn a_machine_that_registers_with_two_operators_at_once_has_one_inventory()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_lie_is_refused_by_its_name_and_leaves_nothing_behind() {
+async fn every_lie_is_refused_with_its_code_and_leaves_nothing_behind() {
     let world = World::start("exchange-lies", json!({})).await.unwrap();
     let endpoint = world.endpoint().await.unwrap();
     let vendor = Vendor::new("TPM works").unwrap();
@@ -78,7 +78,7 @@ async fn lie_to(endpoint: &Endpoint, liar: &Liar) -> Result<(), NoAnswer> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_a_message_in_its_place_is_refused_with_a_reason() {
+async fn malformed_and_misplaced_messages_are_refused_with_a_reason() {
     let world = World::start("exchange-malformed", json!({})).await.unwrap();
     let endpoint = world.endpoint().await.unwrap();
     let hello = SoftwareTpm::new(KeyKind::P256).unwrap().hello();
@@ -117,7 +117,7 @@ async fn refusal_of(endpoint: &Endpoint, frame: String) -> Result<Refusal> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_must_be_whole_known_and_in_time() {
+async fn a_token_must_be_complete_known_and_not_expired() {
     let world = World::start("exchange-tokens", json!({"expiresAt": "2020-01-01T00:00:00Z"})).await.unwrap();
     let ca = world.operator.ca().await.unwrap();
     let url = world.url().unwrap();

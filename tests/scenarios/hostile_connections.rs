@@ -1,5 +1,5 @@
-//! Connections without any right: however many there are, honest machines register, and what the operator keeps for the
-//! others is bounded.
+//! Connections of strangers: however many there are, honest machines register, and the memory that the operator uses
+//! for the others is bounded.
 
 use anyhow::{Context, Result};
 use aws_lc_rs::rand;

@@ -122,13 +122,13 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     }
 
     let identity = identity(&world, &machine).await;
-    // In the background, because the end of the connection would be an error.
+    // The command runs in the background, because the end of the connection would be an error.
     let port = machine.ssh_port();
     world.key.run("root", port, "systemctl --no-block poweroff", SHORT).await.unwrap();
     machine.wait_for_power_off(SHORT).await.unwrap();
     the_slot_holds_the_released_root(&disk, &iso.with_file_name("release"));
     other_tools_find_nothing_wrong(&disk, world.path());
-    // With the firmware that starts quickest, because this takes seven starts.
+    // Only with the firmware that starts quickest, because this takes seven starts.
     if firmware == Firmware::Bios {
         machine.spec.first = BootFirst::Disk;
         a_damaged_slot_ends_in_recovery(&world, &mut machine, &machines[0], &identity).await;
@@ -236,7 +236,7 @@ async fn a_change_of_its_inventory_reaches_the_machine(world: &World, machine: &
     assert!(journal.contains("role") && !journal.contains("joins-the-cluster"), "{journal}");
 }
 
-/// Needs a machine that was shut down: after a power cut there is a journal to replay.
+/// Needs a machine that was shut down, because after a power cut there is a journal to replay.
 fn other_tools_find_nothing_wrong(disk: &Disk, folder: &Path) {
     let check = |program: &str, arguments: &[&str], file: &Path| {
         let output = Command::new(program).args(arguments).arg(file).output().unwrap();

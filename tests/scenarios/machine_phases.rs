@@ -134,7 +134,7 @@ async fn the_token_of_media_is_revoked_and_installed_machines_go_on() {
     let (tpm, stranger) = (SoftwareTpm::new(KeyKind::P256).unwrap(), SoftwareTpm::new(KeyKind::P256).unwrap());
     medium.register(&tpm, usual_report("SN-1")).await.unwrap();
 
-    // Like a machine that was installed with the token of its medium.
+    // The machine was installed with the token of its medium.
     let told = settings(&medium, &tpm, None).await.unwrap();
     behind(&world, 1).await.unwrap();
     assert_eq!(settings(&medium, &tpm, Some(&told)).await.unwrap(), told);

@@ -1,4 +1,4 @@
-//! All scenarios in one binary: each test binary more is a minute of linking.
+//! All scenarios in one binary, because each further test binary takes a minute to link.
 
 mod api;
 mod api_faults;

@@ -91,7 +91,7 @@ impl Clock {
 
     /// Sets the offset from the true time, in seconds.
     fn set(&self, seconds: i64) -> Result<()> {
-        // By a rename, because the program reads the file whenever it reads the clock.
+        // The file is replaced by a rename, because the program reads it whenever it reads the clock.
         let next = self.file.with_extension("next");
         std::fs::write(&next, format!("{seconds:+}\n")).context("writing the next time")?;
         std::fs::rename(&next, &self.file).context("setting the clock")

@@ -47,7 +47,7 @@ async fn killed_before_and_after_every_write_it_makes_nothing_twice_and_loses_no
     proxy.script(move |request| stop_each_write_twice(&mut script.lock().unwrap(), request));
     let client = cluster.client().await.unwrap();
     let (finished, end) = oneshot::channel();
-    // On a thread of its own, because the lifecycle blocks its thread while it waits for kubectl.
+    // The kills run on a separate thread, because the lifecycle blocks its thread while it waits for kubectl.
     let killing = tokio::task::spawn_blocking(|| {
         Handle::current().block_on(async {
             tokio::select! {

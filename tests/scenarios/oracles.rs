@@ -69,14 +69,14 @@ fn dmidecode_reads_the_same_fields() {
     for name in ["smbios-2.8.dump", "smbios-3.0.dump"] {
         let dump = paths::workspace().join("installer/testdata").join(name);
         let theirs = succeeds("dmidecode", &["--from-dump", dump.to_str().unwrap()]);
-        // Where dmidecode puts the structure table in a dump.
+        // dmidecode puts the structure table at this offset of a dump.
         let ours = machine::smbios::parse(fs::read(&dump).unwrap()[0x20..].to_vec());
         for (section, fields) in &ours.0 {
             for (field, value) in fields {
                 assert_eq!(in_dmidecode(&theirs, section, field).as_deref(), Some(&*ascii(value)), "{section}/{field}");
             }
         }
-        // What names and labels of machines are made from.
+        // Names and labels of machines are made from these fields.
         let system = &ours.0["System Information"];
         for field in ["Manufacturer", "Product Name", "Version", "Serial Number", "SKU Number", "Family", "UUID"] {
             assert!(system.contains_key(field), "{name} has no {field}");
@@ -93,7 +93,7 @@ fn in_dmidecode(text: &str, section: &str, field: &str) -> Option<String> {
     Some(value.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// As dmidecode shows text: a full stop for each byte beyond ASCII.
+/// The text as dmidecode shows it: a full stop for each byte beyond ASCII.
 fn ascii(text: &str) -> String {
     text.bytes().map(|byte| if byte.is_ascii() { char::from(byte) } else { '.' }).collect()
 }

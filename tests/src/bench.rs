@@ -73,7 +73,7 @@ impl Measurement {
         }
     }
 
-    /// Runs it `runs` times (once, if its values cannot differ) and takes the median of each figure.
+    /// Measures `runs` times (once, if the values cannot differ) and takes the median of each figure.
     pub async fn take(self, settings: &Settings, runs: usize) -> Result<Vec<Outcome>> {
         let mut samples = Vec::new();
         let runs = if self.varies() { runs } else { 1 };

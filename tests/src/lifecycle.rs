@@ -123,7 +123,7 @@ impl<'a> Lifecycle<'a> {
         Ok(())
     }
 
-    /// First by Fleet, then by a Plan.
+    /// Upgrades first by Fleet, then by a Plan.
     async fn upgrade(&self) -> Result<()> {
         let object = json!({
             "apiVersion": "rancheros.cattle.io/v1",
@@ -139,7 +139,7 @@ impl<'a> Lifecycle<'a> {
         Ok(())
     }
 
-    /// Each object exists once.
+    /// Checks that each object exists once.
     async fn check(&self) -> Result<()> {
         self.only_inventory().await?;
         for (path, count) in [(TOKENS, 1), (BUNDLES, 0), (PLANS, 1)] {

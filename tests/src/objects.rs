@@ -8,7 +8,7 @@ pub fn condition(object: &Value, kind: &str) -> Value {
     conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
 }
 
-/// The same, unless it was written for an earlier generation of the object.
+/// The condition of this type, unless it was written for an earlier generation of the object.
 pub fn current_condition(object: &Value, kind: &str) -> Value {
     let condition = condition(object, kind);
     let is_current = condition["observedGeneration"] == object["metadata"]["generation"];

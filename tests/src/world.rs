@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 pub use media::USER;
 
-/// Ends with its value: fields are in the order of ending.
+/// Everything that runs ends when this value is dropped. Fields are in the order of ending.
 pub struct World {
     pub operator: Operator,
     /// Between operator and cluster; see [`WorldBuilder::faults`].
@@ -42,9 +42,9 @@ pub struct WorldBuilder {
 
 /// Holds `cluster/`, `operator/` and what the test adds.
 enum Folder {
-    /// Goes with the world; logs stay in `out/test/NAME/`.
+    /// Deleted with the world. Logs stay in `out/test/NAME/`.
     Scratch(Scratch),
-    /// Stays.
+    /// Not deleted.
     Kept(PathBuf),
 }
 

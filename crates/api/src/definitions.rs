@@ -85,8 +85,8 @@ mod tests {
         }
     }
 
-    /// Paths of all texts and lists in a schema without a limit of their length. The list of conditions is limited by its
-    /// types.
+    /// Paths of all texts and lists in a schema without a limit of their length. The list of conditions is limited by
+    /// its types.
     fn unbounded_fields(schema: &serde_json::Value, path: &str) -> Vec<String> {
         let free = match schema["type"].as_str() {
             Some("string") => schema["maxLength"].is_null() && schema["enum"].is_null() && schema["format"].is_null(),

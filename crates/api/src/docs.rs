@@ -1,4 +1,4 @@
-//! Makes `docs/conditions.md` from the code: all condition types, reasons and refusal codes.
+//! Renders `docs/conditions.md` from the code: all condition types, reasons and refusal codes.
 
 use protocol::RefusalCode;
 

@@ -1,7 +1,8 @@
 //! The API `rancheros.cattle.io/v1`: its three kinds, and the types, reasons and messages of their conditions.
 //!
-//! Everything that the first release's reference accepts is accepted, in the spelling of its documentation and in that of its Go
-//! types. `ros-operator crd` prints the definitions; they are committed in `chart/crds/`, and a test compares the two.
+//! Everything that the first release's reference accepts is accepted, in the spelling of its documentation and in that
+//! of its Go types. `ros-operator crd` prints the definitions. They are committed in `chart/crds/`, and a test compares
+//! the two.
 
 mod condition;
 mod definitions;
@@ -26,15 +27,15 @@ pub use text::Text;
 pub const GROUP: &str = "rancheros.cattle.io";
 pub const VERSION: &str = "v1";
 
-/// Name of the MachineRegistration through which a machine registered. An annotation, because the name may be longer than a
-/// label value.
+/// Name of the MachineRegistration through which a machine registered. An annotation, because the name may be longer
+/// than a label value.
 pub const REGISTRATION_ANNOTATION: &str = "rancheros.cattle.io/registration";
-/// Digest of the labels, annotations and SMBIOS that the registration last wrote to the inventory. If it is equal, nothing
-/// need be written.
+/// Digest of the labels, annotations and SMBIOS that the registration last wrote to the inventory. If it is equal,
+/// nothing need be written.
 pub const REGISTERED_DIGEST_ANNOTATION: &str = "rancheros.cattle.io/registered-digest";
 
-/// Finalizer of an inventory whose cluster registration token must be deleted first. The token is in another namespace, which
-/// owner references do not reach.
+/// Finalizer of an inventory whose cluster registration token must be deleted first. The token is in another namespace,
+/// which owner references do not reach.
 pub const TOKEN_FINALIZER: &str = "rancheros.cattle.io/cluster-registration-token";
 /// Annotation of a cluster registration token: the inventory that it was created for, `namespace/name`.
 pub const INVENTORY_ANNOTATION: &str = "rancheros.cattle.io/inventory";

@@ -1,4 +1,4 @@
-//! MachineInventory: one machine, what it is, where it is in its life, and what it shall be.
+//! MachineInventory: one machine. The spec says what it is and how it joins its cluster, the status how far it is.
 
 use super::{Condition, free_form};
 use k8s_openapi::api::core::v1::Taint;

@@ -1,4 +1,4 @@
-//! MachineRegistration: the door through which machines come, and what they are given.
+//! MachineRegistration: a URL through which machines register, and the configuration that they get.
 
 use super::{Condition, free_form};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

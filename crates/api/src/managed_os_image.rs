@@ -1,4 +1,4 @@
-//! ManagedOSImage: which release the nodes of which clusters shall run.
+//! ManagedOSImage: the release that the nodes of selected clusters should run.
 
 use super::{Condition, SecondsOrDuration, free_form, free_form_list};
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar};

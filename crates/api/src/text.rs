@@ -1,4 +1,4 @@
-//! The words of conditions.
+//! The texts of conditions. Constants are not copied.
 
 use super::{condition_type, message, reason};
 use schemars::JsonSchema;

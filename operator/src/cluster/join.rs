@@ -1,4 +1,4 @@
-//! How a machine joins its cluster: the answer of the inventory endpoint and, the same, of a report.
+//! How a machine joins its cluster. The inventory endpoint and the answer to a report use the same configuration.
 
 use crate::cluster::rancher::{Rancher, ReadOutcome};
 use crate::inventory::index::{Key, KnownMachine};
@@ -195,7 +195,7 @@ mod tests {
         KnownMachine { generation: Some(2), ..KnownMachine::of(fixtures::inventory("a", spec)) }
     }
 
-    /// The same, with its token made and found for a generation.
+    /// The same machine with a token in its status. The condition `Assigned` is for this generation.
     fn assigned(spec: Value, generation: i64) -> KnownMachine {
         let mut machine = machine(spec);
         let now = Time(Timestamp::from_second(0).unwrap());
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn taints_are_taints_and_labels_are_labels() {
+    fn taints_and_labels_are_rendered_as_text() {
         let config: MachineConfig = serde_json::from_value(json!({
             "role": "server", "nodeName": "one", "address": "192.0.2.1", "internalAddress": "10.0.0.1",
             "taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}, {"key": "bare", "effect": "NoExecute"}],
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_have_what_is_decided_from_the_inventory() {
+    fn the_inventory_decides_what_a_machine_gets() {
         let code = |machine: &KnownMachine| decide(machine).unwrap_err().code;
         assert_eq!(decide(&machine(json!({}))), Ok(Decision::Nothing));
         assert_eq!(decide(&machine(json!({"config": {"role": "agent"}}))), Ok(Decision::Settings));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_a_message_is_refused_with_the_limit() {
+    fn a_configuration_larger_than_a_message_is_refused_with_the_limit() {
         let config: MachineConfig =
             serde_json::from_value(json!({"x": "x".repeat(JoinConfiguration::MAX_BYTES)})).unwrap();
         let refusal = render(config, None).unwrap_err();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_handed_out_while_it_is_there_and_is_the_machines() {
+    async fn a_token_is_handed_out_only_if_it_exists_and_is_the_machines() {
         let api = FakeApi::default();
         api.install_rancher();
         let context = fixtures::context(&api);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_is_called_like_its_machine_unless_somebody_says_otherwise() {
+    async fn a_node_has_its_machines_name_unless_another_is_configured() {
         use kube::runtime::watcher::Event;
         let told = async |spec: Value, cloud_config: Option<Value>, came_through: Option<&str>| {
             let context = fixtures::context(&FakeApi::default());
@@ -303,7 +303,7 @@ mod tests {
         let agent = || json!({"config": {"role": "agent"}});
         assert_eq!(told(agent(), None, None).await.as_deref(), Some("a"), "made by hand");
         assert_eq!(told(agent(), Some(json!({})), Some("door")).await.as_deref(), Some("a"));
-        // It has that name from its cloud-config, `rancherd.nodeName`.
+        // The name is in its cloud-config already, as `rancherd.nodeName`.
         assert_eq!(told(agent(), Some(json!({"hostname": "shop-${machineName}"})), Some("door")).await, None);
         assert_eq!(told(agent(), None, Some("gone")).await, None);
         let own = json!({"config": {"role": "agent", "nodeName": "n"}});
@@ -311,11 +311,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_rancher_has_a_url_of_its_own_a_machine_joins_there() {
+    async fn a_machine_joins_at_ranchers_url_if_it_differs() {
         for (url, config, server) in [
             ("https://rancher.example.org/", json!({"role": "agent"}), Some("https://rancher.example.org")),
             ("https://rancher.example.org", json!({"role": "agent", "server": "https://own"}), Some("https://own")),
-            // Under which machines reach the operator in tests: it is beside Rancher.
+            // The operator's own URL in tests: the operator is beside Rancher.
             ("https://ros.example.org", json!({"role": "agent"}), None),
             ("", json!({"role": "agent"}), None),
         ] {

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_rancher_one_request_a_minute_is_made_for_all() {
+    async fn without_rancher_one_request_per_minute_serves_all_machines() {
         let api = FakeApi::default();
         let rancher = Rancher::new(api.client());
         for _ in 0..100 {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_made_once_and_deleted_by_its_machine_alone() {
+    async fn a_token_is_created_once_and_deleted_only_for_its_machine() {
         let api = FakeApi::default();
         api.install_rancher();
         let rancher = Rancher::new(api.client());

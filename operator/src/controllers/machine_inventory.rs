@@ -1,7 +1,8 @@
-//! The controller of MachineInventory: the part of the status that follows from objects and not from a machine's messages.
+//! The controller of MachineInventory: the part of the status that follows from objects and not from a machine's
+//! messages.
 //!
-//! It reads from the index and keeps only the names of objects that need a reconciliation. So neither its memory nor its work
-//! grows with a healthy fleet.
+//! It reads from the index and keeps only the names of objects that need a reconciliation. So neither its memory nor
+//! its work grows with a healthy fleet.
 
 mod cluster;
 mod finding;
@@ -30,8 +31,8 @@ use std::time::Duration;
 
 /// Seconds. An object that the server has just created has no status for a moment. After this long it will not get one.
 const STATUS_GRACE: i64 = 30;
-/// Objects per page of the first listing: a few MB, at most some 50. Smaller pages would take longer, because each page costs
-/// the API server a pass over all objects.
+/// Objects per page of the first listing: a few MB, at most some 50. Smaller pages would take longer, because each page
+/// costs the API server a pass over all objects.
 const PAGE: u32 = 1_000;
 /// How often a duplicate is checked again.
 const DUPLICATE_EVERY: Duration = Duration::from_secs(60);

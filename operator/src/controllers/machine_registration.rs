@@ -1,5 +1,5 @@
-//! The controller of MachineRegistration: creates its token and URL, and sets conditions that say whether machines can use
-//! them.
+//! The controller of MachineRegistration: creates its token and URL, and sets conditions that say whether machines can
+//! use them.
 //!
 //! A deleted registration admits no machine from then on; the machines that registered through it stay.
 

@@ -1,7 +1,7 @@
 //! The controller of ManagedOSImage: hands a roll-out to its engine and reports its progress from what machines report.
 //!
-//! Kinds that are not served are not read: the served engines are discovered regularly, and watches of their kinds begin when
-//! they are served.
+//! Kinds that are not served are not read: the served engines are discovered regularly, and watches of their kinds
+//! begin when they are served.
 
 mod apply;
 mod discovery;

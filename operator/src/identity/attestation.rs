@@ -9,9 +9,10 @@ use protocol::hardware::TpmInfo;
 use protocol::{Refusal, RefusalCode};
 use std::time::SystemTime;
 
-/// Checks the EK certificate as the registration's policy says: against the authorities that the registration names, else
-/// against those of the TPM vendors. Unless the policy is `Required`, a certificate of an unknown authority is accepted if it
-/// is for this key. With `Required` and without any authority every machine is refused: anybody can make a certificate.
+/// Checks the EK certificate as the registration's policy says: against the authorities that the registration names,
+/// else against those of the TPM vendors. Unless the policy is `Required`, a certificate of an unknown authority is
+/// accepted if it is for this key. With `Required` and without any authority every machine is refused: anybody can make
+/// a certificate.
 pub fn judge(
     registrations: &RegistrationIndex,
     vendors: &Authorities,
@@ -79,10 +80,10 @@ mod tests {
     const KEY: &[u8] = include_bytes!("../../../crates/protocol/testdata/rsa2048-p256.ek.der");
     const CERTIFICATE: &[u8] = include_bytes!("../../../crates/protocol/testdata/rsa2048-p256.ek.crt");
     const ISSUER: &[u8] = include_bytes!("../../../crates/protocol/testdata/issuer.crt");
-    /// Issued the issuer, which is not among what the machine shows: no path leads here.
+    /// The authority that issued `ISSUER`. The machine does not send `ISSUER`, so no path leads to this authority.
     const ROOT: &[u8] = include_bytes!("../../../crates/protocol/testdata/root.crt");
 
-    /// What comes of a certificate, and who vouches for it.
+    /// The result for the certificate, and the authority that it leads to.
     fn judged(vendors: &[&[u8]], attestation: Value) -> Result<(EkCertificateResult, Option<String>), Refusal> {
         let mut context = fixtures::context(&FakeApi::default());
         context.tpm_vendors = Authorities::new(vendors.iter().map(|der| der.to_vec()).collect());
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn vendors_vouch_where_a_registration_names_nobody() {
+    async fn vendors_authorities_apply_if_a_registration_names_none() {
         use EkCertificateResult::{Ignored, Trusted, Unverified};
         let vouched = Ok((Trusted, Some("CN=swtpm-localca".to_owned())));
         for policy in ["Required", "IfPresent"] {
@@ -111,7 +112,7 @@ mod tests {
         let refusal = judged(&[ROOT], json!({"ekCertificate": "Required"})).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::EndorsementCertificateUntrusted);
         assert!(refusal.message.contains("spec.attestation.trustedCAs"), "{refusal}");
-        // Whom a registration names, it names instead of them.
+        // Authorities that the registration names replace those of the vendors.
         let named = json!({"ekCertificate": "Required", "trustedCAs": {"secretName": "s"}});
         assert_eq!(judged(&[ISSUER], named).unwrap_err().code, RefusalCode::RegistrationInvalid, "not read yet");
     }

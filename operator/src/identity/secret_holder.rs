@@ -1,5 +1,5 @@
-//! Which machines may use a shared secret in place of a TPM: those with an inventory that was created by hand and has no TPM
-//! hash. A secret can be copied, so it never replaces a TPM.
+//! Which machines may use a shared secret in place of a TPM: those with an inventory that was created by hand and has
+//! no TPM hash. A secret can be copied, so it never replaces a TPM.
 
 use crate::identity::shared_secret::SharedSecrets;
 use crate::inventory::index::{InventoryIndex, KnownMachine};
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_never_stands_in_for_a_tpm_that_is_asked_for() {
+    fn a_shared_secret_never_replaces_a_required_tpm() {
         let by_secret = machine(json!({"machineTokenSecretName": "s"}));
         let certificates = |policy: &str| registration(json!({"attestation": {"ekCertificate": policy}}));
         assert_eq!(code(&registration(json!({})), &by_secret), None);

@@ -1,9 +1,9 @@
 //! Shared secrets, which identify machines without a TPM, and how the Secret of a shared secret is found.
 //!
-//! Only Secrets that inventories name are read, by name; nothing is listed or watched. The cache keeps digests, which only
-//! find a Secret: a machine is believed because the Secret, read again at that moment, contains the shared secret. So the
-//! deletion or change of a Secret takes effect at once. An unknown shared secret causes Secrets to be read again, a bounded
-//! number at bounded intervals, however many strangers ask.
+//! Only Secrets that inventories name are read, by name; nothing is listed or watched. The cache keeps digests, which
+//! only find a Secret: a machine is believed because the Secret, read again at that moment, contains the shared secret.
+//! So the deletion or change of a Secret takes effect at once. An unknown shared secret causes Secrets to be read
+//! again, a bounded number at bounded intervals, however many strangers ask.
 
 mod content;
 
@@ -131,8 +131,8 @@ impl SharedSecrets {
         self.change(|known| known.changed.drain().collect())
     }
 
-    /// The Secrets with this digest. If some Secrets were never read, or the digest is unknown, a round of reading is made
-    /// first, unless the last one is too recent.
+    /// The Secrets with this digest. If some Secrets were never read, or the digest is unknown, a round of reading is
+    /// made first, unless the last one is too recent.
     async fn holders(&self, index: &InventoryIndex, digest: &[u8; 32]) -> Result<Vec<Key>, Refusal> {
         let (holders, read) = self.change(|known| (known.holders(digest), known.by_secret.len()));
         if !holders.is_empty() && read >= index.secret_count() {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_secret_made_changed_and_deleted_opens_and_closes() {
+    async fn a_secret_identifies_a_machine_only_while_it_exists_unchanged() {
         let api = FakeApi::default();
         let context = fixtures::context(&api);
         enter(&context, "a", "secret-a");
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_do_not_have_secrets_read_without_end() {
+    async fn unknown_shared_secrets_cause_a_bounded_number_of_reads() {
         let api = FakeApi::default();
         let context = fixtures::context(&api);
         (0..ROUND + 9).for_each(|n| enter(&context, &format!("m{n}"), &format!("s{n}")));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_machines_with_one_secret_are_told_apart_by_nobody() {
+    async fn two_machines_with_the_same_secret_are_both_refused() {
         let api = FakeApi::default();
         let context = fixtures::context(&api);
         enter(&context, "a", "secret-a");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_token_secret_opens_nothing() {
+    async fn a_secret_of_another_type_identifies_no_machine() {
         let api = FakeApi::default();
         let context = fixtures::context(&api);
         enter(&context, "a", "secret-a");
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_the_api_server_is_away_a_machine_is_told_to_come_back() {
+    async fn without_the_api_server_a_machine_must_come_back_later() {
         let api = FakeApi::default();
         let context = fixtures::context(&api);
         enter(&context, "a", "secret-a");

@@ -1,7 +1,7 @@
 //! All MachineInventories, found in constant time by machine or by name.
 //!
-//! One watch fills it. Large parts that are rarely needed (SMBIOS, hardware) are kept as digests, so that the index of a
-//! large fleet stays small. The operator's own writes are entered at once; the watch's event replaces them later.
+//! One watch fills it. Large parts that are rarely needed (SMBIOS, hardware) are kept as digests, so that the index of
+//! a large fleet stays small. The operator's own writes are entered at once; the watch's event replaces them later.
 
 mod count;
 mod known_machine;
@@ -28,7 +28,8 @@ pub struct InventoryIndex {
 }
 
 impl InventoryIndex {
-    /// The watch begins to list all objects. Those that are not entered before [`InventoryIndex::finish_listing`] are removed.
+    /// The watch begins to list all objects. Those that are not entered before [`InventoryIndex::finish_listing`] are
+    /// removed.
     pub fn begin_listing(&self) {
         self.write(|maps| maps.listing = Some(HashSet::new()));
     }
@@ -59,15 +60,15 @@ impl InventoryIndex {
         machine
     }
 
-    /// Enters an object that was just created: the object that was sent, with the metadata from the answer. The watch's event
-    /// for the same version replaces it.
+    /// Enters an object that was just created: the object that was sent, with the metadata from the answer. The watch's
+    /// event for the same version replaces it.
     pub fn assume_made(&self, object: MachineInventory) -> Arc<KnownMachine> {
         let machine = KnownMachine::of(object);
         self.write(|maps| maps.assume(machine))
     }
 
-    /// Enters an object whose status was just written over the status of `before`. `None` and no entry if another client
-    /// changed or deleted the object in the meantime. The object must then be read.
+    /// Enters an object whose status was just written over the status of `before`. `None` and no entry if another
+    /// client changed or deleted the object in the meantime. The object must then be read.
     pub fn assume_written(
         &self,
         before: &KnownMachine,
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_on_their_way_count_until_they_turn_back() {
+    fn registering_machines_count_until_they_give_up() {
         let index = InventoryIndex::default();
         let (first, second) = (index.reserve("n", "door"), index.reserve("n", "door"));
         assert_eq!((first.admitted_before, second.admitted_before), (0, 1));
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn old_news_do_not_undo_an_own_write() {
+    fn an_older_event_does_not_undo_an_own_write() {
         let index = InventoryIndex::default();
         let mut own = object("a", 1, 9);
         own.spec.approved = Some(true);
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_own_write_is_assumed_to_have_made_lasts_until_it_is_seen() {
+    fn an_assumed_object_stays_until_the_watch_confirms_it() {
         let index = InventoryIndex::default();
         let written = |version: &str, generation| ObjectMeta {
             uid: Some("a".to_owned()),
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_one_object_is_not_that_of_its_successor() {
+    fn the_deletion_of_an_object_does_not_remove_its_successor() {
         let index = InventoryIndex::default();
         let gone = index.enter(object("a", 1, 3));
         let mut successor = object("a", 2, 4);
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_deleted_while_the_watch_was_broken_is_gone_after_the_next_listing() {
+    fn objects_deleted_while_the_watch_was_broken_are_removed_by_the_next_listing() {
         let index = InventoryIndex::default();
         for name in ["a", "b"] {
             index.enter(object(name, name.as_bytes()[0], 1));
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn an_etcd_restored_from_a_copy_is_believed_at_the_next_listing() {
+    fn a_listing_of_a_restored_etcd_replaces_newer_versions() {
         let index = InventoryIndex::default();
         let approved = |name: &str, version| {
             let mut object = object(name, name.as_bytes()[0], version);
@@ -315,9 +316,9 @@ mod tests {
             index.enter(approved(name, 8));
         }
         index.begin_listing();
-        // An own write in the meantime is newer than what was listed before it.
+        // An own write during the listing is newer than the listed object.
         index.enter(approved("b", 12));
-        // Read in the meantime: old news by what is known, and the same as what is listed.
+        // An object read during the listing is older than the known one and has the listed version.
         index.enter(object("c", b'c', 5));
         for name in ["a", "b", "c"] {
             index.enter_listed(object(name, name.as_bytes()[0], 5));
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_system_is_told_from_a_sign_of_life() {
+    fn only_changes_of_the_system_are_counted_as_such() {
         let index = InventoryIndex::default();
         index.enter(object("a", 1, 1));
         let seen = |version: u64, os: Option<&str>| {
@@ -379,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inventory_counts_in_its_namespace_and_beyond_while_it_is_the_only_one() {
+    fn a_single_inventory_counts_in_all_namespaces() {
         let index = InventoryIndex::default();
         index.enter(object("b", 1, 1));
         let mut elsewhere = object("a", 1, 2);
@@ -399,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_leads_to_the_machines_that_name_it() {
+    fn machines_are_found_by_the_secret_that_they_name() {
         let index = InventoryIndex::default();
         let secret = ("n".to_owned(), "s".to_owned());
         let with = |name: &str, version| {

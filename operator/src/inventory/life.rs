@@ -195,8 +195,9 @@ fn what_runs(os: &OsStatus) -> String {
     format!("release {} from slot {}", part(&os.version), part(&os.slot))
 }
 
-/// The status to write after steps since `written`. A condition that has returned to its old status keeps its transition
-/// time. `lastSeen` changes with any other change, or when it is old. Equal to `written` if there is nothing to write.
+/// The status to write after steps since `written`. A condition that has returned to its old status keeps its
+/// transition time. `lastSeen` changes with any other change, or when it is old. Equal to `written` if there is nothing
+/// to write.
 pub fn settled(
     written: &MachineInventoryStatus,
     mut status: MachineInventoryStatus,
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_life() {
+    fn a_machine_passes_through_all_phases() {
         let mut status = MachineInventoryStatus::default();
         let mut phases = Vec::new();
         let failure = Failure { reason: "DiskTooSmall".into(), message: "/dev/vda has 1 MiB".into() };
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_secret_is_no_attestation() {
+    fn a_shared_secret_is_not_recorded_as_an_attestation() {
         let step = Step::Registered { approved: true, hardware: None, attestation: None, addresses: Vec::new() };
         let status = after(&MachineInventoryStatus::default(), &step, Some(1), &at(0));
         assert_eq!(status.conditions.find(types::REGISTERED).unwrap().reason, reason::IDENTIFIED);
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_that_lead_back_to_what_is_written_are_nothing() {
+    fn steps_that_lead_back_to_the_written_status_write_nothing() {
         let installed = |before: &MachineInventoryStatus, second| {
             let registered = after(before, &registered(), Some(1), &at(second));
             settled(before, after(&registered, &Step::Installed, Some(1), &at(second)), &at(second))
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_only_fetches_its_configuration_is_expected_no_more() {
+    fn a_machine_that_fetched_its_configuration_is_not_expected_any_more() {
         let fetched = |before: &MachineInventoryStatus| after(before, &Step::Fetched, Some(1), &at(0));
         let status = fetched(&MachineInventoryStatus::default());
         assert_eq!(status.phase, Some(Phase::Registered));

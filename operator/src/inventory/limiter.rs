@@ -1,5 +1,5 @@
-//! Limits the writes of each registration. Whoever has its token can bring any number of machines, and all registrations
-//! share one API server.
+//! Limits the writes of each registration. Whoever has its token can bring any number of machines, and all
+//! registrations share one API server.
 
 use crate::inventory::index::Key;
 use protocol::{Refusal, RefusalCode};
@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// Writes per second, by default. A new machine costs two writes, its installation some six more, and its reports at most
-/// one in five minutes: 50,000 machines of one registration report with 167 writes per second. On two cores an API server
-/// handles 1,400 creates per second.
+/// Writes per second, by default. A new machine costs two writes, its installation some six more, and its reports at
+/// most one in five minutes: 50,000 machines of one registration report with 167 writes per second. On two cores an API
+/// server handles 1,400 creates per second.
 pub const WRITES_PER_SECOND: u32 = 250;
 /// Burst, in seconds: after as long without a write, so many seconds' writes may be made at once. By default 6,000, for
 /// 3,000 machines that are switched on together.
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn writes_of_one_registration_are_no_queue_in_front_of_anothers() {
+    async fn writes_of_one_registration_do_not_delay_those_of_another() {
         let limiter = WriteLimiter::default();
         let [hostile, honest, another] = ["hostile", "honest", "another"].map(|name| ("n".to_owned(), name.to_owned()));
         let mut held = Vec::new();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_registration_has_its_burst_and_then_its_rate_and_others_have_theirs() {
+    async fn each_registration_has_its_own_burst_and_rate() {
         let limiter = WriteLimiter::default();
         assert_eq!(taken(&limiter, "hostile"), 6_000);
         tokio::time::advance(Duration::from_secs(2)).await;

@@ -1,5 +1,5 @@
-//! Finds the inventory of a machine, also during the first listing. That takes seconds with a large fleet, and new machines
-//! need not wait for its end.
+//! Finds the inventory of a machine, also during the first listing. That takes seconds with a large fleet, and new
+//! machines need not wait for its end.
 
 use crate::inventory::index::{InventoryIndex, KnownMachine, Owner};
 use crate::inventory::store::InventoryStore;
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn before_everything_is_read_a_machine_is_asked_for_and_afterwards_never() {
+    async fn machines_are_looked_up_only_until_the_listing_is_complete() {
         let (api, hash) = (FakeApi::default(), TpmHash::of_public_key(b"a"));
         let object = fixtures::inventory("a", json!({"tpmHash": hash.as_str()}));
         api.put(
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_inventory_made_by_hand_is_believed_when_there_is_no_other() {
+    async fn an_inventory_created_by_hand_counts_if_there_is_no_other() {
         let (api, hash) = (FakeApi::default(), TpmHash::of_public_key(b"a"));
         let of = |namespace: &str| {
             let mut object = fixtures::inventory("a", json!({"tpmHash": hash.as_str()}));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_question_too_many_is_told_when_to_come_back() {
+    async fn one_lookup_too_many_is_refused_with_a_time_to_come_back() {
         let context = starting_with(&FakeApi::default());
         let _places = context.inventory.lookup.0.try_acquire_many(AT_ONCE as u32).unwrap();
         let refusal = context.inventory.find(&TpmHash::of_public_key(b"a")).await.unwrap_err();

@@ -1,8 +1,8 @@
 //! The name of an inventory: the filled-in template, and a suffix derived from the machine's TPM hash.
 //!
-//! The suffix is not random, so the name of a machine is always the same. If two replicas create its inventory at the same
-//! time, one of them gets AlreadyExists, without a lock or a listing. If the name belongs to another machine, which the
-//! hashes show, the next candidate has a longer suffix.
+//! The suffix is not random, so the name of a machine is always the same. If two replicas create its inventory at the
+//! same time, one of them gets AlreadyExists, without a lock or a listing. If the name belongs to another machine,
+//! which the hashes show, the next candidate has a longer suffix.
 
 use protocol::TpmHash;
 use protocol::template::Rendered;
@@ -13,11 +13,12 @@ const LONGEST: usize = 63;
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 const SUFFIX: usize = 5;
 
-/// The number of candidates. The first has 14 million suffixes, the second their square, so the third is never needed by
-/// coincidence.
+/// The number of candidates. The first has 14 million suffixes, the second their square, so the third is never needed
+/// by coincidence.
 pub const CANDIDATES: usize = 3;
 
-/// A valid object name from a filled-in template. `candidate` counts from 0; each has a longer suffix than the one before.
+/// A valid object name from a filled-in template. `candidate` counts from 0; each has a longer suffix than the one
+/// before.
 pub fn machine_name(rendered: &Rendered, hash: &TpmHash, candidate: usize) -> String {
     let suffix = suffix(hash, SUFFIX * (candidate + 1));
     let mut stem = rendered.to_name();
@@ -57,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_the_templates_and_the_machines() {
+    fn a_name_consists_of_the_template_and_a_suffix_of_the_machine() {
         let first = name("m-QEMU-Standard PC (Q35)-0042-", "a", 0);
         let (stem, suffix) = first.rsplit_once('-').unwrap();
         assert_eq!((stem, suffix.len()), ("m-qemu-standard-pc-q35-0042", 5));

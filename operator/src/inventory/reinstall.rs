@@ -1,5 +1,5 @@
-//! Reinstallation, requested by `spec.reinstall`: which request counts as honoured, the condition `Reinstall`, and which
-//! request is sent to the machine. Pure functions.
+//! Reinstallation, requested by `spec.reinstall`: which request counts as honoured, the condition `Reinstall`, and
+//! which request is sent to the machine. Pure functions.
 //!
 //! A reinstallation erases data, so every doubt is decided against it. A request that the object had when the operator
 //! first saw it, or when the machine registered, counts as honoured. No request is sent before a stored condition has
@@ -146,7 +146,8 @@ fn reported(
     }
 }
 
-/// Begins the record of an object that is new, or whose status belongs to another object. Its request counts as honoured.
+/// Begins the record of an object that is new, or whose status belongs to another object. Its request counts as
+/// honoured.
 fn begin(machine: &KnownMachine, status: &mut MachineInventoryStatus, now: &Time) {
     if status.reinstall.as_ref().is_some_and(|note| note.uid == machine.uid) {
         return;

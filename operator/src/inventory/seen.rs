@@ -1,5 +1,5 @@
-//! A MachineInventory as the operator reads it: without `managedFields` and `spec.smbios`. These are most of an object, are
-//! the most expensive parts to parse, and are not used.
+//! A MachineInventory as the operator reads it: without `managedFields` and `spec.smbios`. These are most of an object,
+//! are the most expensive parts to parse, and are not used.
 
 use api::{MachineConfig, MachineInventory, MachineInventorySpec, MachineInventoryStatus};
 use k8s_openapi::NamespaceResourceScope;
@@ -128,7 +128,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_index_makes_of_it_what_it_makes_of_the_whole_object() {
+    fn the_index_entry_equals_that_of_the_whole_object() {
         let object = json!({
             "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
             "metadata": {

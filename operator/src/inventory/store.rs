@@ -23,8 +23,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Seconds after which a machine should come back while the API server is unavailable.
 const RETRY_AFTER: u64 = 15;
 
-/// The form of the answer to a write: the metadata only, because the rest is known. This halves the work with the answer
-/// for the API server and for the operator.
+/// The form of the answer to a write: the metadata only, because the rest is known. This halves the work with the
+/// answer for the API server and for the operator.
 const METADATA: HeaderValue =
     HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json;q=0.5");
 

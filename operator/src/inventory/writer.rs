@@ -66,7 +66,8 @@ impl InventoryWriter {
         }
     }
 
-    /// Writes the noted steps if they change the status. After an error they stay noted, unless the inventory is deleted.
+    /// Writes the noted steps if they change the status. After an error they stay noted, unless the inventory is
+    /// deleted.
     pub async fn write(&mut self, inventory: &Inventory) -> Result<(), Refusal> {
         match self.try_to_write(inventory).await {
             Err(StoreError::Gone) => {
@@ -142,8 +143,8 @@ impl InventoryWriter {
         Outcome { status: life::settled(&self.machine.status, status, &inventory.clock.now()), news }
     }
 
-    /// The request to reinstall that the answer to this report contains. It is decided on the object that the API server has
-    /// now, and recorded before it is sent. Without an API server nothing is sent.
+    /// The request to reinstall that the answer to this report contains. It is decided on the object that the API
+    /// server has now, and recorded before it is sent. Without an API server nothing is sent.
     pub async fn send_reinstall(&mut self, inventory: &Inventory, report: &OsReport) -> Option<ReinstallRequest> {
         reinstall::due(&self.machine, report, self.counts(inventory))?;
         match self.try_to_send_reinstall(inventory, report).await {

@@ -1,5 +1,5 @@
-//! What a 404 of the API server means. If the kind is served, the answer is a Status that names the missing object. If the
-//! kind is not served, the answer is the plain text "404 page not found", which names nothing.
+//! What a 404 of the API server means. If the kind is served, the answer is a Status that names the missing object. If
+//! the kind is not served, the answer is the plain text "404 page not found", which names nothing.
 
 use kube::core::Status;
 
@@ -19,8 +19,8 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_object_that_is_not_there_is_told_from_a_kind_that_is_not_served() {
-        // As answered by kube-apiserver 1.36 for a Secret, for a kind of a group that it does not know, and when it refuses.
+    fn an_absent_object_is_distinguished_from_a_kind_that_is_not_served() {
+        // Answers of kube-apiserver 1.36: for a Secret, for a kind of an unknown group, and a refusal.
         let object = json!({"status": "Failure", "message": "secrets \"x\" not found", "reason": "NotFound",
             "details": {"name": "x", "kind": "secrets"}, "code": 404});
         let object: Status = serde_json::from_value(object).unwrap();

@@ -8,7 +8,8 @@ use kube::api::{
 };
 use serde_json::Value;
 
-/// The resource of an `apiVersion` and a kind. The plural is derived by Kubernetes' rule, which all kinds used here follow.
+/// The resource of an `apiVersion` and a kind. The plural is derived by Kubernetes' rule, which all kinds used here
+/// follow.
 pub fn resource(api_version: &str, kind: &str) -> ApiResource {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plurals_are_those_of_the_kinds_that_we_apply() {
+    fn plurals_match_the_applied_kinds() {
         for (api_version, kind, plural) in [
             ("v1", "ServiceAccount", "serviceaccounts"),
             ("v1", "Secret", "secrets"),

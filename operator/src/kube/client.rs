@@ -91,7 +91,7 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     #[tokio::test(start_paused = true)]
-    async fn an_api_server_that_never_answers_is_not_waited_for() {
+    async fn a_request_without_an_answer_fails_at_its_deadline() {
         let silent = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, BoxError>>());
         let request = Request::get("/api/v1/namespaces/n/secrets/s").body(Body::empty()).unwrap();
         let begun = Instant::now();

@@ -1,5 +1,5 @@
-//! The clock, and its jumps: when it was set, or the host slept, what was to be done at some time of day is due sooner or
-//! later than was computed.
+//! The clock and its jumps. If the clock is set, or the host has slept, things that depend on the time of day are due
+//! earlier or later than computed.
 
 use futures::{Stream, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_jump_is_told_once_whichever_way_it_went_and_time_that_passes_is_none() {
+    async fn each_jump_is_reported_once_and_passing_time_is_no_jump() {
         let jumps = clock_jumps(Clock(clock));
         tokio::pin!(jumps);
         for set_by in [3600, -3600, 0] {

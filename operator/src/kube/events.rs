@@ -1,5 +1,5 @@
-//! Kubernetes events. They are best effort: writing one never delays the caller, and many machines at once do not become
-//! many events at once. What somebody must know is in conditions.
+//! Kubernetes events. They are best effort: writing one never delays the caller, and many machines at once do not
+//! become many events at once. What somebody must know is in conditions.
 
 use crate::kube::client::FIELD_MANAGER;
 use k8s_openapi::api::core::v1::ObjectReference;

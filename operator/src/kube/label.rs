@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_checked_as_the_api_server_does() {
+    fn keys_are_checked_as_by_the_api_server() {
         for good in ["a", "a.b_c-D", "example.org/a", "rancheros.cattle.io/registration"] {
             assert_eq!(check_key(good), Ok(()), "{good:?}");
         }

@@ -1,11 +1,12 @@
 //! Leader election: the replica that holds a Lease runs the controllers. All replicas serve machines.
 //!
 //! The rules are client-go's: a Lease has expired if it has not changed for its duration, measured with this replica's
-//! monotonic clock. The times in the Lease are ignored, so clocks need not agree, and a clock that jumps changes nothing.
+//! monotonic clock. The times in the Lease are ignored, so clocks need not agree, and a clock that jumps changes
+//! nothing.
 //!
-//! Why this is not a library: kube-lease-manager 0.13 works with kube 5, but compares the Lease's renew time with the time
-//! of day, so two replicas whose clocks differ could lead at the same time. kubert and kube-leader-election need other
-//! versions of kube.
+//! Why this is not a library: kube-lease-manager 0.13 works with kube 5, but compares the Lease's renew time with the
+//! time of day, so two replicas whose clocks differ could lead at the same time. kubert and kube-leader-election need
+//! other versions of kube.
 
 mod election;
 mod lease;
@@ -31,8 +32,8 @@ impl Leadership {
         *self.0.borrow()
     }
 
-    /// Runs an action while this replica leads. `None`: this replica does not lead, or it stopped leading before the action
-    /// finished. The action is then dropped.
+    /// Runs an action while this replica leads. `None`: this replica does not lead, or it stopped leading before the
+    /// action finished. The action is then dropped.
     pub async fn act<T>(&self, action: impl Future<Output = T>) -> Option<T> {
         let mut held = self.0.clone();
         if !*held.borrow_and_update() {
@@ -58,8 +59,8 @@ impl Leadership {
         })
     }
 
-    /// Starts `work` each time this replica begins to lead and drops it when this replica stops leading, until `stop`. For
-    /// controllers whose watches only the leader needs.
+    /// Starts `work` each time this replica begins to lead and drops it when this replica stops leading, until `stop`.
+    /// For controllers whose watches only the leader needs.
     pub async fn whenever_held<W: Future<Output = ()>>(&self, stop: impl Future<Output = ()>, work: impl Fn() -> W) {
         let leading = async {
             let mut held = self.0.clone();
@@ -96,7 +97,7 @@ mod tests {
     use std::cell::Cell;
 
     #[tokio::test]
-    async fn who_does_not_lead_does_not_act() {
+    async fn a_replica_that_does_not_lead_does_not_act() {
         let (leadership, lead) = Leadership::new();
         assert_eq!(leadership.act(future::ready(1)).await, None);
         lead.send_replace(true);
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_action_ends_with_the_lead() {
+    async fn an_action_ends_with_the_leadership() {
         let (leadership, lead) = Leadership::new();
         lead.send_replace(true);
         let action = leadership.act(future::pending::<()>());
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_beginning_is_told_once() {
+    async fn each_beginning_of_leadership_is_reported_once() {
         let (leadership, lead) = Leadership::new();
         let begins = leadership.begins();
         tokio::pin!(begins);
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_begins_anew_with_each_lead() {
+    async fn work_starts_again_with_each_leadership() {
         let (leadership, lead) = Leadership::new();
         let begun = Cell::new(0);
         let working = leadership.whenever_held(future::pending(), || {

@@ -5,7 +5,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use std::time::Duration;
 
-/// 1 ms to 32 s: a deadline is 60 s.
+/// Buckets from 1 ms to 32 s. The deadline of a request is 60 s.
 pub fn histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 16))
 }
@@ -15,7 +15,7 @@ pub struct RequestLabel {
     method: String,
     /// The kind's plural.
     resource: String,
-    /// The HTTP status, or `none` where there was no answer.
+    /// The HTTP status, or `none` if there was no answer.
     status: String,
 }
 
@@ -30,12 +30,12 @@ impl Default for RequestTimes {
 }
 
 impl RequestTimes {
-    /// The metric, to be registered.
+    /// The metric, for the registry.
     pub fn family(&self) -> Family<RequestLabel, Histogram, fn() -> Histogram> {
         self.0.clone()
     }
 
-    /// `path` is an API server's; `status` is `None` where there was no answer.
+    /// Records a request. `path`: of the API server. `status`: `None` if there was no answer.
     pub fn observe(&self, method: &str, path: &str, status: Option<u16>, taken: Duration) {
         let label = RequestLabel {
             method: method.to_owned(),
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_known_by_its_kind_and_never_by_its_object() {
+    fn requests_are_labelled_by_kind_and_never_by_object() {
         for (path, resource) in [
             ("/api/v1/namespaces/n/secrets/s", "secrets"),
             ("/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/m/status", "machineinventories"),

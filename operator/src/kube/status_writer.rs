@@ -1,9 +1,10 @@
-//! The one way in which a status is written: as a merge patch from the old status to the new one, for exactly the version
-//! of the object that the new status was computed from.
+//! The one way in which a status is written: as a merge patch from the old status to the new one, for exactly the
+//! version of the object that the new status was computed from.
 //!
-//! Statuses have several writers: the server for what a machine says, the controller for what follows from other objects.
-//! A list such as `conditions` is written as a whole, so a writer that read an older version would undo what another
-//! writer wrote. The API server refuses the older version as a conflict, and the writer computes the status again.
+//! Statuses have several writers: the server for what a machine says, the controller for what follows from other
+//! objects. A list such as `conditions` is written as a whole, so a writer that read an older version would undo what
+//! another writer wrote. The API server refuses the older version as a conflict, and the writer computes the status
+//! again.
 
 use crate::kube::client::patching;
 use kube::api::{Api, Patch};
@@ -11,20 +12,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-/// A JSON merge patch (RFC 7386) of an object's status, for one version of the object.
+/// A JSON merge patch (RFC 7396) of an object's status, for one version of the object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StatusPatch(Value);
 
 impl StatusPatch {
-    /// The patch from one status to the other. `None`: they are equal. A field that `before` does not have is not removed.
-    /// `version`: the `metadata.resourceVersion` of the object that `before` was read from.
+    /// The patch from one status to the other. `None`: they are equal. A field that `before` does not have is not
+    /// removed. `version`: the `metadata.resourceVersion` of the object that `before` was read from.
     pub fn between<S: Serialize + PartialEq>(before: &S, after: &S, version: Option<String>) -> Option<Self> {
         if before == after {
             return None;
         }
         let [before, after] = [before, after].map(|status| serde_json::to_value(status).unwrap_or_default());
         let patch = difference(&without_nulls(before), without_nulls(after))?;
-        // Moved, where `json!` would copy.
+        // Moves the patch; `json!` would copy it.
         let mut object = Map::from_iter([("status".to_owned(), patch)]);
         object.insert("metadata".to_owned(), json!({"resourceVersion": version}));
         Some(Self(Value::Object(object)))
@@ -41,8 +42,8 @@ impl StatusPatch {
     }
 }
 
-/// The merge patch from one value to another. Neither contains a null. `None`: they are equal. A field that only the first
-/// value has becomes null in the patch, at every depth.
+/// The merge patch from one value to another. Neither contains a null. `None`: they are equal. A field that only the
+/// first value has becomes null in the patch, at every depth.
 fn difference(before: &Value, after: Value) -> Option<Value> {
     let (before, after) = match (before, after) {
         (Value::Object(before), Value::Object(after)) => (before, after),
@@ -78,7 +79,7 @@ mod tests {
     use crate::fixtures::merge;
     use proptest::prelude::*;
 
-    /// Few keys and values, so that two of them have much in common.
+    /// Documents with few keys and values, so that two of them have much in common.
     fn documents() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), (0..3).prop_map(Value::from)];
         leaf.prop_recursive(5, 40, 4, |inner| {
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_vanishes_inside_a_status_is_removed_and_nothing_else_is_named() {
+    fn a_patch_removes_absent_fields_and_contains_only_changes() {
         let before =
             json!({"attestation": {"ekCertificate": "Trusted", "ekCertificateAuthority": "CN=a"}, "phase": "Ready"});
         let after = json!({"attestation": {"ekCertificate": "Absent"}, "phase": "Ready"});

@@ -13,8 +13,8 @@ use std::fmt::Debug;
 /// request says so, it repeats the same request without end (kube#1042). An API server behind an aggregator or a proxy
 /// may answer that way. Then a new watcher is started, which lists first.
 ///
-/// A restored etcd is noticed if its revision was raised (`etcdutl snapshot restore --bump-revision --mark-compacted`, as
-/// Kubernetes' documentation says). Otherwise an API server accepts a watch from a future version and leaves out the
+/// A restored etcd is noticed if its revision was raised (`etcdutl snapshot restore --bump-revision --mark-compacted`,
+/// as Kubernetes' documentation says). Otherwise an API server accepts a watch from a future version and leaves out the
 /// events before it (kubernetes#107457).
 pub fn keep_watching<K>(
     api: Api<K>,
@@ -62,7 +62,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Lists one object, another with each listing, and refuses every watch.
+    /// A client whose API server returns another object in each listing and refuses every watch with this code.
     fn refusing(code: u16) -> kube::Client {
         let listings = Arc::new(AtomicUsize::new(0));
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -82,8 +82,8 @@ mod tests {
         json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "1"}, "items": [object]})
     }
 
-    /// The first names that are told, within ten minutes.
-    async fn told(code: u16, names: usize) -> Vec<String> {
+    /// The names of the first objects that the watch delivers within ten minutes.
+    async fn first_names(code: u16, names: usize) -> Vec<String> {
         let api = Api::<ConfigMap>::all(refusing(code));
         let events = keep_watching(api, watcher::Config::default(), "ConfigMap");
         let objects = events.filter_map(async |event| match event {
@@ -95,16 +95,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_cannot_be_resumed_is_begun_with_a_listing() {
+    async fn a_watch_that_cannot_resume_starts_with_a_listing() {
         for code in [410, 504] {
-            assert_eq!(told(code, 3).await, ["listing-0", "listing-1", "listing-2"], "{code}");
+            assert_eq!(first_names(code, 3).await, ["listing-0", "listing-1", "listing-2"], "{code}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_that_passes_costs_no_listing() {
+    async fn a_temporary_refusal_causes_no_listing() {
         for code in [429, 500, 503] {
-            assert_eq!(told(code, 2).await, ["listing-0"], "{code}");
+            assert_eq!(first_names(code, 2).await, ["listing-0"], "{code}");
         }
     }
 }

@@ -106,7 +106,7 @@ mod tests {
     use crate::fixtures;
 
     #[test]
-    fn a_medium_of_ours_opens_and_others_are_refused_with_the_reason() {
+    fn media_with_reserved_space_open_and_others_are_refused_with_a_reason() {
         let folder = tempfile::tempdir().unwrap();
         let path = fixtures::base_medium(folder.path(), "a.iso", 7);
         let bytes = std::fs::read(&path).unwrap();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_a_file_that_was_written_to_are_not_given_away_and_those_of_a_replaced_one_are() {
+    fn a_file_written_to_is_not_read_and_a_replaced_one_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = fixtures::base_medium(folder.path(), "a.iso", 7);
         let before = std::fs::read(&path).unwrap();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_that_need_no_quoting_anywhere() {
+    fn names_need_no_quoting() {
         for good in ["ros-0.1.0-x86_64.iso", "a.iso"] {
             assert!(is_name(good), "{good}");
         }

@@ -1,5 +1,5 @@
-//! A base medium with the settings of one registration in its reserved space, computed while it is read. The bytes are those
-//! that `ros-image customize` would write.
+//! A base medium with the settings of one registration in its reserved space, computed while it is read. The bytes are
+//! those that `ros-image customize` would write.
 
 use super::BaseMedium;
 use ::media::reserved_space;
@@ -50,8 +50,8 @@ impl Customized {
     }
 }
 
-/// 128 bits of the base medium's digest and 128 bits of the settings' digest. The settings contain a token that nobody can
-/// guess, so the digest does not reveal it.
+/// 128 bits of the base medium's digest and 128 bits of the settings' digest. The settings contain a token that nobody
+/// can guess, so the digest does not reveal it.
 fn etag(base: &str, settings: &str) -> String {
     format!("\"{}-{}\"", &base[..32], &settings[..32])
 }

@@ -1,10 +1,10 @@
 //! Which bytes a request asks for: conditions and ranges of RFC 9110 (sections 13 and 14). Pure functions.
 //!
-//! Scope: strong ETags, no dates (no Last-Modified is sent), one range. A request for several ranges is answered with the
-//! whole medium, which section 14.2 allows and every client must accept.
+//! Scope: strong ETags, no dates (no Last-Modified is sent), one range. A request for several ranges is answered with
+//! the whole medium, which section 14.2 allows and every client must accept.
 //!
-//! Why this is not a library: http-range-header and headers parse the Range header, which is a third of this file, but not
-//! the conditions, and they would have to be limited to one range.
+//! Why this is not a library: http-range-header and headers parse the Range header, which is a third of this file, but
+//! not the conditions, and they would have to be limited to one range.
 
 use axum::http::{HeaderMap, HeaderName, Method, header};
 use std::ops::Range;
@@ -31,8 +31,8 @@ pub fn select(method: &Method, headers: &HeaderMap, etag: &str, size: u64) -> Se
     if headers.contains_key(header::IF_NONE_MATCH) && names(headers, header::IF_NONE_MATCH, etag, true) {
         return Selection::NotModified;
     }
-    // Ranges are defined for GET only (section 14.2). With If-Range, a part is sent only for the current version. A date in
-    // If-Range never matches, because no date is sent.
+    // Ranges are defined for GET only (section 14.2). With If-Range, a part is sent only for the current version. A
+    // date in If-Range never matches, because no date is sent.
     let same = headers.get(header::IF_RANGE).is_none_or(|tag| tag.as_bytes() == etag.as_bytes());
     if method == Method::GET && same { range(headers, size) } else { Selection::Whole }
 }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn one_range_is_given_as_it_is_asked_for() {
+    fn a_single_range_is_selected() {
         for (range, part) in [
             ("bytes=0-0", 0..1),
             ("bytes=0-999", 0..1000),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_are_looked_at_before_the_range() {
+    fn conditions_are_evaluated_before_the_range() {
         let range = (header::RANGE, "bytes=0-1");
         for (condition, value, selection) in [
             (header::IF_NONE_MATCH, ETAG, Selection::NotModified),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the definition: the bytes whose numbers the range names, of those that there are.
+        /// Compares with the definition: the existing bytes whose numbers are in the range.
         #[test]
         fn a_range_selects_the_bytes_that_it_names(first in 0u64..300, last in 0u64..300, size in 0u64..200) {
             let of = |named: &dyn Fn(u64) -> bool| (0..size).filter(|number| named(*number)).collect::<Vec<_>>();

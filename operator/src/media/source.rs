@@ -1,4 +1,5 @@
-//! The source of base media: a file or a folder, and a URL from which a medium is fetched into the folder once at the start.
+//! The source of base media: a file or a folder, and a URL from which a medium is fetched into the folder once at the
+//! start.
 
 use super::base_medium::is_name;
 use anyhow::{Context as _, bail, ensure};
@@ -119,7 +120,7 @@ mod tests {
 
     const CONTENT: &[u8] = b"a medium";
 
-    /// The URL of a server that has one medium, and how often it was asked for it.
+    /// Serves one medium. Returns its URL and the number of requests for it.
     async fn serve() -> (String, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let give = |State(asked): State<Arc<AtomicUsize>>| async move {

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_that_finds_the_same_tells_nobody() {
+    async fn a_scan_without_a_change_sends_no_notification() {
         let folder = tempfile::tempdir().unwrap();
         fixtures::base_medium(folder.path(), "a.iso", 1);
         let mut known = Known::new();

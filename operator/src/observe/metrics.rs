@@ -18,7 +18,8 @@ use tokio::time::Instant;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
-    /// The request: `register`, `report`, `firstRelease`, `inventory`, `media`, or `open` if the exchange ended before it.
+    /// The request: `register`, `report`, `firstRelease`, `inventory`, `media`, or `open` if the exchange ended before
+    /// it.
     request: &'static str,
     /// `ok` or `refused`.
     result: &'static str,
@@ -28,8 +29,8 @@ struct Outcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ExchangeLabel {
-    /// `challenge`: up to the challenge on its way. `proof`: up to the accepted proof, mostly the machine's TPM.
-    /// `config`: from what the machine is to its configuration on its way, with the writes in between.
+    /// `challenge`: until the challenge is sent. `proof`: until the proof is accepted, mostly the machine's TPM.
+    /// `config`: from the accepted proof until the configuration is sent, with the writes in between.
     phase: &'static str,
 }
 
@@ -204,8 +205,8 @@ impl Metrics {
         }
     }
 
-    /// The metrics in the text format of OpenMetrics. Inventories and roll-outs are counted now, because their changes are not
-    /// followed one by one.
+    /// The metrics in the text format of OpenMetrics. Inventories and roll-outs are counted now, because their changes
+    /// are not followed one by one.
     pub fn text(&self, inventories: &InventoryIndex) -> Result<String, Refusal> {
         self.count_upgrades();
         self.inventories.clear();
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_are_counted_by_code() {
+    fn results_are_counted_by_code() {
         let metrics = Metrics::default();
         metrics.count("register", None);
         metrics.count("register", Some(&Refusal::new(RefusalCode::Busy, "")));

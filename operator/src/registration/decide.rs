@@ -25,8 +25,9 @@ pub enum Decision {
     Refuse(Refusal),
 }
 
-/// Decides about a machine that asks for its configuration. `known`: its inventory in the registration's namespace, found by
-/// TPM hash or shared secret. `admitted`: how many machines have registered, or are registering, before this one.
+/// Decides about a machine that asks for its configuration. `known`: its inventory in the registration's namespace,
+/// found by TPM hash or shared secret. `admitted`: how many machines have registered, or are registering, before this
+/// one.
 pub fn decide(
     registration: &Registration,
     known: Option<Arc<KnownMachine>>,
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_machine_is_taken_in() {
+    fn a_new_machine_is_enrolled() {
         let open = with(MachineRegistrationSpec::default());
         assert_eq!(decide(&open, None, 7, now()), Decision::Enroll { approved: true });
         let manual = with(MachineRegistrationSpec { approval: Some(Approval::Manual), ..Default::default() });
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_machine_is_recognised_and_one_made_by_hand_is_approved() {
+    fn a_known_machine_is_recognised_and_one_created_by_hand_is_approved() {
         let manual = with(MachineRegistrationSpec { approval: Some(Approval::Manual), ..Default::default() });
         for (given, approved) in [(None, true), (Some(true), true), (Some(false), false)] {
             match decide(&manual, known("n", None, given), 0, now()) {
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_for_new_machines_and_spare_those_that_came_before() {
+    fn limits_apply_to_new_machines_only() {
         let full = with(MachineRegistrationSpec { max_machines: Some(1), ..Default::default() });
         assert_eq!(code(decide(&full, None, 1, now())), Some(RefusalCode::TooManyMachines));
         assert_eq!(code(decide(&full, known("n", None, None), 1, now())), Some(RefusalCode::TooManyMachines));

@@ -1,5 +1,5 @@
-//! The operator's endpoint for machines: its URL, and the certificate for it. Both are determined at the start and checked
-//! regularly.
+//! The operator's endpoint for machines: its URL, and the certificate for it. Both are determined at the start and
+//! checked regularly.
 
 pub mod address;
 pub mod authority;
@@ -16,8 +16,8 @@ use tokio::sync::watch;
 
 /// How often certificate and address are checked: the certificate may be due or renewed by another replica.
 const RENEWAL_EVERY: Duration = Duration::from_secs(10 * 60);
-/// How often they are checked while no machine outside the cluster can reach the operator: a load balancer takes a while to
-/// assign an address.
+/// How often they are checked while no machine outside the cluster can reach the operator: a load balancer takes a
+/// while to assign an address.
 const ADDRESS_EVERY: Duration = Duration::from_secs(15);
 /// Pause between two attempts at the start.
 const START_RETRY: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Whether the URL is a Service's name, which leads nowhere outside the cluster.
+    /// Whether the URL is a Service's name, which only the cluster itself can reach.
     pub fn is_inside_only(&self) -> bool {
         let host = self.server_url.trim_start_matches("https://").split([':', '/']).next().unwrap_or_default();
         host.ends_with(".svc")
@@ -86,8 +86,8 @@ impl EndpointWatcher {
     }
 
     /// Watches certificate and address until it is dropped. `use_certificate` is called with each renewed certificate,
-    /// `told` gets each endpoint that differs from the one before. `machines_behind`: how many installed machines do not
-    /// have the settings of an endpoint yet; `None` while that is not known.
+    /// `told` gets each endpoint that differs from the one before. `machines_behind`: how many installed machines do
+    /// not have the settings of an endpoint yet; `None` while that is not known.
     pub async fn run(
         self,
         use_certificate: impl Fn(&CertificateAndKey) -> anyhow::Result<()>,
@@ -131,8 +131,8 @@ impl EndpointWatcher {
     }
 }
 
-/// What installed machines know of the operator. `told`: the endpoint in their settings. Nothing is known of an address that
-/// the settings do not contain yet.
+/// What installed machines know of the operator. `told`: the endpoint in their settings. Nothing is known of an address
+/// that the settings do not contain yet.
 fn installed_machines(
     told: &Endpoint,
     server_url: &str,

@@ -7,8 +7,8 @@ use protocol::template::dashed;
 /// Longest host name that is derived from the name of an inventory: the limit of a DNS label (RFC 1123).
 const MAX_HOST_NAME: usize = 63;
 
-/// The host name of a machine if its registration sets none: from the inventory's `spec.config`, else the inventory's name
-/// with hyphens for dots, because a machine would use only the part before the first dot.
+/// The host name of a machine if its registration sets none: from the inventory's `spec.config`, else the inventory's
+/// name with hyphens for dots, because a machine would use only the part before the first dot.
 pub fn host_name(machine: &KnownMachine) -> String {
     let own = machine.config().and_then(|config| document::host_name(&config.cloud_config));
     match own {

@@ -63,8 +63,8 @@ impl RegistrationIndex {
         self.read(|maps| maps.complete)
     }
 
-    /// The registration of a token. Tokens have some 280 random bits and are found by keyed hash, so timing does not help to
-    /// guess one.
+    /// The registration of a token. Tokens have some 280 random bits and are found by keyed hash, so timing does not
+    /// help to guess one.
     pub fn find(&self, token: &RegistrationToken) -> Option<(Arc<Registration>, TokenScope)> {
         self.read(|maps| {
             let (key, scope) = maps.by_token.get(token)?;
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_opens_until_it_is_replaced_or_its_registration_deleted() {
+    fn a_token_is_valid_until_it_is_replaced_or_its_registration_is_deleted() {
         let index = RegistrationIndex::default();
         index.apply(&Event::Apply(object("door", &token('a'))));
         assert_eq!(index.find(&token('a')).unwrap().0.name, "door");
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registration_that_does_not_say_how_many_has_the_default() {
+    fn a_registration_without_a_limit_has_the_default() {
         for (default, given, most) in
             [(7, None, Some(7)), (7, Some(9), Some(9)), (0, None, None), (0, Some(9), Some(9))]
         {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registration_deleted_while_the_watch_was_broken_is_closed_after_the_next_listing() {
+    fn a_registration_deleted_while_the_watch_was_broken_is_removed_by_the_next_listing() {
         let index = RegistrationIndex::default();
         index.apply(&Event::Apply(object("door", &token('a'))));
         index.set_authorities("n", "door", Some(Arc::new(Vec::new())));

@@ -66,8 +66,8 @@ impl<'a> Record<'a> {
         object
     }
 
-    /// The JSON merge patch of an existing inventory. `None` if it is up to date. Labels and annotations are added and changed,
-    /// never removed, because somebody else may have set them. The identity is not changed.
+    /// The JSON merge patch of an existing inventory. `None` if it is up to date. Labels and annotations are added and
+    /// changed, never removed, because somebody else may have set them. The identity is not changed.
     pub fn patch(&self, known: &KnownMachine) -> Option<Value> {
         let digest = self.digest();
         let up_to_date = known.registered_digest.as_ref() == Some(&digest)
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inventory_is_made_of_registration_and_machine() {
+    fn an_inventory_is_built_from_registration_and_machine() {
         let object = record(&smbios("No 42!")).object(&hash(), true, 0);
         assert_eq!(object.labels()["serial"], "No-42");
         assert_eq!(object.annotations()["note"], "from No 42!");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recorded_is_not_written_again() {
+    fn recorded_values_are_not_written_again() {
         let known = KnownMachine::of(record(&smbios("1")).object(&hash(), true, 0));
         assert_eq!(record(&smbios("1")).patch(&known), None);
         let patch = record(&smbios("2")).patch(&known).unwrap();

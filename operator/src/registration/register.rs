@@ -26,8 +26,8 @@ use std::sync::Arc;
 /// How often the inventory may be deleted or changed during a registration before the machine is refused.
 const ATTEMPTS: usize = 3;
 
-/// Registers a machine that has proved its identity by its TPM. Afterwards its inventory exists; the caller writes its status
-/// with the returned writer. A machine that waits for approval is recorded and refused.
+/// Registers a machine that has proved its identity by its TPM. Afterwards its inventory exists; the caller writes its
+/// status with the returned writer. A machine that waits for approval is recorded and refused.
 pub async fn register(
     inventory: &Inventory,
     registration: &Registration,
@@ -153,8 +153,8 @@ fn is_ours(registration: &Registration, machine: &KnownMachine) -> bool {
     machine.namespace == registration.namespace && !machine.deleting
 }
 
-/// Creates the inventory of a new machine. If the name belongs to the same machine, another replica or connection has just
-/// created the inventory, and that one is used.
+/// Creates the inventory of a new machine. If the name belongs to the same machine, another replica or connection has
+/// just created the inventory, and that one is used.
 async fn make(
     inventory: &Inventory,
     record: &Record<'_>,

@@ -68,7 +68,7 @@ pub(super) struct ConfigTemplates(Vec<TemplateText>);
 
 #[derive(Clone, Debug)]
 struct TemplateText {
-    /// For people, such as `cloudConfig.users[0].name`.
+    /// Path for messages, such as `cloudConfig.users[0].name`.
     path: String,
     /// JSON pointer.
     pointer: String,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_filled_in_at_every_depth_and_scripts_stay_as_they_are() {
+    fn texts_are_filled_in_at_every_depth_and_scripts_are_unchanged() {
         let script = "for f in ${FILES[@]}; do echo \"${f%.*} ${HOME}\"; done";
         let config = json!({
             "write_files": [{"path": "/etc/m~a/${machineName}", "content": "$${x} ${System Information/Serial Number}"}],
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_is_bounded() {
+    fn filled_in_texts_are_bounded() {
         let text = "${System Information/Serial Number}".repeat(400);
         let refusal = filled_in(json!({"runcmd": [text]}), &"x".repeat(1024)).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::MessageTooBig);

@@ -11,7 +11,7 @@ fn with(spec: Value) -> Registration {
 }
 
 #[test]
-fn the_answer_is_the_registrations_and_the_operators() {
+fn the_answer_contains_the_settings_of_registration_and_operator() {
     let door = with(json!({"cloudConfig": {
         "hostname": "a", "rancherd": {"role": "server", "token": "mine"}, "rancheros": {"install": null},
     }}));
@@ -40,7 +40,7 @@ fn machine(name: &str, config: Value) -> KnownMachine {
     object.metadata.namespace = Some("n".into());
     KnownMachine::of(object)
 }
-/// Host name and Node's name of a machine with this serial number.
+/// Host name and Node name of a machine with this serial number.
 fn names(cloud_config: Value, machine: &KnownMachine, serial: &str) -> (String, String) {
     let smbios = serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap();
     let config = with(json!({"cloudConfig": cloud_config}))
@@ -52,14 +52,14 @@ fn names(cloud_config: Value, machine: &KnownMachine, serial: &str) -> (String, 
 }
 
 #[test]
-fn each_machine_has_a_name_of_its_own() {
+fn each_machine_gets_its_own_name() {
     let edge = machine("edge-7-bcdfg", json!({"role": "agent"}));
     let of = |config: Value| names(config, &edge, "S 1: \"x\"\nroot: y");
     let same = |name: &str| (name.to_owned(), name.to_owned());
     assert_eq!(of(json!({})), same("edge-7-bcdfg"));
     assert_eq!(of(json!({"hostname": "", "rancherd": {"role": "server"}})), same("edge-7-bcdfg"));
     assert_eq!(of(json!({"hostname": "pos-${machineName}"})), same("pos-edge-7-bcdfg"));
-    // What a machine says of itself is made a host name.
+    // Values from a machine are made valid host names.
     assert_eq!(
         of(json!({"hostname": "shop-${System Information/Serial Number}"})),
         ("shop-S-1-x-root-y".to_owned(), "shop-s-1-x-root-y".to_owned())
@@ -73,7 +73,7 @@ fn each_machine_has_a_name_of_its_own() {
 }
 
 #[test]
-fn a_node_is_called_as_the_machine_calls_itself() {
+fn the_node_name_is_the_one_that_the_machine_uses() {
     let edge = machine("edge-7", json!({}));
     for (config, host_name) in [
         (json!({"hostname": "a.b.c"}), "a"),
@@ -88,7 +88,7 @@ fn a_node_is_called_as_the_machine_calls_itself() {
         let answer = with(json!({"cloudConfig": config}))
             .answer(&endpoint(), TokenScope::KnownMachines, &edge, &SmbiosDocument::default())
             .unwrap();
-        // As the machine reads it.
+        // Reads the answer as the machine does.
         let (document, _) = document::Document::read(&answer);
         assert_eq!(document.hostname.as_deref(), Some(host_name), "{config}");
         assert_eq!(answer.0["rancherd"]["nodeName"], host_name.to_lowercase(), "{config}");
@@ -97,7 +97,7 @@ fn a_node_is_called_as_the_machine_calls_itself() {
 }
 
 #[test]
-fn the_revision_of_settings_is_that_of_their_content() {
+fn the_revision_of_settings_follows_from_their_content() {
     const ONE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let door = with(json!({}));
     let settings = |server_url: &str, bundle: &str| {
@@ -132,7 +132,7 @@ fn a_problem_names_the_field() {
 }
 
 #[test]
-fn too_large_a_configuration_is_found_before_a_machine_asks() {
+fn a_configuration_that_is_too_large_is_found_in_advance() {
     let door = with(json!({"cloudConfig": {"write_files": [{"content": "x".repeat(MAX_FRAME)}]}}));
     assert_eq!(check_size(&door, &endpoint()).unwrap_err().reason, reason::CLOUD_CONFIG_TOO_LARGE);
     assert_eq!(check_size(&with(json!({})), &endpoint()), Ok(()));

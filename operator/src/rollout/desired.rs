@@ -42,8 +42,8 @@ pub struct DesiredObjects {
     pub apply: Vec<Value>,
     /// Objects by name, deleted first.
     pub delete: Vec<Value>,
-    /// The object of another engine. It is deleted first, and its deletion is waited for: it deletes objects with the same
-    /// names.
+    /// The object of another engine. It is deleted first, and its deletion is waited for: it deletes objects with the
+    /// same names.
     pub predecessor: Option<Value>,
     /// Whether the ManagedOSImage needs a finalizer, because owner references do not reach all objects.
     pub finalizer: bool,
@@ -85,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_owned_and_needs_no_finalizer() {
+    fn a_bundle_has_an_owner_and_needs_no_finalizer() {
         let built = built(&object(json!({"osImage": "a:1"})), true);
         assert_eq!(kinds(&built.apply), ["Bundle"]);
         assert!(!built.finalizer && built.delete.is_empty() && built.predecessor.is_none());
     }
 
     #[test]
-    fn the_plan_is_applied_last_and_a_bundle_goes_before_it() {
+    fn the_plan_is_applied_last_and_a_bundle_is_deleted_first() {
         let spec = json!({"osImage": "a:1", "engine": "Plan", "drain": {}, "cloudConfig": {"hostname": "h"}});
         let mut object = object(spec);
         let first = built(&object, true);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_new_spec_has_no_use_for_is_deleted_once() {
+    fn objects_that_a_new_spec_does_not_need_are_deleted_once() {
         let mut object = object(json!({"osImage": "a:1", "cordon": false}));
         object.metadata.finalizers = Some(vec![OS_IMAGE_FINALIZER.to_owned()]);
         let status = |generation| ManagedOSImageStatus {

@@ -32,8 +32,8 @@ pub trait RolloutEngine: std::fmt::Debug + Send + Sync {
     /// Namespace of the Plan.
     fn plan_namespace(&self, served: ServedKinds) -> &'static str;
 
-    /// Whether the content of the objects can be read by more people than the ManagedOSImage, so that it must not contain
-    /// secrets.
+    /// Whether the content of the objects can be read by more people than the ManagedOSImage, so that it must not
+    /// contain secrets.
     fn exposes_content(&self) -> bool;
 
     /// The objects to apply and to delete. The status is read from the last one to apply.
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fleet_goes_before_plans_and_plans_reach_this_cluster_only() {
+    fn fleet_is_preferred_and_plans_are_for_this_cluster_only() {
         let served = |bundles, plans| ServedKinds { bundles, plans, standalone: false };
         let cases = [
             (Engine::Auto, "fleet-local", served(true, true), Some(FLEET)),

@@ -2,8 +2,9 @@
 //!
 //! Source: the grammar at the top of `reference.go` in the distribution project, which container runtimes share.
 //!
-//! Why this is not `oci_spec::distribution::Reference` (also in oci-client): it fills in `docker.io` for a missing registry,
-//! and whether a registry is named decides about the default registry. It would also add regex, strum and derive_builder.
+//! Why this is not `oci_spec::distribution::Reference` (also in oci-client): it fills in `docker.io` for a missing
+//! registry, and whether a registry is named decides about the default registry. It would also add regex, strum and
+//! derive_builder.
 
 use std::fmt;
 use std::str::FromStr;
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_tags_and_digests_are_told_apart() {
+    fn ports_tags_and_digests_are_distinguished() {
         let digest = format!("sha256:{}", "ab".repeat(32));
         let tagged = |text: &str| (text.to_owned(), Some("v1.2".to_owned()));
         assert_eq!(parts("rancher/os2:v1.2"), tagged("rancher/os2:v1.2"));
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_runtime_would_pull_is_refused() {
+    fn malformed_references_are_refused() {
         let long = format!("os2:{}", "a".repeat(129));
         for bad in ["", ":", "os2:", "os2@", "os2@sha256:12", "a b", "Os2", "a//b", "a/", "r:x/os2", "os2:v1/x", &long]
         {
@@ -158,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered_and_what_is_taken_is_taken_again(text in "[a-z0-9.:/@_\\[\\]A-Z-]{0,60}|.{0,40}") {
+        fn any_text_is_handled_and_an_accepted_one_is_accepted_again(text in "[a-z0-9.:/@_\\[\\]A-Z-]{0,60}|.{0,40}") {
             if let Ok(image) = text.parse::<ImageReference>() {
                 prop_assert_eq!(image.to_string().parse::<ImageReference>(), Ok(image));
             }

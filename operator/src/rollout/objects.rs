@@ -1,7 +1,7 @@
 //! The objects of a roll-out, for a Bundle or to be applied without Fleet.
 //!
-//! All have the same name, which contains the name of the ManagedOSImage: two Bundles with an object of the same name could
-//! not be applied.
+//! All have the same name, which contains the name of the ManagedOSImage: two Bundles with an object of the same name
+//! could not be applied.
 
 use super::Upgrade;
 use api::{OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL};
@@ -110,7 +110,7 @@ mod tests {
     use api::ManagedOSImage;
 
     #[test]
-    fn identities_are_those_of_the_objects() {
+    fn identities_match_the_objects() {
         let spec = json!({"osImage": "a:1", "drain": {}, "cloudConfig": {"hostname": "h"}});
         let object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
         let upgrade = Upgrade::of(&object, PLAN, &DefaultRegistry::default()).unwrap();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_of_a_plan_may_do_what_is_asked_of_them() {
+    fn pods_of_a_plan_have_the_rights_that_they_need() {
         let of = |spec: Value| {
             let object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
             serde_json::to_string(&rules(&Upgrade::of(&object, PLAN, &DefaultRegistry::default()).unwrap())).unwrap()

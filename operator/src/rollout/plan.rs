@@ -1,8 +1,9 @@
 //! The spec of a Plan of System Upgrade Controller, `upgrade.cattle.io/v1`: the fields that the operator writes.
 //!
 //! The API server accepts more than the controller does. A number as `drain.timeout` means nanoseconds and stops the
-//! controller for all Plans of the cluster, so it is always text. A `version` that is not a valid label value causes neither a
-//! Job nor an error. `env` is pruned silently, so `envs` is used. If `drain` is given, its absent fields count as true.
+//! controller for all Plans of the cluster, so it is always text. A `version` that is not a valid label value causes
+//! neither a Job nor an error. `env` is pruned silently, so `envs` is used. If `drain` is given, its absent fields
+//! count as true.
 
 use super::{DefaultRegistry, ImageReference, MalformedImage};
 use crate::digest::Digest;
@@ -93,8 +94,8 @@ pub struct PlanSecret {
 #[error("{0}")]
 pub struct UnsupportedByPlan(pub String);
 
-/// The Plan for a ManagedOSImage. `cloud_config`: the document in the Secret of the same name. `registry`: for images that name
-/// none.
+/// The Plan for a ManagedOSImage. `cloud_config`: the document in the Secret of the same name. `registry`: for images
+/// that name none.
 pub fn plan(
     name: &str,
     spec: &ManagedOSImageSpec,
@@ -166,8 +167,8 @@ fn image(text: &str) -> Result<ImageReference, UnsupportedByPlan> {
     text.trim().parse().map_err(|error: MalformedImage| UnsupportedByPlan(error.to_string()))
 }
 
-/// The version of the Plan, a valid label value. It changes exactly when nodes must be upgraded again: with `osImage`, the
-/// container or the cloud-config. The controller compares only this version.
+/// The version of the Plan, a valid label value. It changes exactly when nodes must be upgraded again: with `osImage`,
+/// the container or the cloud-config. The controller compares only this version.
 fn version(
     upgrade: &Container,
     os_image: Option<&str>,
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_changes_with_what_must_run_again_and_with_nothing_else() {
+    fn the_version_changes_only_if_nodes_must_be_upgraded_again() {
         let first = version_of(json!({"osImage": "r:5000/os2:v1"}));
         assert!(first.starts_with("v1-") && first.len() == 19, "{first}");
         let same = json!({"osImage": "r:5000/os2:v1", "concurrency": 7, "drain": {}, "prepare": {"image": "a"},
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn local_data_is_kept_unless_told_otherwise() {
+    fn local_data_is_kept_by_default() {
         let drain = of(json!({"osImage": "a", "drain": {}})).unwrap().drain.unwrap();
         assert!(!drain.delete_local_data && !drain.delete_emptydir_data && drain.ignore_daemon_sets);
         assert_eq!((drain.timeout, drain.grace_period), (None, None));
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_release_is_told_to_upgrade_and_an_image_of_its_own_runs_as_it_is() {
+    fn the_release_runs_its_upgrade_command_and_an_own_image_its_entry_point() {
         let command =
             |container: Value| of(json!({"osImage": "a:1", "upgradeContainer": container})).unwrap().upgrade.command;
         assert_eq!(of(json!({"osImage": "a:1"})).unwrap().upgrade.command, [UPGRADE]);
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_registry_is_put_in_front_and_has_nothing_run_again() {
+    fn a_default_registry_does_not_change_the_version() {
         let spec = json!({"osImage": "os2:v1", "prepare": {"image": "quay.io/a:1"}});
         let spec = serde_json::from_value(spec).unwrap();
         let here = plan("mos-x", &spec, None, &DefaultRegistry::new("r.example.org")).unwrap();
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_plan_cannot_say_is_refused() {
+    fn a_spec_that_a_plan_cannot_express_is_refused() {
         let window = json!({"startTime": "22:00"});
         for (spec, what) in [
             (json!({"osImage": "Not An Image"}), "no image reference"),
@@ -305,7 +306,7 @@ mod tests {
     }
 
     proptest! {
-        /// Integers and durations mean seconds; what is written is a duration and int32 seconds.
+        /// Integers in the spec mean seconds. The Plan has a duration and int32 seconds.
         #[test]
         fn units_survive(seconds in 0u32..=i32::MAX as u32, minutes in 0u32..100_000) {
             let drain = of(json!({"osImage": "a", "drain": {

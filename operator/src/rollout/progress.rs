@@ -1,5 +1,5 @@
-//! The progress of each node, from the reports of machines and from Nodes. A Ready Bundle and a Complete Plan only say that
-//! objects are applied, even after a failed Job.
+//! The progress of each node, from the reports of machines and from Nodes. A Ready Bundle and a Complete Plan only say
+//! that objects are applied, even after a failed Job.
 
 mod plan_status;
 
@@ -163,7 +163,8 @@ fn by_report(release: &Release, os: &OsStatus, under_way: Option<(Phase, String)
 }
 
 fn by_node(upgrade: &Upgrade, node: &Node, carried_out: bool, under_way: Option<(Phase, String)>) -> (Phase, String) {
-    // If no os-release contains the name of the release (a container of the user's own, a digest), only the label counts.
+    // If no os-release contains the name of the release (a container of the user's own, a digest), only the label
+    // counts.
     let named = upgrade.release.as_ref().and_then(|release| release.is_named_in(&node.os_image));
     match (carried_out, named) {
         (_, Some(true)) | (true, None) if node.ready => (Phase::Done, String::new()),
@@ -173,8 +174,8 @@ fn by_node(upgrade: &Upgrade, node: &Node, carried_out: bool, under_way: Option<
     }
 }
 
-/// Adds the history: since when a node is in its phase, and that it has failed, which nothing else may show any more. A Job is
-/// deleted 15 minutes after its end, and the node stays in the Plan without one.
+/// Adds the history: since when a node is in its phase, and that it has failed, which nothing else may show any more. A
+/// Job is deleted 15 minutes after its end, and the node stays in the Plan without one.
 fn remembered(upgrade: &Upgrade, seen: Vec<Seen>, before: &[NodeProgress], now: &Time) -> Progress {
     let key = |name: &str, cluster: Option<&str>| (name.to_owned(), cluster.map(str::to_owned));
     let before: HashMap<_, _> = before.iter().map(|node| (key(&node.name, node.cluster.as_deref()), node)).collect();

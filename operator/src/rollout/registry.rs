@@ -64,14 +64,14 @@ mod tests {
     }
 
     #[test]
-    fn ranchers_goes_before_the_charts() {
+    fn ranchers_registry_takes_precedence_over_the_charts() {
         let chart = DefaultRegistry::new("chart.example.org");
         assert_eq!(DefaultRegistry::new("").or(&chart), chart);
         assert_eq!(DefaultRegistry::new("r.example.org").or(&chart), DefaultRegistry::new("r.example.org"));
     }
 
     #[test]
-    fn what_is_no_registry_is_refused_and_not_repeated() {
+    fn a_malformed_registry_is_refused_and_not_shown() {
         for registry in ["https://registry.example.org", "user:secret@registry.example.org", "a b", "x:port"] {
             let refused = DefaultRegistry::new(registry).complete(&"a/b:c".parse().unwrap()).unwrap_err().to_string();
             assert!(refused.contains("a/b:c") && !refused.contains(registry), "{refused}");

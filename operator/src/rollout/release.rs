@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tag_names_the_release_unless_the_user_does() {
+    fn the_tag_names_the_release_by_default() {
         let image: ImageReference = "rancher/os2:v0.2.0".parse().unwrap();
         let release = Release::of(None, Some(&image)).unwrap();
         assert_eq!(release.running(&os("0.2.0", "A", true)), Running::Healthy);

@@ -1,5 +1,5 @@
-//! Finds secrets in a cloud-config. They must not be in a Bundle: Fleet also stores its content in a cluster-scoped object,
-//! which more people may read than the ManagedOSImage.
+//! Finds secrets in a cloud-config. They must not be in a Bundle: Fleet also stores its content in a cluster-scoped
+//! object, which more people may read than the ManagedOSImage.
 
 use cloud_config::normal_key;
 use serde_json::{Map, Value};
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_named_by_their_place() {
+    fn secrets_are_named_by_their_path() {
         assert_eq!(secret(json!({"users": [{"name": "u", "passwd": "$6$x"}]})).unwrap(), "users[0].passwd");
         assert_eq!(secret(json!({"rancherd": {"token": "abc"}})).unwrap(), "rancherd.token");
         assert_eq!(secret(json!({"chpasswd": {"list": "u:p"}})).unwrap(), "chpasswd");
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_everybody_may_read_passes() {
+    fn a_cloud_config_without_secrets_is_accepted() {
         let config = json!({
             "chpasswd": {"expire": false},
             "users": [{"name": "u", "lock_passwd": true, "ssh_authorized_keys": ["ssh-ed25519 AAAA"]}],

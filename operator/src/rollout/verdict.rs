@@ -145,11 +145,12 @@ mod tests {
         NodeCounts { desired, done, updating, failed }
     }
 
-    /// Namespace, spec, clusters (all, applied), nodes (desired, done, updating, failed), seconds; reason, stalled.
+    /// The observation (namespace, spec, clusters: all and applied, nodes: desired, done, updating and failed, idle
+    /// seconds) and the verdict (reason, stalled).
     type Case = (&'static str, Value, Option<(u32, u32)>, [u32; 4], i64, &'static str, bool);
 
     #[test]
-    fn each_situation_has_its_reason() {
+    fn each_observation_has_its_reason() {
         let image = || json!({"osImage": "a:2", "targets": [{"clusterName": "c"}]});
         let paused = || json!({"osImage": "a:2", "concurrency": 0});
         let window = || json!({"osImage": "a:2", "windows": [{"startTime": "22:00"}]});
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_other_side_says_is_passed_on() {
+    fn messages_of_the_engine_are_passed_on() {
         let upgrade = upgrade("fleet-local", json!({"osImage": "a:2"}));
         let mut refused = bundle(1, 0);
         refused.summary.err_applied = 1;

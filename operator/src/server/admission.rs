@@ -135,8 +135,8 @@ impl Closing {
 }
 
 impl Drain {
-    /// Stops admitting exchanges, notifies the current ones, and waits until they end, at most for `patience`. Returns whether
-    /// all of them ended.
+    /// Stops admitting exchanges, notifies the current ones, and waits until they end, at most for `patience`. Returns
+    /// whether all of them ended.
     pub async fn close(&self, patience: Duration) -> bool {
         self.closing.send_replace(true);
         tokio::time::timeout(patience, self.in_flight.closed()).await.is_ok()
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_too_many_is_told_when_to_come_back() {
+    async fn one_too_many_is_refused_with_a_time_to_come_back() {
         let (admission, _drain) = Admission::new(1);
         let mut first = admission.admit(None).await.ok().unwrap();
         let refusal = admission.admit(None).await.err().unwrap();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn installations_are_bounded_and_one_that_is_silent_makes_room() {
+    async fn installations_are_bounded_and_a_silent_one_is_revoked() {
         let (admission, _drain) = Admission::new(1);
         let mut followed = Vec::new();
         for _ in 0..INSTALLATIONS_PER_EXCHANGE {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_machine_that_keeps_others_waiting_makes_room() {
+    async fn a_machine_that_keeps_others_waiting_is_revoked() {
         let (admission, _drain) = Admission::new(1);
         let silent = admission.admit(None).await.ok().unwrap();
         silent.start_deadline(Duration::from_secs(2));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn closing_waits_for_what_is_in_flight_but_not_for_ever() {
+    async fn closing_waits_for_exchanges_in_flight_until_its_deadline() {
         let (admission, drain) = Admission::new(9);
         let held = admission.admit(None).await.ok().unwrap();
         assert!(!drain.close(Duration::from_millis(1)).await);

@@ -15,7 +15,7 @@ const SENDING: Duration = Duration::from_secs(10);
 pub trait Socket: Stream<Item = Result<Message, Error>> + Sink<Message, Error = Error> + Send + Unpin {}
 impl<S: Stream<Item = Result<Message, Error>> + Sink<Message, Error = Error> + Send + Unpin> Socket for S {}
 
-/// Why an exchange ends before its end.
+/// Why an exchange ends early.
 #[derive(Debug)]
 pub(super) enum End {
     /// The operator refuses the machine.

@@ -1,9 +1,9 @@
-//! Accepts connections and serves TLS and HTTP/1.1 on them. Everything that a stranger can make the operator wait for or keep
-//! is bounded.
+//! Accepts connections and serves TLS and HTTP/1.1 on them. Everything that a stranger can make the operator wait for
+//! or keep is bounded.
 //!
-//! A connection needs two permits, one after the other. Before its first byte it costs only a socket, and there are many
-//! permits. From its first byte on it costs buffers, and there are fewer. Both can be revoked if the peer keeps others waiting
-//! ([`Permits`]). A websocket releases the second permit: its exchange has a permit of its own.
+//! A connection needs two permits, one after the other. Before its first byte it costs only a socket, and there are
+//! many permits. From its first byte on it costs buffers, and there are fewer. Both can be revoked if the peer keeps
+//! others waiting ([`Permits`]). A websocket releases the second permit: its exchange has a permit of its own.
 
 use super::permits::{Permit, Permits};
 use crate::context::Context;

@@ -1,11 +1,12 @@
-//! A limited number of permits for peers. If none is free, the permit of the peer that is overdue the longest is revoked.
+//! A limited number of permits for peers. If none is free, the permit of the peer that is overdue the longest is
+//! revoked.
 //!
-//! A silent or slow peer holds a permit as long as the operator waits for it. While permits are free, that does no harm. If
-//! none is free, a peer that keeps its deadlines still gets through, however many others do not. Peers are not counted by
-//! address: a whole site may have one address, and behind a load balancer all peers have.
+//! A silent or slow peer holds a permit as long as the operator waits for it. While permits are free, that does no
+//! harm. If none is free, a peer that keeps its deadlines still gets through, however many others do not. Peers are not
+//! counted by address: a whole site may have one address, and behind a load balancer all peers have.
 //!
-//! A registration may have at most a multiple of the free permits. So a single registration gets nearly all permits, but
-//! leaves some for others, and several busy registrations get equal numbers.
+//! A registration may have at most a multiple of the free permits. So a single registration gets nearly all permits,
+//! but leaves some for others, and several busy registrations get equal numbers.
 
 use crate::inventory::index::Key;
 use std::collections::{BTreeMap, HashMap};
@@ -76,8 +77,8 @@ impl Permits {
         }
     }
 
-    /// A permit, if one is free or can be revoked. If the registration has its share, only a permit of the same registration
-    /// is revoked.
+    /// A permit, if one is free or can be revoked. If the registration has its share, only a permit of the same
+    /// registration is revoked.
     pub async fn try_acquire(&self, registration: Option<&Key>) -> Option<Permit> {
         let _acquiring = self.0.acquiring.lock().await;
         let at_limit = registration.filter(|registration| self.has_its_share(registration));
@@ -119,8 +120,8 @@ impl Permits {
         Permit { shared: self.0.clone(), number, registration, overdue, revoked, _permit: permit }
     }
 
-    /// Revokes the permit that is overdue the longest, if any: of a registration, if one is given. Returns whether there was
-    /// one.
+    /// Revokes the permit that is overdue the longest, if any: of a registration, if one is given. Returns whether
+    /// there was one.
     fn revoke_overdue(&self, of: Option<&Key>) -> bool {
         self.0.change_queue(|queue| {
             let now = Instant::now();
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_is_hurried_while_places_are_free_or_before_it_is_overdue() {
+    async fn no_permit_is_revoked_while_others_are_free_or_before_its_deadline() {
         let permits = Permits::new(2);
         let slow = permits.acquire().await;
         slow.start_deadline(PATIENCE);
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_newcomer_waits_until_somebody_is_overdue_and_the_first_to_be_goes() {
+    async fn the_permit_that_is_overdue_the_longest_is_revoked() {
         let permits = Permits::new(3);
         let (patient, hasty, working) = (permits.acquire().await, permits.acquire().await, permits.acquire().await);
         patient.start_deadline(PATIENCE * 2);
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_registration_has_nearly_all_places_and_another_finds_some() {
+    async fn one_registration_gets_nearly_all_permits_and_leaves_some() {
         let permits = Permits::shared(256, 8);
         let key = |name: &str| ("n".to_owned(), name.to_owned());
         let (hostile, honest) = (key("hostile"), key("honest"));
@@ -250,7 +251,7 @@ mod tests {
             served.push(permit);
         }
         assert!(served.len() >= 24, "{}", served.len());
-        // As one leaves, those who have less come in.
+        // As permits of the first registration are released, the others get them.
         for _ in 0..200 {
             drop(flood.pop());
             flood.extend(permits.try_acquire(Some(&hostile)).await);
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_its_share_makes_room_among_its_own() {
+    async fn a_registration_at_its_share_takes_permits_only_from_itself() {
         let permits = Permits::shared(4, 1);
         let (at_limit, other) = (("n".to_owned(), "sated".to_owned()), ("n".to_owned(), "other".to_owned()));
         let first = permits.try_acquire(Some(&other)).await.unwrap();
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_newcomers_have_one_place_each() {
+    async fn many_waiting_peers_get_one_permit_each() {
         let permits = Permits::new(8);
         let mut held = Vec::new();
         for _ in 0..64 {

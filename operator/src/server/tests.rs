@@ -39,7 +39,7 @@ async fn get(state: ServerState, path: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_plain_get_of_the_url_is_what_a_medium_needs() {
+async fn a_plain_get_of_the_url_returns_the_settings_of_a_medium() {
     let answer = get(state(json!({})), &format!("{PATH}/{TOKEN}")).await;
     assert_eq!(answer.status, StatusCode::OK);
     let yaml = answer.body.strip_prefix("#cloud-config\n").unwrap();
@@ -50,7 +50,7 @@ async fn a_plain_get_of_the_url_is_what_a_medium_needs() {
 }
 
 #[tokio::test]
-async fn who_has_no_token_learns_only_that() {
+async fn a_wrong_token_reveals_nothing_else() {
     for (token, code, status) in [
         ("short", RefusalCode::MalformedToken, StatusCode::BAD_REQUEST),
         (&TOKEN.replace('t', "u"), RefusalCode::UnknownToken, StatusCode::NOT_FOUND),
@@ -71,7 +71,7 @@ async fn a_websocket_that_cannot_be_one_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn everybody_may_see_health_and_certificates_and_nothing_about_machines() {
+async fn health_and_certificates_are_public_and_contain_no_machine() {
     for (path, content) in
         [("/healthz", "ok"), ("/readyz", "ok"), ("/cacerts", "PEM"), ("/metrics", "rancheros_exchanges")]
     {
@@ -83,7 +83,7 @@ async fn everybody_may_see_health_and_certificates_and_nothing_about_machines() 
 }
 
 #[tokio::test]
-async fn an_operator_that_stops_or_starts_is_not_ready() {
+async fn the_operator_is_not_ready_while_it_starts_or_stops() {
     let (admission, drain) = Admission::new(1);
     let closing = ServerState { admission, ..state(json!({})) };
     drain.close(std::time::Duration::from_millis(1)).await;

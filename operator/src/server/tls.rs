@@ -42,8 +42,8 @@ impl CertificateHolder {
     }
 }
 
-/// Prefers TLS_AES_128_GCM_SHA256, as Go's servers do: processors have instructions for SHA-256, but mostly none for the
-/// SHA-384 of the AES-256 suite, which took a tenth of a handshake.
+/// Prefers TLS_AES_128_GCM_SHA256, as Go's servers do: processors have instructions for SHA-256, but mostly none for
+/// the SHA-384 of the AES-256 suite, which took a tenth of a handshake.
 fn provider() -> CryptoProvider {
     let mut provider = default_provider();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);

@@ -9,7 +9,7 @@ pub struct ApiWrites(BTreeMap<String, f64>);
 
 const COUNTER: &str = "apiserver_request_total{";
 const VERBS: &[&str] = &["POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION"];
-/// Requests for authentication and authorisation. The API server stores nothing of them.
+/// Requests for authentication and authorisation. The API server does not store them.
 const QUESTIONS: &[&str] = &["tokenreviews", "subjectaccessreviews", "selfsubjectaccessreviews"];
 
 impl ApiWrites {

@@ -77,16 +77,16 @@ impl Figure {
         Self { target: Some(Target::AtLeastOfYardstick(fraction)), ..self }
     }
 
-    /// A sample of it.
+    /// A sample of this figure.
     ///
     /// # Panics
-    /// If it has a yardstick; see `beside`.
+    /// If the figure has a yardstick; see `beside`.
     pub fn is(&'static self, value: f64) -> Sample {
         assert!(self.yardstick.is_none(), "{} needs its yardstick", self.name);
         Sample { figure: self, value, yardstick: None }
     }
 
-    /// A sample of it, with its yardstick's value.
+    /// A sample of this figure, with the value of its yardstick.
     pub fn beside(&'static self, value: f64, yardstick: f64) -> Sample {
         Sample { figure: self, value, yardstick: Some(yardstick) }
     }

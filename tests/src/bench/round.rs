@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use futures::StreamExt;
 use std::time::{Duration, Instant};
 
-/// All machines once, and the cost for operator and API server. It includes the work after the last answer.
+/// One action of every machine, and its cost for operator and API server. It includes the work after the last answer.
 pub struct Round {
     pub run: Run,
     processor: Duration,

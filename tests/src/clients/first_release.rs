@@ -38,7 +38,7 @@ impl FirstReleaseMachine {
         let smbios = world.path().join("smbios.json");
         let document = json!({
             "System Information": {"Manufacturer": "ACME", "Product Name": "Anvil", "Serial Number": "FR-0001"},
-            // As its dmidecode parser leaves lists.
+            // The dmidecode parser of the first release leaves lists like this.
             "BIOS Information": {"Vendor": "SeaBIOS", "Characteristics": ["PCI is supported", "ACPI is supported"]},
         });
         fs::write(&smbios, document.to_string()).context("writing an SMBIOS document")?;

@@ -31,16 +31,16 @@ pub struct Connections {
     _clients: JoinSet<()>,
 }
 
-/// Between two bytes.
+/// Pause between two bytes.
 const DRIP: Duration = Duration::from_millis(300);
-/// Before they connect again. Without it, ten thousand would measure how many connections this host's kernel makes in a
-/// second.
+/// Pause before a client connects again. Without it, ten thousand clients would measure how many connections this
+/// host's kernel makes in a second.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Source addresses: one address has too few ports for ten thousand clients that connect again and again.
 const ADDRESSES: usize = 16;
 
 impl Connections {
-    /// They connect at once.
+    /// Starts clients, which connect at once.
     pub fn open(count: usize, endpoint: &Endpoint, behaviour: Behaviour) -> Result<Self> {
         allow_open_files(count as u64 + 1000)?;
         let connected = Arc::<AtomicUsize>::default();
@@ -73,7 +73,7 @@ impl Connections {
     }
 }
 
-/// One connection, to its end. Calls `reached` when it is where its behaviour begins.
+/// Runs one connection to its end. Calls `reached` when its behaviour begins.
 async fn connect_once(
     number: usize,
     endpoint: &Endpoint,
@@ -84,7 +84,7 @@ async fn connect_once(
     let beginning = match behaviour {
         Behaviour::Silent => {
             reached();
-            // Its end comes from the other side.
+            // The operator ends the connection.
             let _ = stream.read(&mut [0]).await;
             return Ok(());
         }

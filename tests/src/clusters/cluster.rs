@@ -112,13 +112,13 @@ impl Cluster {
         String::from_utf8(output.stdout).context("reading what kubectl printed")
     }
 
-    /// Changes `object` (`kind/name`) by a JSON merge patch (RFC 7386) of everything but its status. `namespace` is
+    /// Changes `object` (`kind/name`) by a JSON merge patch (RFC 7396) of everything but its status. `namespace` is
     /// ignored for a kind without namespaces.
     pub fn patch(&self, object: &str, namespace: &str, patch: &Value) -> Result<()> {
         self.merge(object, namespace, patch, &[])
     }
 
-    /// The same of its status.
+    /// Changes the status of `object` in the same way.
     pub fn patch_status(&self, object: &str, namespace: &str, status: &Value) -> Result<()> {
         self.merge(object, namespace, &json!({"status": status}), &["--subresource=status"])
     }

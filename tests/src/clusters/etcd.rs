@@ -1,4 +1,5 @@
-//! The etcd behind a test's API server, over its JSON gateway. For what the API server cannot do, or does too slowly.
+//! The etcd behind a test's API server, over its JSON gateway, for actions that the API server does not offer or does
+//! too slowly.
 //!
 //! Source: etcd's `api/etcdserverpb/rpc.proto` v3.6; in JSON, `bytes` are base64.
 

@@ -95,7 +95,7 @@ impl Endpoint {
         address.as_str().parse().context("reading the address in the registration URL")
     }
 
-    /// Makes the TLS handshake of a machine. The caller sends what it likes.
+    /// Makes the TLS handshake of a machine. The caller sends any bytes afterwards.
     pub async fn shake_hands(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
         let name = ServerName::from(self.address()?.ip());
         TlsConnector::from(self.tls.clone()).connect(name, stream).await.context("shaking hands")

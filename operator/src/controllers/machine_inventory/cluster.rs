@@ -1,8 +1,8 @@
 //! The cluster registration token for `spec.clusterName`: created, replaced and deleted.
 //!
 //! Each machine has its own token, in the namespace of the management cluster. The token is deleted when the machine is
-//! assigned to another cluster or to none, when the cluster is deleted, and before the inventory, which has a finalizer. If
-//! Rancher's kinds are no longer served, there is no token to delete, and the finalizer is removed.
+//! assigned to another cluster or to none, when the cluster is deleted, and before the inventory, which has a
+//! finalizer. If Rancher's kinds are no longer served, there is no token to delete, and the finalizer is removed.
 
 use super::super::ReconcileError;
 use super::enter_written;
@@ -200,8 +200,8 @@ fn note(status: &mut MachineInventoryStatus, key: Option<&Key>) {
     status.cluster_registration_token_name = key.map(|(_, name)| name.clone());
 }
 
-/// Namespace and name of a machine's token. Short names are those of the first release. The end of a long name is replaced by
-/// a digest, so that names of two machines do not collide.
+/// Namespace and name of a machine's token. Short names are those of the first release. The end of a long name is
+/// replaced by a digest, so that names of two machines do not collide.
 fn token_key(machine: &KnownMachine, managed_as: String) -> Key {
     let name = format!("{managed_as}-{}-token", machine.name);
     let name = if name.len() <= LONGEST_NAME {

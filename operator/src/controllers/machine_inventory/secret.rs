@@ -7,7 +7,8 @@ use api::{Conditions, MachineInventoryStatus, condition_type, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 
-/// How often a Secret is read again for the condition. A machine is identified by the Secret's content when it registers.
+/// How often a Secret is read again for the condition. A machine is identified by the Secret's content when it
+/// registers.
 const RECHECK_EVERY: Duration = Duration::from_secs(300);
 /// How often a shared secret that several machines have is checked again.
 const SHARED_EVERY: Duration = Duration::from_secs(60);
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_wrong_with_a_secret_is_said_on_every_machine_concerned() {
+    async fn each_machine_with_a_faulty_secret_has_a_condition() {
         let api = FakeApi::default();
         let context = fixtures::context(&api);
         for (name, spec) in [
@@ -147,7 +148,7 @@ mod tests {
         context.inventory.index.forget(&context.inventory.index.get("n", "b").unwrap());
         assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_READABLE));
 
-        // Another machine that names the same Secret: the first one is to be told.
+        // Another machine names the same Secret, so the first one must be reconciled.
         context.secrets.take_changed();
         context.inventory.index.enter(fixtures::inventory("d", json!({"machineTokenSecretName": "s-a"})));
         assert_eq!(reason("d").await.as_deref(), Some(reason::SECRET_NOT_UNIQUE));

@@ -57,8 +57,8 @@ pub(super) fn triggers(
     events.into_iter().map(Ok).collect()
 }
 
-/// Inventories that the server has created but will not give a status any more. Each is repeated until it has one. Those that
-/// get a status a moment after their creation cost the controller nothing.
+/// Inventories that the server has created but will not give a status any more. Each is repeated until it has one.
+/// Those that get a status a moment after their creation cost the controller nothing.
 pub(super) fn left_without_status(context: Arc<Context>) -> impl Stream<Item = watcher::Result<watcher::Event<Name>>> {
     let machines = stream::unfold(context, |context| async {
         tokio::time::sleep(Duration::from_secs(STATUS_GRACE.unsigned_abs())).await;
@@ -121,7 +121,7 @@ mod tests {
         object
     }
 
-    /// What becomes of an event: the kind of each that is handed on, and the object's name.
+    /// The events for the controller that follow from an event of the watch: kind and name of the object.
     fn handed_on(context: &Context, event: Event<MachineInventory>) -> Vec<String> {
         let event = match event {
             Event::Init => Event::Init,
@@ -131,20 +131,20 @@ mod tests {
             Event::Delete(object) => Event::Delete(SeenInventory(object)),
         };
         let events = triggers(context, Ok(event)).into_iter().map(Result::unwrap);
-        let told = events.map(|event| match event {
+        let texts = events.map(|event| match event {
             Event::Init => "init".to_owned(),
             Event::InitDone => "done".to_owned(),
-            Event::InitApply(name) | Event::Apply(name) => format!("look at {}", name.name_any()),
-            Event::Delete(name) => format!("leave {}", name.name_any()),
+            Event::InitApply(name) | Event::Apply(name) => format!("apply {}", name.name_any()),
+            Event::Delete(name) => format!("delete {}", name.name_any()),
         });
-        told.collect()
+        texts.collect()
     }
 
     #[tokio::test]
-    async fn a_machine_that_is_well_is_left_alone_until_something_is_to_be_said() {
+    async fn a_ready_machine_is_reconciled_only_after_a_relevant_change() {
         let context = fixtures::context(&FakeApi::default());
         let well = machine("a", 'a', Some(Phase::Ready));
-        assert_eq!(handed_on(&context, Event::Apply(well.clone())), ["leave a"]);
+        assert_eq!(handed_on(&context, Event::Apply(well.clone())), ["delete a"]);
         for change in [
             json!({"spec": {"clusterName": "c"}}),
             json!({"spec": {"machineTokenSecretName": "s"}}),
@@ -165,28 +165,28 @@ mod tests {
             }
             let context = fixtures::context(&FakeApi::default());
             let changed = serde_json::from_value(object).unwrap();
-            assert_eq!(handed_on(&context, Event::Apply(changed)), ["look at a"], "{change}");
+            assert_eq!(handed_on(&context, Event::Apply(changed)), ["apply a"], "{change}");
         }
     }
 
     #[tokio::test]
-    async fn a_second_inventory_of_a_machine_is_looked_at_however_it_is_found() {
+    async fn all_inventories_of_a_duplicate_are_reconciled() {
         let context = fixtures::context(&FakeApi::default());
         let (a, b) = (machine("a", 'a', Some(Phase::Ready)), machine("b", 'a', Some(Phase::Ready)));
-        assert_eq!(handed_on(&context, Event::Apply(b.clone())), ["leave b"]);
-        assert_eq!(handed_on(&context, Event::Apply(a.clone())), ["look at a", "look at a", "look at b"]);
-        assert_eq!(handed_on(&context, Event::Delete(a.clone())), ["leave a", "look at b"]);
+        assert_eq!(handed_on(&context, Event::Apply(b.clone())), ["delete b"]);
+        assert_eq!(handed_on(&context, Event::Apply(a.clone())), ["apply a", "apply a", "apply b"]);
+        assert_eq!(handed_on(&context, Event::Delete(a.clone())), ["delete a", "apply b"]);
 
         let mut context = fixtures::context(&FakeApi::default());
         context.inventory.index = InventoryIndex::default();
         assert_eq!(handed_on(&context, Event::Init), ["init"]);
         assert_eq!(handed_on(&context, Event::InitApply(b)), [] as [&str; 0]);
-        assert_eq!(handed_on(&context, Event::InitApply(a)), ["look at a"]);
-        assert_eq!(handed_on(&context, Event::InitDone), ["look at a", "look at b", "done"]);
+        assert_eq!(handed_on(&context, Event::InitApply(a)), ["apply a"]);
+        assert_eq!(handed_on(&context, Event::InitDone), ["apply a", "apply b", "done"]);
     }
 
     #[tokio::test]
-    async fn a_listing_is_believed_even_if_it_is_older_than_what_was_seen() {
+    async fn a_listing_replaces_newer_versions() {
         let context = fixtures::context(&FakeApi::default());
         let of_version = |version: &str, phase| {
             let mut object = machine("a", 'a', Some(phase));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_machine_that_was_given_no_status_is_looked_at_when_none_will_come() {
+    async fn an_inventory_left_without_a_status_is_reconciled() {
         let context = Arc::new(fixtures::context(&FakeApi::default()));
         let made = |name: &str, hash, seconds_ago: i64| {
             let mut object = machine(name, hash, None);
@@ -212,11 +212,11 @@ mod tests {
             object.metadata.creation_timestamp = Some(Time(time));
             object
         };
-        assert_eq!(handed_on(&context, Event::Apply(made("a", 'a', STATUS_GRACE - 1))), ["leave a"]);
-        assert_eq!(handed_on(&context, Event::Apply(made("b", 'b', STATUS_GRACE))), ["look at b"]);
-        assert_eq!(handed_on(&context, Event::Apply(machine("c", 'c', Some(Phase::Ready)))), ["leave c"]);
+        assert_eq!(handed_on(&context, Event::Apply(made("a", 'a', STATUS_GRACE - 1))), ["delete a"]);
+        assert_eq!(handed_on(&context, Event::Apply(made("b", 'b', STATUS_GRACE))), ["apply b"]);
+        assert_eq!(handed_on(&context, Event::Apply(machine("c", 'c', Some(Phase::Ready)))), ["delete c"]);
         let mut left = std::pin::pin!(left_without_status(context.clone()));
-        let Some(Ok(Event::Apply(name))) = left.next().await else { panic!("an object to look at") };
+        let Some(Ok(Event::Apply(name))) = left.next().await else { panic!("an object to reconcile") };
         assert_eq!(name.name_any(), "b");
     }
 }

@@ -33,7 +33,7 @@ fn status_of(object: &MachineRegistration, found: &Found) -> MachineRegistration
 }
 
 #[test]
-fn a_new_registration_gets_a_token_and_a_second_look_changes_nothing() {
+fn a_new_registration_gets_a_token_and_stays_unchanged_afterwards() {
     let mut object = object(json!({}));
     let status = status_of(&object, &found());
     assert!(status.conditions.holds(condition_type::READY));
@@ -49,7 +49,7 @@ fn a_new_registration_gets_a_token_and_a_second_look_changes_nothing() {
 }
 
 #[test]
-fn more_authorities_than_a_machine_keeps_are_named_and_nothing_is_sent() {
+fn too_many_authorities_are_named_and_no_settings_are_sent() {
     let authority = |number: usize| {
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name.push(rcgen::DnType::CommonName, format!("authority {number}"));
@@ -75,7 +75,7 @@ fn more_authorities_than_a_machine_keeps_are_named_and_nothing_is_sent() {
 }
 
 #[test]
-fn media_are_listed_as_they_are_and_kept_while_nothing_is_known() {
+fn media_are_listed_and_kept_while_the_media_are_not_known() {
     let listing = |names: &[&str]| Found { media: Some(names.iter().map(|n| (*n).to_owned()).collect()), ..found() };
     let mut object = object(json!({}));
     let status = status_of(&object, &listing(&["a.iso", "b.iso"]));
@@ -114,7 +114,7 @@ fn every_problem_has_its_reason() {
 }
 
 #[test]
-fn what_of_a_cloud_config_is_not_applied_is_said() {
+fn keys_of_a_cloud_config_that_are_not_applied_are_named() {
     let condition = |spec: serde_json::Value| {
         let status = status_of(&object(spec), &found());
         assert!(status.conditions.holds(condition_type::READY));
@@ -131,7 +131,7 @@ fn what_of_a_cloud_config_is_not_applied_is_said() {
 }
 
 #[test]
-fn at_nine_tenths_it_is_said_and_machines_go_on_coming() {
+fn a_nearly_full_registration_has_a_condition_and_still_admits() {
     let of = |machines, most| status_of(&object(json!({})), &Found { machines: Some(machines), most, ..found() });
     for (machines, most, nearly) in
         [(8_999, Some(10_000), false), (9_000, Some(10_000), true), (10_000, Some(10_000), true), (9_000, None, false)]
@@ -145,7 +145,7 @@ fn at_nine_tenths_it_is_said_and_machines_go_on_coming() {
 }
 
 #[test]
-fn a_url_that_leads_nowhere_outside_says_what_to_set() {
+fn a_url_inside_the_cluster_only_names_the_option_to_set() {
     let endpoint = Endpoint { server_url: "https://ros.ns.svc:8443".into(), ca_bundle: "PEM".into() };
     let status = status_of(&object(json!({})), &Found { endpoint, ..found() });
     let ready = status.conditions.find(condition_type::READY).unwrap();
@@ -167,7 +167,7 @@ fn authorities_are_read_from_every_key() {
 }
 
 #[test]
-fn an_expiry_is_looked_at_when_it_comes() {
+fn a_registration_is_reconciled_when_it_expires() {
     let object = object(json!({"expiresAt": "2027-01-15T08:01:00Z"}));
     assert_eq!(requeue_after(&object, &found()), Action::requeue(Duration::from_secs(61)));
     assert_eq!(requeue_after(&self::object(json!({})), &found()), Action::await_change());

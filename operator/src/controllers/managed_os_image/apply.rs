@@ -142,7 +142,7 @@ mod tests {
     use std::convert::Infallible;
     use std::sync::{Arc, Mutex};
 
-    /// An API server that answers each request as told, and what was asked of it.
+    /// A context whose API server answers as the function says, and the requests that it got.
     fn scripted(answer: fn(&str) -> (u16, Value)) -> (Context, Arc<Mutex<Vec<String>>>) {
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let log = asked.clone();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bundle_goes_before_anything_is_applied() {
+    async fn a_bundle_is_deleted_before_anything_is_applied() {
         let (context, asked) = scripted(taken);
         let outcome = apply_all(&object(), &context, &built(&object())).await.unwrap();
         assert!(matches!(outcome, Applied::Waiting(_)));
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_finalizer_is_there_before_what_needs_it() {
+    async fn the_finalizer_is_added_before_the_objects_that_need_it() {
         let (context, asked) = scripted(|what| match what {
             "DELETE bundles/mos-x" | "GET plans/mos-x" => failure(404),
             what => taken(what),
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_of_ours_is_left_and_missing_rights_hold_nobody_up() {
+    async fn all_objects_are_deleted_and_missing_rights_do_not_block() {
         let mut object = object();
         object.metadata.finalizers = Some(vec!["other".to_owned(), OS_IMAGE_FINALIZER.to_owned()]);
         let (context, asked) = scripted(|what| match what {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_will_be_said_again_is_told_and_the_rest_is_tried_again() {
+    fn permanent_refusals_are_reported_and_others_are_retried() {
         let plan = json!({"kind": "Plan", "metadata": {"name": "mos-x", "namespace": "n"}});
         for (code, message) in
             [(403, "no"), (404, "namespaces \"n\" not found"), (500, "x: field not declared in schema")]

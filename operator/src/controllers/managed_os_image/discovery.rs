@@ -1,4 +1,5 @@
-//! Discovers which engines a cluster has, and its default registry. Both are polled, because there is no event for a change.
+//! Discovers which engines a cluster has, and its default registry. Both are polled, because there is no event for a
+//! change.
 
 use crate::kube::absence::is_absent;
 use crate::kube::rancher_setting::rancher_setting;

@@ -1,5 +1,5 @@
-//! Reads everything that shows the progress of a roll-out: Fleet's Bundle, the Plan of this cluster with its Jobs and Nodes,
-//! and the machines of the inventory.
+//! Reads everything that shows the progress of a roll-out: Fleet's Bundle, the Plan of this cluster with its Jobs and
+//! Nodes, and the machines of the inventory.
 
 use super::{Context, Desired, ReconcileError};
 use crate::inventory::index::KnownMachine;

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_roll_out_is_told_from_its_beginning_to_its_end() {
+    fn the_status_follows_a_roll_out_from_beginning_to_end() {
         let mut object = object(json!({"osImage": "a:v2", "targets": [{"clusterName": "c"}]}));
         let first = status(&object, &outcome(&object, &["1"]), &at(0));
         assert_eq!(reason_of(&first), reason::APPLIED_NOT_UPGRADED);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_spec_is_given_its_time_and_another_release_forgets() {
+    fn a_new_spec_restarts_the_time_limit_and_a_new_release_the_history() {
         let mut object = object(json!({"osImage": "a:v2"}));
         object.status = Some(status(&object, &outcome(&object, &["1"]), &at(0)));
         object.spec.concurrency = Some(3);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_said_and_counts_are_kept() {
+    fn a_problem_is_reported_and_counts_are_kept() {
         let mut object = object(json!({"osImage": "a:v2"}));
         object.status = Some(status(&object, &outcome(&object, &["1"]), &at(0)));
         let problem = Problem { reason: reason::NO_ENGINE, message: "none".into() };

@@ -107,8 +107,8 @@ impl InventoryIndex {
         Reservation { index: self, registration, admitted_before }
     }
 
-    /// The registrations whose count changed since the last call. From now on [`InventoryIndex::published`] returns the new
-    /// counts. Empty before the first listing is complete.
+    /// The registrations whose count changed since the last call. From now on [`InventoryIndex::published`] returns the
+    /// new counts. Empty before the first listing is complete.
     pub fn take_changed(&self) -> Vec<Key> {
         self.write(|maps| if maps.complete { maps.counts.publish() } else { Vec::new() })
     }
@@ -118,8 +118,8 @@ impl InventoryIndex {
         self.read(|maps| maps.counts.behind(&(namespace.to_owned(), registration.to_owned()), newest))
     }
 
-    /// The published count, for a status. It changes only with [`InventoryIndex::take_changed`]: otherwise the status would be
-    /// written for each machine. `None`: not counted yet.
+    /// The published count, for a status. It changes only with [`InventoryIndex::take_changed`]: otherwise the status
+    /// would be written for each machine. `None`: not counted yet.
     pub fn published(&self, namespace: &str, registration: &str) -> Option<usize> {
         let registration = (namespace.to_owned(), registration.to_owned());
         self.read(|maps| Some(maps.counts.published.as_ref()?.get(&registration).copied().unwrap_or(0)))

@@ -84,8 +84,8 @@ impl KnownMachine {
         }
     }
 
-    /// The machine with a new status, according to the metadata of the answer. `None` if more than the status has changed.
-    /// A status contains `hardware` only if it has changed; otherwise the known digest stays.
+    /// The machine with a new status, according to the metadata of the answer. `None` if more than the status has
+    /// changed. A status contains `hardware` only if it has changed; otherwise the known digest stays.
     pub(super) fn with_status(&self, mut status: MachineInventoryStatus, written: &ObjectMeta) -> Option<Self> {
         // The generation stands for the spec.
         let as_here = written.uid.as_deref().unwrap_or_default() == self.uid
@@ -150,8 +150,8 @@ impl KnownMachine {
     }
 }
 
-/// Opaque by definition, but Kubernetes' own clients compare it as a number. 0, for text that is not a number, passes every
-/// comparison.
+/// Opaque by definition, but Kubernetes' own clients compare it as a number. 0, for text that is not a number, passes
+/// every comparison.
 pub(super) fn resource_version(metadata: &ObjectMeta) -> u64 {
     metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }

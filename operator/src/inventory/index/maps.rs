@@ -12,8 +12,8 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Maps {
     pub(super) by_key: HashMap<Key, Arc<KnownMachine>>,
-    /// By the SHA-256 of the TPM hash, which clients of the first release send when they ask for authorities. Oldest first,
-    /// never empty.
+    /// By the SHA-256 of the TPM hash, which clients of the first release send when they ask for authorities. Oldest
+    /// first, never empty.
     pub(super) by_hash_digest: HashMap<[u8; 32], Vec<Arc<KnownMachine>>>,
     /// The machines that name a Secret.
     pub(super) by_secret: HashMap<Key, Vec<Arc<KnownMachine>>>,

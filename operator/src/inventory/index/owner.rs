@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_machine_did_goes_before_what_people_wrote() {
+    fn actions_of_the_machine_take_precedence_over_objects_made_by_hand() {
         assert_eq!(Owner::of([].iter()), Owner::Nobody);
         assert_eq!(owner(&[by_hand("a")]), "a");
         assert_eq!(owner(&[by_hand("a"), by_hand("b")]), "");
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_or_a_phase_is_no_proof() {
+    fn annotations_and_phases_are_not_attestations() {
         let mut claims = by_hand("claims");
         claims.registration = Some("door".into());
         claims.status.phase = Some(api::Phase::Registered);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_being_deleted_makes_room() {
+    fn an_inventory_being_deleted_gives_way_to_another() {
         let going = KnownMachine { deleting: true, ..attested("a", 9) };
         assert_eq!(owner(&[going.clone(), by_hand("b")]), "b");
         assert_eq!(owner(&[going]), "a");

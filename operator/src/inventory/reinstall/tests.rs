@@ -13,7 +13,7 @@ fn now() -> Time {
     Time(Timestamp::from_second(1_800_000_000).unwrap())
 }
 
-/// The object as the API server has it, and who acts on it.
+/// The inventory as the API server stores it. Its methods are the actions of users, the machine and the controller.
 #[derive(Clone, Default)]
 struct Stored {
     uid: String,
@@ -30,7 +30,7 @@ impl Stored {
         self.text = text.map(str::to_owned);
         self.generation += 1;
     }
-    /// As a replica reads it that was just started.
+    /// The object as a replica reads it that was just started.
     fn known(&self) -> KnownMachine {
         let spec = MachineInventorySpec { reinstall: self.text.clone(), ..MachineInventorySpec::default() };
         let mut object = MachineInventory::new("m", spec);
@@ -40,7 +40,7 @@ impl Stored {
             self.status.as_ref().map(|status| serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap());
         KnownMachine::of(object)
     }
-    /// The controller.
+    /// Updates the status as the controller does.
     fn update(&mut self) {
         let machine = self.known();
         let mut status = machine.status.clone();
@@ -56,7 +56,7 @@ impl Stored {
     fn register(&mut self) {
         self.step(&Step::Registered { approved: true, hardware: None, attestation: None, addresses: Vec::new() });
     }
-    /// A report; the text that its answer carries.
+    /// Records a report and returns the text in its answer.
     fn report(&mut self, report: &OsReport) -> Option<String> {
         self.step(&Step::Reported(Box::new(report.clone())));
         let text = due(&self.known(), report, true).cloned()?;
@@ -66,7 +66,7 @@ impl Stored {
     fn condition(&self) -> Option<Condition> {
         self.status.as_ref()?.conditions.find(REINSTALL).cloned()
     }
-    /// Status, reason and whether the warning is in the message.
+    /// The condition's status and reason, and whether its message contains the warning.
     fn says(&self) -> Option<(bool, String, bool)> {
         let condition = self.condition()?;
         assert_eq!(condition.observed_generation, Some(self.generation));
@@ -84,7 +84,7 @@ fn running(honoured: &[&str]) -> OsReport {
     OsReport { reinstall: Some(ReinstallReport { honoured, failure: None }), ..OsReport::default() }
 }
 
-/// One that runs and was never asked for anything.
+/// The inventory of a running machine without a request.
 fn ready() -> Stored {
     let mut stored = Stored::made("u", None);
     stored.register();
@@ -108,7 +108,7 @@ fn a_request_is_announced_then_sent_then_done_and_each_text_counts_once() {
     let done = stored.status.clone();
     stored.update();
     assert_eq!(stored.status, done, "nothing is to be said");
-    // The machine lost its memory: the inventory did not.
+    // The machine has forgotten the text, the inventory has not.
     assert_eq!(stored.report(&running(&[])), None);
 
     stored.edit(Some("b"));
@@ -121,12 +121,12 @@ fn a_request_is_announced_then_sent_then_done_and_each_text_counts_once() {
 }
 
 #[test]
-fn what_is_there_at_first_sight_counts_as_honoured() {
-    // Made by hand or by GitOps, before the machine comes.
+fn a_request_that_exists_from_the_beginning_counts_as_honoured() {
+    // Created by hand or by GitOps, before the machine registers.
     let mut expected = Stored::made("u", Some("a"));
     expected.update();
     assert_eq!(expected.says(), says(false, reason::ALREADY_HONOURED, false));
-    // Recreated without its status, of a machine that runs: whoever writes first.
+    // Recreated without its status while the machine runs. Either the controller or the server writes first.
     for controller_first in [true, false] {
         let mut recreated = Stored::made("u2", Some("a"));
         if controller_first {
@@ -138,7 +138,7 @@ fn what_is_there_at_first_sight_counts_as_honoured() {
         }
         assert_eq!(recreated.says(), says(false, reason::ALREADY_HONOURED, false));
     }
-    // Restored with the status of the object before, in which the text was announced.
+    // Restored with the status of the former object, in which the text was announced.
     let mut before = ready();
     before.edit(Some("a"));
     before.update();
@@ -146,14 +146,14 @@ fn what_is_there_at_first_sight_counts_as_honoured() {
     assert_eq!(restored.report(&running(&[])), None);
     restored.update();
     assert_eq!(restored.says(), says(false, reason::ALREADY_HONOURED, false));
-    // Registered: it is being installed.
+    // A machine that registers is being installed.
     before.register();
     assert_eq!(before.says(), says(false, reason::ALREADY_HONOURED, false));
     assert_eq!(before.report(&running(&[])), None);
 }
 
 #[test]
-fn an_empty_text_is_none_and_a_request_is_withdrawn() {
+fn an_empty_text_withdraws_a_request() {
     let mut stored = ready();
     stored.edit(Some(""));
     stored.update();
@@ -171,7 +171,7 @@ fn an_empty_text_is_none_and_a_request_is_withdrawn() {
 }
 
 #[test]
-fn why_a_request_is_not_honoured_is_said() {
+fn the_condition_says_why_a_request_is_not_honoured() {
     let mut stored = ready();
     stored.edit(Some("a"));
     stored.update();
@@ -186,7 +186,7 @@ fn why_a_request_is_not_honoured_is_said() {
         assert_eq!(stored.says(), says(true, reason::REINSTALL_FAILED, false));
         assert!(stored.condition().unwrap().message.contains("recovery is gone"));
     }
-    // Both recovery and a slot may be asked; a medium may not.
+    // The request is sent to a slot and to the recovery system, but not to a medium.
     let from = |slot| OsReport { slot, ..running(&[]) };
     assert_eq!(stored.report(&from(Slot::Live)), None);
     assert_eq!(stored.report(&from(Slot::Recovery)).as_deref(), Some("a"));
@@ -195,7 +195,7 @@ fn why_a_request_is_not_honoured_is_said() {
 }
 
 #[test]
-fn a_machine_without_a_system_is_awaited() {
+fn a_request_waits_until_the_machine_is_installed() {
     let mut stored = Stored::made("u", None);
     stored.register();
     stored.edit(Some("a"));
@@ -206,7 +206,7 @@ fn a_machine_without_a_system_is_awaited() {
 }
 
 #[test]
-fn what_does_not_count_or_is_not_approved_is_asked_for_nothing() {
+fn no_request_is_sent_to_a_machine_that_does_not_count_or_is_not_approved() {
     let mut stored = ready();
     stored.edit(Some("a"));
     stored.update();
@@ -221,15 +221,15 @@ fn what_does_not_count_or_is_not_approved_is_asked_for_nothing() {
         update(&disapproved, counts, &mut status, &now());
         let condition = status.conditions.find(REINSTALL).unwrap();
         assert_eq!((condition.status, &*condition.reason), (ConditionStatus::True, reason));
-        // What was held back is announced anew.
+        // A request that was held back must be announced again.
         let machine = KnownMachine { status, approved: None, ..disapproved.clone() };
         assert_eq!(due(&machine, &running(&[]), true), None);
     }
 }
 
 #[test]
-fn what_the_machine_honoured_unasked_counts_for_good() {
-    // The inventory's status was lost, and the text is one of before.
+fn a_text_that_the_machine_reports_as_honoured_stays_honoured() {
+    // The inventory's status was lost, and the text is an earlier one.
     let mut stored = Stored::made("u2", None);
     stored.update();
     stored.edit(Some("a"));
@@ -240,7 +240,7 @@ fn what_the_machine_honoured_unasked_counts_for_good() {
 }
 
 #[test]
-fn of_many_texts_the_oldest_are_forgotten() {
+fn the_oldest_of_too_many_texts_are_forgotten() {
     let mut status = MachineInventoryStatus { reinstall: Some(Box::default()), ..Default::default() };
     for n in 0..MAX_HONOURED + 3 {
         honour(&mut status, &n.to_string().parse().unwrap());
@@ -250,7 +250,7 @@ fn of_many_texts_the_oldest_are_forgotten() {
 }
 
 #[test]
-fn each_change_is_told_once() {
+fn each_change_publishes_one_event() {
     let mut stored = ready();
     let mut told = Vec::new();
     let mut tell = |stored: &mut Stored, act: &dyn Fn(&mut Stored)| {
@@ -275,23 +275,23 @@ fn each_change_is_told_once() {
 #[derive(Clone, Debug)]
 enum Act {
     Edit(Option<u8>),
-    /// Deleted and made again: without a status, or with the one it had.
+    /// Deletes and recreates the object, without a status or with its former status.
     Recreate {
         text: Option<u8>,
         with_status: bool,
     },
     WipeStatus,
-    /// etcd, from a copy of now or back to it.
+    /// Copies etcd. `RestoreEtcd` returns to the copy.
     CopyEtcd,
     RestoreEtcd,
-    Look,
-    /// By a medium, from nothing.
+    Reconcile,
+    /// The machine is installed from a medium and has forgotten everything.
     Register,
     Report {
         knows: bool,
         recovery: bool,
     },
-    /// The machine does what it was told.
+    /// The machine reinstalls itself if it was sent a request.
     Obey,
 }
 
@@ -303,14 +303,14 @@ fn acts() -> impl Strategy<Value = Act> {
         1 => Just(Act::WipeStatus),
         1 => Just(Act::CopyEtcd),
         1 => Just(Act::RestoreEtcd),
-        5 => Just(Act::Look),
+        5 => Just(Act::Reconcile),
         1 => Just(Act::Register),
         5 => (prop::bool::weighted(0.8), any::<bool>()).prop_map(|(knows, recovery)| Act::Report { knows, recovery }),
         3 => Just(Act::Obey),
     ]
 }
 
-/// The texts that were there when the object, as it is stored, was first seen, or when the machine registered.
+/// The stored object. `there`: texts that it had when the operator first saw it, or when the machine registered.
 #[derive(Clone, Default)]
 struct World {
     stored: Stored,
@@ -329,12 +329,12 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
-    fn nothing_is_erased_that_was_not_asked_for(acts in prop::collection::vec(acts(), 0..40)) {
+    fn nothing_is_erased_without_a_request(acts in prop::collection::vec(acts(), 0..40)) {
         let name = |text: &Option<u8>| text.map(|text| format!("text {text}"));
         let stored = Stored::made("0", None);
         let mut world = World { stored, first_sight: true, ..World::default() };
         let mut copy = world.clone();
-        // What the machine remembers, and what it was told and did not do yet.
+        // The texts that the machine remembers, and the request that it was sent and has not carried out.
         let (mut honoured, mut told) = (Vec::<String>::new(), None::<String>);
         for (number, act) in acts.iter().enumerate() {
             match act {
@@ -345,13 +345,13 @@ proptest! {
                     world = World { stored: Stored { status, ..stored }, first_sight: true, ..World::default() };
                 }
                 Act::WipeStatus => {
-                    // What is there then is seen for the first time; what was there before is forgotten.
+                    // The operator sees the present text for the first time and has forgotten earlier ones.
                     let stored = Stored { status: None, ..world.stored.clone() };
                     world = World { stored, first_sight: true, ..World::default() };
                 }
                 Act::CopyEtcd => copy = world.clone(),
                 Act::RestoreEtcd => world = copy.clone(),
-                Act::Look => {
+                Act::Reconcile => {
                     world.see();
                     world.stored.update();
                 }
@@ -381,9 +381,9 @@ proptest! {
                 }
                 Act::Obey => honoured.extend(told.take()),
             }
-            // Nothing is said twice.
+            // A second reconciliation changes nothing.
             let settled = world.stored.status.clone();
-            if matches!(act, Act::Look) {
+            if matches!(act, Act::Reconcile) {
                 world.stored.update();
                 prop_assert_eq!(&world.stored.status, &settled);
             }

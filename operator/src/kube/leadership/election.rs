@@ -105,7 +105,7 @@ impl Election {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "reading Lease {NAME}");
-                // Nothing was seen, so the Lease's age is not known.
+                // The Lease was not read, so its age is not known.
                 return (None, None);
             }
         };
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_leads_and_the_other_follows_when_it_stops() {
+    async fn another_replica_takes_over_when_the_leader_stops() {
         let api = FakeApi::default();
         let first = replica(&api, "first");
         leads(&first).await;
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_dead_leader_is_followed_within_fifteen_seconds() {
+    async fn another_replica_takes_over_within_fifteen_seconds_of_a_kill() {
         let api = FakeApi::default();
         let first = replica(&api, "first");
         leads(&first).await;
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_the_api_server_nobody_leads_for_long_and_one_does_when_it_is_back() {
+    async fn a_leader_without_the_api_server_steps_down_and_one_leads_afterwards() {
         let api = FakeApi::default();
         let (first, second) = (replica(&api, "first"), replica(&api, "second"));
         sleep(Duration::from_secs(30)).await;
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_is_taken_away_is_given_up() {
+    async fn a_leader_steps_down_when_another_holds_the_lease() {
         let api = FakeApi::default();
         let first = replica(&api, "first");
         leads(&first).await;

@@ -15,8 +15,8 @@ const DURATION: Duration = Duration::from_secs(10);
 pub(super) const GIVE_UP: Duration = Duration::from_secs(8);
 /// Time between two renewals.
 pub(super) const RENEW_EVERY: Duration = Duration::from_secs(3);
-/// How often a replica that does not lead reads the Lease. With [`DURATION`]: at most 12 s from the end of one leader to the
-/// start of the next.
+/// How often a replica that does not lead reads the Lease. With [`DURATION`]: at most 12 s from the end of one leader
+/// to the start of the next.
 pub(super) const POLL_EVERY: Duration = Duration::from_secs(2);
 
 /// A version of the Lease, and when this replica first saw it.
@@ -48,7 +48,8 @@ pub(super) fn holder(lease: &Lease) -> &str {
     lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
 }
 
-/// The Lease with this replica as its holder. It keeps its resource version, so that if two replicas take it, one fails.
+/// The Lease with this replica as its holder. It keeps its resource version, so that if two replicas take it, one
+/// fails.
 pub(super) fn taken(lease: Option<Lease>, identity: &str, now: Timestamp) -> Lease {
     let mut lease = lease.unwrap_or_default();
     lease.metadata.name = Some(NAME.to_owned());
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_moves_is_left_to_its_holder_and_one_that_stands_still_is_not() {
+    fn only_a_lease_that_does_not_change_is_taken() {
         let start = Instant::now();
         let first = waited(decide(&lease("a", "1"), None, "b", start)).unwrap();
         let almost = start + DURATION - Duration::from_millis(1);
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_lease_is_taken_at_once_and_so_is_the_own() {
+    fn a_released_or_own_lease_is_taken_at_once() {
         let now = Instant::now();
         assert_eq!(decide(&released(lease("a", "1")), None, "b", now), Decision::Take);
         assert_eq!(decide(&lease("b", "1"), None, "b", now), Decision::Take);
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn transitions_count_changes_of_hands() {
+    fn transitions_count_changes_of_the_holder() {
         let spec = |lease: &Lease| lease.spec.clone().unwrap();
         let first = taken(None, "a", at(0));
         let renewed = taken(Some(first.clone()), "a", at(3));
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_does_so_before_another_begins() {
+    fn a_leader_steps_down_before_another_may_start() {
         assert!(GIVE_UP < DURATION && RENEW_EVERY * 2 < GIVE_UP);
         assert!(DURATION + POLL_EVERY < Duration::from_secs(15));
     }

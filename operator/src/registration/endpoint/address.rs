@@ -1,6 +1,6 @@
-//! The URL under which machines reach the operator, and whose certificate they see there.
+//! The URL under which machines reach the operator, and whose certificate they see there: the first that exists.
 //!
-//! | first of these that is there                                       | whose certificate machines see       |
+//! | URL                                                                | certificate that machines see        |
 //! |--------------------------------------------------------------------|--------------------------------------|
 //! | the URL given                                                      | the operator's, or that of `ROS_CA`  |
 //! | Rancher's Setting `server-url`, with an ingress beside Rancher's  | Rancher's: Setting `cacerts`         |
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_reached_at_its_load_balancer_or_from_inside() {
+    fn a_service_has_the_address_of_its_load_balancer_or_its_name() {
         assert_eq!(url_of(&service(443, json!([{"ip": "192.0.2.1"}]))), "https://192.0.2.1");
         assert_eq!(url_of(&service(8443, json!([{"hostname": "lb.example.org"}]))), "https://lb.example.org:8443");
         assert_eq!(url_of(&service(443, json!([{"ip": "fd00::1"}]))), "https://[fd00::1]");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_wins_and_nothing_is_an_error_that_says_what_to_give() {
+    fn a_given_address_takes_precedence_and_a_missing_one_names_the_options() {
         let given = AddressOptions { server_url: Some("https://ros.example.org/".into()), ..AddressOptions::default() };
         let rancher = Rancher { server_url: "https://rancher.example.org".into(), authorities: "PEM".into() };
         let address = choose(&given, Some(rancher.clone()), None, "ns").unwrap();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ranchers_settings_are_read_where_there_is_rancher() {
+    async fn ranchers_settings_are_read_if_rancher_is_installed() {
         let api = FakeApi::default();
         let given = AddressOptions { beside_rancher: true, service: Some("ros".into()), ..AddressOptions::default() };
         let finder = AddressFinder::new(api.client(), "ns", given);

@@ -9,12 +9,12 @@
 //! | or an administrator requests it           |                                                                        |
 //! | the successor takes over                  | it issues; the old one stays in the bundle until it expires            |
 //!
-//! A successor takes over when all installed machines have confirmed that they know it, and the authority has less than a year
-//! left or an administrator requested the change. It takes over without waiting if an administrator requests that, or if the
-//! authority has too little time left to issue another certificate.
+//! A successor takes over when all installed machines have confirmed that they know it, and the authority has less than
+//! a year left or an administrator requested the change. It takes over without waiting if an administrator requests
+//! that, or if the authority has too little time left to issue another certificate.
 //!
-//! A certificate that is issued before all machines know the new address keeps the names of the one before, because they still
-//! use the old address.
+//! A certificate that is issued before all machines know the new address keeps the names of the one before, because
+//! they still use the old address.
 
 mod certificate;
 mod given;
@@ -123,8 +123,8 @@ pub enum AuthorityError {
     Time(Timestamp),
 }
 
-/// A part of the stored authority that cannot be used. It is not replaced by a new authority: media and machines trust the
-/// stored one and would be locked out.
+/// A part of the stored authority that cannot be used. It is not replaced by a new authority: media and machines trust
+/// the stored one and would be locked out.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "key {key} of Secret {SECRET_NAME} {problem}; put it back from a copy. Nothing was changed, because media and machines \
@@ -164,8 +164,8 @@ impl TlsMaterial {
     }
 }
 
-/// The material to store from now on. Equal to `current` if nothing is due. `hosts`: names and addresses of the server. A
-/// server certificate that lacks one of them, or is damaged, is issued again. A damaged authority is an error.
+/// The material to store from now on. Equal to `current` if nothing is due. `hosts`: names and addresses of the server.
+/// A server certificate that lacks one of them, or is damaged, is issued again. A damaged authority is an error.
 pub fn renewed(
     current: Option<&TlsMaterial>,
     hosts: &[String],

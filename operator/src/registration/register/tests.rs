@@ -25,7 +25,7 @@ impl Scene {
         Self { api, context, registration }
     }
 
-    /// Registers and writes; the inventory, or the refusal's code.
+    /// Registers a machine and writes its status. Returns the inventory, or the code of the refusal.
     async fn register(&self, machine: &str, serial: &str) -> Result<String, RefusalCode> {
         let result = register(&self.context.inventory, &self.registration, &identity(machine), &report(serial)).await;
         let mut writer = result.map_err(|refusal| refusal.code)?;
@@ -66,7 +66,7 @@ async fn a_new_machine_costs_two_writes_and_a_known_one_none() {
 }
 
 #[tokio::test]
-async fn what_is_said_in_one_breath_is_one_write() {
+async fn steps_in_quick_succession_are_one_write() {
     let scene = Scene::new(json!({}));
     let mut writer =
         register(&scene.context.inventory, &scene.registration, &identity("a"), &report("1")).await.unwrap();
@@ -83,21 +83,21 @@ async fn what_is_said_in_one_breath_is_one_write() {
 }
 
 #[tokio::test]
-async fn another_replica_in_the_same_moment_is_no_second_inventory() {
+async fn two_replicas_at_once_create_one_inventory() {
     let scene = Scene::new(json!({}));
     let other = Scene { context: fixtures::context(&scene.api), ..Scene::new(json!({})) };
     let first = scene.register("a", "1").await.unwrap();
-    // The other replica's watch has not told it yet.
+    // The watch of the other replica has not delivered the inventory yet.
     assert_eq!(other.register("a", "1").await.unwrap(), first);
     assert_eq!(scene.inventories().len(), 1);
 }
 
 #[tokio::test]
-async fn a_name_that_another_machine_has_is_lengthened() {
+async fn a_name_of_another_machine_gets_a_longer_suffix() {
     let scene = Scene::new(json!({"machineName": "edge"}));
     let first = scene.register("a", "1").await.unwrap();
     let (namespace, name) = first.split_once('/').unwrap();
-    // As if somebody else's machine had the name.
+    // Another machine has the name.
     let mut theirs = fixtures::inventory(name, json!({"tpmHash": TpmHash::of_public_key(b"b").as_str()}));
     theirs.metadata.resource_version = None;
     let scene = Scene::new(json!({"machineName": "edge"}));
@@ -107,7 +107,7 @@ async fn a_name_that_another_machine_has_is_lengthened() {
 }
 
 #[tokio::test]
-async fn a_machine_made_by_hand_is_adopted() {
+async fn an_inventory_created_by_hand_is_adopted() {
     let scene = Scene::new(json!({"machineInventoryLabels": {"rack": "7"}}));
     let expected = fixtures::inventory("expected", json!({"tpm": TpmHash::of_public_key(b"a").as_str()}));
     let Created::New(expected) = scene.context.inventory.store.make(expected).await.unwrap() else {
@@ -121,7 +121,7 @@ async fn a_machine_made_by_hand_is_adopted() {
 }
 
 #[tokio::test]
-async fn the_namespace_through_which_a_machine_last_registered_has_it() {
+async fn the_inventory_of_the_last_registration_counts() {
     let scene = Scene::new(json!({"machineName": "first"}));
     let elsewhere = {
         let mut object = fixtures::registration(json!({"machineName": "second"}), &"u".repeat(54));
@@ -130,7 +130,7 @@ async fn the_namespace_through_which_a_machine_last_registered_has_it() {
     };
     let hash = TpmHash::of_public_key(b"a");
     let owner = async || scene.context.inventory.find(&hash).await.unwrap().map(|machine| machine.namespace.clone());
-    // Somebody has written the machine's hash into an inventory before it came.
+    // Somebody wrote the machine's hash into an inventory before the machine registered.
     let mut claim = fixtures::inventory("claim", json!({"tpm": hash.as_str(), "clusterName": "theirs"}));
     claim.metadata.namespace = Some("tenant".to_owned());
     scene.context.inventory.index.enter(claim);
@@ -138,7 +138,7 @@ async fn the_namespace_through_which_a_machine_last_registered_has_it() {
     scene.register("a", "1").await.unwrap();
     assert_eq!(owner().await.as_deref(), Some("n"));
 
-    // All in one second.
+    // All registrations are in one second.
     let register_elsewhere = async || {
         let mut writer = register(&scene.context.inventory, &elsewhere, &identity("a"), &report("1")).await.unwrap();
         writer.write(&scene.context.inventory).await.unwrap();
@@ -155,7 +155,7 @@ async fn the_namespace_through_which_a_machine_last_registered_has_it() {
 }
 
 #[tokio::test]
-async fn without_an_api_server_a_machine_is_told_to_come_back() {
+async fn a_machine_is_refused_as_unavailable_without_an_api_server() {
     let scene = Scene::new(json!({}));
     scene.api.set_away(true);
     assert_eq!(scene.register("a", "1").await, Err(RefusalCode::Unavailable));
@@ -164,11 +164,11 @@ async fn without_an_api_server_a_machine_is_told_to_come_back() {
 }
 
 #[tokio::test]
-async fn an_inventory_deleted_meanwhile_is_made_again() {
+async fn an_inventory_deleted_meanwhile_is_created_again() {
     let scene = Scene::new(json!({}));
     scene.register("a", "1").await.unwrap();
     scene.api.delete_all();
-    // The watch has not told: SMBIOS is to be changed on what is gone.
+    // The watch has not delivered the deletion, so the patch of SMBIOS finds no object.
     assert!(scene.register("a", "2").await.unwrap().starts_with("n/m-2-"));
     assert_eq!(scene.inventories().len(), 1);
 }
@@ -182,7 +182,7 @@ async fn a_machine_that_waits_for_approval_is_recorded_and_refused() {
 }
 
 #[tokio::test]
-async fn what_is_said_of_an_unknown_machine_is_refused_and_a_failure_is_recorded() {
+async fn messages_of_an_unknown_machine_are_refused_and_a_failure_is_recorded() {
     let scene = Scene::new(json!({}));
     let unknown =
         find(&scene.context.inventory, &scene.registration, &identity("a").hash).await.map(|_| ()).unwrap_err();
@@ -198,7 +198,7 @@ async fn what_is_said_of_an_unknown_machine_is_refused_and_a_failure_is_recorded
 }
 
 #[tokio::test]
-async fn of_many_at_once_no_more_are_admitted_than_may_be() {
+async fn the_limit_holds_for_many_machines_at_once() {
     let scene = Scene::new(json!({"maxMachines": 3}));
     let at_once = futures::future::join_all((0..20).map(|n| {
         let scene = &scene;
@@ -210,7 +210,7 @@ async fn of_many_at_once_no_more_are_admitted_than_may_be() {
 }
 
 #[tokio::test]
-async fn a_machine_known_by_its_secret_is_recognised_and_never_made() {
+async fn a_machine_with_a_shared_secret_is_recognised_and_never_created() {
     let scene = Scene::new(json!({"machineInventoryLabels": {"serial": "${System Information/Serial Number}"}}));
     let object = fixtures::inventory("by-hand", json!({"machineTokenSecretName": "s"}));
     let path = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/by-hand";
@@ -241,7 +241,7 @@ async fn a_machine_known_by_its_secret_is_recognised_and_never_made() {
 }
 
 #[tokio::test]
-async fn what_somebody_else_changed_before_a_write_is_read_back_after_it() {
+async fn an_object_changed_by_another_writer_is_read_again() {
     let scene = Scene::new(json!({}));
     let mut writer =
         register(&scene.context.inventory, &scene.registration, &identity("a"), &report("1")).await.unwrap();
@@ -249,7 +249,7 @@ async fn what_somebody_else_changed_before_a_write_is_read_back_after_it() {
     scene.api.change(&path, json!({"spec": {"clusterName": "c"}, "metadata": {"generation": 2}}));
     scene.api.take_requests();
     writer.write(&scene.context.inventory).await.unwrap();
-    // Refused, because it was decided on another version.
+    // The first write is refused because it was decided on another version.
     assert_eq!(scene.api.take_requests(), ["PATCH status", "GET machineinventories", "PATCH status"]);
     let known = scene.context.inventory.index.get("n", &writer.machine().name).unwrap();
     assert_eq!((known.cluster(), known.status.phase), (Some("c"), Some(Phase::Registered)));
@@ -257,7 +257,7 @@ async fn what_somebody_else_changed_before_a_write_is_read_back_after_it() {
 }
 
 #[tokio::test]
-async fn an_inventory_made_anew_under_the_same_name_is_not_the_machines() {
+async fn an_inventory_recreated_under_the_same_name_is_not_the_machines() {
     let scene = Scene::new(json!({}));
     let mut writer =
         register(&scene.context.inventory, &scene.registration, &identity("a"), &report("1")).await.unwrap();
@@ -275,7 +275,7 @@ async fn an_inventory_made_anew_under_the_same_name_is_not_the_machines() {
 const INVENTORY: &str = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/";
 
 #[tokio::test]
-async fn what_another_writer_said_meanwhile_stays_said() {
+async fn conditions_of_another_writer_are_kept() {
     let scene = Scene::new(json!({}));
     let mut writer =
         register(&scene.context.inventory, &scene.registration, &identity("a"), &report("1")).await.unwrap();
@@ -284,7 +284,7 @@ async fn what_another_writer_said_meanwhile_stays_said() {
     let mut conditions = scene.inventories()[0]["status"]["conditions"].clone();
     let other = json!({"type": "SharedSecret", "status": "True", "reason": "SecretReadable", "message": ""});
     conditions.as_array_mut().unwrap().push(other);
-    // The index has not heard of it.
+    // The index does not contain this change.
     scene.api.change(&name, json!({"status": {"conditions": conditions}}));
     scene.api.take_requests();
     writer.note(&scene.context.inventory, Step::Installed);
@@ -298,7 +298,7 @@ async fn what_another_writer_said_meanwhile_stays_said() {
 }
 
 #[tokio::test]
-async fn what_a_machine_has_no_more_vanishes_from_its_status() {
+async fn values_that_a_machine_no_longer_has_are_removed_from_its_status() {
     let scene = Scene::new(json!({}));
     let come = async |authority: Option<&str>, disks: Value| {
         let mut identity = identity("a");
@@ -320,7 +320,7 @@ async fn what_a_machine_has_no_more_vanishes_from_its_status() {
     assert_eq!(status["hardware"]["memoryBytes"], 1);
 }
 
-/// The writer of a machine that runs and whose inventory announces that it is to install itself again.
+/// The writer of a running machine whose inventory announces a request to reinstall, and the machine's report.
 async fn asked(scene: &Scene) -> (InventoryWriter, OsReport) {
     let report = OsReport { reinstall: Some(Default::default()), ..OsReport::default() };
     let mut writer =
@@ -338,7 +338,7 @@ async fn asked(scene: &Scene) -> (InventoryWriter, OsReport) {
 }
 
 #[tokio::test]
-async fn what_is_asked_of_a_machine_is_read_and_recorded_first() {
+async fn a_request_is_read_and_recorded_before_it_is_sent() {
     let scene = Scene::new(json!({}));
     let (mut writer, report) = asked(&scene).await;
     scene.api.take_requests();
@@ -351,12 +351,12 @@ async fn what_is_asked_of_a_machine_is_read_and_recorded_first() {
 }
 
 #[tokio::test]
-async fn what_was_withdrawn_or_cannot_be_read_is_not_asked_of_a_machine() {
+async fn a_request_that_is_withdrawn_or_unreadable_is_not_sent() {
     for case in ["away", "withdrawn", "recreated", "elsewhere", "starting"] {
         let scene = Scene::new(json!({}));
         let (mut writer, report) = asked(&scene).await;
         let path = writer.name().replace("n/", INVENTORY);
-        // Nothing of it has come to the index.
+        // The index does not contain the change.
         match case {
             "away" => scene.api.set_away(true),
             "withdrawn" => scene.api.change(&path, json!({"spec": {"reinstall": null}})),

@@ -62,8 +62,8 @@ impl RolloutEngine for FleetEngine {
 
 /// The Bundle for a ManagedOSImage, which owns it.
 ///
-/// One document for each object, so that Fleet deletes an object that is left out later. The documents are JSON, which is also
-/// YAML: Fleet reads YAML 1.1, in which an unquoted `no` is false.
+/// One document for each object, so that Fleet deletes an object that is left out later. The documents are JSON, which
+/// is also YAML: Fleet reads YAML 1.1, in which an unquoted `no` is false.
 pub fn bundle(object: &ManagedOSImage, upgrade: &Upgrade) -> Value {
     let resources = objects(upgrade, PLAN_NAMESPACE).into_iter().filter_map(|(name, object)| {
         let content = format!("{:#}\n", object?);
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_of_an_older_generation_says_nothing() {
+    fn a_status_of_an_older_generation_is_ignored() {
         let bundle = |observed: Value| {
             json!({"metadata": {"generation": 2},
                 "status": {"observedGeneration": observed, "summary": {"desiredReady": 1}}})
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_names_a_cluster_and_fleets_words() {
+    fn trouble_contains_the_cluster_and_fleets_message() {
         let status = |state: &str, count: Value| -> BundleStatus {
             serde_json::from_value(json!({"summary": {
                 count.as_str().unwrap(): 2,

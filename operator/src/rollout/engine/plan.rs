@@ -47,8 +47,8 @@ impl RolloutEngine for PlanEngine {
     }
 }
 
-/// Objects of an earlier spec. Only a new spec or another namespace of the Plan can leave some behind, so they are not looked
-/// for otherwise.
+/// Objects of an earlier spec. Only a new spec or another namespace of the Plan can leave some behind, so they are not
+/// looked for otherwise.
 fn superfluous(object: &ManagedOSImage, desired: &Desired) -> Vec<Value> {
     let status = object.status.as_ref();
     let place = status.and_then(|status| status.plan.clone());

@@ -39,8 +39,8 @@ pub struct PlanCondition {
 }
 
 impl PlanStatus {
-    /// The status of a Plan for this version. Just after a change the status is still that of the former version; then nothing is
-    /// known of any node.
+    /// The status of a Plan for this version. Just after a change the status is still that of the former version; then
+    /// nothing is known of any node.
     pub fn of(plan: &Value, version: &str) -> Self {
         let status = plan.get("status").cloned().unwrap_or_default();
         // A status that cannot be parsed counts as absent: its controller writes it again.

@@ -82,7 +82,7 @@ fn a_node_without_inventory_is_done_by_label_and_name_of_its_system() {
 }
 
 #[test]
-fn what_a_machine_reports_outweighs_its_node() {
+fn reports_of_a_machine_take_precedence_over_its_node() {
     let progress = local(
         &to_v2(),
         &[node("a", "h", "RancherOS 2")],
@@ -95,13 +95,13 @@ fn what_a_machine_reports_outweighs_its_node() {
 }
 
 #[test]
-fn a_failed_job_is_remembered_when_it_is_gone() {
+fn a_failed_job_is_remembered_after_its_deletion() {
     let nodes = [node("a", "g", "RancherOS 1"), node("b", "g", "RancherOS 1")];
     let jobs = [("a", Some(JobEnd::Failed("BackoffLimitExceeded".into()))), ("b", None)];
     let first = local(&to_v2(), &nodes, &[], &plan(&jobs, &["a", "b"]), &[], &at(0));
     assert_eq!(phases(&first), [("a", "Failed"), ("b", "Upgrading")]);
     assert_eq!(first.nodes[0].reason.as_deref(), Some("JobFailed: BackoffLimitExceeded"));
-    // The place in the Plan is kept, the Job is not.
+    // The node stays in the Plan, but its Job is deleted.
     let later = local(&to_v2(), &nodes, &[], &plan(&[], &["a"]), &first.nodes, &at(1000));
     assert_eq!(phases(&later), [("a", "Failed"), ("b", "Waiting")]);
     assert_eq!(later.nodes[0].since, first.nodes[0].since);
@@ -110,7 +110,7 @@ fn a_failed_job_is_remembered_when_it_is_gone() {
 }
 
 #[test]
-fn a_status_names_the_nodes_that_matter() {
+fn a_status_lists_the_nodes_that_need_attention() {
     let machines: Vec<Machine> = (0..90).map(|n| machine(&format!("m{n:02}"), "2", true)).collect();
     let mut before = downstream(&to_v2(), &machines[..40], &[], &at(0)).nodes;
     before.retain(|node| node.name != "m07");
@@ -121,7 +121,7 @@ fn a_status_names_the_nodes_that_matter() {
 }
 
 #[test]
-fn a_failed_job_is_no_trouble_of_the_plan() {
+fn a_failed_job_does_not_stop_the_plan() {
     let status = |reason: &str| {
         let conditions = [json!({"type": "Complete", "status": "False", "reason": reason, "message": "m"})];
         PlanStatus::of(&json!({"status": {"conditions": conditions}}), "v")
@@ -132,30 +132,30 @@ fn a_failed_job_is_no_trouble_of_the_plan() {
 }
 
 #[test]
-fn what_was_observed_of_the_plan_before_says_nothing_of_this_one() {
+fn the_status_of_an_earlier_plan_is_ignored() {
     let plan = json!({"status": {"latestVersion": "old", "latestHash": "h", "applying": ["a"]}});
     assert_eq!(PlanStatus::of(&plan, "new"), PlanStatus::default());
     assert_eq!(PlanStatus::of(&plan, "old").latest_hash.as_deref(), Some("h"));
-    // Of a container that nothing is known of the label says it all.
+    // For a container of the user's own only the label counts.
     let foreign = upgrade(json!({"upgradeContainer": {"image": "ubuntu"}}));
     let of_version = |version| LocalPlan { status: PlanStatus::of(&plan, version), jobs: BTreeMap::new() };
     let nodes = [node("a", "h", "RancherOS 2")];
     let done = |upgrade, version| counts(&local(upgrade, &nodes, &[], &of_version(version), &[], &at(0)))[1];
     assert_eq!((done(&foreign, "old"), done(&foreign, "new")), (1, 0));
-    // The release runs there already; its new cloud-config does not.
+    // The node runs the release already, but not with the new cloud-config.
     assert_eq!((done(&to_v2(), "old"), done(&to_v2(), "new")), (1, 0));
 }
 
 #[test]
 fn a_machine_that_runs_the_release_is_done_when_its_job_is() {
     let at_v2 = |label| [node("a", label, "RancherOS 2")];
-    let look = |label, healthy, before: &[NodeProgress]| {
+    let progress = |label, healthy, before: &[NodeProgress]| {
         let plan = plan(&[("a", Some(JobEnd::Complete))], &["a"]);
         local(&to_v2(), &at_v2(label), &[machine("a", "2", healthy)], &plan, before, &at(0))
     };
-    let proving = look("g", false, &[]);
+    let proving = progress("g", false, &[]);
     assert_eq!(phases(&proving), [("a", "Proving")]);
-    let healthy = look("g", true, &proving.nodes);
+    let healthy = progress("g", true, &proving.nodes);
     assert_eq!(phases(&healthy), [("a", "Waiting")], "and it did not fall back");
-    assert_eq!(phases(&look("h", true, &healthy.nodes)), [("a", "Done")]);
+    assert_eq!(phases(&progress("h", true, &healthy.nodes)), [("a", "Done")]);
 }

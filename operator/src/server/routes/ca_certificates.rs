@@ -1,8 +1,8 @@
-//! The authorities to trust, for clients that do not trust the operator yet. A machine of the first release has no pinned
-//! authority: it asks with a digest of its identity and checks the keyed hash of the answer.
+//! The authorities to trust, for clients that do not trust the operator yet. A machine of the first release has no
+//! pinned authority: it asks with a digest of its identity and checks the keyed hash of the answer.
 //!
-//! Source: rancher/os2 v0.1.0-alpha12 `pkg/server/cacert.go`; rancher/rancherd `pkg/cacerts/cacerts.go`. A TPM hash is not
-//! secret, so for a machine with a TPM the keyed hash proves only that the sender knows the machine.
+//! Source: rancher/os2 v0.1.0-alpha12 `pkg/server/cacert.go`; rancher/rancherd `pkg/cacerts/cacerts.go`. A TPM hash is
+//! not secret, so for a machine with a TPM the keyed hash proves only that the sender knows the machine.
 
 use super::first_release::header_text;
 use crate::context::Context;
@@ -78,7 +78,7 @@ mod tests {
     const OPENSSL: &str = "vTR6TSU7afRkrQWsj7jIaqMH+MS6rZU28qS6uU//IuWEohe6mymCnUN4B82fFwSDzlE5jnGQYH4ix2Gzz1XSbg==";
 
     #[test]
-    fn the_hash_is_openssls() {
+    fn the_hash_equals_that_of_openssl() {
         assert_eq!(hash_of(b"secret", "nonce", "PEM\n"), OPENSSL);
         assert_eq!(with_end_of_line("PEM".into()), "PEM\n");
         assert_eq!(with_end_of_line(String::new()), "");

@@ -34,8 +34,8 @@ const SILENCE: Duration = Duration::from_secs(15 * 60);
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 /// The registration is written together with the next message, or after this long.
 const SOON: Duration = Duration::from_secs(1);
-/// Bytes. A larger report is written before the machine gets its answer, because thousands of concurrent installations must
-/// not hold that much in memory. A server with a dozen disks reports 8 KiB.
+/// Bytes. A larger report is written before the machine gets its answer, because thousands of concurrent installations
+/// must not hold that much in memory. A server with a dozen disks reports 8 KiB.
 const LARGE: usize = 32 * 1024;
 /// Pause before a failed write is repeated.
 const WRITE_AGAIN: Duration = Duration::from_secs(5);
@@ -326,8 +326,8 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    /// Writes the noted steps. If the API server is unavailable or the registration's limit is reached, they stay noted: that
-    /// must not stop an installation.
+    /// Writes the noted steps. If the API server is unavailable or the registration's limit is reached, they stay
+    /// noted: that must not stop an installation.
     async fn write_if_possible(&mut self) -> Result<(), End> {
         match &mut self.writer {
             Some(writer) => match writer.write(&self.context.inventory).await {
@@ -338,7 +338,7 @@ impl<S: Socket> Exchange<S> {
         }
     }
 
-    /// The next text frame. `hurry`: how long it may take when others wait for the place.
+    /// The next text frame. `patience`: how long it may take before the permit may be revoked.
     async fn receive(&mut self, patience: Duration) -> Result<String, End> {
         self.admitted.start_deadline(patience);
         let frame = self.frames.next().await;

@@ -38,8 +38,8 @@ pub fn read_headers(headers: &HeaderMap) -> Result<Introduction, Refusal> {
     Ok(Introduction { presented, report: MachineReport { smbios, ..MachineReport::default() } })
 }
 
-/// Runs the exchange: challenge, answer, configuration. It has no message for a refusal: the client sees the socket closed,
-/// with the code as the reason of the close frame, and comes back after 15 s.
+/// Runs the exchange: challenge, answer, configuration. It has no message for a refusal: the client sees the socket
+/// closed, with the code as the reason of the close frame, and comes back after 15 s.
 pub async fn run(
     mut socket: impl Socket,
     context: Arc<Context>,

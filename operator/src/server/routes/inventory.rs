@@ -1,5 +1,5 @@
-//! The inventory endpoint: a machine proves its identity and learns how it joins its cluster. The clients are those of the
-//! first release (rancherd): with a TPM over a websocket, or with a shared secret in a plain GET.
+//! The inventory endpoint: a machine proves its identity and learns how it joins its cluster. The clients are those of
+//! the first release (rancherd): with a TPM over a websocket, or with a shared secret in a plain GET.
 //!
 //! Source: rancher/os2 v0.1.0-alpha12 `pkg/server/server.go` and `secret.go`; rancher/rancherd `pkg/config/remote.go`.
 //! All other paths below `/v1-rancheros/` lead here, as in the first release.
@@ -144,8 +144,8 @@ async fn converse(socket: &mut impl Socket, context: &Context, presented: &Prese
     Ok(())
 }
 
-/// The configuration of a machine. A client that gets neither a role nor a cluster would stop asking, so it is refused until
-/// the machine is assigned.
+/// The configuration of a machine. A client that gets neither a role nor a cluster would stop asking, so it is refused
+/// until the machine is assigned.
 async fn configuration(context: &Context, machine: &KnownMachine) -> Result<JoinConfiguration, Refusal> {
     let configuration =
         join::configuration(&context.rancher, &context.registrations, &context.endpoint(), machine).await?;
@@ -159,7 +159,8 @@ async fn configuration(context: &Context, machine: &KnownMachine) -> Result<Join
     })
 }
 
-/// Records that the machine fetched its configuration. A failed write is only logged, because the machine has its answer.
+/// Records that the machine fetched its configuration. A failed write is only logged, because the machine has its
+/// answer.
 async fn note(context: &Context, machine: Arc<KnownMachine>) {
     let mut writer = InventoryWriter::new(machine);
     tracing::info!(inventory = writer.name(), "told how it joins its cluster");

@@ -1,5 +1,5 @@
-//! Downloads of installation media: a GET or HEAD of `…/media/<token>/<name>` returns a base medium with the settings of the
-//! registration, whole or a range of it.
+//! Downloads of installation media: a GET or HEAD of `…/media/<token>/<name>` returns a base medium with the settings
+//! of the registration, whole or a range of it.
 
 use super::registration;
 use crate::context::Context;
@@ -100,8 +100,8 @@ async fn answer(
     Ok(response)
 }
 
-/// A permit for a download, if the medium can still be read. A file system that does not answer blocks the thread, which keeps
-/// the permit. So at most as many threads are blocked as there are permits.
+/// A permit for a download, if the medium can still be read. A file system that does not answer blocks the thread,
+/// which keeps the permit. So at most as many threads are blocked as there are permits.
 async fn admit(context: &Context, medium: Customized) -> Result<(Customized, OwnedSemaphorePermit), Refusal> {
     let permit = context.media.admit()?;
     let looking = tokio::task::spawn_blocking(move || medium.is_unchanged().then_some((medium, permit)));
@@ -150,8 +150,9 @@ impl Reader {
     }
 }
 
-/// The response body with this range of the medium. A task reads as fast as the client does. It releases the permit when the
-/// client has taken the last piece, is gone, or is too slow. The connection is then closed before the announced length.
+/// The response body with this range of the medium. A task reads as fast as the client does. It releases the permit
+/// when the client has taken the last piece, is gone, or is too slow. The connection is then closed before the
+/// announced length.
 fn body(context: Arc<Context>, medium: Customized, range: Range<u64>, reader: Reader) -> Body {
     let (pieces, taken) = mpsc::channel(1);
     tokio::spawn(async move {

@@ -17,7 +17,7 @@ impl Scene {
         Self { api, context }
     }
 
-    /// As somebody applies the inventory.
+    /// Applies the inventory as a user does.
     fn apply(&self, spec: Value, generation: i64) {
         let path = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/a";
         let kept = self.api.objects("machineinventories").pop();
@@ -34,8 +34,8 @@ impl Scene {
         self.context.inventory.index.enter(serde_json::from_value(object).unwrap());
     }
 
-    /// One reconciliation; the condition's reason after it.
-    async fn look(&self) -> String {
+    /// Reconciles once and returns the reason of the condition.
+    async fn reconcile(&self) -> String {
         let machine = self.context.inventory.index.get("n", "a").unwrap();
         let state = reconcile_token(&machine, &self.context).await.unwrap();
         let machine = self.context.inventory.index.get("n", "a").unwrap();
@@ -75,60 +75,60 @@ fn in_cluster(cluster: &str) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_missing_is_said_until_the_token_is_issued() {
+async fn the_condition_names_what_is_missing_until_the_token_is_issued() {
     let scene = Scene::new();
     scene.apply(in_cluster("c"), 1);
-    assert_eq!(scene.look().await, reason::RANCHER_NOT_INSTALLED);
+    assert_eq!(scene.reconcile().await, reason::RANCHER_NOT_INSTALLED);
     scene.api.install_rancher();
     tokio::time::advance(Duration::from_secs(60)).await;
-    assert_eq!(scene.look().await, reason::CLUSTER_NOT_FOUND);
+    assert_eq!(scene.reconcile().await, reason::CLUSTER_NOT_FOUND);
     scene.api.put_cluster("c", None);
-    assert_eq!(scene.look().await, reason::CLUSTER_NOT_READY);
+    assert_eq!(scene.reconcile().await, reason::CLUSTER_NOT_READY);
     assert!(!scene.is_held(), "nothing is to be deleted yet");
     scene.api.put_cluster("c", Some("c-1"));
-    assert_eq!(scene.look().await, reason::TOKEN_NOT_ISSUED);
+    assert_eq!(scene.reconcile().await, reason::TOKEN_NOT_ISSUED);
     assert_eq!((scene.tokens(), scene.is_held()), (vec!["c-1/c-1-a-token".to_owned()], true));
     scene.api.issue_tokens("t");
-    assert_eq!(scene.look().await, reason::TOKEN_ISSUED);
+    assert_eq!(scene.reconcile().await, reason::TOKEN_ISSUED);
     let machine = scene.context.inventory.index.get("n", "a").unwrap();
     assert_eq!(machine.status.cluster_registration_token_namespace.as_deref(), Some("c-1"));
 
     scene.api.take_requests();
-    assert_eq!(scene.look().await, reason::TOKEN_ISSUED);
+    assert_eq!(scene.reconcile().await, reason::TOKEN_ISSUED);
     assert_eq!(scene.api.take_requests(), [] as [&str; 0], "what is in order is left alone");
     tokio::time::advance(IN_ORDER).await;
-    assert_eq!(scene.look().await, reason::TOKEN_ISSUED);
+    assert_eq!(scene.reconcile().await, reason::TOKEN_ISSUED);
     assert_eq!(scene.api.take_requests(), ["GET clusters", "GET clusterregistrationtokens"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_cluster_is_another_token_and_the_old_one_goes() {
+async fn a_move_to_another_cluster_creates_a_token_and_deletes_the_old_one() {
     let scene = assigned().await;
     scene.api.put_cluster("d", Some("c-2"));
     scene.apply(in_cluster("d"), 2);
-    assert_eq!(scene.look().await, reason::TOKEN_NOT_ISSUED);
+    assert_eq!(scene.reconcile().await, reason::TOKEN_NOT_ISSUED);
     assert_eq!(scene.tokens(), ["c-2/c-2-a-token"]);
     scene.apply(json!({}), 3);
-    assert_eq!(scene.look().await, "");
+    assert_eq!(scene.reconcile().await, "");
     assert_eq!((scene.tokens().len(), scene.is_held()), (0, false));
     let machine = scene.context.inventory.index.get("n", "a").unwrap();
     assert_eq!(noted(&machine), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deleted_cluster_takes_the_token_along_and_a_deleted_token_is_made_again() {
+async fn a_deleted_clusters_token_is_deleted_and_a_deleted_token_is_created_again() {
     let scene = assigned().await;
     scene.api.delete("/apis/management.cattle.io/v3/namespaces/c-1/clusterregistrationtokens/c-1-a-token");
     tokio::time::advance(IN_ORDER).await;
-    assert_eq!(scene.look().await, reason::TOKEN_NOT_ISSUED);
+    assert_eq!(scene.reconcile().await, reason::TOKEN_NOT_ISSUED);
     assert_eq!(scene.tokens(), ["c-1/c-1-a-token"]);
     scene.api.delete("/apis/provisioning.cattle.io/v1/namespaces/n/clusters/c");
-    assert_eq!(scene.look().await, reason::CLUSTER_NOT_FOUND);
+    assert_eq!(scene.reconcile().await, reason::CLUSTER_NOT_FOUND);
     assert_eq!((scene.tokens().len(), scene.is_held()), (0, false));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deleted_inventory_takes_its_token_along_even_one_that_was_not_noted() {
+async fn a_deleted_inventorys_token_is_deleted_even_if_it_was_not_recorded() {
     for forgotten in [false, true] {
         let scene = assigned().await;
         let mut machine = (*scene.context.inventory.index.get("n", "a").unwrap()).clone();
@@ -144,7 +144,7 @@ async fn a_deleted_inventory_takes_its_token_along_even_one_that_was_not_noted()
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_elses_token_is_neither_used_nor_deleted() {
+async fn the_token_of_another_machine_is_neither_used_nor_deleted() {
     let scene = Scene::new();
     scene.api.install_rancher();
     scene.api.put_cluster("c", Some("c-1"));
@@ -152,14 +152,14 @@ async fn somebody_elses_token_is_neither_used_nor_deleted() {
     let key = ("c-1".to_owned(), "c-1-a-token".to_owned());
     scene.context.rancher.make_token(&key, &other).await.unwrap();
     scene.apply(in_cluster("c"), 1);
-    assert_eq!(scene.look().await, reason::TOKEN_NAME_TAKEN);
+    assert_eq!(scene.reconcile().await, reason::TOKEN_NAME_TAKEN);
     scene.apply(json!({}), 2);
-    scene.look().await;
+    scene.reconcile().await;
     assert_eq!(scene.tokens().len(), 1);
 }
 
 #[test]
-fn names_are_the_first_releases_while_they_are_short() {
+fn short_names_are_those_of_the_first_release() {
     let named = |name: &str| {
         let machine = KnownMachine { name: name.into(), ..KnownMachine::default() };
         token_key(&machine, "c-m-abcdefgh".into()).1
@@ -170,7 +170,7 @@ fn names_are_the_first_releases_while_they_are_short() {
 }
 
 #[test]
-fn what_is_missing_for_long_is_looked_for_rarely() {
+fn checks_become_rarer_while_something_is_missing() {
     let mut status = MachineInventoryStatus::default();
     let at = |second| Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap());
     status.conditions.put(condition_type::ASSIGNED, false, reason::CLUSTER_NOT_FOUND, "", None, &at(0));
@@ -180,14 +180,14 @@ fn what_is_missing_for_long_is_looked_for_rarely() {
     assert_eq!(requeue_after(&State::Unassigned, &status, &at(0)), None);
 }
 
-/// A machine whose token is issued.
+/// A scene with a machine whose token is issued.
 async fn assigned() -> Scene {
     let scene = Scene::new();
     scene.api.install_rancher();
     scene.api.put_cluster("c", Some("c-1"));
     scene.apply(in_cluster("c"), 1);
-    scene.look().await;
+    scene.reconcile().await;
     scene.api.issue_tokens("t");
-    assert_eq!(scene.look().await, reason::TOKEN_ISSUED);
+    assert_eq!(scene.reconcile().await, reason::TOKEN_ISSUED);
     scene
 }

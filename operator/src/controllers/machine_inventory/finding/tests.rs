@@ -19,7 +19,7 @@ fn reason_of(machine: &KnownMachine, finding: &Finding) -> Option<String> {
 }
 
 #[test]
-fn a_machine_made_by_hand_is_expected_and_written_once() {
+fn an_inventory_created_by_hand_is_expected_and_written_once() {
     let mut expected = machine(None);
     assert_eq!(validate(&expected, &Owner::Nobody, 0), Finding::Expected);
     expected.status = build(&expected, &Finding::Expected, &now());
@@ -29,7 +29,7 @@ fn a_machine_made_by_hand_is_expected_and_written_once() {
 }
 
 #[test]
-fn what_the_server_is_about_to_write_is_left_to_it() {
+fn the_first_status_is_left_to_the_server() {
     let mut fresh = machine(None);
     fresh.registration = Some("door".into());
     assert_eq!(validate(&fresh, &Owner::Nobody, STATUS_GRACE - 1), Finding::TooEarly);
@@ -38,7 +38,7 @@ fn what_the_server_is_about_to_write_is_left_to_it() {
 }
 
 #[test]
-fn a_second_inventory_and_a_broken_identity_say_so() {
+fn duplicates_and_malformed_identities_are_found() {
     let first = KnownMachine { name: "first".into(), namespace: "n".into(), ..KnownMachine::default() };
     let elsewhere = machine(Some(Phase::Ready));
     let here = KnownMachine { namespace: "n".into(), ..elsewhere.clone() };
@@ -58,7 +58,7 @@ fn a_second_inventory_and_a_broken_identity_say_so() {
 }
 
 #[test]
-fn a_machine_whose_inventory_counts_again_is_what_it_was() {
+fn an_inventory_that_counts_again_has_its_former_status() {
     let other = Owner::Inventory(Arc::new(KnownMachine { uid: "other".into(), ..KnownMachine::default() }));
     let report = |healthy| {
         let report = OsReport { version: "1".into(), healthy, ..OsReport::default() };
@@ -72,7 +72,7 @@ fn a_machine_whose_inventory_counts_again_is_what_it_was() {
         held.status.clone_from(&before);
         held.status = build(&held, &validate(&held, &other, 0), &now());
         assert!(!held.status.conditions.holds(condition_type::READY));
-        // It goes on reporting, through this inventory.
+        // The machine continues to report through this inventory.
         let again = life::after(&held.status, &step, held.generation, &now());
         if !matches!(step, Step::Registered { .. }) {
             held.status = life::settled(&held.status, again, &now());
@@ -93,7 +93,7 @@ fn a_machine_whose_inventory_counts_again_is_what_it_was() {
 }
 
 #[test]
-fn a_consent_is_shown_and_a_running_machine_is_left_alone() {
+fn an_approval_is_found_and_a_running_machine_is_unchanged() {
     let mut waiting = machine(Some(Phase::ApprovalPending));
     waiting.approved = Some(false);
     assert_eq!(validate(&waiting, &Owner::Nobody, 0), Finding::Nothing);

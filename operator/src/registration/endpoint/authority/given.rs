@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mounted_secret_is_read_and_what_is_missing_is_named() {
+    fn a_mounted_secret_is_read_and_a_missing_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = read(folder.path()).unwrap_err().to_string();
         assert!(error.contains("tls.crt") && error.contains("kubernetes.io/tls"), "{error}");

@@ -28,9 +28,9 @@ impl Authority {
         Self { secrets: Api::namespaced(client, namespace) }
     }
 
-    /// Reads the stored authority, creates or renews what is due, and returns it. If several replicas renew at once, one
-    /// writes and the others read what it wrote. `hosts`: names and addresses of the server. A damaged Secret is an error and
-    /// is not changed.
+    /// Reads the stored authority, creates or renews what is due, and returns it. If several replicas renew at once,
+    /// one writes and the others read what it wrote. `hosts`: names and addresses of the server. A damaged Secret is an
+    /// error and is not changed.
     pub async fn current(
         &self,
         hosts: &[String],
@@ -103,8 +103,8 @@ fn request(secret: &Secret) -> Option<AuthorityRequest> {
     }
 }
 
-/// The Secret's annotations after a write. A fulfilled request is removed. `take-over` becomes `renew` if the successor has
-/// just been created, because no machine knows it yet.
+/// The Secret's annotations after a write. A fulfilled request is removed. `take-over` becomes `renew` if the successor
+/// has just been created, because no machine knows it yet.
 fn annotations(secret: &Secret, before: Option<&TlsMaterial>, after: &TlsMaterial) -> Option<BTreeMap<String, String>> {
     let mut annotations = secret.metadata.annotations.clone()?;
     if let Some(request) = annotations.get_mut(REQUEST_ANNOTATION) {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_holds_all_of_it() {
+    fn a_secret_holds_all_material() {
         let mut material = renewed(None, &hosts(), &InstalledMachines::default(), None, now()).unwrap();
         assert_eq!(from_secret(&to_secret(&material)), Ok(material.clone()));
         material.successor = Some(material.authority.clone());
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_secret_is_refused_by_key_and_left_as_it_is() {
+    async fn a_damaged_secret_is_refused_by_key_and_not_changed() {
         let api = FakeApi::default();
         let authority = Authority::new(api.client(), "n");
         let made = authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap();
@@ -192,7 +192,7 @@ mod tests {
                 (vec!["GET ros-operator-tls".to_owned()], before)
             );
         }
-        // One that was emptied is damaged, too.
+        // An emptied Secret is damaged as well.
         api.put(PATH, serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {}, "data": {}}));
         let error = authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap_err().to_string();
         assert!(error.starts_with("key ca.crt of Secret"), "{error}");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_certificate_is_issued_anew_and_what_others_put_there_stays() {
+    async fn a_server_certificate_is_issued_again_and_foreign_keys_stay() {
         let api = FakeApi::default();
         let authority = Authority::new(api.client(), "n");
         let made = authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_stays_until_it_is_fulfilled_and_nobody_is_overtaken_by_a_new_successor() {
+    fn a_request_stays_until_it_is_fulfilled_and_a_new_successor_does_not_take_over() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let next = |current: &TlsMaterial, secret: &Secret| {
             renewed(Some(current), &["localhost".into()], &InstalledMachines::default(), request(secret), now).unwrap()

@@ -10,11 +10,11 @@ fn hosts() -> Vec<String> {
 fn after(days: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + days * DAY).unwrap()
 }
-/// With a fleet of which nothing is known.
+/// Renews the material. Nothing is known of the installed machines.
 fn renew(current: Option<&TlsMaterial>, hosts: &[String], day: i64) -> Result<TlsMaterial, AuthorityError> {
     renewed(current, hosts, &InstalledMachines::default(), None, after(day))
 }
-/// What a client does that trusts `bundle` and is shown `material`'s certificate.
+/// Whether a client that trusts `bundle` accepts the server certificate of `material`.
 fn trusts(bundle: &str, material: &TlsMaterial, host: &str, at: Timestamp) -> bool {
     let ders: Vec<_> = CertificateDer::pem_slice_iter(bundle.as_bytes()).map(Result::unwrap).collect();
     let anchors: Vec<_> = ders.iter().map(|der| webpki::anchor_from_trusted_cert(der).unwrap()).collect();
@@ -27,7 +27,7 @@ fn trusts(bundle: &str, material: &TlsMaterial, host: &str, at: Timestamp) -> bo
 }
 
 #[test]
-fn what_is_made_is_trusted_by_name_and_by_address() {
+fn a_new_certificate_is_trusted_by_name_and_by_address() {
     let material = renew(None, &hosts(), 0).unwrap();
     for host in hosts() {
         assert!(trusts(&material.bundle(), &material, &host, after(0)), "{host}");
@@ -47,7 +47,7 @@ fn a_server_certificate_is_renewed_before_it_expires_and_when_the_url_changes() 
 }
 
 #[test]
-fn what_is_damaged_is_named_and_no_other_authority_is_made() {
+fn a_damaged_part_is_named_and_no_new_authority_is_created() {
     let material = renew(None, &hosts(), 0).unwrap();
     let other = renew(None, &hosts(), 0).unwrap();
     let whole = TlsMaterial {
@@ -82,7 +82,7 @@ fn a_client_that_learned_the_bundle_is_never_locked_out() {
     let mut material = renew(None, &hosts(), 0).unwrap();
     let first = material.bundle();
     let mut year_ago = vec![first.clone()];
-    // Twenty-five years in steps of two weeks: two rotations of the authority.
+    // Twenty-five years in steps of two weeks contain two rotations of the authority.
     for day in (0..25 * 365).step_by(14) {
         material = renew(Some(&material), &hosts(), day).unwrap();
         let known = &year_ago[year_ago.len().saturating_sub(25)];
@@ -93,7 +93,7 @@ fn a_client_that_learned_the_bundle_is_never_locked_out() {
 }
 
 #[test]
-fn a_successor_takes_over_when_no_machine_is_left_behind_or_somebody_says_so() {
+fn a_successor_takes_over_when_all_machines_know_it_or_on_request() {
     let first = renew(None, &hosts(), 0).unwrap();
     let next = |current: &TlsMaterial, machines: &InstalledMachines, request, day| {
         renewed(Some(current), &hosts(), machines, request, after(day)).unwrap()
@@ -102,7 +102,7 @@ fn a_successor_takes_over_when_no_machine_is_left_behind_or_somebody_says_so() {
     let published = next(&first, &told(&first, Some(0)), Some(AuthorityRequest::Renew), 1);
     assert_eq!(published.authority, first.authority);
     let successor = published.successor.clone().unwrap();
-    // A fleet that knows all that it was told before was not told of this one.
+    // The successor waits: it was not sent to the machines, or one has not confirmed it, or that is not known.
     for machines in [told(&first, Some(0)), told(&published, Some(1)), told(&published, None)] {
         assert_eq!(next(&published, &machines, Some(AuthorityRequest::Renew), 2), published);
     }
@@ -115,7 +115,7 @@ fn a_successor_takes_over_when_no_machine_is_left_behind_or_somebody_says_so() {
         assert_eq!((&taken_over.authority, &taken_over.successor), (&successor, &None));
         assert!(trusts(&published.bundle(), &taken_over, "localhost", after(3)));
     }
-    // By itself, in the last year.
+    // In its last year the authority is replaced without a request.
     let late = AUTHORITY_DAYS - SUCCESSOR_ISSUES_DAYS + 1;
     assert_eq!(next(&published, &told(&published, Some(1)), None, late).authority, first.authority);
     assert_eq!(next(&published, &knowing, None, late).authority, successor);
@@ -124,7 +124,7 @@ fn a_successor_takes_over_when_no_machine_is_left_behind_or_somebody_says_so() {
 }
 
 #[test]
-fn the_address_that_machines_know_is_served_until_none_is_left_behind() {
+fn the_former_address_is_certified_until_all_machines_know_the_new_one() {
     let material = renew(None, &hosts(), 0).unwrap();
     let new: Vec<String> = ["ros.example.org", "127.0.0.1", "localhost"].map(String::from).to_vec();
     let renewed = |current: &TlsMaterial, behind, day| {

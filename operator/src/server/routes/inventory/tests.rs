@@ -18,7 +18,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// One inventory, with this spec and the Secret `s` that holds `secret`.
+    /// A scene with one inventory of this spec, and the Secret `s` with the shared secret.
     async fn new(spec: Value) -> Self {
         let api = FakeApi::default();
         let context = fixtures::context(&api);
@@ -41,7 +41,7 @@ impl Scene {
         (status, headers, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    /// What a machine with a shared secret is told, or the code of its refusal.
+    /// The configuration of a machine with a shared secret, or the code of the refusal.
     async fn ask(&self, secret: &str) -> Result<Value, RefusalCode> {
         let bearer = format!("Bearer {}", STANDARD.encode(secret));
         let (status, _, body) = self.get("/v1-rancheros/inventory", &[("authorization", &bearer)]).await;
@@ -56,7 +56,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_machine_with_a_shared_secret_is_told_what_its_inventory_says() {
+async fn a_machine_with_a_shared_secret_gets_its_configuration() {
     let spec = json!({"machineTokenSecretName": "s", "config": {"role": "agent", "labels": {"a": "1"}}});
     let scene = Scene::new(spec).await;
     assert_eq!(scene.ask("secret").await, Ok(json!({"role": "agent", "nodeName": "a", "labels": ["a=1"]})));
@@ -88,7 +88,7 @@ async fn every_refusal_has_its_own_code() {
 }
 
 #[tokio::test]
-async fn without_credentials_nobody_is_told_anything() {
+async fn requests_without_credentials_are_refused() {
     let scene = Scene::new(json!({"machineTokenSecretName": "s", "config": {"role": "agent"}})).await;
     for path in ["/v1-rancheros/inventory", "/v1-rancheros/x", "/v1-rancheros/a/b"] {
         for headers in [&[][..], &[("authorization", "Basic c2VjcmV0")], &[("authorization", "Bearer ")]] {
@@ -98,7 +98,7 @@ async fn without_credentials_nobody_is_told_anything() {
     }
     let (status, ..) = scene.get("/v1-rancheros/inventory", &[("authorization", "Bearer !")]).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    // A TPM's keys are public: without a websocket to prove them on they are nothing.
+    // The public keys of a TPM prove nothing without an exchange over a websocket.
     let (status, ..) = scene.get("/v1-rancheros/inventory", &[("authorization", AUTHORIZATION)]).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
     let (status, _, body) = scene.get("/v1-rancheros/registration/t/more", &[]).await;
@@ -106,7 +106,7 @@ async fn without_credentials_nobody_is_told_anything() {
 }
 
 #[tokio::test]
-async fn authorities_are_shown_to_all_and_vouched_for_to_who_is_known() {
+async fn authorities_are_public_and_hashed_for_known_machines() {
     let hash = "d68795c6192af9922692f050b1a4fe2bda5c93a1d8c0d8f1c8a0a7a8f6b1e3c4";
     let scene = Scene::new(json!({"machineTokenSecretName": "s", "tpm": hash})).await;
     let digest = |known: &str| format!("Bearer {}", STANDARD.encode(crate::digest::sha256(known.as_bytes())));

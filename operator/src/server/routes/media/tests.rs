@@ -18,7 +18,7 @@ use tower::ServiceExt;
 const TOKEN: &str = "tttttttttttttttttttttttttttttttttttttttttttttttttttttt";
 const NAME: &str = "ros.iso";
 
-/// The state of a server with one medium, for this many downloads at once.
+/// The state of a server with one medium and this many permits for downloads.
 async fn state(spec: Value, most: usize) -> (ServerState, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     fixtures::base_medium(folder.path(), NAME, 7);
@@ -59,7 +59,7 @@ fn text(response: &Response, name: header::HeaderName) -> &str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-/// What `ros-image customize` would make of the base medium and of what the registration's URL gives.
+/// The medium that `ros-image customize` would make with the settings from the registration URL.
 async fn customized(state: &ServerState, folder: &FilePath) -> Vec<u8> {
     let url = format!("{}/{TOKEN}", crate::registration::PATH);
     let settings = bytes(ask(state, Method::GET, &url, &[]).await).await;
@@ -72,7 +72,7 @@ async fn customized(state: &ServerState, folder: &FilePath) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_whole_and_its_parts_are_what_customize_makes() {
+async fn the_whole_and_its_parts_equal_the_output_of_customize() {
     let (state, folder) = state(json!({}), 1).await;
     let expected = customized(&state, folder.path()).await;
     let response = get(&state, &[]).await;
@@ -81,7 +81,7 @@ async fn the_whole_and_its_parts_are_what_customize_makes() {
     assert_eq!(text(&response, header::CONTENT_DISPOSITION), "attachment; filename=\"door-ros.iso\"");
     assert_eq!(text(&response, header::ACCEPT_RANGES), "bytes");
     assert!(bytes(response).await == expected);
-    // Parts that begin before the settings, within them and after them, and one that is all of it.
+    // Parts that begin before, within and after the settings, and the whole.
     let size = expected.len();
     for (start, end) in [(0, size), (0, 40_000), (40_000, 100_000), (100_000, size), (size - 1, size)] {
         let response = get(&state, &[(header::RANGE, &format!("bytes={start}-{}", end - 1))]).await;
@@ -93,10 +93,10 @@ async fn the_whole_and_its_parts_are_what_customize_makes() {
 }
 
 #[tokio::test]
-async fn who_has_the_medium_or_asks_beyond_it_is_told_so_without_it() {
+async fn unchanged_media_and_bad_ranges_are_answered_without_a_body() {
     let (state, folder) = state(json!({}), 0).await;
     let size = std::fs::metadata(folder.path().join(NAME)).unwrap().len();
-    // With no place for a download: these need none.
+    // There is no permit for a download. These requests need none.
     let head = ask(&state, Method::HEAD, &format!("{PATH}/{TOKEN}/{NAME}"), &[]).await;
     assert_eq!((head.status(), text(&head, header::CONTENT_LENGTH)), (StatusCode::OK, size.to_string().as_str()));
     let etag = text(&head, header::ETAG).to_owned();
@@ -111,7 +111,7 @@ async fn who_has_the_medium_or_asks_beyond_it_is_told_so_without_it() {
 }
 
 #[tokio::test]
-async fn a_resumption_of_another_medium_is_the_whole_of_this_one() {
+async fn resuming_another_medium_returns_the_whole_of_this_one() {
     let (state, folder) = state(json!({}), 1).await;
     let head = ask(&state, Method::HEAD, &format!("{PATH}/{TOKEN}/{NAME}"), &[]).await;
     let etag = text(&head, header::ETAG).to_owned();
@@ -127,7 +127,7 @@ async fn a_resumption_of_another_medium_is_the_whole_of_this_one() {
 }
 
 #[tokio::test]
-async fn who_has_no_token_or_names_no_medium_learns_only_that() {
+async fn a_wrong_token_or_name_reveals_nothing_else() {
     let (open, _folder) = state(json!({}), 1).await;
     let stranger = TOKEN.replace('t', "u");
     for (path, refused, status) in [
@@ -151,8 +151,8 @@ async fn who_has_no_token_or_names_no_medium_learns_only_that() {
 }
 
 #[tokio::test]
-async fn media_that_were_not_read_yet_are_worth_waiting_for() {
-    // The watcher does not run.
+async fn media_that_are_not_scanned_yet_are_unavailable() {
+    // The watcher does not run, so nothing is scanned.
     let (store, _watcher) = MediaStore::new(Some(Source { path: "/nothing".into(), origin: None }), 1);
     let response = get(&state_with(json!({}), store), &[]).await;
     assert!(response.headers().contains_key(header::RETRY_AFTER));
@@ -162,7 +162,7 @@ async fn media_that_were_not_read_yet_are_worth_waiting_for() {
 }
 
 #[tokio::test]
-async fn a_medium_that_is_written_to_is_not_given_away() {
+async fn a_medium_that_is_written_to_is_not_served() {
     let (state, folder) = state(json!({}), 1).await;
     let begun = get(&state, &[]).await;
     let file = std::fs::File::options().write(true).open(folder.path().join(NAME)).unwrap();
@@ -172,7 +172,7 @@ async fn a_medium_that_is_written_to_is_not_given_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_too_many_is_told_when_to_come_back_and_a_slow_reader_loses_its_place() {
+async fn one_too_many_must_come_back_and_a_slow_reader_loses_its_permit() {
     let (state, _folder) = state(json!({}), 1).await;
     let slow = get(&state, &[]).await;
     let busy = get(&state, &[]).await;
@@ -181,13 +181,13 @@ async fn one_too_many_is_told_when_to_come_back_and_a_slow_reader_loses_its_plac
         (StatusCode::TOO_MANY_REQUESTS, true)
     );
     assert_eq!(code(busy).await, RefusalCode::Busy);
-    // Time passes as there is nothing to do: the reader takes nothing.
+    // The reader takes nothing, and the paused clock advances while nothing can run.
     tokio::time::sleep(PIECE_TIMEOUT + Duration::from_secs(1)).await;
     let next = get(&state, &[]).await;
     assert_eq!(next.status(), StatusCode::OK);
     let whole = bytes(next).await.len();
     assert!(bytes(slow).await.len() < whole, "the slow one's connection is closed before the promised length");
-    // A reader that goes away gives its place back, too.
+    // A reader that disconnects releases its permit as well.
     drop(get(&state, &[]).await);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(get(&state, &[]).await.status(), StatusCode::OK);
@@ -196,14 +196,14 @@ async fn one_too_many_is_told_when_to_come_back_and_a_slow_reader_loses_its_plac
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_keeps_up_keeps_its_connection_when_places_are_scarce() {
+async fn a_reader_that_keeps_up_keeps_its_connection() {
     let (state, _folder) = state(json!({}), 1).await;
     let permits = Permits::new(1);
     let connection = Arc::new(permits.acquire().await);
     let mut request = Request::get(format!("{PATH}/{TOKEN}/{NAME}")).body(Body::empty()).unwrap();
     request.extensions_mut().insert(connection.clone());
     let response = router(state).oneshot(request).await.unwrap();
-    // As the listener does when it has the answer.
+    // The listener does this when it has the answer.
     connection.start_deadline(PATIENCE);
     let mut pieces = response.into_body().into_data_stream();
     for piece in 0..3 {
