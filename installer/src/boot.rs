@@ -1,4 +1,4 @@
-//! What is started next and how: the firmware's boot menu, the boot state on COS_BOOT, and kexec.
+//! Decides what is started next and starts it: the firmware's boot menu, the boot state on COS_BOOT, and kexec.
 
 pub mod efi;
 pub mod kexec;

@@ -1,5 +1,4 @@
-//! What a person sees on the machine's console: one line per milestone, a progress line while the disk is written, and
-//! questions.
+//! The text on the machine's console: one line per milestone, a progress line while the disk is written, and questions.
 
 pub mod consoles;
 pub mod log;
@@ -15,21 +14,21 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The kernel's log levels; the first number is that of its consoles (proc_sys_kernel(5), `printk`).
+/// The kernel's log levels. The first number is that of its consoles (proc_sys_kernel(5), `printk`).
 pub const LOG_LEVELS: &str = "proc/sys/kernel/printk";
 /// The level at which only errors are shown. Other messages would interrupt what a person reads or types.
 pub const ERRORS_ONLY: &str = "4";
 
-/// All consoles, once [`take_all`] was called. Until then output goes to standard output and standard error.
+/// All consoles, after [`take_all`] was called. Before that, output goes to standard output and standard error.
 static ALL: OnceLock<Consoles> = OnceLock::new();
 
-/// Shows everything on all consoles of the machine from now on, where the kernel then shows only errors. On a machine
-/// without consoles nothing changes.
+/// Sends all output to all consoles of the machine from now on. The kernel then shows only errors there. Does nothing
+/// on a machine without consoles.
 pub fn take_all(root: &Path) {
     let Some(consoles) = Consoles::open(root) else { return };
-    // Whoever may not change the level reads between the kernel's lines.
+    // If the level cannot be changed, messages of the kernel appear between ours.
     let _ = fs::write(root.join(LOG_LEVELS), ERRORS_ONLY);
-    // What the firmware and the start left is wiped off once; a second try keeps the reason for it in sight.
+    // The output of firmware and boot is cleared once. A second attempt keeps the reason for it visible.
     if fs::File::create_new(root.join("run/ros/consoles-cleared")).is_ok() {
         consoles.show("\x1b[2J\x1b[H\n");
     }
@@ -41,14 +40,14 @@ pub fn all() -> Option<&'static Consoles> {
     ALL.get()
 }
 
-/// Sets a part of the heading of all consoles. Other output has no heading.
+/// Sets a part of the heading on all consoles. Other output has no heading.
 pub fn head(part: Heading, text: impl std::fmt::Display) {
     if let Some(consoles) = all() {
         consoles.head(part, &printable(&text.to_string()));
     }
 }
 
-/// Waits until all output is written, for two seconds at most.
+/// Waits until all output is written, but at most two seconds.
 pub fn flush() {
     if let Some(consoles) = all() {
         consoles.flush(Duration::from_secs(2));
@@ -63,7 +62,7 @@ pub fn progress_output() -> (Box<dyn Write>, bool) {
     }
 }
 
-/// For whole lines of the log.
+/// The output for whole lines of the log.
 pub fn log_output() -> Box<dyn Write> {
     struct Lines(&'static Consoles);
     impl Write for Lines {
@@ -81,8 +80,8 @@ pub fn log_output() -> Box<dyn Write> {
     }
 }
 
-/// Prints `ros-installer: <milestone>: <text>`; further lines of `text` are indented below it.
-/// A console that cannot be written to must not end an installation, so its errors are ignored.
+/// Prints `ros-installer: <milestone>: <text>`. Further lines of `text` are indented below it. Write errors are
+/// ignored, because a broken console must not end an installation.
 pub fn announce(milestone: Milestone, text: impl std::fmt::Display) {
     let text = announcement(milestone, &text.to_string());
     if let Some(consoles) = all() {
@@ -98,7 +97,7 @@ fn announcement(milestone: Milestone, text: &str) -> String {
     lines.fold(first, |text, line| text + "\n  " + &line)
 }
 
-/// Prints data that a command was asked for, on stdout. A reader that went away, such as `head`, is no error.
+/// Prints the data that a command was asked for on stdout. A reader that has ended, such as `head`, is no error.
 pub fn print(data: impl std::fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{data}").and_then(|()| out.flush()) {
@@ -113,7 +112,7 @@ pub fn note(text: impl std::fmt::Display) {
     if let Some(consoles) = all() {
         return consoles.say(&text);
     }
-    // As above: a console that cannot be written to ends nothing.
+    // Errors are ignored here as well.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
@@ -123,7 +122,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Control characters of foreign text (serial numbers, refusals) do not reach the terminal.
+/// The text without control characters, because serial numbers and refusals come from outside and go to a terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

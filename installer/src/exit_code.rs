@@ -65,7 +65,7 @@ impl From<&TpmError> for ExitCode {
     }
 }
 
-/// An error with its exit code. `Display` and the chain of causes are those of the error.
+/// An error with its exit code. `Display` and the chain of causes come from the error.
 #[derive(Debug)]
 pub struct Coded {
     pub code: ExitCode,
@@ -94,7 +94,7 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 }
 
 impl ExitCode {
-    /// Every status but success.
+    /// Every exit code except success.
     pub const FAILURES: [Self; 9] = [
         Self::Failed,
         Self::Usage,
@@ -116,7 +116,7 @@ impl ExitCode {
         }
     }
 
-    /// The status for a setting from `source` that cannot be used.
+    /// The exit code for an unusable setting from `source`.
     pub fn of_setting(source: Source) -> Self {
         match source {
             Source::Operator | Source::ConfigUrl | Source::Answer => Self::Configuration,
@@ -124,12 +124,12 @@ impl ExitCode {
         }
     }
 
-    /// The error, with this status attached.
+    /// The error with this exit code attached.
     pub fn with(self, error: impl Into<anyhow::Error>) -> anyhow::Error {
         anyhow::Error::new(Coded { code: self, error: error.into() })
     }
 
-    /// What happens next to a machine that was to be installed, and what somebody in front of it can do.
+    /// What happens next to a machine that was to be installed, and what a person at the machine can do.
     pub fn next_step(self) -> &'static str {
         match self {
             Self::Success => "nothing is left to be done",
@@ -139,7 +139,7 @@ impl ExitCode {
         }
     }
 
-    /// The status that an error asks for; [`ExitCode::Failed`] where it names none.
+    /// The exit code of an error. [`ExitCode::Failed`] if it has none.
     pub fn of(error: &anyhow::Error) -> Self {
         error.downcast_ref::<Coded>().map_or(Self::Failed, |coded| coded.code)
     }

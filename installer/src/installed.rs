@@ -1,4 +1,4 @@
-//! The installed system: its health, status and recovery, and what it keeps.
+//! The installed system: its health, status and recovery, and the data that it keeps.
 
 pub mod files;
 pub mod healthy;

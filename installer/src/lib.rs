@@ -1,4 +1,5 @@
-//! The agent of a live and of an installed machine: registers, installs, provisions and keeps the system bootable.
+//! The agent of a live and of an installed machine. It registers, installs and provisions the machine, and keeps the
+//! system bootable.
 
 pub mod boot;
 pub mod cli;

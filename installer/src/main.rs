@@ -1,4 +1,4 @@
-//! Parse, log, run, print the chain of causes, exit.
+//! Parses the command line, starts the log, runs the command, prints the chain of causes of an error, and exits.
 
 use boot_contract::Milestone;
 use clap::Parser;
@@ -32,7 +32,7 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
-    // These two know only from their settings how much to log.
+    // These two commands learn only from their settings how much to log.
     if !matches!(command, Command::Install(_) | Command::Register(_)) {
         log::begin(false);
     }
@@ -51,7 +51,7 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// One thread is enough for one connection; what blocks has threads of its own.
+/// Runs a command on one thread, which is enough for one connection. Blocking work has separate threads.
 fn block_on<R>(command: impl Future<Output = anyhow::Result<R>>) -> anyhow::Result<R> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

@@ -1,4 +1,5 @@
-//! Applies the cloud-config to the running system at each boot, because `/etc` is new at each boot. The meaning of each key is cloud-init's; see [`cloud_config::keys`] for the list.
+//! Applies the cloud-config to the running system at each boot, because `/etc` is new at each boot. The meaning of each
+//! key is cloud-init's; see [`cloud_config::keys`] for the list.
 
 mod accounts;
 mod change;
@@ -26,23 +27,23 @@ use system::System;
 /// A stage of the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Before the network and the services start: everything that they read.
+    /// Before the network and the services start. Changes everything that they read.
     Early,
-    /// Once the network is up: deferred files and `runcmd`.
+    /// When the network is up. Applies deferred files and `runcmd`.
     Final,
 }
 
-/// What one stage did.
+/// The result of one stage.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Names of what was done.
+    /// Names of the changes that were made.
     pub changes: Vec<String>,
-    /// One line for each thing that was not: keys that are not applied, and changes that failed.
+    /// One line for each part that was not applied: ignored keys, and changes that failed.
     pub problems: Vec<String>,
 }
 
-/// Applies a stage to this system and says so on the console. An error means that the whole document could not be read;
-/// a part that could not be applied is a problem in the result, and the other parts are applied.
+/// Applies a stage to this system and prints the result on the console. Fails only if the whole document could not be
+/// read. A part that could not be applied is a problem in the result, and the other parts are applied.
 pub fn run(stage: Stage) -> Result<Applied> {
     let applied = run_in(Path::new("/"), stage)?;
     let done = if applied.changes.is_empty() { "nothing to do".into() } else { applied.changes.join(", ") };
@@ -51,7 +52,7 @@ pub fn run(stage: Stage) -> Result<Applied> {
     Ok(applied)
 }
 
-/// Applies a stage to the system below `root`. A system without a cloud-config stays as its image is.
+/// Applies a stage to the system below `root`. A system without a cloud-config is not changed.
 pub fn run_in(root: &Path, stage: Stage) -> Result<Applied> {
     let text = match std::fs::read_to_string(below(root, OEM_CLOUD_CONFIG)) {
         Ok(text) => text,
@@ -70,7 +71,7 @@ pub fn run_in(root: &Path, stage: Stage) -> Result<Applied> {
         }
     }
     if stage == Stage::Final {
-        // The early stage has said them.
+        // The early stage has already reported them.
         problems.clear();
     }
     let (changes, unusable) = change::plan(&document, stage);

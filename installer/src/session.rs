@@ -1,4 +1,5 @@
-//! The session with the operator: who this machine is, the exchange, the transport below it, and retries after failures.
+//! The session with the operator: the machine's identity, the exchange, the transport below it, and retries after
+//! failures.
 
 mod error;
 mod exchange;

@@ -1,4 +1,5 @@
-//! The settings of an installation. Several sources, weakest first, are resolved once into one value.
+//! The settings of an installation. They come from several sources, weakest first, and are resolved once into one
+//! value.
 
 mod gather;
 mod layer;
@@ -12,25 +13,26 @@ use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 
-/// Every `rancheros.install.*` key, resolved. Each value remembers where it came from, for messages.
+/// Every `rancheros.install.*` key, resolved. Each value keeps its source, for messages.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
-    /// `configURL`: where more settings and cloud-config are read from (http, https or file).
+    /// `configURL`: address of a document with more settings and cloud-config (http, https or file).
     pub config_url: Setting<Option<String>>,
-    /// `configSHA256`: of the document at `configURL`, without which it is not fetched by plain http.
+    /// `configSHA256`: digest of the document at `configURL`. It is required for plain http.
     pub config_sha256: Setting<Option<Digest>>,
-    /// `registrationURL`; absent means that no operator is asked.
+    /// `registrationURL`: address of the operator. Without it no operator is asked.
     pub registration_url: Setting<Option<String>>,
-    /// `registrationCACert`: PEM. When given, only certificates under it are accepted.
+    /// `registrationCACert`: certificate authorities as PEM. If given, only certificates under them are accepted.
     pub registration_ca_cert: Setting<Option<String>>,
-    /// `registrationRevision`: what the operator calls the settings by which it is reached; on an installed machine.
+    /// `registrationRevision`: the operator's name for the settings by which it is reached. Only on an installed
+    /// machine.
     pub registration_revision: Setting<Option<String>>,
-    /// `registrationSecret`: by what the operator knows this machine if it has no TPM; what the Secret holds that its
-    /// MachineInventory names.
+    /// `registrationSecret`: the shared secret by which the operator knows a machine without a TPM. It is the content
+    /// of the Secret that its MachineInventory names.
     pub registration_secret: Setting<Option<Secret>>,
-    /// `device`: the target's path, or one of its links.
+    /// `device`: path of the target, or one of its links.
     pub device: Setting<Option<String>>,
-    /// `deviceSelector`: how to find the target when its path is not known.
+    /// `deviceSelector`: properties of the target, for use when its path is unknown.
     pub device_selector: Setting<DeviceSelector>,
     /// `automatic`: ask no questions.
     pub automatic: Setting<bool>,
@@ -38,21 +40,21 @@ pub struct Settings {
     pub debug: Setting<bool>,
     /// `forceEFI`: install for UEFI although the installer was started by BIOS.
     pub force_efi: Setting<bool>,
-    /// `noFormat`: keep the partitions that are there; only the system is written again.
+    /// `noFormat`: keep the existing partitions and write only the system again.
     pub no_format: Setting<bool>,
     /// `powerOff`: switch off instead of rebooting.
     pub power_off: Setting<bool>,
-    /// `tty`: the installed system's console, such as `ttyS0` or `ttyS0,115200`.
+    /// `tty`: console of the installed system, such as `ttyS0` or `ttyS0,115200`.
     pub tty: Setting<Option<String>>,
-    /// `isoURL`: where to take the release from instead of the medium.
+    /// `isoURL`: address of the release, instead of the medium's.
     pub iso_url: Setting<Option<String>>,
-    /// `password`: of the user `root`, as text or as crypt(5) hash.
+    /// `password`: password of the user `root`, as text or as crypt(5) hash.
     pub password: Setting<Option<Secret>>,
-    /// `wipe`: the target's present content may be destroyed.
+    /// `wipe`: whether the present content of the target may be destroyed.
     pub wipe: Setting<bool>,
 }
 
-/// A value and where it came from.
+/// A value and its source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setting<T> {
     pub value: T,
@@ -71,7 +73,7 @@ impl<T> Deref for Setting<T> {
     }
 }
 
-/// Where a setting came from, weakest first. `Display` fits into "DEVICE, from the kernel command line".
+/// Source of a setting, weakest first. `Display` fits into "DEVICE, from the kernel command line".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Source {
     #[default]
@@ -99,7 +101,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// A SHA-256 as `sha256sum` prints it: 64 hex digits.
+/// A SHA-256. `FromStr` reads 64 hex digits, as `sha256sum` prints them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest([u8; 32]);
 

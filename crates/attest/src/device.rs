@@ -1,4 +1,4 @@
-//! A TPM behind tpm2-tss: the kernel's device, or whatever else a TCTI address names.
+//! A TPM used through tpm2-tss. A TCTI address names it, usually the kernel's device.
 
 use crate::{Quote, Tpm, TpmError};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
@@ -25,15 +25,15 @@ use tss_esapi::{Context, TctiNameConf};
 use x509_cert::der::asn1::AnyRef;
 use x509_cert::der::{Decode, Tag, Tagged};
 
-/// NV indices of the endorsement key's certificate (TCG EK Credential Profile 2.5, section 2.2.1.4).
+/// NV indices of the certificates of the endorsement key (TCG EK Credential Profile 2.5, section 2.2.1.4).
 const RSA_2048_CERTIFICATE: u32 = 0x01c0_0002;
 const P256_CERTIFICATE: u32 = 0x01c0_000a;
-/// NV indices of the certificates above it, in order (the same, section 2.2.1.5.2).
+/// NV indices of the certificates of their issuers, in order (the same profile, section 2.2.1.5.2).
 const CERTIFICATE_CHAIN: std::ops::RangeInclusive<u32> = 0x01c0_0100..=0x01c0_01ff;
-/// More chain certificates than any vendor stores. The limit also bounds the answers of a broken TPM.
+/// Limit for chain certificates. No vendor stores that many. The limit also bounds the answers of a broken TPM.
 const MAX_CHAIN: u32 = 8;
 
-/// An open TPM. Keys are made at first use, kept loaded, and flushed by tss-esapi when this is dropped.
+/// An open TPM. Keys are made at first use and kept loaded. tss-esapi flushes them when this is dropped.
 pub struct DeviceTpm {
     context: Context,
     endorsement: Option<(KeyHandle, AsymmetricAlgorithmSelection)>,
@@ -92,8 +92,8 @@ impl DeviceTpm {
     fn read_nv(&mut self, index: u32) -> Result<Vec<u8>, tss_esapi::Error> {
         let handle = NvIndexTpmHandle::new(index)?;
         let object = self.context.execute_without_session(|c| c.tr_from_tpm_public(TpmHandle::NvIndex(handle)))?;
-        // The profile asks for an index that anybody may read by its own empty authorisation; some vendors allow
-        // only the owner's, which is empty as long as nobody took ownership.
+        // The profile requires that anybody can read the index by its own empty authorisation. Some vendors allow only
+        // the owner's, which is empty unless somebody took ownership.
         let mut read = |auth| self.context.execute_with_nullauth_session(|c| nv::read_full(c, auth, handle));
         read(NvAuth::NvIndex(object.into())).or_else(|_| read(NvAuth::Owner))
     }
@@ -136,9 +136,9 @@ impl Tpm for DeviceTpm {
         indices.extend(chain.into_iter().filter(|index| CERTIFICATE_CHAIN.contains(index)));
         let mut certificates = Vec::with_capacity(indices.len());
         for index in indices {
-            // Whether a machine without certificate is welcome is the operator's decision.
+            // The operator decides whether it accepts a machine without a certificate.
             match self.read_nv(index).map(|bytes| (der_length(&bytes), bytes)) {
-                // Vendors pad the index: what stands behind the certificate is not part of it.
+                // Vendors pad the index. The bytes behind the certificate are not part of it.
                 Ok((Some(length), bytes)) => certificates.push(bytes[..length].to_vec()),
                 Ok((None, _)) => tracing::warn!("NV index {index:#x} holds no DER certificate; it is left out"),
                 Err(error) => tracing::warn!("reading the certificate in NV index {index:#x}: {error}; it is left out"),
@@ -175,8 +175,8 @@ impl Tpm for DeviceTpm {
             })
             .map_err(failed(doing))?;
         let answer = activate_in(&mut self.context, session, attestation, endorsement, credential, secret);
-        // The session is used up by a command that succeeds and stays after one that fails: without the flush, three
-        // failures would take every session slot. So a flush that finds nothing is no error.
+        // A command that succeeds uses the session up, and one that fails leaves it: without the flush, three failures
+        // would take every session slot. A flush that finds no session is therefore no error.
         let _ = self.context.flush_context(SessionHandle::from(session).into());
         answer.map_err(failed(doing))
     }
@@ -213,7 +213,7 @@ impl Tpm for DeviceTpm {
     }
 }
 
-/// The endorsement key's policy asks for PolicySecret(endorsement) before it may be used.
+/// Activates the credential. The endorsement key's policy requires PolicySecret(endorsement) before each use.
 fn activate_in(
     context: &mut Context,
     session: AuthSession,
@@ -241,7 +241,8 @@ fn activate_in(
     Ok(answer.value().to_vec())
 }
 
-/// P-256 because an RSA key takes seconds on hardware; restricted, so that it signs only what the TPM itself made.
+/// The key is P-256, because an RSA key takes seconds on hardware. It is restricted, so that it signs only data that
+/// the TPM itself made.
 fn attestation_template() -> Result<Public, tss_esapi::Error> {
     let attributes = ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
@@ -250,8 +251,9 @@ fn attestation_template() -> Result<Public, tss_esapi::Error> {
         .with_user_with_auth(true)
         .with_restricted(true)
         .with_sign_encrypt(true)
-        // Its empty password is no secret to guess. Counted against dictionary attacks, it would lock the TPM out after
-        // a few power cuts: each one while a counted key is in use counts as a failed guess (TPM 2.0 Part 1, 19.8).
+        // The empty password is no secret that could be guessed. If it were protected against dictionary attacks, a few
+        // power cuts would lock the TPM: each one while a protected key is in use counts as a failed guess (TPM 2.0
+        // Part 1, 19.8).
         .with_no_da(true)
         .build()?;
     let parameters = PublicEccParametersBuilder::new()
@@ -274,7 +276,7 @@ fn attestation_template() -> Result<Public, tss_esapi::Error> {
 fn subject_public_key_info(public: &Public) -> Result<Vec<u8>, TpmError> {
     let der: PublicKeyX509Der = match public {
         Public::Rsa { unique, parameters, .. } => {
-            // 0 stands for the default exponent (TPM 2.0 Library part 2, TPMS_RSA_PARMS).
+            // The value 0 means the default exponent (TPM 2.0 Library part 2, TPMS_RSA_PARMS).
             let exponent = match parameters.exponent().value() {
                 0 => 65537u32,
                 other => other,
@@ -290,7 +292,8 @@ fn subject_public_key_info(public: &Public) -> Result<Vec<u8>, TpmError> {
             if x.len() > 32 || y.len() > 32 {
                 return Err(TpmError::UnexpectedKey("a point that is not on P-256"));
             }
-            // Uncompressed point (SEC 1, section 2.3.3): coordinates have their full length there, not in a TPM's answer.
+            // An uncompressed point (SEC 1, section 2.3.3) has coordinates of full length. The TPM may return shorter
+            // ones.
             let mut point = [0u8; 65];
             point[0] = 4;
             point[33 - x.len()..33].copy_from_slice(x);
@@ -304,7 +307,7 @@ fn subject_public_key_info(public: &Public) -> Result<Vec<u8>, TpmError> {
     Ok(der.as_ref().to_vec())
 }
 
-/// Bytes of the DER SEQUENCE at the start, header included. `None` if it is incomplete.
+/// Length of the DER SEQUENCE at the start in bytes, with its header. `None` if it is incomplete.
 fn der_length(bytes: &[u8]) -> Option<usize> {
     let (value, rest) = AnyRef::from_der_partial(bytes).ok()?;
     (value.tag() == Tag::Sequence).then(|| bytes.len() - rest.len())
@@ -317,7 +320,7 @@ fn check_device(path: &Path) -> Result<(), TpmError> {
             Err(TpmError::NotPermitted(PathBuf::from(path)))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(TpmError::Absent(PathBuf::from(path))),
-        // Busy and the like: the library says it with the device's own code.
+        // After other errors, such as busy, the library opens the device and reports the device's own code.
         Err(_) => Ok(()),
     }
 }
@@ -347,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_a_tpm_is_told_what_to_do() {
+    fn a_missing_tpm_is_an_error_that_says_what_to_do() {
         let error = DeviceTpm::open("device:/nonexistent/tpmrm0").err().unwrap();
         assert!(matches!(error, TpmError::Absent(_)) && !error.may_succeed_later());
         assert!(error.to_string().contains("firmware's setup"), "{error}");

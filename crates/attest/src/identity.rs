@@ -1,4 +1,4 @@
-//! Identity by TPM: what `hello` says, and the answers to the operator's challenge.
+//! Identity by TPM: the content of `hello`, and the answers to the operator's challenge.
 
 use crate::{Tpm, TpmError};
 use protocol::TpmHash;
@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The firmware's event log (securityfs), in the TCG crypto-agile format.
 const EVENT_LOG: &str = "sys/kernel/security/tpm0/binary_bios_measurements";
-/// A larger log is left out: base64 makes 4 bytes of 3, and the message that carries it must stay below its limit.
+/// Largest event log in bytes. A larger one is left out: base64 turns 3 bytes into 4, and the message must stay below
+/// its limit.
 const LARGEST_EVENT_LOG: usize = protocol::message::MAX_FRAME / 2;
 
 /// A TPM whose keys have been created, and their public parts.
@@ -22,8 +23,8 @@ pub struct TpmIdentity {
 }
 
 impl TpmIdentity {
-    /// Makes the keys. Blocks for seconds on hardware, so it runs while the network comes up.
-    /// `root`: `/`, below which the event log is found. `client`: shown in the operator's log.
+    /// Creates the keys. Blocks for seconds on hardware, so it runs while the network comes up. The event log is read
+    /// below `root`, which is `/` on a machine. `client` is shown in the operator's log.
     pub fn prepare(mut tpm: Box<dyn Tpm>, root: &Path, client: String) -> Result<Self, TpmError> {
         let hello = Hello {
             versions: VERSIONS.to_vec(),
@@ -50,11 +51,11 @@ impl TpmIdentity {
         TpmHash::of_public_key(&self.hello.ek_public)
     }
 
-    /// Answers a challenge, on a thread of its own: the TPM blocks.
+    /// Answers a challenge on a separate thread, because the TPM blocks.
     pub async fn prove(&self, challenge: Challenge) -> Result<Proof, TpmError> {
         let (tpm, event_log) = (Arc::clone(&self.tpm), self.event_log.clone());
         let answer = move || {
-            // A panic elsewhere leaves the TPM as usable as it was: each call stands alone.
+            // A panic of another call leaves the TPM usable, because no call depends on another.
             let mut tpm = tpm.lock().unwrap_or_else(PoisonError::into_inner);
             let secret = tpm.activate(&challenge.credential, &challenge.encrypted_secret)?;
             let quote = tpm.quote(&challenge.nonce, &challenge.pcrs)?;

@@ -1,4 +1,4 @@
-//! The machine's TPM, as far as proving an identity needs it.
+//! The functions of the machine's TPM that prove an identity.
 
 mod device;
 mod identity;
@@ -9,33 +9,34 @@ use protocol::TpmHash;
 use protocol::hardware::TpmInfo;
 use std::path::PathBuf;
 
-/// A TPM 2.0. A call may take seconds on hardware. No state stays in the TPM when the value is dropped.
+/// A TPM 2.0. A call may take seconds on hardware. Nothing stays in the TPM when the value is dropped.
 pub trait Tpm: Send {
-    /// PKIX SubjectPublicKeyInfo DER of the endorsement key: RSA-2048 if the TPM can make it, else P-256. A machine's
-    /// identity is the hash of these bytes, so the order of the two never changes.
+    /// The endorsement key as PKIX SubjectPublicKeyInfo in DER: RSA-2048 if the TPM can make it, else P-256. The
+    /// machine's identity is the hash of these bytes, so this order must never change.
     fn endorsement_key(&mut self) -> Result<Vec<u8>, TpmError>;
-    /// DER certificates of that key, its own first; empty where the TPM holds none.
+    /// The certificates of the endorsement key in DER, its own first. Empty if the TPM holds none.
     fn endorsement_certificates(&mut self) -> Result<Vec<Vec<u8>>, TpmError>;
-    /// TPMT_PUBLIC of a P-256 restricted signing key in the endorsement hierarchy: the same one at every boot.
+    /// The attestation key as TPMT_PUBLIC: a restricted P-256 signing key in the endorsement hierarchy, the same at
+    /// every boot.
     fn attestation_key(&mut self) -> Result<Vec<u8>, TpmError>;
-    /// TPM2_ActivateCredential over the contents of TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET.
+    /// Performs TPM2_ActivateCredential. The arguments are the contents of TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET.
     fn activate(&mut self, credential: &[u8], encrypted_secret: &[u8]) -> Result<Vec<u8>, TpmError>;
-    /// A quote of PCRs of the SHA-256 bank by the attestation key, with `nonce` as qualifying data.
+    /// Quotes PCRs of the SHA-256 bank with the attestation key. `nonce` is the qualifying data.
     fn quote(&mut self, nonce: &[u8], pcrs: &[u8]) -> Result<Quote, TpmError>;
-    /// Who made the TPM.
+    /// Manufacturer and firmware version of the TPM.
     fn info(&mut self) -> Result<TpmInfo, TpmError>;
 }
 
-/// What TPM2_Quote gives.
+/// The result of TPM2_Quote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quote {
-    /// TPMS_ATTEST as signed.
+    /// The signed TPMS_ATTEST.
     pub attest: Vec<u8>,
     /// TPMT_SIGNATURE.
     pub signature: Vec<u8>,
 }
 
-/// The machine's identity as the operator knows it.
+/// The hash by which the operator knows the machine.
 pub fn tpm_hash(tpm: &mut dyn Tpm) -> Result<TpmHash, TpmError> {
     Ok(TpmHash::of_public_key(&tpm.endorsement_key()?))
 }
@@ -66,7 +67,7 @@ pub enum TpmError {
 }
 
 impl TpmError {
-    /// Whether a retry may succeed: a TPM that is busy or locked out recovers, a missing one does not appear.
+    /// Whether a retry may succeed. A TPM that is busy or locked out recovers, but a missing one does not appear.
     pub fn may_succeed_later(&self) -> bool {
         matches!(self, Self::Failed { .. })
     }

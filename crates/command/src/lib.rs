@@ -1,4 +1,4 @@
-//! The only place that starts another program.
+//! Starts other programs. Nothing else in the workspace does.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -15,7 +15,7 @@ pub struct Command {
     folder: Option<PathBuf>,
 }
 
-/// What went wrong, with the command and the end of what it said.
+/// Why a command failed, with the command line and the end of its standard error.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     #[error("starting {command}")]
@@ -30,7 +30,7 @@ fn said(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!(": {stderr}") }
 }
 
-/// As much of a program's standard error as an error message keeps: its last lines.
+/// Number of lines of standard error that an error message keeps. These are the last ones.
 const KEPT_LINES: usize = 8;
 
 impl Command {
@@ -48,7 +48,7 @@ impl Command {
         self
     }
 
-    /// Sets a variable of the environment. The rest is this process's own, but for `LC_ALL=C`.
+    /// Sets an environment variable. All others are inherited from this process, except `LC_ALL=C`.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
@@ -72,23 +72,24 @@ impl Command {
         process
     }
 
-    /// Runs to the end with nothing on standard input. Returns standard output.
+    /// Runs the program to its end with empty standard input. Returns standard output.
     pub fn run(&self) -> Result<Vec<u8>, CommandError> {
         self.run_with_input(&[])
     }
 
-    /// Runs to the end with nothing on standard input. Returns standard output as text.
+    /// Runs the program to its end with empty standard input. Returns standard output as text.
     pub fn text(&self) -> Result<String, CommandError> {
         String::from_utf8(self.run()?).map_err(|_| CommandError::NotText { command: self.to_string() })
     }
 
-    /// Runs to the end and returns standard output whatever the status is: for programs whose status is their answer.
+    /// Runs the program to its end and returns standard output whatever the exit status is. For programs whose status
+    /// is an answer.
     pub fn output(&self) -> Result<Vec<u8>, CommandError> {
         let output = self.process().stdin(Stdio::null()).output();
         Ok(output.map_err(|source| CommandError::Start { command: self.to_string(), source })?.stdout)
     }
 
-    /// Runs to the end with `input` on standard input, for what may not stand in an argument list.
+    /// Runs the program to its end with `input` on standard input. For data that must not be in an argument list.
     pub fn run_with_input(&self, input: &[u8]) -> Result<Vec<u8>, CommandError> {
         let start = |source| CommandError::Start { command: self.to_string(), source };
         let mut child = self
@@ -100,7 +101,7 @@ impl Command {
             .map_err(start)?;
         if let Some(mut stdin) = child.stdin.take() {
             match stdin.write_all(input) {
-                // A program that wants no input may be gone already; its status tells more than this.
+                // A program that reads no input may have ended already. Its exit status tells more than this error.
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(start(error)),
                 _ => {}
             }
@@ -115,7 +116,8 @@ impl Command {
         Err(CommandError::Failed { command: self.to_string(), status: output.status, stderr })
     }
 
-    /// Runs to the end with this process's standard output and error: for programs whose output is for the console.
+    /// Runs the program to its end with the standard output and error of this process. For programs that write to the
+    /// console.
     pub fn run_visibly(&self) -> Result<(), CommandError> {
         let status = Process::new(&self.program)
             .args(&self.arguments)
@@ -129,7 +131,7 @@ impl Command {
     }
 }
 
-/// For messages: words separated by blanks, without quoting.
+/// For messages: the words separated by blanks, without quoting.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.program.to_string_lossy())?;

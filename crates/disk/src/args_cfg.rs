@@ -2,12 +2,12 @@
 
 const START: &str = "set slot_args=\"";
 
-/// The file that says these arguments.
+/// The content of the file for these arguments.
 pub fn write(arguments: &str) -> String {
     format!("{START}{arguments}\"\n")
 }
 
-/// The arguments that a file says; `None` if it says none.
+/// The arguments in a file. `None` if it sets none.
 pub fn read(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix(START)?.strip_suffix('"')).filter(|arguments| !arguments.is_empty())
 }

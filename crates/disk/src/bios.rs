@@ -1,18 +1,18 @@
-//! GRUB for machines that start by BIOS: what `grub-bios-setup` would do, on values instead of a mounted disk.
+//! GRUB for machines that start by BIOS. Does on values what `grub-bios-setup` does on a mounted disk.
 //!
 //! Offsets are those of GRUB 2.12's `grub-core/boot/i386/pc/boot.S` and `diskboot.S`, as in `include/grub/i386/pc/boot.h`.
 
 /// Boot code in front of the partition record of a master boot record.
 pub const BOOT_CODE_BYTES: usize = 440;
-/// GRUB counts in these, whatever the disk's own sectors are.
+/// GRUB counts in sectors of this size, whatever the sector size of the disk is.
 pub const SECTOR_BYTES: u64 = 512;
 /// `GRUB_BOOT_MACHINE_KERNEL_SECTOR`: where boot.img finds the core image's first sector.
 const KERNEL_SECTOR: usize = 0x5C;
-/// `GRUB_BOOT_MACHINE_DRIVE_CHECK`: a jump that floppies need; on disks two no-operations stand here.
+/// `GRUB_BOOT_MACHINE_DRIVE_CHECK`: a jump that floppies need. On disks it is replaced by two no-operations.
 const DRIVE_CHECK: usize = 0x66;
-/// The last blocklist entry of diskboot.img, the first sector of the core image.
+/// Offset of the last blocklist entry in diskboot.img, which is the first sector of the core image.
 const BLOCKLIST: usize = 0x200 - 12;
-/// `GRUB_BOOT_MACHINE_KERNEL_SEG` and 0x20 paragraphs: the first sector is already in memory in front of it.
+/// `GRUB_BOOT_MACHINE_KERNEL_SEG` plus 0x20 paragraphs, because the first sector is already in memory before it.
 const LOAD_SEGMENT: u16 = 0x820;
 
 /// Why an image cannot be used.
@@ -36,7 +36,7 @@ pub fn boot_code(boot_image: &[u8], core_offset: u64) -> Result<[u8; BOOT_CODE_B
     Ok(code)
 }
 
-/// The core image, in whole sectors, that knows it stands `core_offset` bytes into the disk in `room` bytes.
+/// The core image in whole sectors, patched for its position: `core_offset` bytes into the disk, in `room` bytes.
 pub fn core(core_image: &[u8], core_offset: u64, room: u64) -> Result<Vec<u8>, BiosError> {
     let refused = BiosError::CoreImage(core_image.len());
     let mut core = core_image.to_vec();

@@ -1,4 +1,4 @@
-//! A disk as a probe describes it: what a plan is made on.
+//! A disk as a probe describes it. Plans are made from this description.
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -18,27 +18,27 @@ pub struct DiskDescription {
     pub wwn: String,
     /// Links that udev made for the disk, such as `/dev/disk/by-id/virtio-S1`. Sorted.
     pub links: Vec<String>,
-    /// Whether it is attached by USB.
+    /// Whether the disk is attached by USB.
     pub usb: bool,
     /// Loadable kernel modules that drive the disk and every device on the way to it. Sorted.
     pub modules: Vec<String>,
     pub read_only: bool,
-    /// Whether it has moving parts.
+    /// Whether the disk has moving parts.
     #[serde(skip)]
     pub rotational: bool,
-    /// Whether its medium can be taken out.
+    /// Whether the medium can be taken out of the drive.
     #[serde(skip)]
     pub removable: bool,
-    /// Whether the running system was started from it: never a target.
+    /// Whether the running system was started from the disk. Such a disk is never a target.
     pub is_boot_medium: bool,
     /// The content of the disk in words: partition tables, file systems and their labels. Empty for a blank disk and for an
     /// `unfinished` one.
     pub content: Vec<String>,
-    /// Whether an interrupted installation of ours is all that the disk holds.
+    /// Whether the disk holds nothing but an interrupted installation of ours.
     pub unfinished: bool,
-    /// The complete system of ours that the disk holds, for whichever machine.
+    /// The complete system of ours on the disk, whichever machine it was installed for.
     pub installed: Option<InstalledSystem>,
-    /// Mount points that the disk or one of its partitions has now.
+    /// Current mount points of the disk and its partitions.
     pub mounted: Vec<String>,
     /// Kernel names of devices on top of the disk or of its partitions, such as `md127`. Sorted.
     pub holders: Vec<String>,
@@ -48,7 +48,7 @@ pub struct DiskDescription {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstalledSystem {
-    /// Of the release that was installed; an upgrade since then does not change it.
+    /// Version of the release that was installed. An upgrade does not change it.
     pub version: String,
     /// The machine that it was installed for, if the marker names one.
     #[serde(skip)]
@@ -56,17 +56,17 @@ pub struct InstalledSystem {
     pub boot: BootPartition,
 }
 
-/// COS_BOOT as firmware and kernel find it.
+/// The partition COS_BOOT as firmware and kernel identify it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BootPartition {
     /// Kernel name, such as `/dev/vda2`.
     pub path: String,
-    /// Place in the partition table, from 1.
+    /// Number in the partition table, from 1.
     pub number: u32,
     /// In sectors of the disk.
     pub first_sector: u64,
     pub sectors: u64,
-    /// The partition's own GUID, new with each installation.
+    /// GUID of the partition. Each installation makes a new one.
     pub guid: Uuid,
 }

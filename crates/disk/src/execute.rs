@@ -5,8 +5,9 @@
 //! 2. A marker is written to the first megabyte and the old tables are erased; see [`crate::marker`].
 //! 3. Everything is written where its partition will be. No partition exists yet, so nothing can mount or boot it.
 //! 4. Everything is read back from the disk and compared.
-//! 5. The tables are written: the backup, then the primary one, which was held back until here; before and after it the
-//!    marker, which says that a whole table is a complete installation, and then that it is one.
+//! 5. The tables are written: the backup; the marker, which now says that a whole table is a complete installation; the
+//!    primary table, which was held back until here; and the marker again, which says that the installation is
+//!    complete.
 
 mod prepare;
 pub(crate) mod root_image;
@@ -29,13 +30,13 @@ use std::time::Duration;
 pub struct Installed {
     /// Bytes of root images written.
     pub bytes: u64,
-    /// Time to write them and to have them on the medium.
+    /// Time to write them, until they are on the medium.
     pub writing: Duration,
     /// Time to read everything back.
     pub verifying: Duration,
 }
 
-/// Why an installation ended. The disk has no partition table afterwards, unless it was never touched.
+/// Why an installation failed. The disk has no partition table afterwards, unless it was never touched.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
     #[error("opening {}: it must exist and not be in use", .device.display())]
@@ -62,7 +63,7 @@ pub enum ExecuteError {
     Differs(String),
 }
 
-/// Why a file system could not be made as a file.
+/// Why a file system could not be made in a file.
 #[derive(Debug, thiserror::Error)]
 pub enum FileSystemError {
     #[error(transparent)]
@@ -72,7 +73,7 @@ pub enum FileSystemError {
 }
 
 impl ExecuteError {
-    /// CamelCase and stable: a `Failure`'s reason, and so a condition's.
+    /// The reason of a `Failure` and of a condition. CamelCase and stable.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Open { .. } => "DiskBusy",
@@ -108,7 +109,7 @@ pub fn execute_on(
     run::run(target, plan, release, &steps, progress)
 }
 
-/// A disk may have been replaced since it was probed. The plan depends on its length and its sector size.
+/// Fails if the disk was replaced since it was probed. The plan depends on its length and its sector size.
 fn check_target(target: &dyn Target, plan: &InstallPlan) -> Result<(), ExecuteError> {
     let planned = (plan.layout.disk_bytes, plan.layout.sector_bytes);
     let found = (target.length(), target.sector_bytes());

@@ -9,7 +9,7 @@ use std::path::Path;
 use tempfile::{NamedTempFile, TempDir};
 use uuid::Uuid;
 
-/// ext4's largest block, and a multiple of the sectors of any disk we install to.
+/// The largest block of ext4. It is a multiple of the sector size of every disk that we install to.
 const BLOCK_BYTES: u64 = 4096;
 
 /// Why no file system was made.
@@ -21,7 +21,7 @@ pub enum Ext4Error {
     Command(#[from] CommandError),
 }
 
-/// A folder with these files at its top, each with mode 0600.
+/// A temporary folder that holds these files, each with mode 0600.
 pub fn folder_of(files: &[ConfigFile]) -> io::Result<TempDir> {
     let content = tempfile::tempdir()?;
     for file in files {
@@ -32,13 +32,13 @@ pub fn folder_of(files: &[ConfigFile]) -> io::Result<TempDir> {
     Ok(content)
 }
 
-/// An ext4 file system of `length` bytes with what is below `content`, its modes and its owners.
+/// Makes an ext4 file system of `length` bytes that holds the content of `content`, with its modes and owners.
 ///
-/// Inode tables and journal are left to the kernel to clear at the first mount: what an earlier file system left there
-/// carries other checksums, because these are seeded with `uuid`.
+/// The kernel clears inode tables and journal at the first mount. Remains of an earlier file system there have other
+/// checksums, because these are seeded with `uuid`.
 pub fn make(length: u64, label: &str, uuid: Uuid, content: &Path) -> Result<NamedTempFile, Ext4Error> {
     let image = NamedTempFile::new()?;
-    // mke2fs gives the top of the file system the mode of this folder.
+    // mke2fs gives the root folder of the file system the mode of this folder.
     fs::set_permissions(content, Permissions::from_mode(0o755))?;
     Command::new("mke2fs")
         .args(["-q", "-F", "-t", "ext4", "-O", "metadata_csum,64bit", "-m", "0"])
@@ -49,7 +49,7 @@ pub fn make(length: u64, label: &str, uuid: Uuid, content: &Path) -> Result<Name
         .arg(image.path())
         .arg((length / BLOCK_BYTES).to_string())
         .run()?;
-    // mke2fs makes the file only as long as its last block in use.
+    // mke2fs ends the file after the last block in use.
     image.as_file().set_len(length)?;
     Ok(image)
 }

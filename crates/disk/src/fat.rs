@@ -1,9 +1,10 @@
-//! A FAT32 file system made in one go from files that are all known, as firmware and GRUB read it
-//! ("Microsoft Extensible Firmware Initiative FAT32 File System Specification", version 1.03).
+//! Writes a FAT32 file system in one pass from files that are all known, as firmware and GRUB read it ("Microsoft
+//! Extensible Firmware Initiative FAT32 File System Specification", version 1.03).
 //!
-//! Every file lies in one piece, which is what the in-place rewriting of `grubenv` counts on. Own code because the crate
-//! fatfs (0.3.6) gives `.` and `..` long names, which `fsck.vfat` takes for damage. `ros-image` makes the small FAT of its ISO
-//! with mtools: it has too few clusters for FAT32, and the live system has no mtools to make this one with.
+//! Every file is contiguous, which the in-place rewriting of `grubenv` relies on. This is our own code because the
+//! crate fatfs (0.3.6) gives `.` and `..` long names, which `fsck.vfat` reports as damage. `ros-image` makes the small
+//! FAT of its ISO with mtools, because it has too few clusters for FAT32. The live system has no mtools for this file
+//! system.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +16,7 @@ use std::rc::Rc;
 const RESERVED_SECTORS: u64 = 32;
 const BACKUP_BOOT_SECTOR: u64 = 6;
 const TABLES: u64 = 2;
-/// The smallest number of clusters by which a driver takes a file system for FAT32.
+/// The smallest number of clusters with which a driver takes a file system for FAT32.
 const SMALLEST_CLUSTERS: u64 = 65525;
 const CLUSTER_BYTES: u64 = 2048;
 const ENTRY_BYTES: usize = 32;
@@ -25,23 +26,23 @@ const ATTRIBUTE_LABEL: u8 = 0x08;
 const ATTRIBUTE_FOLDER: u8 = 0x10;
 const ATTRIBUTE_FILE: u8 = 0x20;
 const ATTRIBUTE_LONG_NAME: u8 = 0x0F;
-/// Set in the number of the entry with the end of a long name.
+/// Flag in the sequence number of the entry that holds the end of a long name.
 const LAST_LONG_NAME: u8 = 0x40;
-/// 1 January 1980: the clock of a machine that is being installed may be anything.
+/// 1 January 1980. The clock of a machine that is being installed may be wrong.
 const DATE: u16 = 0x0021;
 /// UTF-16 units in one entry of a long name.
 const LONG_NAME_UNITS: usize = 13;
 
-/// Path and content of a file. One content may stand in several places.
+/// Path and content of a file. Several paths may share one content.
 pub type PlacedFile<'a> = (&'a str, Rc<[u8]>);
 
-/// What the file system is, besides its files.
+/// Properties of the file system, besides its files.
 pub struct Volume<'a> {
     /// In bytes, a multiple of the sector size.
     pub length: u64,
     pub sector_bytes: u32,
     pub id: u32,
-    /// At most 11 characters of `[A-Z0-9_]`.
+    /// Label of at most 11 characters of `[A-Z0-9_]`.
     pub label: &'a str,
 }
 
@@ -52,7 +53,7 @@ pub fn write(image: &File, volume: &Volume, files: &[PlacedFile]) -> io::Result<
         root.insert(path, content);
     }
     let geometry = Geometry::of(volume)?;
-    // The first two entries of a table are no clusters.
+    // The first two entries of a table stand for no clusters.
     let mut writer = Writer { image, geometry, table: vec![0x0FFF_FFF8, END_OF_CHAIN] };
     writer.folder(&root, None, volume.label)?;
     writer.tables()?;
@@ -92,7 +93,7 @@ impl Geometry {
         let sector = u64::from(volume.sector_bytes);
         let cluster = CLUSTER_BYTES.max(sector);
         let sectors = volume.length / sector;
-        // A table for more clusters than there are, because its own sectors are counted as clusters too.
+        // The table is sized for more clusters than there are, because its own sectors are counted as clusters too.
         let table_sectors = (sectors * sector / cluster + 2).div_ceil(sector / 4);
         let clusters = sectors.saturating_sub(RESERVED_SECTORS + TABLES * table_sectors) * sector / cluster;
         if clusters < SMALLEST_CLUSTERS || u32::try_from(sectors).is_err() {
@@ -111,12 +112,12 @@ impl Geometry {
 struct Writer<'a> {
     image: &'a File,
     geometry: Geometry,
-    /// One entry for each cluster in use; clusters are given out in order.
+    /// One entry for each cluster in use. Clusters are allocated in order.
     table: Vec<u32>,
 }
 
 impl Writer<'_> {
-    /// Takes clusters for `bytes` bytes, all in a row. Returns the first; 0 for nothing.
+    /// Allocates consecutive clusters for `bytes` bytes. Returns the first one, or 0 if `bytes` is 0.
     fn allocate(&mut self, bytes: usize) -> io::Result<u32> {
         let count = (bytes as u64).div_ceil(self.geometry.cluster);
         if count == 0 {
@@ -131,7 +132,8 @@ impl Writer<'_> {
         Ok(first as u32)
     }
 
-    /// Writes a folder and everything below it. Returns its first cluster. The root has no parent, and the label.
+    /// Writes a folder and everything below it. Returns its first cluster. Only the root has no parent and has the
+    /// label.
     fn folder(&mut self, folder: &Folder, parent: Option<u32>, label: &str) -> io::Result<u32> {
         let names = short_names(folder.0.keys().copied());
         let extra = if parent.is_some() { 2 } else { 1 };
@@ -143,7 +145,7 @@ impl Writer<'_> {
             None => bytes.extend(entry(&padded(label, ""), ATTRIBUTE_LABEL, 0, 0)),
             Some(parent) => {
                 bytes.extend(entry(&padded(".", ""), ATTRIBUTE_FOLDER, own, 0));
-                // The root is named by 0 here, wherever it lies.
+                // `..` names the root as cluster 0, wherever it is.
                 let parent = if parent == ROOT_CLUSTER { 0 } else { parent };
                 bytes.extend(entry(&padded("..", ""), ATTRIBUTE_FOLDER, parent, 0));
             }
@@ -162,7 +164,8 @@ impl Writer<'_> {
             bytes.extend(long_name(name, short));
             bytes.extend(entry(short, attribute, cluster, length));
         }
-        // What is left of the last cluster ends the folder, and has to be zero even on a disk that was used.
+        // Zeros in the rest of the last cluster mark the end of the folder. They are written, because the disk may hold
+        // old data.
         bytes.resize(bytes.len().next_multiple_of(self.geometry.cluster as usize), 0);
         self.image.write_all_at(&bytes, self.geometry.offset(own))?;
         Ok(own)
@@ -244,7 +247,7 @@ fn entry(short: &[u8; 11], attribute: u8, cluster: u32, length: u32) -> [u8; ENT
     entry
 }
 
-/// A short name for each name: itself in capitals if it fits, otherwise six letters, `~` and a number.
+/// The short name of each name: the name itself in capitals if it fits, otherwise six letters, `~` and a number.
 fn short_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, [u8; 11])> {
     let mut taken: Vec<(&str, [u8; 11])> = Vec::new();
     for name in names {
@@ -263,13 +266,13 @@ fn short_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, [u8; 1
     taken
 }
 
-/// Base and extension in capitals, filled up with blanks.
+/// Base and extension in capitals, padded with blanks.
 fn padded(base: &str, extension: &str) -> [u8; 11] {
     let mut short = [b' '; 11];
     for (place, byte) in short[..8].iter_mut().zip(base.bytes()) {
         *place = byte.to_ascii_uppercase();
     }
-    // A label goes on where a name has its extension.
+    // A label continues where a name has its extension.
     let rest = if base.len() > 8 { &base[8..] } else { extension };
     for (place, byte) in short[8..].iter_mut().zip(rest.bytes()) {
         *place = byte.to_ascii_uppercase();
@@ -277,7 +280,7 @@ fn padded(base: &str, extension: &str) -> [u8; 11] {
     short
 }
 
-/// How many entries the long name takes; none if the short one says it all.
+/// Number of entries that the long name takes. 0 if the short name is enough.
 fn long_name_entries(name: &str, short: &[u8; 11]) -> usize {
     let base = String::from_utf8_lossy(&short[..8]).trim_end().to_owned();
     let extension = String::from_utf8_lossy(&short[8..]).trim_end().to_owned();
@@ -285,7 +288,7 @@ fn long_name_entries(name: &str, short: &[u8; 11]) -> usize {
     if shown == name { 0 } else { name.encode_utf16().count().div_ceil(LONG_NAME_UNITS) }
 }
 
-/// Section "FAT Long Directory Entries": the last part of the name comes first.
+/// Section "FAT Long Directory Entries": the last part of the name is the first entry.
 fn long_name(name: &str, short: &[u8; 11]) -> Vec<u8> {
     let count = long_name_entries(name, short);
     let checksum = short.iter().fold(0u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
@@ -340,7 +343,7 @@ mod tests {
             .map(|(index, path)| (path.to_string(), vec![b'a' + index as u8; index * 7000]))
             .collect();
         files[6].1.clear();
-        // More entries than one cluster of a folder holds.
+        // A folder with more entries than one cluster holds.
         files.extend((0..100).map(|n| (format!("many/file-{n}.text"), format!("{n}").into_bytes())));
         let given: Vec<PlacedFile> =
             files.iter().map(|(path, content)| (path.as_str(), content.as_slice().into())).collect();
@@ -363,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn files_that_do_not_fit_are_refused() {
         let small = Volume { length: 64 << 20, sector_bytes: 512, id: 0, label: "L" };
         assert!(write(&tempfile::tempfile().unwrap(), &small, &[]).is_err());
         let volume = Volume { length: 256 << 20, ..small };

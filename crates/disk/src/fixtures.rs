@@ -1,4 +1,4 @@
-//! What tests of this crate and of the crates above plan on.
+//! Releases, disks and plans for the tests of this crate and of the crates that use it.
 
 use crate::DiskDescription;
 use crate::plan::{Host, InstallPlan, PlanError, Request, plan};
@@ -31,7 +31,7 @@ pub fn plan_for(disk: DiskDescription, request: &Request) -> Result<InstallPlan,
     plan_on(false, disk, request)
 }
 
-/// The same for a machine that was started by either firmware.
+/// The same for a machine that was started by BIOS or by UEFI.
 pub fn plan_on(is_bios: bool, disk: DiskDescription, request: &Request) -> Result<InstallPlan, PlanError> {
     let folder = tiny_release(&[5; 12288]);
     let release = ReleaseSource::open(folder.path()).expect("the fixture is a release");

@@ -1,7 +1,8 @@
-//! A layout as the bytes of a GUID partition table (UEFI 2.10, chapter 5), with nothing read and nothing written.
+//! Makes the bytes of a GUID partition table (UEFI 2.10, chapter 5) from a layout. Nothing is read from or written to a
+//! disk.
 //!
-//! The tables are the last thing that an installation writes, and their order on the disk matters, so the bytes have to
-//! exist before any of them is written: the crate gpt writes to both ends of a disk in memory.
+//! An installation writes the tables last, and their order on the disk matters. So the bytes have to exist before any
+//! of them is written: the crate gpt writes to both ends of a disk in memory.
 
 mod ends;
 mod read;
@@ -14,15 +15,15 @@ use gpt::partition_types::{OperatingSystem, Type};
 use gpt::{GptConfig, GptError};
 pub use read::{boot_partition, partition_guid, partition_path};
 
-/// 128 entries of 128 bytes are the minimum that the standard asks for.
+/// The standard asks for at least 128 entries of 128 bytes.
 const ENTRIES_BYTES: u64 = 128 * 128;
 
 /// Both copies of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
-    /// From the start of the disk: protective MBR (without boot code), header and entries.
+    /// Bytes from the start of the disk: protective MBR (without boot code), header and entries.
     pub primary: Vec<u8>,
-    /// At `backup_offset`, up to the end of the disk: entries and header.
+    /// Bytes from `backup_offset` to the end of the disk: entries and header.
     pub backup: Vec<u8>,
     /// In bytes, a multiple of the sector size.
     pub backup_offset: u64,
@@ -36,7 +37,7 @@ pub fn tables(layout: &Layout) -> Tables {
 fn made(layout: &Layout) -> Result<Tables, GptError> {
     let sector = u64::from(layout.sector_bytes);
     let sectors = layout.disk_bytes / sector;
-    // One sector for the header, and for the protective MBR in front of it.
+    // The head holds one more sector, for the protective MBR.
     let (head, tail) = (2 * sector + ENTRIES_BYTES, sector + ENTRIES_BYTES);
     let sector_size = if sector == 4096 { LogicalBlockSize::Lb4096 } else { LogicalBlockSize::Lb512 };
     let mut disk = GptConfig::new()
@@ -102,7 +103,8 @@ mod tests {
         assert_eq!(first * 4096, MIB);
     }
 
-    /// The bytes of the release before the tables were made by the crate gpt: machines and firmware have seen these.
+    /// The bytes that installers wrote before the crate gpt made the tables. Installed machines and firmware have seen
+    /// these.
     #[test]
     fn the_bytes_of_a_table_do_not_change() {
         for (sector_bytes, disk_bytes, expected) in GOLDEN {
@@ -118,7 +120,7 @@ mod tests {
         }
     }
 
-    /// Bytes of a sector and of the disk, and CRC-32 of the primary table and of the backup.
+    /// Sector size and disk size in bytes, and CRC-32 of the primary table and of the backup.
     const GOLDEN: [(u32, u64, [&str; 2]); 3] = [
         (512, 2147484160, ["5398d5dd", "7885ad81"]),
         (4096, 2147483648, ["a39f2ca6", "8290e6a4"]),

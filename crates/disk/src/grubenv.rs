@@ -1,9 +1,10 @@
-//! GRUB's environment block (`grub-core/lib/envblk.c`): what each slot holds, how many starts it has left, and which one
-//! is started.
+//! GRUB's environment block (`grub-core/lib/envblk.c`). It holds the content of each slot, the starts that it has left,
+//! and the slot that is started.
 //!
 //! The file has 1024 bytes and is only ever overwritten in place. GRUB writes it the same way, and a rename on a FAT
-//! file system can lose both names at a power cut: Linux writes the new entry with start cluster 0 until the renamed file
-//! itself is synced. Our variables stand within the first 512 bytes, one sector, which a disk writes whole or not at all.
+//! file system can lose both names at a power cut: Linux writes the new entry with start cluster 0 until the renamed
+//! file itself is synced. Our variables are within the first 512 bytes, one sector, which a disk writes whole or not at
+//! all.
 //!
 //! | variable | values | |
 //! |---|---|---|
@@ -14,7 +15,7 @@
 //! | `menu` | 0 to 65535 | `grub/menu-N.cfg` is loaded after the start was counted; 0 is the one in `grub/grub.cfg` |
 //! | `returns` | 0 to 3 | how often recovery has gone back by itself since a slot was good |
 //!
-//! Variables of others are kept. What identifies a slot's system stands in the slot's folder, in `release.json`.
+//! Variables of others are kept. The release in a slot is identified by `release.json` in the slot's folder.
 
 use protocol::message::Slot;
 use std::fs::OpenOptions;
@@ -22,22 +23,22 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Where the file is on the boot partition.
+/// Path of the file on the boot partition.
 pub const PATH: &str = "grub/grubenv";
-/// Length of the file.
+/// Length of the file in bytes.
 pub const LENGTH: usize = 1024;
-/// Our variables stand within these.
+/// Our variables are within this many bytes.
 const ATOMIC: usize = 512;
 const MAGIC: &[u8] = b"# GRUB Environment Block\n";
 const OURS: [&str; 8] = ["active", "preferred", "slot_a", "left_a", "slot_b", "left_b", "menu", "returns"];
-/// How often recovery goes back by itself.
+/// How often recovery goes back to a slot without being asked.
 pub const MOST_RETURNS: u8 = 3;
 
-/// What a slot holds.
+/// The content of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum SlotState {
-    /// Nothing.
+    /// No system.
     Empty,
     /// A trial boot: the system has not been marked as good since it was written or chosen.
     Trial,
@@ -48,7 +49,7 @@ pub enum SlotState {
 }
 
 impl SlotState {
-    /// Starts that a slot has when it enters the state.
+    /// Number of starts that a slot gets when it enters this state.
     pub const fn starts(self) -> u8 {
         match self {
             Self::Empty | Self::Failed => 0,
@@ -81,7 +82,7 @@ impl SlotBoot {
         Self { state, left: state.starts() }
     }
 
-    /// Whether GRUB would start it while it has starts left.
+    /// Whether GRUB starts the slot while it has starts left.
     pub fn may_start(self) -> bool {
         matches!(self.state, SlotState::Trial | SlotState::Good)
     }
@@ -96,11 +97,11 @@ pub struct GrubEnv {
     pub preferred: Slot,
     pub a: SlotBoot,
     pub b: SlotBoot,
-    /// Number of the menu.
+    /// Number of the GRUB menu.
     pub menu: u16,
-    /// How often recovery went back by itself, at most [`MOST_RETURNS`].
+    /// How often recovery has gone back to a slot without being asked, at most [`MOST_RETURNS`].
     pub returns: u8,
-    /// Lines of others, `name=value`, as they stand in the block.
+    /// Lines of others, `name=value`, as they are in the block.
     pub others: Vec<Vec<u8>>,
 }
 
@@ -116,7 +117,7 @@ pub enum GrubEnvError {
 }
 
 impl GrubEnv {
-    /// After an installation: A is on trial, B is empty.
+    /// The state after an installation: A is on trial, B is empty.
     pub const INSTALLED: Self = Self {
         active: Slot::A,
         preferred: Slot::A,
@@ -127,7 +128,7 @@ impl GrubEnv {
         others: Vec::new(),
     };
 
-    /// Reads a block as `grub.cfg` does: a number that cannot be is 0, and `preferred` is `active` where it is missing.
+    /// Reads a block as `grub.cfg` does. An invalid number counts as 0, and a missing `preferred` as `active`.
     pub fn parse(block: &[u8]) -> Result<Self, GrubEnvError> {
         if block.len() != LENGTH {
             return Err(GrubEnvError::Length(block.len()));
@@ -135,7 +136,7 @@ impl GrubEnv {
         let body = block.strip_prefix(MAGIC).ok_or(GrubEnvError::Magic)?;
         let (ours, others): (Vec<_>, Vec<_>) =
             variables(body).into_iter().partition(|line| OURS.iter().any(|name| value_of(line, name).is_some()));
-        // The last one of a name counts, as for `load_env`.
+        // The last line of a name counts, as for `load_env`.
         let value = |name: &str| ours.iter().rev().find_map(|line| value_of(line, name)).unwrap_or_default();
         let number = |name: &str, most: u16| {
             let text = std::str::from_utf8(value(name)).unwrap_or_default();
@@ -161,7 +162,7 @@ impl GrubEnv {
         })
     }
 
-    /// The block, [`LENGTH`] bytes. Variables of others follow ours, as many as there is room for.
+    /// The block, [`LENGTH`] bytes. Variables of others follow ours, as many as fit.
     pub fn to_bytes(&self) -> Vec<u8> {
         let text = format!(
             "active={}\npreferred={}\nslot_a={}\nleft_a={}\nslot_b={}\nleft_b={}\nmenu={}\nreturns={}\n",
@@ -194,16 +195,17 @@ impl GrubEnv {
     pub fn overwrite(&self, path: &Path) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(path)?;
         if file.metadata()?.len() != LENGTH as u64 {
-            // Another length would change the directory and the allocation table as well.
+            // A file of another length would need changes to the directory and the allocation table.
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the file must have {LENGTH} bytes")));
         }
         file.write_all_at(&self.to_bytes(), 0)?;
         file.sync_all()
     }
 
-    /// What GRUB's `grub.cfg` does before it starts anything: takes one start off the active slot, or off the other one
-    /// where the active slot has none left, and says which slot is started: recovery where neither has. Whoever starts a
-    /// slot without GRUB calls this and writes the block first. Where the block cannot be read, GRUB starts recovery.
+    /// Does what `grub.cfg` does before it starts anything. Takes one start from the active slot, or from the other one
+    /// if the active slot has none left, and returns that slot. Returns recovery if neither has a start left. A program
+    /// that starts a slot without GRUB calls this and writes the block first. If the block cannot be read, GRUB starts
+    /// recovery.
     pub fn start(&mut self) -> Slot {
         let order: &[Slot] = match self.active {
             Slot::A => &[Slot::A, Slot::B],
@@ -223,7 +225,7 @@ impl GrubEnv {
         Slot::Recovery
     }
 
-    /// Marks the running slot as good: it has all its starts again, and recovery may go back as often as ever.
+    /// Marks the running slot as good. It gets all its starts back, and the count of returns from recovery is 0 again.
     pub fn mark_good(&mut self, slot: Slot) {
         if let Some(boot) = self.slot_mut(slot) {
             *boot = SlotBoot::new(SlotState::Good);
@@ -231,15 +233,15 @@ impl GrubEnv {
         self.returns = 0;
     }
 
-    /// The running slot came up and is damaged: no start is given back to it, and it has to prove itself again.
+    /// Puts the running slot on trial because it came up but is damaged. It gets no start back.
     pub fn doubt(&mut self, slot: Slot) {
         if let Some(boot) = self.slot_mut(slot) {
             *boot = SlotBoot { state: SlotState::Trial, left: boot.left.min(SlotState::Trial.starts()) };
         }
     }
 
-    /// Makes `slot` the one that is started next, with all its starts; one that had failed is on trial again. `false`
-    /// where the slot holds no system.
+    /// Makes `slot` the one that is started next, with all its starts. A failed slot is on trial again. Returns `false`
+    /// if the slot holds no system.
     pub fn choose(&mut self, slot: Slot) -> bool {
         if let Some(boot) = self.slot_mut(slot) {
             *boot = match boot.state {
@@ -252,14 +254,14 @@ impl GrubEnv {
         true
     }
 
-    /// Slot A is about to be written: nothing starts it until [`Self::take_new_slot_a`], and recovery is what is started.
+    /// Marks slot A as empty before it is written. Until [`Self::take_new_slot_a`], recovery is started instead.
     pub fn give_up_slot_a(&mut self) {
         self.a = SlotBoot::new(SlotState::Empty);
         self.choose(Slot::Recovery);
     }
 
-    /// Slot A was written since [`Self::give_up_slot_a`]: it has to prove itself, with the menu that is always there. `false`
-    /// where that was said before.
+    /// Puts slot A on trial after it was written, with the default menu. Returns `false` if this was done before; see
+    /// [`Self::give_up_slot_a`].
     pub fn take_new_slot_a(&mut self) -> bool {
         if self.a.state != SlotState::Empty {
             return false;
@@ -269,7 +271,7 @@ impl GrubEnv {
         true
     }
 
-    /// The slot, unless it is recovery or a medium, which have no state.
+    /// The state of the slot. Recovery and a medium have none.
     pub fn slot(&self, slot: Slot) -> Option<SlotBoot> {
         match slot {
             Slot::A => Some(self.a),
@@ -286,7 +288,7 @@ impl GrubEnv {
         }
     }
 
-    /// A fallback also leaves the menu that the slot without starts came with.
+    /// A fallback also leaves the menu of the slot that has no starts left.
     fn activate(&mut self, slot: Slot) {
         if self.active != slot {
             self.active = slot;
@@ -295,7 +297,7 @@ impl GrubEnv {
     }
 }
 
-/// The slot's folder on COS_BOOT, and its letter in the environment.
+/// Name of the slot's folder on COS_BOOT, which is also its letter in the environment.
 pub fn folder(slot: Slot) -> &'static str {
     match slot {
         Slot::A | Slot::Live => boot_contract::Slot::A.letter(),
@@ -312,8 +314,8 @@ fn unexpected(name: &'static str, value: &[u8], expected: &'static str) -> GrubE
     GrubEnvError::Value { name, value: String::from_utf8_lossy(value).chars().take(40).collect(), expected }
 }
 
-/// The lines with variables, without their ends. A backslash takes the meaning from the byte behind it, an end of line
-/// too; comments, and the fill behind the last line, begin with `#`.
+/// The lines with variables, without line ends. A backslash escapes the byte behind it, a line end too. Comments and
+/// the padding behind the last line begin with `#`.
 fn variables(body: &[u8]) -> Vec<&[u8]> {
     let mut lines = Vec::new();
     let (mut start, mut at) = (0, 0);

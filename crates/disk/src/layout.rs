@@ -1,4 +1,4 @@
-//! The partitions of a disk, computed from its size. Pure values.
+//! Computes the partitions of a disk from its size. Everything here is a pure value.
 
 use boot_contract::partition_label;
 use serde::{Serialize, Serializer};
@@ -11,14 +11,14 @@ const GIB: u64 = 1 << 30;
 /// Partitions begin at multiples of this. The first and the last megabyte are for the partition tables.
 pub const ALIGNMENT: u64 = MIB;
 const BIOS_BYTES: u64 = MIB;
-/// Kernel and initrd of three slots, twice over.
+/// Room for kernel and initrd of three slots, twice.
 const BOOT_BYTES: u64 = 256 * MIB;
-/// FAT32 has at least 65525 clusters of at least one sector: 256 MiB are too few with sectors of 4096 bytes.
+/// FAT32 has at least 65525 clusters of at least one sector. With sectors of 4096 bytes, 256 MiB are too few.
 const BOOT_BYTES_LARGE_SECTORS: u64 = 288 * MIB;
 const OEM_BYTES: u64 = 64 * MIB;
 /// The minimum for logs and one container image. COS_PERSISTENT takes the rest of the disk.
 const MINIMUM_PERSISTENT_BYTES: u64 = 256 * MIB;
-/// A slot takes 1/20 of the disk: releases grow, and a slot cannot.
+/// A slot takes 1/20 of the disk, because releases grow and a slot cannot.
 const SLOT_SHARE: u64 = 20;
 /// No release is expected to need more.
 const LARGEST_SHARE: u64 = 4 * GIB;
@@ -52,8 +52,8 @@ impl Role {
         }
     }
 
-    /// Partition type: UEFI 2.10 table 5.7 for the system partition, GRUB's manual for BIOS boot, and the Discoverable
-    /// Partitions Specification for x86-64 roots and generic Linux data.
+    /// Partition type. Sources are UEFI 2.10, table 5.7, for the system partition, GRUB's manual for BIOS boot, and the
+    /// Discoverable Partitions Specification for x86-64 roots and generic Linux data.
     pub fn type_guid(self) -> Uuid {
         Uuid::from_u128(match self {
             Self::Bios => 0x21686148_6449_6E6F_744E_656564454649,
@@ -63,8 +63,8 @@ impl Role {
         })
     }
 
-    /// GPT attribute bits. Slots are marked read-only (60) and not to be mounted by themselves (63), as the
-    /// Discoverable Partitions Specification defines them for roots.
+    /// GPT attribute bits. The Discoverable Partitions Specification defines for roots that slots are read-only (60)
+    /// and are not mounted automatically (63).
     pub fn attributes(self) -> u64 {
         match self {
             Self::StateA | Self::StateB | Self::Recovery => 1 << 60 | 1 << 63,
@@ -94,7 +94,7 @@ pub struct Partition {
     pub length: u64,
 }
 
-/// A whole disk.
+/// Layout of a whole disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Layout {
@@ -102,7 +102,7 @@ pub struct Layout {
     pub disk_bytes: u64,
     /// 512 or 4096.
     pub sector_bytes: u32,
-    /// One for each [`Role`], in its order and in the order of their offsets.
+    /// One partition for each [`Role`], in the order of the roles and of the offsets.
     pub partitions: Vec<Partition>,
 }
 
@@ -112,13 +112,13 @@ pub struct Requirements {
     pub disk_bytes: u64,
     /// 512 or 4096.
     pub sector_bytes: u32,
-    /// The root image to install.
+    /// Size of the root image to install.
     pub root_bytes: u64,
-    /// The smallest slot the release asks for.
+    /// The smallest slot that the release allows.
     pub minimum_slot_bytes: u64,
 }
 
-/// Why no layout can be made.
+/// Why a layout cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
     #[error("it has {actual}; this release needs at least {needed}", actual = Size(*.actual), needed = Size(*.needed))]
@@ -136,7 +136,7 @@ impl Requirements {
         if self.sector_bytes == 4096 { BOOT_BYTES_LARGE_SECTORS } else { BOOT_BYTES }
     }
 
-    /// The smallest disk that fits, in bytes.
+    /// Size in bytes of the smallest disk that fits.
     pub fn smallest_disk(&self) -> u64 {
         2 * ALIGNMENT + BIOS_BYTES + self.boot() + 3 * self.smallest_slot() + OEM_BYTES + MINIMUM_PERSISTENT_BYTES
     }
@@ -152,12 +152,12 @@ impl Requirements {
         Ok(())
     }
 
-    /// Lays the disk out. GUIDs come from `ids`: first the disk's, then one for each partition in order.
+    /// Lays the disk out. Takes GUIDs from `ids`: first that of the disk, then one for each partition in order.
     pub fn layout(&self, ids: &mut dyn FnMut() -> Uuid) -> Result<Layout, LayoutError> {
         self.check()?;
         let spare = self.disk_bytes - self.smallest_disk();
         let share = (self.disk_bytes / SLOT_SHARE).min(LARGEST_SHARE) / ALIGNMENT * ALIGNMENT;
-        // Growth of the three slots never takes more than half of what is left over for data.
+        // The growth of the three slots takes at most half of the space that is left for data.
         let growth = share.saturating_sub(self.smallest_slot()).min(spare / 6 / ALIGNMENT * ALIGNMENT);
         let slot = self.smallest_slot() + growth;
 
@@ -186,13 +186,13 @@ impl Requirements {
 }
 
 impl Layout {
-    /// The partition with this role; every layout has all of them.
+    /// The partition with this role. Every layout has one.
     pub fn partition(&self, role: Role) -> &Partition {
         self.partitions.iter().find(|p| p.role == role).expect("a layout has one partition for each role")
     }
 }
 
-/// Bytes for a person, with the unit that leaves at least one digit before the point: `8.0 GiB`.
+/// A number of bytes. `Display` shows it in the largest unit that leaves a digit before the point, such as `8.0 GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
 

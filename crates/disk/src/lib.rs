@@ -1,4 +1,4 @@
-//! An installation as a plan for a disk or a disk image, and its execution.
+//! Plans an installation for a disk or a disk image, and executes the plan.
 
 pub mod args_cfg;
 pub mod bios;

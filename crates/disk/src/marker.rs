@@ -1,7 +1,8 @@
-//! The installation marker: a block between the partition table and the first partition that says what the installer did.
+//! The installation marker: a block between the partition table and the first partition that holds the state of an
+//! installation.
 //!
-//! It is written before anything else and again at the end. A disk whose installation was interrupted is recognised by it
-//! and is installed again without a question.
+//! The marker is written before anything else and again at the end. It identifies a disk whose installation was
+//! interrupted. Such a disk is installed again without a question.
 
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -9,23 +10,23 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Offset of the marker in bytes from the start of the disk: behind the partition entries (16 KiB from LBA 2, for
+/// Offset of the marker in bytes from the start of the disk. It is behind the partition entries (16 KiB from LBA 2, for
 /// any sector size) and before the first partition (1 MiB).
 pub const OFFSET: u64 = 64 * 1024;
-/// Bytes of the marker: one physical sector, which a disk writes whole or not at all.
+/// Length of the marker in bytes. It is one physical sector, which a disk writes whole or not at all.
 pub const LENGTH: usize = 4096;
 /// First line of the marker.
 const MAGIC: &[u8] = b"RancherOS installation\n";
 
-/// The marker.
+/// The content of the marker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Marker {
     pub state: State,
     /// Version of the release that is written.
     pub version: String,
-    /// The machine that the installation is for, as `identity::Identity::name` names it. Absent where the machine proved
-    /// no identity, and in markers of older installers.
+    /// Name of the machine that the installation is for, as `identity::Identity::name` makes it. Absent if the machine
+    /// proved no identity, and in markers of older installers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
 }
@@ -34,17 +35,17 @@ pub struct Marker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum State {
-    /// Begun: the disk holds no partition table, and nothing on it is of use.
+    /// The installation has begun. The disk has no partition table and holds nothing of use.
     Writing,
-    /// Every byte was verified, and the partition table is being written: where it is whole the installation is complete,
-    /// else it has to begin again.
+    /// Every byte was verified, and the partition table is being written. If the table is whole, the installation is
+    /// complete; if not, it has to begin again.
     Switching,
-    /// Ended: every byte was verified.
+    /// The installation has ended, and every byte was verified.
     Complete,
 }
 
 impl Marker {
-    /// The marker of a disk or disk image; `None` if there is none. Only a failing read is an error.
+    /// Reads the marker of a disk or disk image. `None` if there is none. Only a failing read is an error.
     pub fn read(device: &Path) -> io::Result<Option<Self>> {
         let mut bytes = vec![0; LENGTH];
         match File::open(device)?.read_exact_at(&mut bytes, OFFSET) {
@@ -54,7 +55,7 @@ impl Marker {
         }
     }
 
-    /// Parses the bytes at [`OFFSET`]; `None` for anything that is no marker.
+    /// Parses the bytes at [`OFFSET`]. `None` if they are no marker.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = bytes.strip_prefix(MAGIC)?;
         let end = text.iter().position(|byte| *byte == b'\n')?;
@@ -64,7 +65,8 @@ impl Marker {
     /// The marker as [`LENGTH`] bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        // A version is a short name, checked when the release was opened, and an identity is a hash: the marker always fits.
+        // The marker always fits: a version is a short name, checked when the release was opened, and an identity is a
+        // hash.
         bytes.extend(serde_json::to_vec(self).expect("plain fields"));
         bytes.push(b'\n');
         bytes.resize(LENGTH, 0);

@@ -1,4 +1,4 @@
-//! Decides what an installation does, from values alone; [`crate::execute`] has nothing left to decide.
+//! Decides from values alone what an installation does. [`crate::execute`] decides nothing.
 
 mod display;
 mod request;
@@ -17,28 +17,28 @@ use std::path::PathBuf;
 pub use steps::{BootFile, ConfigFile, Content, Step};
 use uuid::Uuid;
 
-/// Everything an installation does, in order. `Display` is what `--dry-run` prints; neither it nor the serialized form
-/// holds a secret.
+/// Everything that an installation does, in order. `Display` is what `--dry-run` prints. Neither it nor the serialized
+/// form holds a secret.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstallPlan {
-    /// The disk, or the disk image.
+    /// Path of the disk or the disk image.
     pub target: PathBuf,
-    /// The disk in words: size, model, serial.
+    /// The disk for a person: size, model, serial.
     pub description: String,
     pub release: ReleaseManifest,
     pub layout: Layout,
     pub steps: Vec<Step>,
-    /// What will not be as somebody may expect, such as keys of the cloud-config that are not applied.
+    /// What may differ from what somebody expects, such as keys of the cloud-config that are not applied.
     pub warnings: Vec<String>,
-    /// What follows a success: off instead of a reboot.
+    /// Whether the machine powers off after a success instead of rebooting.
     pub power_off: bool,
-    /// The machine that the installation is for, as its marker will say.
+    /// Name of the machine that the installation is for, as its marker will hold it.
     #[serde(skip)]
     pub identity: Option<String>,
 }
 
-/// Why nothing is installed. Each message says what, which and what to do next.
+/// Why nothing is installed. Each message says what is wrong, with which object, and what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error("this machine has no disk: attach one, or load the driver of its controller")]
@@ -87,7 +87,7 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    /// Whether a disk that is still to appear may be all that is missing.
+    /// Whether the cause may be only that a disk has not appeared yet.
     pub fn may_be_a_late_disk(&self) -> bool {
         matches!(
             self,
@@ -98,7 +98,7 @@ impl PlanError {
         )
     }
 
-    /// CamelCase and stable: a `Failure`'s reason, and so a condition's.
+    /// The reason of a `Failure` and of a condition. CamelCase and stable.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoDisk => "NoDisk",
@@ -120,8 +120,8 @@ impl PlanError {
     }
 }
 
-/// Plans the installation of `release` on one of the machine's disks. GUIDs of disk, partitions and file systems come from
-/// `ids`.
+/// Plans the installation of `release` on one of the machine's disks. GUIDs of disk, partitions and file systems come
+/// from `ids`.
 pub fn plan(
     request: &Request,
     host: Host<'_>,
@@ -169,11 +169,11 @@ pub fn plan(
 }
 
 impl InstallPlan {
-    /// COS_BOOT as it will be on the disk.
+    /// The partition COS_BOOT as it will be on the disk.
     pub fn boot_partition(&self) -> BootPartition {
         let sector = u64::from(self.layout.sector_bytes);
         let partition = self.layout.partition(Role::Boot);
-        // The table holds the partitions in this order, from 1.
+        // The table holds the partitions in this order. Numbers begin at 1.
         let before = Role::ALL.iter().take_while(|role| **role != Role::Boot).count();
         let number = before as u32 + 1;
         BootPartition {
@@ -186,8 +186,8 @@ impl InstallPlan {
     }
 }
 
-/// The first module on the way to the disk that the release's initrd cannot load. A release that does not list its
-/// modules is believed to have all.
+/// The first module on the way to the disk that the release's initrd cannot load. A release that lists no modules is
+/// assumed to have all.
 fn missing_driver<'a>(disk: &'a DiskDescription, release: &ReleaseManifest) -> Option<&'a str> {
     let loadable = release.initrd_modules.as_ref()?;
     disk.modules.iter().find(|module| !loadable.contains(module)).map(String::as_str)

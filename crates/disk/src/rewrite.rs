@@ -1,4 +1,4 @@
-//! Single partitions of a disk that keeps its table, written again: the root image of a slot, and COS_PERSISTENT.
+//! Rewrites single partitions of a disk that keeps its table: the root image of a slot, and COS_PERSISTENT.
 
 use crate::execute::{root_image, sparse};
 use crate::ext4::{self, Ext4Error};
@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// Why a partition does not hold what it should.
+/// Why a partition does not have the wanted content.
 #[derive(Debug, thiserror::Error)]
 pub enum RewriteError {
     #[error("opening {}: it must not be in use", .0.display())]
@@ -65,7 +65,7 @@ pub fn copy_root(
     if read == image.sha256 { Ok(()) } else { Err(RewriteError::Differs(to.to_owned())) }
 }
 
-/// Makes COS_PERSISTENT on `device`, with what is below `content` on it, and reads it back.
+/// Makes COS_PERSISTENT on `device` with the files below `content`, and reads it back.
 pub fn make_persistent(device: &Path, content: &Path) -> Result<(), RewriteError> {
     let mut target = open(device)?;
     let made = ext4::make(target.length(), Role::Persistent.label(), Uuid::new_v4(), content)
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_image_is_copied_and_a_wrong_one_is_told() {
+    fn a_root_image_is_copied_and_a_wrong_one_is_an_error() {
         let bytes: Vec<u8> = (0..5 << 20).map(|n| (n % 249) as u8).collect();
         let (from, to, small) = (file(8 << 20), file(8 << 20), file(4 << 20));
         fs::write(from.path(), &bytes).unwrap();

@@ -1,4 +1,4 @@
-//! The target of an installation: a block device or an image file; in tests a target that fails on purpose.
+//! The target of an installation: a block device or an image file. Tests use targets that fail on purpose.
 
 pub(crate) mod buffer;
 
@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-/// A fixed number of bytes. Offsets and lengths are multiples of the sector size.
+/// Storage of a fixed number of bytes. Offsets and lengths are multiples of the sector size.
 pub trait Target {
     fn length(&self) -> u64;
     /// 512 or 4096.
@@ -33,7 +33,7 @@ pub struct Disk {
 }
 
 enum Kind {
-    /// With a bounce buffer for bytes that are not aligned in memory as direct transfers need it.
+    /// Holds a bounce buffer for bytes that are not aligned in memory as direct transfers require.
     Device(AlignedBuffer),
     Image,
 }
@@ -44,12 +44,12 @@ mod ioctl {
     nix::ioctl_none!(reread_partition_table, 0x12, 95);
 }
 
-/// Bytes of the bounce buffer.
+/// Size of the bounce buffer in bytes.
 const BOUNCE: usize = 1 << 20;
 
 impl Disk {
-    /// Opens a block device or a file for an installation. A device that is mounted, or otherwise in use, is refused
-    /// by the kernel with `EBUSY`.
+    /// Opens a block device or a file for an installation. The kernel refuses a device that is mounted or otherwise in
+    /// use with `EBUSY`.
     pub fn open(path: &Path) -> io::Result<Self> {
         if std::fs::metadata(path)?.file_type().is_block_device() { Self::device(path) } else { Self::image(path) }
     }
@@ -113,7 +113,8 @@ impl Target for Disk {
     fn flush(&mut self) -> io::Result<()> {
         self.file.sync_all()?;
         if matches!(self.kind, Kind::Image) {
-            // An image is written through the page cache; what is read back has to come from below it.
+            // An image is written through the page cache. It has to be read back from the file system below, not from
+            // the cache.
             let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
             nix::fcntl::posix_fadvise(&self.file, 0, 0, advice)?;
         }

@@ -1,10 +1,10 @@
-//! The addresses under which a machine can be reached.
+//! The addresses at which the machine can be reached.
 
 use nix::ifaddrs::getifaddrs;
 use protocol::hardware::Address;
 use std::net::IpAddr;
 
-/// All addresses that an interface has now, without loopback and link-local ones, sorted by interface.
+/// All current addresses of the interfaces, without loopback and link-local ones, sorted by interface.
 pub fn addresses() -> Vec<Address> {
     let Ok(interfaces) = getifaddrs() else { return Vec::new() };
     let mut addresses: Vec<Address> = interfaces

@@ -1,15 +1,15 @@
-//! The terminals at which a person may sit: the screen and the serial ports that are there.
+//! The terminals that a person may use: the screen and the serial ports that exist.
 
 use crate::sysfs;
 use std::path::Path;
 
-/// Names below /dev, the screen first: the first virtual terminal, serial ports that are there, the consoles that the
-/// kernel uses, and that of a hypervisor.
+/// Names below /dev, the screen first: the first virtual terminal, the serial ports that exist, the consoles that the
+/// kernel uses, and the console of a hypervisor.
 pub fn names(root: &Path) -> Vec<String> {
     let folder = root.join("sys/class/tty");
     let is_console = |name: &String| match name.as_str() {
         "tty1" | "hvc0" => true,
-        // Ports that nothing was found behind have the type PORT_UNKNOWN (linux/serial.h).
+        // A serial port without hardware behind it has the type PORT_UNKNOWN (linux/serial.h).
         name if name.starts_with("ttyS") => sysfs::flag(&folder.join(name).join("type")),
         _ => false,
     };
@@ -20,7 +20,8 @@ pub fn names(root: &Path) -> Vec<String> {
     names
 }
 
-/// The consoles that the kernel writes to. `tty0` is whichever virtual terminal is shown; on ours that is the first.
+/// The consoles that the kernel writes to. `tty0` is the virtual terminal that is shown. On our systems that is the
+/// first one.
 pub fn kernel_consoles(root: &Path) -> Vec<String> {
     let active = sysfs::text(&root.join("sys/class/tty/console/active"), sysfs::LINE);
     active.split_whitespace().filter(|name| *name != "tty0").map(str::to_owned).collect()

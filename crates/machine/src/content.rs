@@ -1,8 +1,8 @@
-//! The content of a disk and its partitions in words, so that data is recognised before it is destroyed.
+//! Describes the content of a disk and its partitions in words, so that data is noticed before it is destroyed.
 //!
-//! Signatures are libblkid's, asked for by `wipefs --no-act` (wipefs(8)): it also knows what stands at the end of a
-//! disk, such as the metadata of firmware RAIDs. Two things are added here, because libblkid is silent about them: a GPT
-//! without a protective MBR, and bytes that are no signature in the first mebibyte.
+//! `wipefs --no-act` (wipefs(8)) finds the signatures that libblkid knows, including those at the end of a disk, such
+//! as the metadata of firmware RAIDs. Two things that libblkid does not report are found here: a GPT without a
+//! protective MBR, and bytes that are no signature in the first mebibyte.
 
 use command::Command;
 use disk::layout::Role;
@@ -12,36 +12,36 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// Any data in the first mebibyte counts as content, recognised or not.
+/// Size of the area in which any data counts as content, recognised or not.
 const FIRST_MEBIBYTE: u64 = 1 << 20;
 /// 128 entries of 128 bytes (UEFI 2.10, section 5.3).
 const GPT_ENTRIES_BYTES: usize = 16 * 1024;
 const GPT_ENTRY_BYTES: usize = 128;
 const GPT_MAGIC: &[u8] = b"EFI PART";
-/// What our own installation makes inside of partitions, as libblkid calls it.
+/// libblkid's names of the file systems that our installation makes in partitions.
 const OUR_FILE_SYSTEMS: [&str; 3] = ["vfat", "ext4", "erofs"];
 
 /// A partition of the disk as the kernel sees it.
 pub struct Partition {
     pub name: String,
-    /// Of the GPT entry; empty for MBR partitions.
+    /// Label of the GPT entry. Empty for MBR partitions.
     pub label: String,
     pub device: PathBuf,
 }
 
-/// What is on a disk.
+/// The content of a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
-    /// In words; empty if the disk is blank or holds only an interrupted installation of ours.
+    /// Descriptions for a person. Empty if the disk is blank or holds only an interrupted installation of ours.
     pub descriptions: Vec<String>,
-    /// Whether an interrupted installation of ours is all that the disk holds.
+    /// Whether the disk holds nothing but an interrupted installation of ours.
     pub unfinished: bool,
 }
 
 /// One signature, as `wipefs --json` lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct Signature {
-    /// Last part of the device's path.
+    /// Last component of the device's path.
     device: String,
     #[serde(rename = "type")]
     kind: String,
@@ -57,7 +57,7 @@ pub fn examine(device: &Path, sector: u32, partitions: &[Partition]) -> Content 
     };
     let ends = match Ends::read(device, sector) {
         Ok(ends) => ends,
-        // A card reader without a card.
+        // The device is a card reader without a card.
         Err(error) if error.raw_os_error() == Some(nix::libc::ENOMEDIUM) => return Content::default(),
         Err(error) => return unreadable(&error),
     };
@@ -79,7 +79,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Labels are foreign bytes and need not be UTF-8.
+/// Labels come from other systems and may not be UTF-8.
 fn parse(output: &[u8]) -> serde_json::Result<Vec<Signature>> {
     #[derive(Deserialize)]
     struct Listing {
@@ -133,7 +133,7 @@ fn judge(device: &Path, ends: &Ends, partitions: &[Partition], signatures: &[Sig
     Content { descriptions, unfinished: false }
 }
 
-/// Whether an installation that was cut short left everything that is here: no table but the one that our plan
+/// Whether everything here was left by an interrupted installation of ours. There is no table but the one that our plan
 /// writes last, no other signature, and nothing else in the first mebibyte.
 fn is_only_ours(ends: &Ends, whole: &[&Signature], inside: &[(&Partition, Vec<&Signature>)]) -> bool {
     let is_table = |found: &&Signature| matches!(found.kind.as_str(), "gpt" | "PMBR");
@@ -147,7 +147,7 @@ fn is_only_ours(ends: &Ends, whole: &[&Signature], inside: &[(&Partition, Vec<&S
     tables_are_ours && ends.is_rest_of_head_zero && whole.iter().all(is_table) && inside.iter().all(ours)
 }
 
-/// libblkid's name of a format in words; names that speak for themselves stay.
+/// The name of a format in words. libblkid's name is kept where it is clear enough.
 fn describe(signature: &Signature) -> String {
     let kind = match signature.kind.as_str() {
         "gpt" | "PMBR" => "GPT partition table",
@@ -173,23 +173,23 @@ fn describe(signature: &Signature) -> String {
 /// What is read from both ends of a disk without libblkid.
 struct Ends {
     is_head_zero: bool,
-    /// The same without our marker, our boot sector and our table.
+    /// Whether the head is zero without our marker, our boot sector and our table.
     is_rest_of_head_zero: bool,
     marker_state: Option<State>,
     tables: Vec<Table>,
 }
 
-/// A GPT whose header is there.
+/// A GPT whose header was found.
 struct Table {
     is_primary: bool,
     ours: Ours,
 }
 
-/// Whether the entries of a table are those that our plan writes.
+/// Whether a table has the entries that our plan writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ours {
     Whole,
-    /// Some entries are ours, the others are zero: a power cut while the table was written.
+    /// Some entries are ours and the others are zero, after a power cut while the table was written.
     Torn,
     No,
 }
@@ -207,7 +207,7 @@ impl Ends {
             let entries = bytes(&head, 2 * size, GPT_ENTRIES_BYTES);
             tables.push(Table { is_primary: true, ours: Ours::judge(entries) });
         }
-        // A disk this small ends where its head does.
+        // On a smaller disk the tail is part of the head.
         if size >= FIRST_MEBIBYTE + tail_bytes {
             let tail = read_at(&mut disk, size - tail_bytes, tail_bytes)?;
             if bytes(&tail, GPT_ENTRIES_BYTES, GPT_MAGIC.len()) == GPT_MAGIC {
@@ -248,24 +248,25 @@ impl Ours {
     }
 }
 
-/// UEFI 2.10, table 5.6: type in the first 16 bytes, the label from byte 56 in UTF-16.
+/// Whether an entry has the type (first 16 bytes) and the label (from byte 56, UTF-16) of this role (UEFI 2.10, table
+/// 5.6).
 fn is_entry_of(entry: &[u8], role: Role) -> bool {
     let mut label: Vec<u8> = role.label().encode_utf16().flat_map(u16::to_le_bytes).collect();
     label.resize(72, 0);
     bytes(entry, 0, 16) == role.type_guid().to_bytes_le() && bytes(entry, 56, 72) == label
 }
 
-/// UEFI 2.10, section 5.2.3: one record of type 0xEE and no other.
+/// Whether the MBR is protective: one record of type 0xEE and no other (UEFI 2.10, section 5.2.3).
 fn is_protective(head: &[u8]) -> bool {
     bytes(head, 510, 2) == [0x55, 0xaa] && bytes(head, 450, 1) == [0xee] && is_zero(bytes(head, 462, 48))
 }
 
-/// `length` bytes from `offset`; what stands beyond the end is missing.
+/// `length` bytes from `offset`, or fewer if `all` ends before.
 fn bytes(all: &[u8], offset: usize, length: usize) -> &[u8] {
     all.get(offset..).map(|rest| &rest[..length.min(rest.len())]).unwrap_or_default()
 }
 
-/// Up to `length` bytes from `offset`: fewer at the end of the disk.
+/// Up to `length` bytes from `offset`, or fewer at the end of the disk.
 fn read_at(disk: &mut File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
     disk.seek(SeekFrom::Start(offset))?;
     let mut bytes = Vec::new();

@@ -1,10 +1,10 @@
-//! Processor and memory, from procfs.
+//! Processor and memory from procfs.
 
 use crate::sysfs;
 use protocol::hardware::Cpu;
 use std::path::Path;
 
-/// Enough for a thousand processors of the longest descriptions in use.
+/// Limit in bytes. It is enough for a thousand processors with the longest descriptions in use.
 const CPUINFO: u64 = 4 << 20;
 
 pub fn probe(root: &Path) -> Cpu {
@@ -14,13 +14,13 @@ pub fn probe(root: &Path) -> Cpu {
     };
     Cpu {
         model: values("model name").next().map(sysfs::tidy).unwrap_or_default(),
-        // The installer is built for the machine it runs on; these names are those of `uname -m`.
+        // The installer is built for the architecture that it runs on. These names are those of `uname -m`.
         architecture: std::env::consts::ARCH.to_owned(),
         threads: u32::try_from(values("processor").count()).unwrap_or(u32::MAX),
     }
 }
 
-/// `MemTotal`, in bytes; 0 if the kernel does not say.
+/// `MemTotal` in bytes. 0 if the kernel does not report it.
 pub fn memory_bytes(root: &Path) -> u64 {
     let meminfo = sysfs::text(&root.join("proc/meminfo"), sysfs::LINE);
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));

@@ -1,4 +1,4 @@
-//! Whole disks, from sysfs and their own first sectors.
+//! Finds whole disks in sysfs and reads their first sectors.
 
 use crate::content::{self, Partition};
 use crate::mounts::{self, Mount};
@@ -8,7 +8,7 @@ use disk::DiskDescription;
 use disk::marker::Marker;
 use std::path::{Path, PathBuf};
 
-/// sysfs gives sizes and offsets in units of 512 bytes, whatever the disk's own sector is.
+/// sysfs gives sizes and offsets in units of 512 bytes, whatever the sector size of the disk is.
 const SYSFS_SECTOR: u64 = 512;
 
 /// Every whole disk that the kernel knows, sorted by path.
@@ -26,8 +26,8 @@ pub fn names(root: &Path) -> Vec<String> {
     sysfs::names(&class).into_iter().filter(|name| is_whole_disk(&class, name)).collect()
 }
 
-/// No partition, nothing stacked (device-mapper, MD, loop and RAM disks have no `device`), no CD or tape drive, no
-/// hidden path of a multipath disk, and none of the boot and replay-protected areas of an eMMC.
+/// Whether the device is a whole disk: no partition, nothing stacked (device-mapper, MD, loop and RAM disks have no
+/// `device`), no CD or tape drive, no hidden path of a multipath disk, and no boot or replay-protected area of an eMMC.
 fn is_whole_disk(class: &Path, name: &str) -> bool {
     let folder = class.join(name);
     let is_special = name.starts_with("sr") || name.starts_with("fd") || name.contains("boot") || name.contains("rpmb");
@@ -79,12 +79,12 @@ fn found(
     }
 }
 
-/// A mount keeps a device in use directly, or through something stacked on it (LVM, LUKS, MD).
+/// Whether a mount keeps a device in use, directly or through something stacked on it (LVM, LUKS, MD).
 fn is_used(class: &Path, name: &str, mount: &Mount) -> bool {
     let folder = class.join(name);
     mount.uses(&sysfs::text(&folder.join("dev"), sysfs::LINE), &format!("/dev/{name}"))
         || sysfs::names(&folder.join("holders")).iter().any(|holder| {
-            // One level down each time; the kernel allows no cycles, and no stack in use is deeper than this.
+            // Two levels are followed: no stack in use is deeper than this.
             let number = sysfs::text(&class.join(holder).join("dev"), sysfs::LINE);
             mount.uses(&number, &format!("/dev/{holder}"))
                 || sysfs::names(&class.join(holder).join("holders")).iter().any(|upper| {
@@ -93,7 +93,7 @@ fn is_used(class: &Path, name: &str, mount: &Mount) -> bool {
         })
 }
 
-/// In bytes, of the disk with this folder in sysfs.
+/// Logical sector size in bytes of the disk with this folder in sysfs.
 pub(crate) fn logical_sector(folder: &Path) -> u32 {
     match sysfs::number(&folder.join("queue/logical_block_size")) {
         4096 => 4096,
@@ -101,7 +101,7 @@ pub(crate) fn logical_sector(folder: &Path) -> u32 {
     }
 }
 
-/// What is built on the disk or its partitions: device-mapper (LVM, LUKS, multipath), MD, bcache.
+/// Names of the devices built on the disk or its partitions: device-mapper (LVM, LUKS, multipath), MD, bcache.
 fn holders(class: &Path, names: &[&str]) -> Vec<String> {
     let mut holders: Vec<String> =
         names.iter().flat_map(|name| sysfs::names(&class.join(name).join("holders"))).collect();
@@ -111,7 +111,7 @@ fn holders(class: &Path, names: &[&str]) -> Vec<String> {
 }
 
 /// Whether a USB bus (`usb2`, as the kernel names its root hubs) is on the way to the disk. The attribute `removable`
-/// does not tell: many USB disks say 0, and some built-in ones say 1.
+/// is not reliable: many USB disks report 0, and some built-in ones report 1.
 fn is_usb(folder: &Path) -> bool {
     let bus = |part: &str| {
         part.strip_prefix("usb").is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
@@ -124,7 +124,7 @@ fn is_usb(folder: &Path) -> bool {
 /// left out.
 fn modules(folder: &Path) -> Vec<String> {
     let device = folder.join("device");
-    // A disk of a multipath NVMe subsystem is a virtual device; links lead to its controllers.
+    // A disk of a multipath NVMe subsystem is a virtual device with links to its controllers.
     let controllers = sysfs::names(&device).into_iter().filter(|name| name.starts_with("nvme"));
     let controllers = controllers.map(|name| device.join(name)).filter(|path| path.is_symlink());
     let ends = std::iter::once(folder.to_owned()).chain(controllers).filter_map(|end| end.canonicalize().ok());
@@ -142,16 +142,16 @@ fn loadable_driver(device: &Path) -> Option<String> {
     module.join("initstate").exists().then_some(name)
 }
 
-/// SCSI names vendor and model, an eMMC only its name; virtio's vendor is the number of its PCI vendor, which says
-/// nothing.
+/// The model name. SCSI reports vendor and model, an eMMC only its name. The vendor of virtio is the number of its PCI
+/// vendor, which is of no use here.
 fn model(vendor: &str, model: &str, name: &str) -> String {
     let vendor = if vendor.starts_with("0x") { "" } else { vendor };
     let model = if model.is_empty() { name } else { model };
     [vendor, model].join(" ").trim().to_owned()
 }
 
-/// virtio and NVMe have an attribute; SCSI and SATA answer in vital product data page 0x80 (SPC-4, 7.8.13): four bytes
-/// of header, then the number.
+/// The serial number. virtio and NVMe have an attribute for it. SCSI and SATA report it in vital product data page 0x80
+/// (SPC-4, 7.8.13): four bytes of header, then the number.
 fn serial(folder: &Path) -> String {
     let attribute = ["serial", "device/serial"].map(|name| sysfs::tidy(&sysfs::text(&folder.join(name), sysfs::LINE)));
     if let Some(found) = attribute.into_iter().find(|serial| !serial.is_empty()) {
@@ -173,7 +173,7 @@ fn partitions(root: &Path, folder: &Path, disk: &str) -> Vec<Partition> {
         .collect()
 }
 
-/// Every link in the folders of `/dev/disk` and the kernel name it leads to, sorted.
+/// Every link in the folders of `/dev/disk` and the kernel name that it points to, sorted.
 fn device_links(root: &Path) -> Vec<(String, String)> {
     let folders = ["by-id", "by-path", "by-diskseq"];
     let mut links: Vec<(String, String)> = folders
@@ -207,7 +207,7 @@ mod tests {
     use std::fs::{create_dir_all, write};
     use std::os::unix::fs::symlink;
 
-    /// A root with one virtio disk of 1 MiB that has one partition, and a CD drive.
+    /// A root folder with a CD drive and one virtio disk of 1 MiB, which has one partition.
     fn fixture() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let class = root.path().join("sys/class/block");
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!((&disk.mounted[..], &disk.holders[..]), (&["/home".to_owned()][..], &["dm-0".to_owned()][..]));
     }
 
-    /// A root with the disk `sda`, whose device has this path below /sys/devices.
+    /// A root folder with the disk `sda`, whose device has this path below /sys/devices.
     fn disk_at(path: &str, attributes: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let device = root.path().join("sys/devices").join(path);
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!((disk.model.as_str(), disk.serial.as_str()), ("8GME4R", "0x1234abcd"));
     }
 
-    /// Gives a device a driver; a driver that is built in has a module without state.
+    /// Gives a device a driver. A built-in driver has a module without `initstate`.
     fn drive(root: &Path, device: &str, driver: &str, module: &str, loadable: bool) {
         let module = root.join("sys/module").join(module);
         let driver = root.join("sys/bus/any/drivers").join(driver);

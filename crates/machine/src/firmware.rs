@@ -1,12 +1,12 @@
-//! The firmware that started this system, and whether it checks signatures.
+//! The kind of firmware that started this system, and whether it checks signatures.
 
 use crate::sysfs;
 use protocol::SmbiosDocument;
 use protocol::hardware::{Firmware, FirmwareKind};
 use std::path::Path;
 
-/// EFI_GLOBAL_VARIABLE `SecureBoot` (UEFI specification 2.10, section 3.3): in efivarfs four bytes of attributes, then
-/// one byte that is 1 while signatures are checked.
+/// EFI_GLOBAL_VARIABLE `SecureBoot` (UEFI specification 2.10, section 3.3). The file in efivarfs has four bytes of
+/// attributes, then one byte that is 1 if signatures are checked.
 const SECURE_BOOT: &str = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
 pub fn probe(root: &Path, smbios: &SmbiosDocument) -> Firmware {

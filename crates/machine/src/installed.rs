@@ -1,5 +1,5 @@
-//! A complete system of ours on a disk: our marker and the partition table that our plan writes. A marker alone is not
-//! enough: another installer may leave it in place.
+//! Finds a complete system of ours on a disk by our marker and the partition table that our plan writes. A marker alone
+//! is not enough, because another installer may leave it in place.
 
 use crate::disks::logical_sector;
 use disk::description::InstalledSystem;
@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// The system on `device`, a disk whose kernel name is `path`. `sector_bytes`: its logical sector.
+/// The system on `device`, a disk whose kernel name is `path` and whose logical sector has `sector_bytes` bytes.
 pub(crate) fn probe(device: &Path, path: &str, sector_bytes: u32, marker: Marker) -> Option<InstalledSystem> {
     if marker.state == State::Writing {
         return None;
@@ -19,7 +19,7 @@ pub(crate) fn probe(device: &Path, path: &str, sector_bytes: u32, marker: Marker
     Some(InstalledSystem { version: marker.version, identity: marker.identity, boot })
 }
 
-/// Why the GUID of a partition is not known.
+/// Why the GUID of a partition is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum PartitionGuidError {
     #[error("looking for {}", .0.display())]
@@ -30,7 +30,8 @@ pub enum PartitionGuidError {
     NotNamed { disk: PathBuf, label: String },
 }
 
-/// The GUID that the table of its disk gives the partition with this node, whose label the node has as its name.
+/// The GUID of the partition with this device node, from the table of its disk. The name of the node is the partition's
+/// label.
 pub fn partition_guid_of(node: &Path) -> Result<Uuid, PartitionGuidError> {
     let missing = |path: &Path| {
         let path = path.to_owned();
@@ -38,7 +39,7 @@ pub fn partition_guid_of(node: &Path) -> Result<Uuid, PartitionGuidError> {
     };
     let label = node.file_name().unwrap_or_default().to_string_lossy();
     let partition = fs::canonicalize(node).map_err(missing(node))?;
-    // sysfs keeps a partition in the folder of its disk.
+    // In sysfs the folder of a partition is in the folder of its disk.
     let class = Path::new("/sys/class/block").join(partition.file_name().unwrap_or_default());
     let folder = fs::canonicalize(&class).map_err(missing(&class))?;
     let disk_folder = folder.parent().unwrap_or(Path::new("/"));
@@ -48,7 +49,7 @@ pub fn partition_guid_of(node: &Path) -> Result<Uuid, PartitionGuidError> {
         .ok_or_else(|| PartitionGuidError::NotNamed { disk, label: label.into_owned() })
 }
 
-/// The first bytes of a disk: the table ends before the marker.
+/// The first bytes of a disk, up to the marker. The table ends before it.
 fn head(disk: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     File::open(disk)?.take(OFFSET).read_to_end(&mut head)?;
@@ -76,7 +77,7 @@ mod tests {
         assert_eq!(found(marker(State::Complete)), Some(expected.clone()));
         assert_eq!(found(marker(State::Switching)), Some(expected), "the table is there");
         assert_eq!(found(marker(State::Writing)), None);
-        // Another system's table: the label of one partition is another one.
+        // The label of one partition changes, so that the table is another system's.
         let entry = 1024 + 2 * 128 + 56;
         disk.as_file().write_all_at(b"X", entry).unwrap();
         assert_eq!(found(marker(State::Complete)), None);

@@ -27,21 +27,21 @@ use std::path::Path;
 #[serde(rename_all = "camelCase")]
 pub struct Machine {
     pub smbios: SmbiosDocument,
-    /// What the operator is told; holds the firmware kind and whether Secure Boot is on.
+    /// The report for the operator. It holds the firmware kind and whether Secure Boot is on.
     pub hardware: Hardware,
-    /// The same disks as in `hardware`, with what only the planner needs to know. Sorted by path.
+    /// The same disks as in `hardware`, with more fields, which only the planner needs. Sorted by path.
     pub disks: Vec<DiskDescription>,
     pub boot: Boot,
-    /// What an installation's marker may call this machine (`identity::Identity::name`), the name for a new one first.
-    /// Empty as long as nothing is known: a probe does not ask the TPM.
+    /// Names that an installation's marker may use for this machine (`identity::Identity::name`), the name for a new
+    /// one first. Empty until the identity is known: a probe does not use the TPM.
     #[serde(skip)]
     pub identities: Vec<String>,
 }
 
 impl Machine {
-    /// Reads everything below `root` (`/` on a real machine; `sys`, `proc`, `dev` and `run` in it), and only the
-    /// first sectors of disks and partitions. What is missing or unreadable stays empty: a probe never fails. It does not
-    /// use the TPM.
+    /// Reads everything below `root` (`/` on a real machine), in its folders `sys`, `proc`, `dev` and `run`, and only
+    /// the first sectors of disks and partitions. Never fails: what is missing or unreadable stays empty. Does not use
+    /// the TPM.
     pub fn probe(root: &Path) -> Self {
         let (smbios, boot) = (smbios::probe(root), Boot::probe(root));
         let disks = disks::probe(root);
@@ -56,7 +56,7 @@ impl Machine {
         Self { smbios, hardware, disks, boot, identities: Vec::new() }
     }
 
-    /// The machine as an installation is planned for it.
+    /// The input that a plan takes from this machine.
     pub fn host(&self) -> Host<'_> {
         Host {
             architecture: &self.hardware.cpu.architecture,
@@ -66,13 +66,13 @@ impl Machine {
         }
     }
 
-    /// The disks that hold this machine's own system; see [`Host::own_systems`].
+    /// The disks that hold a system of this machine; see [`Host::own_systems`].
     pub fn own_systems(&self) -> impl Iterator<Item = (&DiskDescription, &InstalledSystem)> {
         self.host().own_systems()
     }
 }
 
-/// A disk as the operator is told of it.
+/// The fields of a disk that are reported to the operator.
 fn summary(disk: &DiskDescription) -> hardware::Disk {
     hardware::Disk {
         path: disk.path.clone(),
@@ -99,7 +99,7 @@ pub struct Boot {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum BootMode {
-    /// Neither: a machine that was not started by `ros-init`, such as a developer's.
+    /// The machine was not started by `ros-init`, such as a developer's.
     #[default]
     Foreign,
     Live,
@@ -108,7 +108,7 @@ pub enum BootMode {
 }
 
 impl Boot {
-    /// From the kernel command line.
+    /// Reads the kernel command line.
     pub fn probe(root: &Path) -> Self {
         let arguments = KernelArguments::parse(&sysfs::text(&root.join("proc/cmdline"), sysfs::LINE));
         let mode = match arguments.value(kernel_arguments::MODE).and_then(|mode| mode.parse().ok()) {
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(cmdline("ros.mode=system ros.slot=A note=\"x ros.slot=B\"").slot, Some(Slot::A), "quoted words");
     }
 
-    /// `ros-init` and the kernel itself go by the last value; the installer once went by the first one.
+    /// `ros-init` and the kernel use the last value. The installer once used the first one.
     #[test]
     fn of_several_values_of_a_kernel_argument_the_last_one_counts() {
         let root = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is mounted or swapped to, by device number.
+//! Mounted file systems and swap spaces, by device number.
 
 use crate::sysfs;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::path::Path;
 /// A mounted file system, or swap space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
-    /// `major:minor`, as in the `dev` attribute of sysfs; absent for swap.
+    /// `major:minor`, as in the `dev` attribute of sysfs. Absent for swap.
     pub(crate) device_number: Option<String>,
-    /// Kernel path, such as `/dev/vda1`, where the kernel gives one.
+    /// Device path, such as `/dev/vda1`, if the kernel gives one.
     pub(crate) source: String,
     /// Mount point, or `[swap]`.
     pub(crate) point: String,
@@ -17,12 +17,12 @@ pub(crate) struct Mount {
 impl Mount {
     /// Whether this mount keeps the block device in use.
     pub(crate) fn uses(&self, device_number: &str, path: &str) -> bool {
-        // btrfs and overlay have an anonymous device number: for the former the source says what it is.
+        // btrfs and overlay have an anonymous device number. For btrfs the source names the device.
         self.device_number.as_deref() == Some(device_number) || self.source == path
     }
 }
 
-/// From `/proc/self/mountinfo` (proc(5)) and `/proc/swaps`.
+/// Reads `/proc/self/mountinfo` (proc(5)) and `/proc/swaps`.
 pub(crate) fn probe(root: &Path) -> Vec<Mount> {
     const TABLE: u64 = 1 << 20;
     let mountinfo = sysfs::text(&root.join("proc/self/mountinfo"), TABLE);
@@ -35,7 +35,7 @@ pub(crate) fn probe(root: &Path) -> Vec<Mount> {
     mounted.chain(swapped).collect()
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`
+/// Parses a line such as `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`.
 fn mount(line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
     let mut front = front.split(' ').skip(2);
@@ -46,7 +46,7 @@ fn mount(line: &str) -> Option<Mount> {
     })
 }
 
-/// Space, tab, line feed and backslash stand as a backslash and three octal digits.
+/// Decodes space, tab, line feed and backslash, which the kernel writes as a backslash and three octal digits.
 fn unescape(text: &str) -> String {
     let mut rest = text;
     let mut plain = String::with_capacity(text.len());

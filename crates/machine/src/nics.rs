@@ -1,10 +1,10 @@
-//! Network interfaces that are hardware, from sysfs.
+//! Hardware network interfaces, from sysfs.
 
 use crate::sysfs;
 use protocol::hardware::Nic;
 use std::path::Path;
 
-/// Every interface with a device behind it: no loopback, bridges or tunnels.
+/// All interfaces with a device behind them: no loopback, bridges or tunnels.
 pub fn probe(root: &Path) -> Vec<Nic> {
     let class = root.join("sys/class/net");
     let names = sysfs::names(&class).into_iter().filter(|name| class.join(name).join("device").exists());

@@ -9,20 +9,20 @@ use smbioslib::{
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Largest table that is read. The biggest servers have some 100 KiB.
+/// Largest table that is read, in bytes. The biggest servers have some 100 KiB.
 const TABLE: u64 = 512 * 1024;
-/// The bare structure table, without entry point.
+/// The structure table alone, without entry point.
 const TABLE_PATH: &str = "sys/firmware/dmi/tables/DMI";
 
-/// From the structure table; where that cannot be read, from the few fields that the kernel copies to
-/// `/sys/class/dmi/id`. A machine without either has an empty document.
+/// Reads the structure table, or, if that is not readable, the few fields that the kernel copies to
+/// `/sys/class/dmi/id`. The document is empty on a machine without either.
 pub fn probe(root: &Path) -> SmbiosDocument {
     let document = parse(sysfs::bytes(&root.join(TABLE_PATH), TABLE));
     if document.0.contains_key("System Information") { document } else { from_kernel(root) }
 }
 
-/// Reads a structure table. Fields that are absent, empty or not text are left out; of several structures of one
-/// type, the first counts. Junk gives an empty document.
+/// Parses a structure table. Fields that are absent, empty or not text are left out. If there are several structures of
+/// one type, the first one is used. An invalid table gives an empty document.
 pub fn parse(table: Vec<u8>) -> SmbiosDocument {
     let data = SMBiosData::from_vec_and_version(table, None);
     let mut document = Document::default();
@@ -88,7 +88,7 @@ pub fn parse(table: Vec<u8>) -> SmbiosDocument {
     SmbiosDocument(document.0)
 }
 
-/// The files of `/sys/class/dmi/id` and the fields they hold.
+/// The files of `/sys/class/dmi/id`, each with the section and the field that it holds.
 const KERNEL_FILES: &[(&str, &str, &str)] = &[
     ("bios_vendor", "BIOS Information", "Vendor"),
     ("bios_version", "BIOS Information", "Version"),

@@ -1,26 +1,26 @@
-//! Small files of the kernel, read with a limit, because drivers and firmware fill them.
+//! Reads small files of the kernel. Sizes are limited, because drivers and firmware fill these files.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Longest attribute that is read whole, such as a model or a uevent file.
+/// Length of the longest attribute that is read whole, such as a model or a uevent file, in bytes.
 pub(crate) const LINE: u64 = 4096;
 
-/// The file as text without surrounding white space, at most `limit` bytes of it; empty if it cannot be read.
+/// The file as text, at most `limit` bytes of it, without surrounding white space. Empty if it cannot be read.
 pub(crate) fn text(path: &Path, limit: u64) -> String {
     String::from_utf8_lossy(&bytes(path, limit)).trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned()
 }
 
-/// The file's first `limit` bytes; empty if it cannot be read.
+/// The first `limit` bytes of the file. Empty if it cannot be read.
 pub(crate) fn bytes(path: &Path, limit: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // A read error after some bytes leaves these: half an answer is better than none for everything shown here.
+    // After a read error the bytes before it are kept: for display, half a value is better than none.
     let _ = File::open(path).map(|file| file.take(limit).read_to_end(&mut bytes));
     bytes
 }
 
-/// A decimal number; 0 if there is none.
+/// The decimal number in the file. 0 if there is none.
 pub(crate) fn number(path: &Path) -> u64 {
     text(path, LINE).parse().unwrap_or(0)
 }
@@ -30,7 +30,7 @@ pub(crate) fn flag(path: &Path) -> bool {
     number(path) != 0
 }
 
-/// The names in a folder, sorted; empty if it cannot be read.
+/// The names in a folder, sorted. Empty if it cannot be read.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -38,7 +38,7 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// One line fit for a console and a status: printable, single spaces, at most 128 characters.
+/// The text as one line for a console and a status: printable, single spaces, at most 128 characters.
 pub(crate) fn tidy(text: &str) -> String {
     let printable: String = text.chars().map(|c| if c.is_control() || c == '\u{fffd}' { ' ' } else { c }).collect();
     printable.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(128).collect()

@@ -1,7 +1,7 @@
-//! Our entry in the firmware's boot menu, so that a machine boots its disk first.
+//! Keeps our entry in the firmware's boot menu, so that a machine boots its disk first.
 //!
-//! There is one entry of ours, recognised by its description. It is replaced and never added a second time. Sections are those
-//! of the UEFI specification 2.10.
+//! Exactly one entry is ours, recognised by its description. It is replaced and never added a second time. Section
+//! numbers are those of the UEFI specification 2.10.
 
 mod load_option;
 mod order;
@@ -16,11 +16,12 @@ use std::path::Path;
 use uuid::Uuid;
 use variables::{GLOBAL, Variables};
 
-/// What the entry is called in the firmware's menu.
+/// Description of our entry in the firmware's menu.
 const DESCRIPTION: &str = "RancherOS";
-/// The boot loader on COS_BOOT. The removable media path, because firmware without the entry starts the same.
+/// Path of the boot loader on COS_BOOT. It is the removable media path, which firmware starts even without an entry.
 const LOADER: &str = r"\EFI\BOOT\BOOTX64.EFI";
-/// Names the disk that the firmware was last asked to start; gone once the disk has started. A vendor's GUID of ours.
+/// Variable with the GUID of COS_BOOT on the disk that the firmware was last asked to start. It is removed when the
+/// disk has started. Its vendor is a GUID of ours.
 const ATTEMPT: &str = "RancherOSAttempt";
 const VENDOR: Uuid = Uuid::from_u128(0x8a6f2d0e_5b7c_4f0a_9d0e_2c1b7a4e9f31);
 
@@ -30,25 +31,25 @@ pub fn has_led_elsewhere(root: &Path, boot: &BootPartition) -> bool {
     attempt.ok().flatten().is_some_and(|disk| disk == boot.guid.to_bytes_le())
 }
 
-/// Makes the firmware start this disk once, with its next start, and keeps our entry in its menu.
+/// Makes the firmware start this disk at the next start, once, and keeps our entry in its menu.
 pub fn start_next(root: &Path, boot: &BootPartition, position: Position) -> io::Result<()> {
     let variables = Variables::below(root);
     let option = LoadOption { description: DESCRIPTION.to_owned(), partition: boot.clone(), loader: LOADER.to_owned() };
     let option = option.to_bytes();
     let before = read_menu(&variables)?;
     let after = arrange(&before, position);
-    // First what is pointed to, then what points to it.
+    // An entry is written before the order that refers to it.
     write_changed(&variables, &entry_name(after.number), &option)?;
     write_changed(&variables, "BootOrder", &numbers(&after.order))?;
     for number in after.surplus {
         variables.remove(&entry_name(number), GLOBAL)?;
     }
-    // Whoever comes back to the medium finds this and tries the other way.
+    // If the machine starts from the medium again, the variable is still there and the other way is tried.
     variables.write(ATTEMPT, VENDOR, &boot.guid.to_bytes_le())?;
     variables.write("BootNext", GLOBAL, &after.number.to_le_bytes())
 }
 
-/// The disk has started: the firmware may be asked again the next time.
+/// Records that the disk has started, so that the firmware may be asked again.
 pub fn has_started(root: &Path) -> io::Result<()> {
     Variables::below(root).remove(ATTEMPT, VENDOR)
 }
@@ -77,7 +78,7 @@ fn numbers(order: &[u16]) -> Vec<u8> {
     order.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-/// Section 3.3: four hexadecimal digits in upper case.
+/// Name of an entry (section 3.3): `Boot` and four hexadecimal digits in upper case.
 fn entry_name(number: u16) -> String {
     format!("Boot{number:04X}")
 }
@@ -103,7 +104,7 @@ mod tests {
         }
     }
 
-    /// A firmware's variables as files, with one entry of somebody else.
+    /// The variables of a firmware as files, with one entry that is not ours.
     fn firmware() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("sys/firmware/efi/efivars")).unwrap();

@@ -1,5 +1,5 @@
-//! Starts an installed system from a live one without the firmware, by kexec_file_load(2): the kernel checks the
-//! signature of the next kernel, as Secure Boot asks for.
+//! Starts an installed system from a live one without the firmware, by kexec_file_load(2). The kernel checks the
+//! signature of the next kernel, as Secure Boot requires.
 
 use crate::boot::partition;
 use crate::console;
@@ -17,7 +17,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// Starts what GRUB would start from this partition, `COS_BOOT` of a disk, and counts the start as GRUB does. Returns
-/// once the restart is under way.
+/// when the restart has begun.
 pub fn start(boot_partition: &Path) -> Result<()> {
     partition::with_mounted_device(boot_partition, false, |boot| {
         let next = KexecTarget::choose(boot)?;
@@ -27,7 +27,7 @@ pub fn start(boot_partition: &Path) -> Result<()> {
         }
         Ok(())
     })?;
-    // By systemd, which also stops a watchdog that the next system may not feed in time.
+    // systemd starts the kernel, because it also stops a watchdog that the next system may not feed in time.
     Command::new("systemctl").args(["kexec", "--force"]).run().context("starting the loaded kernel")?;
     Ok(())
 }
@@ -37,21 +37,22 @@ pub fn start(boot_partition: &Path) -> Result<()> {
 struct KexecTarget {
     slot: Slot,
     arguments: String,
-    /// With the start counted; `None` where there is no state that can be read, as GRUB then counts nothing.
+    /// The boot state after the start was counted. `None` if it cannot be read: GRUB counts nothing then either.
     state: Option<GrubEnv>,
 }
 
 impl KexecTarget {
-    /// A slot without arguments or kernel uses up its starts here: it could never be started.
+    /// Chooses the slot as GRUB does. A slot without arguments or kernel uses up its starts, because it could never be
+    /// started.
     fn choose(boot: &Path) -> Result<Self> {
         let mut state = partition::read(boot).ok().flatten();
-        let mut told = None;
+        let mut reported = None;
         loop {
             let slot = state.as_mut().map_or(Slot::Recovery, GrubEnv::start);
             match arguments(&boot.join(grubenv::folder(slot))) {
                 Ok(arguments) => return Ok(Self { slot, arguments, state }),
                 Err(error) if slot == Slot::Recovery => return Err(error).context("looking for a system to start"),
-                Err(error) if told.replace(slot) != Some(slot) => {
+                Err(error) if reported.replace(slot) != Some(slot) => {
                     console::note(format!("slot {slot} cannot be started: {error:#}"));
                 }
                 Err(_) => {}
@@ -66,7 +67,7 @@ impl KexecTarget {
             File::open(&path).with_context(|| format!("opening {}", path.display()))
         };
         let (kernel, initrd) = (open("vmlinuz")?, open("initrd")?);
-        // The started system is told that the firmware did not start it.
+        // The argument tells the started system that the firmware did not start it.
         let line = CString::new(format!("{} {LOADER}={LOADER_KEXEC}", self.arguments))
             .context("reading the kernel's arguments")?;
         let line = line.as_bytes_with_nul();
@@ -89,7 +90,7 @@ impl KexecTarget {
     }
 }
 
-/// The kernel's arguments, if the folder has all that a start needs.
+/// The kernel arguments in the folder, which must have every file that a start needs.
 fn arguments(folder: &Path) -> Result<String> {
     for name in ["vmlinuz", "initrd"] {
         let path = folder.join(name);

@@ -11,15 +11,16 @@ use std::io;
 use std::path::Path;
 
 const MOUNT_POINT: &str = "/run/ros/boot";
-/// Held while the partition is mounted: a second mount could not have other flags.
+/// The lock is held while the partition is mounted: a second mount could not have other flags.
 const LOCK: &str = "/run/ros/boot.lock";
 
-/// The boot state as it is now.
+/// Reads the boot state.
 pub fn state() -> Result<GrubEnv> {
     with_mounted(true, state_in)
 }
 
-/// Changes the boot state on the disk. A state that cannot be read is replaced first by one made from the installed slots.
+/// Changes the boot state on the disk. A state that cannot be read is first replaced by one made from the installed
+/// slots.
 pub fn change_state(change: impl FnOnce(&mut GrubEnv)) -> Result<()> {
     with_mounted(false, |boot| change_state_in(boot, change))
 }
@@ -28,7 +29,7 @@ fn state_in(boot: &Path) -> Result<GrubEnv> {
     Ok(read(boot)?.unwrap_or_else(|| state_from_folders(boot)))
 }
 
-/// The boot state below the mounted partition `boot`; `None` if its bytes are none.
+/// The boot state below the mounted partition `boot`. `None` if the file is missing or damaged.
 pub fn read(boot: &Path) -> Result<Option<GrubEnv>> {
     let path = boot.join(grubenv::PATH);
     match GrubEnv::read(&path) {
@@ -53,12 +54,12 @@ fn change_state_in(boot: &Path, change: impl FnOnce(&mut GrubEnv)) -> Result<()>
     written.with_context(|| format!("writing {}", path.display()))
 }
 
-/// The bytes are wrong or not there, as opposed to a disk that cannot be read.
+/// Whether the bytes are wrong or missing, as opposed to a disk that cannot be read.
 fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound)
 }
 
-/// Each slot that has a manifest is on trial; A comes first.
+/// Makes a state in which each slot with a manifest is on trial. Slot A is preferred to B.
 fn state_from_folders(boot: &Path) -> GrubEnv {
     let slot = |slot| {
         let holds_a_system = boot.join(grubenv::folder(slot)).join("release.json").exists();
@@ -69,20 +70,20 @@ fn state_from_folders(boot: &Path) -> GrubEnv {
     GrubEnv { a, b, active, preferred: active, ..GrubEnv::INSTALLED }
 }
 
-/// Only where there is no file of the right length to overwrite.
+/// Creates the file. Used only if there is no file of the right length to overwrite.
 fn create(path: &Path, state: &GrubEnv) -> io::Result<()> {
     fs::write(path, state.to_bytes())?;
     File::open(path)?.sync_all()?;
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
-/// Calls `action` with the folder at which the partition is mounted, and unmounts it afterwards. Changes are on the disk
-/// only if `action` calls fsync: FAT writes nothing through when it is unmounted.
+/// Mounts the partition, calls `action` with its folder, and unmounts it. Changes are safely on the disk only if
+/// `action` calls fsync, because unmounting FAT does not flush them.
 pub fn with_mounted<T>(read_only: bool, action: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     with_mounted_device(&Path::new(DEVICES).join(partition_label::BOOT), read_only, action)
 }
 
-/// The same for the boot partition of another disk than the one that this system runs from.
+/// The same for the boot partition of any disk.
 pub fn with_mounted_device<T>(device: &Path, read_only: bool, action: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let lock = File::create(LOCK).with_context(|| format!("creating {LOCK}"))?;
     lock.lock().with_context(|| format!("locking {LOCK}"))?;
@@ -97,7 +98,7 @@ pub fn with_mounted_device<T>(device: &Path, read_only: bool, action: impl FnOnc
     result
 }
 
-/// Unmounts also when the action panics.
+/// Unmounts when dropped, so also if the action panics.
 struct Mounted;
 
 impl Drop for Mounted {

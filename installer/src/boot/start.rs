@@ -1,7 +1,7 @@
-//! Boots the installed system from a live system whose medium came first in the boot order.
+//! Boots the installed system from a live system when the medium precedes the disk in the boot order.
 //!
-//! On UEFI the firmware is asked to start the disk with its next start. Where it cannot be asked, or was asked and led
-//! back to the medium, the disk's kernel is started in place of this one.
+//! On UEFI the firmware is asked to start the disk at the next start. If it cannot be asked, or started the medium
+//! again after it was asked, the disk's kernel is started by kexec.
 
 use crate::boot::efi::{self, Position};
 use crate::boot::kexec;
@@ -19,7 +19,7 @@ use protocol::hardware::FirmwareKind;
 use std::fs;
 use std::path::Path;
 
-/// The machine's own system that is to be started: the one on the disk that the settings name, else the first.
+/// This machine's own system to start: the one on the disk that the settings name, else the first.
 pub fn own_system<'a>(
     machine: &'a Machine,
     device: Option<&str>,
@@ -29,7 +29,7 @@ pub fn own_system<'a>(
     machine.own_systems().find(|(disk, _)| named(disk)).or_else(|| machine.own_systems().next())
 }
 
-/// Leaves this live system for the one on the disk. Returns once the restart is under way.
+/// Leaves this live system for the one on the disk. Returns when the restart has begun.
 pub fn start(machine: &Machine, disk: &DiskDescription, system: &InstalledSystem, root: &Path) -> Result<()> {
     for (other, _) in machine.own_systems().filter(|(other, _)| other.path != disk.path) {
         console::note(format!("{} holds a system of this machine, too; it is left alone", other.path));
@@ -44,7 +44,7 @@ pub fn start(machine: &Machine, disk: &DiskDescription, system: &InstalledSystem
     kexec::start(Path::new(&system.boot.path)).with_context(advice)
 }
 
-/// Whether the firmware will start the disk next.
+/// Asks the firmware to start the disk. Returns whether it will.
 fn asks_firmware(machine: &Machine, system: &InstalledSystem, root: &Path) -> bool {
     if machine.hardware.firmware.kind != FirmwareKind::Uefi {
         return false;
@@ -60,8 +60,8 @@ fn asks_firmware(machine: &Machine, system: &InstalledSystem, root: &Path) -> bo
     asked.is_ok()
 }
 
-/// On an installed system that has come up: the firmware may be asked again, unless it was not the firmware that started
-/// the disk.
+/// Records on an installed system that it came up, so that the firmware may be asked again. Does nothing if the disk
+/// was started by kexec.
 pub fn has_started(root: &Path) {
     let arguments = KernelArguments::parse(&fs::read_to_string(root.join("proc/cmdline")).unwrap_or_default());
     if arguments.value(LOADER) != Some(LOADER_KEXEC)
@@ -71,14 +71,14 @@ pub fn has_started(root: &Path) {
     }
 }
 
-/// After an installation: the firmware starts the disk next, and before everything else from now on. Where it cannot be
-/// told, the person in front of the machine is.
+/// Puts the disk first in the firmware's boot order after an installation, also for the next start. If that fails, the
+/// console says what to do.
 pub fn put_first(plan: &InstallPlan, firmware: FirmwareKind, root: &Path) {
-    let told = match firmware {
+    let asked = match firmware {
         FirmwareKind::Uefi => efi::start_next(root, &plan.boot_partition(), Position::First).map_err(|e| e.to_string()),
         FirmwareKind::Bios => Err("this firmware has none that could be written".to_owned()),
     };
-    match told {
+    match asked {
         Ok(()) => console::note("the firmware's boot menu has an entry RancherOS, before all others"),
         Err(cause) => console::note(format!(
             "the firmware's boot menu is as it was: {cause}. Put the disk first, or remove the medium; a medium that \

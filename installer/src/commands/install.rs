@@ -36,8 +36,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// Installs, and retries after an error that can be corrected while the machine is on. Returns when the machine restarts, or
-/// with an error that cannot be corrected or needs a new process.
+/// Installs this machine. Retries after an error that can be corrected while the machine is on. Returns when the
+/// machine restarts, or with an error that cannot be corrected or needs a new process.
 pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     if options.all_consoles {
         console::take_all(root);
@@ -54,7 +54,7 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     loop {
         let Err(error) = attempt(gather(options, root)?, options, root, release.clone()).await else { return Ok(()) };
         let code = ExitCode::of(&error);
-        // After a failure without a known cause the unit begins anew, with a new process.
+        // After a failure of unknown cause the unit restarts the installer in a new process.
         if !code.may_change() || code == ExitCode::Failed {
             return Err(error);
         }
@@ -73,7 +73,7 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
 async fn pause(mut disks: DiskWatch, wait: Duration) {
     let end = Instant::now() + wait;
     let watching = tokio::task::spawn_blocking(move || disks.wait_for_change(end));
-    // A watch that failed would only shorten the wait.
+    // If the watch fails, the wait is only shorter.
     let _ = watching.await;
 }
 
@@ -89,7 +89,7 @@ async fn attempt(
     root: &Path,
     release: PathBuf,
 ) -> anyhow::Result<()> {
-    // The TPM takes its time on hardware; the network does, too.
+    // The TPM is started early, because it takes seconds on hardware, as the network does.
     let begin_identity = || PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let mut identity = gathered.settings().registration_url.is_some().then(begin_identity);
     let disks = DiskWatch::begin(root);
@@ -99,7 +99,7 @@ async fn attempt(
     if machine.disks.iter().any(|disk| disk.installed.is_some()) {
         machine.identities = identity.get_or_insert_with(begin_identity).names(gathered.settings()).await;
     }
-    // Before anybody is asked anything: neither the operator nor a network is needed, and the inventory stays as it is.
+    // This comes before any question: neither the operator nor a network is needed, and the inventory does not change.
     if let Some((disk, system)) = start::own_system(&machine, gathered.settings().device.as_deref()) {
         let choice = questions::offer_again(&mut *person(), disk, &system.version);
         let Some(again) = choice else { return start::start(&machine, disk, system, root) };
@@ -173,7 +173,7 @@ async fn without_operator(job: Job, machine: &Machine, root: &Path) -> anyhow::R
     }
 }
 
-/// Boots this machine's system from a disk that appeared only after the machine had asked for its configuration.
+/// Boots this machine's system from a disk that appeared only after the configuration was requested.
 fn start_late(before: &Machine, root: &Path) -> anyhow::Result<()> {
     let machine = Machine { identities: before.identities.clone(), ..Machine::probe(root) };
     let (disk, system) =
@@ -188,8 +188,8 @@ fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root
     let (verb, text) = if plan.power_off { ("poweroff", "switching off") } else { ("reboot", "into the new system") };
     announce(Milestone::Rebooting, text);
     console::flush();
-    // Nothing that runs here has anything to save, and everything written was synced and read back: services need
-    // not be stopped one by one.
+    // Services need not be stopped one by one: nothing here has anything to save, and everything written was synced and
+    // read back.
     Command::new("systemctl").args([verb, "--force"]).run().context("leaving the live system")?;
     Ok(())
 }
@@ -213,7 +213,7 @@ fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Outpu
     Ok(())
 }
 
-/// As the system calls itself (os-release(5)).
+/// Name of the running system (os-release(5)).
 fn release_name(root: &Path) -> String {
     let text = std::fs::read_to_string(root.join("usr/lib/os-release")).unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
@@ -261,7 +261,7 @@ async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut boo
     gathered.add_document(Source::Answer, config).or_exit(ExitCode::Configuration)
 }
 
-/// The public keys that GitHub shows for an account.
+/// The public keys of a GitHub account.
 async fn github_keys(user: &str) -> anyhow::Result<Vec<String>> {
     let url = format!("https://github.com/{user}.keys");
     let text = retry_download(ExitCode::Configuration, async || sources::download_text(&url, None).await).await?;
@@ -274,14 +274,14 @@ async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &mut 
         wait_for_network(network_is_up).await;
     }
     let ca = gathered.settings().registration_ca_cert.clone().value;
-    // What stands on a server can be mended while this machine is on; a file of the medium cannot.
+    // A document on a server can be corrected while this machine is on. A file of the medium cannot.
     let code = if sources::needs_network(url) { ExitCode::Configuration } else { ExitCode::Settings };
     let digest = gathered.settings().config_sha256.value;
     let document: CloudConfig = retry_download(code, async || sources::fetch(url, ca.as_deref(), digest).await).await?;
     gathered.add_document(Source::ConfigUrl, document).or_exit(code)
 }
 
-/// Retries a download until it succeeds or fails for good. The exit code of a failure is `code`.
+/// Retries a download until it succeeds or fails permanently. `code` is the exit code of a failure.
 async fn retry_download<R>(
     code: ExitCode,
     mut attempt: impl AsyncFnMut() -> Result<R, DocumentError>,

@@ -1,4 +1,4 @@
-//! Waits for a network address. systemd's own target is reached seconds later, and never without a cable.
+//! Waits for a network address. The target of systemd is reached seconds later, and never if no cable is attached.
 
 use crate::console;
 use machine::addresses::addresses;
@@ -6,12 +6,12 @@ use protocol::hardware::Address;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Between two checks; a check is one system call.
+/// Time between two checks. A check is one system call.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// After this long, and again after each such time, the console says what is being waited for.
+/// Time after which the console says what is missing. It repeats this at the same interval.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Returns as soon as the machine has an address.
+/// Returns when the machine has an address.
 pub async fn wait() -> Vec<Address> {
     if addresses().is_empty() {
         console::note("waiting for a network address");
@@ -22,15 +22,15 @@ pub async fn wait() -> Vec<Address> {
     .await
 }
 
-async fn wait_for(mut look: impl FnMut() -> Vec<Address>, mut complain: impl FnMut()) -> Vec<Address> {
+async fn wait_for(mut probe: impl FnMut() -> Vec<Address>, mut notify: impl FnMut()) -> Vec<Address> {
     let mut complain_at = Instant::now() + PATIENCE;
     loop {
-        let found = look();
+        let found = probe();
         if !found.is_empty() {
             return found;
         }
         if Instant::now() >= complain_at {
-            complain();
+            notify();
             complain_at += PATIENCE;
         }
         sleep(INTERVAL).await;
@@ -42,12 +42,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_cable_that_comes_late_is_waited_for_and_asked_for() {
+    async fn a_late_cable_is_waited_for_and_asked_for() {
         let begin = Instant::now();
         let address = Address { interface: "eth0".into(), address: "10.0.2.15".into() };
-        let look = || if begin.elapsed() < Duration::from_secs(70) { Vec::new() } else { vec![address.clone()] };
+        let probe = || if begin.elapsed() < Duration::from_secs(70) { Vec::new() } else { vec![address.clone()] };
         let mut complaints = 0;
-        let found = wait_for(look, || complaints += 1).await;
+        let found = wait_for(probe, || complaints += 1).await;
         assert_eq!((found, complaints), (vec![address], 2));
     }
 }

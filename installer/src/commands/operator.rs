@@ -1,4 +1,4 @@
-//! The connection to the operator that installing, registering and reporting share.
+//! The connection to the operator. The commands install, register and report share it.
 
 use crate::console::{self, announce, chain};
 use crate::exit_code::{ExitCode, OrExit};
@@ -16,10 +16,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle};
 
-/// In the operator's log.
+/// Name of this program in the operator's log.
 const CLIENT: &str = concat!("ros-installer/", env!("CARGO_PKG_VERSION"));
 
-/// An identity that is being prepared while other things happen.
+/// An identity that is prepared in the background.
 pub struct PendingIdentity(Preparing);
 
 enum Preparing {
@@ -27,17 +27,17 @@ enum Preparing {
     Ended(Result<TpmIdentity, TpmError>),
 }
 
-/// How long to wait for the keys of the TPM where they only tell which machine a disk belongs to.
+/// Limit of the wait for the TPM's keys when they are needed only to tell which machine a disk belongs to.
 const NAMING: Duration = Duration::from_secs(30);
 
 impl PendingIdentity {
-    /// Starts making the TPM's keys on a thread of its own.
+    /// Starts to create the TPM's keys on a separate thread.
     pub fn begin(tcti: String, root: PathBuf) -> Self {
         let prepare = move || TpmIdentity::prepare(Box::new(DeviceTpm::open(&tcti)?), &root, CLIENT.to_owned());
         Self(Preparing::Begun(tokio::task::spawn_blocking(prepare)))
     }
 
-    /// What an installation's marker may call this machine: all that is known, the identity that it proves first.
+    /// The known names that an installation's marker may use for this machine. The identity that it proves is first.
     pub async fn names(&mut self, settings: &Settings) -> Vec<String> {
         if let Preparing::Begun(task) = &mut self.0
             && let Ok(ended) = tokio::time::timeout(NAMING, task).await
@@ -52,7 +52,8 @@ impl PendingIdentity {
         by_tpm.iter().chain(&by_secret).map(Identity::name).collect()
     }
 
-    /// By the TPM; on a machine without one by the settings' shared secret, if there is one.
+    /// The identity by TPM. On a machine without one, the identity by the shared secret of the settings, if there is
+    /// one.
     pub async fn ready(self, settings: &Settings) -> anyhow::Result<Identity> {
         let prepared = match self.0 {
             Preparing::Begun(task) => unwound(task.await),
@@ -77,7 +78,7 @@ fn unwound<T>(ended: Result<T, JoinError>) -> T {
     }
 }
 
-/// The transport that the settings ask for; `None` without a registration URL.
+/// The transport for these settings. `None` without a registration URL.
 pub fn transport(settings: &Settings) -> anyhow::Result<Option<WebSocketTransport>> {
     let Some(url) = settings.registration_url.as_deref() else { return Ok(None) };
     let transport = WebSocketTransport::new(url, settings.registration_ca_cert.as_deref());
@@ -85,7 +86,7 @@ pub fn transport(settings: &Settings) -> anyhow::Result<Option<WebSocketTranspor
     transport.or_exit(ExitCode::Settings).with_context(origin).map(Some)
 }
 
-/// Registers and returns the open exchange with the operator's answer; see [`retry`].
+/// Registers the machine and returns the open exchange with the operator's answer; see [`retry`].
 pub async fn register(
     transport: &mut WebSocketTransport,
     identity: &Identity,
@@ -104,10 +105,11 @@ pub async fn register(
     retry(attempt, notify).await
 }
 
-/// Is given why an attempt failed and the wait before the next one.
+/// Called with the cause of a failed attempt and the wait before the next one.
 pub type RetryNotice = fn(&ExchangeError, Duration);
 
-/// Retries `attempt` until it succeeds or fails for good. Without `notify` there is one attempt. The error has the exit code.
+/// Retries `attempt` until it succeeds or fails permanently. Without `notify` there is one attempt. The error has the
+/// exit code.
 pub async fn retry<R>(
     mut attempt: impl AsyncFnMut() -> Result<R, ExchangeError>,
     notify: Option<RetryNotice>,
@@ -119,7 +121,7 @@ pub async fn retry<R>(
     result.map_err(|error| ExitCode::from(&error).with(error))
 }
 
-/// For the person at the console of the machine.
+/// Prints the notice for a person at the console of the machine.
 pub fn note_retry_on_console(error: &ExchangeError, wait: Duration) {
     if error.is_refusal() {
         announce(Milestone::Refused, reason(error, wait));
@@ -128,7 +130,7 @@ pub fn note_retry_on_console(error: &ExchangeError, wait: Duration) {
     }
 }
 
-/// For a command whose standard output is data.
+/// Prints the notice for a command whose standard output is data.
 pub fn note_retry_on_stderr(error: &ExchangeError, wait: Duration) {
     console::note(reason(error, wait));
 }
@@ -137,10 +139,10 @@ fn reason(error: &ExchangeError, wait: Duration) -> String {
     format!("{}; next attempt in {} s", chain(error), wait.as_secs_f64().ceil())
 }
 
-/// From 0 up to 1.
+/// A random number from 0 up to but excluding 1.
 pub fn jitter() -> f64 {
     let mut bytes = [0u8; 4];
-    // Without randomness the waits are still waits.
+    // Without randomness the waits have no jitter but are still made.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }

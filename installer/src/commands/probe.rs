@@ -1,4 +1,4 @@
-//! `probe`: everything known about the machine, as the operator will see it.
+//! `probe`: prints everything known about the machine, as the operator gets it.
 
 use crate::cli::{Output, ProbeOptions};
 use crate::console::{self, chain};
@@ -32,7 +32,7 @@ pub fn run(options: &ProbeOptions, root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The machine in a line, then a line for each disk and network interface.
+/// One line for the machine, then one for each disk and network interface.
 pub fn describe(machine: &Machine) -> String {
     let hardware = &machine.hardware;
     let firmware = match (hardware.firmware.kind, hardware.firmware.secure_boot) {
@@ -55,7 +55,7 @@ pub fn describe(machine: &Machine) -> String {
     lines.join("\n")
 }
 
-/// `Acme Anvil, serial S-1`
+/// Name of the machine, such as `Acme Anvil, serial S-1`.
 pub fn name(machine: &Machine) -> String {
     let system = |field: &str| machine.smbios.0.get("System Information").and_then(|section| section.get(field));
     let names = [system("Manufacturer"), system("Product Name")].into_iter().flatten().cloned().collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! `register`: the exchange alone, for trying out an operator and for machines that are installed by other means.
+//! `register`: only the exchange, to try out an operator and for machines that are installed by other means.
 
 use super::operator::{self, PendingIdentity};
 use crate::cli::{Output, RegisterOptions};

@@ -1,5 +1,5 @@
-//! `report`: an installed system reports to its operator, the first time after each boot as `booted`. The answer says how it
-//! joins its cluster.
+//! `report`: an installed system reports to its operator, the first time after each boot as `booted`. The answer says
+//! how the machine joins its cluster.
 
 use super::network;
 use super::operator::{self, PendingIdentity};
@@ -24,7 +24,7 @@ use protocol::{Join, OperatorSettings, SettingsRevision};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Exists once `booted` was recorded. `/run` is new at each boot.
+/// This file exists when `booted` was recorded. `/run` is empty at each boot.
 const BOOTED_RECORDED: &str = "run/ros/booted-recorded";
 
 pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
@@ -38,7 +38,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let (mut newest, mut previous) = (transport, previous(root));
     let mut report = os_report(&Status::read().context("describing this system")?, root)?;
-    // One that cannot be read is none: the operator says it again.
+    // An unreadable revision counts as none: the operator then sends the settings again.
     report.settings_revision = gathered.settings().registration_revision.as_deref().and_then(revision);
     network::wait().await;
     let identity = identity.ready(gathered.settings()).await?;
@@ -63,17 +63,17 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     match reinstall::take(answer.reinstall.as_ref(), report.slot, root) {
         Ok(true) => return Ok(()),
         Ok(false) => {}
-        // The next report tells the operator. The rest of the answer counts all the same.
+        // The next report tells the operator. The rest of the answer is still applied.
         Err(error) => console::note(format!("{error:#}")),
     }
     match answer.join {
-        // Recovery joins nothing.
+        // The recovery system joins no cluster.
         Some(join) if report.slot != Slot::Recovery => take(&join, root),
         _ => Ok(()),
     }
 }
 
-/// The transport by the previous settings; `None` if there are none that can be used.
+/// The transport for the previous settings. `None` if there are no usable ones.
 fn previous(root: &Path) -> Option<WebSocketTransport> {
     let file = root.join(Kept::Previous.file());
     if !file.exists() {
@@ -101,8 +101,8 @@ async fn say(
     exchange.finish(Done::default()).await
 }
 
-/// Stores how the operator is reached from now on. A failure is printed and does not stop the rest of the answer: the next
-/// answer has the settings again.
+/// Stores how the operator is reached from now on. A failure is printed, and the rest of the answer is still applied:
+/// the next answer has the settings again.
 fn keep(settings: &OperatorSettings, way: Kept, root: &Path) {
     match operator_settings::keep(root, settings, way) {
         Ok(true) => console::note(format!("the operator is reached otherwise from now on: {}", settings.revision)),
@@ -111,7 +111,7 @@ fn keep(settings: &OperatorSettings, way: Kept, root: &Path) {
     }
 }
 
-/// Applies how this machine joins its cluster, and prints what has changed.
+/// Applies how this machine joins its cluster, and prints the changes.
 fn take(join: &Join, root: &Path) -> anyhow::Result<()> {
     if let Some(pending) = &join.pending {
         console::note(format!("how to join a cluster is not known yet: {pending}"));
@@ -122,7 +122,7 @@ fn take(join: &Join, root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails on a live system: what runs from a medium is not installed.
+/// Describes the running system. Fails on a live system, because it is not installed.
 fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
     anyhow::ensure!(status.slot != Slot::Live, "a live system is not an installed one: there is nothing to report");
     let kernel = |name: &str| -> anyhow::Result<String> {
@@ -144,7 +144,7 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
     })
 }
 
-/// For `status`.
+/// Stores the time of the report, which `status` shows.
 fn remember(path: &Path) -> anyhow::Result<()> {
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let body = serde_json::to_vec(&LastReport { at }).context("writing the last report's time")?;

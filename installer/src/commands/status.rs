@@ -1,4 +1,4 @@
-//! `status`: which system runs here.
+//! `status`: prints which system runs here.
 
 use crate::cli::{Output, OutputOptions};
 use crate::console;

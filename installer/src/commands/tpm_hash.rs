@@ -1,4 +1,4 @@
-//! `tpm-hash`: the machine's identity, for whoever writes a MachineInventory by hand.
+//! `tpm-hash`: prints the machine's identity, for a person who writes a MachineInventory by hand.
 
 use crate::cli::TpmOptions;
 use crate::console;

@@ -1,5 +1,5 @@
-//! All consoles of a machine: its screen and its serial ports. Output and questions appear on each of them. A slow console
-//! delays nothing: each has a bounded buffer and a thread that writes it.
+//! All consoles of a machine: its screen and its serial ports. Output and questions appear on each of them. Each
+//! console has a bounded buffer and a thread that writes it, so that a slow one delays nothing.
 
 mod input;
 mod page;
@@ -25,7 +25,7 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    /// Opens all consoles that the machine has. `None`: it has none.
+    /// Opens all consoles of the machine. `None` if it has none.
     pub fn open(root: &Path) -> Option<Self> {
         let kernels = kernel_consoles(root);
         let screens: Vec<_> = names(root)
@@ -45,18 +45,18 @@ impl Consoles {
         (!screens.is_empty()).then(|| Self::new(screens))
     }
 
-    /// Terminals by name. They must be open without blocking.
+    /// Takes terminals with their names. They must be open without blocking.
     fn new(terminals: Vec<(String, File)>) -> Self {
         let screens = terminals.into_iter().map(|(name, tty)| Screen::begin(name, tty)).collect();
         Self { screens, page: Mutex::default() }
     }
 
-    /// Sets a part of the line that is repeated above what is said.
+    /// Sets a part of the heading, the line that is repeated above other lines.
     pub fn head(&self, part: Heading, text: &str) {
         lock(&self.page).heading.insert(part, text.to_owned());
     }
 
-    /// Shows whole lines. They start on a line of their own, whatever is open.
+    /// Shows whole lines. They start on a new line, even if a progress bar or a question is open.
     pub fn say(&self, text: &str) {
         let mut page = lock(&self.page);
         let text = page.compose(text);
@@ -73,8 +73,8 @@ impl Consoles {
         self.screens.iter().for_each(|screen| screen.output.push(text.as_bytes()));
     }
 
-    /// Asks on all consoles. The first answer counts; the other consoles show it, unless it is secret. `None`: there was no
-    /// answer within `patience`, or no console is left.
+    /// Asks on all consoles. The first answer is used, and the other consoles show it, unless it is secret. `None` if
+    /// there was no answer within `patience`, or if no console is left.
     pub fn ask(&self, prompt: &str, is_secret: bool, patience: Option<Duration>) -> Option<String> {
         let deadline = patience.map(|patience| Instant::now() + patience);
         self.echo(!is_secret);
@@ -85,7 +85,7 @@ impl Consoles {
                 if !line.contains(prompt.trim()) {
                     break (screen, line);
                 }
-                // A port that is looped back, or whose other end repeats what it hears, would answer every question.
+                // A port that is looped back, or whose other end repeats its input, would answer every question.
                 listening.retain(|(other, _)| other.name != screen.name);
                 self.say(&format!("{} sends back what is shown on it, and is not listened to.", screen.name));
                 self.show(prompt);
@@ -94,19 +94,19 @@ impl Consoles {
         let (answered, answer) = answer;
         let shown = if is_secret { "" } else { answer.as_str() };
         for other in self.screens.iter().filter(|screen| screen.name != answered.name) {
-            // What was begun here belongs to no question any more.
+            // Input that was begun on other consoles must not answer the next question.
             let _ = tcflush(&*other.tty, FlushArg::TCIFLUSH);
             other.output.push(format!("\r{prompt}{shown}  (answered on {})\x1b[K\n", answered.name).as_bytes());
         }
         self.echo(true);
-        // The Enter that ended the answer ended the line.
+        // The Enter that ended the answer also ended the line.
         let mut page = lock(&self.page);
         page.line_is_open = false;
         page.rows_since_heading += rows(prompt);
         Some(answer)
     }
 
-    /// Waits until everything is on the consoles that take it, at most for `limit`.
+    /// Waits until all output is written to the consoles that accept it, but at most for `limit`.
     pub fn flush(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         self.screens.iter().for_each(|screen| screen.output.wait(deadline));
@@ -126,7 +126,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Text as it is; for a progress bar.
+/// Writes text as it is, for a progress bar.
 impl Write for &Consoles {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.show(&String::from_utf8_lossy(bytes));
@@ -149,7 +149,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// The person's side of a console.
+    /// The other end of a console, where a person types and reads.
     struct Person(File);
 
     impl Person {
@@ -157,7 +157,7 @@ mod tests {
             self.0.write_all(text.as_bytes()).unwrap();
         }
 
-        /// Reads until this was shown.
+        /// Reads until this text was shown.
         fn sees(&mut self, text: &str) -> String {
             let (mut seen, mut buffer) = (String::new(), [0; 4096]);
             while !seen.contains(text) {
@@ -224,12 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn a_console_that_takes_nothing_holds_up_nobody() {
+    fn a_blocked_console_does_not_delay_the_others() {
         let (consoles, mut people) = consoles(&["ttyS0", "ttyS1"]);
         let mut listener = people.remove(1);
         let listening = thread::spawn(move || listener.sees("the last line"));
         let begin = Instant::now();
-        // Nobody reads the first one, and this is more than the kernel keeps and more than we do.
+        // The first console is not read, and the text is more than the kernel's buffer and ours.
         for number in 0..4000 {
             consoles.say(&format!("line {number} of many that say nothing at all"));
             if number % 500 == 0 {

@@ -1,11 +1,11 @@
-//! The progress of writing a disk, as a bar or as lines.
+//! Shows the progress of writing a disk, as a bar or as lines.
 
 use protocol::message::{InstallPhase, Progress};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-/// Shows progress: a bar on a terminal, a line for every ten percent elsewhere.
-/// Lines fit 80 columns; only carriage return is used, so that any serial terminal will do.
+/// Shows progress: a bar on a terminal, a line for every ten percent elsewhere. Lines fit 80 columns. The only control
+/// character is carriage return, so that any serial terminal works.
 pub struct ProgressDisplay<W> {
     out: W,
     redraws: bool,
@@ -17,12 +17,12 @@ pub struct ProgressDisplay<W> {
 }
 
 impl<W: Write> ProgressDisplay<W> {
-    /// `redraws`: whether `out` is a terminal. `now` is when the first phase begins.
+    /// `redraws` tells whether `out` is a terminal. The first phase begins at `now`.
     pub fn new(out: W, redraws: bool, now: Instant) -> Self {
         Self { out, redraws, phase: None, phase_began: now, drawn_at: None, drawn_tenth: 0, line_is_open: false }
     }
 
-    /// Takes one report; draws at most four times a second.
+    /// Shows one report. Draws at most four times a second.
     pub fn show(&mut self, progress: &Progress, now: Instant) {
         if self.phase != Some(progress.phase) {
             self.end_line();
@@ -43,7 +43,7 @@ impl<W: Write> ProgressDisplay<W> {
             return;
         }
         let line = line(progress, now.duration_since(self.phase_began));
-        // As in `announce`: a console that cannot be written to must not end an installation.
+        // Errors are ignored as in `announce`: a broken console must not end an installation.
         let _ = if self.redraws { write!(self.out, "\r{line:<78}") } else { writeln!(self.out, "{line}") };
         let _ = self.out.flush();
         (self.drawn_at, self.drawn_tenth, self.line_is_open) = (Some(now), tenth, self.redraws);
@@ -52,7 +52,7 @@ impl<W: Write> ProgressDisplay<W> {
         }
     }
 
-    /// Ends a bar that is still open, so that other text starts on its own line.
+    /// Ends the line of an open bar, so that other text starts on a new line.
     pub fn end_line(&mut self) {
         if std::mem::take(&mut self.line_is_open) {
             let _ = writeln!(self.out).and_then(|()| self.out.flush());
@@ -60,14 +60,14 @@ impl<W: Write> ProgressDisplay<W> {
     }
 }
 
-/// `writing   [#####---------------]  25%   64/256 MiB   32 MiB/s   6 s left`
+/// A line such as `writing   [#####---------------]  25%   64/256 MiB   32 MiB/s   6 s left`.
 fn line(progress: &Progress, elapsed: Duration) -> String {
     const CELLS: u64 = 20;
     let total = progress.total_bytes.max(1);
     let bytes = progress.bytes.min(total);
     let filled = (u128::from(bytes) * u128::from(CELLS) / u128::from(total)) as usize;
     let percent = u128::from(bytes) * 100 / u128::from(total);
-    // The first moments say nothing of the speed: caches fill.
+    // The first moments say nothing about the speed, because caches fill.
     let rate = Some(bytes as f64 / elapsed.as_secs_f64()).filter(|rate| *rate >= 1.0 && elapsed.as_millis() >= 200);
     let speed = rate
         .map(|rate| format!("  {:.0} MiB/s  {:.0} s left", rate / f64::from(1 << 20), (total - bytes) as f64 / rate));

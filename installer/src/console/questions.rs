@@ -1,5 +1,5 @@
-//! The questions asked at the console when a medium has no registration: plain lines, so that a serial terminal of
-//! 24 lines without cursor movement will do as well as a screen.
+//! Asks questions at the console when a medium has no registration. They are plain lines, so that a serial terminal of
+//! 24 lines without cursor movement works as well as a screen.
 
 mod terminal;
 
@@ -16,11 +16,11 @@ pub use terminal::Terminal;
 /// Where questions appear and answers come from.
 pub trait Console {
     fn say(&mut self, text: &str) -> io::Result<()>;
-    /// One line without its end; `None` when the console was closed.
+    /// Asks for one line, which is returned without its end. `None` if the console was closed.
     fn ask(&mut self, prompt: &str) -> io::Result<Option<String>>;
-    /// The same, for as long as `patience`: `None` when nobody has answered by then.
+    /// The same, for at most `patience`. `None` also if there was no answer by then.
     fn ask_within(&mut self, prompt: &str, patience: Duration) -> io::Result<Option<String>>;
-    /// One line that is not shown while it is typed.
+    /// Asks for one line that is not shown while it is typed.
     fn ask_secret(&mut self, prompt: &str) -> io::Result<Option<String>>;
 }
 
@@ -28,9 +28,9 @@ pub trait Console {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answers {
     pub settings: Layer,
-    /// Overrides the cloud-config of the medium.
+    /// Cloud-config that overrides that of the medium.
     pub cloud_config: CloudConfig,
-    /// Accounts at GitHub whose public keys may log in; they are fetched once there is a network.
+    /// GitHub accounts whose public keys may log in. The keys are fetched when there is a network.
     pub github_users: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ pub enum DeclinedError {
     Console(#[from] io::Error),
 }
 
-/// Asks all questions. A setting that is already known is not asked for.
+/// Asks all questions, except for settings that are already known.
 pub fn ask(console: &mut dyn Console, machine: &Machine, settings: &Settings) -> Result<Answers, DeclinedError> {
     let mut dialog = Dialog { console };
     dialog.say("\nThis medium has no registration. A few questions, then this machine is installed.")?;
@@ -82,13 +82,13 @@ pub fn ask(console: &mut dyn Console, machine: &Machine, settings: &Settings) ->
     Ok(Answers { settings: layer, cloud_config: CloudConfig(config), github_users })
 }
 
-/// Time for a person to ask for a new installation.
+/// Time in which a person may ask for a new installation.
 const CHOICE: Duration = Duration::from_secs(10);
-/// The answer that asks for it.
+/// The answer that asks for a new installation.
 const AGAIN: &str = "again";
 
-/// Offers to install again instead of booting the system on the disk. Returns the settings for the installation if a person
-/// asked for it and typed the name of the disk; otherwise, and without a console, `None`.
+/// Offers to install again instead of booting the system on the disk. Returns the settings for the installation if a
+/// person asked for it and typed the name of the disk. Otherwise, and without a console, returns `None`.
 pub fn offer_again(console: &mut dyn Console, disk: &DiskDescription, version: &str) -> Option<Layer> {
     let mut dialog = Dialog { console };
     dialog.again(disk, version).unwrap_or_else(|error| {
@@ -226,7 +226,7 @@ impl Dialog<'_> {
         }
     }
 
-    /// The disk's name must be typed: a habit of pressing Enter or `y` destroys nothing.
+    /// Requires that the disk's name is typed, so that a habit of pressing Enter or `y` destroys nothing.
     fn confirm(&mut self, disk: &DiskDescription) -> Result<(), DeclinedError> {
         self.say(&format!("\nEverything on this disk will be destroyed:\n  {}", summary(disk)))?;
         let name = disk.path.trim_start_matches("/dev/");
@@ -254,12 +254,12 @@ fn summary(disk: &DiskDescription) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ")
 }
 
-/// GitHub's rule for account names: letters, digits and single hyphens, at most 39.
+/// Whether the text follows GitHub's rule for account names: letters, digits and hyphens, at most 39.
 fn is_github_user(user: &str) -> bool {
     (1..=39).contains(&user.len()) && user.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// Whether the line looks like one of sshd's `authorized_keys` without options.
+/// Whether the line has the form of sshd's `authorized_keys` without options.
 pub fn is_public_key(line: &str) -> bool {
     let mut words = line.split_ascii_whitespace();
     let kind = words.next().unwrap_or_default();

@@ -20,42 +20,43 @@ use std::time::{Duration, Instant};
 /// A slow machine that pulls images at its first start takes minutes.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const INTERVAL: Duration = Duration::from_secs(1);
-/// After [`PATIENCE`].
+/// Interval after [`PATIENCE`].
 const LONG_INTERVAL: Duration = Duration::from_secs(30);
-/// These fail because of the configuration or the operator. Another slot would fail in the same way.
+/// Units that fail because of the configuration or the operator. Another slot would fail in the same way.
 const TOLERATED: &[&str] = &["ros-apply.service", "ros-runcmd.service", "ros-report.service"];
 /// systemd-networkd's summary (sd-network(3)).
 const NETWORK_STATE: &str = "/run/systemd/netif/state";
 
-/// Waits until the system is up and marks its slot as good, which gives it all its starts back. A slot with a byte that is
-/// not as it was written stays or becomes one on trial. A slot on trial that does not come up in time restarts the machine if the other slot holds a system; GRUB has counted the start. Where nothing
-/// else holds a system, a missing network and failed units are no reason to use up starts: recovery would not help.
+/// Waits until the system is up and marks its slot as good, which gives the slot all its starts back. A slot with a
+/// changed byte is put on trial. If a slot on trial does not come up in time and the other slot holds a system, the
+/// machine restarts; GRUB has counted the start. If nothing else holds a system, a missing network and failed units are
+/// no reason to use up starts, because recovery would not help.
 pub fn run() -> Result<()> {
     let slot = Boot::probe(Path::new("/")).slot.filter(|slot| *slot != Slot::Live);
     let slot = slot.context("finding ros.slot= on the kernel command line: this is not an installed system")?;
     let is_alone = !other_slot_may_start(&partition::state()?, slot);
     let begun = Instant::now();
-    let mut was_told = false;
+    let mut was_announced = false;
     loop {
         let Verdict::NotYet(reason) = judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE) else { break };
         let is_late = begun.elapsed() >= PATIENCE;
-        if is_late && !was_told {
+        if is_late && !was_announced {
             announce(Milestone::Failed, format!("slot {slot} is not marked as good: {reason}"));
             restart_if_on_trial(slot)?;
-            was_told = true;
+            was_announced = true;
         }
         sleep(if is_late { LONG_INTERVAL } else { INTERVAL });
     }
     if let Err(damage) = recovery::check(slot) {
-        // What is damaged may not have been read yet, and dm-verity restarts the machine when it is. Without this a good
-        // slot would be given back its starts each time.
+        // The damaged part may not have been read yet, and dm-verity restarts the machine when it is. If the slot
+        // stayed good, it would get its starts back each time.
         partition::change_state(|env| env.doubt(slot))?;
         announce(Milestone::Failed, format!("slot {slot} is damaged and not marked as good: {damage:#}"));
         return restart_if_on_trial(slot);
     }
     partition::change_state(|env| env.mark_good(slot))?;
     if let Err(error) = host_identity::keep(Path::new("/"), Path::new(PERSISTENT)) {
-        // The slot is good without it; the next start tries again.
+        // The slot is good without the copy. The next start tries again.
         tracing::warn!("{error:#}");
     }
     start::has_started(Path::new("/"));
@@ -76,15 +77,15 @@ struct Observation {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Good,
-    /// With what is missing.
+    /// The text names what is missing.
     NotYet(String),
 }
 
-/// `is_alone`: no other slot holds a system. `is_late`: the patience with this one is over.
+/// `is_alone`: no other slot holds a system. `is_late`: [`PATIENCE`] is over.
 fn judge(seen: &Observation, is_alone: bool, is_late: bool) -> Verdict {
     let failed: Vec<&str> =
         seen.failed_units.iter().map(String::as_str).filter(|unit| !TOLERATED.contains(unit)).collect();
-    // A job of the user's own that never ends keeps the system `starting` for ever.
+    // A job of the user that never ends keeps the system `starting` for ever.
     let is_up = matches!(seen.system.as_str(), "running" | "degraded")
         || (is_alone && is_late && matches!(seen.system.as_str(), "starting" | "initializing"));
     if !is_up {
@@ -101,7 +102,7 @@ fn judge(seen: &Observation, is_alone: bool, is_late: bool) -> Verdict {
 }
 
 fn observe() -> Result<Observation> {
-    // The exit status repeats the word; only the word is needed.
+    // The exit status has the same meaning as the word, so only the word is needed.
     let system = Command::new("systemctl").arg("is-system-running").output()?;
     let failed = Command::new("systemctl")
         .args(["list-units", "--state=failed", "--plain", "--no-legend", "--no-pager"])
@@ -115,8 +116,8 @@ fn observe() -> Result<Observation> {
     })
 }
 
-/// A system that has worked before is left to whoever repairs it: another slot need not be better, and somebody may be
-/// logged in.
+/// Restarts only from a slot on trial. A system that has worked before is left for repair: another slot may be no
+/// better, and somebody may be logged in.
 fn restart_if_on_trial(slot: Slot) -> Result<()> {
     let env = partition::state()?;
     if is_given_up(&env, slot) {
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn no_network_and_failed_units_burn_no_slot_where_nothing_else_holds_a_system() {
+    fn no_network_and_failed_units_use_up_no_starts_if_nothing_else_holds_a_system() {
         assert_eq!(seen("degraded", &["users-own.service"], "", true, false), Verdict::Good);
         assert_eq!(seen("starting", &[], "", true, false), Verdict::NotYet("the system is starting".into()));
         assert_eq!(seen("starting", &[], "", true, true), Verdict::Good);

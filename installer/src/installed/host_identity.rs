@@ -1,5 +1,5 @@
-//! The host identity of an installed system: machine-id and SSH host keys. They live on COS_PERSISTENT; a copy on
-//! COS_OEM outlives it. `ros-init` binds the copy over their places in the recovery system.
+//! The host identity of an installed system: machine-id and SSH host keys. They are on COS_PERSISTENT, and a copy on
+//! COS_OEM outlives it. In the recovery system `ros-init` binds the copy to their paths.
 
 use crate::installed::files::write;
 use anyhow::{Context, Result};
@@ -9,17 +9,17 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Copies the identity on COS_PERSISTENT, mounted at `persistent`, to COS_OEM. Nothing is copied of one that is not whole;
-/// the copy from before stays.
+/// Copies the identity from COS_PERSISTENT, mounted at `persistent`, to COS_OEM. An incomplete identity is not copied;
+/// the earlier copy stays.
 pub fn keep(root: &Path, persistent: &Path) -> Result<()> {
     copy(persistent, &below(root, OEM_IDENTITY))
         .with_context(|| format!("copying machine-id and host keys to {OEM_IDENTITY}"))
 }
 
-/// Lays out the copy in `folder`, which becomes the top of a new file system.
+/// Writes the copy into `folder`, which becomes the root folder of a new file system.
 pub fn lay_out(root: &Path, folder: &Path) -> Result<()> {
     copy(&below(root, OEM_IDENTITY), folder).context("laying out machine-id and host keys")?;
-    // `ros-init` binds only what is in here; /etc itself is the image's.
+    // `ros-init` binds only the content of these folders. /etc itself comes from the image.
     for folder in [folder.join("etc"), folder.join("etc/ssh")].iter().filter(|folder| folder.exists()) {
         fs::set_permissions(folder, Permissions::from_mode(0o755))?;
     }
@@ -28,14 +28,14 @@ pub fn lay_out(root: &Path, folder: &Path) -> Result<()> {
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let machine_id = below(from, MACHINE_ID);
-    // The first start is what makes it; before that there is nothing to lose.
+    // The first start creates the machine-id. Before that there is nothing to keep.
     let Some(id) = File::read(&machine_id)?.filter(|id| !id.bytes.is_empty()) else { return Ok(()) };
     let keys = if below(from, SSH_HOST_KEYS).exists() { files(&below(from, SSH_HOST_KEYS))? } else { Vec::new() };
     for key in &keys {
         let copy = below(to, SSH_HOST_KEYS).join(key.file_name().unwrap_or_default());
         File::read(key)?.map_or(Ok(()), |key| key.write(&copy))?;
     }
-    // `ros-init` takes a copy without it for one that was cut short.
+    // The machine-id is written last: `ros-init` treats a copy without it as incomplete.
     id.write(&below(to, MACHINE_ID))
 }
 
@@ -45,7 +45,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.into_iter().filter(|path| path.is_file()).collect())
 }
 
-/// A file with its mode: systemd-networkd, which reads the machine-id in recovery, is not root.
+/// A file with its mode. systemd-networkd, which reads the machine-id in recovery, is not root.
 #[derive(PartialEq, Eq)]
 struct File {
     bytes: Vec<u8>,
@@ -62,7 +62,7 @@ impl File {
         }
     }
 
-    /// Only a change is written: this runs at every start.
+    /// Writes only a change, because this runs at every start.
     fn write(&self, path: &Path) -> Result<()> {
         if Self::read(path)?.as_ref() == Some(self) {
             return Ok(());

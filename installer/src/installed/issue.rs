@@ -10,34 +10,35 @@ use protocol::message::Slot;
 use std::fs;
 use std::path::Path;
 
-/// Below /etc/issue in agetty's order (agetty(8)); `/run` is new at each boot.
+/// A folder that agetty reads after /etc/issue (agetty(8)). `/run` is empty at each boot.
 const FOLDER: &str = "run/issue.d";
-/// A node of a cluster has an address for each of its bridges; those of its network cards sort before most of them.
+/// Limit for a node of a cluster, which has an address for each of its bridges. Addresses of network cards sort before
+/// most of them.
 const MOST_ADDRESSES: usize = 6;
 
-/// Writes it. If it changed, login prompts that nobody uses are redrawn.
+/// Writes the text. If it changed, unused login prompts are redrawn.
 pub fn write(root: &Path) -> Result<()> {
-    // The login is not scrolled away by what is no error. Whoever may not change the level reads between the lines.
+    // Kernel messages that are no errors must not scroll the login away. If the level cannot be changed, they do.
     let _ = fs::write(root.join(LOG_LEVELS), ERRORS_ONLY);
     let text = match Status::read() {
         Ok(status) => text(&status, &addresses()),
         Err(error) => unknown(&format!("{error:#}"), &addresses()),
     };
     if replace(&root.join(FOLDER), &text)? {
-        // Fails where no login has ever been started, which then reads the new text.
+        // agetty fails if no login was ever started. Such a login reads the new text when it starts.
         let _ = Command::new("agetty").arg("--reload").run();
     }
     Ok(())
 }
 
-/// The same where something else was done that it must not undo.
+/// Writes the text after another action. A failure is only printed, because it must not undo that action.
 pub fn refresh(root: &Path) {
     if let Err(error) = write(root) {
         console::note(format!("{error:#}"));
     }
 }
 
-/// Whether it was something else before.
+/// Replaces the text. Returns whether it has changed.
 fn replace(folder: &Path, text: &str) -> Result<bool> {
     let path = folder.join("ros.issue");
     if fs::read_to_string(&path).is_ok_and(|before| before == text) {
@@ -45,7 +46,7 @@ fn replace(folder: &Path, text: &str) -> Result<bool> {
     }
     let write = || {
         fs::create_dir_all(folder)?;
-        // Only names that end with `.issue` are shown.
+        // agetty shows only files whose names end with `.issue`.
         let new = folder.join("ros.new");
         fs::write(&new, text)?;
         fs::rename(new, &path)
@@ -60,7 +61,7 @@ fn text(status: &Status, addresses: &[Address]) -> String {
         slot => format!("slot {slot}"),
     };
     let known = status.to_string();
-    // The digest in the line of the release fills more than a row.
+    // The line of the release is left out, because its digest fills more than a row.
     let rest = known.lines().filter(|line| !line.starts_with("Release:") && !line.starts_with("Slot:"));
     let rest: String = rest.map(|line| escaped(line) + "\n").collect();
     format!("Name:        \\n\n{}Release:     {}, {system}\n{rest}\n", shown(addresses), escaped(&status.version))
@@ -78,7 +79,7 @@ fn shown(addresses: &[Address]) -> String {
     addresses.iter().take(MOST_ADDRESSES).map(line).collect()
 }
 
-/// A backslash begins what agetty fills in (agetty(8), "ISSUE FILES").
+/// The text with backslashes doubled: a single one starts an escape of agetty (agetty(8), "ISSUE FILES").
 fn escaped(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect::<String>().replace('\\', "\\\\")
 }
@@ -89,7 +90,7 @@ mod tests {
     use machine::BootMode;
 
     #[test]
-    fn what_stands_above_the_login_fits_a_terminal() {
+    fn the_text_above_the_login_fits_a_terminal() {
         let status = Status {
             mode: BootMode::System,
             slot: Slot::A,

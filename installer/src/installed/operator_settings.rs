@@ -1,5 +1,5 @@
-//! How an installed system reaches its operator: the newest settings and the previous ones. Only root reads the two files,
-//! because both hold a token.
+//! The settings by which an installed system reaches its operator: the newest and the previous ones. Both files hold a
+//! token, so only root can read them.
 
 use crate::installed::files::write_secret;
 use crate::session::ExchangeError;
@@ -13,14 +13,14 @@ use protocol::OperatorSettings;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// The settings before the newest.
+/// File with the settings before the newest.
 const PREVIOUS_FILE: &str = "oem/registration.previous.yaml";
 
 const URL: &str = "registrationURL";
 const AUTHORITIES: &str = "registrationCACert";
 const REVISION: &str = "registrationRevision";
 
-/// Which of the settings kept.
+/// Which of the two stored settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
     Newest,
@@ -28,7 +28,7 @@ pub enum Kept {
 }
 
 impl Kept {
-    /// The file, below the root.
+    /// Path of the file, relative to the root.
     pub fn file(self) -> &'static str {
         match self {
             Self::Newest => INSTALLED_FILE,
@@ -37,15 +37,15 @@ impl Kept {
     }
 }
 
-/// Keeps what the operator said when it was reached by the settings that are `proven`. True: this machine reaches its
-/// operator otherwise from now on. What cannot be used is an error, and changes nothing. Whenever the power goes, one of
-/// the files holds settings that were proven. Once the newest are, those before go: an authority that was given up must
-/// not be trusted for ever.
-pub fn keep(root: &Path, told: &OperatorSettings, proven: Kept) -> Result<bool> {
-    told.check().map_err(anyhow::Error::msg)?;
+/// Stores the settings that the operator sent when it was reached by the settings `proven`. Returns whether the address
+/// or the authorities of the operator have changed. Unusable settings are an error and change nothing. Whenever the
+/// power fails, one of the files holds proven settings. When the newest settings are proven, the previous ones are
+/// removed, because an authority that was given up must not be trusted for ever.
+pub fn keep(root: &Path, sent: &OperatorSettings, proven: Kept) -> Result<bool> {
+    sent.check().map_err(anyhow::Error::msg)?;
     let newest = below(root, INSTALLED_FILE);
     let before = sources::read(&newest)?.unwrap_or_default();
-    let after = with(&before, told);
+    let after = with(&before, sent);
     let moves = [URL, AUTHORITIES].iter().any(|key| setting(&before, key) != setting(&after, key));
     if !moves && proven == Kept::Newest {
         remove(&below(root, PREVIOUS_FILE)).with_context(|| format!("removing {PREVIOUS_FILE}"))?;
@@ -53,8 +53,8 @@ pub fn keep(root: &Path, told: &OperatorSettings, proven: Kept) -> Result<bool> 
     if after == before {
         return Ok(false);
     }
-    let authorities = Some(told.authorities.concat()).filter(|pem| !pem.is_empty());
-    WebSocketTransport::new(&told.registration_url, authorities.as_deref())?;
+    let authorities = Some(sent.authorities.concat()).filter(|pem| !pem.is_empty());
+    WebSocketTransport::new(&sent.registration_url, authorities.as_deref())?;
     if moves && proven == Kept::Newest {
         write_secret(&below(root, PREVIOUS_FILE), before.to_yaml().as_bytes())
             .with_context(|| format!("writing {PREVIOUS_FILE}"))?;
@@ -63,7 +63,8 @@ pub fn keep(root: &Path, told: &OperatorSettings, proven: Kept) -> Result<bool> 
     Ok(moves)
 }
 
-/// Tries by the newest settings and, where that fails, by those before. Of two failures the one that may pass is told.
+/// Tries the newest settings and, if they fail, the previous ones. If both fail, returns the failure of the newest,
+/// unless only that of the previous may be temporary.
 pub async fn by_either<W, R>(
     newest: &mut W,
     previous: Option<&mut W>,
@@ -88,19 +89,19 @@ fn remove(file: &Path) -> std::io::Result<()> {
     }
 }
 
-/// The document with these settings in it; what else it holds stays.
-fn with(document: &CloudConfig, told: &OperatorSettings) -> CloudConfig {
+/// The document with these settings added. Everything else in it stays.
+fn with(document: &CloudConfig, sent: &OperatorSettings) -> CloudConfig {
     let mut document = document.clone();
     let mut install = match document.0.get("rancheros").and_then(|rancheros| rancheros.get("install")) {
         Some(Value::Object(install)) => install.clone(),
         _ => Map::new(),
     };
     install.retain(|key, _| [URL, AUTHORITIES, REVISION].iter().all(|own| normal_key(own) != normal_key(key)));
-    install.insert(URL.to_owned(), told.registration_url.as_str().into());
-    if !told.authorities.is_empty() {
-        install.insert(AUTHORITIES.to_owned(), told.authorities.concat().into());
+    install.insert(URL.to_owned(), sent.registration_url.as_str().into());
+    if !sent.authorities.is_empty() {
+        install.insert(AUTHORITIES.to_owned(), sent.authorities.concat().into());
     }
-    install.insert(REVISION.to_owned(), told.revision.as_str().into());
+    install.insert(REVISION.to_owned(), sent.revision.as_str().into());
     match document.0.get_mut("rancheros") {
         Some(Value::Object(rancheros)) => {
             rancheros.insert("install".to_owned(), install.into());
@@ -133,7 +134,7 @@ mod tests {
         fs::write(root.path().join(INSTALLED_FILE), file).unwrap();
         root
     }
-    fn told(revision: &str, url: &str) -> OperatorSettings {
+    fn sent(revision: &str, url: &str) -> OperatorSettings {
         static AUTHORITY: LazyLock<String> = LazyLock::new(|| {
             let key = rcgen::KeyPair::generate().unwrap();
             rcgen::CertificateParams::default().self_signed(&key).unwrap().pem()
@@ -148,24 +149,24 @@ mod tests {
     #[test]
     fn the_newest_and_those_before_are_kept_for_root_alone() {
         let root = system();
-        assert!(keep(root.path(), &told("r1", "https://new/t1"), Newest).unwrap());
+        assert!(keep(root.path(), &sent("r1", "https://new/t1"), Newest).unwrap());
         assert_eq!(kept(&root, INSTALLED_FILE, URL), Some("https://new/t1".into()));
         assert_eq!(kept(&root, INSTALLED_FILE, "registrationSecret"), Some("s3cret".into()));
         assert_eq!(kept(&root, PREVIOUS_FILE, URL), Some("https://old/t0".into()));
         for file in [INSTALLED_FILE, PREVIOUS_FILE] {
             assert_eq!(fs::metadata(root.path().join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
         }
-        assert!(!keep(root.path(), &told("r1", "https://new/t1"), Previous).unwrap(), "nothing new");
+        assert!(!keep(root.path(), &sent("r1", "https://new/t1"), Previous).unwrap(), "nothing new");
         assert!(root.path().join(PREVIOUS_FILE).exists(), "the newest have not worked yet");
-        assert!(!keep(root.path(), &told("r1", "https://new/t1"), Newest).unwrap());
+        assert!(!keep(root.path(), &sent("r1", "https://new/t1"), Newest).unwrap());
         assert!(!root.path().join(PREVIOUS_FILE).exists());
     }
 
     #[test]
     fn another_name_for_the_same_settings_leaves_those_before_in_place() {
         let root = system();
-        keep(root.path(), &told("r1", "https://new/t1"), Newest).unwrap();
-        assert!(!keep(root.path(), &told("r2", "https://new/t1"), Previous).unwrap());
+        keep(root.path(), &sent("r1", "https://new/t1"), Newest).unwrap();
+        assert!(!keep(root.path(), &sent("r2", "https://new/t1"), Previous).unwrap());
         assert_eq!(kept(&root, INSTALLED_FILE, REVISION), Some("r2".into()));
         assert_eq!(kept(&root, PREVIOUS_FILE, URL), Some("https://old/t0".into()));
     }
@@ -173,8 +174,8 @@ mod tests {
     #[test]
     fn settings_that_never_worked_do_not_push_out_those_that_did() {
         let root = system();
-        keep(root.path(), &told("r1", "https://wrong/t1"), Newest).unwrap();
-        assert!(keep(root.path(), &told("r2", "https://right/t2"), Previous).unwrap());
+        keep(root.path(), &sent("r1", "https://wrong/t1"), Newest).unwrap();
+        assert!(keep(root.path(), &sent("r2", "https://right/t2"), Previous).unwrap());
         assert_eq!(kept(&root, INSTALLED_FILE, URL), Some("https://right/t2".into()));
         assert_eq!(kept(&root, PREVIOUS_FILE, URL), Some("https://old/t0".into()));
     }
@@ -199,8 +200,8 @@ mod tests {
     #[test]
     fn what_cannot_be_used_changes_nothing_and_is_not_shown() {
         let root = system();
-        let broken = OperatorSettings { authorities: vec!["no PEM".into()], ..told("r1", "https://new/t0ken") };
-        for unfit in [told("r1", "http://new/t0ken"), told("r1", "https://[/t0ken"), broken] {
+        let broken = OperatorSettings { authorities: vec!["no PEM".into()], ..sent("r1", "https://new/t0ken") };
+        for unfit in [sent("r1", "http://new/t0ken"), sent("r1", "https://[/t0ken"), broken] {
             let error = format!("{:#}", keep(root.path(), &unfit, Newest).unwrap_err());
             assert!(!error.contains("t0ken"), "{error}");
         }

@@ -1,4 +1,4 @@
-//! The recovery system: why it runs, and the way back to a slot.
+//! The recovery system: why it runs, and how it goes back to a slot.
 
 use crate::boot::partition;
 use crate::console::{self, announce};
@@ -22,23 +22,24 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// The cause, once it is known. `/run` is new at each boot.
+/// File with the cause once it is found. `/run` is empty at each boot.
 const FOUND: &str = "/run/ros/recovery.json";
-/// Held by the first caller while it looks for the cause: reading a root image takes a while.
+/// The first caller holds this lock while it determines the cause: reading a root image takes a while.
 const LOCK: &str = "/run/ros/recovery.lock";
-/// What made a slot fail may pass by itself: power, a slow disk, a service elsewhere. Each wait is longer than the last.
+/// The reason for the failure of a slot may be temporary, such as power, a slow disk or a service elsewhere. Each wait
+/// is longer than the one before.
 const WAITS: [Duration; MOST_RETURNS as usize] =
     [Duration::from_secs(5 * 60), Duration::from_secs(15 * 60), Duration::from_secs(60 * 60)];
-/// Long enough for a report.
+/// Enough time for a report.
 const SHORT_WAIT: Duration = Duration::from_secs(60);
 
-/// Why the recovery system runs. `Display` is what the console and the operator are told.
+/// Why the recovery system runs. `Display` is the text for the console and the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
-    /// `spec.reinstall` of the machine's inventory.
+    /// Requested by `spec.reinstall` of the machine's inventory.
     Reinstall {
         request: ReinstallRequest,
-        /// Of the recovery system's own release.
+        /// Version of the recovery system's own release.
         version: String,
     },
     /// Requested in the boot state, as by `ros-installer boot recovery`.
@@ -52,14 +53,14 @@ pub enum Cause {
         slot: Slot,
         what: String,
     },
-    /// The slot used up its starts, and everything that is needed to start it is as it was written.
+    /// The slot used up its starts, although everything that is needed to start it is as it was written.
     NotUp {
         slot: Slot,
     },
 }
 
 impl Cause {
-    /// The cause on this machine. The first call since the start reads the whole root image of a slot that failed.
+    /// The cause on this machine. The first call after a boot reads the whole root image of a slot that failed.
     pub fn find() -> Result<Self> {
         let lock = File::create(LOCK).with_context(|| format!("creating {LOCK}"))?;
         lock.lock().with_context(|| format!("locking {LOCK}"))?;
@@ -67,13 +68,14 @@ impl Cause {
         if let Some(found) = found {
             return Ok(found);
         }
-        let cause = Self::look()?;
+        let cause = Self::determine()?;
         fs::write(FOUND, serde_json::to_vec(&cause)?).with_context(|| format!("writing {FOUND}"))?;
         Ok(cause)
     }
 
-    fn look() -> Result<Self> {
-        // Whoever asks for the cause needs one; `reinstall::go_on` says what is the matter with a request.
+    fn determine() -> Result<Self> {
+        // An unreadable request counts as none here: the caller needs a cause, and `reinstall::go_on` reports the
+        // error.
         let asked = reinstall::asked(Path::new("/")).unwrap_or_default();
         partition::with_mounted(true, |boot| {
             if let Some(request) = asked {
@@ -89,7 +91,7 @@ impl Cause {
         !matches!(self, Self::Reinstall { .. } | Self::Asked | Self::ByHand)
     }
 
-    /// How long recovery waits before it goes back by itself; `None` if it stays.
+    /// How long recovery waits before it goes back to a slot. `None` if it stays.
     fn wait(&self, returns: u8) -> Option<Duration> {
         match self {
             Self::StateUnreadable => Some(SHORT_WAIT),
@@ -120,20 +122,20 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Says why the recovery system runs and, where the cause may have passed, goes back after a while. It does so at most
+/// Prints why the recovery system runs. If the cause may be temporary, it goes back to the slot after a while, at most
 /// [`MOST_RETURNS`] times until a slot is good again.
 pub fn run() -> Result<()> {
     let cause = Cause::find()?;
-    let told = format!("this is the recovery system: {cause}");
+    let text = format!("this is the recovery system: {cause}");
     if cause.is_failure() {
-        announce(Milestone::Failed, told);
+        announce(Milestone::Failed, text);
     } else {
-        console::note(told);
+        console::note(text);
     }
     match reinstall::go_on(Path::new("/")) {
         Ok(false) => {}
         Ok(true) => return Ok(()),
-        // The unit tries again; until then the login and the operator say what is the matter.
+        // The unit tries again. Until then the login and the operator show the error.
         Err(error) => {
             issue::refresh(Path::new("/"));
             Command::new("systemctl").args(["start", "--no-block", "ros-report.service"]).run()?;
@@ -158,7 +160,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Makes the slot that failed the next one and returns it. `None`: somebody asked for recovery meanwhile.
+/// Makes the slot that failed the next one and returns it. `None` if recovery was requested in the meantime.
 fn go_back(env: &mut GrubEnv) -> Option<Slot> {
     if env.preferred == Slot::Recovery {
         return None;
@@ -185,13 +187,13 @@ fn judge(state: Option<&GrubEnv>, damage: impl FnOnce(Slot) -> Option<String>) -
     }
 }
 
-/// The slot that was asked for, or else the one that holds a system.
+/// The slot that was preferred, or else the one that holds a system.
 fn failed_slot(env: &GrubEnv) -> Option<Slot> {
     let holds = |slot: &Slot| env.slot(*slot).is_some_and(|boot| boot.state != SlotState::Empty);
     [env.preferred, Slot::A, Slot::B].into_iter().find(holds)
 }
 
-/// The damage that keeps a slot from starting; `None` if none is found.
+/// The damage that keeps a slot from starting. `None` if there is none.
 fn damage(boot: &Path, devices: &Path, slot: Slot) -> Option<String> {
     let found = files_damage(&boot.join(grubenv::folder(slot)), &partition(devices, slot)).err();
     found.map(|error| format!("{error:#}")).or_else(|| {
@@ -199,7 +201,7 @@ fn damage(boot: &Path, devices: &Path, slot: Slot) -> Option<String> {
     })
 }
 
-/// Whether kernel, initrd, arguments and root image of a slot are as they were written.
+/// Checks that kernel, initrd, arguments and root image of a slot are as they were written.
 pub fn check(slot: Slot) -> Result<()> {
     partition::with_mounted(true, |boot| {
         files_damage(&boot.join(grubenv::folder(slot)), &partition(Path::new(DEVICES), slot))
@@ -224,7 +226,7 @@ fn files_damage(folder: &Path, partition: &Path) -> Result<()> {
     compare(partition, &manifest.root).context("the slot's root image")
 }
 
-/// As many bytes at `path`, a file or a partition, as the file of the release has.
+/// Compares the digest of a file of the release with as many bytes at `path`, a file or a partition.
 pub fn compare(path: &Path, file: &ReleaseFile) -> Result<()> {
     let opened = File::open(path).with_context(|| format!("reading {}", path.display()))?;
     let (actual, _) = digest::of_reader(opened.take(file.size)).context("cannot be read")?;
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_is_told_and_decides_about_the_way_back() {
+    fn the_cause_is_shown_and_decides_whether_recovery_goes_back() {
         let sound = |_| None;
         let damaged = |_| Some("the slot's root image: has another digest".to_owned());
         let asked = GrubEnv { preferred: Slot::Recovery, ..fallen_back() };
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn recovery_goes_back_three_times_and_not_against_somebodys_will() {
+    fn recovery_goes_back_three_times_and_not_if_it_was_requested() {
         let mut env = fallen_back();
         let mut waits = Vec::new();
         while let Some(wait) = judge(Some(&env), |_| None).wait(env.returns) {
@@ -318,15 +320,15 @@ mod tests {
         // A partition is larger than its image.
         fs::write(&partition, [&root[..], &[0; 512]].concat()).unwrap();
         files_damage(slot.path(), &partition).unwrap();
-        let told = || format!("{:#}", files_damage(slot.path(), &partition).unwrap_err());
+        let message = || format!("{:#}", files_damage(slot.path(), &partition).unwrap_err());
 
         let mut flipped = root;
         flipped[1040] ^= 1;
         fs::write(&partition, flipped).unwrap();
-        assert!(told().contains("root image"), "{}", told());
+        assert!(message().contains("root image"), "{}", message());
         fs::write(slot.path().join("initrd"), "").unwrap();
-        assert!(told().contains("initrd"), "{}", told());
+        assert!(message().contains("initrd"), "{}", message());
         fs::write(&arguments, "").unwrap();
-        assert!(told().contains("args.cfg"), "{}", told());
+        assert!(message().contains("args.cfg"), "{}", message());
     }
 }

@@ -1,11 +1,11 @@
-//! Installing again because the operator asks for it: slot A and COS_PERSISTENT are made anew from the recovery system's
-//! own release. The partition table, the boot code, COS_RECOVERY, COS_OEM and the identity stay.
+//! Installs again when the operator asks for it. Slot A and COS_PERSISTENT are made anew from the recovery system's own
+//! release. The partition table, the boot code, COS_RECOVERY, COS_OEM and the identity stay.
 //!
 //! ```text
 //! report ─► asked (COS_OEM) ─► recovery starts ─► slot A empty ─► written ─► honoured (COS_OEM) ─► slot A on trial
 //! ```
 //!
-//! Each arrow is on the disk before the next, and recovery goes on from wherever the power went.
+//! Each step is on the disk before the next one begins. After a power failure recovery continues with the next step.
 
 mod record;
 mod slot_files;
@@ -33,10 +33,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-/// Why the last request could not be honoured; gone with the next start.
+/// File with the reason why the last request could not be honoured. It is gone after a restart.
 const FAILURE: &str = "/run/ros/reinstall-failure";
 
-/// What the operator is told. A machine that does not know any more what it has honoured says so, and honours nothing.
+/// The report for the operator. If the record of honoured requests cannot be read, the report says so and no request is
+/// honoured.
 pub fn report(root: &Path) -> ReinstallReport {
     match Record::read(root) {
         Ok(record) => ReinstallReport { honoured: record.honoured, failure: failure() },
@@ -44,17 +45,17 @@ pub fn report(root: &Path) -> ReinstallReport {
     }
 }
 
-/// Why the last request could not be honoured, since the machine was started.
+/// Why the last request since the machine was started could not be honoured.
 pub fn failure() -> Option<String> {
     fs::read_to_string(FAILURE).ok()
 }
 
-/// Takes the request of the operator's answer to a report: `None` withdraws what was asked for and not begun. Restarts the machine into
-/// its recovery system where a request is new; then the result is true. `slot`: the running one.
+/// Takes the request in the operator's answer to a report. `None` withdraws a request that was not begun. A new request
+/// restarts the machine into its recovery system; then the result is true. `slot` is the running one.
 pub fn take(request: Option<&ReinstallRequest>, slot: Slot, root: &Path) -> Result<bool> {
     let mut record = Record::read(root)?;
     if slot == Slot::Recovery && record.asked.is_some() {
-        // It is being honoured.
+        // The request is being honoured.
         return Ok(false);
     }
     let Some(request) = request.filter(|request| !record.honoured.contains(request)) else {
@@ -64,14 +65,14 @@ pub fn take(request: Option<&ReinstallRequest>, slot: Slot, root: &Path) -> Resu
         return Ok(false);
     };
     let restarted = begin(request, slot, record, root);
-    tell(restarted.as_ref().err());
+    store_failure(restarted.as_ref().err());
     restarted.with_context(|| format!("installing again, as spec.reinstall {:?} asks", request.as_str()))?;
     Ok(true)
 }
 
 fn begin(request: &ReinstallRequest, slot: Slot, mut record: Record, root: &Path) -> Result<()> {
     if slot != Slot::Recovery {
-        // Nothing is given up for a recovery system that would not start.
+        // Nothing is given up before the recovery system is known to be able to start.
         recovery::check(Slot::Recovery).context("the recovery system is damaged: install again from a medium")?;
     }
     host_identity::keep(root, Path::new(PERSISTENT))?;
@@ -91,24 +92,25 @@ fn begin(request: &ReinstallRequest, slot: Slot, mut record: Record, root: &Path
     Ok(())
 }
 
-/// The request that the recovery system has to honour.
+/// The request that the recovery system is to honour.
 pub fn asked(root: &Path) -> Result<Option<ReinstallRequest>> {
     let Record { honoured, asked } = Record::read(root)?;
     Ok(asked.filter(|request| !honoured.contains(request)))
 }
 
-/// In the recovery system: does what was asked for, and restarts into slot A. False: nothing was asked for.
+/// Honours the pending request in the recovery system, and restarts into slot A. Returns false if there is no request,
+/// or if slot A was started since it was installed again.
 pub fn go_on(root: &Path) -> Result<bool> {
     let mut record = Record::read(root)?;
     let Some(request) = record.asked.clone() else { return Ok(false) };
     if !record.honoured.contains(&request) {
         let written = write(root);
-        tell(written.as_ref().err());
+        store_failure(written.as_ref().err());
         written.context("installing again")?;
         record.honour(request);
         record.write(root)?;
     }
-    // Not where slot A was started since then, and somebody asked for recovery.
+    // Nothing changes if slot A was started since then and somebody asked for recovery.
     let mut is_new = false;
     partition::change_state(|env| is_new = env.take_new_slot_a())?;
     record.asked = None;
@@ -145,14 +147,14 @@ fn write(root: &Path) -> Result<()> {
 
 fn unmount(point: &str) -> Result<()> {
     match umount2(point, MntFlags::empty()) {
-        // There is no mount, or not even a folder.
+        // There is no mount, or no folder.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("unmounting {point}: end what uses it")),
     }
 }
 
-/// Keeps a failure for the next report; a success takes it away.
-fn tell(failure: Option<&anyhow::Error>) {
+/// Stores a failure for the next report. A success removes it.
+fn store_failure(failure: Option<&anyhow::Error>) {
     let result = match failure {
         Some(error) => fs::write(FAILURE, format!("{error:#}")),
         None => fs::remove_file(FAILURE),
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_cannot_be_read_is_told_and_honours_nothing() {
+    fn an_unreadable_record_is_reported_and_honours_nothing() {
         let root = machine("{");
         assert!(report(root.path()).failure.is_some_and(|failure| failure.contains("/oem/reinstall.json")));
         assert!(take(Some(&text("a")), Slot::A, root.path()).is_err());

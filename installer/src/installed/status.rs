@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 use x509_cert::der::DateTime;
 
-/// Written after each report that the operator has accepted.
+/// This file is written after each report that the operator has accepted.
 pub const LAST_REPORT: &str = "/var/lib/ros/last-report.json";
 
 /// What `ros-installer status` prints.
@@ -30,13 +30,13 @@ pub struct Status {
     pub version: String,
     /// `sha256:` and the digest of its `release.json`.
     pub release: String,
-    /// What the boot loader knows; absent on a medium.
+    /// The boot state. Absent on a medium.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootState>,
-    /// Why the recovery system runs; absent elsewhere.
+    /// Why the recovery system runs. Absent in other systems.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovery: Option<String>,
-    /// Host of the operator, without the token that stands in the address.
+    /// Host of the operator, without the token in its address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,7 +49,7 @@ pub struct Status {
 pub struct BootState {
     /// The slot that is started next.
     pub active: Slot,
-    /// The slot that was asked for; another one is active after a fallback.
+    /// The slot that was requested. After a fallback another one is active.
     pub preferred: Slot,
     pub a: SlotBoot,
     pub b: SlotBoot,
@@ -61,7 +61,7 @@ impl From<&GrubEnv> for BootState {
     }
 }
 
-/// The last report that the operator has taken.
+/// The last report that the operator has accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LastReport {
@@ -110,7 +110,7 @@ impl Status {
     }
 }
 
-/// Why the recovery system runs, and what came of it.
+/// Why the recovery system runs, and why a request could not be honoured.
 fn cause() -> Result<String> {
     let cause = Cause::find()?;
     Ok(match reinstall::failure() {
@@ -119,11 +119,11 @@ fn cause() -> Result<String> {
     })
 }
 
-/// The slot's `release.json`, and what the boot loader knows.
+/// The slot's `release.json`, and the boot state.
 fn on_disk(boot: &Path, slot: Slot) -> Result<(Vec<u8>, Option<BootState>)> {
     let manifest = boot.join(grubenv::folder(slot)).join("release.json");
     let manifest = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
-    // A state that cannot be read is shown as none: recovery, which GRUB starts then, must be able to report.
+    // An unreadable state is shown as none, because recovery, which GRUB then starts, must be able to report.
     Ok((manifest, partition::read(boot)?.as_ref().map(BootState::from)))
 }
 
@@ -177,7 +177,7 @@ impl fmt::Display for InWords {
     }
 }
 
-/// Seconds since 1 January 1970 as a date and a time.
+/// A time in seconds since 1 January 1970. `Display` shows date and time.
 struct Utc(u64);
 
 impl fmt::Display for Utc {

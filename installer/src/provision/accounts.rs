@@ -1,7 +1,7 @@
-//! Users, groups and passwords: the three files of `/etc` as values, changed in memory.
+//! Users, groups and passwords: three files of `/etc` as values that are changed in memory.
 //!
-//! Formats: passwd(5), shadow(5), group(5). `/etc` is made anew at each boot, so users are too; their numbers follow
-//! their homes, which stay.
+//! Formats: passwd(5), shadow(5), group(5). `/etc` is made anew at each boot, and so are users. Their numbers come from
+//! the owners of their homes, which stay.
 
 use cloud_config::document::{Document, Password, PasswordOf, User, is_name};
 use std::fmt::Write;
@@ -16,7 +16,7 @@ pub struct Accounts {
 
 type Table = Vec<Vec<String>>;
 
-/// What is needed to give a user its files.
+/// The properties of a user that are needed to create its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub name: String,
@@ -25,9 +25,9 @@ pub struct Account {
     pub home: String,
 }
 
-/// What creating users needs from the machine.
+/// The properties of the machine that are needed to create users.
 pub struct Host<'a> {
-    /// Owner and group of a folder, if it is there.
+    /// Owner and group of a folder, if it exists.
     pub owner: &'a dyn Fn(&str) -> Option<(u32, u32)>,
     /// The crypt(5) hash of a password.
     pub hash: &'a dyn Fn(&str) -> String,
@@ -35,7 +35,7 @@ pub struct Host<'a> {
     pub today: u64,
 }
 
-/// Numbers of ordinary users and of system users, as in Debian's login.defs.
+/// Number ranges of ordinary users and of system users, as in Debian's login.defs.
 const ORDINARY: std::ops::Range<u32> = 1000..60000;
 const SYSTEM: std::ops::Range<u32> = 100..1000;
 const LOCKED: &str = "!";
@@ -67,8 +67,8 @@ impl Accounts {
         row(&self.group, name)?.get(2)?.parse().ok()
     }
 
-    /// Makes the groups and users of a document and sets their passwords. Returns one line for each thing that could
-    /// not be done; everything else is.
+    /// Creates the groups and users of a document and sets their passwords. Returns one line for each part that failed.
+    /// All other parts are applied.
     pub fn apply(&mut self, document: &Document, host: &Host) -> Vec<String> {
         let mut problems = Vec::new();
         for group in &document.groups {
@@ -95,7 +95,8 @@ impl Accounts {
         problems
     }
 
-    /// Makes a user, if it is not there. What cannot be done costs itself; an error, the user.
+    /// Creates a user if it does not exist. Parts that fail become `problems`. An error means that there is no such
+    /// user.
     fn ensure_user(&mut self, user: &User, host: &Host, problems: &mut Vec<String>) -> Result<(), String> {
         let is_new = self.find(&user.name).is_none();
         if is_new {
@@ -148,7 +149,7 @@ impl Accounts {
         Ok(())
     }
 
-    /// The number of a group, which is made if it is not there, with the number `wanted` if that is free.
+    /// Number of a group. A missing group is created, with the number `wanted` if that is free.
     fn ensure_group(&mut self, name: &str, range: std::ops::Range<u32>, wanted: Option<u32>) -> Result<u32, String> {
         if let Some(gid) = self.group_id(name) {
             return Ok(gid);
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_said_and_the_rest_is_done() {
+    fn failures_are_reported_and_the_rest_is_applied() {
         let (accounts, problems) = applied(
             "users:\n- {name: 'a:b'}\n- {name: root2, uid: 0}\n- {name: ok, shell: \"/bin/sh\\nx\"}\n- fine\n\
              groups: [{ops: [nobody-here]}]\nchpasswd: {expire: true, list: ['root:RANDOM']}\n",

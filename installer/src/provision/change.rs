@@ -10,37 +10,37 @@ use std::io::Read;
 /// One change. `Display` names it for messages and never shows content.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Runs with the shell, at each boot.
+    /// A script that the shell runs at each boot.
     BootCommands(String),
     File(FileChange),
     Hostname(String),
     /// Groups, users and passwords of the whole document.
     Accounts(Box<Document>),
-    /// The content of a file of rules, for a system that has `sudo`.
+    /// Content of a file of rules, for a system that has `sudo`.
     Sudo(String),
-    /// Keys for a user, beside those that are there.
+    /// Keys for a user. They are added to the existing ones.
     AuthorizedKeys {
         user: String,
         keys: Vec<String>,
     },
     Timezone(String),
-    /// Takes a service out of this boot.
+    /// A service that does not run in this boot.
     Disable(&'static str),
     CaCertificates(CaCerts),
-    /// Runs with the shell, once after an installation.
+    /// A script that the shell runs once after an installation.
     RunCommands(String),
 }
 
-/// A file with all that is known of it.
+/// A file with its content and its properties.
 #[derive(Clone)]
 pub struct FileChange {
     pub path: String,
     pub content: Vec<u8>,
     pub mode: u32,
-    /// User and group by name.
+    /// Names of user and group.
     pub owner: (String, String),
     pub append: bool,
-    /// How many files before it have the same path.
+    /// Number of earlier files with the same path.
     pub earlier: usize,
 }
 
@@ -70,7 +70,8 @@ impl fmt::Display for Change {
     }
 }
 
-/// The changes of one stage, in cloud-init's order, and one line for each part that cannot be made into one.
+/// Plans the changes of one stage, in cloud-init's order. Returns them, and one line for each part that cannot be
+/// applied.
 pub fn plan(document: &Document, stage: Stage) -> (Vec<Change>, Vec<String>) {
     let mut plan = Plan { changes: Vec::new(), problems: Vec::new() };
     match stage {
@@ -80,7 +81,7 @@ pub fn plan(document: &Document, stage: Stage) -> (Vec<Change>, Vec<String>) {
     (plan.changes, plan.problems)
 }
 
-/// Sorts before the image's own `10-ros.conf`; sshd uses the first value of a keyword.
+/// The file sorts before the image's own `10-ros.conf`. sshd uses the first value of a keyword.
 const SSHD_CONFIG: &str = "/etc/ssh/sshd_config.d/05-cloud-config.conf";
 const TIMESYNCD_CONFIG: &str = "/etc/systemd/timesyncd.conf.d/50-cloud-config.conf";
 const NETWORK_FOLDER: &str = "/etc/systemd/network";
@@ -245,7 +246,7 @@ rancherd: {role: server}
     }
 
     #[test]
-    fn nothing_asked_is_nothing_done() {
+    fn an_empty_document_changes_nothing() {
         assert_eq!(names("{}", Stage::Early), Vec::<String>::new());
         assert_eq!(names("{}", Stage::Final), Vec::<String>::new());
     }

@@ -1,5 +1,5 @@
-//! How this machine joins its cluster. The operator's latest answer is stored, and merged over `rancherd` of the
-//! cloud-config wherever rancherd's configuration is written: at each boot and after a report.
+//! How this machine joins its cluster. The operator's latest answer is stored. Whenever rancherd's configuration is
+//! written, at each boot and after a report, it is merged over `rancherd` of the cloud-config.
 
 use crate::installed::files::{RANCHERD_CONFIG, write_secret};
 use anyhow::{Context, Result};
@@ -14,7 +14,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// The operator's latest answer. It holds the cluster's token, so only root reads it. A new installation removes it.
+/// File with the operator's latest answer. It holds the cluster's token, so only root can read it. A new installation
+/// removes it.
 const JOIN_FILE: &str = "/var/lib/ros/join.json";
 
 /// The stored answer.
@@ -26,7 +27,7 @@ pub struct StoredJoin {
     configuration: JoinConfiguration,
 }
 
-/// What differs from the answer before. `Display` names keys and never shows a value.
+/// The differences from the previous answer. `Display` names keys and never shows a value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct JoinChange {
     cluster: Option<String>,
@@ -34,7 +35,7 @@ pub struct JoinChange {
 }
 
 impl StoredJoin {
-    /// The answer stored below `root`; empty if there is none yet.
+    /// Reads the answer stored below `root`. Empty if there is none yet.
     pub fn read(root: &Path) -> Result<Self> {
         match fs::read(below(root, JOIN_FILE)) {
             Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("reading {JOIN_FILE}")),
@@ -43,8 +44,8 @@ impl StoredJoin {
         }
     }
 
-    /// rancherd's configuration: the operator's answer merged over `rancherd` of the cloud-config, as rancherd itself would
-    /// merge them.
+    /// rancherd's configuration: the operator's answer merged over `rancherd` of the cloud-config, as rancherd itself
+    /// would do it.
     pub fn merge_over(&self, rancherd: &CloudConfig) -> CloudConfig {
         let mut whole = rancherd.clone();
         whole.merge(CloudConfig(self.configuration.0.clone()), Lists::Append);
@@ -52,8 +53,8 @@ impl StoredJoin {
     }
 }
 
-/// Applies the operator's answer to a report: writes rancherd's configuration, if the cloud-config asks for rancherd, and
-/// stores the answer. `None`: the answer is the stored one, or the operator has none yet.
+/// Applies the operator's answer to a report: writes rancherd's configuration, if the cloud-config asks for rancherd,
+/// and stores the answer. `None` if the answer is already stored, or if the operator has none yet.
 pub fn take(root: &Path, join: &Join) -> Result<Option<JoinChange>> {
     let Some(configuration) = join.configuration.clone() else { return Ok(None) };
     let stored = StoredJoin { cluster: join.cluster.clone(), configuration };
@@ -65,7 +66,7 @@ pub fn take(root: &Path, join: &Join) -> Result<Option<JoinChange>> {
     }
     write_secret(&below(root, RANCHERD_CONFIG), stored.merge_over(&rancherd).to_yaml().as_bytes())
         .with_context(|| format!("writing {RANCHERD_CONFIG}"))?;
-    // Last: should this fail, the next report does it all again.
+    // The answer is stored last. If this fails, the next report repeats everything.
     let kept = serde_json::to_vec(&stored).context("writing what the operator said")?;
     write_secret(&below(root, JOIN_FILE), &kept).with_context(|| format!("writing {JOIN_FILE}"))?;
     Ok(Some(JoinChange { keys: changed(&before.configuration, &stored.configuration), cluster: stored.cluster }))
@@ -115,7 +116,7 @@ mod tests {
         fs::write(root.path().join("oem/cloud-config.yaml"), cloud_config).unwrap();
         root
     }
-    fn told(cluster: &str, configuration: Value) -> Join {
+    fn answer(cluster: &str, configuration: Value) -> Join {
         let configuration = Some(serde_json::from_value(configuration).unwrap());
         Join { cluster: Some(cluster.into()), configuration, pending: None }
     }
@@ -126,9 +127,9 @@ mod tests {
     const RANCHERD: &str = "rancherd: {server: 'https://ros', token: 'tpm://', labels: [a=1]}";
 
     #[test]
-    fn the_operators_word_completes_the_cloud_config_for_root_alone() {
+    fn the_operators_answer_completes_the_cloud_config_for_root_alone() {
         let root = system(RANCHERD);
-        let join = told("c", json!({"role": "agent", "token": "s3cret", "labels": ["a=1", "b=2"]}));
+        let join = answer("c", json!({"role": "agent", "token": "s3cret", "labels": ["a=1", "b=2"]}));
         let change = take(root.path(), &join).unwrap().unwrap().to_string();
         assert_eq!(
             written(&root),
@@ -147,11 +148,11 @@ mod tests {
     #[test]
     fn another_cluster_takes_the_place_of_the_one_before() {
         let root = system(RANCHERD);
-        take(root.path(), &told("c", json!({"role": "agent", "token": "one", "taints": ["x:NoSchedule"]}))).unwrap();
+        take(root.path(), &answer("c", json!({"role": "agent", "token": "one", "taints": ["x:NoSchedule"]}))).unwrap();
         let pending = Join { cluster: Some("d".into()), ..Join::default() };
         assert_eq!(take(root.path(), &pending).unwrap(), None);
         assert_eq!(written(&root)["token"], "one", "what is pending changes nothing");
-        let change = take(root.path(), &told("d", json!({"role": "agent", "token": "two"}))).unwrap().unwrap();
+        let change = take(root.path(), &answer("d", json!({"role": "agent", "token": "two"}))).unwrap().unwrap();
         assert_eq!(change.to_string(), format!("to cluster d; changed: taints, token; {RANCHERD_CONFIG} is written"));
         assert_eq!((&written(&root)["token"], written(&root).get("taints")), (&json!("two"), None));
         let nothing = Join { configuration: Some(JoinConfiguration::default()), ..Join::default() };
@@ -163,12 +164,12 @@ mod tests {
     #[test]
     fn without_rancherd_in_the_cloud_config_nothing_is_written() {
         let root = system("hostname: a");
-        assert_eq!(take(root.path(), &told("c", json!({"token": "t"}))).unwrap(), None);
+        assert_eq!(take(root.path(), &answer("c", json!({"token": "t"}))).unwrap(), None);
         assert!(!below(root.path(), RANCHERD_CONFIG).exists() && !below(root.path(), JOIN_FILE).exists());
     }
 
     #[test]
-    fn an_operator_that_has_nothing_to_say_changes_nothing() {
+    fn an_empty_answer_changes_nothing() {
         let root = system(RANCHERD);
         let nothing = Join { configuration: Some(JoinConfiguration::default()), ..Join::default() };
         assert_eq!(take(root.path(), &nothing).unwrap(), None);

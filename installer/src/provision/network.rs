@@ -1,9 +1,9 @@
-//! Network configuration, version 2, as files for systemd-networkd (systemd.network(5)).
+//! Translates network configuration, version 2, into files for systemd-networkd (systemd.network(5)).
 
 use cloud_config::document::{Ethernet, Network};
 use std::fmt::Write;
 
-/// File name and content of one `.network` file for each interface; they come before the image's own.
+/// Name and content of one `.network` file for each interface. The names sort before the image's own.
 pub fn files(network: &Network) -> Vec<(String, String)> {
     let file = |(id, interface): &(String, Ethernet)| (format!("10-cloud-config-{id}.network"), file(id, interface));
     network.ethernets.iter().map(file).collect()
@@ -13,7 +13,7 @@ fn file(id: &str, interface: &Ethernet) -> String {
     let mut file = File { text: String::new() };
     file.section("Match");
     let matches = &interface.matches;
-    // A bond or VLAN carries the address of its parent, the permanent one is the card's own.
+    // A bond or VLAN has the address of its parent, but the permanent address is the card's own.
     file.option("PermanentMACAddress", matches.macaddress.as_deref());
     file.option("Driver", matches.driver.as_deref());
     file.option("Name", matches.name.as_deref());
@@ -44,7 +44,7 @@ fn file(id: &str, interface: &Ethernet) -> String {
 
     for route in &interface.routes {
         file.section("Route");
-        // With a gateway and no destination, networkd takes the route for the default one of the gateway's family.
+        // A route with a gateway and no destination is the default route of the gateway's family for networkd.
         let is_default = route.to == "default" && route.via.is_some();
         let to = if route.to == "default" { "0.0.0.0/0" } else { &route.to };
         file.option("Destination", Some(to).filter(|_| !is_default));

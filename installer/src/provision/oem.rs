@@ -1,4 +1,4 @@
-//! The files on COS_OEM, from which the installed system configures itself.
+//! The files on COS_OEM, with which the installed system configures itself.
 
 use crate::settings::Settings;
 use cloud_config::CloudConfig;
@@ -6,13 +6,12 @@ use cloud_config::normal_key;
 use disk::plan::ConfigFile;
 use serde_json::{Map, Value, json};
 
-/// What `ros-installer apply` reads at each boot.
+/// File that `ros-installer apply` reads at each boot.
 pub const CLOUD_CONFIG: &str = "cloud-config.yaml";
-/// What `ros-installer report` finds its operator with.
+/// File in which `ros-installer report` finds its operator.
 pub const REGISTRATION: &str = "registration.yaml";
 
-/// The content of COS_OEM: the cloud-config without the keys that were for the installer, and the registration if
-/// there is one.
+/// The files of COS_OEM: the cloud-config without the keys for the installer, and the registration if there is one.
 pub fn files(settings: &Settings, cloud_config: &CloudConfig) -> Vec<ConfigFile> {
     let mut files = vec![file(CLOUD_CONFIG, installed(settings, cloud_config))];
     if let Some(url) = &*settings.registration_url {
@@ -37,7 +36,7 @@ fn installed(settings: &Settings, cloud_config: &CloudConfig) -> CloudConfig {
             document.remove("rancheros");
         }
     }
-    // The cloud-config's own word about the password is newer than the installer's setting.
+    // A password in the cloud-config overrides the installer's setting, because it is newer.
     if let Some(password) = settings.password.as_ref().filter(|_| !document.contains_key("password")) {
         document.insert("password".into(), password.expose().into());
     }

@@ -1,15 +1,15 @@
-//! The password hash `$6$` of crypt(5): SHA-512 with 5000 rounds.
+//! Makes password hashes `$6$` of crypt(5): SHA-512 with 5000 rounds.
 
 use sha_crypt::{PasswordHasher, ShaCrypt};
 
-/// Bytes of a salt; crypt(5) writes them as 16 characters.
+/// Length of a salt in bytes. crypt(5) writes it as 16 characters.
 pub const SALT_BYTES: usize = 12;
 
 /// The crypt(5) hash of a password.
 pub fn hash(password: &str, salt: [u8; SALT_BYTES]) -> String {
     let hash = ShaCrypt::SHA512.hash_password_with_salt(password.as_bytes(), &salt);
     let hash = hash.expect("only a version or an algorithm of the caller's can be refused");
-    // 5000 rounds are what a hash without this field has; other programs leave it out.
+    // The field is left out: 5000 rounds are the default, and other programs do not write it.
     hash.as_str().replacen("rounds=5000$", "", 1)
 }
 
@@ -32,7 +32,7 @@ mod tests {
         }
     }
 
-    /// openssl hashes no empty password.
+    /// openssl cannot hash an empty password.
     #[test]
     fn an_empty_password_has_a_hash() {
         assert_eq!(hash("", [0; SALT_BYTES]).len(), "$6$................$".len() + 86);

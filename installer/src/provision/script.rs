@@ -1,8 +1,9 @@
-//! `runcmd` and `bootcmd` as one shell script, as cloud-init makes it (`cloudinit/util.py`, `shellify`).
+//! Makes one shell script of `runcmd` or `bootcmd`, as cloud-init does (`cloudinit/util.py`, `shellify`).
 
 use cloud_config::document::ShellCommand;
 
-/// The script: lines as they are, and lists with each argument in single quotes. A command that fails does not end it.
+/// The script. Lines are used as they are, and lists have each argument in single quotes. A command that fails does not
+/// end the script.
 pub fn script(commands: &[ShellCommand]) -> String {
     let mut script = String::from("#!/bin/sh\n");
     for command in commands {

@@ -14,15 +14,17 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fcho
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Folder of marks for what is done once in an installation. It is on COS_PERSISTENT, which is new with each installation.
+/// Folder of marks for actions that are done once per installation. It is on COS_PERSISTENT, which each installation
+/// makes anew.
 const ONCE: &str = "/var/lib/ros/once";
-/// Below it, a note for each file that is kept: SHA-256 of the path, and how many files before it have the same path.
+/// Folder below [`ONCE`] with a mark for each kept file. Its name is the SHA-256 of the path and the number of earlier
+/// files with the same path.
 const FILES: &str = "files";
 const SUDO: &str = "/usr/bin/sudo";
 const SUDOERS: &str = "/etc/sudoers.d/90-cloud-config";
 const CERTIFICATES: &str = "/usr/local/share/ca-certificates";
 
-/// The system that is changed.
+/// The system to change.
 pub struct System {
     root: PathBuf,
 }
@@ -32,7 +34,7 @@ impl System {
         Self { root: root.into() }
     }
 
-    /// Carries out one change. The lines are what could not be done although the rest was.
+    /// Carries out one change. Returns one line for each part that failed although the rest was done.
     pub fn carry_out(&self, change: &Change) -> Result<Vec<String>> {
         match change {
             Change::BootCommands(script) => self.shell(script)?,
@@ -67,7 +69,7 @@ impl System {
         self.path(ONCE).join(what)
     }
 
-    /// Notes that something is done. False if it was noted before.
+    /// Sets a mark. Returns false if it was set before.
     fn mark(&self, what: &str) -> Result<bool> {
         let note = self.once(what);
         let folder = note.parent().unwrap_or(&self.root);
@@ -79,8 +81,8 @@ impl System {
         }
     }
 
-    /// As cloud-init, a file is written once for an installation; where `/etc` is new at each boot, that is each boot.
-    /// Each file that is kept has a note of its own, made when the file is there.
+    /// Writes a file once per installation, as cloud-init does. Where `/etc` is new at each boot, that means at each
+    /// boot. A kept file has a mark, which is set when the file is written.
     fn file(&self, file: &FileChange) -> Result<()> {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, file.path.as_bytes());
         let note = format!("{FILES}/{}-{}", hex::encode(digest), file.earlier);
@@ -97,7 +99,7 @@ impl System {
         };
         let path = self.path(&file.path);
         let folder = path.parent().unwrap_or(&self.root);
-        // Folders that are made for a file belong to its owner, as with cloud-init.
+        // Folders that are created for a file get its owner, as with cloud-init.
         let new: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
         fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         for folder in new {
@@ -111,7 +113,7 @@ impl System {
         Ok(())
     }
 
-    /// Whether a file, there or not, stands on the persistent partition.
+    /// Whether a path is on the persistent partition. The file need not exist.
     fn is_kept(&self, path: &str) -> bool {
         let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
         let Some(persistent) = device(&self.path(PERSISTENT)) else { return false };
@@ -147,7 +149,7 @@ impl System {
         for (name, text) in ["passwd", "shadow", "group"].iter().zip(accounts.to_texts()) {
             let path = self.path("/etc").join(name);
             let metadata = fs::metadata(&path).with_context(|| format!("reading /etc/{name}"))?;
-            // Not in place: whoever reads the file meanwhile gets the old one or the new one.
+            // The file is replaced and not overwritten, so that other programs read either the old or the new one.
             let new = path.with_extension("ros-new");
             write(&new, text.as_bytes(), metadata.mode() & 0o7777, false)?;
             chown(&new, Some(metadata.uid()), Some(metadata.gid())).with_context(|| format!("writing /etc/{name}"))?;
@@ -163,7 +165,7 @@ impl System {
         Ok(problems)
     }
 
-    /// A home with what `/etc/skel` holds. One that is there stays as it is.
+    /// Creates a home with the content of `/etc/skel`. An existing one is not changed.
     fn home(&self, home: &str, uid: u32, gid: u32) -> Result<()> {
         let path = self.path(home);
         if path.exists() {
@@ -195,7 +197,7 @@ impl System {
         let account = self.read_accounts()?.find(user).with_context(|| format!("there is no user {user:?}"))?;
         let folder = self.path(&account.home).join(".ssh");
         let path = folder.join("authorized_keys");
-        // The user's own links must not lead root anywhere else.
+        // Links that the user made must not lead root to other files.
         if folder.is_symlink() || path.is_symlink() {
             bail!("{} or what is in it is a link: remove it", folder.display());
         }
@@ -247,7 +249,7 @@ impl System {
         Ok(())
     }
 
-    /// Runs a script of the cloud-config. It is its author's, and so is the choice of a shell.
+    /// Runs a script of the cloud-config with the shell. The author of the cloud-config chose the shell.
     fn shell(&self, script: &str) -> Result<()> {
         let file = tempfile::Builder::new().prefix("ros-script-").tempfile().context("writing the script")?;
         file.as_file().write_all(script.as_bytes()).context("writing the script")?;
@@ -255,12 +257,12 @@ impl System {
     }
 }
 
-/// Writes a file and sets its mode, whatever it was before and whatever the umask says.
+/// Writes a file and sets its mode, regardless of its previous mode and of the umask.
 fn write(path: &Path, content: &[u8], mode: u32, append: bool) -> Result<()> {
     write_for(path, content, mode, append, None).map(drop)
 }
 
-/// The same for a user and a group. The mode comes last: another owner takes setuid and setgid away.
+/// The same with a user and a group. The mode is set last, because a change of owner removes setuid and setgid.
 fn write_for(path: &Path, content: &[u8], mode: u32, append: bool, owner: Option<(u32, u32)>) -> Result<fs::File> {
     let mut options = OpenOptions::new();
     options.create(true).mode(0o600);

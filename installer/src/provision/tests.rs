@@ -1,4 +1,4 @@
-//! Whole documents applied to a folder that looks like an installed system.
+//! Applies whole documents to a folder with the files of an installed system.
 
 use super::*;
 use std::fs;
@@ -71,7 +71,7 @@ fn a_document_becomes_a_configured_system() {
 }
 
 #[test]
-fn what_the_operator_said_completes_rancherds_configuration() {
+fn the_operators_answer_completes_rancherds_configuration() {
     let root = system(DEMO);
     let said = protocol::Join {
         configuration: Some(serde_json::from_str(r#"{"token": "s3cret"}"#).unwrap()),

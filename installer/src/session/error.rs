@@ -9,7 +9,7 @@ use std::io;
 pub enum ExchangeError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// By the operator during the exchange, or by us of what the operator said.
+    /// The operator refused during the exchange, or this machine refused a message of the operator.
     #[error("{0}; {advice}", advice = advice(.0.code))]
     Refused(#[from] Refusal),
     #[error("the operator did not answer within {seconds} s; its log may say why")]
@@ -49,7 +49,7 @@ pub enum ConnectError {
         "{host} answered with HTTP status {status} and not as an operator does; check registrationURL and any proxy between"
     )]
     NotAnOperator { host: String, status: u16 },
-    /// Before the websocket was open.
+    /// The operator refused before the websocket was open.
     #[error("{0}; {advice}", advice = advice(.0.code))]
     Refused(Refusal),
     #[error("the connection to the operator ended: {0}")]
@@ -57,7 +57,7 @@ pub enum ConnectError {
 }
 
 impl ExchangeError {
-    /// Whether a retry may succeed. Network and operator can change at any time; a refusal and a TPM error say so
+    /// Whether a retry may succeed. Network and operator can change at any time. A refusal and a TPM error know it
     /// themselves.
     pub fn may_succeed_later(&self) -> bool {
         match self {
@@ -79,12 +79,12 @@ impl ExchangeError {
         }
     }
 
-    /// Seconds that the operator asked to wait.
+    /// Seconds to wait, if the operator named them.
     pub fn retry_after(&self) -> Option<u64> {
         self.refusal().and_then(|refusal| refusal.retry_after)
     }
 
-    /// The operator's refusal, if that is what ended the exchange.
+    /// The operator's refusal, if it ended the exchange.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) | Self::Connect(ConnectError::Refused(refusal)) => Some(refusal),

@@ -8,11 +8,11 @@ use protocol::message::{Config, Done, EXCHANGE_SECONDS, FromMachine, MachineRepo
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long the operator may take to confirm `done`.
+/// Seconds in which the operator has to confirm `done`.
 const CONFIRMATION_SECONDS: u64 = 20;
 
-/// An exchange in which the machine has answered the operator's challenge. Whether the answer was accepted shows in
-/// the operator's next message.
+/// An exchange in which the machine has answered the operator's challenge. The operator's next message shows whether it
+/// accepted the answer.
 pub struct Exchange<C> {
     connection: C,
     side: MachineSide,
@@ -66,7 +66,7 @@ impl<C: Connection> Exchange<C> {
         &self.correlation
     }
 
-    /// Sends everything learned about the machine and receives its configuration.
+    /// Sends the report about the machine and receives its configuration.
     pub async fn configure(&mut self, report: MachineReport) -> Result<Config, ExchangeError> {
         within(EXCHANGE_SECONDS, async {
             self.say(&FromMachine::Machine(Box::new(report))).await?;

@@ -16,7 +16,7 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// Who made the TPM, if there is one.
+    /// Manufacturer and firmware version of the TPM, if there is one.
     pub fn tpm_info(&self) -> Option<&TpmInfo> {
         match self {
             Self::Tpm(identity) => Some(identity.info()),
@@ -24,8 +24,8 @@ impl Identity {
         }
     }
 
-    /// What an installation's marker calls this machine: `tpm:` and the hash of the endorsement key, or `secret:` and
-    /// the digest of the shared secret, in hexadecimal. Both are what the operator knows the machine by.
+    /// The machine's name in an installation's marker: `tpm:` and the hash of the endorsement key, or `secret:` and the
+    /// digest of the shared secret, in hexadecimal. The operator knows the machine by both.
     pub fn name(&self) -> String {
         match self {
             Self::Tpm(identity) => format!("tpm:{}", identity.hash()),
@@ -33,7 +33,7 @@ impl Identity {
         }
     }
 
-    /// Replaces the token `tpm://` of rancherd by the shared secret on a machine without a TPM.
+    /// On a machine without a TPM, replaces rancherd's token `tpm://` by the shared secret.
     pub fn complete(&self, cloud_config: &mut cloud_config::CloudConfig) {
         if let Self::SharedSecret(identity) = self
             && let Some(Value::Object(rancherd)) = cloud_config.0.get_mut("rancherd")
@@ -44,10 +44,10 @@ impl Identity {
     }
 }
 
-/// In place of a token.
+/// Stands for a token that rancherd gets by the TPM.
 const BY_TPM: &str = "tpm://";
 
-/// For the console.
+/// Text for the console.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -57,7 +57,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// A machine without a TPM.
+/// The identity of a machine without a TPM.
 #[derive(Clone)]
 pub struct SecretIdentity {
     secret: Secret,
@@ -65,7 +65,7 @@ pub struct SecretIdentity {
 }
 
 impl SecretIdentity {
-    /// `client`: shown in the operator's log.
+    /// `client` is shown in the operator's log.
     pub fn new(secret: Secret, client: String) -> Self {
         Self { secret, client }
     }
@@ -98,8 +98,8 @@ mod tests {
             identity.complete(&mut config);
             Value::Object(config.0)
         };
-        let told = completed(json!({"rancherd": {"server": "https://a", "token": "tpm://"}, "hostname": "h"}));
-        assert_eq!(told, json!({"rancherd": {"server": "https://a", "token": "s3cret"}, "hostname": "h"}));
+        let result = completed(json!({"rancherd": {"server": "https://a", "token": "tpm://"}, "hostname": "h"}));
+        assert_eq!(result, json!({"rancherd": {"server": "https://a", "token": "s3cret"}, "hostname": "h"}));
         for other in [json!({"hostname": "h"}), json!({"rancherd": {"token": "own"}}), json!({"rancherd": {}})] {
             assert_eq!(completed(other.clone()), other);
         }

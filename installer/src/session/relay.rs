@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Between two reports of one phase.
+/// Time between two reports of one phase.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long the end of an installation waits for an operator that does not answer. The first boot reports again.
+/// Limit of the wait for the operator at the end of an installation. The first boot reports again.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection to the operator that reconnects when it breaks.
@@ -17,20 +17,20 @@ pub struct Relay<T: Transport, R> {
     transport: T,
     identity: Identity,
     exchange: Option<Exchange<T::Connection>>,
-    /// When the operator may be asked again; never, if it refused for good.
+    /// When the operator may be asked again. `None` if it refused permanently.
     not_before: Option<Instant>,
     backoff: Backoff,
     jitter: R,
 }
 
 impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
-    /// `exchange`: the one in which the configuration came.
+    /// `exchange` is the one that received the configuration.
     pub fn new(transport: T, identity: Identity, exchange: Exchange<T::Connection>, jitter: R) -> Self {
         let (not_before, backoff) = (Some(Instant::now()), Backoff::remote());
         Self { transport, identity, exchange: Some(exchange), not_before, backoff, jitter }
     }
 
-    /// Passes on what `updates` shows, newest only, until its sender is dropped.
+    /// Sends the newest of `updates` until its sender is dropped.
     pub async fn run(&mut self, mut updates: watch::Receiver<Option<Progress>>) {
         let mut sent: Option<(Progress, Instant)> = None;
         loop {
@@ -39,7 +39,7 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
                     self.reconnect().await;
                 }
             };
-            // The installation may end while nobody answers; then there is nothing left to pass on here.
+            // The installation may end while the operator does not answer. Then there is no progress left to send.
             tokio::select! {
                 () = connected => {}
                 () = ended(updates.clone()) => return,
@@ -56,7 +56,7 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
                         () = ended(updates.clone()) => return,
                     }
                 }
-                // What came during the wait is newer still.
+                // A newer update may have come during the wait.
                 let progress = updates.borrow_and_update().clone().unwrap_or(progress);
                 match exchange.say(&FromMachine::Progress(progress.clone())).await {
                     Ok(()) => sent = Some((progress, Instant::now())),
@@ -71,7 +71,7 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
         }
     }
 
-    /// Says how the installation ended and waits, for a bounded time, until the operator has recorded it.
+    /// Sends how the installation ended and waits, for a bounded time, until the operator has recorded it.
     pub async fn finish(self, done: Done) -> Result<(), ExchangeError> {
         let Self { mut transport, identity, exchange: mut open, jitter, .. } = self;
         let finished = with_retries(
@@ -106,8 +106,8 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
         with_retries(async || Exchange::open(transport, identity).await, jitter, note_retry).await
     }
 
-    /// After a refusal the operator is asked again after a wait, or never. The installation goes on, and the first boot
-    /// reports.
+    /// Closes a broken exchange and sets when the operator may be asked again: at once, after a wait if it refused, or
+    /// never if it refused permanently. The installation continues, and the first boot reports.
     fn lost(&mut self, error: &ExchangeError) {
         self.exchange = None;
         if !error.may_succeed_later() {
@@ -125,7 +125,7 @@ fn note_retry(error: &ExchangeError, wait: Duration) {
     tracing::warn!("no connection to the operator: {error}; next attempt in {} s", wait.as_secs());
 }
 
-/// Waits until the sender is gone.
+/// Waits until the sender is dropped.
 async fn ended(mut updates: watch::Receiver<Option<Progress>>) {
     while updates.changed().await.is_ok() {}
 }

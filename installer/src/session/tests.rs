@@ -1,4 +1,4 @@
-//! Failures of operator, network and TPM in virtual time. Operator and TPM are scripted.
+//! Failures of operator, network and TPM in virtual time, with a scripted operator and a scripted TPM.
 
 use super::identity::{Identity, SecretIdentity};
 use super::relay::Relay;
@@ -45,14 +45,14 @@ fn identity() -> Identity {
     Identity::Tpm(TpmIdentity::prepare(Box::new(FakeTpm), Path::new("/nonexistent"), "test".to_owned()).unwrap())
 }
 
-/// What one attempt to connect meets.
+/// What happens to one attempt to connect.
 enum Attempt {
     Down(io::ErrorKind),
-    /// Before the websocket is open.
+    /// The operator refuses before the websocket is open.
     Refused(Refusal),
-    /// Frames in the order they are asked for; then the connection is closed.
+    /// The operator sends these frames when asked for one, then closes the connection.
     Says(Vec<String>),
-    /// The same, but then the connection stays open.
+    /// The same, but the connection stays open.
     Stays(Vec<String>),
 }
 
@@ -137,7 +137,7 @@ fn refused(code: RefusalCode) -> String {
     message::encode(&FromOperator::Refused(Refusal::new(code, "because"))).unwrap()
 }
 
-/// Registers until it works or never will; the causes of the waits in between are the second value.
+/// Registers until it succeeds or fails permanently. Returns the causes of the waits as well.
 async fn registered(transport: &mut ScriptTransport) -> (Result<String, ExchangeError>, Vec<String>) {
     let mut causes = Vec::new();
     let identity = identity();
@@ -172,7 +172,7 @@ async fn a_machine_without_a_tpm_registers_by_its_secret() {
     assert_eq!(exchange.correlation(), "c-2");
     assert_eq!(*script.heard.borrow(), ["secretHello", "secretProof", "machine"]);
 
-    // An operator that asks for a TPM's proof instead gets none.
+    // An operator that asks for a proof by TPM instead gets none.
     let (script, now) = Script::new([Attempt::Says(vec![self::challenge()])]);
     let error = Exchange::open(&mut ScriptTransport(script, now), &identity).await.map(drop).unwrap_err();
     assert_eq!(error.refusal().map(|refusal| refusal.code), Some(RefusalCode::UnexpectedMessage));
@@ -254,7 +254,7 @@ fn writing(bytes: u64) -> Option<Progress> {
     Some(Progress { phase: InstallPhase::Writing, bytes, total_bytes: 100, message: String::new() })
 }
 
-/// An installation with so many steps, each of which takes this long.
+/// An installation with this number of steps, each of which takes `pause`.
 async fn write_on(progress: watch::Sender<Option<Progress>>, steps: u64, pause: Duration) {
     for bytes in 0..steps {
         progress.send_replace(writing(bytes));
@@ -263,7 +263,7 @@ async fn write_on(progress: watch::Sender<Option<Progress>>, steps: u64, pause: 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_installation_goes_on_while_the_operator_is_away_and_is_told_afterwards() {
+async fn an_installation_goes_on_while_the_operator_is_away_and_is_reported_afterwards() {
     let (script, now) = Script::new([
         Attempt::Says(vec![challenge(), config()]),
         Attempt::Down(io::ErrorKind::ConnectionRefused),
@@ -289,7 +289,7 @@ async fn an_installation_goes_on_while_the_operator_is_away_and_is_told_afterwar
 }
 
 #[tokio::test(start_paused = true)]
-async fn progress_is_passed_on_once_a_second_and_the_end_is_not_waited_for_for_ever() {
+async fn progress_is_sent_once_a_second_and_the_wait_at_the_end_is_bounded() {
     let downs = (0..10).map(|_| Attempt::Down(io::ErrorKind::ConnectionRefused));
     let (script, now) = Script::new(std::iter::once(Attempt::Stays(vec![challenge()])).chain(downs));
     let mut transport = ScriptTransport(script.clone(), now);
@@ -306,7 +306,7 @@ async fn progress_is_passed_on_once_a_second_and_the_end_is_not_waited_for_for_e
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operator_that_wants_no_progress_is_left_in_peace() {
+async fn an_operator_that_wants_no_progress_gets_none() {
     let refused = |code, retry_after: Option<u64>| {
         let mut refusal = Refusal::new(code, "no");
         refusal.retry_after = retry_after;

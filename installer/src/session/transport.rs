@@ -1,4 +1,4 @@
-//! The transport of frames to the operator, as a trait: tests need no network.
+//! The transport of frames to the operator. It is a trait, so that tests need no network.
 
 use super::ConnectError;
 

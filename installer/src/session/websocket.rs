@@ -1,4 +1,4 @@
-//! The transport used in production: a websocket over TLS, with the operator's CA pinned where the medium has one.
+//! The transport used in production: a websocket over TLS. If the medium has the operator's CA, only that is trusted.
 
 use super::{ConnectError, Connection, Transport};
 use futures::{SinkExt, StreamExt};
@@ -22,14 +22,14 @@ use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 
-/// For one address to accept a connection.
+/// Limit for one address to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// For the handshakes of TLS and websocket.
+/// Limit for the handshakes of TLS and websocket together.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 /// Largest body of a refusal that is read, in bytes.
 const LARGEST_REFUSAL: usize = 16 * 1024;
 
-/// An operator's address and how it is recognised.
+/// The address of an operator and the authorities that are trusted there.
 #[derive(Clone)]
 pub struct WebSocketTransport {
     request: Request,
@@ -54,12 +54,12 @@ pub enum EndpointError {
 }
 
 impl WebSocketTransport {
-    /// `ca`: PEM. With it, only certificates under these authorities are accepted; without, those of the system.
+    /// `ca` is PEM. With it, only certificates of these authorities are accepted; without it, those of the system.
     pub fn new(registration_url: &str, ca: Option<&str>) -> Result<Self, EndpointError> {
         let url = reqwest::Url::parse(registration_url).map_err(|error| EndpointError::Url(error.to_string()))?;
         let no_url = |problem: &str| EndpointError::Url(problem.to_owned());
         let host = url.host_str().ok_or_else(|| no_url("it names no host"))?;
-        // Only a URL needs the brackets of an IPv6 address.
+        // The brackets of an IPv6 address belong only to the URL.
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host.clone()).map_err(|error| no_url(&error.to_string()))?;
         let port = url.port_or_known_default().ok_or_else(|| no_url("it names no port"))?;
@@ -77,7 +77,7 @@ impl WebSocketTransport {
         for address in addresses {
             last = match timeout(CONNECT, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
-                    // Frames are small and each waits for an answer.
+                    // Delays are switched off, because frames are small and each waits for an answer.
                     let _ = stream.set_nodelay(true);
                     return Ok(stream);
                 }
@@ -94,8 +94,8 @@ impl WebSocketTransport {
             .await
             .map_err(|error| self.explain_tls(error))?;
         let limits = WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME));
-        // The handshake borrows the stream, so that a refusal's body can be read after it. Nothing is lost when it
-        // succeeds: the operator speaks only after `hello`.
+        // The handshake borrows the stream, so that the body of a refusal can be read afterwards. Nothing is lost on
+        // success, because the operator sends nothing before `hello`.
         let handshake =
             tokio_tungstenite::client_async_with_config(self.request.clone(), &mut stream, Some(limits)).await;
         match handshake {
@@ -114,7 +114,7 @@ impl WebSocketTransport {
         let length = number(&head.headers, "content-length").and_then(|length| usize::try_from(length).ok());
         let mut body = begun.unwrap_or_default();
         let wanted = length.unwrap_or(0).min(LARGEST_REFUSAL);
-        // A body that ends early explains no less than one that never came.
+        // A body that ends early is treated like a missing one.
         let missing = wanted.saturating_sub(body.len()) as u64;
         let _ = timeout(CONNECT, stream.take(missing).read_to_end(&mut body)).await;
         match serde_json::from_slice::<Refusal>(&body) {
@@ -181,7 +181,7 @@ impl Connection for WebSocketConnection {
                     return Err(ConnectError::Lost(reason.unwrap_or_else(|| "closed".to_owned())));
                 }
                 Some(Ok(Message::Binary(_))) => return Err(ConnectError::Lost("a binary frame came".to_owned())),
-                // Pings are answered by the library when the next frame is read or written.
+                // The library answers pings when the next frame is read or written.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(ConnectError::Lost(error.to_string())),
                 None => return Err(ConnectError::Lost("closed".to_owned())),

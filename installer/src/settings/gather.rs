@@ -1,4 +1,4 @@
-//! Collects the settings of all sources and resolves them again whenever one is added.
+//! Collects the settings of all sources and resolves them again when one is added.
 
 use super::sources::{self, DocumentError};
 use super::{Layer, Resolved, SettingError, Settings, Source, resolve};
@@ -22,12 +22,12 @@ pub enum GatherError {
 }
 
 impl Gathered {
-    /// The settings that need no network: the settings file (the medium's, unless `file` names another), the kernel
-    /// command line, and flags.
+    /// The settings that need no network: those of the settings file (the medium's, unless `file` names another), the
+    /// kernel command line, and flags.
     pub fn from_machine(root: &Path, file: Option<&Path>, flags: Layer) -> Result<Self, GatherError> {
         let medium = root.join(sources::MEDIUM_FILE);
         let document = sources::read(file.unwrap_or(&medium))?.unwrap_or_default();
-        // An unreadable command line says nothing; every kernel has one.
+        // An unreadable command line counts as empty; every kernel has one.
         let line = std::fs::read_to_string(root.join("proc/cmdline")).unwrap_or_default();
         let mut gathered =
             Self { layers: Vec::new(), resolved: Resolved::default(), cloud_config: CloudConfig::default() };
@@ -37,7 +37,7 @@ impl Gathered {
         Ok(gathered)
     }
 
-    /// Adds a document: its settings, and the rest of it as cloud-config.
+    /// Adds a document: its settings, and its other keys as cloud-config.
     pub fn add_document(&mut self, source: Source, document: CloudConfig) -> Result<(), SettingError> {
         self.add(source, Layer::from_cloud_config(source, &document))?;
         self.cloud_config.merge(document, Lists::Replace);

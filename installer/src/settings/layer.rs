@@ -9,14 +9,14 @@ use disk::plan::DeviceSelector;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The settings of one source, by [`normal_key`].
+/// The settings of one source. Keys are in the form of [`normal_key`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
     source: Source,
     entries: BTreeMap<String, Value>,
 }
 
-/// A setting that cannot be used. The value is not repeated: it may be a secret.
+/// A setting that cannot be used. The message does not contain the value, which may be a secret.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{key}, from {source_of_value}, must be {rule}")]
 pub struct SettingError {
@@ -25,18 +25,18 @@ pub struct SettingError {
     pub rule: &'static str,
 }
 
-/// Resolved settings, and what was left out.
+/// Resolved settings, and the values that were left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resolved {
     pub settings: Settings,
-    /// One line for each value that is left out, for the console: no setting has its key, or its source may not say it.
+    /// One line for each value that was left out, for the console: its key is unknown, or its source may not set it.
     pub left_out: Vec<String>,
 }
 
 /// Resolves the sources: a stronger one overrides a weaker one.
 ///
-/// Trust in an operator is an exception. The document at configURL comes from the network, and a DHCP server may name it.
-/// It can neither replace a registration from another source nor name the authority to trust there.
+/// Trust in an operator is an exception. The document at configURL comes from the network, and a DHCP server may have
+/// named it. It can neither replace a registration from another source nor name the authority to trust there.
 pub fn resolve<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Resolved, SettingError> {
     let layers: Vec<&Layer> = layers.into_iter().collect();
     let mut resolved = Resolved::default();
@@ -58,7 +58,7 @@ pub fn resolve<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Resolv
     Ok(resolved)
 }
 
-/// The source that keeps this one from saying this key.
+/// The other source that forbids this source to set this key.
 fn pinned_by(layers: &[&Layer], source: Source, key: &str) -> Option<Source> {
     let pins: &[&str] = match (source, key) {
         (Source::ConfigUrl, "registrationurl") => &["registrationurl"],
@@ -70,7 +70,7 @@ fn pinned_by(layers: &[&Layer], source: Source, key: &str) -> Option<Source> {
     layers.iter().find(pinning).map(|layer| layer.source)
 }
 
-/// A key as documents spell it.
+/// The spelling of a key in documents.
 fn spelled(key: &str) -> &str {
     SPELLING.iter().find(|spelled| normal_key(spelled) == key).copied().unwrap_or(key)
 }
@@ -88,7 +88,7 @@ impl Layer {
         }
     }
 
-    /// From the mapping `rancheros.install`; mappings in it, such as `deviceSelector`, become keys with a dot.
+    /// Reads the mapping `rancheros.install`. Mappings in it, such as `deviceSelector`, become keys with a dot.
     pub fn from_cloud_config(source: Source, document: &CloudConfig) -> Self {
         let mut layer = Self::new(source);
         for (key, value) in document.install() {
@@ -102,8 +102,8 @@ impl Layer {
         layer
     }
 
-    /// From the words of a kernel command line that begin with `rancheros.install.`; a word without `=` says yes. Of
-    /// several values of one setting the last one counts.
+    /// Reads the words of a kernel command line that begin with `rancheros.install.`. A word without `=` means true. If
+    /// a setting has several values, the last one counts.
     pub fn from_kernel_command_line(line: &str) -> Self {
         let mut layer = Self::new(Source::KernelCommandLine);
         for word in KernelArguments::parse(line).words() {
@@ -119,7 +119,7 @@ impl Layer {
     }
 }
 
-/// Keys as documents spell them, for messages.
+/// Spelling of keys in documents, for messages.
 const SPELLING: &[&str] = &[
     "configURL",
     "configSHA256",
@@ -138,7 +138,7 @@ const SPELLING: &[&str] = &[
     "deviceSelector.maxSize",
 ];
 
-/// The only place that knows every key. Returns whether there is such a setting.
+/// Sets a key. No other place knows every key. Returns whether the key exists.
 fn apply(settings: &mut Settings, key: &str, value: &Value, source: Source) -> Result<bool, SettingError> {
     let must_be = |rule| SettingError { key: spelled(key).to_owned(), source_of_value: source, rule };
     let text = || text(value).ok_or_else(|| must_be("text"));
@@ -177,7 +177,7 @@ fn apply(settings: &mut Settings, key: &str, value: &Value, source: Source) -> R
         "isourl" => settings.iso_url = Setting::new(Some(text()?), source),
         "password" => settings.password = Setting::new(Some(Secret::new(text()?)), source),
         "wipe" => settings.wipe = Setting::new(flag()?, source),
-        // Parts of one setting, each of which a stronger source may override alone.
+        // The parts of one setting. A stronger source may override each of them separately.
         "deviceselectorbyid" => select(selector, source, |s| &mut s.by_id, text()?),
         "deviceselectorserial" => select(selector, source, |s| &mut s.serial, text()?),
         "deviceselectormodel" => select(selector, source, |s| &mut s.model, text()?),
@@ -198,7 +198,7 @@ fn select<T>(
     selector.source = source;
 }
 
-/// A number is text, too: `serial: 12345` in YAML means the digits.
+/// Text of a value. A number is text as well: `serial: 12345` in YAML means the digits.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -210,7 +210,7 @@ fn text(value: &Value) -> Option<String> {
 fn flag(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(flag) => Some(*flag),
-        // YAML 1.1 and kernel command lines know more words than JSON.
+        // YAML 1.1 and kernel command lines have more words for true and false than JSON.
         Value::String(word) => match word.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "1" => Some(true),
             "false" | "no" | "off" | "0" => Some(false),
@@ -239,7 +239,7 @@ fn size(value: &Value) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// A kernel command line holds no line feeds, so that PEM may come wrapped in base64.
+/// A kernel command line cannot hold line feeds, so PEM may be encoded in base64.
 fn certificate(text: &str) -> Option<String> {
     let is_pem = |text: &str| text.trim_start().starts_with("-----BEGIN CERTIFICATE-----");
     if is_pem(text) {
@@ -333,14 +333,14 @@ mod tests {
         let note = "registrationURL, from the document at configURL, is left out: the medium's registration.yaml says \
                     which operator to trust";
         assert!(left_out.len() == 2 && left_out.contains(&note.to_owned()), "{left_out:?}");
-        // Where nothing else names an operator it may.
+        // The document may name an operator if no other source does.
         let alone = resolve([&fetched]).unwrap().settings;
         assert_eq!(alone.registration_url.as_deref(), Some("https://theirs/t"));
         assert_eq!(alone.registration_ca_cert.as_deref(), Some(pem("B").as_str()));
     }
 
     proptest! {
-        /// Whatever the sources say, what the network says of the operator changes nothing that anything else pinned.
+        /// For any sources, configURL changes no setting of the operator that another source has pinned.
         #[test]
         fn a_pin_holds_against_config_url(
             said in proptest::collection::vec((0usize..5, any::<bool>(), any::<bool>()), 0..6),

@@ -1,4 +1,4 @@
-//! Reads the documents that settings come from: the medium's file, and the one that `configURL` names.
+//! Reads the documents with settings: the file of the medium, and the document at `configURL`.
 
 use super::Digest;
 use boot_contract::paths::{MEDIUM_REGISTRATION, OEM_REGISTRATION};
@@ -7,12 +7,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The settings on the medium of a live system, and the registration of an installed one. Relative to the root.
+/// Paths relative to the root: the settings on the medium of a live system, and the registration of an installed one.
 pub const MEDIUM_FILE: &str = MEDIUM_REGISTRATION.split_at(1).1;
 pub const INSTALLED_FILE: &str = OEM_REGISTRATION.split_at(1).1;
-/// One byte more than a document may have is read, so that the parser refuses what is larger.
+/// One byte above the limit is read, so that the parser refuses larger documents.
 const READ_LIMIT: u64 = CloudConfig::MAX_DOCUMENT as u64 + 1;
-/// For one attempt to fetch a document.
+/// Limit of one attempt to fetch a document.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ pub enum DocumentError {
 }
 
 impl DocumentError {
-    /// Whether a retry may succeed: the network or the server may come up.
+    /// Whether a retry may succeed, because the network or the server may come up.
     pub fn may_succeed_later(&self) -> bool {
         match self {
             Self::Fetch { source, .. } => source
@@ -51,7 +51,7 @@ impl DocumentError {
     }
 }
 
-/// A cloud-config in a file. A file that is absent or holds nothing but comments is `None`: a medium that nobody
+/// Reads a cloud-config from a file. `None` if the file is absent or holds only comments, as on a medium that was not
 /// customised.
 pub fn read(path: &Path) -> Result<Option<CloudConfig>, DocumentError> {
     let name = path.display().to_string();
@@ -63,8 +63,8 @@ pub fn read(path: &Path) -> Result<Option<CloudConfig>, DocumentError> {
     }
 }
 
-/// One attempt to fetch the document at `url`. `ca`: PEM of authorities to trust beside those of the system. `digest`: of
-/// the document; without it nothing is taken by plain http, be it by way of a redirection.
+/// Makes one attempt to fetch the document at `url`. `ca` is PEM of authorities to trust beside those of the system.
+/// `digest` is that of the document. Without it nothing is accepted over plain http, not even after a redirection.
 pub async fn fetch(url: &str, ca: Option<&str>, digest: Option<Digest>) -> Result<CloudConfig, DocumentError> {
     let malformed = |problem: String| DocumentError::Address { name: without_secrets(url), problem };
     let parsed = reqwest::Url::parse(url).map_err(|error| malformed(error.to_string()))?;
@@ -78,7 +78,7 @@ pub async fn fetch(url: &str, ca: Option<&str>, digest: Option<Digest>) -> Resul
         }
         "http" if digest.is_none() => return Err(DocumentError::Unprotected { name }),
         "http" | "https" => download(parsed, ca, digest.is_some()).await.map_err(|source| {
-            // The address may hold a password: the chain shows ours, without it.
+            // The address in the source may hold a password. The message shows ours, without it.
             DocumentError::Fetch { name: name.clone(), source: source.without_url() }
         })?,
         scheme => return Err(DocumentError::Scheme { name, scheme: scheme.to_owned() }),
@@ -105,7 +105,7 @@ fn remedy(path: &Path) -> &'static str {
     }
 }
 
-/// One attempt to fetch text.
+/// Makes one attempt to fetch text.
 pub async fn download_text(url: &str, ca: Option<&str>) -> Result<String, DocumentError> {
     let name = without_secrets(url);
     let parsed = reqwest::Url::parse(url)
@@ -139,7 +139,7 @@ fn parse(name: &str, bytes: &[u8], remedy: &'static str) -> Result<Option<CloudC
     Ok(Some(document).filter(|document| !document.0.is_empty()))
 }
 
-/// The address without user, password, query and fragment: what may be shown.
+/// The address without user, password, query and fragment, so that it may be shown.
 pub fn without_secrets(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     match url.split_once("://") {

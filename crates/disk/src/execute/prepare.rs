@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 
 /// A step with its bytes.
 pub enum PreparedStep<'a> {
-    /// The first megabyte as it is while the installation runs.
+    /// The first megabyte while the installation runs.
     Clear {
         head: Vec<u8>,
     },
@@ -32,9 +32,9 @@ pub enum PreparedStep<'a> {
         core: Vec<u8>,
     },
     Verify,
-    /// The first megabyte as it is in the end, and the tables behind the last partition.
+    /// The first megabyte after the installation, and the tables behind the last partition.
     Commit {
-        /// The marker as it is until the tables are written.
+        /// The marker until the tables are written.
         switching: Vec<u8>,
         head: Vec<u8>,
         tail: Vec<u8>,
@@ -42,7 +42,8 @@ pub enum PreparedStep<'a> {
     },
 }
 
-/// Makes everything that the plan writes, but for the root image, which is large and stays where it is.
+/// Makes everything that the plan writes except the root image, which is large and is read from the release while it is
+/// written.
 pub fn prepare<'a>(plan: &'a InstallPlan, release: &ReleaseSource) -> Result<Vec<PreparedStep<'a>>, ExecuteError> {
     plan.steps.iter().map(|step| prepare_step(step, plan, release)).collect()
 }
@@ -115,7 +116,8 @@ fn fat_image(volume: &fat::Volume, files: &[fat::PlacedFile]) -> io::Result<Name
     Ok(image)
 }
 
-/// Kernel and initrd stand in two folders, and in memory once: a live system has little of it.
+/// Kernel and initrd are in two folders of the file system, but only once in memory, because a live system has little
+/// of it.
 fn boot_files<'a>(files: &'a [BootFile], release: &ReleaseSource) -> Result<Vec<fat::PlacedFile<'a>>, ExecuteError> {
     let mut known: BTreeMap<&str, Rc<[u8]>> = BTreeMap::new();
     let mut read = |file: &'a ReleaseFile| -> Result<Rc<[u8]>, ReleaseError> {

@@ -1,7 +1,7 @@
 //! Copies the root image: it is read once, hashed, written to several partitions, and read back from each.
 //!
-//! A second thread reads or hashes, so that the disk does not wait for the processor. The threads exchange a fixed number of
-//! buffers: memory does not depend on the size of the image.
+//! A second thread reads or hashes, so that the disk does not wait for the processor. The threads exchange a fixed
+//! number of buffers, so memory does not depend on the size of the image.
 
 use crate::target::Target;
 use crate::target::buffer::AlignedBuffer;
@@ -12,11 +12,11 @@ use std::thread;
 
 /// Bytes of one transfer.
 const CHUNK: usize = 4 << 20;
-/// One is filled while one is written; a third covers for hiccups.
+/// One buffer is filled while another is written. The third evens out delays.
 const BUFFERS: usize = 3;
 
 /// Copies `length` bytes of `source` to each of `offsets`, padded with zeros to whole sectors. Calls `progress` with
-/// the bytes written so far, over all places. Returns the lower-case hex SHA-256 of what was read.
+/// the bytes written so far to all offsets together. Returns the lower-case hex SHA-256 of what was read.
 pub fn copy(
     mut source: impl Read + Send,
     length: u64,
@@ -58,7 +58,7 @@ pub enum CopyError {
     Write(#[source] io::Error),
 }
 
-/// Reads `length` bytes at `offset` back. Returns their lower-case hex SHA-256.
+/// Reads `length` bytes back from `offset`. Returns their lower-case hex SHA-256.
 pub fn digest(target: &mut dyn Target, offset: u64, length: u64, mut progress: impl FnMut(u64)) -> io::Result<String> {
     let sector = target.sector_bytes() as usize;
     thread::scope(|scope| {
@@ -80,19 +80,19 @@ pub fn digest(target: &mut dyn Target, offset: u64, length: u64, mut progress: i
     })
 }
 
-/// The end of the ring that is given empty buffers and passes them on full.
+/// The end of the ring that receives empty buffers and passes them on full.
 struct Filler {
     free: mpsc::Receiver<AlignedBuffer>,
     full: mpsc::SyncSender<(AlignedBuffer, usize)>,
 }
 
-/// The end that is given full buffers and passes them back empty.
+/// The end of the ring that receives full buffers and passes them back empty.
 struct Drainer {
     full: mpsc::Receiver<(AlignedBuffer, usize)>,
     free: mpsc::Sender<AlignedBuffer>,
 }
 
-/// A few buffers that go round between two threads.
+/// A few buffers that circulate between two threads.
 fn ring() -> (Filler, Drainer) {
     let (full_in, full) = mpsc::sync_channel(BUFFERS);
     let (free_in, free) = mpsc::channel();
@@ -103,8 +103,8 @@ fn ring() -> (Filler, Drainer) {
 }
 
 impl Filler {
-    /// Has `fill` put `length` bytes into buffers: it is given how many came before, a buffer, and how many to put into
-    /// it. Ends early with an error when `fill` does, or when the drainer is gone.
+    /// Calls `fill` until `length` bytes are in buffers. Its arguments are the number of bytes before, a buffer, and
+    /// the number of bytes to put into it. Ends early if `fill` fails, or if the drainer is gone.
     fn fill(
         self,
         length: u64,
@@ -123,14 +123,14 @@ impl Filler {
 }
 
 impl Drainer {
-    /// Gives `take` every full buffer until the filler is gone: how many bytes came before, the buffer, and how many are
-    /// in it. Ends early with the error of `take`.
+    /// Calls `take` with every full buffer until the filler is gone. Its arguments are the number of bytes before, the
+    /// buffer, and the number of bytes in it. Ends early with the error of `take`.
     fn drain<E>(self, mut take: impl FnMut(u64, &mut AlignedBuffer, usize) -> Result<(), E>) -> Result<(), E> {
         let mut done = 0;
         while let Ok((mut buffer, bytes)) = self.full.recv() {
             take(done, &mut buffer, bytes)?;
             done += bytes as u64;
-            // The filler is gone once it has passed on everything.
+            // The send fails when the filler has passed on everything and is gone.
             let _ = self.free.send(buffer);
         }
         Ok(())

@@ -11,8 +11,8 @@ use release::{ReleaseFile, ReleaseSource};
 use std::io;
 use std::time::Instant;
 
-/// Carries out `steps`. The target is flushed between kinds of steps, so that a power cut never leaves something later
-/// on the medium without what comes before it.
+/// Carries out `steps`. Flushes the target between kinds of steps, so that after a power cut the medium never holds a
+/// later step without the earlier ones.
 pub fn run(
     target: &mut dyn Target,
     plan: &InstallPlan,
@@ -47,7 +47,7 @@ impl Run<'_> {
                 self.write_root(image, &offsets)
             }
             PreparedStep::FileSystem { partition, image } => {
-                // Nothing is counted here; the numbers stay those of the root image.
+                // File systems are not counted: the numbers stay those of the root image.
                 let bytes = self.installed.bytes;
                 (self.progress)(message(InstallPhase::Configuring, bytes, bytes, partition.role.label()));
                 sparse::write(image.as_file(), self.target, partition.offset).map_err(writing(partition.role.label()))
@@ -58,7 +58,7 @@ impl Run<'_> {
             PreparedStep::Verify => self.verify(steps),
             PreparedStep::Commit { switching, head, tail, tail_offset } => {
                 self.commit(switching, head, (tail, *tail_offset)).map_err(writing("the partition table"))?;
-                // Only this system's view of the disk: the next one reads the table by itself.
+                // Failure is only a warning: the table is on the disk, and the next system reads it at its start.
                 if let Err(error) = self.target.announce() {
                     tracing::warn!("announcing the partition table of {}: {error}", self.plan.target.display());
                 }
@@ -67,7 +67,7 @@ impl Run<'_> {
         }
     }
 
-    /// The backup goes first: as long as the primary table stands, the disk is what it was before.
+    /// Erases the backup first: while the primary table exists, the disk still has its old partitions.
     fn clear(&mut self, head: &[u8]) -> io::Result<()> {
         let sector = u64::from(self.target.sector_bytes());
         let tail_offset = (self.target.length() - ALIGNMENT) / sector * sector;
@@ -141,9 +141,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Firmware may restore a primary table from its backup, so the backup is the first thing that counts; by now
-    /// everything it points to is on the medium. The marker is written by itself, before and after the table: of one
-    /// write for both a power cut may leave the marker and not the table.
+    /// Writes the backup table first, because firmware may restore a primary table from it. By now everything that it
+    /// points to is on the medium. The marker is written separately, before and after the table: a power cut during one
+    /// write of both could leave the marker without the table.
     fn commit(&mut self, switching: &[u8], head: &[u8], (tail, tail_offset): (&[u8], u64)) -> io::Result<()> {
         let (tables, rest) = head.split_at(marker::OFFSET as usize);
         for (offset, bytes) in
@@ -155,7 +155,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// As much as a failing disk allows: no table at either end, and the marker that lets the next attempt begin.
+    /// Removes the tables at both ends and leaves the marker that lets the next attempt begin, as far as a failing disk
+    /// allows.
     fn abandon(&mut self, steps: &[PreparedStep]) {
         for step in steps {
             if let PreparedStep::Clear { head } = step

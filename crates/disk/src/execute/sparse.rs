@@ -1,8 +1,8 @@
-//! A file system that is created in a sparse temporary file and then copied to its partition.
+//! Copies a file system from a sparse temporary file to its partition.
 //!
-//! A missing or failing tool is noticed before the disk is written, no partition node or loop device is needed, and every
-//! byte goes through one [`Target`]. Only the parts of the file that hold data are
-//! written: a freshly made ext4 of any size has some megabytes of them.
+//! A missing or failing tool is noticed before the disk is written. No partition node or loop device is needed, and
+//! every byte goes through one [`Target`]. Only the parts of the file that hold data are written: a new ext4 file
+//! system of any size has some megabytes of them.
 
 use crate::target::Target;
 use crate::target::buffer::AlignedBuffer;
@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 
 /// Bytes of one transfer.
 const CHUNK: usize = 1 << 20;
-/// Holes are found in units of this.
+/// Unit in which holes are found, in bytes.
 const BLOCK: u64 = 4096;
 
 /// Writes the data of `image` to the target from `offset` on.
@@ -42,8 +42,8 @@ pub fn compare(image: &File, target: &mut dyn Target, offset: u64) -> io::Result
     Ok(true)
 }
 
-/// The data of a sparse file in pieces of at most [`CHUNK`] bytes, in whole blocks. The file's length is a multiple of
-/// [`BLOCK`].
+/// The data of a sparse file in pieces of at most [`CHUNK`] bytes, in whole blocks. The file's length must be a
+/// multiple of [`BLOCK`].
 fn chunks(image: &File) -> io::Result<Vec<Range<u64>>> {
     let length = image.metadata()?.len();
     let mut chunks = Vec::new();
@@ -51,7 +51,7 @@ fn chunks(image: &File) -> io::Result<Vec<Range<u64>>> {
     while at < length {
         let start = match lseek(image, at as i64, Whence::SeekData) {
             Ok(start) => start as u64 / BLOCK * BLOCK,
-            // No data up to the end.
+            // There is no data up to the end of the file.
             Err(nix::errno::Errno::ENXIO) => break,
             Err(error) => return Err(error.into()),
         };
@@ -73,7 +73,7 @@ mod tests {
     use crate::target::Disk;
 
     #[test]
-    fn data_is_carried_and_holes_are_not() {
+    fn data_is_written_and_holes_are_not() {
         let image = tempfile::tempfile().unwrap();
         image.set_len(64 << 20).unwrap();
         image.write_all_at(&[3; 10], 5000).unwrap();

@@ -1,4 +1,5 @@
-//! Whole installations onto sparse files: the result as other tools see it, failing writes, and power cuts.
+//! Whole installations onto sparse files. The tests cover the result as other tools see it, failing writes, and power
+//! cuts.
 
 use super::*;
 use crate::DiskDescription;
@@ -19,7 +20,7 @@ use uuid::Uuid;
 
 const ROOT_BYTES: usize = 9 << 20;
 
-/// A release, a disk image and the plan that brings one to the other.
+/// A release, a disk image, and the plan that installs the release to the image.
 struct Fixture {
     release: ReleaseSource,
     disk: NamedTempFile,
@@ -58,7 +59,7 @@ impl Fixture {
     }
 }
 
-/// Where the GPT headers of both copies stand, as offsets into a disk with sectors of 512 bytes.
+/// Whether either GPT header exists on a disk with sectors of 512 bytes.
 fn has_table(disk: &File) -> bool {
     let length = disk.metadata().unwrap().len();
     let mut signature = [0; 8];
@@ -72,7 +73,7 @@ fn run(command: Command) -> String {
     String::from_utf8_lossy(&command.run().unwrap()).into_owned()
 }
 
-/// One partition of the disk as a file of its own, for tools that know no offsets.
+/// One partition of the disk as a separate file, for tools that take no offset.
 fn extract(disk: &Path, partition: &Partition) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
     run(Command::new("dd")
@@ -121,7 +122,7 @@ fn an_installed_disk_is_what_other_tools_expect() {
     run(Command::new("e2fsck").args(["-f", "-n"]).arg(persistent.path()));
 }
 
-/// A disk that fails writes from a number of bytes on, or loses one silently.
+/// A disk that fails writes after a number of bytes, or silently drops one write.
 struct Faulty {
     disk: Disk,
     written: u64,
@@ -132,7 +133,7 @@ struct Faulty {
 enum Fault {
     /// Every write that begins after this many bytes fails.
     WritesFailAfter(u64),
-    /// As above, and later writes work again: a disk that was out for a moment.
+    /// The first write after this many bytes fails, and later ones work again: a disk that was out for a moment.
     OneWriteFailsAfter(u64),
     /// The write at this offset is acknowledged and dropped.
     Drops(u64),
@@ -154,7 +155,7 @@ impl Target for Faulty {
             Fault::WritesFailAfter(limit) if before >= limit => Err(io::Error::from_raw_os_error(libc::EIO)),
             Fault::OneWriteFailsAfter(limit) if before >= limit => {
                 self.fault = Fault::WritesFailAfter(u64::MAX);
-                // Half of it reaches the disk.
+                // Half of the write reaches the disk.
                 self.disk.write_at(offset, &bytes[..bytes.len() / 1024 * 512])?;
                 Err(io::Error::from_raw_os_error(libc::EIO))
             }
@@ -189,7 +190,7 @@ fn a_failing_disk_is_never_left_bootable_and_can_be_tried_again() {
     fixture.execute().unwrap();
     assert!(has_table(fixture.disk.as_file()), "the earlier installation");
     let mib = 1 << 20;
-    // Behind the marker, within the root image, within the file systems, at the tables.
+    // The limits are behind the marker, within the root image, within the file systems, and at the tables.
     for limit in [2 * mib, 7 * mib, 21 * mib, 22 * mib] {
         for fault in [Fault::WritesFailAfter(limit), Fault::OneWriteFailsAfter(limit)] {
             let error = fixture.execute_with(fault).unwrap_err();
@@ -203,7 +204,7 @@ fn a_failing_disk_is_never_left_bootable_and_can_be_tried_again() {
 }
 
 #[test]
-fn a_disk_that_is_out_before_anything_changed_keeps_what_it_has() {
+fn a_disk_that_fails_before_any_change_keeps_its_content() {
     let fixture = Fixture::new();
     fixture.execute().unwrap();
     fixture.execute_with(Fault::WritesFailAfter(0)).unwrap_err();
@@ -229,7 +230,7 @@ fn a_power_cut_before_the_end_leaves_no_table_and_the_marker() {
     let fixture = Fixture::new();
     let prepared = prepare::prepare(&fixture.plan, &fixture.release).unwrap();
     for steps in 1..prepared.len() {
-        // Over the remains of a complete installation, which is the harder case.
+        // The installation goes over a complete one, which is the harder case.
         fixture.execute().unwrap();
         let mut disk = Disk::open(fixture.disk.path()).unwrap();
         run::run(&mut disk, &fixture.plan, &fixture.release, &prepared[..steps], &mut |_| {}).unwrap();
@@ -239,7 +240,7 @@ fn a_power_cut_before_the_end_leaves_no_table_and_the_marker() {
 }
 
 #[test]
-fn the_marker_lies_clear_of_the_tables() {
+fn the_marker_does_not_overlap_the_tables() {
     let fixture = Fixture::new();
     let tables = gpt::tables(&fixture.plan.layout);
     assert!(tables.primary.len() as u64 <= OFFSET);

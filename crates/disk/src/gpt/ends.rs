@@ -1,19 +1,19 @@
-//! Both ends of a disk in memory: all that a partition table is written to.
+//! Both ends of a disk in memory. A partition table is written to nothing else.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
-/// Bytes in the middle can be neither read nor written.
+/// A disk whose ends are in memory. Bytes between them can be neither read nor written.
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) head: Vec<u8>,
     pub(super) tail: Vec<u8>,
-    /// Bytes of the disk.
+    /// Size of the disk in bytes.
     length: u64,
     position: u64,
 }
 
 impl Ends {
-    /// Zeros, as many as asked for at both ends of a disk of `length` bytes.
+    /// A disk of `length` bytes with `head` zeros at its start and `tail` zeros at its end.
     pub(super) fn new(length: u64, head: u64, tail: u64) -> Self {
         Self { head: vec![0; head as usize], tail: vec![0; tail as usize], length, position: 0 }
     }
@@ -22,7 +22,7 @@ impl Ends {
         self.length - self.tail.len() as u64
     }
 
-    /// What is from the position to the end of this part of the disk, at most `most` bytes.
+    /// The bytes from the position to the end of this part of the disk, at most `most`.
     fn next(&mut self, most: usize) -> &mut [u8] {
         let from = self.position;
         let (part, start) = match from.checked_sub(self.tail_offset()) {

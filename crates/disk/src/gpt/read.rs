@@ -1,11 +1,11 @@
-//! Our partitions in a table that is on a disk. The crate gpt refuses a table whose checksums are wrong; such a table still
-//! says that the disk is not to be erased, so it is read here without them.
+//! Finds our partitions in the partition table of a disk. The crate gpt refuses a table whose checksums are wrong. Such
+//! a table still means that the disk must not be erased, so it is read here without checking them.
 
 use crate::description::BootPartition;
 use crate::layout::Role;
 use uuid::Uuid;
 
-/// COS_BOOT of a partition table that has all our partitions, from the first bytes of a disk.
+/// The partition COS_BOOT, from the first bytes of a disk. `None` unless the table has all our partitions.
 pub fn boot_partition(head: &[u8], sector_bytes: u32, disk: &str) -> Option<BootPartition> {
     let entries = own_entries(head, sector_bytes)?;
     let (_, number, entry) = entries.iter().find(|(label, ..)| label == Role::Boot.label())?;
@@ -19,13 +19,14 @@ pub fn boot_partition(head: &[u8], sector_bytes: u32, disk: &str) -> Option<Boot
     })
 }
 
-/// The GUID of the partition with this label, of a table that has all our partitions.
+/// The GUID of the partition with this label. `None` unless the table has all our partitions.
 pub fn partition_guid(head: &[u8], sector_bytes: u32, label: &str) -> Option<Uuid> {
     own_entries(head, sector_bytes)?.iter().find(|(own, ..)| own == label).and_then(|(_, _, entry)| guid(entry))
 }
 
-/// The labels, numbers from 1, and bytes of the entries of a table that has all our partitions (UEFI 2.10, 5.3). Sums are
-/// not checked: a table that is damaged elsewhere still says that the disk is not to be erased.
+/// Label, number from 1, and bytes of each of our entries (UEFI 2.10, 5.3). `None` unless the table has all our
+/// partitions. Checksums are not checked: a table that is damaged elsewhere still means that the disk must not be
+/// erased.
 fn own_entries(head: &[u8], sector_bytes: u32) -> Option<Vec<(String, u32, &[u8])>> {
     let sector = usize::try_from(sector_bytes).ok()?;
     let header = head.get(sector..)?;
@@ -47,13 +48,13 @@ fn guid(entry: &[u8]) -> Option<Uuid> {
     Some(Uuid::from_bytes_le(entry.get(16..32)?.try_into().ok()?))
 }
 
-/// As the kernel names partitions (`block/partitions/core.c`): `/dev/vda2`, `/dev/nvme0n1p2`.
+/// Device node of a partition, named as the kernel does (`block/partitions/core.c`): `/dev/vda2`, `/dev/nvme0n1p2`.
 pub fn partition_path(disk: &str, number: u32) -> String {
     let separator = if disk.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
     format!("{disk}{separator}{number}")
 }
 
-/// 36 UTF-16 units from byte 56 of an entry.
+/// The label of an entry: 36 UTF-16 units from byte 56.
 fn label(entry: &[u8]) -> String {
     let units = entry[56..128].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
     String::from_utf16_lossy(&units.take_while(|unit| *unit != 0).collect::<Vec<_>>())

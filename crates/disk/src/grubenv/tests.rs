@@ -1,4 +1,4 @@
-//! Tests of the boot state and of its block.
+//! Tests of the boot state and its block.
 
 use super::*;
 use proptest::prelude::*;
@@ -36,7 +36,7 @@ fn a_damaged_slot_uses_up_its_starts_although_it_comes_up() {
 }
 
 #[test]
-fn a_slot_that_is_written_anew_is_never_started_half() {
+fn a_slot_is_not_started_while_it_is_rewritten() {
     let good = SlotBoot::new(SlotState::Good);
     let mut env = GrubEnv { a: good, b: good, menu: 3, returns: 2, ..GrubEnv::INSTALLED };
     env.give_up_slot_a();
@@ -67,7 +67,7 @@ proptest! {
         }
     }
 
-    /// Whatever the state: a system that never becomes healthy is left after its starts, and then recovery stays.
+    /// From any state, a system that never becomes healthy is left after its starts, and then recovery stays.
     #[test]
     fn every_start_is_counted_and_recovery_is_reached(env in any_env()) {
         let mut env = env;
@@ -106,7 +106,7 @@ proptest! {
     }
 }
 
-/// Slots started until recovery is, when nothing ever becomes healthy.
+/// The slots that are started, up to recovery, if no system ever becomes healthy.
 fn starts(env: &GrubEnv) -> String {
     let mut env = env.clone();
     std::iter::repeat_with(|| env.start()).take_while(|slot| *slot != Slot::Recovery).map(folder).collect()
@@ -155,7 +155,7 @@ fn what_grub_writes_is_read_and_variables_of_others_stay() {
 }
 
 #[test]
-fn what_no_slot_can_be_taken_from_is_refused() {
+fn a_block_without_a_slot_is_refused() {
     for (text, expected) in [("", "active"), ("active=A\nslot_a=x\n", "slot_a"), ("active=A\nslot_a=good\n", "slot_b")]
     {
         assert!(matches!(GrubEnv::parse(&block(text)), Err(GrubEnvError::Value { name, .. }) if name == expected));

@@ -1,4 +1,4 @@
-//! A plan for a person: what `--dry-run` prints and the console shows before the disk is written.
+//! The text of a plan for a person. `--dry-run` prints it, and the console shows it before the disk is written.
 
 use super::{InstallPlan, Step};
 use crate::layout::Size;

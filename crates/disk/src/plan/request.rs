@@ -1,4 +1,4 @@
-//! What a plan is made for: the request and the machine.
+//! The input of a plan: the request and the machine.
 
 use super::ConfigFile;
 use crate::DiskDescription;
@@ -6,33 +6,33 @@ use crate::description::InstalledSystem;
 use serde::Serialize;
 use std::ops::Deref;
 
-/// What an installation was asked for. This crate does not know where settings come from: a [`Choice`] brings the words for
-/// its messages.
+/// The request for an installation. This crate does not know where settings come from, so each [`Choice`] names its
+/// origin for messages.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// The disk, by its path or by one of its links.
+    /// Path of the disk or one of its links.
     pub device: Choice<Option<String>>,
-    /// The properties of the disk, where `device` names none.
+    /// Properties of the disk, for a request without `device`.
     pub selector: Choice<DeviceSelector>,
-    /// The present content of the disk may be destroyed.
+    /// Whether the present content of the disk may be destroyed.
     pub wipe: bool,
-    /// A person at the console typed the name of the disk: even this machine's own system may be erased.
+    /// Whether a person at the console typed the name of the disk. Then even this machine's own system may be erased.
     pub erase_own_system: bool,
-    /// The system is for UEFI alone, without boot code for BIOS.
+    /// Whether the system is for UEFI alone, without boot code for BIOS.
     pub uefi_only: Choice<bool>,
-    /// Keep the partitions that are there.
+    /// Whether to keep the existing partitions.
     pub keep_partitions: Choice<bool>,
     /// Console of the installed system, such as `ttyS0` or `ttyS0,115200`.
     pub console: Option<String>,
-    /// Power off after the installation instead of rebooting.
+    /// Whether to power off after the installation instead of rebooting.
     pub power_off: bool,
     /// The files at the top of COS_OEM.
     pub configuration: Vec<ConfigFile>,
-    /// What the plan warns of, beside its own warnings.
+    /// Warnings that the plan repeats beside its own.
     pub warnings: Vec<String>,
 }
 
-/// A value and where it came from, in words that fit into "from the kernel command line".
+/// A value and its origin, in words that fit into "from the kernel command line".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice<T> {
     pub value: T,
@@ -52,49 +52,49 @@ impl<T> Deref for Choice<T> {
     }
 }
 
-/// Properties the target must have; all that are given must hold.
+/// Properties that the target must have. All that are given must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceSelector {
-    /// Name below `/dev/disk/by-id`.
+    /// Name of a link below `/dev/disk/by-id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// Part of the model, any case.
+    /// Part of the model name. Case is ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// In bytes, inclusive.
+    /// Smallest size in bytes, inclusive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_size: Option<u64>,
-    /// In bytes, inclusive.
+    /// Largest size in bytes, inclusive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size: Option<u64>,
 }
 
 impl DeviceSelector {
-    /// Whether nothing is asked for.
+    /// Whether no property is given.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// The machine, as far as an installation depends on it.
+/// The properties of the machine that an installation depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Host<'a> {
-    /// As `uname -m` prints it; empty where it is unknown.
+    /// Machine name as `uname -m` prints it. Empty if it is unknown.
     pub architecture: &'a str,
     /// Whether the machine was started by BIOS and not by UEFI.
     pub is_bios: bool,
     pub disks: &'a [DiskDescription],
-    /// The names that an installation marker may use for this machine, the name for a new marker first. Empty while no
+    /// Names that an installation marker may use for this machine, the name for a new marker first. Empty while no
     /// identity is known.
     pub identities: &'a [String],
 }
 
 impl<'a> Host<'a> {
-    /// The disks that hold this machine's own system, complete: they are started, and never written to unless somebody
-    /// asks for exactly that. Where the marker or the machine has no identity, the marker alone decides.
+    /// The disks that hold a complete system of this machine. The system is started, and the disk is written to only if
+    /// a person explicitly asks for it. If the marker or the machine has no identity, the marker alone decides.
     pub fn own_systems(self) -> impl Iterator<Item = (&'a DiskDescription, &'a InstalledSystem)> {
         let usable = self.disks.iter().filter(|disk| !disk.is_boot_medium);
         usable.filter_map(|disk| Some((disk, disk.installed.as_ref()?))).filter(move |(_, system)| self.owns(system))

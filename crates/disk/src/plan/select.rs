@@ -1,20 +1,20 @@
-//! Decides which disk is installed to and whether it may be wiped. In doubt, no disk is chosen.
+//! Decides which disk is installed to and whether it may be wiped. If there is any doubt, no disk is chosen.
 
 use super::{DeviceSelector, Host, PlanError, Request};
 use crate::DiskDescription;
 use crate::layout::{LayoutError, Size};
 
-/// Why a disk cannot become this machine's system, whatever it holds.
+/// Why a disk cannot hold this machine's system, whatever is on it.
 #[derive(Debug, Clone)]
 pub enum Unsuitable {
     Size(LayoutError),
-    /// A machine started by BIOS does not start from sectors of this many bytes.
+    /// A machine started by BIOS cannot start from a disk with sectors of this many bytes.
     Sectors(u32),
-    /// The kernel module that the release's initrd does not have.
+    /// The release's initrd does not have this kernel module.
     Driver(String),
 }
 
-/// The only eligible disk. `suits` says whether a system on a disk could be started.
+/// Selects the only eligible disk. `suits` checks whether a system on a disk could be started.
 ///
 /// A machine that holds its own complete system is not installed on any disk, unless a person at the console chose the
 /// disk and typed its name.
@@ -55,7 +55,7 @@ pub fn select<'a>(
     let eligible: Vec<&DiskDescription> = matching
         .iter()
         .copied()
-        // A stick that somebody left in the machine is not chosen unless asked for.
+        // A USB stick that was left in the machine is not chosen unless the selector asks for it.
         .filter(|disk| ineligible(disk).is_none() && (!disk.usb || !selector.is_empty()))
         .collect();
     let reasons = |disk: &DiskDescription| {
@@ -176,7 +176,7 @@ fn matches(selector: &DeviceSelector, disk: &DiskDescription) -> bool {
         && selector.max_size.is_none_or(|most| disk.size_bytes <= most)
 }
 
-/// One line for each disk, with the reason against it if there is one.
+/// One line for each disk. If the disk is not eligible, the line names the reason.
 fn listing(disks: &[DiskDescription], reason: impl Fn(&DiskDescription) -> Option<String>) -> String {
     let line = |disk: &DiskDescription| {
         format!("  {}: {}", name(disk), reason(disk).unwrap_or_else(|| "could be used".into()))
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn somebodys_data_needs_permission() {
+    fn existing_data_needs_permission() {
         let error = chosen(&Request::default(), &[used("/dev/vda")]).unwrap_err();
         assert_eq!(error.reason(), "DiskHasContent");
         let text = error.to_string();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_disk_is_told_how_large_it_must_be() {
+    fn the_refusal_of_a_small_disk_names_the_required_size() {
         let disk = DiskDescription { size_bytes: 100 << 20, ..blank_disk("/dev/vda") };
         let error = chosen(&Request::default(), &[disk]).unwrap_err();
         assert_eq!(error.reason(), "DiskTooSmall");
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn no_disk_and_an_unknown_disk_are_told_apart() {
+    fn no_disk_and_an_unknown_disk_are_different_errors() {
         assert_eq!(chosen(&Request::default(), &[]).unwrap_err().reason(), "NoDisk");
         let error = chosen(&device("/dev/sdz"), &[blank_disk("/dev/vda")]).unwrap_err();
         assert_eq!(error.reason(), "DiskNotFound");

@@ -15,30 +15,30 @@ use uuid::Uuid;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "step")]
 pub enum Step {
-    /// Erases old partition tables and writes a marker: an installation has begun.
+    /// Erases old partition tables and writes the marker of an installation that has begun.
     Clear { version: String },
-    /// Writes the root image, which is read once, to each of these partitions.
+    /// Writes the root image to each of these partitions. The image is read once.
     Root { image: ReleaseFile, into: Vec<Role> },
-    /// The FAT file system that firmware and GRUB read.
+    /// Writes the FAT file system that firmware and GRUB read.
     Boot { volume_id: u32, files: Vec<BootFile> },
-    /// An ext4 file system with these files, owned by root and readable by nobody else.
+    /// Writes an ext4 file system with these files, which are owned by root and readable only by root.
     Ext4 { role: Role, uuid: Uuid, files: Vec<ConfigFile> },
-    /// GRUB for BIOS, in its own partition.
+    /// Writes GRUB for BIOS to its own partition.
     BiosCore { core: ReleaseFile },
     /// Reads everything written so far back from the disk and compares it.
     Verify,
-    /// Writes the boot code and the partition tables. From here on the disk can be booted.
+    /// Writes the boot code and the partition tables. After this step the disk can be booted.
     Commit { version: String, boot_code: Option<ReleaseFile> },
 }
 
-/// A file on the boot partition; `path` is relative and uses `/`.
+/// A file on the boot partition. `path` is relative and uses `/`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BootFile {
     pub path: String,
     pub content: Content,
 }
 
-/// Where the bytes of a file come from.
+/// Where the content of a file comes from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Content {
@@ -48,8 +48,8 @@ pub enum Content {
     Text(String),
 }
 
-/// A file at the top of a file system of ours, mode 0600. It may hold secrets: neither `Debug` nor the serialized form
-/// shows its content.
+/// A file in the root folder of one of our file systems, mode 0600. It may hold secrets, so neither `Debug` nor the
+/// serialized form shows its content.
 #[derive(Clone, PartialEq, Serialize)]
 pub struct ConfigFile {
     pub name: String,
@@ -77,8 +77,8 @@ fn length_only<S: Serializer>(content: &str, serializer: S) -> Result<S::Ok, S::
     serializer.collect_str(&format_args!("{} bytes", content.len()))
 }
 
-/// What the signed GRUB reads first, on the partition it was loaded from. The search is for firmware that does not say
-/// which partition that was.
+/// The first configuration that the signed GRUB reads, from the partition it was loaded from. The search is for
+/// firmware that does not say which partition that was.
 const EARLY_GRUB_CONFIG: &str = "\
 if [ ! -e ($root)/grub/grub.cfg ]; then search --no-floppy --set=root --label COS_BOOT; fi
 set prefix=($root)/grub
@@ -140,7 +140,7 @@ fn environment() -> String {
     String::from_utf8(GrubEnv::INSTALLED.to_bytes()).expect("the block is ASCII")
 }
 
-/// What `grub.cfg` sources before it starts a slot.
+/// The content of a slot's `args.cfg`, which `grub.cfg` sources before it starts the slot.
 fn slot_arguments(
     request: &Request,
     release: &ReleaseManifest,
@@ -156,7 +156,7 @@ fn slot_arguments(
         arguments.push(' ');
         arguments.push_str(&release.kernel_arguments);
     }
-    // The last console is the one that init's messages go to.
+    // Messages of init go to the last console.
     let plain = |tty: &&String| tty.bytes().all(|b| b.is_ascii_alphanumeric() || b == b',');
     if let Some(tty) = request.console.as_ref().filter(plain) {
         arguments.push_str(&format!(" console={tty}"));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_shall_start_by_uefi_gets_no_bios_code() {
+    fn a_machine_for_uefi_only_gets_no_bios_code() {
         let request = Request { uefi_only: Choice::new(true, "the command line"), ..Request::default() };
         let (steps, _) = steps_with(&request);
         assert!(!steps.iter().any(|step| matches!(step, Step::BiosCore { .. })));

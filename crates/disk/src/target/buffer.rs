@@ -15,7 +15,7 @@ pub struct AlignedBuffer {
 impl AlignedBuffer {
     pub fn new(length: usize) -> Self {
         let storage = vec![0; length + MEMORY_ALIGNMENT];
-        // A vector that is never resized keeps its place in memory, even when the buffer itself is moved.
+        // A vector that is never resized keeps its address, even when the buffer itself is moved.
         let start = (storage.as_ptr() as usize).next_multiple_of(MEMORY_ALIGNMENT) - storage.as_ptr() as usize;
         Self { storage, start, length }
     }

@@ -1,4 +1,4 @@
-//! An installation whose power is cut at any write: what is found on the disk afterwards.
+//! Cuts the power at any write of an installation and checks what a probe then finds on the disk.
 
 use super::examine;
 use disk::execute::execute_on;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 const ROOT_BYTES: usize = 9 << 20;
 
-/// A release, a disk image and the plan that brings one to the other.
+/// A release, a disk image, and the plan that installs the release to the image.
 struct Fixture {
     release: ReleaseSource,
     disk: NamedTempFile,
@@ -42,13 +42,13 @@ impl Fixture {
     }
 }
 
-/// A disk that loses power before a write. Of each write since the last flush it keeps everything, nothing, or some of
-/// its physical sectors.
+/// A disk that loses power before a write. It keeps all, none or some of the physical sectors of each write since the
+/// last flush.
 struct PowerCut {
     disk: Disk,
     writes_left: usize,
     random: u64,
-    /// Where they began, and what stood there.
+    /// Offset of each unflushed write, and the bytes that were there before.
     unflushed: Vec<(u64, Vec<u8>)>,
 }
 
@@ -59,7 +59,7 @@ impl PowerCut {
         Self { disk: Disk::open(disk).unwrap(), writes_left, random: seed, unflushed: Vec::new() }
     }
 
-    /// Splitmix64: each seed is a row of its own.
+    /// The next number of Splitmix64. Each seed gives a different sequence.
     fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -102,7 +102,7 @@ impl Target for PowerCut {
         self.disk.read_at(offset, buffer)
     }
     fn flush(&mut self) -> io::Result<()> {
-        // The next write is never made: the cut comes at any time before it.
+        // The power is cut before the next write is made, possibly already at this flush.
         if self.writes_left == 0 {
             self.lose()?;
             return Err(io::Error::from_raw_os_error(libc::EIO));
@@ -115,7 +115,7 @@ impl Target for PowerCut {
     }
 }
 
-/// `make fuzz` takes many more; each is two installations.
+/// Each case is two installations. `make fuzz` runs many more cases.
 fn power_cuts() -> ProptestConfig {
     let usual = ProptestConfig::default();
     ProptestConfig { cases: usual.cases.div_ceil(16), ..usual }
@@ -130,7 +130,7 @@ proptest! {
         let mut whole = PowerCut::new(fixture.disk.path(), usize::MAX, seed);
         execute_on(&mut whole, &fixture.plan, &fixture.release, &mut |_| {}).unwrap();
         let writes = usize::MAX - whole.writes_left;
-        // The system before differs from the one that is installed over it.
+        // The earlier system differs from the one that is installed over it.
         let slots = [Role::StateA, Role::Recovery].map(|role| fixture.plan.layout.partition(role).offset);
         let disk = fixture.disk.as_file();
         let mut older = fixture.root.clone();
@@ -139,7 +139,7 @@ proptest! {
 
         let mut cut = PowerCut::new(fixture.disk.path(), place.index(writes) + 1, seed);
         let ended = execute_on(&mut cut, &fixture.plan, &fixture.release, &mut |_| {});
-        // How many pieces a sparse image has may differ from run to run; with fewer there is nothing to cut.
+        // The number of pieces of a sparse image may differ between runs. With fewer pieces the cut never happens.
         prop_assert!(ended.is_err() || cut.writes_left > 0);
         let found = examine(fixture.disk.path(), 512, &[]);
         let mut head = vec![0; OFFSET as usize];
@@ -149,8 +149,9 @@ proptest! {
         held.iter_mut().zip(slots).for_each(|(held, offset)| disk.read_exact_at(held, offset).unwrap());
         let is_old = held.iter().all(|held| *held == older);
         let marker = Marker::read(fixture.disk.path()).unwrap().map(|marker| marker.state);
-        // The first write of all takes the old table away and says so, in one go. Of a part of it the next installation
-        // makes data that only `wipe` covers, as it did for this one.
+        // The very first write removes the old table and writes the marker in one write. If only a part of it reaches
+        // the disk, the next installation takes what is left for data that only `wipe` covers, as this installation
+        // did.
         let torn_at_once = is_old && marker == Some(State::Complete);
         prop_assert!(starts || found.unfinished || torn_at_once, "neither whole nor unfinished: {:?}", found);
         if starts {

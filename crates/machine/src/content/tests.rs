@@ -1,4 +1,4 @@
-//! Tests with disks of known and of random content.
+//! Tests of disks with known and with random content.
 
 use super::*;
 use disk::gpt;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 const SIZE: u64 = 64 * MIB;
 
-/// A sparse disk of `size` bytes with bytes at offsets.
+/// A sparse disk of `size` bytes with `marks`, which are bytes and their offsets.
 fn disk(size: u64, marks: &[(u64, &[u8])]) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(size).unwrap();
@@ -47,7 +47,7 @@ fn tables_are_recognised_at_both_ends_and_for_both_sector_sizes() {
     assert_eq!(described(&[(510, &[0x55, 0xaa]), (446, &record)]), ["MBR partition table"]);
 }
 
-/// SNIA DDF 2.0, section 5: the anchor header with its checksum, which is computed with the field at all ones.
+/// The anchor header (SNIA DDF 2.0, section 5) with its checksum, which is computed while the field is all ones.
 fn ddf_header() -> Vec<u8> {
     let mut header = vec![0; 512];
     header[..4].copy_from_slice(&[0xde, 0x11, 0xde, 0x11]);
@@ -60,14 +60,14 @@ fn ddf_header() -> Vec<u8> {
 }
 
 #[test]
-fn raid_metadata_at_the_end_of_a_disk_is_somebodys() {
+fn raid_metadata_at_the_end_of_a_disk_counts_as_content() {
     let intel = [b"Intel Raid ISM Cfg Sig. 1.3.00".as_slice(), &[0; 482]].concat();
     assert_eq!(described(&[(SIZE - 1024, &intel)]), ["Intel RST RAID member"]);
     assert_eq!(described(&[(SIZE - 512, &ddf_header())]), ["DDF RAID member"]);
-    // Version 0.90 (md(4)): magic, major, minor in the last whole 64 KiB.
+    // Version 0.90 (md(4)) has magic, major and minor in the last whole 64 KiB.
     let md: Vec<u8> = [0xa92b_4efc_u32, 0, 90].into_iter().flat_map(u32::to_le_bytes).collect();
     assert_eq!(described(&[((SIZE & !0xffff) - 0x1_0000, &md)]), ["Linux RAID member"]);
-    // Version 1.0: 8 KiB before the end. libblkid wants its own place in it.
+    // Version 1.0 is 8 KiB before the end. libblkid requires that it holds its own position.
     let mut md = vec![0; 4096];
     md[..8].copy_from_slice(&[0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0]);
     md[144..152].copy_from_slice(&((SIZE - 0x2000) / 512).to_le_bytes());
@@ -75,7 +75,7 @@ fn raid_metadata_at_the_end_of_a_disk_is_somebodys() {
 }
 
 #[test]
-fn a_pool_whose_labels_at_the_end_are_left_is_somebodys() {
+fn a_pool_with_labels_left_at_the_end_counts_as_content() {
     const LABEL: u64 = 256 * 1024;
     let uberblock = 0x00ba_b10c_u64.to_le_bytes();
     let places = [2, 1]
@@ -106,7 +106,7 @@ fn a_disk_or_partition_that_cannot_be_read_is_not_blank() {
 }
 
 #[test]
-fn an_installation_that_was_cut_short_is_nobodys_unless_something_else_is_there() {
+fn an_interrupted_installation_is_unfinished_unless_there_is_other_content() {
     let mark = (marker::OFFSET, &begun()[..]);
     let nothing = Content { descriptions: Vec::new(), unfinished: true };
     assert_eq!(examined(SIZE, &[mark]), nothing);
@@ -147,7 +147,7 @@ fn the_table_that_ends_an_installation_may_be_there_whole_or_in_part() {
     assert!(!examine(disk.path(), 512, &[blank("Basic data partition")]).unfinished);
 }
 
-/// Each is a program's run.
+/// Each case runs a program.
 fn fewer() -> ProptestConfig {
     let usual = ProptestConfig::default();
     ProptestConfig { cases: usual.cases.div_ceil(4), ..usual }

@@ -5,13 +5,13 @@ use disk::description::BootPartition;
 /// `LOAD_OPTION_ACTIVE`.
 const ACTIVE: u32 = 1;
 
-/// An entry without options for the loader: shim would take them for the name of another one.
+/// An entry without options for the loader, because shim would take them for the name of another loader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOption {
-    /// For the firmware's menu.
+    /// Text in the firmware's menu.
     pub description: String,
     pub partition: BootPartition,
-    /// With backslashes, from the partition's root.
+    /// Path from the partition's root, with backslashes.
     pub loader: String,
 }
 
@@ -26,7 +26,7 @@ impl LoadOption {
     }
 }
 
-/// The description of any entry; `None` for bytes that are none.
+/// The description of any entry. `None` if the bytes are no entry.
 pub fn description(option: &[u8]) -> Option<String> {
     let units = option.get(6..)?.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
     let units: Vec<u16> = units.collect();
@@ -34,7 +34,8 @@ pub fn description(option: &[u8]) -> Option<String> {
     String::from_utf16(&units[..end]).ok()
 }
 
-/// 10.3.5.1: the partition by number, place and GUID, in a GPT (2), named by GUID (2).
+/// Device path node of a partition (10.3.5.1): number, position and GUID. Its format is GPT (2) and its signature a
+/// GUID (2).
 fn hard_drive(partition: &BootPartition) -> Vec<u8> {
     let mut data = partition.number.to_le_bytes().to_vec();
     data.extend(partition.first_sector.to_le_bytes());
@@ -44,12 +45,12 @@ fn hard_drive(partition: &BootPartition) -> Vec<u8> {
     node(4, 1, &data)
 }
 
-/// 10.3.5.4.
+/// Device path node of a file (10.3.5.4).
 fn file(path: &str) -> Vec<u8> {
     node(4, 4, &text(path))
 }
 
-/// 10.3.1: type, subtype, length of the node.
+/// A device path node (10.3.1): type, subtype, length of the node, data.
 fn node(kind: u8, subtype: u8, data: &[u8]) -> Vec<u8> {
     let mut node = vec![kind, subtype];
     node.extend((data.len() as u16 + 4).to_le_bytes());

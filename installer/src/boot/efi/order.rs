@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// The firmware's boot menu.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Menu {
-    /// Every entry by its number, and whether it is ours.
+    /// Every entry by its number. The value tells whether the entry is ours.
     pub entries: BTreeMap<u16, bool>,
     /// `BootOrder`.
     pub order: Vec<u16>,
@@ -14,25 +14,25 @@ pub struct Menu {
 /// The position of our entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// Before all others: after an installation.
+    /// Before all others, after an installation.
     First,
-    /// Where it is now; last if it is not in the order.
+    /// Where it is now, or last if it is not in the order.
     Kept,
 }
 
 /// The menu with exactly one entry of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArrangedMenu {
-    /// Of our entry.
+    /// Number of our entry.
     pub number: u16,
     pub order: Vec<u16>,
-    /// Entries of ours that are not needed.
+    /// Entries of ours that are to be removed.
     pub surplus: Vec<u16>,
 }
 
 pub fn arrange(menu: &Menu, position: Position) -> ArrangedMenu {
     let mut ours = menu.entries.iter().filter(|(_, is_ours)| **is_ours).map(|(number, _)| *number);
-    // A number in the order whose entry is gone is not taken: the firmware may know what it was.
+    // A number that is in the order but has no entry is not used: it may mean something to the firmware.
     let is_free = |number: &u16| !menu.entries.contains_key(number) && !menu.order.contains(number);
     let number = ours.next().or_else(|| (0..=u16::MAX).find(is_free)).unwrap_or_default();
     let surplus: Vec<u16> = ours.collect();
@@ -71,7 +71,7 @@ mod tests {
             prop_assert!(menu.entries.get(&after.number) != Some(&false), "somebody else's entry");
             let others = |order: &[u16]| order.iter().copied().filter(|n| !is_ours(n)).collect::<Vec<_>>();
             prop_assert_eq!(others(&menu.order), others(&after.order));
-            // Once more changes nothing.
+            // A second call changes nothing.
             let mut entries = menu.entries.clone();
             entries.retain(|number, _| !after.surplus.contains(number));
             entries.insert(after.number, true);

@@ -1,17 +1,17 @@
-//! Whether a machine's disks have stopped coming and going: controllers show theirs one by one, some after seconds.
+//! Watches whether the set of a machine's disks still changes. Controllers report disks one by one, some after seconds.
 
 use machine::disks;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Disks that have not changed for this long are all there.
+/// The set of disks is complete when it has not changed for this long.
 const QUIET: Duration = Duration::from_secs(3);
-/// Disks that never stop changing are taken as they are.
+/// After this long the set is used as it is, even if it still changes.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Reads a folder of sysfs.
+/// Time between two checks. A check reads a folder of sysfs.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// The disks as last seen.
+/// The disks at the last check.
 #[derive(Clone, Debug)]
 pub struct DiskWatch {
     root: PathBuf,
@@ -25,7 +25,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether `names` are others than before.
+    /// Stores `names` and returns whether they differ from the stored ones.
     fn changes(&mut self, names: Vec<String>, now: Instant) -> bool {
         let changed = names != self.names;
         if changed {
@@ -44,23 +44,23 @@ impl DiskWatch {
         Self { root: root.to_owned(), seen: Seen { names: disks::names(root), since: Instant::now() } }
     }
 
-    fn look(&mut self) -> bool {
+    fn refresh(&mut self) -> bool {
         self.seen.changes(disks::names(&self.root), Instant::now())
     }
 
-    /// Blocks until the disks have been the same for some seconds, half a minute at most.
+    /// Blocks until the set of disks has not changed for `QUIET`, but at most for `PATIENCE`.
     pub fn wait_until_quiet(&mut self) {
         let begun = Instant::now();
-        self.look();
+        self.refresh();
         while !self.seen.is_quiet(Instant::now()) && begun.elapsed() < PATIENCE {
             std::thread::sleep(INTERVAL);
-            self.look();
+            self.refresh();
         }
     }
 
-    /// Blocks until a disk came or went; at most until `end`.
+    /// Blocks until a disk appears or disappears, but at most until `end`.
     pub fn wait_for_change(&mut self, end: Instant) {
-        while !self.look() && Instant::now() < end {
+        while !self.refresh() && Instant::now() < end {
             std::thread::sleep(INTERVAL);
         }
     }

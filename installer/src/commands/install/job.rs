@@ -1,4 +1,4 @@
-//! The part of an installation that needs no operator: plan, write, verify.
+//! The part of an installation that needs no operator: it plans, writes and verifies.
 
 use super::disk_watch::DiskWatch;
 use super::request::request;
@@ -18,22 +18,22 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// Everything that an installation needs to know.
+/// The input of an installation.
 pub struct Job {
     pub gathered: Gathered,
     pub root: PathBuf,
-    /// Folder of the release.
+    /// Path of the release's folder.
     pub release: PathBuf,
-    /// The disks since the machine was first looked at.
+    /// Watches the disks since the machine was first probed.
     pub disks: DiskWatch,
-    /// As in [`Machine::identities`].
+    /// The names of [`Machine::identities`].
     pub identities: Vec<String>,
 }
 
-/// How long a disk that was not found is waited for before the operator is told.
+/// Time for a missing disk to appear before the operator gets a failure.
 const LATE_DISK: Duration = Duration::from_secs(30);
 
-/// Why the machine is not installed.
+/// Why the machine was not installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     #[error("using the settings")]
@@ -44,18 +44,18 @@ pub enum InstallError {
     Release(#[from] ReleaseError),
     #[error("planning the installation")]
     Plan(#[from] PlanError),
-    /// The disk, and what happened to it.
+    /// The disk, and why the plan could not be executed.
     #[error("installing to {0}")]
     Execute(String, #[source] ExecuteError),
 }
 
 impl InstallError {
-    /// No failure: the machine has a system, which is to be started.
+    /// Whether this is no failure: the machine has its own system, which is started instead.
     pub fn is_installed(&self) -> bool {
         matches!(self, Self::Plan(PlanError::DiskHoldsThisMachine { .. }))
     }
 
-    /// CamelCase and stable: a `Failure`'s reason.
+    /// The reason of a `Failure`. CamelCase and stable.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Settings(_) | Self::IsoUrl(_) => "SettingsInvalid",
@@ -69,13 +69,13 @@ impl InstallError {
 impl From<&InstallError> for ExitCode {
     fn from(error: &InstallError) -> Self {
         match error {
-            // The operator's settings: those of this machine were resolved before.
+            // These settings come from the operator. Those of this machine were resolved before.
             InstallError::Settings(_) => Self::Configuration,
             InstallError::IsoUrl(source) => Self::of_setting(*source),
             InstallError::Release(_) => Self::Failed,
             InstallError::Plan(PlanError::WrongArchitecture { .. }) => Self::Settings,
             InstallError::Plan(_) => Self::NoTarget,
-            // The disk is untouched: it was in use, or exchanged since the plan.
+            // The disk is untouched: it was in use, or replaced after the plan was made.
             InstallError::Execute(_, ExecuteError::Open { .. } | ExecuteError::OtherDisk { .. }) => Self::NoTarget,
             InstallError::Execute(..) => Self::Write,
         }
@@ -83,7 +83,7 @@ impl From<&InstallError> for ExitCode {
 }
 
 impl Job {
-    /// Plans and installs on a thread of its own; `progress` is dropped when it is over.
+    /// Plans and installs on a separate thread. `progress` is dropped at the end.
     pub async fn run(self, progress: watch::Sender<Option<Progress>>) -> Result<InstallPlan, InstallError> {
         match tokio::task::spawn_blocking(move || self.run_blocking(&progress)).await {
             Ok(result) => result,
@@ -91,14 +91,14 @@ impl Job {
         }
     }
 
-    /// Plans when no disk came or went for a while. A disk that is missing is looked for again.
+    /// Plans when the set of disks has not changed for a while. Waits for a missing disk and plans again.
     fn plan(&mut self, release: &ReleaseManifest) -> Result<InstallPlan, PlanError> {
         let give_up = Instant::now() + LATE_DISK;
         let mut has_told = false;
         let request = request(self.gathered.settings(), self.gathered.cloud_config());
         loop {
             self.disks.wait_until_quiet();
-            // Probed again: controllers may have shown their disks since the machine was registered.
+            // The disks are probed again, because controllers may have reported more since the machine was registered.
             let machine = Machine { identities: self.identities.clone(), ..Machine::probe(&self.root) };
             match plan(&request, machine.host(), release, Uuid::new_v4) {
                 Err(error) if error.may_be_a_late_disk() && Instant::now() < give_up => {
@@ -143,7 +143,7 @@ impl Job {
     }
 }
 
-/// The progress bar, and the milestone between writing and verifying.
+/// Shows the progress bar, and the milestone between writing and verifying.
 struct InstallConsole {
     display: ProgressDisplay<Box<dyn Write>>,
     root_bytes: u64,
@@ -165,7 +165,7 @@ impl InstallConsole {
         self.display.show(progress, Instant::now());
     }
 
-    /// Everything is on the disk; what follows only reads.
+    /// Called when everything is on the disk. The rest only reads.
     fn written(&mut self) {
         self.display.end_line();
         if !std::mem::replace(&mut self.has_told_written, true) {

@@ -1,4 +1,4 @@
-//! The settings and the cloud-config as a request for an installation.
+//! Makes the request for an installation from the settings and the cloud-config.
 
 use crate::provision::oem;
 use crate::settings::{Setting, Settings, Source};
@@ -6,7 +6,7 @@ use cloud_config::CloudConfig;
 use cloud_config::keys::unapplied;
 use disk::plan::{Choice, Request};
 
-/// `cloud_config`: as merged from all its sources.
+/// `cloud_config` is merged from all its sources.
 pub fn request(settings: &Settings, cloud_config: &CloudConfig) -> Request {
     Request {
         device: choice(&settings.device),

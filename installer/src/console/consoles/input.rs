@@ -1,4 +1,4 @@
-//! Lines that are typed on any of the consoles.
+//! Reads lines that are typed on any of the consoles.
 
 use super::screen::Screen;
 use nix::errno::Errno;
@@ -6,11 +6,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-/// Longest line that is taken as an answer; an SSH key of RSA has 700 characters. The kernel's own limit is 4095.
+/// Longest answer in bytes. An SSH key of RSA has 700 characters. The kernel's own limit is 4095.
 const LONGEST_ANSWER: usize = 4096;
 
-/// Waits for input on any of the consoles and returns a complete line. `None`: no console can be read, or the deadline has
-/// passed.
+/// Waits for input on any of the consoles and returns a complete line. `None` if no console can be read, or if the
+/// deadline has passed.
 pub(super) fn first_line<'a>(
     listening: &mut Vec<(&'a Screen, Vec<u8>)>,
     deadline: Option<Instant>,
@@ -49,7 +49,7 @@ pub(super) fn first_line<'a>(
     (!listening.is_empty()).then_some(answer)
 }
 
-/// The line after erasing. The kernel handles the terminal's erase key; some terminals send the other one.
+/// The line after erasing. The kernel handles the terminal's erase key, but some terminals send the other one.
 fn typed(line: &[u8]) -> String {
     let mut text = String::new();
     for character in String::from_utf8_lossy(line).chars() {

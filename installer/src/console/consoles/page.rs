@@ -1,12 +1,12 @@
-//! What all consoles show: whole lines under a heading that is repeated.
+//! The content of all consoles: whole lines under a heading that is repeated.
 
 use std::collections::BTreeMap;
 
-/// The size of a serial terminal; a screen has at least that.
+/// Columns of a serial terminal. A screen has at least as many.
 const COLUMNS: usize = 80;
 /// The heading is repeated after this many rows, so that 24 rows always show one.
 const ROWS_PER_HEADING: usize = 20;
-/// The parts of the line that is repeated above what is said, in its order.
+/// The parts of the heading, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Heading {
     /// The system and its version.
@@ -15,12 +15,12 @@ pub enum Heading {
     Address,
 }
 
-/// What all consoles show.
+/// The content of all consoles.
 #[derive(Default)]
 pub(super) struct Page {
     pub(super) heading: BTreeMap<Heading, String>,
     pub(super) rows_since_heading: usize,
-    /// The last line has no end yet: a progress bar or a question.
+    /// Whether the last line is not ended, as a progress bar or a question.
     pub(super) line_is_open: bool,
 }
 
@@ -45,7 +45,7 @@ impl Page {
     }
 }
 
-/// `--- RancherOS 0.1.0 installer | Acme Anvil, serial S-1 | eth0 10.0.2.15 -----`, one column less than a row.
+/// One column shorter than a row: `--- RancherOS 0.1.0 installer | Acme Anvil, serial S-1 | eth0 10.0.2.15 -----`.
 fn heading(parts: &BTreeMap<Heading, String>) -> String {
     let parts: Vec<&str> = parts.values().map(String::as_str).collect();
     let text: String = format!("--- {} ", parts.join(" | ")).chars().take(COLUMNS - 2).collect();

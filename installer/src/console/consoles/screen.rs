@@ -1,4 +1,4 @@
-//! One console: a terminal, and what is still to be written to it by a thread of its own.
+//! One console: a terminal, and the output that a separate thread still has to write to it.
 
 use super::lock;
 use nix::errno::Errno;
@@ -15,17 +15,17 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-/// Bytes that one console may be behind: six seconds at 115,200 baud.
+/// Limit in bytes of the unwritten output of one console: six seconds at 115,200 baud.
 pub(super) const BUFFER: usize = 64 << 10;
 /// One console.
 pub(super) struct Screen {
-    /// Below /dev.
+    /// Name below /dev.
     pub(super) name: String,
     pub(super) tty: Arc<File>,
     pub(super) output: Arc<Output>,
 }
 
-/// What is still to be written to one console.
+/// Output that still has to be written to one console.
 #[derive(Default)]
 pub(super) struct Output {
     pub(super) pending: Mutex<Pending>,
@@ -35,9 +35,9 @@ pub(super) struct Output {
 #[derive(Default)]
 pub(super) struct Pending {
     pub(super) bytes: VecDeque<u8>,
-    /// The last bytes that were taken are not all on the console yet.
+    /// Whether the last bytes that were taken are not all written yet.
     pub(super) is_writing: bool,
-    /// The console is gone.
+    /// Whether the console is gone.
     pub(super) is_closed: bool,
 }
 
@@ -45,7 +45,7 @@ impl Screen {
     pub(super) fn begin(name: String, tty: File) -> Self {
         let (tty, output) = (Arc::new(tty), Arc::new(Output::default()));
         let (to, from) = (Arc::clone(&tty), Arc::clone(&output));
-        // Without a thread this console stays dark; the others do not.
+        // If no thread can be started, only this console shows nothing.
         let started = thread::Builder::new().name(name.clone()).spawn(move || from.write_to(&to));
         if started.is_err() {
             output.close();
@@ -61,7 +61,7 @@ impl Output {
             return;
         }
         if pending.bytes.len() + bytes.len() > BUFFER {
-            // The newest text says how things are.
+            // The newest text is kept, because it shows the current state.
             pending.bytes.clear();
             pending.bytes.extend(b"\n(This console was too slow; some lines are missing here.)\n");
         }
@@ -77,13 +77,13 @@ impl Output {
                     Ok(written) => rest = &rest[written..],
                     Err(Errno::EINTR) => {}
                     Err(Errno::EAGAIN) => {
-                        // An error here is one of the next write as well.
+                        // An error here occurs at the next write again.
                         let _ = poll(&mut [PollFd::new(tty.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
                     }
                     Err(_) => return self.close(),
                 }
             }
-            // Only this thread waits. What cannot be waited for was written all the same.
+            // Only this thread waits. If the wait fails, the bytes were still written.
             let _ = tcdrain(tty);
             lock(&self.pending).is_writing = false;
             self.changed.notify_all();
@@ -114,18 +114,18 @@ impl Output {
     }
 }
 
-/// Sets a terminal up for line input with echo and without flow control.
+/// Sets up a terminal for line input with echo and without flow control.
 pub(super) fn prepare(tty: &File, is_unused_port: bool) -> io::Result<()> {
     let mut settings = tcgetattr(tty)?;
     settings.input_flags = InputFlags::ICRNL | InputFlags::IGNBRK | InputFlags::IGNPAR;
     settings.output_flags = OutputFlags::OPOST | OutputFlags::ONLCR;
-    // The end of a line is shown although a secret is not.
+    // The line end is echoed even when a secret is typed.
     settings.local_flags =
         LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ECHOE | LocalFlags::ECHOK | LocalFlags::ECHONL;
     settings.control_flags.remove(ControlFlags::CSIZE | ControlFlags::CRTSCTS | ControlFlags::PARENB);
     settings.control_flags.insert(ControlFlags::CS8 | ControlFlags::CLOCAL | ControlFlags::CREAD);
     if is_unused_port {
-        // The kernel has set the speed of its own console; the others are set as ours are everywhere.
+        // The kernel has set the speed of its own console. The others get the speed that we use everywhere.
         cfsetspeed(&mut settings, BaudRate::B115200)?;
     }
     tcsetattr(tty, SetArg::TCSANOW, &settings)?;

@@ -1,4 +1,4 @@
-//! The console that the installer was started on.
+//! The terminal on which the installer was started.
 
 use super::Console;
 use crate::console::consoles::Consoles;
@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Standard input and output. As long as this lives, the kernel shows only errors on its console.
+/// Standard input and output. While this value lives, the kernel shows only errors on its console.
 pub struct Terminal {
     levels_before: Option<String>,
 }
@@ -23,7 +23,7 @@ fn levels() -> PathBuf {
 impl Terminal {
     pub fn open() -> Self {
         let levels_before = fs::read_to_string(levels()).ok();
-        // Whoever may not change the level reads the questions between the kernel's lines.
+        // If the level cannot be changed, messages of the kernel appear between the questions.
         let _ = fs::write(levels(), ERRORS_ONLY);
         Self { levels_before }
     }
@@ -59,7 +59,7 @@ impl Console for Terminal {
         out.flush()?;
         let mut input = libc::pollfd { fd: io::stdin().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one entry, which outlives the call.
+        // SAFETY: there is one entry, and it outlives the call.
         match unsafe { libc::poll(&raw mut input, 1, milliseconds) } {
             0 => Ok(None),
             1.. => self.ask(""),
@@ -71,7 +71,7 @@ impl Console for Terminal {
         let echo_off = EchoOff::begin();
         let answer = self.ask(prompt);
         if echo_off.is_some() {
-            // The Enter that ended the answer was not shown either.
+            // The Enter that ended the answer was not echoed either.
             self.say("")?;
         }
         answer
@@ -97,7 +97,7 @@ impl Console for &Consoles {
     }
 }
 
-/// Echo is off as long as this lives. Input that is no terminal shows nothing anyway.
+/// Switches echo off while this value lives. Input that is no terminal has no echo.
 struct EchoOff {
     before: Termios,
 }

@@ -1,4 +1,4 @@
-//! The requests that a machine has honoured, and the one that it is about to, in `/oem/reinstall.json`.
+//! The requests that a machine has honoured, and the pending one, in `/oem/reinstall.json`.
 
 use crate::installed::files::write_secret;
 use anyhow::{Context, Result};
@@ -12,18 +12,19 @@ use std::path::Path;
 
 const FILE: &str = "/oem/reinstall.json";
 
-/// `honoured`: the oldest first.
+/// The requests of this machine. The oldest of `honoured` is first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     #[serde(default)]
     pub honoured: Vec<ReinstallRequest>,
-    /// Stands in `honoured` as well once everything is written.
+    /// The pending request. It is in `honoured` as well when everything is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<ReinstallRequest>,
 }
 
 impl Record {
-    /// Absent is empty. One that cannot be read is an error: what was honoured must not be honoured again.
+    /// Reads the record. A missing file is an empty record. An unreadable one is an error, because no request may be
+    /// honoured twice.
     pub fn read(root: &Path) -> Result<Self> {
         match fs::read(below(root, FILE)) {
             Ok(bytes) => serde_json::from_slice(&bytes)

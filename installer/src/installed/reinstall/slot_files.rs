@@ -1,4 +1,4 @@
-//! A slot's folder on COS_BOOT, made like recovery's.
+//! Makes slot A's folder on COS_BOOT from that of recovery.
 
 use crate::installed::recovery;
 use anyhow::{Context, Result};
@@ -13,8 +13,8 @@ use std::io::Write;
 use std::path::Path;
 use uuid::Uuid;
 
-/// Gives slot A, whose partition has the GUID `root`, recovery's kernel, initrd, arguments and manifest. A file that is
-/// right already is not touched.
+/// Gives slot A, whose partition has the GUID `root`, the kernel, initrd, arguments and manifest of recovery. A file
+/// that is already right is not touched.
 pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<()> {
     let (from, to) = (boot.join(folder(Slot::Recovery)), boot.join(folder(Slot::A)));
     let (manifest, manifest_bytes) = read_manifest(&from)?;
@@ -36,7 +36,7 @@ pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<()> {
     File::open(&to).and_then(|folder| folder.sync_all()).with_context(|| format!("writing {}", to.display()))
 }
 
-/// Recovery's kernel arguments as slot A's.
+/// The kernel arguments of slot A, made from those of recovery.
 fn of_slot_a(arguments: &str, root: Uuid) -> String {
     let own = |argument: &str| match argument.split_once('=') {
         Some((MODE, _)) => format!("{MODE}={}", BootMode::System),
@@ -51,7 +51,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// Returns when it is on the disk.
+/// Writes a file. Returns when it is on the disk.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let written = File::create(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
     written.with_context(|| format!("writing {}", path.display()))
@@ -64,7 +64,7 @@ mod tests {
     use disk::layout::Role;
     use disk::plan::{Content, Request, Step};
 
-    /// Recovery's folder as an installation writes it, and slot A's arguments and GUID in that installation.
+    /// The folder of recovery as an installation writes it, and slot A's arguments and GUID in that installation.
     fn installed() -> (tempfile::TempDir, String, Uuid) {
         let release = tiny_release(&[5; 8192]);
         let plan = plan_for(blank_disk("/dev/vda"), &Request::default()).unwrap();

@@ -1,4 +1,4 @@
-//! Against a TLS server in this process.
+//! Tests against a TLS server in this process.
 
 use super::*;
 use protocol::RefusalCode;
@@ -19,7 +19,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// For a server that is called `localhost`; `change` may spoil its certificate.
+    /// Accepts TLS as `localhost`. `change` may break the certificate.
     fn acceptor(&self, change: impl FnOnce(&mut CertificateParams)) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -37,15 +37,15 @@ impl Authority {
     }
 }
 
-/// What the server does with the first connection.
+/// The behaviour of the server on the first connection.
 enum Behaviour {
-    /// Accepts a websocket of our subprotocol and sends back what it gets.
+    /// Accepts a websocket of our subprotocol and echoes frames.
     Echo,
-    /// Answers with these bytes, piece by piece.
+    /// Answers with these bytes, one piece at a time.
     Http(Vec<String>),
 }
 
-/// A server on a port of its own; returns the registration URL.
+/// Starts a server on a free port. Returns the registration URL.
 async fn serve(acceptor: TlsAcceptor, behaviour: Behaviour) -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -140,7 +140,7 @@ async fn a_refusal_before_the_websocket_is_read_although_its_body_comes_late() {
 }
 
 #[tokio::test]
-async fn what_is_no_operator_is_called_that() {
+async fn a_server_that_is_no_operator_is_named_as_such() {
     let authority = Authority::new();
     let page = "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\noops".to_owned();
     let url = serve(authority.acceptor(|_| ()), Behaviour::Http(vec![page])).await;
