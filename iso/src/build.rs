@@ -1,4 +1,4 @@
-//! From Debian packages to a release and its live ISO, in stages that are kept by the digest of their inputs.
+//! Builds a release and its ISO from Debian packages. Each stage is cached under the digest of its inputs.
 
 pub(crate) mod archive;
 mod base;
@@ -30,7 +30,7 @@ use root::RootInputs;
 use tools::Tools;
 use tree::Tree;
 
-/// What a build made; printed with `--json`.
+/// The result of a build, printed with `--json`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Built {
@@ -91,7 +91,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     )
 }
 
-/// Finds wrong options before the first long stage.
+/// Checks the options before the first long stage.
 fn check(options: &BuildOptions) -> Result<()> {
     let version = &options.release_version;
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');

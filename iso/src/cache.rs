@@ -1,4 +1,4 @@
-//! Results of build stages, kept under the digest of everything that went into them.
+//! A cache of build stages. Each result is stored under the digest of its inputs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use crate::progress;
 use release::digest;
 
-/// A folder `<root>/<stage>/<key>/` per result. A result is made under another name and renamed when complete, so
-/// that an interrupted build leaves nothing that looks like one.
+/// A folder `<root>/<stage>/<key>/` per result. A result is made under another name and renamed when complete, so that
+/// an interrupted build leaves no incomplete result.
 pub struct Cache {
     root: PathBuf,
 }
@@ -36,7 +36,8 @@ impl Cache {
         Ok(folder)
     }
 
-    /// The folder of `stage`'s result for `key`; `make` fills it if it is not there. `what` tells people what is made.
+    /// The folder of `stage`'s result for `key`; `make` fills it if it is not there. `what` describes the stage in
+    /// progress messages.
     pub fn stage(&self, stage: &str, key: Key, what: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let parent = self.folder(stage)?;
         let result = parent.join(key.finish());
@@ -50,9 +51,9 @@ impl Cache {
                 .with_context(|| format!("making a folder in {}", parent.display()))?;
             make(unfinished.path())?;
             match fs::rename(unfinished.path(), &result) {
-                // The folder has moved away: there is nothing left to remove.
+                // The folder has been renamed, so the temporary folder must not be removed.
                 Ok(()) => drop(unfinished.keep()),
-                // Another build was faster with the same content.
+                // Another build has stored the same result.
                 Err(_) if result.exists() => {}
                 Err(e) => return Err(e).with_context(|| format!("keeping {}", result.display())),
             }
@@ -61,7 +62,7 @@ impl Cache {
     }
 }
 
-/// The inputs of a stage, each with its name; the order counts.
+/// The inputs of a stage, each with its name. Their order matters.
 #[derive(Clone, Default)]
 pub struct Key(Vec<u8>);
 
@@ -83,13 +84,13 @@ impl Key {
         Ok(self.text(name, digest))
     }
 
-    /// A result of an earlier stage, whose folder is named by its own key.
+    /// Adds the result of an earlier stage. The name of its folder is its key.
     pub fn result(self, name: &str, folder: &Path) -> Self {
         let key = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.text(name, key)
     }
 
-    /// This program: for stages that are quick and whose recipe is code of ours.
+    /// Adds the digest of this program, for quick stages whose steps are our own code.
     pub fn this_program(self) -> Result<Self> {
         let program = std::env::current_exe().context("finding this program")?;
         self.file("program", &program)

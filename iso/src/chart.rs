@@ -1,4 +1,4 @@
-//! The chart as one file that Helm installs from. Helm would write the present time into it.
+//! Packs the Helm chart into one file. `helm package` would write the present time into it.
 
 use std::fs;
 use std::io::Write;
@@ -35,7 +35,7 @@ fn package(chart: &Path, version: &str, epoch: u32) -> Result<Vec<u8>> {
     archive.finish().context("compressing the chart")
 }
 
-/// The version stands on two lines of its own: that of the chart, and that of the program in it.
+/// Replaces the two versions in Chart.yaml: `version` of the chart and `appVersion` of the operator.
 fn with_version(metadata: &str, version: &str) -> Result<String> {
     let mut replaced = 0;
     let lines = metadata.lines().map(|line| match line.split_once(':') {

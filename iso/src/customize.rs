@@ -1,4 +1,4 @@
-//! Registration settings into an existing ISO, in place or as a copy, and out of it again.
+//! Puts registration settings into an existing ISO, in place or in a copy, or takes them out.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -11,13 +11,13 @@ use serde::Serialize;
 
 use crate::cli::CustomizeOptions;
 
-/// What was changed; printed with `--json`.
+/// The result of a change, printed with `--json`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Customized<'a> {
     iso: &'a Path,
     volume_id: &'a str,
-    /// Where the reserved space is, in bytes from the start.
+    /// Offset of the reserved space in the ISO, in bytes.
     offset: u64,
     reserved_bytes: u64,
     settings: bool,
@@ -56,7 +56,7 @@ pub fn run(options: &CustomizeOptions) -> Result<()> {
     )
 }
 
-/// Volume id of the ISO at `path`, and where its reserved space is.
+/// The volume id of the ISO at `path`, and the extent of its reserved space.
 fn open(path: &Path) -> Result<(String, Extent)> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let mut volume = Volume::open(file).with_context(|| format!("reading {}", path.display()))?;
@@ -64,7 +64,7 @@ fn open(path: &Path) -> Result<(String, Extent)> {
     Ok((volume.id, extent))
 }
 
-/// Copies under another name first: `output` is complete or untouched.
+/// Copies to a temporary file first, so that `output` is complete or unchanged.
 fn write_copy(source: &Path, output: &Path, extent: Extent, content: &[u8]) -> Result<()> {
     let same = output.canonicalize().is_ok_and(|output| source.canonicalize().is_ok_and(|source| source == output));
     ensure!(!same, "--output {} is the ISO itself; leave --output out to change it in place", output.display());

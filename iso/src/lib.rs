@@ -1,5 +1,5 @@
-//! Installation media: `build` makes a release, `format` an ISO of it, `customize` puts registration settings into one,
-//! `show` and `verify` tell what is in one. The operator's container image and chart are packed here as well.
+//! Builds installation media. `build` makes a release, `format` writes its ISO, `customize` puts registration settings
+//! into an ISO, `show` and `verify` read one. The operator's container image and Helm chart are built here as well.
 
 pub mod build;
 pub mod cache;

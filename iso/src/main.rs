@@ -1,4 +1,4 @@
-//! `ros-image`: parse, run, print the chain of causes.
+//! The program `ros-image`: parses the options, runs the command and prints the chain of errors.
 
 use std::process::ExitCode;
 

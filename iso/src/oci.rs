@@ -1,10 +1,10 @@
-//! OCI image archives, as far as one image of one layer needs them: written, and read back.
+//! Writes an OCI archive of one container image with one layer.
 //!
-//! A layer is a tar archive that this crate can write anyway, and the rest are three small JSON documents of the OCI
-//! image specification 1.1 (image-spec: `image-layout.md`, `manifest.md`, `config.md`). umoci and skopeo, which make
-//! such archives as well, put the present time into them, and would be two more programs to fetch. For
-//! `ctr images import`, `podman load`, `docker load` and `skopeo copy oci-archive:`; no test runs one of these: the
-//! tests follow the digests by hand and run the program from the unpacked layer.
+//! This crate can write a layer, which is a tar archive. The rest is three small JSON documents of the OCI image
+//! specification 1.1 (image-spec: `image-layout.md`, `manifest.md`, `config.md`). umoci and skopeo can make such
+//! archives, but they write the present time into them, and they would be two more programs to fetch. The archive is
+//! for `ctr images import`, `podman load`, `docker load` and `skopeo copy oci-archive:`. No test runs one of these: the
+//! tests follow the digests and run the program from the unpacked layer.
 
 use std::io::Write;
 
@@ -19,18 +19,18 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// What an image says of itself.
+/// The configuration of a container image.
 pub struct Image<'a> {
-    /// Repository and tag that it is known by after it was loaded.
+    /// Repository and tag of the image after it was loaded.
     pub reference: &'a str,
     pub version: &'a str,
-    /// `<user>:<group>`, as numbers: a name would have to be looked up, and `runAsNonRoot` cannot.
+    /// `<user>:<group>` as numbers, because `runAsNonRoot` cannot look up a name.
     pub user: &'a str,
     pub entrypoint: &'a [&'a str],
     /// `<name>=<value>`
     pub environment: &'a [&'a str],
     pub ports: &'a [&'a str],
-    /// Of everything in it, in seconds since 1970.
+    /// Time stamp of all files in it, in seconds since 1970.
     pub epoch: u32,
 }
 
@@ -39,7 +39,7 @@ pub fn archive(image: &Image<'_>, files: &Tree) -> Result<Vec<u8>> {
     let mut layer = Vec::new();
     files.write_tar(&mut layer, image.epoch).context("writing the layer")?;
     let uncompressed = digest::of_bytes(&layer);
-    // Without name and time in its header.
+    // The gzip header has no name and no time.
     let mut packed = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
     packed.write_all(&layer).context("compressing the layer")?;
     let packed = packed.finish().context("compressing the layer")?;
@@ -116,7 +116,7 @@ mod tests {
         files.insert("usr/bin/program", Node::file(0o755, "bytes")).unwrap();
         files
     }
-    /// The content of a file of the archive, with its digest checked where its name is one.
+    /// The content of a file of the archive.
     fn read(archive: &[u8], name: &str) -> Vec<u8> {
         for entry in tar::Archive::new(archive).entries().unwrap() {
             let mut entry = entry.unwrap();

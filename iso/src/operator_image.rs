@@ -1,8 +1,9 @@
-//! The operator's container image: its program, the libraries that it is linked to, and the certificates of public
-//! authorities and of TPM vendors, in one layer that nobody in the container can change. No shell, no package manager.
+//! The operator's container image. Its one layer has the program, the libraries that it is linked to, and the
+//! certificates of public authorities and of TPM vendors. The user of the container cannot change it. It has no shell
+//! and no package manager.
 //!
-//! The libraries are Debian's, from the release that the machines' images are made of. Linking the C library statically
-//! instead, as for ros-init, would compile every dependency a second time.
+//! The libraries are from the Debian release of the root images. With a statically linked C library, as in ros-init,
+//! every dependency would have to be compiled a second time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,19 +19,20 @@ use crate::cli::OperatorOptions;
 use crate::oci::{self, Image};
 use crate::progress;
 
-/// Exactly these, without what they depend on: certificates are data, and the libraries need only each other. The last is
-/// a library in Ruby, of which nothing is taken but the roots of TPM vendors that it carries (Apache-2.0).
+/// The packages that are unpacked, without their dependencies: certificates are data, and the libraries need only each
+/// other. The last one is a Ruby library. Only its root certificates of TPM vendors are taken (Apache-2.0).
 const PACKAGES: &[&str] = &["ca-certificates", "libc6", "libgcc-s1", "ruby-tpm-key-attestation"];
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
-/// What the program is linked to, and what the C library loads to find names.
+/// The libraries that the program is linked to, and those that the C library loads to look up names.
 const LINKED: &[&str] =
     &["ld-linux-x86-64.so.2", "libc.so.6", "libgcc_s.so.1", "libm.so.6", "libnss_dns.so.2", "libnss_files.so.2"];
-/// Where the TPM vendors' roots are in Debian's package, below a folder of its version, and in the image.
+/// Debian's package has the root certificates of TPM vendors in `<GEMS>/<GEM><version>/<GEM_CERTIFICATES>`. The
+/// container image has them in `TPM_VENDORS`.
 const GEMS: &str = "usr/share/rubygems-integration/all/gems";
 const GEM: &str = "tpm-key_attestation-";
 const GEM_CERTIFICATES: &str = "lib/tpm/certificates";
 const TPM_VENDORS: &str = "usr/share/ros-operator/tpm-vendors.pem";
-/// The user and the group whose only property is not to be root; the number is that of other images without a shell.
+/// User and group id of the operator. It is not root. Other container images without a shell use the same number.
 const USER: u64 = 65532;
 const NAME: &str = "rancheros-operator";
 
@@ -72,7 +74,7 @@ fn files(debian: &Path, operator: &Path) -> Result<Tree> {
         let path = format!("{LIBRARIES}/{name}");
         tree.insert(&path, Node::file(0o755, read(&debian.join(&path))?))?;
     }
-    // Where programs are linked to look for the loader.
+    // The path of the loader in linked programs.
     tree.insert("lib64/ld-linux-x86-64.so.2", Node::link(format!("../{LIBRARIES}/ld-linux-x86-64.so.2")))?;
     tree.insert("etc/ssl/certs/ca-certificates.crt", Node::file(0o644, authorities(debian)?))?;
     tree.insert(TPM_VENDORS, Node::file(0o644, tpm_vendors(debian)?))?;
@@ -83,7 +85,7 @@ fn files(debian: &Path, operator: &Path) -> Result<Tree> {
     Ok(tree)
 }
 
-/// What `update-ca-certificates` would make when the package is installed: all its certificates, in one file.
+/// All certificates of the package in one file, as `update-ca-certificates` writes it.
 fn authorities(debian: &Path) -> Result<String> {
     let folder = debian.join("usr/share/ca-certificates/mozilla");
     let mut certificates = BTreeMap::new();
@@ -95,7 +97,7 @@ fn authorities(debian: &Path) -> Result<String> {
     Ok(certificates.values().map(|text| format!("{}\n", text.trim_end())).collect())
 }
 
-/// All certificates of the package, in one file; it holds them as PEM and as DER.
+/// All certificates of the package in one PEM file. The package has them as PEM and as DER.
 fn tpm_vendors(debian: &Path) -> Result<String> {
     let gems = debian.join(GEMS);
     let entries = fs::read_dir(&gems).with_context(|| format!("reading {}", gems.display()))?;

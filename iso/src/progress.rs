@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-/// Runs `work` between a line that says what it is and one that says how long it took; on standard error, because
-/// standard output may be JSON.
+/// Runs `work`. Prints a line with its name before it and a line with its duration in seconds after it. Both go to
+/// standard error, because standard output may be JSON.
 pub fn stage<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     eprintln!("ros-image: {what} …");
     let start = Instant::now();
@@ -14,7 +14,7 @@ pub fn stage<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(result)
 }
 
-/// A size for people.
+/// A size in MB, for people.
 pub fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }

@@ -1,4 +1,4 @@
-//! What is in an ISO: volume id, release, and registration settings without secrets.
+//! Shows the content of an ISO: volume id, release, and registration settings without secrets.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -61,7 +61,7 @@ fn inspect(iso: impl Read + Seek) -> Result<Shown> {
     Ok(Shown { volume_id: volume.id, release, registration })
 }
 
-/// Masks what a key's name calls secret, and the token that ends a registration URL.
+/// Masks values whose key says that they are secret, and the token at the end of a registration URL.
 fn mask(key: &str, value: &mut Value) {
     const SECRET: &[&str] = &["token", "password", "passwd", "secret", "key"];
     match value {
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_and_passwords_are_masked_wherever_they_stand() {
+    fn tokens_and_passwords_are_masked_at_every_depth() {
         let mut value = json!({
             "rancheros": {"install": {"registrationURL": "https://a.test/v1-rancheros/registration/secretsecret"}},
             "rancherd": {"token": "t0ken"},

@@ -1,4 +1,4 @@
-//! The kernel command line: the names of our arguments, and the parser that everybody uses.
+//! The kernel command line: the names of our arguments, and the one parser of it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,9 +13,9 @@ pub const ROOT: &str = "ros.root";
 pub const VERITY: &str = "ros.verity";
 /// The volume id of the installation medium, in live mode.
 pub const MEDIUM: &str = "ros.medium";
-/// What started the kernel, where it was not GRUB: [`LOADER_KEXEC`].
+/// The program that started the kernel, if it was not GRUB: [`LOADER_KEXEC`].
 pub const LOADER: &str = "ros.loader";
-/// The value of [`LOADER`] of a system that a running one started by kexec(8).
+/// The value of [`LOADER`] in a system that another system started by kexec(8).
 pub const LOADER_KEXEC: &str = "kexec";
 
 /// The words of a kernel command line, in order.
@@ -41,7 +41,7 @@ impl KernelArguments {
         Self(words)
     }
 
-    /// The value of `name=…`. Of several the last one counts, as for the kernel's own parameters.
+    /// The value of `name=…`. If there are several, the last one counts, as for the kernel's own parameters.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().rev().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn boot_modes_come_back() {
+    fn boot_modes_round_trip() {
         for mode in BootMode::ALL {
             assert_eq!(mode.to_string().parse(), Ok(mode));
         }
@@ -139,13 +139,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_command_line_is_answered(line in any::<String>()) {
+        fn no_word_is_empty_or_quoted(line in any::<String>()) {
             let arguments = KernelArguments::parse(&line);
             prop_assert!(arguments.words().all(|word| !word.is_empty() && !word.contains('"')));
         }
 
         #[test]
-        fn plain_words_come_back(words in proptest::collection::vec("[a-z.]{1,8}=[a-zA-Z0-9:-]{0,20}", 0..20)) {
+        fn plain_words_round_trip(words in proptest::collection::vec("[a-z.]{1,8}=[a-zA-Z0-9:-]{0,20}", 0..20)) {
             let arguments = KernelArguments::parse(&words.join(" "));
             prop_assert_eq!(arguments.words().collect::<Vec<_>>(), words);
         }

@@ -46,7 +46,7 @@ impl Milestone {
         format!("{PROGRAM}{}: {text}", self.word())
     }
 
-    /// The text of the milestone if `line` announces it. The kernel's time or a unit's name may stand before.
+    /// The text of the milestone if `line` announces it. The kernel's time or a unit's name may precede it.
     pub fn text_in(self, line: &str) -> Option<&str> {
         let announced = line.split_once(PROGRAM)?.1;
         announced.strip_prefix(self.word())?.strip_prefix(": ")

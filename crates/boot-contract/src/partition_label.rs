@@ -8,5 +8,5 @@ pub const STATE_B: &str = "COS_STATE_B";
 pub const RECOVERY: &str = "COS_RECOVERY";
 /// Registration settings, cloud-config and identity of the machine; [`crate::paths::OEM`].
 pub const OEM: &str = "COS_OEM";
-/// What outlives a restart; [`crate::paths::PERSISTENT`].
+/// Data that survives a restart; [`crate::paths::PERSISTENT`].
 pub const PERSISTENT: &str = "COS_PERSISTENT";

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Everything of `ros-init`. It is in memory and lasts until the machine stops.
+/// The folder of `ros-init`. It is in memory and lasts until the machine stops.
 pub const RUN: &str = "/run/ros";
 /// The installation medium, in live mode.
 pub const MEDIUM: &str = "/run/ros/medium";
@@ -24,10 +24,10 @@ pub const OEM: &str = "/oem";
 pub const OEM_REGISTRATION: &str = "/oem/registration.yaml";
 /// The cloud-config of an installed system.
 pub const OEM_CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
-/// A copy of the identity below, which the recovery system uses: it outlives the persistent partition.
+/// A copy of [`MACHINE_ID`] and [`SSH_HOST_KEYS`] for the recovery system. It survives the persistent partition.
 pub const OEM_IDENTITY: &str = "/oem/identity";
 
-/// The list of what the persistent partition keeps, in the root image.
+/// The list of the paths that the persistent partition keeps. It is in the root image.
 pub const KEPT_PATHS: &str = "/usr/lib/ros/persist.conf";
 /// Identity of the system, a file that [`KEPT_PATHS`] lists.
 pub const MACHINE_ID: &str = "/etc/machine-id";

@@ -13,7 +13,8 @@ pub enum Slot {
 impl Slot {
     pub const ALL: [Self; 3] = [Self::A, Self::B, Self::Recovery];
 
-    /// Names the slot on the kernel command line and in GRUB's environment, and is its folder on the boot partition.
+    /// The slot's name on the kernel command line and in GRUB's environment, and the name of its folder on the boot
+    /// partition.
     pub const fn letter(self) -> &'static str {
         match self {
             Self::A => "A",
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn letters_come_back_and_stand_in_the_menu_of_the_disk() {
+    fn letters_round_trip_and_are_in_the_menu_of_the_disk() {
         let menu = include_str!("../../../iso/src/build/grub/disk.cfg");
         for slot in Slot::ALL {
             assert_eq!(Slot::from_letter(slot.letter()), Some(slot));

@@ -17,9 +17,9 @@ pub struct VerityArgument {
 
 /// Size of a data block and of a hash block, in bytes.
 pub const BLOCK_BYTES: u64 = 4096;
-/// 256 TiB: far above every image, far below where sector numbers overflow.
+/// 256 TiB: far more than any root image has, and far below the overflow of sector numbers.
 const MOST_BLOCKS: u64 = 1 << 36;
-/// A salt may have 256 bytes (cryptsetup "DMVerity", on-disk format).
+/// Hex digits of the longest salt, which has 256 bytes (cryptsetup "DMVerity", on-disk format).
 const LONGEST_SALT: usize = 512;
 
 /// An argument that describes no tree.
@@ -128,7 +128,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_argument_that_parses_comes_back_as_one_word(text in "[0-9a-f: -]{0,160}") {
+        fn an_argument_round_trips_as_one_word(text in "[0-9a-f: -]{0,160}") {
             if let Ok(argument) = text.parse::<VerityArgument>() {
                 prop_assert!(!argument.to_string().contains(' '));
                 prop_assert_eq!(argument.to_string().parse(), Ok(argument));

@@ -3,21 +3,21 @@
 
 /// Bytes of a logical block, and of a volume descriptor.
 pub const BLOCK_BYTES: u64 = 2048;
-/// Where the first volume descriptor stands, in bytes.
+/// Offset of the first volume descriptor, in bytes.
 pub const DESCRIPTOR_OFFSET: u64 = 16 * BLOCK_BYTES;
-/// As much of a descriptor as [`read`] needs.
+/// Bytes of a descriptor that [`read`] needs.
 pub const DESCRIPTOR_BYTES: usize = 72;
 
 /// The volume id of the medium of a release, whose manifest has the SHA-256 `digest` (lower-case hex). Media of different
 /// releases have different ids.
 ///
 /// # Panics
-/// Where the digest has fewer than 8 digits.
+/// If the digest has fewer than 8 digits.
 pub fn of_release(digest: &str) -> String {
     format!("ROS_{}", &digest[..8])
 }
 
-/// Whether this is a volume descriptor of ISO 9660, of whichever type.
+/// Whether this is a volume descriptor of ISO 9660, of any type.
 pub fn is_descriptor(descriptor: &[u8]) -> bool {
     descriptor.get(1..6) == Some(b"CD001")
 }
@@ -55,7 +55,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let _ = read(&bytes);
         }
     }

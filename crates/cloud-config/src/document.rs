@@ -23,17 +23,17 @@ use network::network;
 use serde_json::{Map, Value};
 use system::{ca_certs, hostname, ntp, rancherd};
 
-/// What a cloud-config asks for. Absent parts are empty.
+/// The parts of a cloud-config that are applied. Absent parts are empty.
 #[derive(Clone, Debug, Default)]
 pub struct Document {
     pub hostname: Option<String>,
     pub groups: Vec<Group>,
-    /// With the one that `user` describes.
+    /// The users of `users`, and the one that `user` describes.
     pub users: Vec<User>,
-    /// Whom `password` and `ssh_authorized_keys` are for: `root`, unless `user` names somebody.
+    /// The user that `password` and `ssh_authorized_keys` are for: the one of `user`, or else `root`.
     pub default_user: String,
     pub ssh_authorized_keys: Vec<String>,
-    /// From everywhere a document may have them, beside `users`; later ones win.
+    /// Passwords from all places except `users`. Later ones win.
     pub passwords: Vec<PasswordOf>,
     /// Whether SSH takes passwords; absent leaves the image's choice.
     pub ssh_pwauth: Option<bool>,
@@ -49,8 +49,8 @@ pub struct Document {
 }
 
 impl Document {
-    /// Reads a cloud-config. Beside the document comes what of it is not applied, in the document's order where it has
-    /// one: keys that are not known, and values that cannot be used, each of which costs itself alone.
+    /// Reads a cloud-config. Also returns the parts that are not applied, in the document's order where it has one:
+    /// unknown keys, and values that cannot be used. Such a value does not affect the rest of the document.
     pub fn read(config: &CloudConfig) -> (Self, Vec<Unapplied>) {
         let log = Log::default();
         let document = read(config, &log);
@@ -59,7 +59,7 @@ impl Document {
 }
 
 pub(crate) fn read(config: &CloudConfig, log: &Log) -> Document {
-    // What is the installer's own may be spelled in several ways, and is checked where it is used.
+    // The installer's own section may be spelled in several ways. It is checked where it is used.
     let mut map = config.0.clone();
     map.retain(|key, _| normal_key(key) != "rancheros");
     let mut top = Fields::of_document(&map, log);
@@ -90,7 +90,7 @@ pub(crate) fn read(config: &CloudConfig, log: &Log) -> Document {
 
 /// The host name that a machine with this cloud-config has. `None`: the cloud-config gives none.
 pub fn host_name(config: &Map<String, Value>) -> Option<String> {
-    // What of it is not applied is said by who reads the whole document.
+    // The parts that are not applied are reported when the whole document is read.
     let log = Log::default();
     let mut top = Fields::of_document(config, &log);
     let name = hostname(&mut top);

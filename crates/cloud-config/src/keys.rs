@@ -156,7 +156,7 @@ pub fn unapplied(config: &CloudConfig) -> Vec<Unapplied> {
     unapplied
 }
 
-/// The same, and the settings below `rancheros.install` that the installer does not know.
+/// Like [`unapplied`], with the settings below `rancheros.install` that the installer does not know.
 pub fn unapplied_or_unknown(config: &CloudConfig) -> Vec<Unapplied> {
     let mut all = unapplied(config);
     let install = config.install();

@@ -18,7 +18,8 @@ const BINARY: &str = "!!binary";
 /// The only key of a mapping that holds text of a template.
 const TEMPLATE: &str = "!template";
 
-/// The unknown YAML tag of a value: the only key of a mapping, with `!` in front. No key of a cloud-config begins like it.
+/// The unknown YAML tag of a value: the only key of a mapping, with `!` in front. No key of a cloud-config begins with
+/// it.
 fn tag(value: &Value) -> Option<&str> {
     let only = value.as_object().filter(|map| map.len() == 1)?.keys().next()?;
     Some(only.as_str()).filter(|key| key.starts_with('!'))
@@ -29,11 +30,11 @@ fn tag(value: &Value) -> Option<&str> {
 #[serde(transparent)]
 pub struct CloudConfig(pub Map<String, Value>);
 
-/// What becomes of a list that both documents of a merge have.
+/// How a merge treats a list that both documents have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lists {
-    /// The upper list replaces the lower one: a document that wants a shorter list could not say so otherwise. For
-    /// cloud-configs over each other.
+    /// The upper list replaces the lower one. Otherwise a document could not make a list shorter. Cloud-configs are
+    /// merged this way.
     Replace,
     /// Items that the lower list does not have are appended to it. rancherd merges its configuration this way.
     Append,
@@ -64,7 +65,7 @@ impl CloudConfig {
         merge(&mut self.0, over.0, lists);
     }
 
-    /// The settings below `rancheros.install`, by [`normal_key`]. Of two spellings of one key the one that sorts last
+    /// The settings below `rancheros.install`, by [`normal_key`]. If a key has two spellings, the one that sorts last
     /// counts.
     pub fn install(&self) -> BTreeMap<String, &Value> {
         let section = |map: &'_ Map<String, Value>, name: &str| -> Option<String> {
@@ -78,7 +79,7 @@ impl CloudConfig {
     }
 }
 
-/// A setting's name by its letters and digits alone, in lower case: `registrationURL`, `registration_url` and
+/// The letters and digits of a setting's name, in lower case: `registrationURL`, `registration_url` and
 /// `registration-url` are one setting, as in the first release.
 pub fn normal_key(key: &str) -> String {
     key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()

@@ -1,4 +1,5 @@
-//! Values of a cloud-config with their paths. A value that cannot be used is reported by its path and skipped alone.
+//! Values of a cloud-config with their paths. A value that cannot be used is reported with its path, and only this
+//! value is skipped.
 
 use super::{TEMPLATE, tag};
 use crate::keys::Unapplied;
@@ -6,7 +7,7 @@ use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-/// What reading a document reports.
+/// The log of reading a document.
 #[derive(Default)]
 pub(crate) struct Log {
     pub(crate) unapplied: RefCell<Vec<Unapplied>>,
@@ -65,7 +66,7 @@ impl<'a> Node<'a> {
         self.or_refuse(Some(text).filter(|text| holds(text)), why)
     }
 
-    /// One line, without what ends it in a block of text.
+    /// One line, without the line breaks at its end.
     pub(crate) fn line(&self) -> Option<String> {
         let text = self.text()?.trim_end_matches(['\n', '\r']).to_owned();
         self.or_refuse(Some(text).filter(|text| !text.contains(char::is_control)), "it must be one line of text")
@@ -172,13 +173,13 @@ impl<'a> Fields<'a> {
         Self { map, path: String::new(), pattern: String::new(), asked: Vec::new(), log }
     }
 
-    /// The value of a key, if it is there and not null. Asked for by the spelling of the table of keys; where the
-    /// document has hyphens for underscores, or the other way round, that is the same key.
+    /// The value of a key, if it is there and not null. `key` is spelled as in the table of keys. A key of the document
+    /// with hyphens for underscores, or the other way round, is the same key.
     pub(crate) fn get(&mut self, key: &str) -> Option<Node<'a>> {
         let below = |path: &str, key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
         let pattern = below(&self.pattern, key);
         self.log.asked.borrow_mut().insert(pattern.clone());
-        // At the top, cloud-init knows both spellings of this key alone.
+        // Of the keys at the top, cloud-init knows both spellings only of this one.
         let is_exact = self.path.is_empty() && key != "ca_certs";
         let is_same = |other: &str| other == key || !is_exact && other.replace('-', "_") == key.replace('-', "_");
         let (name, value) = self.map.iter().find(|(other, value)| is_same(other) && !value.is_null())?;

@@ -51,7 +51,7 @@ pub(crate) fn parse(document: &str) -> Result<Map<String, Value>, CloudConfigErr
     }
 }
 
-/// Whether the document is a template. cloud-init fills it in before it parses it where the first line says so.
+/// Whether the document is a template. If the first line says so, cloud-init fills the document in before it parses it.
 fn is_template(document: &str) -> bool {
     let first = document.trim_start_matches('\u{feff}').trim_start().lines().next().unwrap_or_default();
     first.strip_prefix("##").is_some_and(|rest| rest.trim_start().to_ascii_lowercase().starts_with("template:"))
@@ -144,7 +144,8 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     }
 }
 
-/// A number if its digits are all that it says; otherwise the text as written, because it may be a password.
+/// A number if it is written as the number would be printed. Otherwise the text as written, because it may be a
+/// password.
 fn number(written: &str) -> Value {
     let integer = || written.parse().map(|value: i64| Number::from(value)).ok();
     let natural = || written.parse().map(|value: u64| Number::from(value)).ok();
@@ -261,8 +262,8 @@ fn binary(base64: String) -> Value {
     }
 }
 
-/// The merge key of YAML 1.1 (yaml.org/type/merge.html): keys that are there already stay, and of several mappings an
-/// earlier one wins.
+/// The merge key of YAML 1.1 (yaml.org/type/merge.html): existing keys stay, and an earlier mapping wins over a later
+/// one.
 fn lay_under(map: &mut Map<String, Value>, merged: Value) -> Result<(), &'static str> {
     match merged {
         Value::Object(below) => {

@@ -1,7 +1,7 @@
 //! Writes values as YAML that readers of YAML 1.1 and 1.2 understand alike.
 //!
-//! Written here because serializers write YAML 1.2: the text `no` comes out bare, and cloud-init's PyYAML reads it as
-//! false. YAML 1.1 types: yaml.org/type.
+//! This is our own code because serializers write YAML 1.2: they write the text `no` without quotes, and cloud-init's
+//! PyYAML reads it as false. YAML 1.1 types: yaml.org/type.
 
 use serde_json::{Map, Number, Value};
 use std::fmt::Write;
@@ -115,14 +115,14 @@ fn scalar(text: &str) -> String {
     if is_plain(text) { text.to_owned() } else { quoted(text) }
 }
 
-/// Whether text may stand bare. The rule is narrow on purpose: it begins with a letter or a slash (so it is no number,
-/// date or indicator), and no word that YAML 1.1 takes for a boolean or null is bare.
+/// Whether text may be written without quotes. The rule is narrow on purpose: it begins with a letter or a slash (so it
+/// is no number, date or indicator), and no word that YAML 1.1 takes for a boolean or null is written so.
 fn is_plain(text: &str) -> bool {
     const WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
     let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
     let ends = text.ends_with(|c: char| c.is_ascii_alphanumeric() || "/_.-=".contains(c));
     let plain = |c: char| c.is_ascii_alphanumeric() || " /_.-+=@%,()".contains(c);
-    // A colon ends a key before a space, and only there.
+    // A colon ends a key only before a space.
     let colons = text.split(':').skip(1).all(|rest| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/'));
     begins
         && ends
@@ -204,7 +204,7 @@ write_files:
         assert_eq!(CloudConfig::default().to_yaml(), "#cloud-config\n{}\n");
     }
 
-    /// What PyYAML, which cloud-init reads with, takes for something other than text when it stands bare.
+    /// Texts that PyYAML, which cloud-init uses, does not read as text if they have no quotes.
     #[test]
     fn text_that_yaml_1_1_would_resolve_is_quoted() {
         let texts = [

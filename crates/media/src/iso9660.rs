@@ -1,7 +1,7 @@
-//! Reads the few fields of ISO 9660 that we use: the volume id, and the extent of a file. It is code of our own, because
-//! a change in place needs the extent, which other readers do not give, and because an image may come from anybody.
-//! Formats: ECMA-119, sections 8.4 (volume descriptor) and 9.1 (directory record); names from Rock Ridge (IEEE P1282,
-//! `NM`). Scope: one session, blocks of 2048 bytes, files of one extent.
+//! Reads the few fields of ISO 9660 that we use: the volume id, and the extent of a file. It is code of our own,
+//! because a change in place needs the extent, which other readers do not give, and because an ISO may come from an
+//! unknown source. Formats: ECMA-119, sections 8.4 (volume descriptor) and 9.1 (directory record); names from Rock
+//! Ridge (IEEE P1282, `NM`). Scope: one session, blocks of 2048 bytes, files of one extent.
 
 use boot_contract::volume_id;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,7 +11,7 @@ use thiserror::Error;
 const BLOCK: u64 = volume_id::BLOCK_BYTES;
 /// Most volume descriptors that are read.
 const MOST_DESCRIPTORS: u64 = 64;
-/// Ours have some hundred bytes; a directory of this size has ten thousand files.
+/// Bytes of the largest directory that is read. It has ten thousand files; our directories have some hundred bytes.
 const LARGEST_DIRECTORY: u64 = 1 << 20;
 
 #[derive(Debug, Error)]
@@ -26,7 +26,7 @@ pub enum Iso9660Error {
     Io(#[from] io::Error),
 }
 
-/// Where a file's bytes are, in bytes from the start of the image. It lies within the image.
+/// The position of a file's content, in bytes from the start of the ISO. It lies within the ISO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     pub offset: u64,
@@ -38,12 +38,12 @@ pub struct Extent {
 pub struct Volume<R> {
     image: R,
     length: u64,
-    /// Without padding; empty where there is none.
+    /// The volume id without padding. Empty if there is none.
     pub id: String,
     root: Extent,
 }
 
-/// What a directory says of one entry.
+/// An entry of a directory.
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
     name: String,
@@ -193,7 +193,7 @@ fn rock_ridge_name(mut area: &[u8]) -> Option<String> {
     if name.is_empty() { None } else { String::from_utf8(name).ok() }
 }
 
-/// A name of the plain standard: upper case, with a version that we drop.
+/// A name without Rock Ridge, in lower case and without its version.
 fn plain_name(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     let base = name.split(';').next().unwrap_or_default();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_named() {
+    fn a_missing_file_is_named() {
         let mut volume = Volume::open(Cursor::new(image())).unwrap();
         for path in ["/nothing", "/release", "/release/nothing", "/registration.yaml/below", "/"] {
             let error = volume.find(path).unwrap_err();
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_without_its_end_is_refused_whatever_is_asked_of_it() {
+    fn a_truncated_image_is_refused_when_it_is_opened() {
         let whole = image();
         let error = Volume::open(Cursor::new(whole[..whole.len() - 1].to_vec())).unwrap_err();
         assert!(error.to_string().contains("is the download complete?"), "{error}");
@@ -294,12 +294,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn truncated_images_are_answered(length in 0usize..22 * BLOCK as usize) {
+        fn no_truncated_image_makes_it_panic(length in 0usize..22 * BLOCK as usize) {
             read_everything(image()[..length].to_vec());
         }
 
         #[test]
-        fn damaged_images_are_answered(changes in proptest::collection::vec((0usize..4 * BLOCK as usize, any::<u8>()), 1..40)) {
+        fn damaged_images_do_not_panic(changes in proptest::collection::vec((0usize..4 * BLOCK as usize, any::<u8>()), 1..40)) {
             let mut image = image();
             for (position, byte) in changes {
                 image[16 * BLOCK as usize + position] = byte;
@@ -308,7 +308,7 @@ mod tests {
         }
 
         #[test]
-        fn junk_directories_are_answered(junk in proptest::collection::vec(any::<u8>(), BLOCK as usize)) {
+        fn no_directory_makes_it_panic(junk in proptest::collection::vec(any::<u8>(), BLOCK as usize)) {
             let mut image = image();
             image[18 * BLOCK as usize..19 * BLOCK as usize].copy_from_slice(&junk);
             read_everything(image);

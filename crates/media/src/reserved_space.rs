@@ -13,7 +13,7 @@ pub const PATH: &str = "/registration.yaml";
 /// Size of the file in bytes.
 pub const RESERVED_BYTES: usize = 64 << 10;
 
-/// A medium without a reserved space, or settings that do not belong into one.
+/// Why the reserved space of a medium cannot be read or filled.
 #[derive(Debug, Error)]
 pub enum ReservedSpaceError {
     #[error("looking for the reserved space; was it built by `ros-image build`?")]
@@ -30,7 +30,7 @@ pub enum ReservedSpaceError {
     Malformed(#[source] CloudConfigError),
 }
 
-/// Where a volume's reserved space is. It has [`RESERVED_BYTES`].
+/// The extent of a volume's reserved space. It has [`RESERVED_BYTES`].
 pub fn find(volume: &mut Volume<impl Read + Seek>) -> Result<Extent, ReservedSpaceError> {
     let extent = volume.find(PATH).map_err(ReservedSpaceError::Missing)?;
     if extent.size == RESERVED_BYTES as u64 { Ok(extent) } else { Err(ReservedSpaceError::Size(extent.size)) }
@@ -69,7 +69,7 @@ mod tests {
     const SETTINGS: &str = "#cloud-config\nrancheros:\n  install:\n    registrationURL: https://a.test/x\n";
 
     #[test]
-    fn settings_fill_the_space_and_come_back() {
+    fn settings_round_trip_through_the_space() {
         let content = filled(SETTINGS).unwrap();
         assert_eq!(content.len(), RESERVED_BYTES);
         let read = read(&content).unwrap().unwrap();

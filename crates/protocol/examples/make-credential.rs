@@ -6,7 +6,7 @@ use protocol::attestation::{AttestationKey, EndorsementKey};
 use std::error::Error;
 use std::fs;
 
-/// What tpm2-tools write in front of a credential: a magic number and a version.
+/// The header that tpm2-tools write before a credential: a magic number and a version.
 const TOOLS_HEADER: [u8; 8] = [0xba, 0xdc, 0xc0, 0xde, 0, 0, 0, 1];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,8 +1,8 @@
 //! Proof that one TPM 2.0 holds the endorsement key and the attestation key, checked without a TPM.
 //!
-//! The operator encrypts a secret to the endorsement key in such a way that a TPM gives it up only if it also holds
-//! the named attestation key ([`EndorsementKey::make_credential`]); then a quote by that attestation key is believed
-//! ([`AttestationKey::verify_quote`]). Structures and formulas are those of the TCG's "Trusted Platform Module
+//! The operator encrypts a secret to the endorsement key so that a TPM reveals it only if it also holds the named
+//! attestation key ([`EndorsementKey::make_credential`]). After that the operator accepts a quote by that attestation
+//! key ([`AttestationKey::verify_quote`]). Structures and formulas are those of the TCG's "Trusted Platform Module
 //! Library", parts 1 (architecture) and 2 (structures); key templates those of the "EK Credential Profile".
 
 mod attestation_key;

@@ -1,11 +1,11 @@
-//! Limits of what a machine reports about itself. They apply when it is deserialized. All of it ends up in an object of
-//! the cluster and in the operator's memory, and everybody who has a medium has the token to send it.
+//! Limits of a machine's report about itself. They apply when it is deserialized. The report is kept in an object of
+//! the cluster and in the operator's memory, and everybody who has a medium has the token to send one.
 //!
 //! Most texts are cut, not refused: a disk with an endless serial number must not keep its machine from being installed,
 //! and an object that was stored before there were bounds must still be read. Texts that are compared with others are
 //! refused, because a part of one could pass for another ([`word`]).
 //!
-//! Lengths are in bytes. Schemas say the same number in characters, of which there are never more.
+//! Lengths are in bytes. Schemas give the same number in characters. A text never has more characters than bytes.
 
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -13,8 +13,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// One line of at most so many bytes. The rest is left out, and a blank stands for what a terminal would obey: control
-/// characters, line separators, and what turns the direction of writing.
+/// Reads one line of at most `MAX` bytes and drops the rest. Characters that a terminal would obey become blanks:
+/// control characters, line separators, and characters that change the direction of writing.
 pub fn line<'de, const MAX: usize, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct Line<const MAX: usize>;
     impl<const MAX: usize> Visitor<'_> for Line<MAX> {
@@ -30,14 +30,14 @@ pub fn line<'de, const MAX: usize, D: Deserializer<'de>>(deserializer: D) -> Res
     deserializer.deserialize_str(Line::<MAX>)
 }
 
-/// The same for a text that may be absent.
+/// Like [`line`], for a text that may be absent.
 pub fn optional_line<'de, const MAX: usize, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     struct Kept<const MAX: usize>(#[serde(deserialize_with = "line::<MAX, _>")] String);
     Ok(Option::<Kept<MAX>>::deserialize(deserializer)?.map(|line| line.0))
 }
 
-/// Printable ASCII without blanks, of at most so many bytes; anything else is an error. May be empty.
+/// Reads printable ASCII without blanks, of at most `MAX` bytes. Anything else is an error. May be empty.
 pub fn word<'de, const MAX: usize, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = Cow::<str>::deserialize(deserializer)?;
     if text.len() > MAX {
@@ -49,7 +49,7 @@ pub fn word<'de, const MAX: usize, D: Deserializer<'de>>(deserializer: D) -> Res
     }
 }
 
-/// The first so many of a list; of the rest nothing is kept.
+/// Reads the first `MAX` items of a list and drops the rest.
 pub fn list<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -73,7 +73,7 @@ pub fn list<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer.deserialize_seq(List::<MAX, T>(PhantomData))
 }
 
-/// The same for a list that may be absent.
+/// Like [`list`], for a list that may be absent.
 pub fn optional_list<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Vec<T>>, D::Error> {
@@ -100,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    /// The most that a machine's hardware and addresses, as they are written into an object, may come to.
+    /// Most bytes of a machine's hardware and addresses as JSON in an object.
     const MOST_HARDWARE: usize = 32 * 1024;
 
     fn report(message: Value) -> MachineReport {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compared_is_refused_and_not_cut() {
+    fn texts_that_are_compared_are_refused_and_not_cut() {
         let report = |field: &str, value: &str| {
             let mut message = json!({"type": "report", "version": "1", "release": "sha256:a", "slot": "A", "healthy": true, "bootId": "b"});
             message[field] = value.into();
@@ -158,14 +158,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_line_is_a_beginning_without_what_is_obeyed(text in any::<String>()) {
+        fn a_line_is_a_prefix_without_control_characters(text in any::<String>()) {
             let cut = cut(&text, 20);
             prop_assert!(!cut.chars().any(is_obeyed) && cut.chars().count() <= 20);
             prop_assert!(cut.chars().zip(text.chars()).all(|(a, b)| a == b || (a == ' ' && is_obeyed(b))));
         }
 
         #[test]
-        fn any_report_is_answered(text: String, count in 0..200usize) {
+        fn every_report_is_within_its_limits(text: String, count in 0..200usize) {
             let address = json!({"interface": text, "address": text});
             let message = json!({"type": "booted", "version": text, "release": "r", "slot": "A", "healthy": true,
                 "bootId": "b", "hostname": text, "addresses": vec![address; count]});

@@ -1,12 +1,12 @@
-//! The templates in a registration's cloud-config: `${machineName}` and `${Section/Field}` stand for what one machine is
-//! called and for what its SMBIOS says.
+//! The templates in a registration's cloud-config: `${machineName}` and `${Section/Field}` stand for the name of one
+//! machine and for a field of its SMBIOS.
 //!
-//! A cloud-config is full of shell scripts, and these are full of `${…}`. So only what is surely meant is a template:
-//! the name, and fields of the sections below. Everything else stays as it is, byte for byte; `$${` is a literal `${`.
+//! A cloud-config is full of shell scripts, and these are full of `${…}`. So only the name and the fields of the
+//! sections below are templates. Everything else stays as it is, byte for byte; `$${` is a literal `${`.
 
 use crate::smbios::SmbiosDocument;
 
-/// What `${machineName}` holds between the braces.
+/// The text between the braces of `${machineName}`.
 const MACHINE_NAME: &str = "machineName";
 /// Sections whose fields are templates, with the fields that SMBIOS defines for them, as `dmidecode` prints both.
 ///
@@ -95,7 +95,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
         ],
     ),
 ];
-/// What `dmidecode`, and so a client of the first release, writes for a field that the firmware leaves empty.
+/// The values that `dmidecode`, and so a client of the first release, writes for a field that the firmware leaves
+/// empty.
 const LEFT_EMPTY: &[&str] = &["", "Not Specified", "<BAD INDEX>"];
 
 /// A text with at least one template or `$${` in it.
@@ -182,7 +183,7 @@ impl ConfigTemplate {
 
 /// The template at the beginning of a text, behind its `${`, and the text behind it.
 fn template(text: &str) -> Result<Option<(Part, &str)>, UndefinedField> {
-    // A brace of another template, or of a shell's, inside: this is none itself, and what is inside may be one.
+    // With another opening brace inside, such as a shell's, this is no template. The inner part may be one.
     let Some(end) = text.find(['}', '{']).filter(|end| text[*end..].starts_with('}')) else { return Ok(None) };
     let (path, after) = (&text[..end], &text[end + 1..]);
     if path == MACHINE_NAME {

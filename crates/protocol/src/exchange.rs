@@ -7,10 +7,10 @@
 //! ```
 //!
 //! A machine without a TPM opens with `secretHello → secretChallenge → secretProof`. The two openings have no stage in
-//! common: who began with one can only end with the same.
+//! common, so an exchange cannot mix them.
 //!
-//! The operator may say `refused` wherever it may speak, and also in place of listening: that ends the exchange.
-//! Nothing here reads, writes or waits; deadlines belong to whoever holds the socket.
+//! The operator may send `refused` at any time, also when it is the machine's turn. That ends the exchange. Nothing
+//! here reads, writes or waits. The owner of the socket keeps the deadlines.
 
 use crate::message::{
     Challenge, Config, Done, FromMachine, FromOperator, Hello, MachineReport, OsReport, Progress, Proof, Recorded,
@@ -33,7 +33,7 @@ pub enum Opening {
     SharedSecret(SecretHello),
 }
 
-/// What a machine asks for after it has proved its identity.
+/// The request of a machine after it has proved its identity.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Statement {
     /// To be registered and configured; answered by `config`.
@@ -45,14 +45,14 @@ pub enum Statement {
     Installing(Installing),
 }
 
-/// What a machine reports during an installation.
+/// A report of a machine during an installation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Installing {
     Progress(Progress),
     Done(Done),
 }
 
-/// What may come next.
+/// The message that may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Hello,
@@ -80,7 +80,7 @@ impl Default for MachineSide {
     }
 }
 
-/// Every `receive_…` reads one text frame. Its error is the refusal to answer with, and the exchange is then over.
+/// Every `receive_…` reads one text frame. Its error is the refusal to send, and the exchange is then over.
 impl OperatorSide {
     pub fn receive_opening(&mut self, frame: &str) -> Result<Opening, Refusal> {
         match self.receive(frame)? {
@@ -133,7 +133,7 @@ impl OperatorSide {
     pub fn send_config(&mut self, config: Config) -> Result<String, Refusal> {
         self.send(&FromOperator::Config(Box::new(config)))
     }
-    /// `recorded`: what a machine that reported is told with it.
+    /// `recorded`: the answer to a machine's report.
     pub fn send_done(&mut self, recorded: Recorded) -> Result<String, Refusal> {
         self.send(&FromOperator::Done(Box::new(recorded)))
     }
@@ -159,7 +159,8 @@ impl OperatorSide {
     }
 }
 
-/// Every `receive_…` reads one text frame. Its error is the operator's refusal, or ours of what the operator said.
+/// Every `receive_…` reads one text frame. Its error is the operator's refusal, or our refusal of the operator's
+/// message.
 impl MachineSide {
     pub fn receive_challenge(&mut self, frame: &str) -> Result<Challenge, Refusal> {
         match self.receive(frame)? {
@@ -319,7 +320,7 @@ mod tests {
         FromMachine::Done(Done::default())
     }
 
-    /// Both sides, up to the point where the machine may say what it wants.
+    /// Both sides, after the machine has proved its identity.
     fn proven() -> (OperatorSide, MachineSide) {
         let (mut operator, mut machine) = (OperatorSide::default(), MachineSide::default());
         operator.receive_opening(&machine.send(&hello()).unwrap()).unwrap();
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_ends_the_exchange_wherever_it_stands() {
+    fn a_refusal_ends_the_exchange_at_any_point() {
         let (mut operator, mut machine) = proven();
         let refusal = Refusal::new(RefusalCode::ApprovalPending, "wait").retry_after(60);
         let frame = operator.refuse(refusal.clone()).unwrap();
@@ -377,10 +378,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is said in whatever order: who may state something has been through one whole opening, and nothing
-        /// of the other.
+        /// Tries messages in any order. A machine may send a statement only after one whole opening and no message of
+        /// the other.
         #[test]
-        fn there_are_two_ways_to_be_believed_and_no_mixture(said in proptest::collection::vec(0usize..6, 0..8)) {
+        fn the_two_openings_cannot_be_mixed(said in proptest::collection::vec(0usize..6, 0..8)) {
             let mut side = OperatorSide::default();
             let mut accepted = Vec::new();
             for what in said {
@@ -396,9 +397,9 @@ mod tests {
                     accepted.push(name);
                 }
             }
-            let believed = side.receive_statement(&encode(&progress()).unwrap()).is_ok();
+            let is_proven = side.receive_statement(&encode(&progress()).unwrap()).is_ok();
             let openings = [["hello", "challenge", "proof"], ["secretHello", "secretChallenge", "secretProof"]];
-            prop_assert_eq!(believed, openings.iter().any(|opening| accepted == opening), "{:?}", accepted);
+            prop_assert_eq!(is_proven, openings.iter().any(|opening| accepted == opening), "{:?}", accepted);
             prop_assert!(openings.iter().any(|opening| opening.starts_with(&accepted)), "{:?}", accepted);
         }
     }

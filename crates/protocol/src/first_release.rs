@@ -17,7 +17,8 @@ use x509_cert::der::pem;
 
 /// What `Authorization` starts with; base64 of JSON follows.
 pub const AUTHORIZATION_PREFIX: &str = "Bearer TPM";
-/// SMBIOS as base64 of JSON, whole; later clients split it over this name with `-1`, `-2`, … behind it.
+/// SMBIOS as base64 of JSON, in one header. Later clients split it over several headers: this name with `-1`, `-2`, …
+/// appended.
 pub const SMBIOS_HEADER: &str = "X-Cattle-Smbios";
 /// Seconds after which the client hangs up, counted from the opening of the websocket.
 pub const EXCHANGE_SECONDS: u64 = 10;
@@ -33,8 +34,8 @@ const MAX_SMBIOS_PARTS: usize = 200;
 #[derive(Debug)]
 pub struct Presented {
     pub endorsement_key: EndorsementKey,
-    /// The endorsement key's certificate, where the client's TPM holds one; to be judged by
-    /// [`EndorsementCertificate::check`].
+    /// The endorsement key's certificate, where the client's TPM holds one. [`EndorsementCertificate::check`] checks
+    /// it.
     pub certificates: Vec<Vec<u8>>,
     pub attestation_key: AttestationKey,
 }
@@ -142,7 +143,8 @@ fn endorsement_key(ek: &[u8]) -> Result<(EndorsementKey, Vec<Vec<u8>>), Refusal>
     }
 }
 
-/// TPM2_CertifyCreation by the key over itself: the name is its own, and the digest is that of the creation data.
+/// Checks the TPM2_CertifyCreation by the key over itself: the name is its own, and the digest is that of the creation
+/// data.
 fn check_creation(key: &AttestationKey, parameters: &AttestationParameters) -> Result<(), Refusal> {
     let refused = |reason: &str| {
         let message = format!("the attestation key's proof of creation is refused: {reason}");

@@ -1,5 +1,5 @@
-//! What a machine is made of, as both ends speak of it and as a MachineInventory's status shows it. Texts are cut when they
-//! are read, lists end after so many items: see [`crate::bounded`].
+//! A machine's hardware, as it is sent and as a MachineInventory's status shows it. Long texts and lists are cut when
+//! they are read: see [`crate::bounded`].
 
 use crate::bounded::{line, list};
 use serde::{Deserialize, Serialize};

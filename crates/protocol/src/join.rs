@@ -1,4 +1,4 @@
-//! How an installed machine joins its cluster: what the inventory endpoint answers, and the operator's `done` carries.
+//! How an installed machine joins its cluster. The inventory endpoint answers it, and the operator's `done` carries it.
 
 use crate::refusal::Refusal;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ impl JoinConfiguration {
     }
 }
 
-/// Names only: the token is a secret, and so may be anything that a user puts beside it.
+/// Shows only the names: the token is a secret, and other values may be secrets, too.
 impl fmt::Debug for JoinConfiguration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()

@@ -1,5 +1,5 @@
-//! What both ends of the wire agree on: identity, messages, the order of an exchange, SMBIOS. No input or output, and no
-//! Kubernetes: everything here is a value or a function over values.
+//! The definitions that both ends of the wire share: identity, messages, the order of an exchange, SMBIOS. No input or
+//! output, and no Kubernetes: everything here is a value or a function over values.
 
 pub mod attestation;
 pub mod bounded;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 /// Longest registration URL, in bytes.
 pub const MAX_URL: usize = 2048;
-/// The most authorities.
+/// Most authorities.
 pub const MAX_AUTHORITIES: usize = 16;
 /// Longest authority as PEM, in bytes.
 pub const MAX_AUTHORITY: usize = 16 * 1024;
@@ -54,7 +54,7 @@ impl fmt::Debug for OperatorSettings {
 #[serde(try_from = "String", into = "String")]
 pub struct SettingsRevision(String);
 
-/// What was read as a revision is none.
+/// A text that is no revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a revision has 1 to {} lower-case letters and digits", SettingsRevision::MAX_LENGTH)]
 pub struct MalformedRevision;
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_machine_should_keep_is_found_and_never_shown() {
+    fn unusable_settings_are_refused_and_never_shown() {
         let good = settings("https://ros.example.org/v1-rancheros/registration/t0ken", vec!["PEM".into()]);
         assert_eq!(good.check(), Ok(()));
         assert_eq!(format!("{good:?}"), "OperatorSettings(a1)");

@@ -1,5 +1,5 @@
-//! Why a peer is sent away. The code is an interface: it is shown on consoles, counted in metrics and used by
-//! clients to decide whether to come back.
+//! Why a peer is refused. The code is an interface: it is shown on consoles and counted in metrics, and clients decide
+//! by it whether to retry.
 
 use serde::{Deserialize, Serialize};
 

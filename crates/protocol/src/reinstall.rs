@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The most requests that a machine remembers. It forgets the oldest of more.
+/// The most requests that a machine remembers. If there are more, it forgets the oldest.
 pub const MAX_HONOURED: usize = 64;
 
 /// Adds a text to those that were honoured, the oldest first. One that is among them becomes the newest.
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_honoured_texts_the_first_are_read() {
+    fn only_the_first_honoured_texts_are_read() {
         let report = serde_json::json!({"honoured": vec!["x"; 1000], "failure": "y\n".repeat(1000)});
         let report: ReinstallReport = serde_json::from_value(report).unwrap();
         assert_eq!(report.honoured.len(), MAX_HONOURED);

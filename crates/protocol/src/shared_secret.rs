@@ -1,15 +1,15 @@
-//! Shared secrets, by which machines without a TPM are known, and the proof of having one.
+//! Shared secrets, which identify machines without a TPM, and the proof of having one.
 //!
-//! Where a machine shows the secret itself, as rancherd does at the inventory endpoint, nothing here is needed but the
-//! type. In our exchange it does not cross the wire: the machine names it by its digest and answers a nonce with an
-//! HMAC under it, so that whoever listens, or stands in for the operator, learns nothing to come back with. That holds
-//! for secrets that cannot be guessed; 32 random bytes are such a secret.
+//! At the inventory endpoint rancherd sends the secret itself, so only the type is used there. In our exchange the
+//! secret does not cross the wire. The machine sends its digest and answers a nonce with an HMAC under it. So an
+//! eavesdropper or a false operator learns nothing that it could use later. That holds for secrets that cannot be
+//! guessed, such as 32 random bytes.
 
 use crate::refusal::{Refusal, RefusalCode};
 use aws_lc_rs::{digest, hmac};
 use std::fmt;
 
-/// Set before the nonce, so that an answer to this question answers no other.
+/// Precedes the nonce, so that the answer is not valid for any other question.
 const QUESTION: &[u8] = b"rancheros.registration.v1 shared secret\0";
 
 /// A shared secret. `Debug` hides it.
@@ -25,7 +25,7 @@ impl SharedSecret {
         &self.0
     }
 
-    /// SHA-256, by which it is looked for.
+    /// SHA-256 of the secret, by which it is looked up.
     pub fn digest(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest::digest(&digest::SHA256, &self.0).as_ref());

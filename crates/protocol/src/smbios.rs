@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 /// Section name (as `dmidecode` prints it, such as `System Information`) to field name (`Serial Number`) to value.
 ///
 /// Reading one from the wire keeps it within [`SmbiosDocument::MAX_SECTIONS`], [`SmbiosDocument::MAX_FIELDS`],
-/// [`SmbiosDocument::MAX_TEXT`] and [`SmbiosDocument::MAX_BYTES`], and without control characters: what a machine says of
-/// itself ends up in an object of the cluster.
+/// [`SmbiosDocument::MAX_TEXT`] and [`SmbiosDocument::MAX_BYTES`], and without control characters, because the document
+/// is kept in an object of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct SmbiosDocument(pub BTreeMap<String, BTreeMap<String, String>>);
@@ -20,10 +20,10 @@ impl SmbiosDocument {
     pub const MAX_FIELDS: usize = 128;
     /// Bytes of a section's name, of a field's name and of a value.
     pub const MAX_TEXT: usize = 1024;
-    /// Bytes of the whole document as JSON. The document of our installer has 1.5 KiB, all that `dmidecode` prints of a
-    /// large server some 10 KiB. The API server keeps another copy of the names, as who manages which field.
+    /// Bytes of the whole document as JSON. The document of our installer has 1.5 KiB, the whole output of `dmidecode`
+    /// on a large server some 10 KiB. The API server keeps another copy of the names in `managedFields`.
     pub const MAX_BYTES: usize = 12 * 1024;
-    /// The sections by which machines are told apart and named: they are kept before all others.
+    /// The sections that identify and name machines. They are kept before all others.
     const FIRST: [&str; 4] =
         ["System Information", "Base Board Information", "Chassis Information", "BIOS Information"];
 
@@ -33,9 +33,9 @@ impl SmbiosDocument {
         self.0.get(section)?.get(field).map(String::as_str)
     }
 
-    /// Reads what the first release's clients make of `dmidecode`'s output: sections whose fields are texts, lists of
-    /// texts (joined by `, ` here) or sections again (left out here, as is text outside of a section). What is out of
-    /// bounds is cut: those clients know of none.
+    /// Reads the document that the first release's clients make of `dmidecode`'s output. The fields of its sections are
+    /// texts, lists of texts (joined by `, ` here) or sections again (left out here, as is text outside of a section).
+    /// A document out of bounds is cut, because those clients know no bounds.
     pub fn from_dmidecode_json(document: &Value) -> Result<Self, Refusal> {
         let sections = document.as_object().ok_or_else(|| {
             Refusal::new(RefusalCode::MalformedMessage, "the SMBIOS document is not an object of sections")
@@ -117,7 +117,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// Of a text without control characters, with its quotes.
+/// Bytes of a text as JSON, with its quotes. The text has no control characters.
 fn json_length(text: &str) -> usize {
     text.len() + text.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count() + 2
 }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_machines_apart_is_kept_before_all_else() {
+    fn identifying_sections_are_kept_before_all_others() {
         let fields = |n: usize| (0..n).map(|i| (format!("F{i}"), "x".repeat(500))).collect::<BTreeMap<_, _>>();
         let mut sections: BTreeMap<_, _> = (0..40).map(|i| (format!("A{i}"), fields(9))).collect();
         sections.insert("System Information".to_owned(), [("Serial Number".to_owned(), "S1".to_owned())].into());

@@ -15,10 +15,10 @@ pub const DEFAULT_MACHINE_NAME: &str =
 pub const MAX_NAME: usize = 58;
 /// Longest label value, in characters (Kubernetes "Labels and Selectors", syntax).
 pub const MAX_LABEL_VALUE: usize = 63;
-/// Longest rendered text in bytes; what is behind is cut. A template can name a field many times.
+/// Longest rendered text in bytes; the rest is cut. A template can name a field many times.
 pub const MAX_RENDERED: usize = 64 * 1024;
 
-/// A parsed template. Every text is one.
+/// A parsed template. Every text is a valid template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Vec<Part>);
 
@@ -32,7 +32,7 @@ enum Part {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
     text: String,
-    /// Paths that the document does not have; each stands for nothing in the text.
+    /// Paths that the document does not have. They leave nothing in the text.
     pub missing: Vec<String>,
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// 32 to 128 characters of `[a-z0-9]`; we make them of 54 (over 270 bits). `Debug` and logs never show it.
+/// 32 to 128 characters of `[a-z0-9]`; generated tokens have 54 (over 270 bits). `Debug` and logs never show it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistrationToken(String);
 

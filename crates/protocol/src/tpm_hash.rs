@@ -5,7 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Lower-case hex SHA-256 of the endorsement key's PKIX SubjectPublicKeyInfo DER, 64 digits: the first release's
-/// `tpmHash` (rancher/os2 `pkg/tpm`, `GetPubHash`). Of the public key, not of the certificate and not of a PEM.
+/// `tpmHash` (rancher/os2 `pkg/tpm`, `GetPubHash`). It is the hash of the public key, not of the certificate and not of
+/// a PEM.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TpmHash(String);

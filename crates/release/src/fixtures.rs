@@ -1,4 +1,4 @@
-//! For tests: a release of a few bytes, complete and right.
+//! A complete release of a few bytes, for tests.
 
 use crate::{BootFiles, MANIFEST, ReleaseFile, ReleaseManifest, Verity, architecture, digest};
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 /// a few bytes.
 ///
 /// # Panics
-/// Where a file cannot be written.
+/// If a file cannot be written.
 pub fn write_tiny_release(folder: &Path, root: &[u8]) {
     let file = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);

@@ -1,4 +1,4 @@
-//! The manifest of an OS release: what `release.json` says of the files beside it.
+//! The manifest of an OS release, `release.json`. It describes the files beside it.
 
 use crate::{Verity, digest};
 use boot_contract::verity::MalformedVerity;
@@ -8,14 +8,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The manifest's name in the folder of a release.
 pub const MANIFEST: &str = "release.json";
 
-/// `release.json`. Names are relative to the folder it stands in; they hold no `..` and are not absolute. Every way to
-/// read one checks it.
+/// `release.json`. File names are relative to its folder; they hold no `..` and are not absolute. Every way to read a
+/// manifest checks it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 // serde makes functions of the type itself, which the two traits below call: no manifest is deserialized unchecked.
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct ReleaseManifest {
     pub version: String,
-    /// As `uname -m` says it.
+    /// As `uname -m` prints it.
     pub architecture: String,
     /// EROFS with the verity tree appended: the bytes of a slot.
     pub root: ReleaseFile,
@@ -28,8 +28,8 @@ pub struct ReleaseManifest {
     pub minimum_slot_bytes: u64,
     /// Kernel arguments that do not depend on the slot.
     pub kernel_arguments: String,
-    /// Names of the loadable kernel modules in the initrd, with underscores: a disk that needs another one cannot be
-    /// started from. Absent in releases that are older than this field.
+    /// Names of the loadable kernel modules in the initrd, with underscores. A disk that needs another module cannot be
+    /// booted. Absent in releases that are older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initrd_modules: Option<Vec<String>>,
 }
@@ -60,7 +60,7 @@ pub struct BootFiles {
     pub bios_core: ReleaseFile,
 }
 
-/// A manifest that must not be acted on.
+/// Why a manifest is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     #[error("release.json has {0} bytes; the limit is {max}", max = ReleaseManifest::MAX_BYTES)]
@@ -74,14 +74,14 @@ pub enum ManifestError {
 impl ReleaseManifest {
     pub const MAX_BYTES: usize = 64 * 1024;
 
-    /// Reads `release.json` and checks the manifest itself. The files that it names are checked by whoever holds them.
+    /// Reads `release.json` and checks the manifest itself. The caller checks the files that it names.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > Self::MAX_BYTES {
             return Err(ManifestError::TooBig(bytes.len()));
         }
         let mut json = serde_json::Deserializer::from_slice(bytes);
         let malformed = |error: serde_json::Error| ManifestError::Malformed(error.to_string());
-        // The function of the type, not of the trait, so that a broken rule is not taken for broken JSON.
+        // This calls the function of the type, not of the trait, so that a broken rule is not reported as broken JSON.
         let manifest = Self::deserialize(&mut json).map_err(malformed)?;
         json.end().map_err(malformed)?;
         manifest.check()?;
@@ -155,8 +155,8 @@ fn is_word(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_+~".contains(&b))
 }
 
-/// A relative path that stays below the folder it is relative to. Not a list of bad names but of good characters:
-/// the path also becomes part of a FAT file system.
+/// A relative path that stays below the folder it is relative to. Only certain characters are allowed, because the path
+/// also becomes part of a FAT file system.
 fn is_inside(path: &str) -> bool {
     path.len() <= 255
         && path.split('/').all(|part| {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_be_acted_on_is_refused_by_field() {
+    fn a_broken_rule_is_refused_with_its_field() {
         let cases = [
             ("/version", json!("1.0 beta"), "version"),
             ("/root/name", json!("../root"), "root.name"),

@@ -1,15 +1,15 @@
-//! A release as a folder: `release.json` and the files it names, checked before anything is done with them.
+//! A release as a folder: `release.json` and the files it names, checked before they are used.
 
 use crate::{MANIFEST, ManifestError, ReleaseFile, ReleaseManifest, digest};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Kernel and initrd pass through memory, and nothing beside the root image is larger.
+/// Bytes of the largest file beside the root image. These files are read into memory.
 const LARGEST_SMALL_FILE: u64 = 128 << 20;
 
 /// An opened release. Every file but the root image had the right digest when it was opened; the root image has the
-/// right size, and whoever copies it checks its digest on the way.
+/// right size, and the code that copies it checks its digest.
 #[derive(Clone, Debug)]
 pub struct ReleaseSource {
     folder: PathBuf,
@@ -17,7 +17,7 @@ pub struct ReleaseSource {
     manifest_bytes: Vec<u8>,
 }
 
-/// What is wrong with a release; each names the file.
+/// Why a release is refused. Each error names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
     #[error("reading {path}", path = .path.display())]
@@ -48,12 +48,12 @@ impl ReleaseSource {
         &self.manifest
     }
 
-    /// `release.json` as it stands, byte for byte.
+    /// The bytes of `release.json`.
     pub fn manifest_bytes(&self) -> &[u8] {
         &self.manifest_bytes
     }
 
-    /// The root image, whose size is right and whose digest is not known yet.
+    /// Opens the root image. Its size has been checked, its digest has not.
     pub fn open_root(&self) -> Result<File, ReleaseError> {
         self.open_file(&self.manifest.root)
     }
@@ -96,7 +96,7 @@ impl ReleaseFile {
     }
 }
 
-/// The manifest in the folder of a release or of a slot, and its bytes. The files that it names are not looked at.
+/// The manifest in the folder of a release or of a slot, and its bytes. The files that it names are not read.
 pub fn read_manifest(folder: &Path) -> Result<(ReleaseManifest, Vec<u8>), ReleaseError> {
     let path = folder.join(MANIFEST);
     let bytes = fs::read(&path).map_err(|source| ReleaseError::Read { path: path.clone(), source })?;

@@ -32,7 +32,7 @@ impl Verity {
     /// Size of a data block and of a hash block, in bytes.
     pub const BLOCK_BYTES: u64 = boot_contract::verity::BLOCK_BYTES;
 
-    /// As the kernel command line has it.
+    /// The parameters as a kernel argument.
     pub fn argument(&self) -> VerityArgument {
         let Self { data_blocks, hash_start, root_hash, salt } = self.clone();
         VerityArgument { data_blocks, hash_start, root_hash, salt }

@@ -32,8 +32,8 @@ impl Partition {
         })
     }
 
-    /// All partitions of the disk that this one is on, itself included. Other disks with the same labels, such as a
-    /// second installed one, never count.
+    /// All partitions of the disk that this one is on, itself included. Partitions of other disks with the same labels
+    /// are left out, such as those of a second installed disk.
     pub fn same_disk(&self) -> Vec<Self> {
         all()
             .filter(|(sysfs, _)| sysfs.parent() == self.sysfs.parent() && sysfs.join("partition").exists())
@@ -47,7 +47,7 @@ impl Partition {
     }
 }
 
-/// The unique GUID of a partition. A disk that cannot be read has none: it is not the one we look for.
+/// The unique GUID of a partition. `None` if the disk cannot be read: it is not the boot disk then.
 fn guid(partition: &Path, number: u32) -> Option<String> {
     let disk = partition.parent()?;
     let sector_bytes = fs::read_to_string(disk.join("queue/logical_block_size")).ok()?.trim().parse().ok()?;

@@ -13,7 +13,7 @@ pub fn kernel_arguments() -> Result<KernelArguments> {
     Ok(KernelArguments::parse(&line))
 }
 
-/// What the boot menu asked for.
+/// The boot that the boot menu selected.
 #[derive(Debug, PartialEq)]
 pub enum Boot {
     Live(LiveBoot),
@@ -30,7 +30,7 @@ pub struct LiveBoot {
 /// `ros.mode=system` or `recovery`: from a slot of an installed disk.
 #[derive(Debug, PartialEq)]
 pub struct DiskBoot {
-    /// Recovery keeps all its changes in memory and comes up without the persistent partitions, too.
+    /// Recovery keeps all its changes in memory. It also starts without the persistent partitions.
     pub recovery: bool,
     /// Partition UUID of the slot (`ros.root`).
     pub root: String,
@@ -101,7 +101,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_command_line_is_answered(line in any::<String>()) {
+        fn no_command_line_makes_it_panic(line in any::<String>()) {
             let _ = boot(&line);
         }
     }

@@ -49,7 +49,7 @@ const READ_ONLY: u32 = 1;
 
 /// The requests: `_IOWR(DM_IOCTL, command, struct dm_ioctl)`.
 const DEVICE_CREATE: Opcode = opcode::read_write::<Header>(0xfd, 3);
-/// Without the suspend flag it resumes the device, which puts the loaded table into force.
+/// Without the suspend flag it resumes the device, which activates the loaded table.
 const DEVICE_SUSPEND: Opcode = opcode::read_write::<Header>(0xfd, 6);
 const TABLE_LOAD: Opcode = opcode::read_write::<Header>(0xfd, 9);
 

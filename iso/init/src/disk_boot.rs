@@ -56,7 +56,7 @@ fn mount_oem(partitions: &[Partition]) -> Result<()> {
         &target,
         MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME,
     )?;
-    // Registration settings and cloud-config with secrets are below.
+    // The folder holds registration settings and a cloud-config with secrets.
     fs::set_permissions(&target, Permissions::from_mode(0o700))
         .map_err(|e| format!("closing {}: {e}", target.display()))
 }
@@ -65,7 +65,7 @@ fn mount_persistent(partitions: &[Partition]) -> Result<()> {
     mount_ext4(node(partitions, partition_label::PERSISTENT)?, Path::new(paths::PERSISTENT), MountFlags::NOATIME)
 }
 
-/// A file system that does not mount is repaired, if `e2fsck -p` can, with the program of the root image.
+/// Mounts an ext4 file system. If that fails, repairs it with `e2fsck -p` of the root image and mounts it again.
 fn mount_ext4(node: &Path, target: &Path, flags: MountFlags) -> Result<()> {
     let Err(error) = mount(node, target, "ext4", flags, "") else { return Ok(()) };
     say(&format!("{error}; repairing it with e2fsck"));
@@ -80,7 +80,8 @@ fn node<'a>(partitions: &'a [Partition], label: &str) -> Result<&'a PathBuf> {
     })
 }
 
-/// `/run/ros/dev/<label>` for each labelled partition: these names mean this disk, whatever other disks the machine has.
+/// Makes a link `/run/ros/dev/<label>` for each labelled partition. The links always lead to the boot disk, whatever
+/// other disks the machine has.
 fn link_partitions(partitions: &[Partition]) -> Result<()> {
     let folder = Path::new(paths::DEVICES);
     create_directory(folder)?;

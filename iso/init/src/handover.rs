@@ -18,7 +18,7 @@ const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 
 /// Moves the kernel's file systems and /run into the new root, makes it `/`, and becomes systemd.
 pub fn exec_systemd() -> Result<Infallible> {
-    // The modules are loaded, and the initrd's memory is never given back otherwise.
+    // The modules are loaded. Without this the kernel would never free the memory of their files.
     fs::remove_dir_all("/modules").map_err(|e| format!("removing /modules: {e}"))?;
     for folder in ["dev", "proc", "sys", "run"] {
         let target = Path::new(NEW_ROOT).join(folder);
@@ -38,7 +38,7 @@ pub fn exec_systemd() -> Result<Infallible> {
 /// Restarts the machine.
 pub fn restart() -> ! {
     rustix::fs::sync();
-    // It returns only where it fails, and then nothing is left to do.
+    // It returns only if it fails, and nothing else can be done then.
     let _ = rustix::system::reboot(RebootCommand::Restart);
     wait_for_power_off()
 }

@@ -19,7 +19,7 @@ pub fn mount_root(live: &LiveBoot, modules: &mut Modules) -> Result<()> {
     })?;
     say(&format!("medium {} is {}", live.medium, device.display()));
     mount(&device, MEDIUM, "iso9660", MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, "")?;
-    // The installer probes for disks once, soon after the start.
+    // The installer probes for disks once, soon after the start. So all drivers are loaded now.
     modules.load_all();
     let lower = &Path::new(RUN).join("live/image");
     let memory = &Path::new(RUN).join("live/memory");

@@ -41,12 +41,12 @@ fn main() {
     let Err(error) = start(&mut boot);
     console::say(&format!("FAILED: {error}"));
     match boot {
-        // On a medium nobody counts starts: a restart would only clear the message from the screen.
+        // Starts from a medium are not counted. A restart would only clear the message from the screen.
         Some(Boot::Live(_)) => {
             console::say("waiting; switch the machine off or restart it by hand");
             handover::wait_for_power_off()
         }
-        // Without arguments it may be a disk, where GRUB has counted this start.
+        // If the command line was not understood, this may be a disk, and GRUB has counted the start.
         Some(Boot::Disk(_)) | None => {
             console::say(&format!(
                 "restarting in {} s; a slot whose starts are used up makes room for the other one, then for recovery",

@@ -19,7 +19,7 @@ pub struct Modules {
     loaded: HashSet<String>,
     /// Device folders whose alias has been looked up; devices keep appearing while drivers probe.
     seen: HashSet<PathBuf>,
-    /// Indexes of the rules that a device asked for. They are tried in the order of the list.
+    /// Indexes of the rules that match a device. They are applied in the order of the list.
     wanted: BTreeSet<usize>,
 }
 
@@ -48,8 +48,8 @@ impl Modules {
         Ok(modules)
     }
 
-    /// Loads the driver of one device; `false` if no device waits for one now. One at a time, because the root may be
-    /// found before the slow controllers have been probed; systemd's udev finds those later.
+    /// Loads the driver of one device. `false` if no device waits for a driver now. It loads one at a time, because the
+    /// root may be found before the slow controllers have been probed. systemd's udev finds those later.
     pub fn load_next(&mut self) -> bool {
         self.look_for_devices();
         let Some(rule) = self.wanted.pop_first() else { return false };
@@ -60,7 +60,7 @@ impl Modules {
         true
     }
 
-    /// Loads the drivers of all devices, to the last disk that appears behind a controller.
+    /// Loads the drivers of all devices, including disks that appear behind a controller.
     pub fn load_all(&mut self) {
         while self.load_next() {}
     }

@@ -10,7 +10,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::Result;
 
-/// Mounts proc, sysfs, devtmpfs and an empty /run. Everything of ros-init is below /run/ros.
+/// Mounts proc, sysfs, devtmpfs and an empty /run. All files of ros-init are below /run/ros.
 pub fn kernel_filesystems() -> Result<()> {
     let hardened = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", hardened, "")?;
@@ -31,7 +31,7 @@ pub fn mount(
     let (source, target) = (source.as_ref(), target.as_ref());
     create_directory(target)?;
     let text = CString::new(options).map_err(|_| format!("{options:?} holds a zero byte"))?;
-    // No options are passed as a null pointer, not as an empty text.
+    // Without options the kernel gets a null pointer, not an empty text.
     let text = (!options.is_empty()).then_some(text.as_c_str());
     rustix::mount::mount(source, target, kind, flags, text).map_err(|error| failed(source, target, error))
 }

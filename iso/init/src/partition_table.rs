@@ -7,8 +7,8 @@ const SIGNATURE: &[u8; 8] = b"EFI PART";
 /// An entry has 128 × 2^n bytes. Larger ones than this are not in use.
 const LARGEST_ENTRY: u32 = 4096;
 
-/// The GUID of partition `number` (from 1), in lower case; `None` where there is no such entry or no such table. The
-/// kernel has checked the table's sums before it named a partition of it.
+/// The GUID of partition `number` (from 1), in lower case; `None` if there is no such entry or no GPT. The table's
+/// checksums are not checked here, because the kernel checks them before it lists a partition.
 pub fn unique_guid(disk: &mut (impl Read + Seek), sector_bytes: u64, number: u32) -> io::Result<Option<String>> {
     let mut header = [0; 92];
     disk.seek(SeekFrom::Start(sector_bytes))?;
@@ -30,7 +30,7 @@ pub fn unique_guid(disk: &mut (impl Read + Seek), sector_bytes: u64, number: u32
     Ok(in_use.then(|| text(&entry[16..])))
 }
 
-/// The first three groups of a GUID are little-endian numbers, the others are bytes in order.
+/// A GUID as text. Its first three groups are little-endian numbers, the others are bytes in order.
 fn text(guid: &[u8]) -> String {
     const ORDER: [usize; 16] = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
     let mut text = String::with_capacity(36);
@@ -78,7 +78,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_table_is_answered(fields in any::<[u8; 84]>(), number in any::<u32>()) {
+        fn no_table_makes_it_panic(fields in any::<[u8; 84]>(), number in any::<u32>()) {
             let mut disk = disk(512);
             disk[520..604].copy_from_slice(&fields);
             let _ = unique_guid(&mut Cursor::new(disk), 512, number);

@@ -21,8 +21,8 @@ struct Entry {
     mode: u32,
 }
 
-/// Binds every entry of `root`'s list from `persistent` over its place in `root`. What `persistent` does not have yet
-/// is first copied from the image, so that at a power cut it is there as a whole or not at all.
+/// Binds every entry of `root`'s list from `persistent` over its place in `root`. An entry that `persistent` lacks is
+/// copied from the image first. After a power cut the copy is complete or absent.
 pub fn bind_all(root: &Path, persistent: &Path) -> Result<()> {
     let list = paths::below(root, paths::KEPT_PATHS);
     let text = fs::read_to_string(&list).map_err(|e| format!("reading {}: {e}", list.display()))?;
@@ -45,11 +45,12 @@ pub fn bind_all(root: &Path, persistent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The identity of the machine. The recovery system has it too; everything else of it stays in memory.
+/// The entries of the list that identify the machine. The recovery system binds only these; its other files stay in
+/// memory.
 const IDENTITY: [(&str, Kind); 2] = [(paths::MACHINE_ID, Kind::File), (paths::SSH_HOST_KEYS, Kind::Directory)];
 
-/// Binds the identity over its place in `root`: the copy on COS_OEM, which outlives COS_PERSISTENT, or else what
-/// `persistent` has. So the recovery system can format COS_PERSISTENT.
+/// Binds the identity over its place in `root`. It is taken from the copy on COS_OEM, or from `persistent` if there is
+/// no copy. With a copy on COS_OEM the recovery system can format COS_PERSISTENT.
 pub fn bind_identity(root: &Path, persistent: &Path) -> Result<()> {
     let kept = identity_source(root, persistent);
     for (path, kind) in IDENTITY {
@@ -68,7 +69,7 @@ fn identity_source(root: &Path, persistent: &Path) -> PathBuf {
     if paths::below(&copy, paths::MACHINE_ID).exists() { copy } else { persistent.to_owned() }
 }
 
-/// A mount point: only /etc can lack one, and that is writable.
+/// Makes the mount point if it is missing. It can be missing only in /etc, which is writable.
 fn prepare_target(target: &Path, kind: Kind) -> Result<()> {
     if target.exists() {
         return Ok(());

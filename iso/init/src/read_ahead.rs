@@ -8,13 +8,13 @@ use std::path::Path;
 /// Below the root: one path per line, in the order of use, without the leading slash.
 const LIST: &str = "usr/lib/ros/read-ahead.conf";
 
-/// Starts reading the listed files of `root` into the page cache. A hint: what cannot be read is left alone.
+/// Starts reading the listed files of `root` into the page cache. Files that cannot be read are skipped.
 pub fn start(root: &Path) {
     let Ok(list) = fs::read_to_string(root.join(LIST)) else { return };
-    // A process of its own, because a thread ends when PID 1 becomes systemd, which then takes care of its end.
+    // A child process, because a thread would end when PID 1 becomes systemd. systemd reaps the child.
     // SAFETY: this program has one thread, so the child may do whatever the parent may.
     if unsafe { libc::fork() } == 0 {
-        // Not by its path: the root is moved meanwhile.
+        // Relative paths work even when the root is moved meanwhile.
         if std::env::set_current_dir(root).is_ok() {
             read_all(&list);
         }

@@ -33,9 +33,9 @@ fn check(root: &Path, node: &Path) -> Result<()> {
         });
     }
     let output = command.output().map_err(|e| format!("starting {E2FSCK} of the root image: {e}"))?;
-    let told = [output.stdout, output.stderr].concat();
-    let told = String::from_utf8_lossy(&told);
-    told.lines().filter(|line| !line.trim().is_empty()).take(20).for_each(say);
+    let messages = [output.stdout, output.stderr].concat();
+    let messages = String::from_utf8_lossy(&messages);
+    messages.lines().filter(|line| !line.trim().is_empty()).take(20).for_each(say);
     if is_usable(output.status) {
         Ok(())
     } else {
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::FileExt;
 
-    /// Only root may change its root.
+    /// Runs only as root, because it needs chroot(2).
     #[test]
     fn a_wrong_checksum_is_repaired_and_nonsense_is_not() {
         if !rustix::process::geteuid().is_root() {

@@ -52,7 +52,7 @@ impl<'a> Seeding<'a> {
         Ok(())
     }
 
-    /// Puts the copies into place: first all their bytes reach the disk, then the names.
+    /// Puts the copies into place. All their bytes reach the disk before the names do.
     pub fn commit(self) -> Result<()> {
         if self.staged.is_empty() {
             return Ok(());
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_committed_is_not_there_and_does_not_disturb() {
+    fn an_uncommitted_copy_is_absent_and_can_be_staged_again() {
         let Folders { image, store, .. } = &folders();
         let mut cut = Seeding::new(store);
         cut.stage(&image.join("var"), Path::new("var"), Kind::Directory, 0o755).unwrap();

@@ -1,6 +1,6 @@
 //! The `uevent` file that sysfs shows for every block device.
 
-/// What we use of a block device's `uevent`: `KEY=value` lines, unknown keys ignored.
+/// The fields of a block device's `uevent` that we use. The file has `KEY=value` lines. Unknown keys are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Uevent {
     /// `DEVNAME`, relative to /dev.
@@ -65,7 +65,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered(text in any::<String>()) {
+        fn no_label_leaves_its_folder(text in any::<String>()) {
             if let Some(label) = Uevent::parse(&text).safe_label() {
                 prop_assert!(!label.contains('/') && !label.contains('.'));
             }

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::modules::Modules;
 
-/// Slow USB bridges and RAID controllers need this long; nothing waits longer than its device takes.
+/// Longest wait for a device. Slow USB bridges and RAID controllers need this long.
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Polls `look` until it returns something, and loads the drivers of the machine meanwhile. `what` completes "… did not appear
-/// within 60 s".
-pub fn wait_for<T>(what: &str, modules: &mut Modules, look: impl Fn() -> Option<T>) -> Result<T> {
+/// Polls `find` until it returns something, and loads the drivers of the machine meanwhile. `what` completes "… did not
+/// appear within 60 s".
+pub fn wait_for<T>(what: &str, modules: &mut Modules, find: impl Fn() -> Option<T>) -> Result<T> {
     let start = Instant::now();
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = find() {
             return Ok(found);
         }
         if modules.load_next() {

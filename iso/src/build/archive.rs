@@ -1,5 +1,5 @@
-//! The Debian archive, through apt with state of its own: nothing of this machine's package lists is touched, and every
-//! package is checked against the archive's signature.
+//! The Debian archive, read through apt. apt gets a state folder of its own, so this machine's package lists do not
+//! change. apt checks every package against the archive's signature.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::progress;
 use command::Command;
 use release::digest;
 
-/// The Debian release that images are made of.
+/// The Debian release of the root images and of the operator's container image.
 pub const SUITE: &str = "trixie";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -28,12 +28,12 @@ pub struct Archive {
 #[derive(Debug, PartialEq, Eq)]
 struct Download {
     file: String,
-    /// With the algorithm in front.
+    /// Algorithm and hex digest, such as `SHA256:00ff`.
     digest: String,
 }
 
 impl Archive {
-    /// Package lists are fetched once, and again only if `refresh` asks for it.
+    /// Fetches the package lists if there are none yet, or if `refresh` is set.
     pub fn open(cache: &Cache, refresh: bool) -> Result<Self> {
         ensure!(Path::new(KEYRING).exists(), "{KEYRING} is missing; install the package debian-archive-keyring");
         let sources = sources_of_this_machine()?;
@@ -53,7 +53,7 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Identifies the state of the archive that the package lists show.
+    /// Adds the signed package lists to `key`. They identify the state of the archive.
     pub fn revision(&self, key: Key) -> Result<Key> {
         let lists = self.state.join("lists");
         let entries = fs::read_dir(&lists).with_context(|| format!("reading {}", lists.display()))?;
@@ -65,7 +65,7 @@ impl Archive {
         signed.iter().try_fold(key, |key, path| key.file("list", path))
     }
 
-    /// The package that the meta package `name` stands for: the first one it depends on.
+    /// The first package that the meta package `name` depends on.
     pub fn first_dependency(&self, name: &str) -> Result<String> {
         let shown = self.apt("apt-cache").args(["show", "--no-all-versions", name]).text()?;
         let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "));
@@ -73,7 +73,7 @@ impl Archive {
         Ok(first.with_context(|| format!("the package {name} has no dependency"))?.to_owned())
     }
 
-    /// The content of exactly `packages`, unpacked into one folder; no script of a package runs.
+    /// Unpacks `packages` into one folder, without their dependencies. No maintainer script runs.
     pub fn unpacked(&self, cache: &Cache, packages: &[&str]) -> Result<PathBuf> {
         let listed = self.apt("apt-get").args(["download", "--print-uris"]).args(packages).text()?;
         self.unpack(cache, packages, &parse_downloads(&listed), |folder| {
@@ -82,7 +82,7 @@ impl Archive {
         })
     }
 
-    /// As `unpacked`, with everything that `packages` depend on.
+    /// Like `unpacked`, with all dependencies of `packages`.
     pub fn unpacked_closure(&self, cache: &Cache, packages: &[&str]) -> Result<PathBuf> {
         let install = || self.apt("apt-get").args(["install", "--yes", "--no-install-recommends"]).args(packages);
         let downloads = parse_downloads(&install().arg("--print-uris").text()?);
@@ -130,7 +130,7 @@ impl Archive {
             "Dir::Etc::Preferences=/dev/null".to_owned(),
             "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
             "APT::Get::AllowUnauthenticated=false".to_owned(),
-            // The state belongs to whoever builds, not to apt's own user.
+            // The state folder belongs to the user who builds, not to apt's own user.
             "APT::Sandbox::User=".to_owned(),
             "Acquire::Languages=none".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
@@ -161,7 +161,7 @@ fn sources(targets: &str, codename: &str) -> Vec<String> {
     let mut sources = BTreeSet::new();
     for line in targets.lines() {
         let [site, release, label] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
-        // Backports and third parties have labels of their own.
+        // Backports and archives of third parties have other labels.
         if !matches!(label, "Debian" | "Debian-Security") {
             continue;
         }
@@ -174,7 +174,7 @@ fn sources(targets: &str, codename: &str) -> Vec<String> {
     sources.into_iter().collect()
 }
 
-/// Lines `'<uri>' <file> <size> <digest>`.
+/// Parses lines `'<uri>' <file> <size> <digest>`.
 fn parse_downloads(listed: &str) -> Vec<Download> {
     listed
         .lines()

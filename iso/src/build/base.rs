@@ -9,17 +9,18 @@ use super::lists;
 use super::program::program;
 use crate::cache::{Cache, Key};
 
-/// What is installed beside Debian's essential packages.
+/// The packages that are installed in addition to Debian's essential ones.
 const PACKAGES: &str = include_str!("lists/packages.txt");
 /// Paths that dpkg does not unpack.
 const EXCLUDED: &str = include_str!("lists/dpkg-exclude.txt");
 
-/// Removes what maintainer scripts made at random or of this machine: host keys, names, addresses of mirrors. The empty
-/// machine-id makes systemd fill it in at the first boot without its first-boot presets.
+/// Removes files with random content or with data of the build machine: host keys, the host name, name servers,
+/// addresses of mirrors. systemd fills in the empty machine-id at the first boot, without applying its first-boot
+/// presets.
 const CLEAN_UP: &str = "cd \"$1\" && rm -rf etc/hostname etc/resolv.conf etc/machine-id etc/apt/sources.list* \
                         etc/ssh/ssh_host_* && : > etc/machine-id";
 
-/// The archive `base.tar`. Runs unprivileged where the host allows user namespaces.
+/// Builds the archive `base.tar`. Needs no privileges where the host allows user namespaces.
 pub fn prepare(cache: &Cache, archive: &Archive, epoch: u32) -> Result<PathBuf> {
     let packages: Vec<_> = lists::lines(PACKAGES).collect();
     let mut arguments = vec![

@@ -1,4 +1,5 @@
-//! Firmware's side of the boot chain: shim and GRUB as Debian signed them for UEFI, and GRUB's images for BIOS.
+//! The files that the firmware starts: shim and GRUB from Debian's signed packages for UEFI, and images of GRUB for
+//! BIOS.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,11 @@ use crate::cache::Cache;
 const PACKAGES: &[&str] = &["grub-efi-amd64-signed", "shim-helpers-amd64-signed", "shim-signed"];
 const DISK_MENU: &str = include_str!("grub/disk.cfg");
 
-/// COS_BOOT is the second partition of the disk that the BIOS started, whatever other disks have the same labels.
+/// GRUB's folder on COS_BOOT, the second partition of the disk that the BIOS started. A label could also match another
+/// disk.
 const DISK_PREFIX: &str = "(,gpt2)/grub";
 
-/// What both of our BIOS images need: one reads FAT on GPT, the other ISO 9660.
+/// The GRUB modules of both BIOS images. The image for disks also has FAT, the image for media also has ISO 9660.
 const BIOS_MODULES: &[&str] = &[
     "biosdisk",
     "part_gpt",
@@ -68,7 +70,7 @@ impl BootFiles {
         self.tools.join("usr/lib/grub/i386-pc/boot_hybrid.img")
     }
 
-    /// The files that a release carries for the disk, into `folder`.
+    /// Writes the boot files that a release carries for a disk into `folder`.
     pub fn write_disk_files(&self, tools: &Tools, folder: &Path) -> Result<()> {
         let boot_record = self.tools.join("usr/lib/grub/i386-pc/boot.img");
         for (source, name) in [
@@ -84,7 +86,7 @@ impl BootFiles {
         self.make_image(tools, "i386-pc", DISK_PREFIX, &["fat"], &folder.join("core.img"))
     }
 
-    /// GRUB for the BIOS boot of a medium, by El Torito.
+    /// Writes the El Torito image of GRUB, with which a BIOS starts a medium.
     pub fn write_medium_image(&self, tools: &Tools, output: &Path) -> Result<()> {
         self.make_image(tools, "i386-pc-eltorito", "/boot/grub", &["iso9660", "part_msdos"], output)
     }

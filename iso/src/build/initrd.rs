@@ -12,7 +12,7 @@ use super::kernel::Kernel;
 use super::module_list::{ModuleIndex, ModulePlan};
 
 const MODULES: &str = include_str!("lists/initrd-modules.txt");
-/// The archive is small: the best level costs a second here and saves reading time at each boot.
+/// The archive is small. The highest level costs one second here and saves reading time at each boot.
 const ZSTD_LEVEL: i32 = 19;
 
 /// The modules that an initrd of `kernel` has.
@@ -72,7 +72,8 @@ impl<W: Write> Archive<W> {
     }
 }
 
-/// A module without its xz envelope; its signature is inside.
+/// The content of a module file, decompressed if it ends in `.xz`. The module's signature is inside the compressed
+/// data.
 fn decompressed(path: &Path) -> Result<Vec<u8>> {
     if path.extension().is_none_or(|extension| extension != "xz") {
         return fs::read(path).with_context(|| format!("reading {}", path.display()));

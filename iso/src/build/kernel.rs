@@ -1,4 +1,4 @@
-//! Debian's kernel, taken out of its package: no maintainer script runs, no initramfs is made that nobody boots.
+//! Debian's kernel, unpacked from its package. No maintainer script runs, so no initramfs is made.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ const REMOVED: &str = include_str!("lists/remove-modules.txt");
 
 /// A kernel and its modules, pruned and indexed.
 pub struct Kernel {
-    /// As in /lib/modules.
+    /// Name of its folder in /lib/modules.
     pub version: String,
-    /// Holds `vmlinuz` and `usr/lib/modules/<version>`; named by everything that went into it.
+    /// Folder with `vmlinuz` and `usr/lib/modules/<version>`. Its name is the cache key of its inputs.
     pub root: PathBuf,
 }
 

@@ -1,4 +1,4 @@
-//! Which kernel modules go into the initrd, and in which order they are loaded.
+//! Chooses the kernel modules of the initrd and the order in which they are loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,13 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::lists;
 
-/// What depmod knows of a kernel's modules, by module name with underscores.
+/// The output of depmod for a kernel's modules, by module name with underscores.
 #[derive(Debug, Default)]
 pub struct ModuleIndex {
     /// Path below the module folder, and the names it depends on, in the order of `modules.dep`.
     files: BTreeMap<String, (String, Vec<String>)>,
     built_in: BTreeSet<String>,
-    /// What a module uses without linking to it, in the order of `modules.softdep`: names or aliases.
+    /// Soft dependencies (`pre:`) of a module, in the order of `modules.softdep`: names or aliases.
     used: BTreeMap<String, Vec<String>>,
     /// Pattern and module, in the order of `modules.alias`.
     aliases: Vec<(String, String)>,
@@ -74,7 +74,7 @@ impl ModuleIndex {
         Ok(index)
     }
 
-    /// Plans an initrd by a list in the format of `lists/initrd-modules.txt`.
+    /// Plans an initrd from a list in the format of `lists/initrd-modules.txt`.
     pub fn plan(&self, wanted: &str) -> Result<ModulePlan> {
         let mut plan = ModulePlan::default();
         let mut always = Vec::new();
@@ -107,7 +107,7 @@ impl ModuleIndex {
         Ok(plan)
     }
 
-    /// Appends what `name` depends on or uses, then `name`.
+    /// Appends the dependencies and soft dependencies of `name`, then `name`.
     fn resolve(&self, name: &str, order: &mut Vec<String>) -> Result<()> {
         if order.iter().any(|module| module == name) || self.built_in.contains(name) {
             return Ok(());
@@ -125,7 +125,8 @@ impl ModuleIndex {
         Ok(())
     }
 
-    /// Modules that go by a name: their own, or an alias of several, such as one algorithm for several processors.
+    /// The modules with this name or alias. Several modules can share an alias, such as one algorithm for several
+    /// processors.
     fn modules_for<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a String> {
         let own = module_name(name);
         let by_alias = self.aliases.iter().filter(move |(alias, _)| alias == name).map(|(_, module)| module);
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_module_uses_without_linking_to_it_comes_first_too() {
+    fn soft_dependencies_come_first_too() {
         let dependencies = "erofs.ko: libcrc32c.ko\nlibcrc32c.ko:\ncrc32c-intel.ko:\ncrc32c_generic.ko:\nnet.ko:\n";
         let aliases = "alias crc32c crc32c_intel\nalias crc32c crc32c_generic\n";
         let soft = "# comment\nsoftdep libcrc32c pre: crc32c post: net\nsoftdep erofs pre: built-in\n";

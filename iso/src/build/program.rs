@@ -3,7 +3,8 @@
 use command::Command;
 use std::ffi::OsStr;
 
-/// Messages are parsed, and the result must not depend on where it is built: language and time zone are fixed.
+/// A command with a fixed language and time zone: its messages are parsed, and the result must not depend on the build
+/// machine.
 pub fn program(name: impl AsRef<OsStr>) -> Command {
     Command::new(name).env("LC_ALL", "C.UTF-8").env("TZ", "UTC")
 }

@@ -1,4 +1,4 @@
-//! The release folder: what a slot, a medium and a network boot are made of, and its manifest.
+//! The release folder: the files of a slot, of a medium and of a network boot, and their manifest.
 
 use std::fs;
 use std::path::Path;
@@ -6,13 +6,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use release::{BootFiles, MANIFEST, ReleaseFile, ReleaseManifest, Verity, architecture};
 
-/// Arguments of every boot of a release: messages on screen and serial line; ros-init's own lines are of level 5.
-/// systemd keeps quiet unless something fails or takes long. Of the kernel's security modules only BPF is left out:
-/// systemd loads programs for it that none of our units uses, and that costs a second under emulation.
+/// Kernel arguments of every boot of a release. Messages go to the screen and to the serial line. `loglevel=6` shows
+/// the lines of ros-init, which have level 5. systemd prints only failures and long waits. BPF is the only security
+/// module that is left out: systemd would load BPF programs that none of our units uses, which costs a second under
+/// emulation.
 pub const KERNEL_ARGUMENTS: &str = "console=tty0 console=ttyS0,115200 loglevel=6 panic=10 systemd.show_status=auto \
                                     audit=0 lsm=landlock,lockdown,yama,integrity,apparmor";
 
-/// Slots leave room for a release of twice the size, but never have less than this.
+/// The least value of `minimum_slot_bytes`. For a large root image it is twice the size of that image.
 const SMALLEST_SLOT: u64 = 256 << 20;
 const SLOT_STEP: u64 = 64 << 20;
 
@@ -28,7 +29,7 @@ pub fn write(
 ) -> Result<ReleaseManifest> {
     for (source, name) in [(root, "root.erofs"), (kernel, "vmlinuz"), (initrd, "initrd")] {
         let target = folder.join(name);
-        // A name of its own: an older release may still be read through the old file.
+        // The copy is a new file, because another process may still read the old one.
         let _ = fs::remove_file(&target);
         fs::copy(source, &target).with_context(|| format!("copying {} to {}", source.display(), target.display()))?;
     }

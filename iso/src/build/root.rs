@@ -14,12 +14,12 @@ use super::tree::{Node, Tree};
 
 const REMOVED: &str = include_str!("lists/remove.txt");
 
-/// Level 3 and clusters of 64 KiB: higher levels and bigger clusters cost minutes for a few per cent. The ends of files
-/// stand beside their inodes, which saves 5 % and a seek.
+/// Options of mkfs.erofs: zstd level 3 and clusters of 64 KiB. Higher levels and larger clusters cost minutes for a few
+/// per cent. The ends of files are stored beside their inodes, which saves 5 % and a seek.
 const COMPRESSION: &[&str] = &["-zzstd,3", "-C65536", "-Eztailpacking"];
-/// Read by ros-init.
+/// The list of files that ros-init reads ahead.
 const READ_AHEAD: &str = "usr/lib/ros/read-ahead.conf";
-/// The file system's own id; the image is identified by its root hash.
+/// A constant UUID of the file system. The root hash identifies the image.
 const FILESYSTEM_ID: &str = "-U526f734f-7353-4c6f-a401-000000000000";
 
 pub struct RootInputs<'a> {
@@ -49,7 +49,7 @@ pub fn write(inputs: &RootInputs, tools: &Tools, folder: &Path) -> Result<()> {
     fs::write(&path, serde_json::to_vec(&verity)?).with_context(|| format!("writing {}", path.display()))
 }
 
-/// What `write` noted about the image in `folder`.
+/// The verity parameters that `write` stored beside the image in `folder`.
 pub fn read_verity(folder: &Path) -> Result<Verity> {
     let path = verity_path(folder);
     let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -76,10 +76,11 @@ fn compose(inputs: &RootInputs) -> Result<Tree> {
     let installer =
         fs::read(inputs.installer).with_context(|| format!("reading the installer {}", inputs.installer.display()))?;
     tree.insert("usr/bin/ros-installer", Node::file(0o755, installer))?;
-    // Mounted by ros-init; the root is read-only and cannot grow mount points.
+    // A mount point for ros-init. The root is read-only, so it cannot be made at boot.
     tree.insert("oem", Node::folder(0o700))?;
     for folder in ["etc", "var"] {
-        // Not older than /usr: systemd would rebuild caches at every boot of an image that cannot keep them.
+        // Must not be older than /usr. Otherwise systemd would rebuild its caches at every boot, and the image cannot
+        // keep them.
         tree.insert(&format!("{folder}/.updated"), Node::file(0o644, updated(inputs.epoch)))?;
     }
     name_version(&mut tree, inputs.version)?;
@@ -91,7 +92,8 @@ fn updated(epoch: u32) -> String {
     format!("TIMESTAMP_NSEC={epoch}000000000\n")
 }
 
-/// A file that a newer Debian calls otherwise would cost its time at every start, and nobody would see why.
+/// Fails if the list names a file that the image lacks. A file that a newer Debian renames would otherwise slow down
+/// every start without a message.
 fn check_read_ahead(tree: &Tree) -> Result<()> {
     let list = tree.text(READ_AHEAD)?;
     for file in lists::lines(&list) {
@@ -100,7 +102,7 @@ fn check_read_ahead(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// The overlay's os-release says what the system is, the build says which version.
+/// Puts the version into the overlay's os-release.
 fn name_version(tree: &mut Tree, version: &str) -> Result<()> {
     let path = "usr/lib/os-release";
     let text = tree.text(path)?;

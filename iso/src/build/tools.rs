@@ -1,5 +1,5 @@
-//! Programs of the Debian release that images are made of: the build gives the same bytes on every host, and needs none
-//! of them installed.
+//! Programs from the Debian release of the root images. With them the build gives the same bytes on every host, and the
+//! host needs none of them installed.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ impl Tools {
         &self.root
     }
 
-    /// The program at `usr/bin/<file>`, which behaves by the name it is called with: `name`.
+    /// The program at `usr/bin/<file>`, called as `name`. Some programs behave by the name they are called with.
     pub fn command(&self, file: &str, name: &str) -> Command {
         let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
         program(libraries.join("ld-linux-x86-64.so.2"))

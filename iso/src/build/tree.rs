@@ -1,5 +1,5 @@
-//! A file tree as a value: read from archives and folders, changed in memory, written once as a tar archive. Nothing
-//! needs root privileges, and owners, times and order are exactly what the value says.
+//! A file tree as a value. It is read from archives and folders, changed in memory and written once as a tar archive.
+//! This needs no root privileges, and owners, times and order are exactly those of the value.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use tar::{Archive, Builder, EntryType, Header};
 
 use super::lists;
 
-/// Nodes by path, without a leading slash; a folder comes before what is in it.
+/// Nodes by path, without a leading slash; a folder comes before its content.
 #[derive(Debug, Default)]
 pub struct Tree(BTreeMap<String, Node>);
 
@@ -88,8 +88,8 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Lays the content of `folder` over the tree below `prefix`, owned by root. Of the modes only "executable"
-    /// counts, which is what a version control system keeps.
+    /// Lays the content of `folder` over the tree below `prefix`, owned by root. Only the executable bit of a file's
+    /// mode is kept, as in a version control system.
     pub fn lay_over(&mut self, folder: &Path, prefix: &str) -> Result<()> {
         let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
         for entry in entries {
@@ -139,21 +139,21 @@ impl Tree {
         String::from_utf8(content.clone()).with_context(|| format!("reading {path}"))
     }
 
-    /// Removes what a list in the format of `lists/remove.txt` names. A line that matches nothing is an error:
-    /// it would be a saving that nobody notices is gone.
+    /// Removes the paths of a list in the format of `lists/remove.txt`. A line that matches nothing is an error:
+    /// otherwise a path that has moved would come back into the image unnoticed.
     pub fn remove_listed(&mut self, text: &str) -> Result<()> {
         for line in lists::lines(text) {
             let pattern = normal(line)?;
-            let doomed: Vec<String> = self.0.keys().filter(|path| is_below(path, &pattern)).cloned().collect();
-            ensure!(!doomed.is_empty(), "the list of paths to remove names {line}, which is not there");
-            for path in doomed {
+            let removed: Vec<String> = self.0.keys().filter(|path| is_below(path, &pattern)).cloned().collect();
+            ensure!(!removed.is_empty(), "the list of paths to remove names {line}, which is not there");
+            for path in removed {
                 self.0.remove(&path);
             }
         }
         Ok(())
     }
 
-    /// Writes the tree in the order of its paths, every time stamp being `epoch`.
+    /// Writes the tree in the order of its paths. Every time stamp is `epoch`.
     pub fn write_tar(&self, writer: impl Write, epoch: u32) -> Result<()> {
         let mut builder = Builder::new(writer);
         builder.append_data(&mut header(&Node::folder(0o755), epoch), "./", std::io::empty())?;
@@ -194,7 +194,7 @@ fn normal(path: &str) -> Result<String> {
     Ok(parts.join("/"))
 }
 
-/// Whether `path` is what `pattern` names, or below it.
+/// Whether `path` matches `pattern`, or is below a path that does.
 fn is_below(path: &str, pattern: &str) -> bool {
     match pattern.split_once('*') {
         None => path == pattern || path.strip_prefix(pattern).is_some_and(|rest| rest.starts_with('/')),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_survives_its_archive_whatever_the_order_it_was_made_in() {
+    fn a_tree_round_trips_through_its_archive() {
         let mut archive = Vec::new();
         sample().write_tar(&mut archive, 1).unwrap();
         let read = Tree::read_tar(archive.as_slice()).unwrap();

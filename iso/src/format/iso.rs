@@ -12,11 +12,12 @@ use crate::build::release_folder::KERNEL_ARGUMENTS;
 use crate::build::tools::Tools;
 
 const MENU: &str = include_str!("iso/live.cfg");
-/// shim, GRUB and MokManager have 5 MB.
+/// Size of the EFI image. shim, GRUB and MokManager need 5 MB.
 const EFI_IMAGE_BYTES: u64 = 6 << 20;
 const EFI_VOLUME_ID: &str = "52534f53";
 
-/// The volume id of a release's medium, by which ros-init finds it: never that of another release.
+/// The volume id of a release's medium, by which ros-init finds the medium. Media of different releases have different
+/// ids.
 pub fn volume_id(release: &Path) -> Result<String> {
     let manifest = release.join(MANIFEST);
     let (digest, _) = digest::of_file(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
@@ -42,7 +43,7 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
     tools
         .command("xorriso", "xorriso")
         .env("SOURCE_DATE_EPOCH", epoch.to_string())
-        // -r: owned by root and readable, whatever the umask of the build.
+        // -r: all files belong to root and are readable, whatever the umask of the build is.
         .args(["-as", "mkisofs", "-quiet", "-V", &volume, "-r", "-J", "-joliet-long", "-iso-level", "3"])
         .args(["--set_all_file_dates", &format!("={epoch}")])
         .args(["-b", "boot/grub/eltorito.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"])
@@ -65,8 +66,9 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
     fs::rename(&unfinished, output).with_context(|| format!("putting {} into place", output.display()))
 }
 
-/// A FAT16 file system with what UEFI starts; the menu and the kernel are read from the ISO itself. By mtools, because
-/// the crate fatfs (0.3.6) gives `.` and `..` long names, which `fsck.vfat` takes for damage.
+/// Writes a FAT16 file system with the boot loaders that UEFI starts. GRUB reads the menu and the kernel from the ISO
+/// itself. mtools makes the file system, because the crate fatfs (0.3.6) gives `.` and `..` long names, which
+/// `fsck.vfat` reports as damage.
 fn write_efi_image(boot: &BootFiles, tools: &Tools, epoch: u32, output: &Path) -> Result<()> {
     let describe = || format!("making the EFI image {}", output.display());
     let image = File::create_new(output).with_context(describe)?;

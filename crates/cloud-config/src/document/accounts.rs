@@ -12,18 +12,18 @@ pub struct Group {
 /// One of `users`. `Debug` shows the name only.
 #[derive(Clone, Default)]
 pub struct User {
-    /// Where it stands, such as `users[0]`.
+    /// Its path in the document, such as `users[0]`.
     pub at: String,
     pub name: String,
     pub gecos: Option<String>,
     pub homedir: Option<String>,
     pub primary_group: Option<String>,
     pub groups: Vec<String>,
-    /// Absent: yes, as in cloud-init.
+    /// Absent means true, as in cloud-init.
     pub lock_passwd: Option<bool>,
-    /// A crypt(5) hash; for a user that is new.
+    /// A crypt(5) hash, only for new users.
     pub passwd: Option<String>,
-    /// A crypt(5) hash; for a user that may exist.
+    /// A crypt(5) hash, for new and existing users.
     pub hashed_passwd: Option<String>,
     pub plain_text_passwd: Option<String>,
     pub shell: Option<String>,
@@ -45,7 +45,7 @@ impl std::fmt::Debug for User {
 /// A password for a user. `Debug` shows the name only.
 #[derive(Clone)]
 pub struct PasswordOf {
-    /// Where it stands.
+    /// Its path in the document.
     pub at: String,
     pub user: String,
     pub password: Password,
@@ -64,10 +64,10 @@ pub enum Password {
     Text(String),
 }
 
-/// Accounts that every image has, so that `passwd` and the like, which are for new ones, cannot be applied to them.
+/// Accounts of every root image. Keys for new users, such as `passwd`, cannot be applied to them.
 const EXISTING: &[&str] = &["root", "daemon", "bin", "sys", "sync", "mail", "www-data", "backup", "nobody", "sshd"];
 
-/// As on other distributions, the default user may become root.
+/// The user that `user` describes. It may become root, as on other distributions.
 pub(super) fn default_user(node: Node) -> Option<User> {
     let mut user = match node.value {
         Value::Object(_) => user(&node.like("users[]"), None),
@@ -283,7 +283,8 @@ fn chpasswd_user(node: &Node) -> Option<PasswordOf> {
     Some(PasswordOf { at: node.path.clone(), user, password })
 }
 
-/// Where a document does not say which it is, a hash is what crypt(5) writes: a dollar sign, a word, and another one.
+/// Decides for a password without a type. It is a hash if it begins as crypt(5) writes one: a dollar sign, a word, and
+/// another dollar sign.
 fn hash_or_text(password: &str) -> Password {
     let word = password.strip_prefix('$').and_then(|rest| rest.find('$'));
     if word.is_some_and(|length| (1..=3).contains(&length)) {

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// A file with its content. `Debug` shows the path only.
 #[derive(Clone)]
 pub struct WriteFile {
-    /// Where it stands, such as `write_files[0]`.
+    /// Its path in the document, such as `write_files[0]`.
     pub at: String,
     pub path: String,
     pub content: Vec<u8>,
@@ -20,7 +20,7 @@ pub struct WriteFile {
     pub owner: (String, String),
     pub append: bool,
     pub defer: bool,
-    /// How many entries before it have the same path.
+    /// The number of entries before it that have the same path.
     pub earlier: usize,
 }
 
@@ -41,7 +41,7 @@ pub(super) fn write_files(node: &Node) -> Vec<WriteFile> {
     files
 }
 
-/// A file of which anything but `defer` cannot be used is not written: it would be another file.
+/// A file with a key other than `defer` that cannot be used is not written, because it would be another file.
 fn write_file(node: &Node) -> Option<WriteFile> {
     let mut fields = node.fields()?;
     let path = fields.get("path");
@@ -93,7 +93,7 @@ fn write_file(node: &Node) -> Option<WriteFile> {
     })
 }
 
-/// Encodings and their spellings as in cloud-init's `cc_write_files`. Gzip is left for whoever writes the file.
+/// Encodings and their spellings as in cloud-init's `cc_write_files`. The code that writes the file unpacks gzip.
 fn decode(content: Option<&Node>, encoding: Option<&(String, Node)>) -> Option<(Vec<u8>, bool)> {
     let bytes = match content {
         None => Vec::new(),
@@ -127,8 +127,8 @@ fn from_base64(text: &str, node: &Node) -> Option<Vec<u8>> {
     decoded
 }
 
-/// Text is octal. A number is the mode itself, since a reader of YAML 1.1, such as kubectl, makes 420 of `0644`; unless
-/// only its digits, read as octal ones, are a mode that somebody wants: 644 is `01204`.
+/// Text is octal. A number is the mode itself, because a reader of YAML 1.1, such as kubectl, makes 420 of `0644`. If
+/// only its digits, read as octal ones, are a usual mode, they are the mode: 644 would be `01204`.
 fn mode(node: &Node) -> Option<u32> {
     let octal = |digits: &str| u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o7777);
     let mode = match node.value {
@@ -137,7 +137,7 @@ fn mode(node: &Node) -> Option<u32> {
             let itself = number.as_u64().and_then(|mode| u32::try_from(mode).ok()).filter(|mode| *mode <= 0o7777);
             let written = octal(&number.to_string()).filter(|mode| is_usual(*mode));
             match (itself.filter(|mode| is_usual(*mode)), written) {
-                // The digits of 0777, which nobody means by 0511.
+                // 511 is the value of 0777. The mode 0511 is never meant.
                 (Some(0o777), _) => Some(0o777),
                 (Some(mode), None) | (None, Some(mode)) => Some(mode),
                 _ => None,
@@ -151,7 +151,7 @@ fn mode(node: &Node) -> Option<u32> {
     mode
 }
 
-/// Whether the owner may read, and nobody may do what somebody nearer to the file may not.
+/// Whether the owner may read, the group may do no more than the owner, and others no more than the group.
 fn is_usual(mode: u32) -> bool {
     let (user, group, other) = ((mode >> 6) & 7, (mode >> 3) & 7, mode & 7);
     user & 4 != 0 && group & !user == 0 && other & !group == 0

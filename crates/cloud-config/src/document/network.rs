@@ -24,7 +24,7 @@ pub struct Ethernet {
     pub nameservers: Nameservers,
     pub routes: Vec<Route>,
     pub mtu: Option<u32>,
-    /// Not waited for when the system comes up.
+    /// The system does not wait for it when it starts.
     pub optional: bool,
 }
 
@@ -84,7 +84,7 @@ fn ethernet(id: &str, node: &Node) -> Option<Ethernet> {
         return None;
     }
     let mut fields = node.fields()?;
-    // An interface whose `match` is only partly understood would be another one, or more of them.
+    // A `match` that is only partly understood could match another interface, or several.
     let matches = match fields.get("match") {
         Some(node) => matches(&node),
         None => Some(Match::default()),
@@ -122,7 +122,7 @@ fn matches(node: &Node) -> Option<Match> {
     Some(Match { name, macaddress, driver }).filter(|_| found == asked)
 }
 
-/// An address, or a mapping of it to what is set about it.
+/// An address, or a mapping from the address to its settings.
 fn own_address(node: &Node) -> Option<String> {
     const RULE: &str = "it must be an address with the length of its prefix, such as 10.0.0.5/24";
     if !node.value.is_object() {
@@ -154,7 +154,8 @@ fn nameservers(node: &Node) -> Option<Nameservers> {
     })
 }
 
-/// A route of which one part cannot be used leads elsewhere, so it is left out; its metric and MTU cost themselves.
+/// A route with a part that cannot be used would lead elsewhere, so it is left out. Only an unusable metric or MTU is
+/// left out alone.
 fn route(node: &Node) -> Option<Route> {
     let mut fields = node.fields()?;
     let mut is_whole = true;

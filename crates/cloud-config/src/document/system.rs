@@ -13,13 +13,14 @@ pub struct Ntp {
 
 #[derive(Clone, Debug, Default)]
 pub struct CaCerts {
-    /// PEM certificates, to be trusted beside the image's own.
+    /// PEM certificates that are trusted in addition to those of the root image.
     pub trusted: Vec<String>,
     /// Trust only these.
     pub remove_defaults: bool,
 }
 
-/// A name with a domain is the full one (cloud-init's `get_hostname_fqdn`); an empty one is none.
+/// The host name, as in cloud-init's `get_hostname_fqdn`. A name with a domain is the full name. An empty name counts
+/// as absent.
 pub(super) fn hostname(top: &mut Fields) -> Option<String> {
     let given = |node: Node| node.line().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
     let [fqdn, hostname] = ["fqdn", "hostname"].map(|key| top.get(key).and_then(given));

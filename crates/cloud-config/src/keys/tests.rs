@@ -1,4 +1,4 @@
-//! Documents from the field, each with what is right, and the page for users.
+//! Tests of documents from the field, and of the page for users.
 
 use super::*;
 use crate::document::{self, Password, ShellCommand};

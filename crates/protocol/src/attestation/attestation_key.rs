@@ -1,4 +1,4 @@
-//! The attestation key: what it must be, and what it signs.
+//! The attestation key: its requirements and its signatures.
 
 use super::public_area::{ALG_ECDSA, ALG_RSASSA, ALG_SHA256, KeyName, PublicArea, PublicKey};
 use super::reader::{Malformed, Reader};
@@ -7,7 +7,7 @@ use crate::refusal::{Refusal, RefusalCode};
 use aws_lc_rs::rsa::PublicKeyComponents;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
 
-/// A restricted signing key that cannot leave its TPM. Which TPM that is, only an activated credential tells.
+/// A restricted signing key that cannot leave its TPM. Only an activated credential shows which TPM that is.
 #[derive(Clone, Debug)]
 pub struct AttestationKey {
     name: KeyName,
@@ -20,7 +20,7 @@ enum Verifier {
     EcdsaP256(ParsedPublicKey),
 }
 
-/// What a verified quote says.
+/// The content of a verified quote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quote {
     pub firmware_version: u64,
@@ -33,8 +33,8 @@ pub struct Quote {
 }
 
 impl AttestationKey {
-    /// From TPMT_PUBLIC, without a size in front. Only RSASSA with 2048 to 4096 bits and ECDSA on P-256, both with
-    /// SHA-256, are taken; anything else is an [`RefusalCode::UnacceptableAttestationKey`].
+    /// Parses TPMT_PUBLIC without a size in front. Accepts only RSASSA with 2048 to 4096 bits and ECDSA on P-256, both
+    /// with SHA-256. Anything else is an [`RefusalCode::UnacceptableAttestationKey`].
     pub fn parse(public_area: &[u8]) -> Result<Self, Refusal> {
         let refused = |reason| {
             Refusal::new(RefusalCode::UnacceptableAttestationKey, format!("the attestation key is refused: {reason}"))
@@ -56,8 +56,8 @@ impl AttestationKey {
         &self.name
     }
 
-    /// Believes a quote (TPMS_ATTEST as signed, TPMT_SIGNATURE) over this nonce and exactly these PCRs of the SHA-256
-    /// bank; anything else is a [`RefusalCode::QuoteRejected`].
+    /// Accepts a quote (TPMS_ATTEST as signed, TPMT_SIGNATURE) over this nonce and exactly these PCRs of the SHA-256
+    /// bank. Anything else is a [`RefusalCode::QuoteRejected`].
     pub fn verify_quote(&self, quote: &[u8], signature: &[u8], nonce: &[u8], pcrs: &[u8]) -> Result<Quote, Refusal> {
         let refused = |reason| Refusal::new(RefusalCode::QuoteRejected, format!("the quote is refused: {reason}"));
         self.check_signature(quote, signature).map_err(|Malformed(reason)| refused(reason))?;

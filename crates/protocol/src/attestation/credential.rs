@@ -1,4 +1,4 @@
-//! TPM2_MakeCredential in software (part 1, 24): a secret that one TPM gives up for one attestation key.
+//! TPM2_MakeCredential in software (part 1, 24): a secret that one TPM reveals for one attestation key.
 
 use super::public_area::KeyName;
 use super::reader::sized;
@@ -6,7 +6,7 @@ use crate::refusal::{Refusal, RefusalCode};
 use aws_lc_rs::cipher::{AES_128, AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::{constant_time, digest, error::Unspecified, hmac, iv::FixedLength};
 
-/// What the challenge carries.
+/// The encrypted secret of a challenge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
     /// Contents of TPM2B_ID_OBJECT, without the size in front.
@@ -15,7 +15,7 @@ pub struct Credential {
     pub encrypted_secret: Vec<u8>,
 }
 
-/// Whether the peer's TPM gave the credential's secret up, compared in constant time.
+/// Whether the peer's TPM revealed the credential's secret. Compares in constant time.
 pub fn check_secret(expected: &[u8; 32], presented: &[u8]) -> Result<(), Refusal> {
     constant_time::verify_slices_are_equal(expected, presented).map_err(|_| {
         let reason = "the secret that came back is not the one sent: no TPM was seen that holds both keys";

@@ -1,4 +1,4 @@
-//! The certificate of an endorsement key: who says that the key is in a real TPM.
+//! The certificate of an endorsement key: a vendor's statement that the key is in a real TPM.
 //!
 //! Profile: TCG "EK Credential Profile for TPM Family 2.0", section 3.2 (certificate fields).
 
@@ -21,7 +21,7 @@ const EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.
 const TPM_MANUFACTURER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.2.1");
 const TPM_MODEL: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.2.2");
 const RSAES_OAEP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.7");
-/// Longest chain looked at, with the key's own certificate.
+/// Most certificates of a chain, the key's own among them.
 const MAX_CERTIFICATES: usize = 8;
 
 /// A certificate that is for the endorsement key of this exchange.
@@ -35,8 +35,8 @@ pub struct EndorsementCertificate {
     /// `tpmManufacturer` and `tpmModel` of the subject alternative name, where it has them.
     pub manufacturer: Option<String>,
     pub model: Option<String>,
-    /// Subject of the trusted authority that it leads to, as in RFC 4514. `None` only where none was given to check
-    /// against.
+    /// Subject of the trusted authority that it leads to, as in RFC 4514. `None` only if no trusted authority was
+    /// given.
     pub authority: Option<String>,
 }
 
@@ -99,8 +99,9 @@ fn without_padding(certificate: &[u8]) -> Result<&[u8], String> {
     Ok(&certificate[..certificate.len() - padding.len()])
 }
 
-/// Of an RSA key the bits alone decide: some vendors write id-RSAES-OAEP as the certified algorithm where the key itself
-/// is shown with rsaEncryption. Of an elliptic curve key the curve must be the same too.
+/// Whether the certificate is for this key. For an RSA key only the bits are compared: some vendors write id-RSAES-OAEP
+/// as the certified algorithm, while the key itself is sent as rsaEncryption. For an elliptic curve key the curve must
+/// be the same too.
 fn is_for(certificate: &Certificate, key: &EndorsementKey) -> bool {
     let certified = certificate.tbs_certificate().subject_public_key_info();
     SubjectPublicKeyInfoOwned::from_der(key.spki_der()).is_ok_and(|shown| {
@@ -128,11 +129,12 @@ fn check_path(der: &[u8], intermediates: &[Vec<u8>], trusted: &[Vec<u8>], now: S
         .map(|der| without_padding(der).map(CertificateDer::from))
         .collect::<Result<Vec<_>, _>>()?;
     let trusted: Vec<CertificateDer> = trusted.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-    // A trusted authority that cannot be read trusts nobody.
+    // A trusted authority that cannot be parsed is skipped.
     let (anchors, authorities): (Vec<_>, Vec<_>) =
         trusted.iter().filter_map(|der| Some((anchor_from_trusted_cert(der).ok()?, der))).unzip();
     let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    // The leaf's usage is checked above. Required here, it would be asked of the intermediates too, which lack it.
+    // The leaf's usage is checked above. If it were required here, it would also be required of the intermediates,
+    // which lack it.
     let usage = KeyUsage::required_if_present(&EK_CERTIFICATE_DER);
     let path = leaf
         .verify_for_usage(
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_of_not_being_one_has_its_code() {
+    fn each_kind_of_refusal_has_its_code() {
         use RefusalCode::*;
         assert_eq!(check(&[], KEY, &[ROOT]), Err(EndorsementCertificateMissing));
         assert_eq!(check(&[CERTIFICATE, ISSUER], OTHER_KEY, &[ROOT]), Err(EndorsementCertificateMismatch));

@@ -38,8 +38,8 @@ enum Curve {
 }
 
 impl EndorsementKey {
-    /// From PKIX SubjectPublicKeyInfo DER. Exactly one encoding of a key is taken, because its hash is the machine's
-    /// identity; anything else is an [`RefusalCode::UnsupportedEndorsementKey`].
+    /// Parses PKIX SubjectPublicKeyInfo DER. Accepts exactly one encoding of a key, because its hash is the machine's
+    /// identity. Anything else is an [`RefusalCode::UnsupportedEndorsementKey`].
     pub fn from_spki_der(spki_der: &[u8]) -> Result<Self, Refusal> {
         let spki = SubjectPublicKeyInfoRef::from_der(spki_der).map_err(|_| refused("not a DER public key"))?;
         if SubjectPublicKeyInfoOwned::from_der(spki_der).and_then(|key| key.to_der()).as_deref() != Ok(spki_der) {

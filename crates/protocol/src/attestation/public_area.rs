@@ -64,7 +64,8 @@ impl PublicArea {
     }
 }
 
-/// TPMA_OBJECT (part 2, 8.3). Without each of these a program, and not the TPM, could have written what is signed.
+/// TPMA_OBJECT (part 2, 8.3). Without any one of these, a program instead of the TPM could have written the signed
+/// data.
 fn check_attributes(attributes: u32) -> Result<(), Malformed> {
     const REQUIRED: [(u32, &str); 5] = [
         (1 << 1, "it is not fixed to its TPM (fixedTPM)"),

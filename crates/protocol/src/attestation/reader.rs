@@ -1,6 +1,6 @@
 //! Big-endian TPM structures, read from the front.
 
-/// What is left of a structure. Every method is total: bytes of a stranger never make it panic.
+/// The rest of a structure. No bytes make any of its methods panic.
 pub(crate) struct Reader<'a>(&'a [u8]);
 
 /// A structure that ends too early, or too late, or holds a value it may not hold.
@@ -47,13 +47,13 @@ impl<'a> Reader<'a> {
         number[start..].copy_from_slice(bytes);
         Ok(number)
     }
-    /// Nothing may follow: two readers of the same bytes must agree on what they say.
+    /// Checks that nothing follows, so that two readers of the same bytes agree on their meaning.
     pub(crate) fn end(self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed("bytes follow the structure's end")) }
     }
 }
 
-/// Writes a TPM2B. What we wrap has a fixed size far below 64 KiB.
+/// Writes a TPM2B. All values that we write have a fixed size far below 64 KiB.
 pub(crate) fn sized(bytes: &[u8]) -> Vec<u8> {
     let length = u16::try_from(bytes.len()).expect("a wrapped value fits its 16-bit length");
     [&length.to_be_bytes(), bytes].concat()

@@ -1,15 +1,15 @@
-//! TPMS_ATTEST: what a TPM states and an attestation key signs (part 2, 10.12.8).
+//! TPMS_ATTEST: a statement of a TPM, which an attestation key signs (part 2, 10.12.8).
 
 use super::public_area::ALG_SHA256;
 use super::reader::{Malformed, Reader};
 
-/// TPM_GENERATED_VALUE. A restricted key signs nothing that starts so, unless the TPM wrote it.
+/// TPM_GENERATED_VALUE. A restricted key signs data that starts with it only if the TPM made the data.
 const MAGIC: u32 = 0xff54_4347;
 const CERTIFIED_CREATION: u16 = 0x801a;
 const QUOTE: u16 = 0x8018;
 
 pub(crate) struct Statement<'a> {
-    /// What the asker gave to be repeated: the nonce.
+    /// The nonce of the challenge.
     pub(crate) qualifying_data: &'a [u8],
     pub(crate) reset_count: u32,
     pub(crate) restart_count: u32,

@@ -1,4 +1,4 @@
-//! Against what a TPM made (`testdata/INDEX`), and against everything that is nearly that.
+//! Tests with data that a TPM made (`testdata/INDEX`), and with altered copies of it.
 
 use super::*;
 use crate::refusal::RefusalCode;
@@ -54,7 +54,7 @@ fn a_quote_of_another_exchange_or_over_other_pcrs_is_refused() {
     for pcrs in [&[0, 4][..], &[0, 4, 7, 11], &[], &[40]] {
         assert!(refusal(NONCE, pcrs).ends_with("it is not over the PCRs asked for"));
     }
-    // The order and number of times in which they were asked for means nothing.
+    // The order of the PCRs and repeated ones do not matter.
     assert!(key.verify_quote(RSA2048_P256.quote, RSA2048_P256.signature, NONCE, &[7, 0, 4, 0]).is_ok());
 }
 
@@ -87,7 +87,7 @@ fn flipped(bytes: &[u8], bit: usize) -> Vec<u8> {
 #[test]
 fn an_attestation_key_that_could_sign_anything_is_refused() {
     let key = RSA2048_P256.attestation_key;
-    // TPMA_OBJECT stands behind type and name algorithm; bits as in part 2, 8.3.
+    // TPMA_OBJECT follows type and name algorithm; bits as in part 2, 8.3.
     let attribute = |bit: usize| 32 + (31 - bit) / 8 * 8 + bit % 8;
     for (bit, reason) in
         [(1, "fixedTPM"), (4, "fixedParent"), (5, "sensitiveDataOrigin"), (16, "restricted"), (18, "sign")]

@@ -44,6 +44,6 @@ pub trait MessageSet: Sized {
     /// The `type` values that it knows.
     const TYPES: &'static [&'static str];
 
-    /// Reads a frame of this `type`; `None`: there is none such.
+    /// Reads a frame of this `type`; `None`: this set has no such type.
     fn read(kind: &str, frame: &str) -> Option<serde_json::Result<Self>>;
 }

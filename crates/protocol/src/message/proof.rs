@@ -4,7 +4,7 @@ use super::base64::{byte_list, bytes, optional_bytes};
 use crate::bounded::optional_line;
 use serde::{Deserialize, Serialize};
 
-/// Who speaks: the machine's endorsement key and the attestation key that it wants bound to it.
+/// The machine's endorsement key, and the attestation key that is to be bound to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hello {
@@ -19,12 +19,12 @@ pub struct Hello {
     /// TPMT_PUBLIC of the attestation key.
     #[serde(with = "bytes")]
     pub ak_public: Vec<u8>,
-    /// Shown in the logs of both ends, so that a console and a log line can be laid side by side.
+    /// Shown in the logs of both ends, so that the lines of both can be matched.
     #[serde(default, deserialize_with = "optional_line::<128, _>", skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
 }
 
-/// What only the TPM that holds both keys can answer.
+/// A challenge that only the TPM with both keys can answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Challenge {
@@ -48,7 +48,7 @@ pub struct Challenge {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Proof {
-    /// What TPM2_ActivateCredential gave.
+    /// The result of TPM2_ActivateCredential.
     #[serde(with = "bytes")]
     pub secret: Vec<u8>,
     /// TPMS_ATTEST bytes as signed.
@@ -62,7 +62,7 @@ pub struct Proof {
     pub event_log: Option<Vec<u8>>,
 }
 
-/// Who speaks, of a machine without a TPM: it is known by a shared secret; see [`crate::shared_secret`].
+/// The identity of a machine without a TPM: a shared secret; see [`crate::shared_secret`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretHello {
@@ -76,7 +76,7 @@ pub struct SecretHello {
     pub client: Option<String>,
 }
 
-/// What only somebody who has the shared secret can answer.
+/// A challenge that only a holder of the shared secret can answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretChallenge {
@@ -92,7 +92,7 @@ pub struct SecretChallenge {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretProof {
-    /// What [`crate::SharedSecret::prove`] gave.
+    /// The result of [`crate::SharedSecret::prove`].
     #[serde(with = "bytes")]
     pub answer: Vec<u8>,
 }

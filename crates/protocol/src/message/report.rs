@@ -1,4 +1,4 @@
-//! What a machine reports, and what the operator answers.
+//! The reports of a machine, and the operator's answers.
 
 use crate::bounded::{line, list, optional_line, word};
 use crate::hardware::{Address, Hardware};
@@ -9,7 +9,7 @@ use crate::smbios::SmbiosDocument;
 use cloud_config::CloudConfig;
 use serde::{Deserialize, Serialize};
 
-/// Everything learned about the host; asks for its configuration.
+/// The description of a machine, which asks for its configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineReport {
@@ -23,16 +23,16 @@ pub struct MachineReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
-    /// Where the operator keeps this machine: `namespace/name` of its MachineInventory.
+    /// `namespace/name` of the machine's MachineInventory.
     pub inventory: String,
     pub cloud_config: CloudConfig,
-    /// Seconds in which the machine should have sent `done`; afterwards the operator counts it as lost.
+    /// Seconds in which the machine should send `done`. After that the operator counts it as lost.
     pub install_seconds: u64,
     /// Seconds between two `report`s of the installed system.
     pub report_seconds: u64,
 }
 
-/// How far an installation is.
+/// The progress of an installation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
@@ -55,11 +55,11 @@ pub enum InstallPhase {
     Rebooting,
 }
 
-/// The end of an exchange, said by the machine.
+/// The end of an exchange, sent by the machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Done {
-    /// Absent: success.
+    /// Absent after a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }
@@ -68,7 +68,7 @@ pub struct Done {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Recorded {
-    /// After `booted` and `report`: how the machine joins its cluster. Operators of before this field do not say it.
+    /// After `booted` and `report`: how the machine joins its cluster. Operators older than this field do not send it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<Join>,
     /// After `booted` and `report`: how the machine reaches its operator from now on. Absent like `join`.
@@ -95,7 +95,7 @@ pub struct Failure {
     pub message: String,
 }
 
-/// What an installed system says of itself.
+/// The report of an installed system.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OsReport {
@@ -115,7 +115,7 @@ pub struct OsReport {
     pub addresses: Vec<Address>,
     #[serde(default, deserialize_with = "optional_line::<253, _>", skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// Revision of the [`OperatorSettings`] that the machine has kept. Absent before it was told any.
+    /// Revision of the [`OperatorSettings`] that the machine has kept. Absent before it has received any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings_revision: Option<SettingsRevision>,
     /// Why the recovery system runs, in words. Absent in a slot.
