@@ -67,7 +67,7 @@ pub fn run_in(root: &Path, stage: Stage) -> Result<Applied> {
     if let Some(rancherd) = &mut document.rancherd {
         match StoredJoin::read(root) {
             Ok(stored) => *rancherd = stored.merge_over(rancherd),
-            Err(error) => problems.push(format!("rancherd is without what the operator said: {error:#}")),
+            Err(error) => problems.push(format!("rancherd's configuration lacks the operator's answer: {error:#}")),
         }
     }
     if stage == Stage::Final {

@@ -58,7 +58,7 @@ fn from_the_medium() {
     machine.root.write(MEDIUM, NO_YAML).unwrap();
     says(&machine.dry_run(), SETTINGS, &[MEDIUM, "line 5", "ros-image customize"]);
     machine.root.write(MEDIUM, "#cloud-config\nhostname: a\nhostname: b\n").unwrap();
-    says(&machine.dry_run(), SETTINGS, &[MEDIUM, "`hostname` stands twice", "line 2"]);
+    says(&machine.dry_run(), SETTINGS, &[MEDIUM, "`hostname` appears twice", "line 2"]);
     machine.root.write(MEDIUM, "- a list\n").unwrap();
     says(&machine.dry_run(), SETTINGS, &[MEDIUM, "this document is a list", "ros-image customize"]);
 

@@ -133,7 +133,7 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
         let values = self.0.values.get() + 1;
         if values > CloudConfig::MAX_VALUES {
-            return Err(D::Error::custom(format!("it stands for more than {} values", CloudConfig::MAX_VALUES)));
+            return Err(D::Error::custom(format!("it expands to more than {} values", CloudConfig::MAX_VALUES)));
         }
         self.0.values.set(values);
         if self.0.has_written_numbers.get() && self.0.numbers.borrow().contains(&values) {
@@ -241,7 +241,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
             if key == "<<" {
                 merged.push(value);
             } else if map.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key `{key}` stands twice in one mapping")));
+                return Err(A::Error::custom(format!("the key `{key}` appears twice in one mapping")));
             } else {
                 map.insert(key, value);
             }
@@ -310,7 +310,7 @@ mod tests {
         let error = CloudConfig::parse("a: 1\npassword: hunter2\nb: [\n").unwrap_err().to_string();
         assert!(error.contains("line"), "{error}");
         let error = CloudConfig::parse("users: 1\npassword: hunter2\nusers: 2\n").unwrap_err().to_string();
-        assert!(error.contains("`users` stands twice"), "{error}");
+        assert!(error.contains("`users` appears twice"), "{error}");
         for wrong in ["a: 1\n---\nb: 2\n", "[hunter2]: a", "password: !<tag:yaml.org,2002:int> hunter2"] {
             let error = CloudConfig::parse(wrong).unwrap_err();
             assert!(matches!(error, CloudConfigError::Unusable(_)), "{wrong}: {error}");

@@ -264,7 +264,7 @@ impl Stage {
 }
 
 fn unexpected(message: &str, expected: &[&str]) -> Refusal {
-    let text = format!("`{message}` may not stand here; expected: {}", expected.join(" or "));
+    let text = format!("`{message}` is not expected here; expected: {}", expected.join(" or "));
     Refusal::new(RefusalCode::UnexpectedMessage, text)
 }
 
@@ -408,13 +408,13 @@ mod tests {
     fn what_is_out_of_order_is_refused_by_name() {
         let refusal = OperatorSide::default().receive_opening(&encode(&proof()).unwrap()).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::UnexpectedMessage);
-        assert_eq!(refusal.message, "`proof` may not stand here; expected: hello or secretHello");
+        assert_eq!(refusal.message, "`proof` is not expected here; expected: hello or secretHello");
 
         let (mut operator, _) = proven();
         let again = operator.receive_statement(&encode(&hello()).unwrap()).unwrap_err();
         assert_eq!(
             again.message,
-            "`hello` may not stand here; expected: machine or booted or report or progress or done"
+            "`hello` is not expected here; expected: machine or booted or report or progress or done"
         );
         // Without a statement there is nothing to configure.
         assert_eq!(operator.send_config(config()).unwrap_err().code, RefusalCode::UnexpectedMessage);

@@ -67,7 +67,7 @@ pub fn has_started(root: &Path) {
     if arguments.value(LOADER) != Some(LOADER_KEXEC)
         && let Err(error) = efi::has_started(root)
     {
-        tracing::warn!("noting for the firmware that the disk has started: {error}");
+        tracing::warn!("recording for the firmware that the disk has started: {error}");
     }
 }
 

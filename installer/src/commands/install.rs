@@ -61,10 +61,7 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
         let wait = backoff.next(None, operator::jitter());
         let seconds = wait.as_secs_f64().ceil();
         let milestone = if code == ExitCode::Refused { Milestone::Refused } else { Milestone::Failed };
-        announce(
-            milestone,
-            format!("{error:#}\nThis machine looks and asks again in {seconds} s, or when a disk appears"),
-        );
+        announce(milestone, format!("{error:#}\nThe installer tries again in {seconds} s, or when a disk appears"));
         pause(DiskWatch::begin(root), wait).await;
     }
 }

@@ -105,7 +105,7 @@ async fn say(
 /// the next answer has the settings again.
 fn keep(settings: &OperatorSettings, way: Kept, root: &Path) {
     match operator_settings::keep(root, settings, way) {
-        Ok(true) => console::note(format!("the operator is reached otherwise from now on: {}", settings.revision)),
+        Ok(true) => console::note(format!("new settings for reaching the operator are stored: {}", settings.revision)),
         Ok(false) => {}
         Err(error) => console::note(format!("the operator's new settings are not kept: {error:#}")),
     }
@@ -116,7 +116,7 @@ fn take(join: &Join, root: &Path) -> anyhow::Result<()> {
     if let Some(pending) = &join.pending {
         console::note(format!("how to join a cluster is not known yet: {pending}"));
     }
-    if let Some(change) = join::take(root, join).context("taking in how this machine joins its cluster")? {
+    if let Some(change) = join::take(root, join).context("storing how this machine joins its cluster")? {
         announce(Milestone::Assigned, change);
     }
     Ok(())

@@ -67,7 +67,7 @@ pub fn take(root: &Path, join: &Join) -> Result<Option<JoinChange>> {
     write_secret(&below(root, RANCHERD_CONFIG), stored.merge_over(&rancherd).to_yaml().as_bytes())
         .with_context(|| format!("writing {RANCHERD_CONFIG}"))?;
     // The answer is stored last. If this fails, the next report repeats everything.
-    let kept = serde_json::to_vec(&stored).context("writing what the operator said")?;
+    let kept = serde_json::to_vec(&stored).context("writing the operator's answer")?;
     write_secret(&below(root, JOIN_FILE), &kept).with_context(|| format!("writing {JOIN_FILE}"))?;
     Ok(Some(JoinChange { keys: changed(&before.configuration, &stored.configuration), cluster: stored.cluster }))
 }

@@ -186,7 +186,7 @@ fn readiness(os: &OsStatus, recovery: Option<&str>) -> (bool, &'static str, Stri
     } else if os.healthy {
         (true, reason::HEALTHY, what)
     } else {
-        (false, reason::NOT_HEALTHY, format!("{what} has not proved itself yet"))
+        (false, reason::NOT_HEALTHY, format!("{what} is not marked as good yet"))
     }
 }
 

@@ -46,7 +46,7 @@ impl MediaWatcher {
                 let found = scan(&path, &mut known);
                 (found, known)
             });
-            let Ok((found, kept)) = scanning.await else { return tracing::error!("looking at media panicked") };
+            let Ok((found, kept)) = scanning.await else { return tracing::error!("reading the media panicked") };
             known = kept;
             match found {
                 Ok(found) => {
@@ -56,7 +56,7 @@ impl MediaWatcher {
                 // Logged once: a volume that is missing now may come later.
                 Err(error) if format!("{error:#}") != complaint => {
                     complaint = format!("{error:#}");
-                    tracing::warn!(error = complaint, "looking at media");
+                    tracing::warn!(error = complaint, "reading the media");
                 }
                 Err(_) => {}
             }
