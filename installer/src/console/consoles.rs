@@ -143,8 +143,10 @@ mod tests {
     use super::screen::BUFFER;
     use super::*;
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::pty::openpty;
     use std::io::Read;
+    use std::os::fd::AsFd;
     use std::thread;
 
     const LONG: Duration = Duration::from_secs(20);
@@ -161,6 +163,9 @@ mod tests {
         fn sees(&mut self, text: &str) -> String {
             let (mut seen, mut buffer) = (String::new(), [0; 4096]);
             while !seen.contains(text) {
+                let mut readable = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+                let ready = poll(&mut readable, PollTimeout::try_from(LONG).unwrap()).unwrap();
+                assert!(ready > 0, "{text:?} did not appear: {seen:?}");
                 let length = self.0.read(&mut buffer).unwrap();
                 seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
             }
@@ -251,11 +256,11 @@ mod tests {
         people[0].types("Which? \n");
         let mut person = people.remove(1);
         let typing = thread::spawn(move || {
-            person.sees("not listened to");
+            person.sees("its input is ignored");
             person.types("yes\n");
             person
         });
-        assert_eq!(consoles.ask("Which? ", false, None).unwrap(), "yes");
+        assert_eq!(consoles.ask("Which? ", false, Some(LONG)).unwrap(), "yes");
         drop(typing.join().unwrap());
         drop(people);
         assert_eq!(consoles.ask("Which? ", false, None), None);
