@@ -56,8 +56,8 @@ impl Origin {
     /// Fetches the medium into the folder and checks its digest. A medium from before a restart is not fetched again.
     pub async fn fetch_into(&self, folder: &Path) -> anyhow::Result<()> {
         let path = folder.join(&self.name);
-        if path.exists()
-            && sha256(path.clone()).await.with_context(|| format!("reading {}", path.display()))? == self.sha256
+        if let Ok(file) = File::open(&path).await
+            && sha256(file).await.with_context(|| format!("reading {}", path.display()))? == self.sha256
         {
             return Ok(());
         }
@@ -103,8 +103,9 @@ impl std::fmt::Debug for Origin {
     }
 }
 
-async fn sha256(path: PathBuf) -> std::io::Result<String> {
-    let (digest, _) = task::spawn_blocking(move || digest::of_file(&path)).await??;
+async fn sha256(file: File) -> std::io::Result<String> {
+    let file = file.into_std().await;
+    let (digest, _) = task::spawn_blocking(|| digest::of_reader(file)).await??;
     Ok(digest)
 }
 
