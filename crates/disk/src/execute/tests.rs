@@ -3,12 +3,12 @@
 
 use super::*;
 use crate::DiskDescription;
-use crate::fixtures::{blank_disk, plan_for, tiny_release};
+use crate::fixtures::{Fixture, blank_disk, plan_for, tiny_release};
 use crate::gpt;
 use crate::grubenv::GrubEnv;
 use crate::layout::{ALIGNMENT, Partition};
 use crate::marker::{Marker, OFFSET, State};
-use crate::plan::{ConfigFile, Host, Request, plan};
+use crate::plan::{ConfigFile, Request};
 use command::Command;
 use nix::libc;
 use protocol::message::InstallPhase;
@@ -16,36 +16,16 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use tempfile::NamedTempFile;
-use uuid::Uuid;
 
-const ROOT_BYTES: usize = 9 << 20;
-
-/// A release, a disk image, and the plan that installs the release to the image.
-struct Fixture {
-    release: ReleaseSource,
-    disk: NamedTempFile,
-    plan: InstallPlan,
-    root: Vec<u8>,
-    _folder: tempfile::TempDir,
+/// The plan's configuration is one file.
+fn fixture() -> Fixture {
+    Fixture::new(&Request {
+        configuration: vec![ConfigFile::new("cloud-config.yaml", "#cloud-config\nhostname: demo\n")],
+        ..Request::default()
+    })
 }
 
 impl Fixture {
-    fn new() -> Self {
-        let root: Vec<u8> = (0..ROOT_BYTES).map(|i| (i % 253) as u8).collect();
-        let folder = tiny_release(&root);
-        let release = ReleaseSource::open(folder.path()).unwrap();
-        let disk = NamedTempFile::new().unwrap();
-        let detail = blank_disk(disk.path().to_str().unwrap());
-        disk.as_file().set_len(detail.size_bytes).unwrap();
-        let request = Request {
-            configuration: vec![ConfigFile::new("cloud-config.yaml", "#cloud-config\nhostname: demo\n")],
-            ..Request::default()
-        };
-        let host = Host { architecture: "", is_bios: false, disks: &[detail], identities: &[] };
-        let plan = plan(&request, host, release.manifest(), Uuid::new_v4).unwrap();
-        Self { release, disk, plan, root, _folder: folder }
-    }
-
     fn execute(&self) -> Result<Installed, ExecuteError> {
         execute(&self.plan, &self.release, &mut |_| {})
     }
@@ -87,7 +67,7 @@ fn extract(disk: &Path, partition: &Partition) -> NamedTempFile {
 
 #[test]
 fn an_installed_disk_is_what_other_tools_expect() {
-    let fixture = Fixture::new();
+    let fixture = fixture();
     let mut phases = Vec::new();
     execute(&fixture.plan, &fixture.release, &mut |progress| {
         assert!(progress.bytes <= progress.total_bytes);
@@ -186,7 +166,7 @@ impl Fixture {
 
 #[test]
 fn a_failing_disk_is_never_left_bootable_and_can_be_tried_again() {
-    let fixture = Fixture::new();
+    let fixture = fixture();
     fixture.execute().unwrap();
     assert!(has_table(fixture.disk.as_file()), "the earlier installation");
     let mib = 1 << 20;
@@ -205,7 +185,7 @@ fn a_failing_disk_is_never_left_bootable_and_can_be_tried_again() {
 
 #[test]
 fn a_disk_that_fails_before_any_change_keeps_its_content() {
-    let fixture = Fixture::new();
+    let fixture = fixture();
     fixture.execute().unwrap();
     fixture.execute_with(Fault::WritesFailAfter(0)).unwrap_err();
     assert!(has_table(fixture.disk.as_file()));
@@ -215,19 +195,19 @@ fn a_disk_that_fails_before_any_change_keeps_its_content() {
 #[test]
 fn a_lost_write_or_a_failing_read_is_found_before_the_tables() {
     for (role, within) in [(Role::Recovery, 5 * ALIGNMENT), (Role::Boot, 0), (Role::Oem, 0), (Role::Bios, 0)] {
-        let fixture = Fixture::new();
+        let fixture = fixture();
         let error = fixture.execute_with(Fault::Drops(fixture.partition(role).offset + within)).unwrap_err();
         assert_eq!(error.reason(), "VerificationFailed", "{role}: {error}");
         assert!(!has_table(fixture.disk.as_file()));
     }
-    let fixture = Fixture::new();
+    let fixture = fixture();
     assert_eq!(fixture.execute_with(Fault::Reads).unwrap_err().reason(), "ReadBackFailed");
     assert!(!has_table(fixture.disk.as_file()));
 }
 
 #[test]
 fn a_power_cut_before_the_end_leaves_no_table_and_the_marker() {
-    let fixture = Fixture::new();
+    let fixture = fixture();
     let prepared = prepare::prepare(&fixture.plan, &fixture.release).unwrap();
     for steps in 1..prepared.len() {
         // The installation goes over a complete one, which is the harder case.
@@ -241,17 +221,17 @@ fn a_power_cut_before_the_end_leaves_no_table_and_the_marker() {
 
 #[test]
 fn the_marker_does_not_overlap_the_tables() {
-    let fixture = Fixture::new();
+    let fixture = fixture();
     let tables = gpt::tables(&fixture.plan.layout);
     assert!(tables.primary.len() as u64 <= OFFSET);
 }
 
 #[test]
 fn a_damaged_root_image_is_not_installed() {
-    let fixture = Fixture::new();
-    let path = fixture._folder.path().join("root.erofs");
+    let fixture = fixture();
+    let path = fixture.folder.path().join("root.erofs");
     let mut damaged = fixture.root.clone();
-    damaged[ROOT_BYTES / 2] ^= 1;
+    damaged[fixture.root.len() / 2] ^= 1;
     std::fs::write(path, damaged).unwrap();
     let error = fixture.execute().unwrap_err();
     assert!(matches!(error, ExecuteError::SourceDigest { .. }), "{error}");
@@ -260,7 +240,7 @@ fn a_damaged_root_image_is_not_installed() {
 
 #[test]
 fn another_disk_than_the_planned_one_is_not_touched() {
-    let fixture = Fixture::new();
+    let fixture = fixture();
     fixture.disk.as_file().set_len(1 << 30).unwrap();
     assert_eq!(fixture.execute().unwrap_err().reason(), "DiskChanged");
     assert_eq!(fixture.marker(), None);

@@ -2,45 +2,17 @@
 
 use super::examine;
 use disk::execute::execute_on;
-use disk::fixtures::{blank_disk, tiny_release};
+use disk::fixtures::Fixture;
 use disk::gpt::boot_partition;
 use disk::layout::Role;
 use disk::marker::{Marker, OFFSET, State};
-use disk::plan::{Host, InstallPlan, Request, plan};
+use disk::plan::Request;
 use disk::target::{Disk, Target};
 use nix::libc;
 use proptest::prelude::*;
-use release::ReleaseSource;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use tempfile::NamedTempFile;
-use uuid::Uuid;
-
-const ROOT_BYTES: usize = 9 << 20;
-
-/// A release, a disk image, and the plan that installs the release to the image.
-struct Fixture {
-    release: ReleaseSource,
-    disk: NamedTempFile,
-    plan: InstallPlan,
-    root: Vec<u8>,
-    _folder: tempfile::TempDir,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let root: Vec<u8> = (0..ROOT_BYTES).map(|i| (i % 253) as u8).collect();
-        let folder = tiny_release(&root);
-        let release = ReleaseSource::open(folder.path()).unwrap();
-        let disk = NamedTempFile::new().unwrap();
-        let blank = blank_disk(disk.path().to_str().unwrap());
-        disk.as_file().set_len(blank.size_bytes).unwrap();
-        let host = Host { architecture: "", is_bios: false, disks: &[blank], identities: &[] };
-        let plan = plan(&Request::default(), host, release.manifest(), Uuid::new_v4).unwrap();
-        Self { release, disk, plan, root, _folder: folder }
-    }
-}
 
 /// A disk that loses power before a write. It keeps all, none or some of the physical sectors of each write since the
 /// last flush.
@@ -126,7 +98,7 @@ proptest! {
 
     #[test]
     fn a_power_cut_at_any_write_leaves_a_whole_system_or_one_to_install_again(place: prop::sample::Index, seed: u64) {
-        let fixture = Fixture::new();
+        let fixture = Fixture::new(&Request::default());
         let mut whole = PowerCut::new(fixture.disk.path(), usize::MAX, seed);
         execute_on(&mut whole, &fixture.plan, &fixture.release, &mut |_| {}).unwrap();
         let writes = usize::MAX - whole.writes_left;
@@ -134,7 +106,7 @@ proptest! {
         let slots = [Role::StateA, Role::Recovery].map(|role| fixture.plan.layout.partition(role).offset);
         let disk = fixture.disk.as_file();
         let mut older = fixture.root.clone();
-        older[ROOT_BYTES / 2] ^= 1;
+        older[fixture.root.len() / 2] ^= 1;
         slots.iter().for_each(|offset| disk.write_all_at(&older, *offset).unwrap());
 
         let mut cut = PowerCut::new(fixture.disk.path(), place.index(writes) + 1, seed);
