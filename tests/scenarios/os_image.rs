@@ -11,7 +11,7 @@ use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// The operator looks for engines once a minute.
+/// The operator discovers engines once a minute.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Runs a program of this workspace in a root folder that looks like a machine: the test's files are at their real
+//! Runs a program of this workspace in a root folder laid out as on a machine: the test's files are at their real
 //! paths.
 
 use anyhow::{Context, Result};
