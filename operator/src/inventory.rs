@@ -4,7 +4,6 @@ pub mod index;
 pub mod life;
 pub mod limiter;
 pub mod lookup;
-pub mod names;
 pub mod reinstall;
 pub mod seen;
 pub mod store;

@@ -4,6 +4,7 @@ pub mod decide;
 pub mod endpoint;
 mod host_names;
 pub mod index;
+mod machine_name;
 pub mod record;
 pub mod register;
 mod settings;

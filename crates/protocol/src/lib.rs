@@ -3,7 +3,6 @@
 
 pub mod attestation;
 pub mod bounded;
-pub mod config_template;
 pub mod exchange;
 pub mod first_release;
 pub mod hardware;
@@ -14,11 +13,9 @@ pub mod refusal;
 pub mod reinstall;
 pub mod shared_secret;
 pub mod smbios;
-pub mod template;
 pub mod token;
 pub mod tpm_hash;
 
-pub use config_template::ConfigTemplate;
 pub use join::{Join, JoinConfiguration};
 pub use message::{FromMachine, FromOperator};
 pub use operator_settings::{OperatorSettings, SettingsRevision};
@@ -26,6 +23,5 @@ pub use refusal::{Refusal, RefusalCode};
 pub use reinstall::{ReinstallReport, ReinstallRequest};
 pub use shared_secret::SharedSecret;
 pub use smbios::SmbiosDocument;
-pub use template::Template;
 pub use token::RegistrationToken;
 pub use tpm_hash::TpmHash;

@@ -1,8 +1,8 @@
 //! The names of a machine's host and Node.
 
+use super::templates::dashed;
 use crate::inventory::index::KnownMachine;
 use cloud_config::document;
-use protocol::template::dashed;
 
 /// Longest host name that is derived from the name of an inventory: the limit of a DNS label (RFC 1123).
 const MAX_HOST_NAME: usize = 63;

@@ -2,12 +2,12 @@
 
 use crate::digest::Digest;
 use crate::inventory::index::KnownMachine;
-use crate::inventory::names::machine_name;
+use crate::registration::machine_name::machine_name;
+use crate::registration::templates::Rendered;
 use crate::registration::{Registration, Templates};
 use api::{
     AttestationStatus, MachineInventory, MachineInventorySpec, REGISTERED_DIGEST_ANNOTATION, REGISTRATION_ANNOTATION,
 };
-use protocol::template::Rendered;
 use protocol::{SmbiosDocument, TpmHash};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;

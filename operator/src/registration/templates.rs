@@ -1,16 +1,23 @@
-//! Templates in the cloud-config of a registration, and how they are filled in for a machine.
+//! The templates of a registration, and how those of its cloud-config are filled in for a machine.
 //!
 //! Values are put into strings of the parsed document, so no value can add a key.
+
+mod config_template;
+mod template;
+
+pub use template::{Rendered, Template};
+
+pub(super) use template::dashed;
 
 use super::host_names::as_host_name;
 use crate::inventory::index::KnownMachine;
 use crate::kube::label;
 use api::{MachineRegistrationSpec, Problem, reason};
-use protocol::config_template::UndefinedField;
+use config_template::{ConfigTemplate, UndefinedField};
 use protocol::message::MAX_FRAME;
-use protocol::template::DEFAULT_MACHINE_NAME;
-use protocol::{ConfigTemplate, Refusal, RefusalCode, SmbiosDocument, Template};
+use protocol::{Refusal, RefusalCode, SmbiosDocument};
 use serde_json::{Map, Value};
+use template::DEFAULT_MACHINE_NAME;
 
 /// JSON pointers (RFC 6901) of strings that become the name of a host or a Node.
 const NAMES: &[&str] = &["/hostname", "/fqdn", "/rancherd/nodeName"];

@@ -2,7 +2,7 @@
 //! at that path of a machine's SMBIOS document. As in the first release (rancher/os2 `pkg/server/register.go`,
 //! `buildName`), a `${` without its `}` is plain text.
 
-use crate::smbios::SmbiosDocument;
+use protocol::SmbiosDocument;
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;

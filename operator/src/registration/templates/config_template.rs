@@ -4,7 +4,7 @@
 //! A cloud-config is full of shell scripts, and these are full of `${…}`. So only the name and the fields of the
 //! sections below are templates. Everything else stays as it is, byte for byte; `$${` is a literal `${`.
 
-use crate::smbios::SmbiosDocument;
+use protocol::SmbiosDocument;
 
 /// The text between the braces of `${machineName}`.
 const MACHINE_NAME: &str = "machineName";

@@ -4,8 +4,8 @@
 //! same time, one of them gets AlreadyExists, without a lock or a listing. If the name belongs to another machine,
 //! which the hashes show, the next candidate has a longer suffix.
 
+use super::templates::Rendered;
 use protocol::TpmHash;
-use protocol::template::Rendered;
 
 /// The longest name: that of a DNS label (RFC 1123), because a node may be named after it.
 const LONGEST: usize = 63;
@@ -45,8 +45,9 @@ fn suffix(hash: &TpmHash, length: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registration::templates::Template;
     use proptest::prelude::*;
-    use protocol::{SmbiosDocument, Template};
+    use protocol::SmbiosDocument;
 
     fn hash(text: &str) -> TpmHash {
         TpmHash::of_public_key(text.as_bytes())
