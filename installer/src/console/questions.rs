@@ -254,9 +254,11 @@ fn summary(disk: &DiskDescription) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ")
 }
 
-/// Whether the text follows GitHub's rule for account names: letters, digits and hyphens, at most 39.
+/// Whether the text follows GitHub's rule for account names: at most 39 letters, digits and single hyphens, with no
+/// hyphen at either end.
 fn is_github_user(user: &str) -> bool {
-    (1..=39).contains(&user.len()) && user.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    user.len() <= 39 && user.split('-').all(is_word)
 }
 
 /// Whether the line has the form of sshd's `authorized_keys` without options.
@@ -380,6 +382,17 @@ mod tests {
     fn keys_are_recognised() {
         assert!(is_public_key("sk-ssh-ed25519@openssh.com AAAAG me@host") && is_public_key("ssh-rsa AAAAB3"));
         assert!(!is_public_key("ssh-ed25519") && !is_public_key("-----BEGIN OPENSSH PRIVATE KEY-----"));
-        assert!(!is_github_user("../x") && !is_github_user(""));
+    }
+
+    #[test]
+    fn names_that_github_gives_to_nobody_are_not_recognised() {
+        let longest = "o".repeat(39);
+        for user in ["octocat", "o", "0", "a-b-c", longest.as_str()] {
+            assert!(is_github_user(user), "{user}");
+        }
+        let too_long = "o".repeat(40);
+        for user in ["", "-", "-octocat", "octocat-", "octo--cat", "octo_cat", "../x", "größe", too_long.as_str()] {
+            assert!(!is_github_user(user), "{user}");
+        }
     }
 }
