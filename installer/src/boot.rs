@@ -4,3 +4,4 @@ pub mod efi;
 pub mod kexec;
 pub mod partition;
 pub mod start;
+pub mod state_file;

@@ -4,8 +4,8 @@ use crate::provision;
 use crate::settings::{Layer, Source};
 use anyhow::Context;
 use attest::DeviceTpm;
+use boot_contract::Slot;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use protocol::message::Slot;
 use std::path::PathBuf;
 
 /// Probes a machine, registers it with its operator, installs RancherOS on it, and looks after the installed system.

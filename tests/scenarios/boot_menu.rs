@@ -1,12 +1,12 @@
 //! The `grub.cfg` that an installation writes, run by GRUB itself. It can never be changed later. No system starts,
 //! because the disk has no real kernels. GRUB's output on the serial line shows what it tried.
 
+use boot_contract::boot_state::{SlotBoot, SlotState};
+use boot_contract::{BootState, Slot};
 use disk::DiskDescription;
 use disk::execute::execute;
-use disk::grubenv::{GrubEnv, SlotBoot, SlotState};
 use disk::layout::Role;
 use disk::plan::{Host, InstallPlan, Request, plan};
-use protocol::message::Slot;
 use qemu::paths;
 use qemu::scratch::Scratch;
 use release::{ReleaseFile, ReleaseManifest, ReleaseSource};
@@ -62,9 +62,9 @@ impl Disk {
         assert!(copied.unwrap().success(), "{path}");
     }
 
-    fn state(&self) -> GrubEnv {
+    fn state(&self) -> BootState {
         let block = Command::new("mtype").args(["-i", &self.boot(), "::/grub/grubenv"]).output().unwrap();
-        GrubEnv::parse(&block.stdout).unwrap()
+        BootState::parse(&block.stdout).unwrap()
     }
 
     /// GRUB's output from power-on to its own reset.
@@ -110,21 +110,21 @@ fn tiny_release(folder: &Path) {
 fn vm_every_start_is_counted_by_grub_as_by_us() {
     let disk = Disk::install("boot-menu-counting");
     let trial = SlotBoot::new(SlotState::Trial);
-    let mut expected = GrubEnv {
+    let mut expected = BootState {
         a: SlotBoot { state: SlotState::Good, left: 2 },
         b: SlotBoot { left: 1, ..trial },
         active: Slot::B,
         preferred: Slot::B,
         menu: 3,
         others: vec![b"variable_of=others".to_vec()],
-        ..GrubEnv::INSTALLED
+        ..BootState::INSTALLED
     };
     disk.put("grub/grubenv", &expected.to_bytes());
     for slot in ["B", "A", "A", "R"] {
         let said = disk.start();
         let started = expected.start();
         assert!(said.contains(&format!("ros-boot: starting {slot} ")), "{said}");
-        assert_eq!((started.to_string().starts_with(slot), disk.state()), (true, expected.clone()), "{said}");
+        assert_eq!((started.letter(), disk.state()), (slot, expected.clone()), "{said}");
     }
     assert_eq!(expected.menu, 0, "the menu of the slot that failed is left with it");
 
@@ -135,7 +135,7 @@ fn vm_every_start_is_counted_by_grub_as_by_us() {
     assert!(said.contains("cannot be read") && said.contains("ros-boot: starting R "), "{said}");
 
     disk.put("A/args.cfg", b"");
-    disk.put("grub/grubenv", &GrubEnv::INSTALLED.to_bytes());
+    disk.put("grub/grubenv", &BootState::INSTALLED.to_bytes());
     let said = disk.start();
     assert!(said.contains("args.cfg is missing or empty"), "{said}");
     assert_eq!(disk.state().a.left, 2);
@@ -144,7 +144,7 @@ fn vm_every_start_is_counted_by_grub_as_by_us() {
 #[test]
 fn vm_a_broken_menu_keeps_no_slot_from_starting() {
     let disk = Disk::install("boot-menu-broken");
-    let state = GrubEnv { a: SlotBoot::new(SlotState::Good), menu: 9, ..GrubEnv::INSTALLED };
+    let state = BootState { a: SlotBoot::new(SlotState::Good), menu: 9, ..BootState::INSTALLED };
     let garbage: Vec<u8> = (0..2000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let menus: [(&str, Option<&[u8]>); 7] = [
         ("missing", None),

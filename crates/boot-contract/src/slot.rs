@@ -1,6 +1,7 @@
 //! The slots of an installed disk.
 
 use crate::partition_label;
+use std::fmt;
 
 /// A slot: a partition with a root image, and a folder with its kernel on the boot partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +35,13 @@ impl Slot {
             Self::B => partition_label::STATE_B,
             Self::Recovery => partition_label::RECOVERY,
         }
+    }
+}
+
+/// The name for people, which is the letter but for `Recovery`.
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
     }
 }
 

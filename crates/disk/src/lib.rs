@@ -9,7 +9,6 @@ mod fat;
 #[doc(hidden)]
 pub mod fixtures;
 pub mod gpt;
-pub mod grubenv;
 pub mod layout;
 pub mod marker;
 pub mod plan;

@@ -1,15 +1,14 @@
 //! Starts an installed system from a live one without the firmware, by kexec_file_load(2). The kernel checks the
 //! signature of the next kernel, as Secure Boot requires.
 
-use crate::boot::partition;
+use crate::boot::{partition, state_file};
 use crate::console;
 use anyhow::{Context, Result, bail};
 use boot_contract::kernel_arguments::{LOADER, LOADER_KEXEC};
+use boot_contract::{BootState, Slot};
 use command::Command;
 use disk::args_cfg;
-use disk::grubenv::{self, GrubEnv};
 use nix::libc;
-use protocol::message::Slot;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
@@ -23,7 +22,7 @@ pub fn start(boot_partition: &Path) -> Result<()> {
         let next = KexecTarget::choose(boot)?;
         next.load(boot)?;
         if let Some(state) = next.state {
-            state.overwrite(&boot.join(grubenv::PATH)).context("counting the start in the boot state")?;
+            state_file::overwrite(boot, &state).context("counting the start in the boot state")?;
         }
         Ok(())
     })?;
@@ -38,18 +37,18 @@ struct KexecTarget {
     slot: Slot,
     arguments: String,
     /// The boot state after the start was counted. `None` if it cannot be read: GRUB counts nothing then either.
-    state: Option<GrubEnv>,
+    state: Option<BootState>,
 }
 
 impl KexecTarget {
     /// Chooses the slot as GRUB does. A slot without arguments or kernel uses up its starts, because it could never be
     /// started.
     fn choose(boot: &Path) -> Result<Self> {
-        let mut state = partition::read(boot).ok().flatten();
+        let mut state = state_file::read(boot).ok().flatten();
         let mut reported = None;
         loop {
-            let slot = state.as_mut().map_or(Slot::Recovery, GrubEnv::start);
-            match arguments(&boot.join(grubenv::folder(slot))) {
+            let slot = state.as_mut().map_or(Slot::Recovery, BootState::start);
+            match arguments(&boot.join(slot.letter())) {
                 Ok(arguments) => return Ok(Self { slot, arguments, state }),
                 Err(error) if slot == Slot::Recovery => return Err(error).context("looking for a system to start"),
                 Err(error) if reported.replace(slot) != Some(slot) => {
@@ -61,7 +60,7 @@ impl KexecTarget {
     }
 
     fn load(&self, boot: &Path) -> Result<()> {
-        let folder = boot.join(grubenv::folder(self.slot));
+        let folder = boot.join(self.slot.letter());
         let open = |name: &str| {
             let path = folder.join(name);
             File::open(&path).with_context(|| format!("opening {}", path.display()))
@@ -107,10 +106,10 @@ fn arguments(folder: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use disk::grubenv::{SlotBoot, SlotState};
+    use boot_contract::boot_state::{PATH, SlotBoot, SlotState};
 
     /// A boot partition with these slots.
-    fn boot(slots: &[&str], state: Option<&GrubEnv>) -> tempfile::TempDir {
+    fn boot(slots: &[&str], state: Option<&BootState>) -> tempfile::TempDir {
         let boot = tempfile::tempdir().unwrap();
         for slot in slots {
             let folder = boot.path().join(slot);
@@ -121,16 +120,16 @@ mod tests {
         }
         fs::create_dir(boot.path().join("grub")).unwrap();
         if let Some(state) = state {
-            fs::write(boot.path().join(grubenv::PATH), state.to_bytes()).unwrap();
+            fs::write(boot.path().join(PATH), state.to_bytes()).unwrap();
         }
         boot
     }
 
     #[test]
     fn the_slot_that_grub_would_start_is_chosen_and_the_start_is_counted() {
-        let boot = boot(&["A", "R"], Some(&GrubEnv::INSTALLED));
+        let boot = boot(&["A", "R"], Some(&BootState::INSTALLED));
         let next = KexecTarget::choose(boot.path()).unwrap();
-        let mut counted = GrubEnv::INSTALLED;
+        let mut counted = BootState::INSTALLED;
         assert_eq!(counted.start(), Slot::A);
         assert_eq!(
             next,
@@ -140,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_cannot_be_loaded_gives_way_to_the_other_and_to_recovery() {
-        let mut both = GrubEnv::INSTALLED;
+        let mut both = BootState::INSTALLED;
         both.b = SlotBoot::new(SlotState::Good);
         let broken = boot(&["B", "R"], Some(&both));
         assert_eq!(KexecTarget::choose(broken.path()).unwrap().slot, Slot::B);

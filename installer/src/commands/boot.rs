@@ -1,16 +1,16 @@
 //! `boot`: which slot is started next.
 
-use crate::boot::partition;
+use crate::boot::state_file;
 use crate::cli::BootOptions;
 use crate::console;
-use protocol::message::Slot;
+use boot_contract::Slot;
 
 pub fn run(options: &BootOptions) -> anyhow::Result<()> {
     let slot = Slot::from(options.slot);
     let (mut holds_a_system, mut left) = (false, None);
-    partition::change_state(|env| {
-        holds_a_system = env.choose(slot);
-        left = env.slot(slot).map(|boot| boot.left);
+    state_file::change(|state| {
+        holds_a_system = state.choose(slot);
+        left = state.slot(slot).map(|boot| boot.left);
     })?;
     anyhow::ensure!(holds_a_system, "slot {slot} holds no system; `ros-installer status` shows which one does");
     let starts = left.map_or_else(String::new, |left| format!(", up to {left} times until it comes up"));

@@ -156,8 +156,8 @@ fn remember(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::installed::status::BootState;
-    use disk::grubenv::{GrubEnv, SlotBoot, SlotState};
+    use boot_contract::BootState;
+    use boot_contract::boot_state::{SlotBoot, SlotState};
     use machine::BootMode;
     use std::fs::{create_dir_all, write};
 
@@ -173,7 +173,7 @@ mod tests {
             version: "0.1.0".into(),
             release: "sha256:00".into(),
             recovery: (slot == Slot::Recovery).then(|| "slot A is damaged".into()),
-            boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::from(&GrubEnv::INSTALLED) }),
+            boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::INSTALLED }),
             operator: None,
             last_report: None,
         };

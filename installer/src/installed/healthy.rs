@@ -1,17 +1,17 @@
 //! The boot assessment: waits until the system is up and marks its slot as good (blesses it).
 
-use crate::boot::partition;
-use crate::boot::start;
+use crate::boot::{start, state_file};
 use crate::console::announce;
 use crate::installed::host_identity;
 use crate::installed::issue;
 use crate::installed::recovery;
 use anyhow::{Context, Result};
-use boot_contract::{Milestone, paths::PERSISTENT};
+use boot_contract::boot_state::SlotState;
+use boot_contract::paths::PERSISTENT;
+use boot_contract::{BootState, Milestone, Slot};
 use command::Command;
-use disk::grubenv::{GrubEnv, SlotState};
 use machine::Boot;
-use protocol::message::Slot;
+use protocol::message;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
@@ -32,9 +32,9 @@ const NETWORK_STATE: &str = "/run/systemd/netif/state";
 /// machine restarts; GRUB has counted the start. If nothing else holds a system, a missing network and failed units are
 /// no reason to use up starts, because recovery would not help.
 pub fn run() -> Result<()> {
-    let slot = Boot::probe(Path::new("/")).slot.filter(|slot| *slot != Slot::Live);
+    let slot = Boot::probe(Path::new("/")).slot.and_then(message::Slot::installed);
     let slot = slot.context("finding ros.slot= on the kernel command line: this is not an installed system")?;
-    let is_alone = !other_slot_may_start(&partition::state()?, slot);
+    let is_alone = !other_slot_may_start(&state_file::current()?, slot);
     let begun = Instant::now();
     let mut was_announced = false;
     loop {
@@ -50,11 +50,11 @@ pub fn run() -> Result<()> {
     if let Err(damage) = recovery::check(slot) {
         // The damaged part may not have been read yet, and dm-verity restarts the machine when it is. If the slot
         // stayed good, it would get its starts back each time.
-        partition::change_state(|env| env.doubt(slot))?;
+        state_file::change(|state| state.doubt(slot))?;
         announce(Milestone::Failed, format!("slot {slot} is damaged and not marked as good: {damage:#}"));
         return restart_if_on_trial(slot);
     }
-    partition::change_state(|env| env.mark_good(slot))?;
+    state_file::change(|state| state.mark_good(slot))?;
     if let Err(error) = host_identity::keep(Path::new("/"), Path::new(PERSISTENT)) {
         // The slot is good without the copy. The next start tries again.
         tracing::warn!("{error:#}");
@@ -119,27 +119,27 @@ fn observe() -> Result<Observation> {
 /// Restarts only from a slot on trial. A system that has worked before is left for repair: another slot may be no
 /// better, and somebody may be logged in.
 fn restart_if_on_trial(slot: Slot) -> Result<()> {
-    let env = partition::state()?;
-    if is_given_up(&env, slot) {
+    let state = state_file::current()?;
+    if is_given_up(&state, slot) {
         announce(Milestone::Rebooting, format!("slot {slot} is on trial and the other slot holds a system"));
         Command::new("systemctl").arg("reboot").run().context("restarting")?;
     }
     Ok(())
 }
 
-fn is_given_up(env: &GrubEnv, slot: Slot) -> bool {
-    let is_on_trial = env.slot(slot).is_some_and(|boot| boot.state == SlotState::Trial);
-    is_on_trial && env.active == slot && other_slot_may_start(env, slot)
+fn is_given_up(state: &BootState, slot: Slot) -> bool {
+    let is_on_trial = state.slot(slot).is_some_and(|boot| boot.state == SlotState::Trial);
+    is_on_trial && state.active == slot && other_slot_may_start(state, slot)
 }
 
-fn other_slot_may_start(env: &GrubEnv, slot: Slot) -> bool {
-    [Slot::A, Slot::B].into_iter().any(|other| other != slot && env.slot(other).is_some_and(|boot| boot.may_start()))
+fn other_slot_may_start(state: &BootState, slot: Slot) -> bool {
+    [Slot::A, Slot::B].into_iter().any(|other| other != slot && state.slot(other).is_some_and(|boot| boot.may_start()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use disk::grubenv::SlotBoot;
+    use boot_contract::boot_state::SlotBoot;
 
     fn seen(system: &str, failed: &[&str], network: &str, is_alone: bool, is_late: bool) -> Verdict {
         let failed_units = failed.iter().map(|unit| unit.to_string()).collect();
@@ -170,11 +170,11 @@ mod tests {
     #[test]
     fn only_a_slot_on_trial_beside_another_system_restarts_the_machine() {
         let (trial, good) = (SlotBoot::new(SlotState::Trial), SlotBoot::new(SlotState::Good));
-        let upgraded = GrubEnv { a: good, b: trial, active: Slot::B, ..GrubEnv::INSTALLED };
+        let upgraded = BootState { a: good, b: trial, active: Slot::B, ..BootState::INSTALLED };
         assert!(is_given_up(&upgraded, Slot::B));
         assert!(!is_given_up(&upgraded, Slot::A), "it has been good");
-        assert!(!is_given_up(&GrubEnv::INSTALLED, Slot::A), "there is no other");
-        let failed = GrubEnv { a: SlotBoot::new(SlotState::Failed), ..upgraded };
+        assert!(!is_given_up(&BootState::INSTALLED, Slot::A), "there is no other");
+        let failed = BootState { a: SlotBoot::new(SlotState::Failed), ..upgraded };
         assert!(!is_given_up(&failed, Slot::B), "the other one failed");
     }
 }

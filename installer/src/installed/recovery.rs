@@ -1,24 +1,22 @@
 //! The recovery system: why it runs, and how it goes back to a slot.
 
-use crate::boot::partition;
+use crate::boot::{partition, state_file};
 use crate::console::{self, announce};
 use crate::installed::issue;
 use crate::installed::reinstall;
 use anyhow::{Context, Result};
-use boot_contract::{
-    Milestone, partition_label,
-    paths::{DEVICES, PERSISTENT},
-};
+use boot_contract::boot_state::{MOST_RETURNS, SlotState};
+use boot_contract::paths::{DEVICES, PERSISTENT};
+use boot_contract::{BootState, Milestone, Slot};
 use command::Command;
-use disk::grubenv::{self, GrubEnv, MOST_RETURNS, SlotState};
 use protocol::ReinstallRequest;
-use protocol::message::Slot;
+use protocol::message;
 use release::{ReleaseFile, digest, read_manifest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -50,12 +48,12 @@ pub enum Cause {
     StateUnreadable,
     NoSystem,
     Damaged {
-        slot: Slot,
+        slot: message::Slot,
         what: String,
     },
     /// The slot used up its starts, although everything that is needed to start it is as it was written.
     NotUp {
-        slot: Slot,
+        slot: message::Slot,
     },
 }
 
@@ -79,10 +77,10 @@ impl Cause {
         let asked = reinstall::asked(Path::new("/")).unwrap_or_default();
         partition::with_mounted(true, |boot| {
             if let Some(request) = asked {
-                let version = read_manifest(&boot.join(grubenv::folder(Slot::Recovery)))?.0.version;
+                let version = read_manifest(&boot.join(Slot::Recovery.letter()))?.0.version;
                 return Ok(Self::Reinstall { request, version });
             }
-            let state = partition::read(boot)?;
+            let state = state_file::read(boot)?;
             Ok(judge(state.as_ref(), |slot| damage(boot, Path::new(DEVICES), slot)))
         })
     }
@@ -142,7 +140,7 @@ pub fn run() -> Result<()> {
             return Err(error);
         }
     }
-    let Some(wait) = cause.wait(partition::state()?.returns) else {
+    let Some(wait) = cause.wait(state_file::current()?.returns) else {
         console::note("recovery stays until somebody has looked; `ros-installer boot A` and a restart lead back");
         return Ok(());
     };
@@ -152,7 +150,7 @@ pub fn run() -> Result<()> {
     ));
     sleep(wait);
     let mut target = None;
-    partition::change_state(|env| target = go_back(env))?;
+    state_file::change(|state| target = go_back(state))?;
     if let Some(slot) = target {
         announce(Milestone::Rebooting, format!("back to slot {slot}"));
         Command::new("systemctl").arg("reboot").run().context("restarting")?;
@@ -161,41 +159,41 @@ pub fn run() -> Result<()> {
 }
 
 /// Makes the slot that failed the next one and returns it. `None` if recovery was requested in the meantime.
-fn go_back(env: &mut GrubEnv) -> Option<Slot> {
-    if env.preferred == Slot::Recovery {
+fn go_back(state: &mut BootState) -> Option<Slot> {
+    if state.preferred == Slot::Recovery {
         return None;
     }
-    let slot = failed_slot(env)?;
-    let returns = env.returns.saturating_add(1).min(MOST_RETURNS);
-    env.choose(slot);
-    env.returns = returns;
+    let slot = failed_slot(state)?;
+    let returns = state.returns.saturating_add(1).min(MOST_RETURNS);
+    state.choose(slot);
+    state.returns = returns;
     Some(slot)
 }
 
-fn judge(state: Option<&GrubEnv>, damage: impl FnOnce(Slot) -> Option<String>) -> Cause {
-    let Some(env) = state else { return Cause::StateUnreadable };
-    if env.preferred == Slot::Recovery {
+fn judge(state: Option<&BootState>, damage: impl FnOnce(Slot) -> Option<String>) -> Cause {
+    let Some(state) = state else { return Cause::StateUnreadable };
+    if state.preferred == Slot::Recovery {
         return Cause::Asked;
     }
-    if env.active != Slot::Recovery {
+    if state.active != Slot::Recovery {
         return Cause::ByHand;
     }
-    let Some(slot) = failed_slot(env) else { return Cause::NoSystem };
+    let Some(slot) = failed_slot(state) else { return Cause::NoSystem };
     match damage(slot) {
-        Some(what) => Cause::Damaged { slot, what },
-        None => Cause::NotUp { slot },
+        Some(what) => Cause::Damaged { slot: slot.into(), what },
+        None => Cause::NotUp { slot: slot.into() },
     }
 }
 
 /// The slot that was preferred, or else the one that holds a system.
-fn failed_slot(env: &GrubEnv) -> Option<Slot> {
-    let holds = |slot: &Slot| env.slot(*slot).is_some_and(|boot| boot.state != SlotState::Empty);
-    [env.preferred, Slot::A, Slot::B].into_iter().find(holds)
+fn failed_slot(state: &BootState) -> Option<Slot> {
+    let holds = |slot: &Slot| state.slot(*slot).is_some_and(|boot| boot.state != SlotState::Empty);
+    [state.preferred, Slot::A, Slot::B].into_iter().find(holds)
 }
 
 /// The damage that keeps a slot from starting. `None` if there is none.
 fn damage(boot: &Path, devices: &Path, slot: Slot) -> Option<String> {
-    let found = files_damage(&boot.join(grubenv::folder(slot)), &partition(devices, slot)).err();
+    let found = files_damage(&boot.join(slot.letter()), &devices.join(slot.partition_label())).err();
     found.map(|error| format!("{error:#}")).or_else(|| {
         (!is_mounted(PERSISTENT)).then(|| "COS_PERSISTENT cannot be mounted, and e2fsck -p could not repair it".into())
     })
@@ -204,15 +202,7 @@ fn damage(boot: &Path, devices: &Path, slot: Slot) -> Option<String> {
 /// Checks that kernel, initrd, arguments and root image of a slot are as they were written.
 pub fn check(slot: Slot) -> Result<()> {
     partition::with_mounted(true, |boot| {
-        files_damage(&boot.join(grubenv::folder(slot)), &partition(Path::new(DEVICES), slot))
-    })
-}
-
-fn partition(devices: &Path, slot: Slot) -> PathBuf {
-    devices.join(match slot {
-        Slot::Recovery => partition_label::RECOVERY,
-        Slot::B => partition_label::STATE_B,
-        Slot::A | Slot::Live => partition_label::STATE_A,
+        files_damage(&boot.join(slot.letter()), &Path::new(DEVICES).join(slot.partition_label()))
     })
 }
 
@@ -242,23 +232,23 @@ fn is_mounted(folder: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use boot_contract::boot_state::SlotBoot;
     use disk::fixtures::tiny_release;
-    use disk::grubenv::SlotBoot;
     use proptest::prelude::*;
 
-    fn fallen_back() -> GrubEnv {
-        GrubEnv { active: Slot::Recovery, a: SlotBoot { state: SlotState::Failed, left: 0 }, ..GrubEnv::INSTALLED }
+    fn fallen_back() -> BootState {
+        BootState { active: Slot::Recovery, a: SlotBoot { state: SlotState::Failed, left: 0 }, ..BootState::INSTALLED }
     }
 
     #[test]
     fn the_cause_is_shown_and_decides_whether_recovery_goes_back() {
         let sound = |_| None;
         let damaged = |_| Some("the slot's root image: has another digest".to_owned());
-        let asked = GrubEnv { preferred: Slot::Recovery, ..fallen_back() };
-        let nothing = GrubEnv { a: SlotBoot::new(SlotState::Empty), ..fallen_back() };
+        let asked = BootState { preferred: Slot::Recovery, ..fallen_back() };
+        let nothing = BootState { a: SlotBoot::new(SlotState::Empty), ..fallen_back() };
         let cases = [
             (judge(None, sound), "could not be read", Some(SHORT_WAIT)),
-            (judge(Some(&GrubEnv::INSTALLED), sound), "boot menu", None),
+            (judge(Some(&BootState::INSTALLED), sound), "boot menu", None),
             (judge(Some(&asked), sound), "asked for", None),
             (judge(Some(&nothing), sound), "no slot holds a system", None),
             (
@@ -276,30 +266,31 @@ mod tests {
 
     #[test]
     fn recovery_goes_back_three_times_and_not_if_it_was_requested() {
-        let mut env = fallen_back();
+        let mut state = fallen_back();
         let mut waits = Vec::new();
-        while let Some(wait) = judge(Some(&env), |_| None).wait(env.returns) {
+        while let Some(wait) = judge(Some(&state), |_| None).wait(state.returns) {
             waits.push(wait);
-            assert_eq!(go_back(&mut env), Some(Slot::A));
-            while env.start() != Slot::Recovery {}
+            assert_eq!(go_back(&mut state), Some(Slot::A));
+            while state.start() != Slot::Recovery {}
         }
         assert_eq!(waits, WAITS);
-        env.mark_good(Slot::A);
-        assert_eq!(env.returns, 0);
-        env.choose(Slot::Recovery);
-        assert_eq!(go_back(&mut env), None);
+        state.mark_good(Slot::A);
+        assert_eq!(state.returns, 0);
+        state.choose(Slot::Recovery);
+        assert_eq!(go_back(&mut state), None);
     }
 
     proptest! {
         #[test]
         fn going_back_is_bounded_whatever_the_state(active in 0..3usize, preferred in 0..3usize, returns in 0..=MOST_RETURNS) {
-            let slots = [Slot::A, Slot::B, Slot::Recovery];
-            let mut env = GrubEnv { active: slots[active], preferred: slots[preferred], returns, ..GrubEnv::INSTALLED };
+            let slots = Slot::ALL;
+            let (active, preferred) = (slots[active], slots[preferred]);
+            let mut state = BootState { active, preferred, returns, ..BootState::INSTALLED };
             let mut times = 0;
             loop {
-                while env.start() != Slot::Recovery {}
-                if judge(Some(&env), |_| None).wait(env.returns).is_none() { break }
-                prop_assert!(go_back(&mut env).is_some());
+                while state.start() != Slot::Recovery {}
+                if judge(Some(&state), |_| None).wait(state.returns).is_none() { break }
+                prop_assert!(go_back(&mut state).is_some());
                 times += 1;
                 prop_assert!(times <= usize::from(MOST_RETURNS));
             }

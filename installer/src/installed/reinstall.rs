@@ -10,22 +10,19 @@
 mod record;
 mod slot_files;
 
-use crate::boot::partition;
+use crate::boot::{partition, state_file};
 use crate::console::{ProgressDisplay, announce, progress_output};
 use crate::installed::host_identity;
 use crate::installed::recovery;
 use anyhow::{Context, Result};
-use boot_contract::{
-    Milestone, partition_label,
-    paths::{DEVICES, PERSISTENT},
-};
+use boot_contract::paths::{DEVICES, PERSISTENT};
+use boot_contract::{Milestone, Slot, partition_label};
 use command::Command;
-use disk::grubenv;
 use disk::rewrite;
 use machine::installed;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
-use protocol::message::Slot;
+use protocol::message;
 use protocol::{ReinstallReport, ReinstallRequest};
 use record::Record;
 use release::read_manifest;
@@ -52,9 +49,9 @@ pub fn failure() -> Option<String> {
 
 /// Takes the request in the operator's answer to a report. `None` withdraws a request that was not begun. A new request
 /// restarts the machine into its recovery system; then the result is true. `slot` is the running one.
-pub fn take(request: Option<&ReinstallRequest>, slot: Slot, root: &Path) -> Result<bool> {
+pub fn take(request: Option<&ReinstallRequest>, slot: message::Slot, root: &Path) -> Result<bool> {
     let mut record = Record::read(root)?;
-    if slot == Slot::Recovery && record.asked.is_some() {
+    if slot == message::Slot::Recovery && record.asked.is_some() {
         // The request is being honoured.
         return Ok(false);
     }
@@ -70,16 +67,16 @@ pub fn take(request: Option<&ReinstallRequest>, slot: Slot, root: &Path) -> Resu
     Ok(true)
 }
 
-fn begin(request: &ReinstallRequest, slot: Slot, mut record: Record, root: &Path) -> Result<()> {
-    if slot != Slot::Recovery {
+fn begin(request: &ReinstallRequest, slot: message::Slot, mut record: Record, root: &Path) -> Result<()> {
+    if slot != message::Slot::Recovery {
         // Nothing is given up before the recovery system is known to be able to start.
         recovery::check(Slot::Recovery).context("the recovery system is damaged: install again from a medium")?;
     }
     host_identity::keep(root, Path::new(PERSISTENT))?;
     record.asked = Some(request.clone());
     record.write(root)?;
-    partition::change_state(|env| {
-        env.choose(Slot::Recovery);
+    state_file::change(|state| {
+        state.choose(Slot::Recovery);
     })?;
     announce(
         Milestone::Rebooting,
@@ -112,7 +109,7 @@ pub fn go_on(root: &Path) -> Result<bool> {
     }
     // Nothing changes if slot A was started since then and somebody asked for recovery.
     let mut is_new = false;
-    partition::change_state(|env| is_new = env.take_new_slot_a())?;
+    state_file::change(|state| is_new = state.take_new_slot_a())?;
     record.asked = None;
     record.write(root)?;
     if is_new {
@@ -125,11 +122,10 @@ pub fn go_on(root: &Path) -> Result<bool> {
 fn write(root: &Path) -> Result<()> {
     let devices = Path::new(DEVICES);
     let state_a = devices.join(partition_label::STATE_A);
-    let manifest =
-        partition::with_mounted(true, |boot| Ok(read_manifest(&boot.join(grubenv::folder(Slot::Recovery)))?.0))?;
+    let manifest = partition::with_mounted(true, |boot| Ok(read_manifest(&boot.join(Slot::Recovery.letter()))?.0))?;
     let version = &manifest.version;
     announce(Milestone::Planned, format!("release {version} in slot A and a new COS_PERSISTENT, from COS_RECOVERY"));
-    partition::change_state(|env| env.give_up_slot_a())?;
+    state_file::change(|state| state.give_up_slot_a())?;
     let (output, redraws) = progress_output();
     let mut display = ProgressDisplay::new(output, redraws, Instant::now());
     let mut show = |progress: &_| display.show(progress, Instant::now());
@@ -186,11 +182,11 @@ mod tests {
         let root = machine(r#"{"honoured": ["a", "b"], "asked": "c"}"#);
         assert_eq!(report(root.path()).honoured, [text("a"), text("b")]);
         assert_eq!(asked(root.path()).unwrap(), Some(text("c")));
-        assert!(!take(Some(&text("d")), Slot::Recovery, root.path()).unwrap(), "one after the other");
+        assert!(!take(Some(&text("d")), message::Slot::Recovery, root.path()).unwrap(), "one after the other");
         assert_eq!(asked(root.path()).unwrap(), Some(text("c")));
-        assert!(!take(Some(&text("a")), Slot::A, root.path()).unwrap());
+        assert!(!take(Some(&text("a")), message::Slot::A, root.path()).unwrap());
         assert_eq!(asked(root.path()).unwrap(), None);
-        assert!(!take(None, Slot::A, root.path()).unwrap());
+        assert!(!take(None, message::Slot::A, root.path()).unwrap());
     }
 
     #[test]
@@ -203,6 +199,6 @@ mod tests {
     fn an_unreadable_record_is_reported_and_honours_nothing() {
         let root = machine("{");
         assert!(report(root.path()).failure.is_some_and(|failure| failure.contains("/oem/reinstall.json")));
-        assert!(take(Some(&text("a")), Slot::A, root.path()).is_err());
+        assert!(take(Some(&text("a")), message::Slot::A, root.path()).is_err());
     }
 }

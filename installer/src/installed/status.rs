@@ -1,14 +1,17 @@
 //! The status: which system runs, from which slot, and whether the slot is good.
 
-use crate::boot::partition;
+mod boot_state_json;
+
+use crate::boot::{partition, state_file};
 use crate::installed::recovery::Cause;
 use crate::installed::reinstall;
 use anyhow::{Context, Result};
+use boot_contract::boot_state::{SlotBoot, SlotState};
 use boot_contract::paths::{MEDIUM_RELEASE, OEM_REGISTRATION};
+use boot_contract::{BootState, Slot};
 use cloud_config::CloudConfig;
-use disk::grubenv::{self, GrubEnv, SlotBoot, SlotState};
 use machine::{Boot, BootMode};
-use protocol::message::Slot;
+use protocol::message;
 use release::ReleaseManifest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -25,13 +28,13 @@ pub const LAST_REPORT: &str = "/var/lib/ros/last-report.json";
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     pub mode: BootMode,
-    pub slot: Slot,
+    pub slot: message::Slot,
     /// Name of the running release.
     pub version: String,
     /// `sha256:` and the digest of its `release.json`.
     pub release: String,
     /// The boot state. Absent on a medium.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "boot_state_json::serialize")]
     pub boot: Option<BootState>,
     /// Why the recovery system runs. Absent in other systems.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,24 +44,6 @@ pub struct Status {
     pub operator: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_report: Option<LastReport>,
-}
-
-/// The boot state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BootState {
-    /// The slot that is started next.
-    pub active: Slot,
-    /// The slot that was requested. After a fallback another one is active.
-    pub preferred: Slot,
-    pub a: SlotBoot,
-    pub b: SlotBoot,
-}
-
-impl From<&GrubEnv> for BootState {
-    fn from(env: &GrubEnv) -> Self {
-        Self { active: env.active, preferred: env.preferred, a: env.a, b: env.b }
-    }
 }
 
 /// The last report that the operator has accepted.
@@ -76,12 +61,12 @@ impl Status {
         let boot = Boot::probe(root);
         let slot =
             boot.slot.context("finding ros.slot= on the kernel command line: this is not an installed system")?;
-        let (manifest, state) = match slot {
-            Slot::Live => {
+        let (manifest, state) = match slot.installed() {
+            None => {
                 let path = Path::new(MEDIUM_RELEASE).join("release.json");
                 (fs::read(&path).with_context(|| format!("reading {}", path.display()))?, None)
             }
-            _ => partition::with_mounted(true, |folder| on_disk(folder, slot))?,
+            Some(slot) => partition::with_mounted(true, |folder| on_disk(folder, slot))?,
         };
         Ok(Self {
             mode: boot.mode,
@@ -89,7 +74,7 @@ impl Status {
             version: ReleaseManifest::parse(&manifest)?.version,
             release: release::manifest_digest(&manifest),
             boot: state,
-            recovery: (slot == Slot::Recovery).then(cause).transpose()?,
+            recovery: (slot == message::Slot::Recovery).then(cause).transpose()?,
             operator: fs::read_to_string(OEM_REGISTRATION).ok().and_then(|text| operator(&text)),
             last_report: fs::read(LAST_REPORT).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
         })
@@ -101,12 +86,7 @@ impl Status {
     }
 
     fn running(&self) -> Option<SlotBoot> {
-        let boot = self.boot.as_ref()?;
-        match self.slot {
-            Slot::A => Some(boot.a),
-            Slot::B => Some(boot.b),
-            Slot::Recovery | Slot::Live => None,
-        }
+        self.boot.as_ref()?.slot(self.slot.installed()?)
     }
 }
 
@@ -121,10 +101,10 @@ fn cause() -> Result<String> {
 
 /// The slot's `release.json`, and the boot state.
 fn on_disk(boot: &Path, slot: Slot) -> Result<(Vec<u8>, Option<BootState>)> {
-    let manifest = boot.join(grubenv::folder(slot)).join("release.json");
+    let manifest = boot.join(slot.letter()).join("release.json");
     let manifest = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
     // An unreadable state is shown as none, because recovery, which GRUB then starts, must be able to report.
-    Ok((manifest, partition::read(boot)?.as_ref().map(BootState::from)))
+    Ok((manifest, state_file::read(boot)?))
 }
 
 /// The host and port of the registration's address.
@@ -143,12 +123,13 @@ impl fmt::Display for Status {
             writeln!(f, "State:       {}", InWords(running))?;
         }
         if let Some(boot) = &self.boot {
+            let running = self.slot.installed();
             for (slot, state) in [(Slot::A, boot.a), (Slot::B, boot.b)] {
-                if slot != self.slot {
+                if Some(slot) != running {
                     writeln!(f, "Slot {slot}:      {}", InWords(state))?;
                 }
             }
-            if boot.active != self.slot {
+            if Some(boot.active) != running {
                 writeln!(f, "Next start:  slot {}", boot.active)?;
             }
         }
@@ -203,10 +184,10 @@ mod tests {
         fs::create_dir_all(boot.path().join("R")).unwrap();
         fs::create_dir_all(boot.path().join("grub")).unwrap();
         fs::copy(release.path().join("release.json"), boot.path().join("R/release.json")).unwrap();
-        fs::write(boot.path().join("grub/grubenv"), GrubEnv::INSTALLED.to_bytes()).unwrap();
+        fs::write(boot.path().join("grub/grubenv"), BootState::INSTALLED.to_bytes()).unwrap();
         let (manifest, state) = on_disk(boot.path(), Slot::Recovery).unwrap();
         assert_eq!(ReleaseManifest::parse(&manifest).unwrap().version, "0.1.0");
-        assert_eq!(state, Some(BootState::from(&GrubEnv::INSTALLED)));
+        assert_eq!(state, Some(BootState::INSTALLED));
         fs::write(boot.path().join("grub/grubenv"), "damaged").unwrap();
         assert_eq!(on_disk(boot.path(), Slot::Recovery).unwrap().1, None);
         assert!(on_disk(boot.path(), Slot::B).is_err(), "slot B is empty");
@@ -221,13 +202,13 @@ mod tests {
 
     #[test]
     fn a_slot_is_healthy_if_it_has_been_good() {
-        let status = |slot| Status {
+        let status = |slot: Slot| Status {
             mode: BootMode::System,
-            slot,
+            slot: slot.into(),
             version: "1".into(),
             release: "sha256:0".into(),
             recovery: (slot == Slot::Recovery).then(|| "it was asked for".into()),
-            boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::from(&GrubEnv::INSTALLED) }),
+            boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::INSTALLED }),
             operator: None,
             last_report: None,
         };

@@ -5,10 +5,10 @@ use super::*;
 use crate::DiskDescription;
 use crate::fixtures::{Fixture, blank_disk, plan_for, tiny_release};
 use crate::gpt;
-use crate::grubenv::GrubEnv;
 use crate::layout::{ALIGNMENT, Partition};
 use crate::marker::{Marker, OFFSET, State};
 use crate::plan::{ConfigFile, Request};
+use boot_contract::BootState;
 use command::Command;
 use nix::libc;
 use protocol::message::InstallPhase;
@@ -91,7 +91,7 @@ fn an_installed_disk_is_what_other_tools_expect() {
     let file = |path: &str| Command::new("mtype").arg("-i").arg(boot.path()).arg(path).run().unwrap();
     assert_eq!(file("::/EFI/BOOT/BOOTX64.EFI"), b"shim");
     assert_eq!(file("::/R/vmlinuz"), file("::/A/vmlinuz"));
-    assert_eq!(GrubEnv::parse(&file("::/grub/grubenv")).unwrap(), GrubEnv::INSTALLED);
+    assert_eq!(BootState::parse(&file("::/grub/grubenv")).unwrap(), BootState::INSTALLED);
     assert_eq!(file("::/A/release.json"), fixture.release.manifest_bytes());
 
     let oem = extract(fixture.disk.path(), fixture.partition(Role::Oem));

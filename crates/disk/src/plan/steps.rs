@@ -2,10 +2,9 @@
 
 use super::Request;
 use crate::args_cfg;
-use crate::grubenv::{self, GrubEnv};
 use crate::layout::{Layout, Role};
 use boot_contract::kernel_arguments::{MODE, ROOT, SLOT, VERITY};
-use boot_contract::{BootMode, Slot};
+use boot_contract::{BootMode, BootState, Slot, boot_state};
 use release::{ReleaseFile, ReleaseManifest};
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -119,7 +118,7 @@ fn boot_files(request: &Request, release: &ReleaseManifest, layout: &Layout) -> 
         from_release("EFI/BOOT/mmx64.efi", &boot.mok_manager),
         file("EFI/debian/grub.cfg", Content::Text(EARLY_GRUB_CONFIG.into())),
         from_release("grub/grub.cfg", &boot.grub_config),
-        file(grubenv::PATH, Content::Text(environment())),
+        file(boot_state::PATH, Content::Text(environment())),
     ];
     for (slot, mode, role) in
         [(Slot::A, BootMode::System, Role::StateA), (Slot::Recovery, BootMode::Recovery, Role::Recovery)]
@@ -137,7 +136,7 @@ fn boot_files(request: &Request, release: &ReleaseManifest, layout: &Layout) -> 
 }
 
 fn environment() -> String {
-    String::from_utf8(GrubEnv::INSTALLED.to_bytes()).expect("the block is ASCII")
+    String::from_utf8(BootState::INSTALLED.to_bytes()).expect("the block is ASCII")
 }
 
 /// The content of a slot's `args.cfg`, which `grub.cfg` sources before it starts the slot.

@@ -138,6 +138,18 @@ pub enum Slot {
     Live,
 }
 
+impl Slot {
+    /// The slot of an installed disk. `None` for the medium.
+    pub fn installed(self) -> Option<boot_contract::Slot> {
+        match self {
+            Self::A => Some(boot_contract::Slot::A),
+            Self::B => Some(boot_contract::Slot::B),
+            Self::Recovery => Some(boot_contract::Slot::Recovery),
+            Self::Live => None,
+        }
+    }
+}
+
 impl From<boot_contract::Slot> for Slot {
     fn from(slot: boot_contract::Slot) -> Self {
         match slot {

@@ -2,11 +2,9 @@
 
 use crate::installed::recovery;
 use anyhow::{Context, Result};
-use boot_contract::BootMode;
 use boot_contract::kernel_arguments::{MODE, ROOT, SLOT};
+use boot_contract::{BootMode, Slot};
 use disk::args_cfg;
-use disk::grubenv::folder;
-use protocol::message::Slot;
 use release::read_manifest;
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,7 +14,7 @@ use uuid::Uuid;
 /// Gives slot A, whose partition has the GUID `root`, the kernel, initrd, arguments and manifest of recovery. A file
 /// that is already right is not touched.
 pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<()> {
-    let (from, to) = (boot.join(folder(Slot::Recovery)), boot.join(folder(Slot::A)));
+    let (from, to) = (boot.join(Slot::Recovery.letter()), boot.join(Slot::A.letter()));
     let (manifest, manifest_bytes) = read_manifest(&from)?;
     fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
     for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
@@ -40,7 +38,7 @@ pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<()> {
 fn of_slot_a(arguments: &str, root: Uuid) -> String {
     let own = |argument: &str| match argument.split_once('=') {
         Some((MODE, _)) => format!("{MODE}={}", BootMode::System),
-        Some((SLOT, _)) => format!("{SLOT}={}", folder(Slot::A)),
+        Some((SLOT, _)) => format!("{SLOT}={}", Slot::A.letter()),
         Some((ROOT, _)) => format!("{ROOT}={root}"),
         _ => argument.to_owned(),
     };
