@@ -2,13 +2,13 @@
 
 use crate::firmware::Firmware;
 use crate::paths;
+use crate::wait::until_blocking;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
@@ -26,7 +26,7 @@ impl Accelerator {
             if File::options().read(true).write(true).open("/dev/kvm").is_err() {
                 return Self::Tcg;
             }
-            match Self::Kvm.boots(&paths::kernel(), DEADLINE) {
+            match Self::Kvm.boots(&paths::kernel(), BOOT_LIMIT) {
                 Ok(true) => Self::Kvm,
                 _ => Self::Tcg,
             }
@@ -42,7 +42,7 @@ impl Accelerator {
 
     /// Whether our machines' firmware and kernel run. In nested environments a smaller program may run while these
     /// hang, or QEMU may stop at an instruction.
-    pub fn boots(self, kernel: &Path, deadline: Duration) -> Result<bool> {
+    pub fn boots(self, kernel: &Path, limit: Duration) -> Result<bool> {
         let folder = tempfile::tempdir().context("making a folder for a machine")?;
         let serial = folder.path().join("serial.log");
         let mut qemu = Command::new("qemu-system-x86_64")
@@ -67,14 +67,11 @@ impl Accelerator {
             .stderr(Stdio::null())
             .spawn()
             .context("starting qemu-system-x86_64")?;
-        let deadline = Instant::now() + deadline;
-        while Instant::now() < deadline {
-            // The kernel restarts after its panic, and `-no-reboot` ends QEMU then.
-            if qemu.try_wait().context("waiting for qemu-system-x86_64")?.is_some() {
-                let said = fs::read(&serial).with_context(|| format!("reading {}", serial.display()))?;
-                return Ok(String::from_utf8_lossy(&said).contains(PANIC));
-            }
-            thread::sleep(Duration::from_millis(20));
+        // The kernel restarts after its panic, and `-no-reboot` ends QEMU then.
+        if let Some(ended) = until_blocking(limit, Duration::from_millis(20), || qemu.try_wait().transpose()) {
+            ended.context("waiting for qemu-system-x86_64")?;
+            let said = fs::read(&serial).with_context(|| format!("reading {}", serial.display()))?;
+            return Ok(String::from_utf8_lossy(&said).contains(PANIC));
         }
         qemu.kill().context("ending a machine that hangs")?;
         qemu.wait().context("waiting for qemu-system-x86_64")?;
@@ -83,6 +80,6 @@ impl Accelerator {
 }
 
 /// Under KVM, Debian's kernel panics after 2 s, because it has no root file system.
-const DEADLINE: Duration = Duration::from_secs(15);
+const BOOT_LIMIT: Duration = Duration::from_secs(15);
 /// The last line that it prints then.
 const PANIC: &str = "Kernel panic - not syncing: VFS";

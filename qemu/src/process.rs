@@ -1,14 +1,13 @@
 //! Processes that tests start, and how they end.
 
-use crate::wait::{Poll, until};
+use crate::wait::{Poll, until, until_blocking};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A running program. It ends when this value is dropped, also when a test panics: by SIGTERM, and by SIGKILL 15 s
 /// later.
@@ -27,6 +26,8 @@ pub fn printed(output: &Output) -> String {
 
 /// How long a program may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(15);
+/// How often it is asked whether it has ended.
+const STEP: Duration = Duration::from_millis(10);
 
 impl Process {
     /// Starts `command` with both outputs appended to the file `log`, and no input.
@@ -108,12 +109,8 @@ impl Process {
             return;
         }
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
-        let deadline = Instant::now() + GRACE;
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
+        if until_blocking(GRACE, STEP, || self.child.try_wait().transpose()).is_some() {
+            return;
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -149,12 +146,8 @@ impl KeptProcess {
             kill(Pid::from_raw(self.pid as i32), signal)
                 .or_else(|errno| if errno == nix::errno::Errno::ESRCH { Ok(()) } else { Err(errno) })
                 .with_context(|| format!("sending {signal} to {} (pid {})", self.name, self.pid))?;
-            let deadline = Instant::now() + GRACE;
-            while Instant::now() < deadline {
-                if !self.is_running() {
-                    return Ok(true);
-                }
-                thread::sleep(Duration::from_millis(20));
+            if until_blocking(GRACE, STEP, || (!self.is_running()).then_some(())).is_some() {
+                return Ok(true);
             }
         }
         bail!("{} (pid {}) is still there after SIGKILL", self.name, self.pid)

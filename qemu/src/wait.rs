@@ -1,6 +1,7 @@
 //! Polling with a deadline. The error at the deadline names the condition and the last answer.
 
 use anyhow::{Result, bail};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// The outcome of one poll of a condition.
@@ -10,7 +11,8 @@ pub enum Poll<T> {
     Pending(String),
 }
 
-/// Polls every 100 ms until the condition holds. An error of `poll` ends the waiting at once.
+/// Polls every 100 ms until the condition holds. An error of `poll` ends the waiting at once. Blocking code polls with
+/// [`until_blocking`].
 pub async fn until<T>(what: &str, limit: Duration, mut poll: impl AsyncFnMut() -> Result<Poll<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
@@ -24,6 +26,23 @@ pub async fn until<T>(what: &str, limit: Duration, mut poll: impl AsyncFnMut() -
     }
 }
 
+/// Polls every `step` until the condition gives a value, and sleeps in between: for code that is not asynchronous, such
+/// as a `drop`. `None`: the condition gave none within `limit`.
+pub(crate) fn until_blocking<T>(
+    limit: Duration,
+    step: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let value = condition();
+        if value.is_some() || Instant::now() >= deadline {
+            return value;
+        }
+        thread::sleep(step);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,5 +52,14 @@ mod tests {
         let error =
             until::<()>("a unicorn", Duration::ZERO, async || Ok(Poll::Pending("a horse".into()))).await.unwrap_err();
         assert_eq!(error.to_string(), "a unicorn: not within 0 s; last seen: a horse");
+    }
+
+    #[test]
+    fn a_condition_is_polled_until_it_gives_a_value_and_at_least_once() {
+        let mut polls = 0..;
+        let third = || polls.next().filter(|poll| *poll == 2);
+        assert_eq!(until_blocking(Duration::from_secs(60), Duration::ZERO, third), Some(2));
+        assert_eq!(until_blocking(Duration::ZERO, Duration::MAX, || Some(1)), Some(1));
+        assert_eq!(until_blocking(Duration::ZERO, Duration::MAX, || None::<u32>), None);
     }
 }
