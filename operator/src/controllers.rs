@@ -3,6 +3,7 @@
 mod machine_inventory;
 mod machine_registration;
 mod managed_os_image;
+mod status;
 
 use crate::context::Context;
 use futures::{StreamExt, future};

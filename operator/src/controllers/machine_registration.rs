@@ -6,6 +6,7 @@
 mod fetch;
 mod status;
 
+use super::status::write_status;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
 use crate::kube::clock::clock_jumps;
@@ -20,7 +21,7 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use protocol::RegistrationToken;
-use status::{build, write};
+use status::build;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -87,7 +88,8 @@ async fn reconcile(object: Arc<MachineRegistration>, context: &Context) -> Resul
     let status = build(&object, &found, problem.as_ref(), new_token);
     // Every replica uses the authorities; only the leader writes the status.
     open(&object, context, &found);
-    context.leadership.act(write(&object, context, &status)).await.transpose()?;
+    let write = write_status(&*object, context, &status, |status| &status.conditions);
+    context.leadership.act(write).await.transpose()?;
     Ok(requeue_after(&object, &found))
 }
 

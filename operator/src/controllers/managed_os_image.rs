@@ -9,6 +9,7 @@ mod fetch;
 mod status;
 mod validate;
 
+use super::status::write_status;
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
 use crate::kube::apply::resource;
@@ -162,7 +163,7 @@ async fn reconcile(object: Arc<ManagedOSImage>, shared: &ControllerContext) -> R
         },
     };
     let status = status::status(&object, &outcome, &context.now());
-    status::write(&object, context, &status).await?;
+    write_status(&*object, context, &status, |status| &status.conditions).await?;
     Ok(requeue_after(&outcome, status::settles_in(&status, &outcome, &context.now())))
 }
 

@@ -1,17 +1,11 @@
 //! The status of a registration.
 
-use super::ReconcileError;
 use super::fetch::Found;
-use crate::context::Context;
-use crate::kube::status_writer::StatusPatch;
 use crate::media;
 use crate::registration;
 use api::{Condition, Conditions, MachineRegistration, MachineRegistrationStatus, Problem, condition_type, reason};
 use cloud_config::{CloudConfig, keys};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::Api;
-use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
 use protocol::RegistrationToken;
 use std::collections::BTreeMap;
 
@@ -93,27 +87,4 @@ fn put_cloud_config(conditions: &mut Vec<Condition>, object: &MachineRegistratio
 /// Whether nine tenths of the admitted machines have registered.
 fn is_nearly(machines: u32, most: u32) -> bool {
     u64::from(machines) * 10 >= u64::from(most) * 9
-}
-
-pub(super) async fn write(
-    object: &MachineRegistration,
-    context: &Context,
-    status: &MachineRegistrationStatus,
-) -> Result<(), ReconcileError> {
-    let before = object.status.clone().unwrap_or_default();
-    // With the resource version, so that if two replicas create a token, one write fails.
-    let Some(patch) = StatusPatch::between(&before, status, object.resource_version()) else { return Ok(()) };
-    let api = Api::<MachineRegistration>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    patch
-        .write(&api, &object.name_any())
-        .await
-        .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })?;
-    let ready = |status: &MachineRegistrationStatus| status.conditions.find(condition_type::READY).cloned();
-    if let Some(after) = ready(status)
-        && ready(&before).is_none_or(|before| before.reason != after.reason)
-    {
-        let warning = after.reason != reason::AVAILABLE;
-        context.events.publish(object.object_ref(&()), warning, &after.reason, &after.message);
-    }
-    Ok(())
 }

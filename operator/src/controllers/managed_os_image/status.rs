@@ -1,16 +1,12 @@
 //! The status of a roll-out.
 
 use super::fetch::Found;
-use super::{Context, Desired, ManagedOSImage, Outcome, ReconcileError};
-use crate::kube::status_writer::StatusPatch;
+use super::{Desired, ManagedOSImage, Outcome};
 use crate::rollout::engine::fleet::{BundleStatus, carried_back};
 use crate::rollout::progress::{self, Phase};
 use crate::rollout::verdict::{self, Observation, Verdict};
 use api::{Conditions, ManagedOSImageStatus, condition_type, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::Api;
-use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
 use std::time::Duration;
 
 pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> ManagedOSImageStatus {
@@ -96,29 +92,6 @@ pub(super) fn settles_in(status: &ManagedOSImageStatus, outcome: &Outcome, now: 
     let idle = now.0.as_second() - status.progressed_at.as_ref()?.0.as_second();
     let left = u64::try_from(verdict::stuck_after(&desired.upgrade) - idle).unwrap_or(0);
     Some(Duration::from_secs(left))
-}
-
-pub(super) async fn write(
-    object: &ManagedOSImage,
-    context: &Context,
-    status: &ManagedOSImageStatus,
-) -> Result<(), ReconcileError> {
-    let before = object.status.clone().unwrap_or_default();
-    // With the resource version: the status must not be written for a newer spec.
-    let Some(patch) = StatusPatch::between(&before, status, object.resource_version()) else { return Ok(()) };
-    let api = Api::<ManagedOSImage>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    patch
-        .write(&api, &object.name_any())
-        .await
-        .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })?;
-    let ready = |status: &ManagedOSImageStatus| status.conditions.find(condition_type::READY).cloned();
-    if let Some(after) = ready(status)
-        && ready(&before).is_none_or(|before| before.reason != after.reason)
-    {
-        let warning = status.conditions.holds(condition_type::STALLED);
-        context.events.publish(object.object_ref(&()), warning, &after.reason, &after.message);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
