@@ -156,9 +156,6 @@ fn remember(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use boot_contract::BootState;
-    use boot_contract::boot_state::{SlotBoot, SlotState};
-    use machine::BootMode;
     use std::fs::{create_dir_all, write};
 
     #[test]
@@ -167,16 +164,7 @@ mod tests {
         create_dir_all(root.path().join("proc/sys/kernel/random")).unwrap();
         write(root.path().join("proc/sys/kernel/random/boot_id"), "id-1\n").unwrap();
         write(root.path().join("proc/sys/kernel/hostname"), "anvil\n").unwrap();
-        let status = |slot| Status {
-            mode: BootMode::System,
-            slot,
-            version: "0.1.0".into(),
-            release: "sha256:00".into(),
-            recovery: (slot == Slot::Recovery).then(|| "slot A is damaged".into()),
-            boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::INSTALLED }),
-            operator: None,
-            last_report: None,
-        };
+        let status = |slot: Slot| Status::of_slot(slot);
         let report = os_report(&status(Slot::B), root.path()).unwrap();
         assert_eq!((report.version.as_str(), report.boot_id.as_str(), report.healthy), ("0.1.0", "id-1", true));
         assert_eq!(report.hostname.as_deref(), Some("anvil"));

@@ -87,20 +87,10 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machine::BootMode;
 
     #[test]
     fn the_text_above_the_login_fits_a_terminal() {
-        let status = Status {
-            mode: BootMode::System,
-            slot: Slot::A,
-            version: "0.1.0".into(),
-            release: "sha256:".to_owned() + &"0".repeat(64),
-            boot: None,
-            recovery: None,
-            operator: Some("rancher.example.org".into()),
-            last_report: None,
-        };
+        let status = Status { boot: None, operator: Some("rancher.example.org".into()), ..Status::of_slot(Slot::A) };
         let address = |number: usize| Address { interface: format!("eth\\{number}"), address: "10.0.2.15".into() };
         let shown = text(&status, &(0..9).map(address).collect::<Vec<_>>());
         assert!(shown.starts_with("Name:        \\n\nAddress:     10.0.2.15 (eth\\\\0)\n"), "{shown}");

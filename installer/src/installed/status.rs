@@ -173,6 +173,24 @@ impl fmt::Display for Utc {
 }
 
 #[cfg(test)]
+impl Status {
+    /// A system that runs from `slot` of a disk on which slot B is good and slot A is on trial.
+    pub(crate) fn of_slot(slot: impl Into<message::Slot>) -> Self {
+        let slot = slot.into();
+        Self {
+            mode: BootMode::System,
+            slot,
+            version: "0.1.0".into(),
+            release: format!("sha256:{}", "0".repeat(64)),
+            boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::INSTALLED }),
+            recovery: (slot == message::Slot::Recovery).then(|| "slot A is damaged".into()),
+            operator: None,
+            last_report: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use disk::fixtures::tiny_release;
@@ -202,20 +220,11 @@ mod tests {
 
     #[test]
     fn a_slot_is_healthy_if_it_has_been_good() {
-        let status = |slot: Slot| Status {
-            mode: BootMode::System,
-            slot: slot.into(),
-            version: "1".into(),
-            release: "sha256:0".into(),
-            recovery: (slot == Slot::Recovery).then(|| "it was asked for".into()),
-            boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::INSTALLED }),
-            operator: None,
-            last_report: None,
-        };
+        let status = |slot: Slot| Status::of_slot(slot);
         assert!(status(Slot::B).is_healthy());
         assert!(!status(Slot::A).is_healthy() && !status(Slot::Recovery).is_healthy());
         assert!(status(Slot::A).to_string().contains("3 more starts"));
-        assert!(status(Slot::Recovery).to_string().contains("Next start:  slot A\nRecovery:    it was asked for"));
+        assert!(status(Slot::Recovery).to_string().contains("Next start:  slot A\nRecovery:    slot A is damaged"));
     }
 
     #[test]
