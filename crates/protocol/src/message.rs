@@ -23,8 +23,6 @@ pub const VERSIONS: &[u32] = &[1];
 pub const MAX_FRAME: usize = 256 * 1024;
 /// From the first frame to `config` (or to `done`, for an exchange that asks for no configuration), in seconds.
 pub const EXCHANGE_SECONDS: u64 = 60;
-/// PCRs of the SHA-256 bank that a quote covers: firmware, boot loader, Secure Boot policy.
-pub const QUOTED_PCRS: &[u8] = &[0, 4, 7];
 
 /// One table makes the enum of a set of messages, their `type` names and the parser of a frame. serde's own `tag` would
 /// parse a frame into a tree first, and its errors would have no position.

@@ -1,7 +1,10 @@
-//! Challenges of a TPM: a credential that only the TPM with both keys can open.
+//! Challenges of a TPM: the PCRs that it must quote, and a credential that only the TPM with both keys can open.
 
 use protocol::attestation::{Credential, EndorsementKey, KeyName};
 use protocol::{Refusal, RefusalCode};
+
+/// PCRs of the SHA-256 bank that a quote covers: firmware, boot loader, Secure Boot policy.
+pub const QUOTED_PCRS: &[u8] = &[0, 4, 7];
 
 /// A credential, and the secret that it contains.
 pub struct CredentialChallenge {

@@ -107,7 +107,6 @@ mod tests {
     use super::*;
     use protocol::Refusal;
     use protocol::attestation::{AttestationKey, EndorsementCertificate, EndorsementKey, check_secret};
-    use protocol::message::QUOTED_PCRS;
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     use std::time::SystemTime;
 
@@ -122,7 +121,7 @@ mod tests {
             credential: credential.credential,
             encrypted_secret: credential.encrypted_secret,
             nonce: vec![nonce; 32],
-            pcrs: QUOTED_PCRS.to_vec(),
+            pcrs: vec![0, 4, 7],
             correlation: "test".to_owned(),
         })
     }

@@ -2,14 +2,14 @@
 
 use super::{Exchange, PATIENCE};
 use crate::identity::attestation::judge;
-use crate::identity::challenge::{credential_challenge, random};
+use crate::identity::challenge::{QUOTED_PCRS, credential_challenge, random};
 use crate::identity::secret_holder;
 use crate::inventory::index::KnownMachine;
 use crate::registration::record::Identity;
 use crate::server::frames::{End, Socket};
 use protocol::attestation::{AttestationKey, EndorsementKey, check_secret};
 use protocol::exchange::Opening;
-use protocol::message::{Challenge, Hello, QUOTED_PCRS, SecretChallenge, SecretHello, agree_on_version};
+use protocol::message::{Challenge, Hello, SecretChallenge, SecretHello, agree_on_version};
 use protocol::{Refusal, RefusalCode};
 use std::sync::Arc;
 use std::time::Duration;
