@@ -2,19 +2,19 @@
 //! sent. The bytes are those that `ros-image customize` writes. Nothing is stored for a registration.
 //!
 //! ```text
-//! folder ─► watcher: polls, digests ─► MediaStore ─► server/routes/media: selection (HTTP), customized (bytes)
+//! folder ─► watcher: polls, digests ─► MediaStore ─► server/routes/media: http_range, customized (bytes)
 //! URL ─► source ─┘                      └─► MachineRegistration status.mediaURLs
 //! ```
 
 mod base_medium;
 mod customized;
-mod selection;
+mod http_range;
 mod source;
 mod watcher;
 
 pub use base_medium::BaseMedium;
 pub use customized::Customized;
-pub use selection::{Selection, select};
+pub use http_range::{Selection, select};
 pub use source::{Origin, Source};
 pub use watcher::MediaWatcher;
 
