@@ -34,6 +34,11 @@ pub const REGISTRATION_ANNOTATION: &str = "rancheros.cattle.io/registration";
 /// nothing need be written.
 pub const REGISTERED_DIGEST_ANNOTATION: &str = "rancheros.cattle.io/registered-digest";
 
+/// Type of the Secret that `machineTokenSecretName` of an inventory names, and the key of the shared secret in it, as in
+/// the first release.
+pub const SHARED_SECRET_TYPE: &str = "rancheros.cattle.io/token";
+pub const SHARED_SECRET_KEY: &str = "token";
+
 /// Finalizer of an inventory whose cluster registration token must be deleted first. The token is in another namespace,
 /// which owner references do not reach.
 pub const TOKEN_FINALIZER: &str = "rancheros.cattle.io/cluster-registration-token";

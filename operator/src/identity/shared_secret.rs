@@ -7,7 +7,7 @@
 
 mod content;
 
-pub use content::{SECRET_KEY, SECRET_TYPE, SecretContent};
+pub use content::SecretContent;
 
 use crate::inventory::index::{InventoryIndex, Key, KnownMachine};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -231,6 +231,7 @@ mod tests {
     use super::*;
     use crate::context::Context;
     use crate::fixtures::{self, FakeApi};
+    use api::SHARED_SECRET_TYPE;
     use serde_json::json;
 
     fn enter(context: &Context, name: &str, secret: &str) {
@@ -248,10 +249,10 @@ mod tests {
         let context = fixtures::context(&api);
         enter(&context, "a", "secret-a");
         assert_eq!(name(&context, "one").await, Err(RefusalCode::UnknownSecret));
-        api.put_secret("secret-a", SECRET_TYPE, "one");
+        api.put_secret("secret-a", SHARED_SECRET_TYPE, "one");
         tokio::time::advance(ROUND_EVERY).await;
         assert_eq!(name(&context, "one").await.as_deref(), Ok("a"));
-        api.put_secret("secret-a", SECRET_TYPE, "two");
+        api.put_secret("secret-a", SHARED_SECRET_TYPE, "two");
         assert_eq!(name(&context, "one").await, Err(RefusalCode::UnknownSecret));
         assert_eq!(name(&context, "two").await.as_deref(), Ok("a"));
         api.delete_all();
@@ -271,7 +272,7 @@ mod tests {
         let was_read = |n: &usize| requests.iter().any(|request| request.ends_with(&format!("/s{n}")));
         let unread = (0..ROUND + 9).find(|n| !was_read(n)).unwrap();
         tokio::time::advance(ROUND_EVERY).await;
-        api.put_secret(&format!("s{unread}"), SECRET_TYPE, "known");
+        api.put_secret(&format!("s{unread}"), SHARED_SECRET_TYPE, "known");
         assert_eq!(name(&context, "known").await, Ok(format!("m{unread}")), "those never read come first");
     }
 
@@ -281,13 +282,13 @@ mod tests {
         let context = fixtures::context(&api);
         enter(&context, "a", "secret-a");
         enter(&context, "b", "secret-b");
-        api.put_secret("secret-a", SECRET_TYPE, "same");
-        api.put_secret("secret-b", SECRET_TYPE, "same");
+        api.put_secret("secret-a", SHARED_SECRET_TYPE, "same");
+        api.put_secret("secret-b", SHARED_SECRET_TYPE, "same");
         assert_eq!(name(&context, "same").await, Err(RefusalCode::SecretNotUnique));
         let mut changed = context.secrets.take_changed();
         changed.sort();
         assert_eq!(changed, [("n".into(), "secret-a".into()), ("n".into(), "secret-b".into())]);
-        api.put_secret("secret-b", SECRET_TYPE, "other");
+        api.put_secret("secret-b", SHARED_SECRET_TYPE, "other");
         assert_eq!(name(&context, "same").await.as_deref(), Ok("a"));
     }
 

@@ -108,7 +108,7 @@ pub(super) fn set_condition(machine: &KnownMachine, state: &State, status: &mut 
 mod tests {
     use super::*;
     use crate::fixtures::{self, FakeApi};
-    use crate::identity::shared_secret::SECRET_TYPE;
+    use api::SHARED_SECRET_TYPE;
     use serde_json::json;
 
     async fn told(context: &Context, name: &str) -> Option<(String, String)> {
@@ -136,9 +136,9 @@ mod tests {
         assert_eq!(reason("c").await, None);
         api.put_secret("s-a", "Opaque", "same");
         assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_MALFORMED));
-        api.put_secret("s-a", SECRET_TYPE, "same");
+        api.put_secret("s-a", SHARED_SECRET_TYPE, "same");
         assert_eq!(reason("a").await.as_deref(), Some(reason::SECRET_READABLE));
-        api.put_secret("s-b", SECRET_TYPE, "same");
+        api.put_secret("s-b", SHARED_SECRET_TYPE, "same");
         assert_eq!(reason("b").await.as_deref(), Some(reason::SECRET_NOT_UNIQUE));
         let (reason_a, message) = told(&context, "a").await.unwrap();
         assert!(

@@ -1,11 +1,8 @@
 //! The content of a machine's Secret.
 
+use api::{SHARED_SECRET_KEY, SHARED_SECRET_TYPE};
 use k8s_openapi::api::core::v1::Secret;
 use protocol::SharedSecret;
-
-/// Type of such a Secret, and the key of the shared secret in it, as in the first release.
-pub const SECRET_TYPE: &str = "rancheros.cattle.io/token";
-pub const SECRET_KEY: &str = "token";
 
 /// The result of reading a Secret.
 #[derive(Clone, Debug)]
@@ -21,10 +18,10 @@ pub enum SecretContent {
 impl SecretContent {
     pub fn of(secret: Option<&Secret>) -> Self {
         let Some(secret) = secret else { return Self::Missing };
-        if secret.type_.as_deref() != Some(SECRET_TYPE) {
+        if secret.type_.as_deref() != Some(SHARED_SECRET_TYPE) {
             return Self::Malformed("its type is not rancheros.cattle.io/token");
         }
-        match secret.data.as_ref().and_then(|data| data.get(SECRET_KEY)) {
+        match secret.data.as_ref().and_then(|data| data.get(SHARED_SECRET_KEY)) {
             Some(token) if !token.0.is_empty() => Self::Valid(SharedSecret::new(token.0.clone())),
             _ => Self::Malformed("its key `token` is absent or empty"),
         }
@@ -43,12 +40,16 @@ mod tests {
 
     #[test]
     fn type_and_key_are_the_first_releases() {
-        let SecretContent::Valid(secret) = read(SECRET_TYPE, SECRET_KEY, "known") else { panic!("it is one") };
+        let SecretContent::Valid(secret) = read(SHARED_SECRET_TYPE, SHARED_SECRET_KEY, "known") else {
+            panic!("it is one")
+        };
         assert_eq!(secret.expose(), b"known");
         assert!(!format!("{secret:?}").contains("known"));
-        for (type_, key, token) in
-            [("Opaque", SECRET_KEY, "x"), (SECRET_TYPE, "other", "x"), (SECRET_TYPE, SECRET_KEY, "")]
-        {
+        for (type_, key, token) in [
+            ("Opaque", SHARED_SECRET_KEY, "x"),
+            (SHARED_SECRET_TYPE, "other", "x"),
+            (SHARED_SECRET_TYPE, SHARED_SECRET_KEY, ""),
+        ] {
             assert!(matches!(read(type_, key, token), SecretContent::Malformed(_)), "{type_} {key}");
         }
         assert!(matches!(SecretContent::of(None), SecretContent::Missing));

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::fixtures::{self, FakeApi};
-use crate::identity::shared_secret::SECRET_TYPE;
 use crate::server::{Admission, router};
+use api::SHARED_SECRET_TYPE;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ impl Scene {
         let path = "/apis/rancheros.cattle.io/v1/namespaces/n/machineinventories/a";
         api.put(path, serde_json::to_value(&object).unwrap());
         context.inventory.index.enter(object);
-        api.put_secret("s", SECRET_TYPE, "secret");
+        api.put_secret("s", SHARED_SECRET_TYPE, "secret");
         Self { api, state: ServerState::new(Arc::new(context), Admission::new(1).0) }
     }
 
