@@ -1,4 +1,6 @@
 //! The API for users: it takes the examples of the first release's reference, and refuses wrong objects with advice.
+//!
+//! Names of the API are written out here, because they are what users write: the test must fail if one changes.
 
 use anyhow::{Context, Result};
 use harness::clusters::cluster::Cluster;

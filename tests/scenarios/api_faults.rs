@@ -2,12 +2,15 @@
 //! operator creates nothing twice, misses nothing, and refuses no honest machine for good.
 
 use anyhow::{Context, Result};
+use api::{MachineInventory, MachineRegistration, Phase};
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::fault_proxy::{Fault, ProxiedRequest};
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::lifecycle::Lifecycle;
+use harness::objects::{kubectl_name, manifest};
 use harness::world::World;
+use kube::Resource;
 use protocol::RefusalCode;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
@@ -57,7 +60,7 @@ async fn events_missed_by_broken_watches_are_known_afterwards() {
         });
         world.proxy.as_ref().unwrap().cut_watches();
         // The missed events: a deleted inventory and a new registration.
-        let object = format!("machineinventories.rancheros.cattle.io/{}", before["metadata"]["name"].as_str().unwrap());
+        let object = kubectl_name::<MachineInventory>(before["metadata"]["name"].as_str().unwrap());
         world.cluster.kubectl(&["delete", &object, "--namespace", NAMESPACE], "").unwrap();
         let name = format!("{loss:?}").to_lowercase();
         make_registration(&world, &name).unwrap();
@@ -88,7 +91,7 @@ async fn every_write_may_be_refused_twice_and_answered_too_late() {
             1 => Fault::Refused(429),
             2 => Fault::Refused(409),
             // Controllers wait for the answer. A machine is not kept waiting for so long.
-            3 if request.kind.starts_with("machineinventories") => Fault::Late(Duration::from_secs(6)),
+            3 if request.kind.starts_with(&*MachineInventory::plural(&())) => Fault::Late(Duration::from_secs(6)),
             _ => Fault::None,
         }
     });
@@ -101,16 +104,16 @@ async fn a_write_that_takes_effect_too_late_for_its_machine_is_made_once() {
     let world = start("faults-late").await.unwrap();
     let endpoint = endpoint(&world, "first").await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
-    script(&world, |request| match request.to_string().as_str() {
-        "POST machineinventories" => Fault::Late(Duration::from_secs(20)),
-        _ => Fault::None,
+    script(&world, |request| {
+        let creates = request.method == http::Method::POST && request.kind == MachineInventory::plural(&());
+        if creates { Fault::Late(Duration::from_secs(20)) } else { Fault::None }
     });
     let refusal = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap_err().refusal().unwrap();
     assert_eq!((refusal.code, refusal.retry_after.is_some()), (RefusalCode::Unavailable, true), "{refusal}");
     // The inventory was created, and the watch has reported it meanwhile.
     endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     let [inventory] = &world.inventories().unwrap()[..] else { panic!("one machine, one inventory") };
-    assert_eq!(inventory["status"]["phase"], "Installed");
+    assert_eq!(inventory["status"]["phase"], json!(Phase::Installed));
 }
 
 /// A world whose operator runs behind a proxy with faults, with a registration `first`.
@@ -126,11 +129,7 @@ fn script(world: &World, script: impl FnMut(&ProxiedRequest) -> Fault + Send + '
 }
 
 fn make_registration(world: &World, name: &str) -> Result<()> {
-    let metadata = json!({"name": name, "namespace": NAMESPACE});
-    let object = json!({
-        "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineRegistration", "metadata": metadata, "spec": {},
-    });
-    world.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string()).map(drop)
+    world.cluster.apply(&manifest::<MachineRegistration>(NAMESPACE, name, &json!({})))
 }
 
 /// The endpoint of a registration, when the operator has seen it.

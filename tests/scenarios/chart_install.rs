@@ -1,6 +1,7 @@
 //! The chart installed as the reference says. The operator has only the rights that the chart gives.
 
 use anyhow::{Context, Result};
+use api::{GROUP, MachineInventory, MachineRegistration, ManagedOSImage, Phase, condition_type};
 use harness::clusters::certificates::Authority;
 use harness::clusters::chart::{EVERYTHING, RELEASE, package};
 use harness::clusters::cluster::{Cluster, Controllers};
@@ -10,8 +11,8 @@ use harness::clusters::registration::{self, Registration};
 use harness::fakes::rancher::Rancher;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::fakes::upgrade_engines::ensure_namespace;
-use harness::objects::contains;
+use harness::objects::{condition, contains, kubectl_name};
+use kube::Resource;
 use qemu::paths;
 use qemu::scratch::Scratch;
 use qemu::wait::{Poll, until};
@@ -40,15 +41,16 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     // The operator was not told its URL for machines, and its condition says so.
     let registration = Registration::apply(&cluster, "edge", json!({})).unwrap();
     assert!(registration.url.starts_with(&url), "{}", registration.url);
-    let message =
-        field(&cluster, "machineregistration/edge", "{.status.conditions[?(@.type=='Ready')].message}").unwrap();
-    assert!(message.contains("serverURL"), "{message}");
+    let ready = condition(&get::<MachineRegistration>(&cluster, "edge").unwrap(), condition_type::READY);
+    assert!(ready["message"].as_str().unwrap().contains("serverURL"), "{ready}");
     let endpoint = Endpoint::new(&registration.local_url(&operator).unwrap(), &operator.ca().await.unwrap()).unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
     let config = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     let name = config.inventory.rsplit('/').next().unwrap().to_owned();
-    assert_eq!(field(&cluster, &format!("machineinventory/{name}"), "{.status.phase}").unwrap(), "Installed");
+    let inventory = get::<MachineInventory>(&cluster, &name).unwrap();
+    assert_eq!(inventory["status"]["phase"], json!(Phase::Installed));
 
+    // Dashboards and alerts of others are made of these names, so they are written out.
     let metrics = operator.metrics().await.unwrap();
     for line in [
         r#"rancheros_exchanges_total{request="register",result="ok",code=""} 1"#,
@@ -67,8 +69,9 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     let status = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}});
     cluster.patch_status(&format!("service/{RELEASE}"), NAMESPACE, &status).unwrap();
     until("the load balancer's address in the URL", Duration::from_secs(60), async || {
-        let url = field(&cluster, "machineregistration/edge", "{.status.registrationURL}")?;
-        Ok(if url.starts_with("https://192.0.2.7/") { Poll::Ready(()) } else { Poll::Pending(url) })
+        let registration = get::<MachineRegistration>(&cluster, "edge")?;
+        let url = registration["status"]["registrationURL"].as_str().unwrap_or_default();
+        Ok(if url.starts_with("https://192.0.2.7/") { Poll::Ready(()) } else { Poll::Pending(url.to_owned()) })
     })
     .await
     .unwrap();
@@ -87,21 +90,18 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     helm(&cluster, &["-n", NAMESPACE, "uninstall", RELEASE]).unwrap();
     assert!(cluster.kubectl(&["get", "deployment,service,clusterrole", RELEASE, "-n", NAMESPACE], "").is_err());
     // Objects that users and machines created stay, and so do those that they may have edited.
-    let os_image = ["get", "managedosimages", "default-os-image", "-n", "fleet-local"];
-    cluster.kubectl(&os_image, "").unwrap();
-    field(&cluster, &format!("machineinventory/{name}"), "{.metadata.name}").unwrap();
-    field(&cluster, "machineregistration/edge", "{.metadata.name}").unwrap();
+    cluster.get(&kubectl_name::<ManagedOSImage>("default-os-image"), "fleet-local").unwrap();
+    get::<MachineInventory>(&cluster, &name).unwrap();
+    get::<MachineRegistration>(&cluster, "edge").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_can_be_switched_on_is_taken_by_the_api_server_as_it_is_written() {
     let scratch = Scratch::new("chart-everything").unwrap();
     let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();
-    ensure_namespace(&cluster, "system-upgrade").unwrap();
+    cluster.ensure_namespace("system-upgrade").unwrap();
     let monitors = paths::workspace().join("tests/fixtures/crds/service-monitor.yaml");
-    let monitors = std::fs::read_to_string(monitors).unwrap();
-    cluster.kubectl(&["apply", "-f", "-"], &monitors).unwrap();
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &monitors).unwrap();
+    cluster.apply_definitions(&std::fs::read_to_string(monitors).unwrap()).unwrap();
     let chart = package(&scratch.folder("chart").unwrap()).unwrap();
     let chart = chart.to_str().unwrap();
     let install = ["-n", NAMESPACE, "install", "--create-namespace", RELEASE, chart, "--set", EVERYTHING];
@@ -250,15 +250,14 @@ fn environment(cluster: &Cluster) -> Result<Vec<(String, String)>> {
         .collect()
 }
 
-fn field(cluster: &Cluster, object: &str, path: &str) -> Result<String> {
-    let (kind, name) = object.split_once('/').context("an object is kind/name")?;
-    let object = format!("{kind}.rancheros.cattle.io/{name}");
-    cluster.kubectl(&["get", &object, "-n", registration::NAMESPACE, "-o", &format!("jsonpath={path}")], "")
+fn get<K: Resource<DynamicType = ()>>(cluster: &Cluster, name: &str) -> Result<Value> {
+    cluster.get(&kubectl_name::<K>(name), registration::NAMESPACE)
 }
 
 /// What the operator's ServiceAccount must not be allowed to do.
 fn refuses_the_rest(cluster: &Cluster) {
     let own = Some(NAMESPACE);
+    let (registrations, inventories) = (MachineRegistration::plural(&()), MachineInventory::plural(&()));
     let refused = [
         ("get", "", "secrets", Some("somebody-elses"), own),
         ("list", "", "secrets", None, own),
@@ -271,9 +270,9 @@ fn refuses_the_rest(cluster: &Cluster) {
         ("update", "coordination.k8s.io", "leases", Some("somebody-elses"), own),
         ("update", "coordination.k8s.io", "leases", Some("ros-operator"), Some("kube-system")),
         ("get", "", "services", Some("somebody-elses"), own),
-        ("patch", "rancheros.cattle.io", "machineregistrations", None, None),
-        ("delete", "rancheros.cattle.io", "machineregistrations", None, None),
-        ("delete", "rancheros.cattle.io", "machineinventories", None, None),
+        ("patch", GROUP, &*registrations, None, None),
+        ("delete", GROUP, &*registrations, None, None),
+        ("delete", GROUP, &*inventories, None, None),
         ("get", "management.cattle.io", "settings", Some("auth-token-max-ttl-minutes"), None),
         ("patch", "management.cattle.io", "settings", Some("server-url"), None),
         ("create", "", "pods", None, own),
@@ -291,8 +290,11 @@ fn refuses_the_rest(cluster: &Cluster) {
     for question in refused {
         assert!(!may(cluster, question).unwrap(), "the chart allows {question:?}");
     }
-    // The question itself is right: this is allowed.
+    // The questions themselves are right: these are allowed.
     assert!(may(cluster, ("get", "", "secrets", Some("ros-operator-tls"), own)).unwrap());
+    for kind in [&registrations, &inventories] {
+        assert!(may(cluster, ("list", GROUP, kind, None, None)).unwrap());
+    }
 }
 
 /// Asks what `kubectl auth can-i` asks: verb, group, resource, name, namespace.

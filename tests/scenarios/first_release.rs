@@ -1,8 +1,10 @@
 //! Machines of the first release register with today's operator.
 
 use anyhow::Result;
+use api::{MachineInventory, MachineRegistration};
 use harness::clients::first_release::FirstReleaseMachine;
 use harness::clusters::registration::NAMESPACE;
+use harness::objects::kubectl_kind;
 use harness::world::World;
 use qemu::swtpm::EkCertificate;
 use qemu::wait::{Poll, until};
@@ -75,9 +77,8 @@ async fn a_first_release_machine_is_told_how_it_joins_by_the_inventory_that_know
     refused("NotAssigned").await;
 
     // Registration and inventory are deleted. A new inventory expects the machine by its hash.
-    let kinds = ["machineregistrations.rancheros.cattle.io", "machineinventories.rancheros.cattle.io"];
-    for kind in kinds {
-        world.cluster.kubectl(&["delete", kind, "--all", "--namespace", NAMESPACE], "").unwrap();
+    for kind in [kubectl_kind::<MachineRegistration>(), kubectl_kind::<MachineInventory>()] {
+        world.cluster.kubectl(&["delete", &kind, "--all", "--namespace", NAMESPACE], "").unwrap();
     }
     until("the machine to be unknown", TIMEOUT, async || {
         let error = machine.register_at(&endpoint, &[]).await.unwrap_err().to_string();
@@ -85,12 +86,8 @@ async fn a_first_release_machine_is_told_how_it_joins_by_the_inventory_that_know
     })
     .await
     .unwrap();
-    let object = json!({
-        "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
-        "metadata": {"name": "expected", "namespace": NAMESPACE},
-        "spec": {"tpm": registered["tpmHash"], "config": {"role": "server", "nodeName": "one"}},
-    });
-    world.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).unwrap();
+    let spec = json!({"tpm": registered["tpmHash"], "config": {"role": "server", "nodeName": "one"}});
+    world.create_inventory("expected", spec).unwrap();
     let told = until("the machine to be known again", TIMEOUT, async || {
         let told = machine.register_at(&endpoint, &[]).await;
         Ok(told.map_or_else(|error| Poll::Pending(error.to_string()), Poll::Ready))

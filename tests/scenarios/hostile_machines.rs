@@ -1,13 +1,15 @@
 //! Hostile machines with a leaked token, beside honest machines with another token.
 
+use api::{MachineInventory, MachineRegistration, condition_type};
+use harness::clusters::etcd;
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::software_machine::{Endpoint, NoAnswer, largest_report, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::objects::condition;
+use harness::objects::{condition, kubectl_name};
 use harness::world::World;
 use protocol::RefusalCode;
 use qemu::wait::{Poll, until};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::Duration;
 
 /// The largest size of an inventory in etcd, in bytes.
@@ -47,7 +49,7 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
         });
         match config.await.unwrap() {
             Ok(config) => {
-                let key = format!("/registry/rancheros.cattle.io/machineinventories/{}", config.inventory);
+                let key = etcd::key::<MachineInventory>(&config.inventory);
                 largest = largest.max(world.cluster.etcd().get(&key).await.unwrap().len());
             }
             Err(error) => {
@@ -60,12 +62,8 @@ async fn one_token_fills_its_own_share_and_nothing_else() {
     let text = serde_json::to_string(&stored).unwrap();
     assert!(stored.len() == 11 && !text.contains("\\u001b") && !text.contains("\\n"), "{}", stored.len());
     until("the condition", Duration::from_secs(30), async || {
-        let object = world.cluster.kubectl(
-            &["get", "machineregistrations.rancheros.cattle.io/leaked", "--namespace", NAMESPACE, "--output", "json"],
-            "",
-        )?;
-        let registration: Value = serde_json::from_str(&object)?;
-        let nearly_full = condition(&registration, "NearlyFull");
+        let registration = world.cluster.get(&kubectl_name::<MachineRegistration>("leaked"), NAMESPACE)?;
+        let nearly_full = condition(&registration, condition_type::NEARLY_FULL);
         Ok(if nearly_full.is_null() { Poll::Pending(registration["status"].to_string()) } else { Poll::Ready(()) })
     })
     .await

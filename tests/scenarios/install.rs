@@ -1,5 +1,6 @@
 //! An installation without a person: from an empty disk to a machine that reports, on each firmware.
 
+use api::{Phase, condition_type, reason};
 use boot_contract::Milestone;
 use harness::objects::condition;
 use harness::world::{USER, World};
@@ -101,7 +102,7 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     assert!(lines[3].contains("ros.mode=system ros.slot=A"), "{facts}");
 
     assert!(machines.len() == 1 && machines[0].starts_with("edge-install-7-"), "{machines:?}");
-    let inventory = world.inventory_in_phase(&machines[0], "Ready", SHORT).await.unwrap();
+    let inventory = world.inventory_in_phase(&machines[0], Phase::Ready, SHORT).await.unwrap();
     assert_eq!(inventory["metadata"]["labels"]["site"], "example");
     assert_eq!(inventory["metadata"]["labels"]["manufacturer"], "Example-Systems");
     assert_eq!(inventory["status"]["os"]["slot"], "A");
@@ -153,9 +154,9 @@ async fn a_damaged_slot_ends_in_recovery(world: &World, machine: &mut Machine, n
     let starts = console.lines().iter().filter(|line| line.text.contains("ros-boot: starting A ")).count();
     assert_eq!(starts, 5, "starts of a slot that had been good");
 
-    let inventory = world.inventory_in_phase(name, "Booted", INSTALLED).await.unwrap();
+    let inventory = world.inventory_in_phase(name, Phase::Booted, INSTALLED).await.unwrap();
     assert_eq!(inventory["status"]["os"]["slot"], "Recovery");
-    let ready = condition(&inventory, "Ready");
+    let ready = condition(&inventory, condition_type::READY);
     assert_eq!(ready["status"], "False");
     let root = async |command: &str| world.key.run("root", machine.ssh_port(), command, SHORT).await.unwrap();
     let status = root("ros-installer status").await;
@@ -186,17 +187,17 @@ async fn recovery_installs_again(world: &World, machine: &mut Machine, name: &st
     machine.cut_power();
     machine.power_on().await.unwrap();
     machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
-    let inventory = world.inventory_in_phase(name, "Ready", INSTALLED).await.unwrap();
+    let inventory = world.inventory_in_phase(name, Phase::Ready, INSTALLED).await.unwrap();
     assert_eq!(inventory["status"]["os"]["slot"], "A");
     assert_eq!(identity(world, machine).await, known, "machine-id and host keys");
     let made = world.key.run(USER, machine.ssh_port(), "cat /var/lib/installed-at", SHORT).await.unwrap();
     assert_ne!(made.trim(), installed_at, "COS_PERSISTENT is as it was");
     let done = until("the condition Reinstall to be done", SHORT, async || {
-        let inventory = world.inventory_in_phase(name, "Ready", SHORT).await?;
-        let reinstall = condition(&inventory, "Reinstall");
+        let inventory = world.inventory_in_phase(name, Phase::Ready, SHORT).await?;
+        let reinstall = condition(&inventory, condition_type::REINSTALL);
         Ok(if reinstall["status"] == "False" { Poll::Ready(reinstall) } else { Poll::Pending(reinstall.to_string()) })
     });
-    assert_eq!(done.await.unwrap()["reason"], "Done");
+    assert_eq!(done.await.unwrap()["reason"], reason::REINSTALL_DONE);
 }
 
 /// Restarts twice. The restart at the end of the installation was the first one.
@@ -206,7 +207,7 @@ async fn restarts_start_the_disk(world: &World, machine: &mut Machine, name: &st
         machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
         let kept = world.key.run(USER, machine.ssh_port(), "cat /var/lib/installed-at", SHORT).await.unwrap();
         assert_eq!(kept.trim(), installed_at);
-        world.inventory_in_phase(name, "Ready", SHORT).await.unwrap();
+        world.inventory_in_phase(name, Phase::Ready, SHORT).await.unwrap();
     }
     let lines = machine.console().lines();
     let told = |milestone: Milestone| lines.iter().filter(|line| milestone.text_in(&line.text).is_some()).count();

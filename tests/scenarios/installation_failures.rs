@@ -1,6 +1,7 @@
 //! Disks that cannot be installed to, and power cuts. The installer names the problem, the disk and the remedy, on the
 //! console and in the inventory. Nothing half-installed boots.
 
+use api::Phase;
 use boot_contract::Milestone;
 use harness::world::{USER, World};
 use qemu::disk::{Disk, GIB, WriteFault};
@@ -54,7 +55,7 @@ impl Installation {
         self.fails().await;
         let machines = self.world.inventory_names().unwrap();
         let [name] = &machines[..] else { panic!("one machine, one inventory; there are {machines:?}") };
-        let inventory = self.world.inventory_in_phase(name, "Failed", SHORT).await.unwrap();
+        let inventory = self.world.inventory_in_phase(name, Phase::Failed, SHORT).await.unwrap();
         let failure = &inventory["status"]["failure"];
         assert_eq!(failure["reason"], reason, "{failure}");
         let message = failure["message"].as_str().unwrap_or_default();

@@ -1,9 +1,11 @@
 //! `ros-installer register` as a person at a console uses it, with a running operator and a new TPM.
 
+use api::{MachineRegistration, condition_type, reason};
 use harness::clients::installer::InstallerProcess;
 use harness::clusters::certificates::Authority;
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::chroot::Chroot;
+use harness::objects::{condition, kubectl_name};
 use harness::world::World;
 use qemu::process::{Process, printed};
 use qemu::wait::{Poll, until};
@@ -87,11 +89,10 @@ async fn a_file_that_fits_into_no_message_is_named_at_both_ends() {
     let world = World::start("installer-huge-file", spec).await.unwrap();
     let refused = InstallerProcess::with_tpm(&world).await.unwrap().register(&world.url().unwrap(), &[]).unwrap();
     assert_eq!(refused.status.code(), Some(1), "who keeps asking gets it once the registration is corrected");
-    let path = "jsonpath={.status.conditions[?(@.type=='Ready')]}";
-    let get = ["get", "machineregistrations", "edge", "--namespace", NAMESPACE, "--output", path];
-    let ready = world.cluster.kubectl(&get, "").unwrap();
-    assert!(ready.contains(r#""reason":"CloudConfigTooLarge""#) && ready.contains(r#""status":"False""#), "{ready}");
-    for end in [printed(&refused), ready] {
+    let registration = world.cluster.get(&kubectl_name::<MachineRegistration>("edge"), NAMESPACE).unwrap();
+    let ready = condition(&registration, condition_type::READY);
+    assert!(ready["reason"] == reason::CLOUD_CONFIG_TOO_LARGE && ready["status"] == "False", "{ready}");
+    for end in [printed(&refused), ready.to_string()] {
         for expected in ["spec.cloudConfig has 10486", "the limit is 2", "write_files"] {
             assert!(end.contains(expected), "no {expected:?} in {end}");
         }

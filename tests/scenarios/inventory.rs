@@ -1,12 +1,14 @@
 //! How machines join the clusters that they are assigned to, with a fake Rancher and without one.
 
 use anyhow::{Context, Result};
+use api::{MachineInventory, Phase, condition_type, reason};
 use aws_lc_rs::{digest, hmac};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::rancher::Rancher;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
+use harness::objects::kubectl_name;
 use harness::world::World;
 use protocol::message::{OsReport, Slot};
 use protocol::{Join, Refusal, RefusalCode};
@@ -15,7 +17,6 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-const INVENTORIES: &str = "machineinventories.rancheros.cattle.io";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_is_handed_over_moved_and_forgotten() {
@@ -33,15 +34,15 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     world
         .patch_inventory(&name, &json!({"clusterName": "one", "config": {"role": "agent", "taints": [taint]}}))
         .unwrap();
-    world.inventory_condition(&name, "Assigned", "ClusterNotFound").await.unwrap();
+    world.inventory_condition(&name, condition_type::ASSIGNED, reason::CLUSTER_NOT_FOUND).await.unwrap();
     rancher.make_cluster("one").unwrap();
-    world.inventory_condition(&name, "Assigned", "ClusterNotReady").await.unwrap();
+    world.inventory_condition(&name, condition_type::ASSIGNED, reason::CLUSTER_NOT_READY).await.unwrap();
     let waiting = report(&endpoint, &tpm).await.unwrap();
     assert_eq!((waiting.configuration, waiting.pending.unwrap().code), (None, RefusalCode::ClusterTokenPending));
     rancher.manage_cluster("one", "c-m-one").unwrap();
     let token = rancher.issue_token("c-m-one", "token-one").await.unwrap();
     assert_eq!(token["spec"], json!({"clusterName": "c-m-one"}));
-    world.inventory_condition(&name, "Assigned", "TokenIssued").await.unwrap();
+    world.inventory_condition(&name, condition_type::ASSIGNED, reason::TOKEN_ISSUED).await.unwrap();
 
     let join = report(&endpoint, &tpm).await.unwrap();
     let expected = json!({"role": "agent", "nodeName": name, "taints": ["k=v:NoSchedule"], "token": "token-one"});
@@ -62,7 +63,7 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     rancher.manage_cluster("two", "c-m-two").unwrap();
     world.patch_inventory(&name, &json!({"clusterName": "two"})).unwrap();
     rancher.issue_token("c-m-two", "token-two").await.unwrap();
-    world.inventory_condition(&name, "Assigned", "TokenIssued").await.unwrap();
+    world.inventory_condition(&name, condition_type::ASSIGNED, reason::TOKEN_ISSUED).await.unwrap();
     assert_eq!(rancher.tokens("c-m-one").unwrap(), [] as [Value; 0]);
     let join = report(&endpoint, &tpm).await.unwrap();
     assert_eq!(join.configuration.as_ref().unwrap().0["token"], "token-two");
@@ -74,7 +75,7 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     assert_eq!(world.inventories().unwrap(), before, "nothing new is nothing written");
 
     // Deleted: the token goes with the inventory.
-    let object = format!("{INVENTORIES}/{name}");
+    let object = kubectl_name::<MachineInventory>(&name);
     world.cluster.kubectl(&["delete", &object, "--namespace", NAMESPACE, "--timeout=60s"], "").unwrap();
     assert_eq!(rancher.tokens("c-m-two").unwrap(), [] as [Value; 0]);
     let log = world.operator_log().unwrap();
@@ -85,7 +86,7 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
 async fn a_shared_secret_opens_while_it_is_one_machines() {
     let world = World::start("inventory-secret", json!({})).await.unwrap();
     world.create_inventory("a", json!({"machineTokenSecretName": "secret-a", "config": {"role": "server"}})).unwrap();
-    world.inventory_condition("a", "SharedSecret", "SecretMissing").await.unwrap();
+    world.inventory_condition("a", condition_type::SHARED_SECRET, reason::SECRET_MISSING).await.unwrap();
     let ask = async |secret: &str| ask(&world, secret).await.unwrap();
     world.apply_token_secret("secret-a", "known to one").unwrap();
     until("the secret to be known", TIMEOUT, async || {
@@ -97,12 +98,12 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     assert_eq!(ask("guessed").await.unwrap_err().code, RefusalCode::UnknownSecret);
     vouched(&world, "known to one").await.unwrap();
     let [inventory] = &world.inventories().unwrap()[..] else { panic!("one inventory") };
-    assert_eq!(inventory["status"]["phase"], "Registered");
+    assert_eq!(inventory["status"]["phase"], json!(Phase::Registered));
 
     // Without Rancher the cluster cannot be found. The condition says so, and other inventories are not affected.
     world.create_inventory("b", json!({"machineTokenSecretName": "secret-b", "clusterName": "c"})).unwrap();
     world.apply_token_secret("secret-b", "known to two").unwrap();
-    world.inventory_condition("b", "Assigned", "RancherNotInstalled").await.unwrap();
+    world.inventory_condition("b", condition_type::ASSIGNED, reason::RANCHER_NOT_INSTALLED).await.unwrap();
     until("the machine to be known and wait for its cluster", TIMEOUT, async || {
         let refusal = ask("known to two").await.unwrap_err();
         let waits = refusal.code == RefusalCode::ClusterTokenPending;
@@ -115,10 +116,10 @@ async fn a_shared_secret_opens_while_it_is_one_machines() {
     world.apply_token_secret("secret-b", "known to one").unwrap();
     world.patch_inventory("b", &json!({"config": {"role": "agent"}})).unwrap();
     for name in ["a", "b"] {
-        world.inventory_condition(name, "SharedSecret", "SecretNotUnique").await.unwrap();
+        world.inventory_condition(name, condition_type::SHARED_SECRET, reason::SECRET_NOT_UNIQUE).await.unwrap();
     }
     assert_eq!(ask("known to one").await.unwrap_err().code, RefusalCode::SecretNotUnique);
-    world.cluster.kubectl(&["delete", &format!("{INVENTORIES}/b"), "--namespace", NAMESPACE], "").unwrap();
+    world.cluster.kubectl(&["delete", &kubectl_name::<MachineInventory>("b"), "--namespace", NAMESPACE], "").unwrap();
     until("the secret to be one machine's again", TIMEOUT, async || {
         Ok(ask("known to one").await.map_or_else(|refusal| Poll::Pending(refusal.to_string()), Poll::Ready))
     })

@@ -1,10 +1,11 @@
 //! The phases of a machine in its MachineInventory, with machines in memory and a running operator.
 
 use anyhow::{Context, Result};
+use api::{MachineInventory, MachineRegistration, Phase, condition_type};
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::software_machine::{Endpoint, Exchange, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use harness::objects::condition;
+use harness::objects::{condition, kubectl_kind, kubectl_name};
 use harness::world::World;
 use protocol::message::{Done, Failure, InstallPhase, OsReport, Progress, Slot};
 use protocol::{FromMachine, FromOperator, OperatorSettings, RefusalCode};
@@ -22,27 +23,29 @@ async fn every_step_is_shown_and_nothing_is_written_twice() {
 
     let mut exchange = proven(&endpoint, &tpm).await.unwrap();
     exchange.ask_for_config(usual_report("SN-1")).await.unwrap();
-    phase(&world, "Registered").await.unwrap();
+    phase(&world, Phase::Registered).await.unwrap();
     exchange.say(&progress()).await.unwrap();
-    let installing = phase(&world, "Installing").await.unwrap();
+    let installing = phase(&world, Phase::Installing).await.unwrap();
     assert_eq!(ready_message(&installing), "writing, 3 of 9 MiB");
     exchange.finish().await.unwrap();
-    phase(&world, "Installed").await.unwrap();
+    phase(&world, Phase::Installed).await.unwrap();
 
     let mut booted = proven(&endpoint, &tpm).await.unwrap();
     booted.say(&FromMachine::Booted(Box::new(system(false)))).await.unwrap();
     booted.finish().await.unwrap();
-    phase(&world, "Booted").await.unwrap();
+    phase(&world, Phase::Booted).await.unwrap();
     endpoint.report(&tpm, system(true)).await.unwrap();
-    let ready = phase(&world, "Ready").await.unwrap();
+    let ready = phase(&world, Phase::Ready).await.unwrap();
     assert_eq!(ready["status"]["os"]["version"], "0.1.0");
     assert_eq!(ready["status"]["hardware"]["memoryBytes"], 128u64 << 30);
     assert_eq!(ready["status"]["observedGeneration"], ready["metadata"]["generation"]);
-    let wait = ["wait", "machineinventories.rancheros.cattle.io", "--all", "--for=condition=Ready", "--timeout=10s"];
-    world.cluster.kubectl(&[&wait[..], &["--namespace", NAMESPACE]].concat(), "").unwrap();
+    let is_ready = format!("--for=condition={}", condition_type::READY);
+    let kind = kubectl_kind::<MachineInventory>();
+    let wait = ["wait", &kind, "--all", &is_ready, "--timeout=10s", "--namespace", NAMESPACE];
+    world.cluster.kubectl(&wait, "").unwrap();
 
     endpoint.report(&tpm, system(true)).await.unwrap();
-    let again = phase(&world, "Ready").await.unwrap();
+    let again = phase(&world, Phase::Ready).await.unwrap();
     assert_eq!(again["metadata"]["resourceVersion"], ready["metadata"]["resourceVersion"]);
     events(&world, &["Registered", "Installing", "Installed", "Booted", "Ready"]).await.unwrap();
 }
@@ -57,12 +60,12 @@ async fn a_failure_is_shown_with_its_reason_and_another_attempt_clears_it() {
     let failure = Failure { reason: "NoEligibleDisk".into(), message: "/dev/sda has somebody's partitions".into() };
     exchange.say(&FromMachine::Done(Done { failure: Some(failure) })).await.unwrap();
     assert!(matches!(exchange.hear().await.unwrap(), FromOperator::Done(_)));
-    let failed = phase(&world, "Failed").await.unwrap();
+    let failed = phase(&world, Phase::Failed).await.unwrap();
     assert_eq!(failed["status"]["failure"]["reason"], "NoEligibleDisk");
     assert!(ready_message(&failed).contains("somebody's partitions"));
 
     endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
-    let installed = phase(&world, "Installed").await.unwrap();
+    let installed = phase(&world, Phase::Installed).await.unwrap();
     assert!(installed["status"].get("failure").is_none());
 }
 
@@ -71,14 +74,8 @@ async fn a_machine_made_by_hand_is_recognised() {
     let world = World::start("life-by-hand", json!({"maxMachines": 1})).await.unwrap();
     let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::Rsa2048).unwrap();
-    let object = json!({
-        "apiVersion": "rancheros.cattle.io/v1",
-        "kind": "MachineInventory",
-        "metadata": {"name": "expected", "namespace": NAMESPACE},
-        "spec": {"tpm": tpm.hash().as_str()},
-    });
-    world.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).unwrap();
-    phase(&world, "Expected").await.unwrap();
+    world.create_inventory("expected", json!({"tpm": tpm.hash().as_str()})).unwrap();
+    phase(&world, Phase::Expected).await.unwrap();
     let config = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
     assert_eq!(config.inventory, format!("{NAMESPACE}/expected"));
 
@@ -96,13 +93,13 @@ async fn a_machine_waits_until_somebody_approves() {
     let refusal = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap_err().refusal().unwrap();
     assert_eq!(refusal.code, RefusalCode::ApprovalPending);
     assert!(refusal.message.contains("spec.approved"), "{refusal}");
-    let waiting = phase(&world, "ApprovalPending").await.unwrap();
+    let waiting = phase(&world, Phase::ApprovalPending).await.unwrap();
 
     let name = waiting["metadata"]["name"].as_str().unwrap();
     world.patch_inventory(name, &json!({"approved": true})).unwrap();
-    phase(&world, "Registered").await.unwrap();
+    phase(&world, Phase::Registered).await.unwrap();
     endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
-    phase(&world, "Installed").await.unwrap();
+    phase(&world, Phase::Installed).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +110,7 @@ async fn an_installation_outlives_the_operator() {
     let mut exchange = proven(&endpoint, &tpm).await.unwrap();
     exchange.ask_for_config(usual_report("SN-1")).await.unwrap();
     exchange.say(&progress()).await.unwrap();
-    phase(&world, "Installing").await.unwrap();
+    phase(&world, Phase::Installing).await.unwrap();
 
     world.operator.stop();
     let refusal = exchange.hear().await.unwrap_err().refusal().unwrap();
@@ -124,7 +121,7 @@ async fn an_installation_outlives_the_operator() {
     let mut again = proven(&endpoint, &tpm).await.unwrap();
     again.say(&progress()).await.unwrap();
     again.finish().await.unwrap();
-    phase(&world, "Installed").await.unwrap();
+    phase(&world, Phase::Installed).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,9 +137,8 @@ async fn the_token_of_media_is_revoked_and_installed_machines_go_on() {
     assert_eq!(settings(&medium, &tpm, Some(&told)).await.unwrap(), told);
     behind(&world, 0).await.unwrap();
 
-    let revoked = json!({"status": {"registrationToken": null}}).to_string();
-    let patch = ["patch", REGISTRATION, "--namespace", NAMESPACE, "--subresource=status", "--type=merge", "--patch"];
-    world.cluster.kubectl(&[&patch[..], &[&revoked]].concat(), "").unwrap();
+    let registration = kubectl_name::<MachineRegistration>("edge");
+    world.cluster.patch_status(&registration, NAMESPACE, &json!({"registrationToken": null})).unwrap();
     until("the token of media to be revoked", TIMEOUT, async || {
         Ok(match medium.register(&stranger, usual_report("SN-2")).await {
             Err(error) => {
@@ -166,8 +162,6 @@ async fn the_token_of_media_is_revoked_and_installed_machines_go_on() {
     installed.register(&tpm, usual_report("SN-1")).await.unwrap();
 }
 
-const REGISTRATION: &str = "machineregistrations.rancheros.cattle.io/edge";
-
 /// The settings in the answer to a report of a machine that has these settings already.
 async fn settings(endpoint: &Endpoint, tpm: &SoftwareTpm, kept: Option<&OperatorSettings>) -> Result<OperatorSettings> {
     let settings_revision = kept.map(|kept| kept.revision.clone());
@@ -178,9 +172,9 @@ async fn settings(endpoint: &Endpoint, tpm: &SoftwareTpm, kept: Option<&Operator
 /// Waits until the status counts this many machines without the newest settings.
 async fn behind(world: &World, count: u32) -> Result<()> {
     until(&format!("{count} machines behind"), TIMEOUT, async || {
-        let path = "jsonpath={.status.machinesBehind}";
-        let shown = world.cluster.kubectl(&["get", REGISTRATION, "--namespace", NAMESPACE, "--output", path], "")?;
-        Ok(if shown == count.to_string() { Poll::Ready(()) } else { Poll::Pending(shown) })
+        let registration = world.cluster.get(&kubectl_name::<MachineRegistration>("edge"), NAMESPACE)?;
+        let shown = &registration["status"]["machinesBehind"];
+        Ok(if *shown == count { Poll::Ready(()) } else { Poll::Pending(shown.to_string()) })
     })
     .await
 }
@@ -216,23 +210,22 @@ fn system(healthy: bool) -> OsReport {
 }
 
 /// Waits until the only inventory is in this phase.
-async fn phase(world: &World, phase: &str) -> Result<Value> {
-    until(&format!("the phase {phase}"), TIMEOUT, async || {
+async fn phase(world: &World, phase: Phase) -> Result<Value> {
+    until(&format!("the phase {phase:?}"), TIMEOUT, async || {
         let inventories = world.inventories()?;
-        let found = inventories.into_iter().find(|inventory| inventory["status"]["phase"] == phase);
+        let found = inventories.into_iter().find(|inventory| inventory["status"]["phase"] == json!(phase));
         Ok(found.map_or_else(|| Poll::Pending("another phase".to_owned()), Poll::Ready))
     })
     .await
 }
 
 fn ready_message(inventory: &Value) -> String {
-    condition(inventory, "Ready")["message"].as_str().unwrap_or_default().to_owned()
+    condition(inventory, condition_type::READY)["message"].as_str().unwrap_or_default().to_owned()
 }
 
 async fn events(world: &World, reasons: &[&str]) -> Result<()> {
     until("an event for each phase", TIMEOUT, async || {
-        let list = world.cluster.kubectl(&["get", "events", "--namespace", NAMESPACE, "--output", "json"], "")?;
-        let list: Value = serde_json::from_str(&list).context("reading the events")?;
+        let list = world.cluster.get("events", NAMESPACE)?;
         let told =
             |reason: &&str| list["items"].as_array().is_some_and(|all| all.iter().any(|e| e["reason"] == **reason));
         let missing: Vec<_> = reasons.iter().filter(|reason| !told(reason)).collect();

@@ -1,16 +1,18 @@
 //! The operator's clock jumps by an hour, forwards and back, as it does when somebody sets it.
 
 use anyhow::{Context, Result};
+use api::{MachineRegistration, condition_type, reason};
 use harness::clusters::cluster::Cluster;
 use harness::clusters::operator::{NAMESPACE as OWN_NAMESPACE, Operator};
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
+use harness::objects::{condition, kubectl_name};
 use harness::world::World;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use protocol::RefusalCode;
 use qemu::wait::{Poll, until};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ async fn a_clock_that_jumps_by_an_hour_costs_no_lead_and_no_machine() {
         assert_eq!(world.inventories().unwrap().len(), round + 2);
         // By this clock the registration has expired, or has not.
         let outcome = closing.register(&new, usual_report("SN-1")).await;
-        let reason = if jump == HOUR { "Expired" } else { "Available" };
+        let reason = if jump == HOUR { reason::EXPIRED } else { reason::AVAILABLE };
         match outcome {
             Err(error) if jump == HOUR => assert_eq!(error.refusal().unwrap().code, RefusalCode::RegistrationExpired),
             outcome => drop(outcome.unwrap()),
@@ -100,9 +102,7 @@ impl Clock {
 
 /// The leader, and the time of its last renewal.
 fn lease(cluster: &Cluster) -> Result<(String, Timestamp)> {
-    let lease =
-        cluster.kubectl(&["get", "lease", "ros-operator", "--namespace", OWN_NAMESPACE, "--output=json"], "")?;
-    let lease: Value = serde_json::from_str(&lease).context("reading the Lease")?;
+    let lease = cluster.get("lease/ros-operator", OWN_NAMESPACE)?;
     let renewed = lease["spec"]["renewTime"].as_str().context("finding the time in the Lease")?;
     let renewed = renewed.parse().context("reading the time in the Lease")?;
     Ok((lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned(), renewed))
@@ -110,11 +110,10 @@ fn lease(cluster: &Cluster) -> Result<(String, Timestamp)> {
 
 /// Waits until the registration's condition `Ready` has this reason.
 async fn ready(cluster: &Cluster, registration: &str, reason: &str) -> Result<()> {
-    let object = format!("machineregistrations.rancheros.cattle.io/{registration}");
-    let path = "--output=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";
     until(&format!("{registration} to be {reason}"), TIMEOUT, async || {
-        let told = cluster.kubectl(&["get", &object, "--namespace", NAMESPACE, path], "")?;
-        Ok(if told == reason { Poll::Ready(()) } else { Poll::Pending(told) })
+        let object = cluster.get(&kubectl_name::<MachineRegistration>(registration), NAMESPACE)?;
+        let ready = condition(&object, condition_type::READY);
+        Ok(if ready["reason"] == reason { Poll::Ready(()) } else { Poll::Pending(ready.to_string()) })
     })
     .await
 }

@@ -1,11 +1,13 @@
 //! The operator's image: its content, its program alone in a chroot, and its program in a container runtime.
 
 use anyhow::{Context, Result, ensure};
+use api::MachineRegistration;
 use aws_lc_rs::digest::{SHA256, digest};
 use harness::clusters::cluster::{Cluster, Controllers};
 use harness::clusters::container::Container;
 use harness::clusters::operator::install_definitions;
 use harness::clusters::registration::Registration;
+use harness::objects::kubectl_kind;
 use qemu::paths;
 use qemu::port::Port;
 use qemu::process::printed;
@@ -52,7 +54,7 @@ fn it_holds_what_it_says_and_its_program_runs_in_it_alone() {
         .unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(printed.contains("machineregistrations.rancheros.cattle.io"), "{printed}");
+    assert!(printed.contains(&kubectl_kind::<MachineRegistration>()), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +67,7 @@ async fn a_container_runtime_runs_it_with_no_rights_and_nothing_to_write_to() {
     let version = container.run(&["--version"]).unwrap();
     assert_eq!(printed(&version), "ros-operator 0.1.0\n");
     let definitions = container.run(&["crd"]).unwrap();
-    assert!(printed(&definitions).contains("machineregistrations.rancheros.cattle.io"), "{}", printed(&definitions));
+    assert!(printed(&definitions).contains(&kubectl_kind::<MachineRegistration>()), "{}", printed(&definitions));
 
     // The image contains the roots of TPM vendors. The program reads them first.
     let without = container.run(&["run", "--tpm-vendors", "/etc/passwd"]).unwrap();

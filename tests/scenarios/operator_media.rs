@@ -2,7 +2,9 @@
 //! the same base medium, downloaded whole or in parts.
 
 use anyhow::{Context, Result, ensure};
+use api::MachineRegistration;
 use harness::clusters::registration::NAMESPACE;
+use harness::objects::kubectl_name;
 use harness::world::World;
 use qemu::paths;
 use qemu::process::printed;
@@ -136,10 +138,8 @@ impl Downloads {
 
     /// `status.mediaURLs`; null if there are none.
     fn listed(&self) -> Result<Value> {
-        let object = "machineregistrations.rancheros.cattle.io/edge";
-        let arguments = ["get", object, "--namespace", NAMESPACE, "--output", "json"];
-        let object: Value = serde_json::from_str(&self.world.cluster.kubectl(&arguments, "")?)?;
-        Ok(object["status"]["mediaURLs"].clone())
+        let registration = self.world.cluster.get(&kubectl_name::<MachineRegistration>("edge"), NAMESPACE)?;
+        Ok(registration["status"]["mediaURLs"].clone())
     }
 
     /// The headers of the answer to a HEAD request.

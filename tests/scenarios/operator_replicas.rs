@@ -1,11 +1,13 @@
 //! Two replicas of the operator: both serve machines, one runs the controllers, and either may end at any time.
 
 use anyhow::{Context, Result};
+use api::MachineRegistration;
 use futures::StreamExt;
 use harness::clusters::operator::{NAMESPACE, Operator};
 use harness::clusters::registration::Registration;
 use harness::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
+use harness::objects::kubectl_name;
 use harness::world::World;
 use qemu::wait::{Poll, until};
 use serde_json::json;
@@ -104,7 +106,7 @@ async fn leads(world: &World, operator: &Operator, limit: Duration) -> Result<()
 /// Waits until the registration's status counts this many machines, which shows that its controller runs.
 async fn counted(world: &World, machines: usize) -> Result<()> {
     let path = format!("jsonpath={{.status.machines}}={machines}");
-    let wait = ["wait", "--timeout=30s", "machineregistrations.rancheros.cattle.io/edge", "--for", &path];
+    let wait = ["wait", "--timeout=30s", &kubectl_name::<MachineRegistration>("edge"), "--for", &path];
     world
         .cluster
         .kubectl(&[&wait[..], &["-n", harness::clusters::registration::NAMESPACE]].concat(), "")

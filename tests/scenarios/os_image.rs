@@ -1,10 +1,12 @@
 //! A roll-out and the status of its ManagedOSImage, with a fake Fleet and a fake System Upgrade Controller.
 
 use anyhow::{Context, Result};
+use api::{MachineInventory, ManagedOSImage, Phase, condition_type, reason};
 use harness::clusters::cluster::Controllers;
+use harness::clusters::registration::NAMESPACE;
 use harness::fakes::rancher::Rancher;
-use harness::fakes::upgrade_engines::{Kinds, deploy_bundle, ensure_namespace, set_bundle_status};
-use harness::objects::{condition, contains};
+use harness::fakes::upgrade_engines::{Kinds, deploy_bundle, set_bundle_status};
+use harness::objects::{condition, contains, kubectl_kind, kubectl_name, manifest};
 use harness::world::World;
 use qemu::paths;
 use qemu::wait::{Poll, until};
@@ -25,38 +27,40 @@ async fn machines_of_a_cluster_say_when_they_are_upgraded() {
 
     let bundle = rollout.bundle("edge", "fleet-default").await.unwrap();
     set_bundle_status(&rollout.world.cluster, &bundle, 0, 0).unwrap();
-    let nobody = rollout.reason("edge", "fleet-default", "NoTargetMatched").await.unwrap();
-    assert_eq!(condition(&nobody, "Stalled")["status"], "True");
+    let nobody = rollout.reason("edge", "fleet-default", reason::NO_TARGET_MATCHED).await.unwrap();
+    assert_eq!(condition(&nobody, condition_type::STALLED)["status"], "True");
     assert_eq!(nobody["status"]["display"]["readyClusters"], "0/0");
 
     let patch = json!({"spec": {"targets": [{"clusterName": "shop"}]}});
     rollout.patch("edge", "fleet-default", &patch).unwrap();
     let bundle = rollout.bundle_where("edge", "fleet-default", "/spec/targets/0/clusterName", "shop").await.unwrap();
     deploy_bundle(&rollout.world.cluster, &bundle, &["shop"]).unwrap();
-    let paused = rollout.reason("edge", "fleet-default", "Paused").await.unwrap();
+    let paused = rollout.reason("edge", "fleet-default", reason::PAUSED).await.unwrap();
     assert_eq!(paused["status"]["counts"], json!({"desired": 1, "done": 0, "updating": 0, "failed": 0}));
-    assert_eq!(condition(&paused, "Ready")["status"], "False");
+    assert_eq!(condition(&paused, condition_type::READY)["status"], "False");
 
     rollout.patch("edge", "fleet-default", &json!({"spec": {"concurrency": 1}})).unwrap();
     let next = rollout.bundle_where("edge", "fleet-default", "/metadata/generation", "3").await.unwrap();
     assert_eq!(only_difference(&bundle, &next), ["plan.yaml"]);
     deploy_bundle(&rollout.world.cluster, &next, &["shop"]).unwrap();
-    rollout.reason("edge", "fleet-default", "AppliedNotUpgraded").await.unwrap();
+    rollout.reason("edge", "fleet-default", reason::APPLIED_NOT_UPGRADED).await.unwrap();
 
     rollout.report("a", json!({"version": "0.2.0", "slot": "B", "healthy": false})).unwrap();
-    let proving = rollout.reason("edge", "fleet-default", "Progressing").await.unwrap();
+    let proving = rollout.reason("edge", "fleet-default", reason::PROGRESSING).await.unwrap();
     assert_eq!(proving["status"]["nodes"][0]["phase"], "Proving");
     rollout.report("a", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
-    let failed = rollout.reason("edge", "fleet-default", "Failed").await.unwrap();
+    let failed = rollout.reason("edge", "fleet-default", reason::FAILED).await.unwrap();
     assert!(message(&failed).contains("FellBack"), "{}", message(&failed));
     assert_eq!(failed["status"]["counts"]["failed"], 1);
     rollout.metrics_say(r#"rancheros_upgrade_nodes{phase="failed"} 1"#).await.unwrap();
 
     rollout.report("a", json!({"version": "0.2.0", "slot": "B", "healthy": true})).unwrap();
-    let done = rollout.reason("edge", "fleet-default", "Upgraded").await.unwrap();
+    let done = rollout.reason("edge", "fleet-default", reason::UPGRADED).await.unwrap();
     assert_eq!(done["status"]["observedGeneration"], done["metadata"]["generation"]);
-    let wait = ["wait", "managedosimages.rancheros.cattle.io/edge", "--for=condition=Ready", "--timeout=10s"];
-    rollout.world.cluster.kubectl(&[&wait[..], &["--namespace", "fleet-default"]].concat(), "").unwrap();
+    let ready = format!("--for=condition={}", condition_type::READY);
+    let image = kubectl_name::<ManagedOSImage>("edge");
+    let wait = ["wait", &image, &ready, "--timeout=10s", "--namespace", "fleet-default"];
+    rollout.world.cluster.kubectl(&wait, "").unwrap();
     rollout.metrics_say(r#"rancheros_upgrade_nodes{phase="done"} 1"#).await.unwrap();
     // After five reports the Bundle is still as it was when its spec last changed.
     let last = rollout.bundle("edge", "fleet-default").await.unwrap();
@@ -75,7 +79,7 @@ async fn machines_of_a_cluster_say_when_they_are_upgraded() {
 async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
     let rollout = Rollout::start("os-image-local", Controllers::Absent).await.unwrap();
     rollout.image("default-os-image", "fleet-local", json!({"osImage": "rancher/os2:v0.2.0"})).unwrap();
-    let nobody = rollout.reason("default-os-image", "fleet-local", "NoEngine").await.unwrap();
+    let nobody = rollout.reason("default-os-image", "fleet-local", reason::NO_ENGINE).await.unwrap();
     assert!(message(&nobody).contains("no roll-out of the operator's own"), "{}", message(&nobody));
 
     Kinds::Strict.install_fleet(&rollout.world.cluster).unwrap();
@@ -85,13 +89,13 @@ async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
     rollout.node("n1", "RancherOS 0.1.0").unwrap();
     rollout.node("n2", "RancherOS 0.1.0").unwrap();
     deploy_bundle(&rollout.world.cluster, &bundle, &["local"]).unwrap();
-    let applied = rollout.reason("default-os-image", "fleet-local", "AppliedNotUpgraded").await.unwrap();
+    let applied = rollout.reason("default-os-image", "fleet-local", reason::APPLIED_NOT_UPGRADED).await.unwrap();
     assert_eq!(applied["status"]["counts"]["desired"], 2);
 
     let trouble = json!({"conditions": [{"type": "LatestResolved", "status": "False", "reason": "Error",
         "message": "secret not found"}]});
     rollout.plan_status(&trouble).unwrap();
-    let refused = rollout.reason("default-os-image", "fleet-local", "NotApplied").await.unwrap();
+    let refused = rollout.reason("default-os-image", "fleet-local", reason::NOT_APPLIED).await.unwrap();
     assert!(message(&refused).contains("secret not found"), "{}", message(&refused));
 
     // A failed Job does not change the Bundle's Ready, and is deleted after a while.
@@ -102,16 +106,16 @@ async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
             "conditions": [{"type": "Validated", "status": "True"}]})
     };
     rollout.plan_status(&plan_status(&["n1"])).unwrap();
-    rollout.reason("default-os-image", "fleet-local", "Progressing").await.unwrap();
+    rollout.reason("default-os-image", "fleet-local", reason::PROGRESSING).await.unwrap();
     rollout.failed_job("n1").unwrap();
-    let failed = rollout.reason("default-os-image", "fleet-local", "Failed").await.unwrap();
+    let failed = rollout.reason("default-os-image", "fleet-local", reason::FAILED).await.unwrap();
     assert!(message(&failed).contains("BackoffLimitExceeded"), "{}", message(&failed));
     rollout.world.cluster.kubectl(&["delete", "job", "apply-n1", "--namespace", "cattle-system"], "").unwrap();
 
     rollout.node("n2", "RancherOS 0.2.0").unwrap();
     rollout.carried_out("n2").unwrap();
     let one = rollout.image_where("default-os-image", "fleet-local", "/status/counts/done", "1").await.unwrap();
-    assert_eq!(condition(&one, "Ready")["reason"], "Failed", "{}", one["status"]);
+    assert_eq!(condition(&one, condition_type::READY)["reason"], reason::FAILED, "{}", one["status"]);
     assert!(
         rollout
             .world
@@ -123,7 +127,7 @@ async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
     let before = rollout.bundle("default-os-image", "fleet-local").await.unwrap();
     rollout.node("n1", "RancherOS 0.2.0").unwrap();
     rollout.carried_out("n1").unwrap();
-    rollout.reason("default-os-image", "fleet-local", "Upgraded").await.unwrap();
+    rollout.reason("default-os-image", "fleet-local", reason::UPGRADED).await.unwrap();
     let after = rollout.bundle("default-os-image", "fleet-local").await.unwrap();
     assert_eq!(before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
 
@@ -132,22 +136,22 @@ async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
     rollout.patch("default-os-image", "fleet-local", &patch).unwrap();
     let edited =
         rollout.image_where("default-os-image", "fleet-local", "/status/observedGeneration", "2").await.unwrap();
-    assert_eq!(condition(&edited, "Ready")["status"], "False", "{}", edited["status"]);
+    assert_eq!(condition(&edited, condition_type::READY)["status"], "False", "{}", edited["status"]);
     let bundle = rollout.bundle("default-os-image", "fleet-local").await.unwrap();
     deploy_bundle(&rollout.world.cluster, &bundle, &["local"]).unwrap();
-    let waiting = rollout.reason("default-os-image", "fleet-local", "AppliedNotUpgraded").await.unwrap();
+    let waiting = rollout.reason("default-os-image", "fleet-local", reason::APPLIED_NOT_UPGRADED).await.unwrap();
     assert_eq!(waiting["status"]["counts"]["done"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_fleet_the_plan_is_applied_here_and_taken_away_again() {
     let rollout = Rollout::start("os-image-plan", Controllers::Absent).await.unwrap();
-    ensure_namespace(&rollout.world.cluster, "system-upgrade").unwrap();
+    rollout.world.cluster.ensure_namespace("system-upgrade").unwrap();
     Kinds::Strict.install_plans(&rollout.world.cluster).unwrap();
     rollout.node("n1", "RancherOS 0.1.0").unwrap();
     let spec = json!({"osImage": "a:v0.2.0", "cloudConfig": {"rancherd": {"token": "secret"}}, "drain": {}});
     rollout.image("x", "fleet-local", spec).unwrap();
-    let applied = rollout.reason("x", "fleet-local", "AppliedNotUpgraded").await.unwrap();
+    let applied = rollout.reason("x", "fleet-local", reason::APPLIED_NOT_UPGRADED).await.unwrap();
     assert_eq!(applied["status"]["engine"], "Plan");
     assert_eq!(applied["status"]["plan"], "system-upgrade/mos-x");
     let plan = rollout.get("plans.upgrade.cattle.io", "system-upgrade", "mos-x").unwrap().unwrap();
@@ -212,7 +216,7 @@ async fn what_is_made_is_taken_by_the_kinds_it_is_made_for() {
             rollout.world.cluster.kubectl(&["apply", "-f", "-"], &manifest).unwrap();
             if matches!(kinds, Kinds::Strict) && !strict {
                 // The spec has a field of Fleet's that the strict kind does not know, so the Bundle is refused.
-                let refused = rollout.reason(name, namespace, "NotAccepted").await.unwrap();
+                let refused = rollout.reason(name, namespace, reason::NOT_ACCEPTED).await.unwrap();
                 assert!(message(&refused).contains("helm"), "{}", message(&refused));
                 continue;
             }
@@ -225,7 +229,7 @@ async fn what_is_made_is_taken_by_the_kinds_it_is_made_for() {
         }
         let unknown = json!({"osImage": "a:1", "targets": [{"clusterNam": "typo"}]});
         rollout.image("typo", "fleet-default", unknown).unwrap();
-        let refused = rollout.reason("typo", "fleet-default", "NotAccepted").await.unwrap();
+        let refused = rollout.reason("typo", "fleet-default", reason::NOT_ACCEPTED).await.unwrap();
         assert!(message(&refused).contains("clusterNam"), "{}", message(&refused));
         assert_eq!(rollout.get("bundles.fleet.cattle.io", "fleet-default", "mos-typo").unwrap(), None);
     }
@@ -245,7 +249,7 @@ impl Rollout {
     }
 
     fn image(&self, name: &str, namespace: &str, spec: Value) -> Result<()> {
-        self.apply("rancheros.cattle.io/v1", "ManagedOSImage", name, namespace, json!({"spec": spec}))
+        self.world.cluster.apply(&manifest::<ManagedOSImage>(namespace, name, &spec))
     }
 
     fn apply(&self, api_version: &str, kind: &str, name: &str, namespace: &str, rest: Value) -> Result<()> {
@@ -256,32 +260,27 @@ impl Rollout {
         if !namespace.is_empty() {
             object["metadata"]["namespace"] = json!(namespace);
         }
-        self.world.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string()).map(drop)
+        self.world.cluster.apply(&object)
     }
 
     fn patch(&self, name: &str, namespace: &str, patch: &Value) -> Result<()> {
-        self.world.cluster.patch(&format!("managedosimages.rancheros.cattle.io/{name}"), namespace, patch)
+        self.world.cluster.patch(&kubectl_name::<ManagedOSImage>(name), namespace, patch)
     }
 
     fn delete(&self, name: &str, namespace: &str) -> Result<()> {
-        let object = format!("managedosimages.rancheros.cattle.io/{name}");
+        let object = kubectl_name::<ManagedOSImage>(name);
         self.world.cluster.kubectl(&["delete", &object, "--namespace", namespace, "--timeout=60s"], "").map(drop)
     }
 
     fn machine(&self, name: &str, cluster: &str, os: Value) -> Result<()> {
-        let spec = json!({"spec": {"clusterName": cluster}});
-        self.apply("rancheros.cattle.io/v1", "MachineInventory", name, "fleet-default", spec)?;
+        self.world.create_inventory(name, json!({"clusterName": cluster}))?;
         self.report(name, os)
     }
 
     /// Sets the status as if the machine had reported this.
     fn report(&self, name: &str, os: Value) -> Result<()> {
-        let status = json!({"phase": "Ready", "os": os});
-        self.world.cluster.patch_status(
-            &format!("machineinventories.rancheros.cattle.io/{name}"),
-            "fleet-default",
-            &status,
-        )
+        let status = json!({"phase": Phase::Ready, "os": os});
+        self.world.cluster.patch_status(&kubectl_name::<MachineInventory>(name), NAMESPACE, &status)
     }
 
     /// Creates a Node as its kubelet would.
@@ -347,15 +346,15 @@ impl Rollout {
     }
 
     async fn image_where(&self, name: &str, namespace: &str, pointer: &str, value: &str) -> Result<Value> {
-        let kind = "managedosimages.rancheros.cattle.io";
-        self.found(kind, namespace, name, |object| says(object, pointer, value)).await
+        let kind = kubectl_kind::<ManagedOSImage>();
+        self.found(&kind, namespace, name, |object| says(object, pointer, value)).await
     }
 
     /// Waits until the condition `Ready` of a ManagedOSImage has this reason. Gives the object.
     async fn reason(&self, name: &str, namespace: &str, reason: &str) -> Result<Value> {
-        let kind = "managedosimages.rancheros.cattle.io";
-        let right = |object: &Value| condition(object, "Ready")["reason"] == reason;
-        self.found(kind, namespace, name, right).await.with_context(|| format!("waiting for {reason}"))
+        let kind = kubectl_kind::<ManagedOSImage>();
+        let right = |object: &Value| condition(object, condition_type::READY)["reason"] == reason;
+        self.found(&kind, namespace, name, right).await.with_context(|| format!("waiting for {reason}"))
     }
 
     async fn found(&self, kind: &str, namespace: &str, name: &str, right: impl Fn(&Value) -> bool) -> Result<Value> {
@@ -400,7 +399,7 @@ fn says(object: &Value, pointer: &str, value: &str) -> bool {
 }
 
 fn message(object: &Value) -> String {
-    condition(object, "Ready")["message"].as_str().unwrap_or_default().to_owned()
+    condition(object, condition_type::READY)["message"].as_str().unwrap_or_default().to_owned()
 }
 
 /// The names of the resources that differ between two Bundles.

@@ -1,9 +1,11 @@
 //! `spec.reinstall`: a machine in memory is asked to install itself again.
 
 use anyhow::Result;
+use api::{MachineInventory, condition_type, reason};
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
+use harness::objects::{kubectl_kind, kubectl_name};
 use harness::world::World;
 use protocol::message::OsReport;
 use protocol::{ReinstallReport, ReinstallRequest};
@@ -12,7 +14,6 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-const INVENTORIES: &str = "machineinventories.rancheros.cattle.io";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_is_asked_to_install_again_once_for_each_text() {
@@ -30,27 +31,29 @@ async fn a_machine_is_asked_to_install_again_once_for_each_text() {
     }
     let text = "2026-12-01 new disk layout";
     world.patch_inventory(&name, &json!({"reinstall": text})).unwrap();
-    let announced = world.inventory_condition(&name, "Reinstall", "Requested").await.unwrap();
+    let announced =
+        world.inventory_condition(&name, condition_type::REINSTALL, reason::REINSTALL_REQUESTED).await.unwrap();
     assert!(announced["status"] == "True" && announced["message"].as_str().unwrap().contains("erases COS_PERSISTENT"));
     assert_eq!(told(&[]).await.as_deref(), Some(text));
     assert_eq!(told(&[]).await.as_deref(), Some(text), "the answer may have been lost");
-    world.inventory_condition(&name, "Reinstall", "Sent").await.unwrap();
+    world.inventory_condition(&name, condition_type::REINSTALL, reason::REINSTALL_SENT).await.unwrap();
     assert_eq!(told(&[text]).await, None);
-    let wait = ["wait", INVENTORIES, "--all", "--for=condition=Reinstall=False", "--timeout=10s"];
-    world.cluster.kubectl(&[&wait[..], &["--namespace", NAMESPACE]].concat(), "").unwrap();
-    world.inventory_condition(&name, "Reinstall", "Done").await.unwrap();
+    let done = format!("--for=condition={}=False", condition_type::REINSTALL);
+    let wait = ["wait", &kubectl_kind::<MachineInventory>(), "--all", &done, "--timeout=10s", "--namespace", NAMESPACE];
+    world.cluster.kubectl(&wait, "").unwrap();
+    world.inventory_condition(&name, condition_type::REINSTALL, reason::REINSTALL_DONE).await.unwrap();
     assert_eq!(told(&[]).await, None, "the inventory remembers it, too");
 
     // The request is withdrawn before the machine reports.
     world.patch_inventory(&name, &json!({"reinstall": "another"})).unwrap();
-    world.inventory_condition(&name, "Reinstall", "Requested").await.unwrap();
+    world.inventory_condition(&name, condition_type::REINSTALL, reason::REINSTALL_REQUESTED).await.unwrap();
     world.patch_inventory(&name, &json!({"reinstall": null})).unwrap();
-    world.inventory_condition(&name, "Reinstall", "").await.unwrap();
+    world.inventory_condition(&name, condition_type::REINSTALL, "").await.unwrap();
     assert_eq!(told(&[text]).await, None);
 
     // The inventory is recreated without its status, as from a backup, with a text that the machine has never honoured.
     let [mut object] = <[Value; 1]>::try_from(world.inventories().unwrap()).unwrap();
-    world.cluster.kubectl(&["delete", &format!("{INVENTORIES}/{name}"), "--namespace", NAMESPACE], "").unwrap();
+    world.cluster.kubectl(&["delete", &kubectl_name::<MachineInventory>(&name), "--namespace", NAMESPACE], "").unwrap();
     let parts = object.as_object_mut().unwrap();
     parts.remove("status");
     parts["spec"]["reinstall"] = json!("never honoured");
@@ -60,9 +63,9 @@ async fn a_machine_is_asked_to_install_again_once_for_each_text() {
     for _ in 0..2 {
         assert_eq!(recognised(&endpoint, &tpm).await.unwrap(), None);
     }
-    world.inventory_condition(&name, "Reinstall", "AlreadyHonoured").await.unwrap();
+    world.inventory_condition(&name, condition_type::REINSTALL, reason::ALREADY_HONOURED).await.unwrap();
     world.patch_inventory(&name, &json!({"reinstall": "one more"})).unwrap();
-    world.inventory_condition(&name, "Reinstall", "Requested").await.unwrap();
+    world.inventory_condition(&name, condition_type::REINSTALL, reason::REINSTALL_REQUESTED).await.unwrap();
     assert_eq!(told(&[text]).await.as_deref(), Some("one more"));
 }
 

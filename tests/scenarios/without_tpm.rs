@@ -1,6 +1,7 @@
 //! A machine without a TPM. A secret identifies it, which an inventory names that was created by hand. It registers,
 //! reports, and is told how it joins its cluster, like any other machine.
 
+use api::Phase;
 use boot_contract::Milestone;
 use harness::clients::installer::InstallerProcess;
 use harness::clusters::registration::{NAMESPACE, Registration};
@@ -62,7 +63,7 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
     let [inventory] = &world.inventories().unwrap()[..] else { panic!("the one that was made by hand") };
     assert_eq!(
         (&inventory["status"]["phase"], &inventory["metadata"]["labels"]["site"]),
-        (&json!("Registered"), &json!("shop"))
+        (&json!(Phase::Registered), &json!("shop"))
     );
     assert_eq!((inventory["spec"].get("tpmHash"), inventory["status"].get("attestation")), (None, None));
 
@@ -84,7 +85,7 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
     let [inventory] = &world.inventories().unwrap()[..] else { panic!("one inventory") };
     assert_eq!(
         (&inventory["status"]["phase"], &inventory["status"]["os"]["version"]),
-        (&json!("Ready"), &json!("0.1.0"))
+        (&json!(Phase::Ready), &json!("0.1.0"))
     );
 
     let log = world.operator_log().unwrap();
@@ -158,7 +159,7 @@ async fn vm_without_a_tpm_is_installed_by_its_secret_and_told_how_it_joins() {
     let mut machine = world.machine(spec).await.unwrap();
     machine.power_on().await.unwrap();
     machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
-    let inventory = world.inventory_in_phase("till-7", "Ready", SHORT).await.unwrap();
+    let inventory = world.inventory_in_phase("till-7", Phase::Ready, SHORT).await.unwrap();
     assert_eq!(inventory["status"]["os"]["slot"], "A");
     assert_eq!(world.inventory_names().unwrap(), ["till-7"]);
 

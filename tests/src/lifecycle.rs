@@ -8,9 +8,11 @@ use crate::clusters::registration::{NAMESPACE, Registration};
 use crate::fakes::rancher::Rancher;
 use crate::fakes::software_machine::{Endpoint, NoAnswer, usual_report};
 use crate::fakes::software_tpm::{KeyKind, SoftwareTpm};
-use crate::fakes::upgrade_engines::{Kinds, ensure_namespace};
-use crate::objects::current_condition;
+use crate::fakes::upgrade_engines::Kinds;
+use crate::objects::{current_condition, kubectl_name, manifest};
 use anyhow::{Context, Result, bail, ensure};
+use api::{Engine, MachineInventory, ManagedOSImage, Phase, condition_type, reason};
+use kube::Resource;
 use protocol::FromMachine;
 use protocol::message::{InstallPhase, OsReport, Progress, Slot};
 use qemu::wait::{Poll, until};
@@ -30,9 +32,10 @@ pub struct Lifecycle<'a> {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(120);
-const INVENTORIES: &str = "/apis/rancheros.cattle.io/v1/machineinventories";
 const TOKENS: &str = "/apis/management.cattle.io/v3/clusterregistrationtokens";
-const IMAGE: &str = "/apis/rancheros.cattle.io/v1/namespaces/fleet-local/managedosimages/x";
+/// Name and namespace of the ManagedOSImage.
+const IMAGE: &str = "x";
+const IMAGE_NAMESPACE: &str = "fleet-local";
 const BUNDLES: &str = "/apis/fleet.cattle.io/v1alpha1/bundles";
 const PLANS: &str = "/apis/upgrade.cattle.io/v1/plans";
 /// The Plan's other objects.
@@ -50,7 +53,7 @@ impl<'a> Lifecycle<'a> {
     pub async fn prepare(cluster: &'a Cluster, address: String) -> Result<Self> {
         Kinds::Strict.install_fleet(cluster)?;
         Kinds::Strict.install_plans(cluster)?;
-        ensure_namespace(cluster, "system-upgrade")?;
+        cluster.ensure_namespace("system-upgrade")?;
         let rancher = Rancher::install(cluster)?;
         rancher.make_cluster("shop")?;
         rancher.manage_cluster("shop", MANAGEMENT_CLUSTER)?;
@@ -86,7 +89,7 @@ impl<'a> Lifecycle<'a> {
         self.told.borrow_mut().insert(config.inventory);
         // Without a pause this write would be merged with the next one.
         let registered = |inventories: &Vec<Value>| phase(inventories.first()).is_some();
-        self.seen("the machine's phase", async || self.list(INVENTORIES).await, registered).await?;
+        self.seen("the machine's phase", async || self.inventories().await, registered).await?;
         let message = String::new();
         let progress = Progress { phase: InstallPhase::Writing, bytes: 1, total_bytes: 2, message };
         exchange.say(&FromMachine::Progress(progress)).await?;
@@ -99,43 +102,38 @@ impl<'a> Lifecycle<'a> {
     }
 
     async fn only_inventory(&self) -> Result<String> {
-        let inventories = self.list(INVENTORIES).await?;
+        let inventories = self.inventories().await?;
         let [inventory] = &inventories[..] else { bail!("one machine, {} inventories", inventories.len()) };
         let name = inventory["metadata"]["name"].as_str().context("reading an inventory's name")?;
         let told = BTreeSet::from([format!("{NAMESPACE}/{name}")]);
         ensure!(*self.told.borrow() == told, "the machine was told {:?}, there is {name}", self.told.borrow());
-        ensure!(inventory["status"]["phase"] == "Ready", "its status: {}", inventory["status"]);
+        ensure!(inventory["status"]["phase"] == json!(Phase::Ready), "its status: {}", inventory["status"]);
         ensure!(inventory["status"]["hardware"].is_object(), "what it is made of was lost: {}", inventory["status"]);
         Ok(name.to_owned())
     }
 
     async fn join_cluster(&self, inventory: &str) -> Result<()> {
-        let object = format!("machineinventories.rancheros.cattle.io/{inventory}");
+        let object = kubectl_name::<MachineInventory>(inventory);
         self.patch(&object, NAMESPACE, &json!({"clusterName": "shop", "config": {"role": "agent"}}))?;
         self.seen("a token asked for", async || self.list(TOKENS).await, |tokens| !tokens.is_empty()).await?;
         Rancher::of(self.cluster).issue_token(MANAGEMENT_CLUSTER, "token").await?;
         let assigned = |inventories: &Vec<Value>| {
-            inventories
-                .first()
-                .is_some_and(|inventory| current_condition(inventory, "Assigned")["reason"] == "TokenIssued")
+            let condition = inventories.first().map(|inventory| current_condition(inventory, condition_type::ASSIGNED));
+            condition.is_some_and(|condition| condition["reason"] == reason::TOKEN_ISSUED)
         };
-        self.seen("the machine assigned", async || self.list(INVENTORIES).await, assigned).await?;
+        self.seen("the machine assigned", async || self.inventories().await, assigned).await?;
         Ok(())
     }
 
     /// Upgrades first by Fleet, then by a Plan.
     async fn upgrade(&self) -> Result<()> {
-        let object = json!({
-            "apiVersion": "rancheros.cattle.io/v1",
-            "kind": "ManagedOSImage",
-            "metadata": {"name": "x", "namespace": "fleet-local"},
-            "spec": {"osImage": "a:v0.2.0", "cloudConfig": {"hostname": "x"}, "drain": {}},
-        });
-        self.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string())?;
+        let spec = json!({"osImage": "a:v0.2.0", "cloudConfig": {"hostname": "x"}, "drain": {}});
+        self.cluster.apply(&manifest::<ManagedOSImage>(IMAGE_NAMESPACE, IMAGE, &spec))?;
+        let image = image_path();
         self.seen("a Bundle", async || self.list(BUNDLES).await, |bundles| !bundles.is_empty()).await?;
-        self.seen("Fleet in the status", async || self.get(IMAGE).await, |image| engine(image) == "Fleet").await?;
-        self.patch("managedosimages.rancheros.cattle.io/x", "fleet-local", &json!({"engine": "Plan"}))?;
-        self.seen("the Plan in the status", async || self.get(IMAGE).await, |image| engine(image) == "Plan").await?;
+        self.seen("Fleet in the status", async || self.get(&image).await, |image| has(image, Engine::Fleet)).await?;
+        self.patch(&kubectl_name::<ManagedOSImage>(IMAGE), IMAGE_NAMESPACE, &json!({"engine": Engine::Plan}))?;
+        self.seen("the Plan in the status", async || self.get(&image).await, |image| has(image, Engine::Plan)).await?;
         Ok(())
     }
 
@@ -156,10 +154,11 @@ impl<'a> Lifecycle<'a> {
         let delete = |object: &str, namespace: &str| {
             self.cluster.kubectl(&["delete", object, "--namespace", namespace, "--wait=false"], "")
         };
-        delete("managedosimages.rancheros.cattle.io/x", "fleet-local")?;
-        delete(&format!("machineinventories.rancheros.cattle.io/{inventory}"), NAMESPACE)?;
-        self.seen("the upgrade's end", async || self.get(IMAGE).await, Value::is_null).await?;
-        self.seen("the machine's end", async || self.list(INVENTORIES).await, Vec::is_empty).await?;
+        delete(&kubectl_name::<ManagedOSImage>(IMAGE), IMAGE_NAMESPACE)?;
+        delete(&kubectl_name::<MachineInventory>(inventory), NAMESPACE)?;
+        let image = image_path();
+        self.seen("the upgrade's end", async || self.get(&image).await, Value::is_null).await?;
+        self.seen("the machine's end", async || self.inventories().await, Vec::is_empty).await?;
         for path in [TOKENS, BUNDLES, PLANS] {
             ensure!(self.list(path).await?.is_empty(), "{path}: something is left");
         }
@@ -196,6 +195,10 @@ impl<'a> Lifecycle<'a> {
         .await
     }
 
+    async fn inventories(&self) -> Result<Vec<Value>> {
+        self.list(&MachineInventory::url_path(&(), None)).await
+    }
+
     async fn list(&self, path: &str) -> Result<Vec<Value>> {
         Ok(self.get(path).await?["items"].as_array().cloned().unwrap_or_default())
     }
@@ -215,6 +218,11 @@ fn phase(inventory: Option<&Value>) -> Option<&str> {
     inventory?["status"]["phase"].as_str()
 }
 
-fn engine(image: &Value) -> &str {
-    image["status"]["engine"].as_str().unwrap_or_default()
+/// The path of the ManagedOSImage.
+fn image_path() -> String {
+    format!("{}/{IMAGE}", ManagedOSImage::url_path(&(), Some(IMAGE_NAMESPACE)))
+}
+
+fn has(image: &Value, engine: Engine) -> bool {
+    image["status"]["engine"] == json!(engine)
 }

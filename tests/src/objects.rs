@@ -1,6 +1,25 @@
-//! Reading Kubernetes objects.
+//! Kubernetes objects: the names of our kinds for kubectl, manifests of them, and conditions.
 
-use serde_json::Value;
+use kube::Resource;
+use serde_json::{Value, json};
+
+/// A kind of our API as kubectl's argument: `machineinventories.rancheros.cattle.io`, for example.
+pub fn kubectl_kind<K: Resource<DynamicType = ()>>() -> String {
+    format!("{}.{}", K::plural(&()), K::group(&()))
+}
+
+/// An object of our API as kubectl's argument: `machineinventories.rancheros.cattle.io/edge`, for example.
+pub fn kubectl_name<K: Resource<DynamicType = ()>>(name: &str) -> String {
+    format!("{}/{name}", kubectl_kind::<K>())
+}
+
+/// An object of our API as a user writes it.
+pub fn manifest<K: Resource<DynamicType = ()>>(namespace: &str, name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+        "metadata": {"name": name, "namespace": namespace}, "spec": spec,
+    })
+}
 
 /// The condition of this type; null when the object has none.
 pub fn condition(object: &Value, kind: &str) -> Value {
@@ -32,7 +51,6 @@ pub fn contains(object: &Value, part: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_condition_of_an_earlier_generation_does_not_count() {

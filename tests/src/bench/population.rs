@@ -1,25 +1,27 @@
 //! Many inventories, made quickly: copies of a registered machine's inventory, written into etcd as the API server
 //! stores them. Each has its own name and identity.
 
-use crate::clusters::etcd::Etcd;
+use crate::clusters::etcd::{self, Etcd};
 use crate::clusters::registration::NAMESPACE;
 use anyhow::{Context, Result};
+use api::MachineInventory;
 use serde_json::{Value, json};
 use std::ops::Range;
 
-/// The API server's prefix of the kind in etcd.
-const PREFIX: &str = "/registry/rancheros.cattle.io/machineinventories";
-
 /// Copies the inventory called `original`.
 pub async fn populate(etcd: &Etcd, original: &str, numbers: Range<usize>) -> Result<()> {
-    let stored = etcd.get(&format!("{PREFIX}/{NAMESPACE}/{original}")).await?;
+    let stored = etcd.get(&key(original)).await?;
     let template: Value = serde_json::from_slice(&stored).context("reading a stored inventory")?;
     etcd.put(numbers.map(|number| copy(&template, number))).await
 }
 
 /// Bytes of the inventory called `name`, as the API server stores it.
 pub async fn stored_size(etcd: &Etcd, name: &str) -> Result<usize> {
-    Ok(etcd.get(&format!("{PREFIX}/{NAMESPACE}/{name}")).await?.len())
+    Ok(etcd.get(&key(name)).await?.len())
+}
+
+fn key(name: &str) -> String {
+    etcd::key::<MachineInventory>(&format!("{NAMESPACE}/{name}"))
 }
 
 fn copy(template: &Value, number: usize) -> (String, Vec<u8>) {
@@ -29,5 +31,5 @@ fn copy(template: &Value, number: usize) -> (String, Vec<u8>) {
     object["metadata"]["uid"] = json!(format!("00000000-0000-4000-8000-{number:012x}"));
     object["status"]["reinstall"]["uid"] = object["metadata"]["uid"].clone();
     object["spec"]["tpmHash"] = json!(format!("{number:064x}"));
-    (format!("{PREFIX}/{NAMESPACE}/{name}"), object.to_string().into_bytes())
+    (key(&name), object.to_string().into_bytes())
 }

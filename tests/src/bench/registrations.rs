@@ -9,8 +9,9 @@ use crate::fakes::software_machine::usual_report;
 use crate::fakes::software_tpm::{KeyKind, SoftwareTpm, Vendor};
 use crate::world::World;
 use anyhow::{Context, Result, bail};
+use api::MachineInventory;
 use kube::api::{DynamicObject, ListParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::core::ApiResource;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
@@ -125,8 +126,7 @@ pub fn registration_spec() -> Value {
 /// Creates as many objects as there were machines, without any watch: copies of one that the operator created, each
 /// with its own name and identity.
 async fn bare_creates(client: &kube::Client, load: &Load) -> Result<Run> {
-    let kind = GroupVersionKind::gvk("rancheros.cattle.io", "v1", "MachineInventory");
-    let resource = ApiResource::from_gvk_with_plural(&kind, "machineinventories");
+    let resource = ApiResource::erase::<MachineInventory>(&());
     let inventories: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &resource);
     let made = inventories.list(&ListParams::default().limit(1)).await.context("listing machine inventories")?;
     let template = made.items.into_iter().next().context("the operator made no machine inventory")?;

@@ -4,7 +4,9 @@ use super::api_writes::ApiWrites;
 use super::figure::quantile;
 use super::process_cost::{processor_time, wait_until_idle};
 use anyhow::{Result, bail};
+use api::MachineInventory;
 use futures::StreamExt;
+use kube::Resource;
 use std::time::{Duration, Instant};
 
 /// One action of every machine, and its cost for operator and API server. It includes the work after the last answer.
@@ -41,12 +43,12 @@ impl Round {
 
     /// Writes of inventories for each success.
     pub fn writes_per_success(&self) -> f64 {
-        self.writes.of("machineinventories") / self.run.latencies.len() as f64
+        self.writes.of(&MachineInventory::plural(&())) / self.run.latencies.len() as f64
     }
 
     /// Writes of everything else (events, the Lease) per second.
     pub fn other_writes_per_second(&self) -> f64 {
-        (self.writes.total() - self.writes.of("machineinventories")) / self.run.elapsed.as_secs_f64()
+        (self.writes.total() - self.writes.of(&MachineInventory::plural(&()))) / self.run.elapsed.as_secs_f64()
     }
 }
 

@@ -1,6 +1,7 @@
 //! `make demo`: an empty machine is powered on and gets installed, configured and inventoried without being touched.
 
 use anyhow::{Context, Result, bail};
+use api::Phase;
 use boot_contract::Milestone;
 use clap::{Parser, Subcommand};
 use harness::clusters::cluster::Controllers;
@@ -106,7 +107,7 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     progress.step("waiting for the inventory to say Ready");
     let machines = world.inventory_names()?;
     let [inventory] = &machines[..] else { bail!("one machine has one inventory; there are {machines:?}") };
-    world.inventory_in_phase(inventory, "Ready", Duration::from_secs(300)).await?;
+    world.inventory_in_phase(inventory, Phase::Ready, Duration::from_secs(300)).await?;
     print!("{}", world.cluster.kubectl(&["get", "machineinventory", "-A", "-o", "wide"], "")?);
 
     println!("\nseconds since power-on:");

@@ -112,6 +112,33 @@ impl Cluster {
         String::from_utf8(output.stdout).context("reading what kubectl printed")
     }
 
+    /// Creates or changes an object, as `kubectl apply` does.
+    pub fn apply(&self, object: &Value) -> Result<()> {
+        self.apply_text(&object.to_string())
+    }
+
+    fn apply_text(&self, manifest: &str) -> Result<()> {
+        self.kubectl(&["apply", "--server-side", "--filename", "-"], manifest).map(drop)
+    }
+
+    /// Applies CustomResourceDefinitions in YAML, and waits until their kinds are served.
+    pub fn apply_definitions(&self, definitions: &str) -> Result<()> {
+        self.apply_text(definitions)?;
+        let wait = ["wait", "--for=condition=Established", "--timeout=60s", "--filename", "-"];
+        self.kubectl(&wait, definitions).map(drop)
+    }
+
+    /// Creates a namespace if it is missing.
+    pub fn ensure_namespace(&self, name: &str) -> Result<()> {
+        self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+    }
+
+    /// An object (`kind/name`), or the list of all objects of a kind.
+    pub fn get(&self, object: &str, namespace: &str) -> Result<Value> {
+        let found = self.kubectl(&["get", object, "--namespace", namespace, "--output=json"], "")?;
+        serde_json::from_str(&found).with_context(|| format!("reading {object}"))
+    }
+
     /// Changes `object` (`kind/name`) by a JSON merge patch (RFC 7396) of everything but its status. `namespace` is
     /// ignored for a kind without namespaces.
     pub fn patch(&self, object: &str, namespace: &str, patch: &Value) -> Result<()> {

@@ -6,10 +6,16 @@
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{StreamExt, TryStreamExt, future};
+use kube::Resource;
 use serde_json::{Value, json};
 
 /// Values that are written at the same time.
 const AT_ONCE: usize = 16;
+
+/// The API server's key of a custom object. `object`: `namespace/name`.
+pub fn key<K: Resource<DynamicType = ()>>(object: &str) -> String {
+    format!("/registry/{}/{}/{object}", K::group(&()), K::plural(&()))
+}
 
 pub struct Etcd {
     client: reqwest::Client,

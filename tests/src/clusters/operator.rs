@@ -189,11 +189,6 @@ pub fn install_definitions(cluster: &Cluster) -> Result<()> {
         bail!("ros-operator crd ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     }
     let definitions = String::from_utf8(output.stdout).context("reading the CRDs")?;
-    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &definitions)?;
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &definitions)?;
-    for namespace in [NAMESPACE, "fleet-default", "fleet-local"] {
-        let manifest = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}");
-        cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifest)?;
-    }
-    Ok(())
+    cluster.apply_definitions(&definitions)?;
+    [NAMESPACE, "fleet-default", "fleet-local"].into_iter().try_for_each(|name| cluster.ensure_namespace(name))
 }

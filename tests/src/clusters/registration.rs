@@ -2,8 +2,10 @@
 
 use crate::clusters::cluster::Cluster;
 use crate::clusters::operator::Operator;
+use crate::objects::{kubectl_name, manifest};
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use api::MachineRegistration;
+use serde_json::Value;
 
 pub struct Registration {
     name: String,
@@ -17,14 +19,8 @@ pub const NAMESPACE: &str = "fleet-default";
 impl Registration {
     /// Applies it with kubectl and waits for its URL.
     pub fn apply(cluster: &Cluster, name: &str, spec: Value) -> Result<Self> {
-        let object = json!({
-            "apiVersion": "rancheros.cattle.io/v1",
-            "kind": "MachineRegistration",
-            "metadata": {"name": name, "namespace": NAMESPACE},
-            "spec": spec,
-        });
-        cluster.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string())?;
-        let object = format!("machineregistrations.rancheros.cattle.io/{name}");
+        cluster.apply(&manifest::<MachineRegistration>(NAMESPACE, name, &spec))?;
+        let object = kubectl_name::<MachineRegistration>(name);
         let path = "jsonpath={.status.registrationURL}";
         cluster.kubectl(&["wait", "--timeout=60s", "--for", path, "--namespace", NAMESPACE, &object], "")?;
         let url = cluster.kubectl(&["get", "--output", path, "--namespace", NAMESPACE, &object], "")?;

@@ -21,8 +21,7 @@ impl<'a> Rancher<'a> {
     pub fn install(cluster: &'a Cluster) -> Result<Self> {
         let path = paths::workspace().join("tests/fixtures/crds/rancher.yaml");
         let kinds = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        cluster.kubectl(&["apply", "--server-side", "-f", "-"], &kinds)?;
-        cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &kinds)?;
+        cluster.apply_definitions(&kinds)?;
         Ok(Self { cluster })
     }
 
@@ -34,8 +33,9 @@ impl<'a> Rancher<'a> {
     /// A user creates a cluster.
     pub fn make_cluster(&self, name: &str) -> Result<()> {
         let metadata = json!({"name": name, "namespace": NAMESPACE});
-        let object = json!({"apiVersion": "provisioning.cattle.io/v1", "kind": "Cluster", "metadata": metadata});
-        self.cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).map(drop)
+        self.cluster.apply(&json!({
+            "apiVersion": "provisioning.cattle.io/v1", "kind": "Cluster", "metadata": metadata,
+        }))
     }
 
     /// Rancher manages a cluster as the management cluster `managed_as`, in the namespace of that name.
@@ -47,9 +47,7 @@ impl<'a> Rancher<'a> {
 
     /// All ClusterRegistrationTokens of a management cluster.
     pub fn tokens(&self, managed_as: &str) -> Result<Vec<Value>> {
-        let list = self.cluster.kubectl(&["get", TOKENS, "--namespace", managed_as, "--output", "json"], "")?;
-        let list: Value = serde_json::from_str(&list).context("reading the tokens")?;
-        Ok(list["items"].as_array().cloned().unwrap_or_default())
+        Ok(self.cluster.get(TOKENS, managed_as)?["items"].as_array().cloned().unwrap_or_default())
     }
 
     /// Waits for a ClusterRegistrationToken without a token, and issues this one. Gives the object as it was created.
@@ -66,9 +64,8 @@ impl<'a> Rancher<'a> {
 
     /// An administrator changes a Setting.
     pub fn set(&self, name: &str, value: &str) -> Result<()> {
-        let object = json!({
+        self.cluster.apply(&json!({
             "apiVersion": "management.cattle.io/v3", "kind": "Setting", "metadata": {"name": name}, "value": value,
-        });
-        self.cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).map(drop)
+        }))
     }
 }

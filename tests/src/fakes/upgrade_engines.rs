@@ -43,9 +43,7 @@ impl Kinds {
             Self::Real(folder) => folder.join(real),
         };
         let definitions = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-        cluster.kubectl(&["apply", "--server-side", "-f", "-"], &definitions)?;
-        cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &definitions)?;
-        Ok(())
+        cluster.apply_definitions(&definitions)
     }
 }
 
@@ -54,7 +52,7 @@ impl Kinds {
 pub fn deploy_bundle(cluster: &Cluster, bundle: &Value, clusters: &[&str]) -> Result<()> {
     let text = |pointer: &str| bundle.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-    ensure_namespace(cluster, &text("/spec/defaultNamespace"))?;
+    cluster.ensure_namespace(&text("/spec/defaultNamespace"))?;
     for resource in bundle["spec"]["resources"].as_array().context("finding the Bundle's resources")? {
         let content = resource["content"].as_str().context("finding a resource's content")?;
         let apply = ["apply", "--server-side", "--force-conflicts", "--field-manager=helm", "--validate=strict"];
@@ -62,7 +60,7 @@ pub fn deploy_bundle(cluster: &Cluster, bundle: &Value, clusters: &[&str]) -> Re
     }
     for target in clusters {
         let place = format!("cluster-{target}");
-        ensure_namespace(cluster, &place)?;
+        cluster.ensure_namespace(&place)?;
         let deployment = json!({
             "apiVersion": "fleet.cattle.io/v1alpha1",
             "kind": "BundleDeployment",
@@ -73,7 +71,7 @@ pub fn deploy_bundle(cluster: &Cluster, bundle: &Value, clusters: &[&str]) -> Re
                 "fleet.cattle.io/cluster-namespace": namespace,
             }},
         });
-        cluster.kubectl(&["apply", "--server-side", "-f", "-"], &deployment.to_string())?;
+        cluster.apply(&deployment)?;
     }
     set_bundle_status(cluster, bundle, clusters.len(), clusters.len())
 }
@@ -90,10 +88,4 @@ pub fn set_bundle_status(cluster: &Cluster, bundle: &Value, desired: usize, read
     });
     let object = format!("bundles.fleet.cattle.io/{}", text("/metadata/name"));
     cluster.patch_status(&object, &text("/metadata/namespace"), &status)
-}
-
-/// Creates a namespace if it is missing.
-pub fn ensure_namespace(cluster: &Cluster, name: &str) -> Result<()> {
-    let manifest = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifest.to_string()).map(drop)
 }

@@ -2,37 +2,32 @@
 
 use super::World;
 use crate::clusters::registration::NAMESPACE;
-use crate::objects::{condition, current_condition};
+use crate::objects::{condition, current_condition, kubectl_kind, kubectl_name, manifest};
 use anyhow::{Context, Result};
+use api::{MachineInventory, Phase, SHARED_SECRET_KEY, SHARED_SECRET_TYPE};
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const KIND: &str = "machineinventories.rancheros.cattle.io";
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl World {
     /// Creates a MachineInventory by hand.
     pub fn create_inventory(&self, name: &str, spec: Value) -> Result<()> {
-        let object = json!({
-            "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineInventory",
-            "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
-        });
-        self.cluster.kubectl(&["apply", "--filename", "-"], &object.to_string()).map(drop)
+        self.cluster.apply(&manifest::<MachineInventory>(NAMESPACE, name, &spec))
     }
 
     /// Creates or changes the Secret that `machineTokenSecretName` of an inventory names.
     pub fn apply_token_secret(&self, name: &str, token: &str) -> Result<()> {
-        let object = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "rancheros.cattle.io/token",
-            "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": {"token": token},
-        });
-        self.cluster.kubectl(&["apply", "--server-side", "--filename", "-"], &object.to_string()).map(drop)
+        self.cluster.apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "type": SHARED_SECRET_TYPE,
+            "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": {SHARED_SECRET_KEY: token},
+        }))
     }
 
     /// Changes the spec of a MachineInventory by a merge patch.
     pub fn patch_inventory(&self, name: &str, spec: &Value) -> Result<()> {
-        self.cluster.patch(&format!("{KIND}/{name}"), NAMESPACE, &json!({"spec": spec}))
+        self.cluster.patch(&kubectl_name::<MachineInventory>(name), NAMESPACE, &json!({"spec": spec}))
     }
 
     /// Waits until a condition of a MachineInventory has this reason, for the current generation. An empty reason
@@ -51,7 +46,8 @@ impl World {
 
     /// All MachineInventory objects, in every namespace.
     pub fn inventories(&self) -> Result<Vec<Value>> {
-        let list = self.cluster.kubectl(&["get", KIND, "--all-namespaces", "--output", "json"], "")?;
+        let kind = kubectl_kind::<MachineInventory>();
+        let list = self.cluster.kubectl(&["get", &kind, "--all-namespaces", "--output", "json"], "")?;
         let list: Value = serde_json::from_str(&list).context("reading the inventories")?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
@@ -63,9 +59,9 @@ impl World {
     }
 
     /// Waits until the MachineInventory of this name is in this phase.
-    pub async fn inventory_in_phase(&self, name: &str, phase: &str, limit: Duration) -> Result<Value> {
-        let object = format!("{KIND}/{name}");
-        let what = format!("machine {name} in phase {phase}");
+    pub async fn inventory_in_phase(&self, name: &str, phase: Phase, limit: Duration) -> Result<Value> {
+        let object = kubectl_name::<MachineInventory>(name);
+        let what = format!("machine {name} in phase {phase:?}");
         until(&what, limit, async || {
             let arguments = ["get", "--ignore-not-found", "--output=json", "--namespace", NAMESPACE, &object];
             let found = self.cluster.kubectl(&arguments, "")?;
@@ -73,7 +69,7 @@ impl World {
                 return Ok(Poll::Pending("no such machine".to_owned()));
             }
             let machine: Value = serde_json::from_str(&found).context("parsing what kubectl printed")?;
-            if machine["status"]["phase"] == phase {
+            if machine["status"]["phase"] == json!(phase) {
                 return Ok(Poll::Ready(machine));
             }
             Ok(Poll::Pending(machine["status"].to_string()))
