@@ -7,6 +7,7 @@
 use command::Command;
 use disk::layout::Role;
 use disk::marker::{self, Marker, State};
+use protocol::error_chain;
 use serde::Deserialize;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -52,7 +53,7 @@ struct Signature {
 /// content.
 pub fn examine(device: &Path, sector: u32, partitions: &[Partition]) -> Content {
     let unreadable = |error: &dyn std::error::Error| Content {
-        descriptions: vec![format!("unreadable ({})", chain(error))],
+        descriptions: vec![format!("unreadable ({})", error_chain(error))],
         unfinished: false,
     };
     let ends = match Ends::read(device, sector) {
@@ -71,12 +72,6 @@ pub fn examine(device: &Path, sector: u32, partitions: &[Partition]) -> Content 
         Ok(signatures) => judge(device, &ends, partitions, &signatures),
         Err(error) => unreadable(&error),
     }
-}
-
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Labels come from other systems and may not be UTF-8.

@@ -3,6 +3,7 @@
 
 pub mod attestation;
 pub mod bounded;
+pub mod error_chain;
 pub mod exchange;
 pub mod first_release;
 pub mod hardware;
@@ -16,6 +17,7 @@ pub mod smbios;
 pub mod token;
 pub mod tpm_hash;
 
+pub use error_chain::error_chain;
 pub use join::{Join, JoinConfiguration};
 pub use message::{FromMachine, FromOperator};
 pub use operator_settings::{OperatorSettings, SettingsRevision};

@@ -11,7 +11,7 @@ use crate::cli::{InstallOptions, Output};
 use crate::console::consoles::Heading;
 use crate::console::log;
 use crate::console::questions::{self, Terminal, is_public_key};
-use crate::console::{self, announce, chain};
+use crate::console::{self, announce};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::session::identity::Identity;
 use crate::session::relay::Relay;
@@ -27,6 +27,7 @@ use disk::plan::{InstallPlan, plan};
 use disk_watch::DiskWatch;
 use job::{InstallError, Job};
 use machine::Machine;
+use protocol::error_chain;
 use protocol::hardware::FirmwareKind;
 use protocol::message::{Done, Failure};
 use release::read_manifest;
@@ -155,9 +156,9 @@ async fn with_operator(
         return start_late(machine, root);
     }
     let failure =
-        result.as_ref().err().map(|error| Failure { reason: error.reason().to_owned(), message: chain(error) });
+        result.as_ref().err().map(|error| Failure { reason: error.reason().to_owned(), message: error_chain(error) });
     if let Err(error) = relay.finish(Done { failure }).await {
-        console::note(format!("the operator could not be told how this ended: {}", chain(&error)));
+        console::note(format!("the operator could not be told how this ended: {}", error_chain(&error)));
     }
     leave(result, machine.hardware.firmware.kind, root)
 }
@@ -288,7 +289,7 @@ async fn retry_download<R>(
         match attempt().await {
             Err(error) if error.may_succeed_later() => {
                 let wait = backoff.next(None, operator::jitter());
-                console::note(format!("{}; next attempt in {} s", chain(&error), wait.as_secs_f64().ceil()));
+                console::note(format!("{}; next attempt in {} s", error_chain(&error), wait.as_secs_f64().ceil()));
                 tokio::time::sleep(wait).await;
             }
             result => return result.or_exit(code),

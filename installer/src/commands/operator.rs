@@ -1,6 +1,6 @@
 //! The connection to the operator. The commands install, register and report share it.
 
-use crate::console::{self, announce, chain};
+use crate::console::{self, announce};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::session::identity::{Identity, SecretIdentity};
 use crate::session::websocket::{WebSocketConnection, WebSocketTransport};
@@ -11,6 +11,7 @@ use attest::{DeviceTpm, TpmError, TpmIdentity};
 use boot_contract::Milestone;
 use machine::Machine;
 use machine::addresses::addresses;
+use protocol::error_chain;
 use protocol::message::{Config, MachineReport};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -136,7 +137,7 @@ pub fn note_retry_on_stderr(error: &ExchangeError, wait: Duration) {
 }
 
 fn reason(error: &ExchangeError, wait: Duration) -> String {
-    format!("{}; next attempt in {} s", chain(error), wait.as_secs_f64().ceil())
+    format!("{}; next attempt in {} s", error_chain(error), wait.as_secs_f64().ceil())
 }
 
 /// A random number from 0 up to but excluding 1.

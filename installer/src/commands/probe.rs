@@ -1,12 +1,13 @@
 //! `probe`: prints everything known about the machine, as the operator gets it.
 
 use crate::cli::{Output, ProbeOptions};
-use crate::console::{self, chain};
+use crate::console;
 use attest::{DeviceTpm, Tpm, tpm_hash};
 use disk::DiskDescription;
 use disk::layout::Size;
 use machine::Machine;
 use machine::addresses::addresses;
+use protocol::error_chain;
 use protocol::hardware::FirmwareKind;
 use serde_json::json;
 use std::path::Path;
@@ -18,7 +19,7 @@ pub fn run(options: &ProbeOptions, root: &Path) -> anyhow::Result<()> {
         Output::Text => {
             let tpm = match &tpm {
                 Ok((info, hash)) => format!("TPM {} firmware {}, hash {hash}", info.manufacturer, info.firmware),
-                Err(error) => format!("no TPM: {}", chain(error)),
+                Err(error) => format!("no TPM: {}", error_chain(error)),
             };
             console::print(describe(&machine) + "\n" + &tpm)?;
         }
