@@ -62,8 +62,8 @@ pub enum PlanError {
          that at the console"
     )]
     DiskHoldsThisMachine { disk: String },
-    #[error("{disk} is too small: {source}")]
-    DiskTooSmall { disk: String, source: LayoutError },
+    #[error("{disk} is too small: {cause}")]
+    DiskTooSmall { disk: String, cause: LayoutError },
     #[error(
         "{disk} has sectors of {bytes} bytes, and a machine started by BIOS cannot start from them: switch the \
          firmware to UEFI, or name another disk with `device`"
@@ -154,7 +154,7 @@ pub fn plan(
     let disk = select::select(request, host, suits)?;
     let layout = requirements(disk)
         .layout(&mut ids)
-        .map_err(|source| PlanError::DiskTooSmall { disk: select::name(disk), source })?;
+        .map_err(|cause| PlanError::DiskTooSmall { disk: select::name(disk), cause })?;
     let steps = steps::steps(request, release, &layout, &mut ids);
     Ok(InstallPlan {
         target: PathBuf::from(&disk.path),

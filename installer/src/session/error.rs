@@ -11,7 +11,7 @@ pub enum ExchangeError {
     Connect(#[from] ConnectError),
     /// The operator refused during the exchange, or this machine refused a message of the operator.
     #[error("{0}; {advice}", advice = advice(.0.code))]
-    Refused(#[from] Refusal),
+    Refused(Refusal),
     #[error("the operator did not answer within {seconds} s; its log may say why")]
     TimedOut { seconds: u64 },
     #[error("proving this machine's identity")]
@@ -54,6 +54,12 @@ pub enum ConnectError {
     Refused(Refusal),
     #[error("the connection to the operator ended: {0}")]
     Lost(String),
+}
+
+impl From<Refusal> for ExchangeError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 impl ExchangeError {

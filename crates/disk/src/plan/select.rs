@@ -131,8 +131,8 @@ impl Ineligible {
         let disk = name(disk);
         match self {
             Self::BootMedium => PlanError::DiskIsBootMedium { disk, origin },
-            Self::Unsuitable(Unsuitable::Size(source @ LayoutError::TooSmall { .. })) => {
-                PlanError::DiskTooSmall { disk, source }
+            Self::Unsuitable(Unsuitable::Size(cause @ LayoutError::TooSmall { .. })) => {
+                PlanError::DiskTooSmall { disk, cause }
             }
             Self::Unsuitable(Unsuitable::Size(source)) => PlanError::DiskUnusable { disk, cause: source.to_string() },
             Self::Unsuitable(Unsuitable::Sectors(bytes)) => PlanError::DiskNotBootable { disk, bytes },
