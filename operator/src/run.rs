@@ -79,7 +79,7 @@ pub async fn run(
         endpoint::hosts(url)?;
     }
     let metrics = Metrics::default();
-    let client = client::timed(cluster, metrics.requests.clone())?;
+    let client = client::timed(cluster, metrics.requests.clone()).context("making a client of the cluster")?;
     let finder = AddressFinder::new(client.clone(), &settings.namespace, settings.address.clone());
     let endpoint_watcher = EndpointWatcher { address: finder, certificate: certificate_source(&client, &settings) };
     let stop = stop.shared();
@@ -89,7 +89,8 @@ pub async fn run(
     let (endpoint_sender, endpoint) = watch::channel(first_endpoint);
     let (events, write_events) = Events::new(client.clone());
     let (leadership, lead) = Leadership::new();
-    let election = Election::new(client.clone(), &settings.namespace, &settings.replica, lead, metrics.leads.clone())?;
+    let election = Election::new(client.clone(), &settings.namespace, &settings.replica, lead, metrics.leads.clone())
+        .context("no random bytes to tell replicas apart")?;
     let (media_store, media_watcher) = MediaStore::new(settings.media, settings.downloads);
     let clock = Clock(Timestamp::now);
     let context = Arc::new(Context {
@@ -117,7 +118,7 @@ pub async fn run(
     });
     let (admission, drain) = Admission::new(settings.exchanges);
     let service = server::Service {
-        tls: TlsAcceptor::from(certificate.clone().server_config()?),
+        tls: TlsAcceptor::from(certificate.clone().server_config().context("choosing TLS versions")?),
         router: server::router(ServerState::new(context.clone(), admission)),
         limits: Limits::for_open_files(settings.open_files),
         context: context.clone(),

@@ -18,7 +18,7 @@ mod tls;
 
 pub use admission::{Admission, Drain};
 pub use listener::{Limits, Service, listen, serve};
-pub use tls::CertificateHolder;
+pub use tls::{CertificateError, CertificateHolder};
 
 use crate::context::Context;
 use crate::registration::PATH;

@@ -1,17 +1,26 @@
 //! The authorities of TPM vendors, for registrations that require an EK certificate and name no authorities.
 
 use crate::registration::index::Authorities;
-use anyhow::{Context as _, ensure};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use std::path::Path;
+use rustls::pki_types::pem::{self, PemObject};
+use std::path::{Path, PathBuf};
+
+/// Why a file has no authorities that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum VendorsError {
+    #[error("reading TPM vendors' authorities in {}", .0.display())]
+    Read(PathBuf, #[source] pem::Error),
+    #[error("{} holds no certificate", .0.display())]
+    Empty(PathBuf),
+}
 
 /// Reads PEM. The operator's image contains the authorities of Debian's package ruby-tpm-key-attestation.
-pub fn read(path: &Path) -> anyhow::Result<Authorities> {
+pub fn read(path: &Path) -> Result<Authorities, VendorsError> {
     let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates =
-        certificates.with_context(|| format!("reading TPM vendors' authorities in {}", path.display()))?;
-    ensure!(!certificates.is_empty(), "{} holds no certificate", path.display());
+    let certificates = certificates.map_err(|error| VendorsError::Read(path.to_owned(), error))?;
+    if certificates.is_empty() {
+        return Err(VendorsError::Empty(path.to_owned()));
+    }
     tracing::info!(authorities = certificates.len(), "authorities of TPM vendors");
     Ok(Authorities::new(certificates.into_iter().map(|certificate| certificate.to_vec()).collect()))
 }

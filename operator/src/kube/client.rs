@@ -1,7 +1,6 @@
 //! The client of the API server. Each request is timed and has a deadline.
 
 use crate::kube::request_times::RequestTimes;
-use anyhow::Context as _;
 use axum::http::{Request, Response};
 use kube::Client;
 use kube::api::{PatchParams, PostParams};
@@ -31,10 +30,10 @@ const SILENCE: Duration = Duration::from_secs(330);
 
 /// A client that times all requests. A request without an answer fails at its deadline: an API server, or a proxy in
 /// front of it, may accept a request and never answer it.
-pub fn timed(mut config: kube::Config, times: RequestTimes) -> anyhow::Result<Client> {
+pub fn timed(mut config: kube::Config, times: RequestTimes) -> kube::Result<Client> {
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
-    let builder = ClientBuilder::try_from(config).context("making a client of the cluster")?;
+    let builder = ClientBuilder::try_from(config)?;
     Ok(builder.with_layer(&Timed(times)).build())
 }
 

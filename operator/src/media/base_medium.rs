@@ -1,8 +1,7 @@
 //! A base medium: an image with reserved space for the settings of a registration.
 
-use ::media::iso9660::Volume;
-use ::media::reserved_space;
-use anyhow::{Context as _, ensure};
+use ::media::iso9660::{Iso9660Error, Volume};
+use ::media::reserved_space::{self, ReservedSpaceError};
 use release::digest;
 use std::fs::File;
 use std::io::{self, Seek};
@@ -23,6 +22,23 @@ pub struct BaseMedium {
     space: u64,
     /// In hex.
     sha256: String,
+}
+
+/// Why a file is not served as a medium. The caller names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseMediumError {
+    #[error("its name is not one of letters, digits and `.`, `_`, `-` that ends in .iso")]
+    Name,
+    #[error("opening it")]
+    Open(#[source] io::Error),
+    #[error("reading it")]
+    Read(#[source] io::Error),
+    #[error(transparent)]
+    Image(#[from] Iso9660Error),
+    #[error(transparent)]
+    ReservedSpace(#[from] ReservedSpaceError),
+    #[error("it is being written")]
+    BeingWritten,
 }
 
 /// Identifies the content of a file: it changes when the file is replaced or written to.
@@ -47,15 +63,17 @@ impl Stamp {
 
 impl BaseMedium {
     /// Opens a medium and reads all of it to compute its digest.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let file = File::open(path).context("opening it")?;
-        let stamp = Stamp::of(&file.metadata().context("inspecting it")?);
+    pub fn open(path: &Path) -> Result<Self, BaseMediumError> {
+        if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_name) {
+            return Err(BaseMediumError::Name);
+        }
+        let file = File::open(path).map_err(BaseMediumError::Open)?;
+        let stamp = Stamp::of(&file.metadata().map_err(BaseMediumError::Read)?);
         let extent = reserved_space::find(&mut Volume::open(&file)?)?;
-        (&file).rewind().context("reading it")?;
-        let (sha256, _) = digest::of_reader(&file).context("reading it")?;
+        (&file).rewind().map_err(BaseMediumError::Read)?;
+        let (sha256, _) = digest::of_reader(&file).map_err(BaseMediumError::Read)?;
         let medium = Self { file, stamp, space: extent.offset, sha256 };
-        ensure!(medium.is_unchanged(), "it is being written");
-        Ok(medium)
+        if medium.is_unchanged() { Ok(medium) } else { Err(BaseMediumError::BeingWritten) }
     }
 
     /// In bytes.
@@ -104,6 +122,7 @@ pub fn is_name(name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::fixtures;
+    use protocol::error_chain;
 
     #[test]
     fn media_with_reserved_space_open_and_others_are_refused_with_a_reason() {
@@ -115,9 +134,9 @@ mod tests {
         assert_eq!(medium.read(5..9000).unwrap(), bytes[5..9000]);
 
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-        assert!(format!("{:#}", BaseMedium::open(&path).unwrap_err()).contains("is the download complete?"));
+        assert!(error_chain(&BaseMedium::open(&path).unwrap_err()).contains("is the download complete?"));
         std::fs::write(&path, "#!/bin/sh").unwrap();
-        assert!(format!("{:#}", BaseMedium::open(&path).unwrap_err()).contains("not an ISO 9660 image"));
+        assert!(error_chain(&BaseMedium::open(&path).unwrap_err()).contains("not an ISO 9660 image"));
     }
 
     #[test]

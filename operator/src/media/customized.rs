@@ -2,8 +2,7 @@
 //! those that `ros-image customize` would write.
 
 use super::BaseMedium;
-use ::media::reserved_space;
-use anyhow::Context as _;
+use ::media::reserved_space::{self, ReservedSpaceError};
 use cloud_config::CloudConfig;
 use release::digest;
 use std::io;
@@ -20,8 +19,8 @@ pub struct Customized {
 
 impl Customized {
     /// An error if the settings do not fit.
-    pub fn new(base: Arc<BaseMedium>, settings: &CloudConfig) -> anyhow::Result<Self> {
-        let content = reserved_space::filled(&settings.to_yaml()).context("putting settings into a medium")?;
+    pub fn new(base: Arc<BaseMedium>, settings: &CloudConfig) -> Result<Self, ReservedSpaceError> {
+        let content = reserved_space::filled(&settings.to_yaml())?;
         let etag = etag(base.sha256(), &digest::of_bytes(&content));
         Ok(Self { base, content: content.into(), etag })
     }

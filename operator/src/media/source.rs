@@ -2,10 +2,11 @@
 //! start.
 
 use super::base_medium::is_name;
-use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::digest::{Context, SHA256};
 use release::digest;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt;
@@ -35,17 +36,54 @@ pub struct Origin {
     name: String,
 }
 
+/// Why a medium cannot be fetched from where the options say.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginError {
+    #[error("reading the medium's URL")]
+    Url(#[source] <reqwest::Url as FromStr>::Err),
+    #[error("the medium's URL starts with neither http:// nor https://")]
+    Scheme,
+    #[error("the medium's URL ends in {0:?}; it must end in a file name such as ros.iso")]
+    FileName(String),
+    #[error("the medium's SHA-256 must be 64 hex digits, as sha256sum prints them")]
+    Digest,
+}
+
+/// Why a medium was not fetched. The caller names the URL, without possible secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("reading {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    #[error("making an HTTP client")]
+    Client(#[source] reqwest::Error),
+    #[error("asking for it")]
+    Ask(#[source] reqwest::Error),
+    #[error("receiving it")]
+    Receive(#[source] reqwest::Error),
+    #[error("it has more than {LARGEST} bytes")]
+    TooLarge,
+    #[error("it has the SHA-256 {actual} instead of {expected}")]
+    Digest { actual: String, expected: String },
+    #[error("writing {}", .0.display())]
+    Write(PathBuf, #[source] io::Error),
+    #[error("putting {} into place", .0.display())]
+    Rename(PathBuf, #[source] io::Error),
+}
+
 impl Origin {
     /// `sha256` in hex, as `sha256sum` prints it.
-    pub fn new(url: &str, sha256: &str) -> anyhow::Result<Self> {
-        let url: reqwest::Url = url.parse().context("reading the medium's URL")?;
-        ensure!(matches!(url.scheme(), "http" | "https"), "the medium's URL starts with neither http:// nor https://");
+    pub fn new(url: &str, sha256: &str) -> Result<Self, OriginError> {
+        let url: reqwest::Url = url.parse().map_err(OriginError::Url)?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(OriginError::Scheme);
+        }
         let name = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default().to_owned();
-        ensure!(is_name(&name), "the medium's URL ends in {name:?}; it must end in a file name such as ros.iso");
+        if !is_name(&name) {
+            return Err(OriginError::FileName(name));
+        }
         let sha256 = sha256.to_ascii_lowercase();
         let is_digest = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-        ensure!(is_digest, "the medium's SHA-256 must be 64 hex digits, as sha256sum prints them");
-        Ok(Self { url, sha256, name })
+        if is_digest { Ok(Self { url, sha256, name }) } else { Err(OriginError::Digest) }
     }
 
     /// The URL for logs, without user, password and query.
@@ -54,10 +92,10 @@ impl Origin {
     }
 
     /// Fetches the medium into the folder and checks its digest. A medium from before a restart is not fetched again.
-    pub async fn fetch_into(&self, folder: &Path) -> anyhow::Result<()> {
+    pub async fn fetch_into(&self, folder: &Path) -> Result<(), FetchError> {
         let path = folder.join(&self.name);
         if let Ok(file) = File::open(&path).await
-            && sha256(file).await.with_context(|| format!("reading {}", path.display()))? == self.sha256
+            && sha256(file).await.map_err(|error| FetchError::Read(path.clone(), error))? == self.sha256
         {
             return Ok(());
         }
@@ -69,29 +107,32 @@ impl Origin {
             let _ = fs::remove_file(&part).await;
         }
         fetched?;
-        fs::rename(&part, &path).await.with_context(|| format!("putting {} into place", path.display()))
+        fs::rename(&part, &path).await.map_err(|error| FetchError::Rename(path, error))
     }
 
-    async fn download(&self, part: &Path) -> anyhow::Result<()> {
+    async fn download(&self, part: &Path) -> Result<(), FetchError> {
         let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
-        let answer = client.context("making an HTTP client")?.get(self.url.clone()).send().await;
+        let answer = client.map_err(FetchError::Client)?.get(self.url.clone()).send().await;
         // The caller logs the URL, without possible secrets.
         let answer = answer.and_then(reqwest::Response::error_for_status).map_err(reqwest::Error::without_url);
-        let mut answer = answer.context("asking for it")?;
-        let describe = || format!("writing {}", part.display());
-        let mut file = File::create(part).await.with_context(describe)?;
+        let mut answer = answer.map_err(FetchError::Ask)?;
+        let unwritten = |error| FetchError::Write(part.to_owned(), error);
+        let mut file = File::create(part).await.map_err(unwritten)?;
         let mut context = Context::new(&SHA256);
         let mut size = 0;
-        while let Some(bytes) = answer.chunk().await.map_err(reqwest::Error::without_url).context("receiving it")? {
+        let lost = |error: reqwest::Error| FetchError::Receive(error.without_url());
+        while let Some(bytes) = answer.chunk().await.map_err(lost)? {
             size += bytes.len() as u64;
-            ensure!(size <= LARGEST, "it has more than {LARGEST} bytes");
+            if size > LARGEST {
+                return Err(FetchError::TooLarge);
+            }
             context.update(&bytes);
-            file.write_all(&bytes).await.with_context(describe)?;
+            file.write_all(&bytes).await.map_err(unwritten)?;
         }
-        file.flush().await.with_context(describe)?;
+        file.flush().await.map_err(unwritten)?;
         let actual = hex::encode(context.finish());
         if actual != self.sha256 {
-            bail!("it has the SHA-256 {actual} instead of {}", self.sha256);
+            return Err(FetchError::Digest { actual, expected: self.sha256.clone() });
         }
         Ok(())
     }
@@ -103,7 +144,7 @@ impl std::fmt::Debug for Origin {
     }
 }
 
-async fn sha256(file: File) -> std::io::Result<String> {
+async fn sha256(file: File) -> io::Result<String> {
     let file = file.into_std().await;
     let (digest, _) = task::spawn_blocking(|| digest::of_reader(file)).await??;
     Ok(digest)
@@ -115,6 +156,7 @@ mod tests {
     use axum::Router;
     use axum::extract::State;
     use axum::routing::get;
+    use protocol::error_chain;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::net::TcpListener;
@@ -141,7 +183,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let fetch = async |url: &str, sha256: &str| Origin::new(url, sha256).unwrap().fetch_into(folder.path()).await;
         let good = digest::of_bytes(CONTENT);
-        let error = format!("{:#}", fetch(&url, &"0".repeat(64)).await.unwrap_err());
+        let error = error_chain(&fetch(&url, &"0".repeat(64)).await.unwrap_err());
         assert!(error.contains(&good), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing stays of what is wrong");
         for _ in 0..2 {
@@ -151,7 +193,7 @@ mod tests {
         assert_eq!(asked.load(Ordering::SeqCst), 2);
         let missing = url.replace("/media/", "/nothing/");
         std::fs::remove_file(folder.path().join("a.iso")).unwrap();
-        let error = format!("{:#}", fetch(&missing, &good).await.unwrap_err());
+        let error = error_chain(&fetch(&missing, &good).await.unwrap_err());
         assert!(error.contains("404") && !error.contains("s3cret"), "{error}");
     }
 
@@ -167,7 +209,7 @@ mod tests {
             ("a.iso", &digest, "the medium's URL"),
             ("https://a.test/a.iso", "abc", "64 hex digits"),
         ] {
-            let error = format!("{:#}", Origin::new(url, sha256).unwrap_err());
+            let error = error_chain(&Origin::new(url, sha256).unwrap_err());
             assert!(error.contains(told), "{url}: {error}");
         }
     }

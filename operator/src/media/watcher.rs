@@ -1,10 +1,11 @@
 //! Fetches a base medium if a URL is given, and polls the folder for changes.
 
-use super::base_medium::{Stamp, is_name};
+use super::base_medium::Stamp;
 use super::{BaseMedium, Media, Source};
-use anyhow::Context as _;
+use protocol::error_chain;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,15 @@ pub struct MediaWatcher {
     media: watch::Sender<Media>,
 }
 
+/// Why the folder cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum ScanError {
+    #[error("inspecting {}", .0.display())]
+    Inspect(PathBuf, #[source] io::Error),
+    #[error("listing {}", .0.display())]
+    List(PathBuf, #[source] io::Error),
+}
+
 /// All scanned files. `None`: the file cannot be served, and that was logged.
 type Known = HashMap<PathBuf, (Stamp, Option<Arc<BaseMedium>>)>;
 
@@ -34,7 +44,7 @@ impl MediaWatcher {
     pub async fn run(self) {
         if let Some(origin) = &self.source.origin {
             while let Err(error) = origin.fetch_into(&self.source.path).await {
-                tracing::warn!(error = format!("{error:#}"), url = origin.shown(), "fetching a medium");
+                tracing::warn!(error = error_chain(&error), url = origin.shown(), "fetching a medium");
                 tokio::time::sleep(FETCH_RETRY).await;
             }
         }
@@ -54,8 +64,8 @@ impl MediaWatcher {
                     self.publish(found);
                 }
                 // Logged once: a volume that is missing now may come later.
-                Err(error) if format!("{error:#}") != complaint => {
-                    complaint = format!("{error:#}");
+                Err(error) if error_chain(&error) != complaint => {
+                    complaint = error_chain(&error);
                     tracing::warn!(error = complaint, "reading the media");
                 }
                 Err(_) => {}
@@ -80,11 +90,12 @@ impl MediaWatcher {
 }
 
 /// The media at `path`, a file or a folder. Reads those that have changed since they were entered in `known`.
-fn scan(path: &Path, known: &mut Known) -> anyhow::Result<BTreeMap<String, Arc<BaseMedium>>> {
+fn scan(path: &Path, known: &mut Known) -> Result<BTreeMap<String, Arc<BaseMedium>>, ScanError> {
+    let unlisted = |error| ScanError::List(path.to_owned(), error);
     let mut files = Vec::new();
-    if fs::metadata(path).with_context(|| format!("inspecting {}", path.display()))?.is_dir() {
-        for entry in fs::read_dir(path).with_context(|| format!("listing {}", path.display()))? {
-            files.push(entry.with_context(|| format!("listing {}", path.display()))?.path());
+    if fs::metadata(path).map_err(|error| ScanError::Inspect(path.to_owned(), error))?.is_dir() {
+        for entry in fs::read_dir(path).map_err(unlisted)? {
+            files.push(entry.map_err(unlisted)?.path());
         }
         files.retain(|file| file.extension().is_some_and(|extension| extension == "iso"));
         files.sort();
@@ -112,14 +123,10 @@ fn enter(file: &Path, known: &mut Known) -> Option<Arc<BaseMedium>> {
     {
         return medium.clone();
     }
-    let opened = match file.file_name().and_then(|name| name.to_str()) {
-        Some(name) if is_name(name) => BaseMedium::open(file),
-        _ => Err(anyhow::anyhow!("its name is not one of letters, digits and `.`, `_`, `-` that ends in .iso")),
-    };
-    let medium = match opened {
+    let medium = match BaseMedium::open(file) {
         Ok(medium) => Some(Arc::new(medium)),
         Err(error) => {
-            tracing::warn!(file = %file.display(), error = format!("{error:#}"), "a file is not served as a medium");
+            tracing::warn!(file = %file.display(), error = error_chain(&error), "a file is not served as a medium");
             None
         }
     };

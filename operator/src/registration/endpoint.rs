@@ -4,13 +4,15 @@
 pub mod address;
 pub mod authority;
 
-use crate::registration::endpoint::address::AddressFinder;
+use crate::registration::endpoint::address::{AddressError, AddressFinder};
 use crate::registration::endpoint::authority::{
-    AuthorityError, CertificateAndKey, CertificateSource, InstalledMachines, ServerCertificate,
+    AuthorityError, CertificateAndKey, CertificateSource, InstalledMachines, ServerCertificate, SourceError,
 };
-use anyhow::Context as _;
+use axum::http::Uri;
+use axum::http::uri::InvalidUri;
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
+use protocol::error_chain;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -39,6 +41,28 @@ impl Endpoint {
     }
 }
 
+/// Why address or certificate are not known.
+#[derive(Debug, thiserror::Error)]
+enum EndpointError {
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    #[error(transparent)]
+    ServerUrl(#[from] ServerUrlError),
+    #[error(transparent)]
+    Certificate(#[from] SourceError),
+}
+
+/// Why no certificate can be issued for a server URL.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerUrlError {
+    #[error("reading the server URL {0:?}")]
+    Malformed(String, #[source] InvalidUri),
+    #[error("the server URL {0:?} does not start with https://")]
+    NotHttps(String),
+    #[error("the server URL {0:?} has no host")]
+    NoHost(String),
+}
+
 /// Determines address and certificate, and follows their changes.
 pub struct EndpointWatcher {
     pub address: AddressFinder,
@@ -50,7 +74,7 @@ impl EndpointWatcher {
     async fn find(
         &self,
         machines: impl FnOnce(&str) -> InstalledMachines,
-    ) -> anyhow::Result<(ServerCertificate, Endpoint)> {
+    ) -> Result<(ServerCertificate, Endpoint), EndpointError> {
         let address = self.address.find().await?;
         let machines = machines(&address.url);
         let served = self.certificate.current(&hosts(&address.url)?, &machines, Timestamp::now()).await?;
@@ -75,8 +99,8 @@ impl EndpointWatcher {
                     return Some(found);
                 }
                 // The operator does not serve and is not ready until then.
-                Err(error) if is_damaged(&error) => tracing::error!("{error:#}"),
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "waiting for an address and a certificate"),
+                Err(error) if error.is_damage() => tracing::error!("{}", error_chain(&error)),
+                Err(error) => tracing::warn!(error = error_chain(&error), "waiting for an address and a certificate"),
             }
             tokio::select! {
                 () = tokio::time::sleep(START_RETRY) => {}
@@ -88,9 +112,9 @@ impl EndpointWatcher {
     /// Watches certificate and address until it is dropped. `use_certificate` is called with each renewed certificate,
     /// `told` gets each endpoint that differs from the one before. `machines_behind`: how many installed machines do
     /// not have the settings of an endpoint yet; `None` while that is not known.
-    pub async fn run(
+    pub async fn run<E: std::error::Error>(
         self,
-        use_certificate: impl Fn(&CertificateAndKey) -> anyhow::Result<()>,
+        use_certificate: impl Fn(&CertificateAndKey) -> Result<(), E>,
         told: watch::Sender<Endpoint>,
         mut served: ServerCertificate,
         machines_behind: impl Fn(&Endpoint) -> Option<usize>,
@@ -101,19 +125,19 @@ impl EndpointWatcher {
             let (next, endpoint) =
                 match self.find(|url| installed_machines(&told.borrow(), url, &machines_behind)).await {
                     Ok(found) => found,
-                    Err(error) if is_damaged(&error) => {
+                    Err(error) if error.is_damage() => {
                         // The current certificate stays valid; it only cannot be renewed.
-                        tracing::error!("{error:#}");
+                        tracing::error!("{}", error_chain(&error));
                         continue;
                     }
                     Err(error) => {
-                        tracing::warn!(error = format!("{error:#}"), "looking after address and certificate");
+                        tracing::warn!(error = error_chain(&error), "looking after address and certificate");
                         continue;
                     }
                 };
             if next != served {
                 if let Err(error) = use_certificate(&next.server) {
-                    tracing::error!(error = format!("{error:#}"), "using the renewed certificate");
+                    tracing::error!(error = error_chain(&error), "using the renewed certificate");
                     continue;
                 }
                 tracing::info!("the certificate was renewed");
@@ -142,16 +166,21 @@ fn installed_machines(
     InstalledMachines { bundle: told.ca_bundle.clone(), behind }
 }
 
-/// Whether somebody must restore a part of the Secret. Waiting does not help.
-fn is_damaged(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(AuthorityError::Damaged(_)))
+impl EndpointError {
+    /// Whether somebody must restore a part of the Secret. Waiting does not help.
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Certificate(SourceError::Own(AuthorityError::Damaged(_))))
+    }
 }
 
 /// Names and addresses of the certificate: the host of the URL, and the local host.
-pub fn hosts(server_url: &str) -> anyhow::Result<Vec<String>> {
-    let url: axum::http::Uri = server_url.parse().with_context(|| format!("reading the server URL {server_url:?}"))?;
-    anyhow::ensure!(url.scheme_str() == Some("https"), "the server URL {server_url:?} does not start with https://");
-    let host = url.host().with_context(|| format!("finding the host in the server URL {server_url:?}"))?;
+pub fn hosts(server_url: &str) -> Result<Vec<String>, ServerUrlError> {
+    let shown = || server_url.to_owned();
+    let url: Uri = server_url.parse().map_err(|error| ServerUrlError::Malformed(shown(), error))?;
+    if url.scheme_str() != Some("https") {
+        return Err(ServerUrlError::NotHttps(shown()));
+    }
+    let host = url.host().ok_or_else(|| ServerUrlError::NoHost(shown()))?;
     let mut hosts = vec![host.trim_start_matches('[').trim_end_matches(']').to_owned()];
     for local in ["127.0.0.1", "localhost"] {
         if hosts[0] != local {

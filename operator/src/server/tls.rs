@@ -1,14 +1,27 @@
 //! The server certificate, which can be replaced while the server runs.
 
 use crate::registration::endpoint::authority::CertificateAndKey;
-use anyhow::Context as _;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig};
 use std::sync::{Arc, RwLock};
+
+/// Why a certificate cannot be served with.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    #[error("reading the server's certificate")]
+    Certificate(#[source] pem::Error),
+    #[error("reading the server's key")]
+    Key(#[source] pem::Error),
+    #[error("using the server's key")]
+    Unsupported(#[source] rustls::Error),
+    #[error("the server's certificate is for another key than the one beside it")]
+    OtherKey(#[source] rustls::Error),
+}
 
 #[derive(Debug)]
 pub struct CertificateHolder {
@@ -16,22 +29,21 @@ pub struct CertificateHolder {
 }
 
 impl CertificateHolder {
-    pub fn new(server: &CertificateAndKey) -> anyhow::Result<Arc<Self>> {
+    pub fn new(server: &CertificateAndKey) -> Result<Arc<Self>, CertificateError> {
         Ok(Arc::new(Self { current: RwLock::new(certified_key(server)?) }))
     }
 
     /// Uses this certificate for new connections.
-    pub fn replace(&self, server: &CertificateAndKey) -> anyhow::Result<()> {
+    pub fn replace(&self, server: &CertificateAndKey) -> Result<(), CertificateError> {
         let key = certified_key(server)?;
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = key;
         Ok(())
     }
 
     /// TLS 1.2 and 1.3 with HTTP/1.1, which is enough for websockets.
-    pub fn server_config(self: Arc<Self>) -> anyhow::Result<Arc<ServerConfig>> {
+    pub fn server_config(self: Arc<Self>) -> Result<Arc<ServerConfig>, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
-            .with_safe_default_protocol_versions()
-            .context("choosing TLS versions")?
+            .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(self);
         config.ignore_client_order = true;
@@ -56,13 +68,13 @@ impl ResolvesServerCert for CertificateHolder {
     }
 }
 
-fn certified_key(server: &CertificateAndKey) -> anyhow::Result<Arc<CertifiedKey>> {
+fn certified_key(server: &CertificateAndKey) -> Result<Arc<CertifiedKey>, CertificateError> {
     let chain = CertificateDer::pem_slice_iter(server.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()
-        .context("reading the server's certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(server.key.as_bytes()).context("reading the server's key")?;
-    let key = any_supported_type(&key).context("using the server's key")?;
+        .map_err(CertificateError::Certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(server.key.as_bytes()).map_err(CertificateError::Key)?;
+    let key = any_supported_type(&key).map_err(CertificateError::Unsupported)?;
     let certified = CertifiedKey::new(chain, key);
-    certified.keys_match().context("the server's certificate is for another key than the one beside it")?;
+    certified.keys_match().map_err(CertificateError::OtherKey)?;
     Ok(Arc::new(certified))
 }

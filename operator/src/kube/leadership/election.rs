@@ -2,6 +2,7 @@
 
 use super::lease::{self, Decision, GIVE_UP, NAME, POLL_EVERY, RENEW_EVERY, Seen};
 use crate::kube::client::writing;
+use aws_lc_rs::error::Unspecified;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::Api;
@@ -41,16 +42,17 @@ enum RequestError {
 }
 
 impl Election {
-    /// `name`: the replica's, such as the name of its pod. `told` is sent whether this replica leads.
+    /// `name`: the replica's, such as the name of its pod. `told` is sent whether this replica leads. An error if there
+    /// are no random bytes to tell replicas apart.
     pub fn new(
         client: Client,
         namespace: &str,
         name: &str,
         told: watch::Sender<bool>,
         shown: Gauge,
-    ) -> anyhow::Result<Self> {
+    ) -> Result<Self, Unspecified> {
         let mut random = [0; 4];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow::anyhow!("no random bytes to tell replicas apart"))?;
+        aws_lc_rs::rand::fill(&mut random)?;
         let identity = format!("{name}-{}", hex::encode(random));
         Ok(Self { leases: Api::namespaced(client, namespace), identity, told, shown })
     }

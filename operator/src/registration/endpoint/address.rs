@@ -8,7 +8,6 @@
 //! | the Service's name: reached from inside the cluster only           | the operator's                       |
 
 use crate::kube::rancher_setting::rancher_setting;
-use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kube::api::Api;
@@ -34,6 +33,17 @@ pub struct Address {
     pub authorities: Option<String>,
 }
 
+/// Why the address is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    #[error("reading Rancher's Setting {name}")]
+    Setting { name: &'static str, source: kube::Error },
+    #[error("reading Service {service}")]
+    Service { service: String, source: kube::Error },
+    #[error("no URL under which machines reach the operator: give --server-url (the chart's serverURL), or --service")]
+    NotGiven,
+}
+
 /// Rancher's Settings, if Rancher is installed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Rancher {
@@ -54,7 +64,7 @@ impl AddressFinder {
     }
 
     /// Determines the address. Reads nothing if the URL is given.
-    pub async fn find(&self) -> anyhow::Result<Address> {
+    pub async fn find(&self) -> Result<Address, AddressError> {
         let given = &self.given;
         if given.server_url.is_some() {
             return choose(given, None, None, &self.namespace);
@@ -63,16 +73,19 @@ impl AddressFinder {
         let service = match &given.service {
             Some(name) if rancher.is_none() => {
                 let services = Api::<Service>::namespaced(self.client.clone(), &self.namespace);
-                services.get_opt(name).await.with_context(|| format!("reading Service {}/{name}", self.namespace))?
+                services.get_opt(name).await.map_err(|source| {
+                    let service = format!("{}/{name}", self.namespace);
+                    AddressError::Service { service, source }
+                })?
             }
             _ => None,
         };
         choose(given, rancher, service.as_ref(), &self.namespace)
     }
 
-    async fn rancher(&self) -> anyhow::Result<Option<Rancher>> {
-        let setting = async |name: &str| {
-            rancher_setting(&self.client, name).await.with_context(|| format!("reading Rancher's Setting {name}"))
+    async fn rancher(&self) -> Result<Option<Rancher>, AddressError> {
+        let setting = async |name: &'static str| {
+            rancher_setting(&self.client, name).await.map_err(|source| AddressError::Setting { name, source })
         };
         let server_url = setting("server-url").await?;
         if server_url.is_empty() {
@@ -87,14 +100,12 @@ fn choose(
     rancher: Option<Rancher>,
     service: Option<&Service>,
     namespace: &str,
-) -> anyhow::Result<Address> {
+) -> Result<Address, AddressError> {
     let (url, authorities) = match (&given.server_url, rancher, service) {
         (Some(url), _, _) => (url.clone(), None),
         (None, Some(rancher), _) => (rancher.server_url, Some(rancher.authorities)),
         (None, None, Some(service)) => (service_url(service, namespace), None),
-        (None, None, None) => anyhow::bail!(
-            "no URL under which machines reach the operator: give --server-url (the chart's serverURL), or --service"
-        ),
+        (None, None, None) => return Err(AddressError::NotGiven),
     };
     Ok(Address { url: url.trim_end_matches('/').to_owned(), authorities: given.authorities.clone().or(authorities) })
 }

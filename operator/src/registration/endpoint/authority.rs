@@ -21,6 +21,7 @@ mod given;
 mod store;
 
 pub use certificate::CertificateAndKey;
+pub use given::GivenError;
 pub use store::{Authority, SECRET_NAME};
 
 use certificate::{SERVER_DAYS, check_certificate, covers, days_left, issue_server, make_authority, names_of};
@@ -52,6 +53,15 @@ pub struct ServerCertificate {
     pub bundle: String,
 }
 
+/// Why there is no server certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error(transparent)]
+    Own(#[from] AuthorityError),
+    #[error(transparent)]
+    Given(#[from] GivenError),
+}
+
 impl CertificateSource {
     /// The certificate to use now, for these names and addresses of the server.
     pub async fn current(
@@ -59,13 +69,13 @@ impl CertificateSource {
         hosts: &[String],
         machines: &InstalledMachines,
         now: Timestamp,
-    ) -> anyhow::Result<ServerCertificate> {
+    ) -> Result<ServerCertificate, SourceError> {
         match self {
             Self::Own(authority) => {
                 let material = authority.current(hosts, machines, now).await?;
                 Ok(ServerCertificate { bundle: material.bundle(), server: material.server })
             }
-            Self::Given(folder) => given::read(folder),
+            Self::Given(folder) => Ok(given::read(folder)?),
         }
     }
 }
@@ -119,6 +129,12 @@ pub enum AuthorityError {
     Reading(#[from] x509_cert::der::Error),
     #[error(transparent)]
     Damaged(#[from] Damaged),
+    #[error("reading Secret {SECRET_NAME}")]
+    ReadSecret(#[source] kube::Error),
+    #[error("writing Secret {SECRET_NAME}")]
+    WriteSecret(#[source] kube::Error),
+    #[error("writing Secret {SECRET_NAME}: {0} times another replica was faster")]
+    Conflicts(usize),
     #[error("the time {0} is outside of what a certificate can hold")]
     Time(Timestamp),
 }

@@ -13,7 +13,7 @@ use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
-use protocol::{Refusal, RefusalCode};
+use protocol::{Refusal, RefusalCode, error_chain};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +65,7 @@ async fn answer(
     let base = state.context.media.find(name)?;
     let settings = registration.medium_settings(&state.context.endpoint());
     let medium = Customized::new(base, &settings).map_err(|error| {
-        tracing::error!(error = format!("{error:#}"), "making a medium");
+        tracing::error!(error = error_chain(&error), "putting settings into a medium");
         Refusal::new(RefusalCode::Internal, "the operator's address and authorities do not fit into a medium")
     })?;
     let size = medium.size();

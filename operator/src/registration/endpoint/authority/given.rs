@@ -1,27 +1,32 @@
 //! A server certificate from a folder, in place of one from the operator's own authority.
 
 use super::{CertificateAndKey, ServerCertificate};
-use anyhow::Context as _;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+/// Why a folder has no certificate that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GivenError {
+    #[error("reading {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    #[error("{} holds no {file}; is it mounted from a Secret of the type kubernetes.io/tls?", .folder.display())]
+    Missing { folder: PathBuf, file: &'static str },
+}
 
 /// Reads the folder in which a Secret of the type `kubernetes.io/tls` is mounted: `tls.crt` (with intermediates),
 /// `tls.key`, and `ca.crt` with the authorities that machines should trust. Without `ca.crt` machines trust the public
 /// authorities.
-pub(super) fn read(folder: &Path) -> anyhow::Result<ServerCertificate> {
+pub(super) fn read(folder: &Path) -> Result<ServerCertificate, GivenError> {
     let text = |name: &str| {
         let path = folder.join(name);
         match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+            Err(error) => Err(GivenError::Read(path, error)),
         }
     };
-    let required = |name: &str| {
-        text(name)?.with_context(|| {
-            format!("{} holds no {name}; is it mounted from a Secret of the type kubernetes.io/tls?", folder.display())
-        })
-    };
+    let required =
+        |file: &'static str| text(file)?.ok_or_else(|| GivenError::Missing { folder: folder.to_owned(), file });
     let server = CertificateAndKey { certificate: required("tls.crt")?, key: required("tls.key")? };
     Ok(ServerCertificate { server, bundle: text("ca.crt")?.unwrap_or_default() })
 }

@@ -2,7 +2,6 @@
 
 use super::{AuthorityError, AuthorityRequest, CertificateAndKey, Damaged, InstalledMachines, TlsMaterial, renewed};
 use crate::kube::client::writing;
-use anyhow::Context as _;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
@@ -36,10 +35,10 @@ impl Authority {
         hosts: &[String],
         machines: &InstalledMachines,
         now: Timestamp,
-    ) -> anyhow::Result<TlsMaterial> {
+    ) -> Result<TlsMaterial, AuthorityError> {
         for _ in 0..ATTEMPTS {
-            let kept = self.secrets.get_opt(SECRET_NAME).await.context("reading Secret ros-operator-tls")?;
-            let current = kept.as_ref().map(from_secret).transpose().map_err(AuthorityError::from)?;
+            let kept = self.secrets.get_opt(SECRET_NAME).await.map_err(AuthorityError::ReadSecret)?;
+            let current = kept.as_ref().map(from_secret).transpose()?;
             let request = kept.as_ref().and_then(request);
             let next = renewed(current.as_ref(), hosts, machines, request, now)?;
             if Some(&next) == current.as_ref() {
@@ -57,10 +56,10 @@ impl Authority {
             match written {
                 Ok(_) => return Ok(next),
                 Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => continue,
-                Err(error) => return Err(error).context("writing Secret ros-operator-tls"),
+                Err(error) => return Err(AuthorityError::WriteSecret(error)),
             }
         }
-        anyhow::bail!("writing Secret {SECRET_NAME}: {ATTEMPTS} times another replica was faster")
+        Err(AuthorityError::Conflicts(ATTEMPTS))
     }
 }
 
@@ -185,7 +184,7 @@ mod tests {
             let before = api.objects("secrets");
             api.take_requests();
             let error =
-                format!("{:#}", authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap_err());
+                authority.current(&hosts(), &InstalledMachines::default(), now()).await.unwrap_err().to_string();
             assert!(error.contains(&format!("key {key} of Secret ros-operator-tls")), "{error}");
             assert_eq!(
                 (api.take_requests(), api.objects("secrets")),
