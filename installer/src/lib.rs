@@ -7,6 +7,7 @@ pub mod commands;
 pub mod console;
 pub mod exit_code;
 pub mod installed;
+pub mod path_error;
 pub mod provision;
 pub mod session;
 pub mod settings;

@@ -3,31 +3,58 @@
 
 use crate::boot::{partition, state_file};
 use crate::console;
-use anyhow::{Context, Result, bail};
+use crate::path_error::PathError;
 use boot_contract::kernel_arguments::{LOADER, LOADER_KEXEC};
 use boot_contract::{BootState, Slot};
-use command::Command;
+use command::{Command, CommandError};
 use disk::args_cfg;
 use nix::libc;
-use std::ffi::CString;
+use protocol::error_chain;
+use std::ffi::{CString, NulError};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Why no installed system was started.
+#[derive(Debug, thiserror::Error)]
+pub enum KexecError {
+    #[error("looking for a system to start")]
+    NoSystem(#[source] SlotError),
+    #[error("reading the kernel's arguments")]
+    Arguments(#[source] NulError),
+    #[error("loading the kernel of slot {0} (kexec_file_load)")]
+    Load(Slot, #[source] io::Error),
+    #[error("starting the loaded kernel")]
+    Start(#[source] CommandError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+/// Why a slot cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    #[error("{} is empty", .0.display())]
+    Empty(PathBuf),
+    #[error("{} holds no arguments", .0.display())]
+    NoArguments(PathBuf),
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
 
 /// Starts what GRUB would start from this partition, `COS_BOOT` of a disk, and counts the start as GRUB does. Returns
 /// when the restart has begun.
-pub fn start(boot_partition: &Path) -> Result<()> {
-    partition::with_mounted_device(boot_partition, false, |boot| {
+pub fn start(boot_partition: &Path) -> Result<(), KexecError> {
+    partition::with_mounted_device(boot_partition, false, |boot| -> Result<(), KexecError> {
         let next = KexecTarget::choose(boot)?;
         next.load(boot)?;
         if let Some(state) = next.state {
-            state_file::overwrite(boot, &state).context("counting the start in the boot state")?;
+            state_file::overwrite(boot, &state)?;
         }
         Ok(())
     })?;
     // systemd starts the kernel, because it also stops a watchdog that the next system may not feed in time.
-    Command::new("systemctl").args(["kexec", "--force"]).run().context("starting the loaded kernel")?;
+    Command::new("systemctl").args(["kexec", "--force"]).run().map_err(KexecError::Start)?;
     Ok(())
 }
 
@@ -43,32 +70,32 @@ struct KexecTarget {
 impl KexecTarget {
     /// Chooses the slot as GRUB does. A slot without arguments or kernel uses up its starts, because it could never be
     /// started.
-    fn choose(boot: &Path) -> Result<Self> {
+    fn choose(boot: &Path) -> Result<Self, KexecError> {
         let mut state = state_file::read(boot).ok().flatten();
         let mut reported = None;
         loop {
             let slot = state.as_mut().map_or(Slot::Recovery, BootState::start);
             match arguments(&boot.join(slot.letter())) {
                 Ok(arguments) => return Ok(Self { slot, arguments, state }),
-                Err(error) if slot == Slot::Recovery => return Err(error).context("looking for a system to start"),
+                Err(error) if slot == Slot::Recovery => return Err(KexecError::NoSystem(error)),
                 Err(error) if reported.replace(slot) != Some(slot) => {
-                    console::note(format!("slot {slot} cannot be started: {error:#}"));
+                    console::note(format!("slot {slot} cannot be started: {}", error_chain(&error)));
                 }
                 Err(_) => {}
             }
         }
     }
 
-    fn load(&self, boot: &Path) -> Result<()> {
+    fn load(&self, boot: &Path) -> Result<(), KexecError> {
         let folder = boot.join(self.slot.letter());
         let open = |name: &str| {
             let path = folder.join(name);
-            File::open(&path).with_context(|| format!("opening {}", path.display()))
+            File::open(&path).map_err(PathError::of("opening", &path))
         };
         let (kernel, initrd) = (open("vmlinuz")?, open("initrd")?);
         // The argument tells the started system that the firmware did not start it.
-        let line = CString::new(format!("{} {LOADER}={LOADER_KEXEC}", self.arguments))
-            .context("reading the kernel's arguments")?;
+        let line =
+            CString::new(format!("{} {LOADER}={LOADER_KEXEC}", self.arguments)).map_err(KexecError::Arguments)?;
         let line = line.as_bytes_with_nul();
         // SAFETY: two open files, and a line with its length, which includes the zero at its end.
         let result = unsafe {
@@ -82,25 +109,24 @@ impl KexecTarget {
             )
         };
         if result != 0 {
-            let error = io::Error::last_os_error();
-            return Err(error).with_context(|| format!("loading the kernel of slot {} (kexec_file_load)", self.slot));
+            return Err(KexecError::Load(self.slot, io::Error::last_os_error()));
         }
         Ok(())
     }
 }
 
 /// The kernel arguments in the folder, which must have every file that a start needs.
-fn arguments(folder: &Path) -> Result<String> {
+fn arguments(folder: &Path) -> Result<String, SlotError> {
     for name in ["vmlinuz", "initrd"] {
         let path = folder.join(name);
-        let length = fs::metadata(&path).with_context(|| format!("looking at {}", path.display()))?.len();
+        let length = fs::metadata(&path).map_err(PathError::of("looking at", &path))?.len();
         if length == 0 {
-            bail!("{} is empty", path.display());
+            return Err(SlotError::Empty(path));
         }
     }
     let path = folder.join("args.cfg");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    args_cfg::read(&text).map(str::to_owned).with_context(|| format!("{} has none", path.display()))
+    let text = fs::read_to_string(&path).map_err(PathError::of("reading", &path))?;
+    args_cfg::read(&text).map(str::to_owned).ok_or(SlotError::NoArguments(path))
 }
 
 #[cfg(test)]

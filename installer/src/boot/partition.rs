@@ -1,6 +1,6 @@
 //! The boot partition (COS_BOOT) of the disk that this system runs from. It is mounted only while it is used.
 
-use anyhow::{Context, Result};
+use crate::path_error::PathError;
 use boot_contract::partition_label;
 use boot_contract::paths::DEVICES;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -13,19 +13,26 @@ const LOCK: &str = "/run/ros/boot.lock";
 
 /// Mounts the partition, calls `action` with its folder, and unmounts it. Changes are safely on the disk only if
 /// `action` calls fsync, because unmounting FAT does not flush them.
-pub fn with_mounted<T>(read_only: bool, action: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+pub fn with_mounted<T, E: From<PathError>>(
+    read_only: bool,
+    action: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
     with_mounted_device(&Path::new(DEVICES).join(partition_label::BOOT), read_only, action)
 }
 
 /// The same for the boot partition of any disk.
-pub fn with_mounted_device<T>(device: &Path, read_only: bool, action: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let lock = File::create(LOCK).with_context(|| format!("creating {LOCK}"))?;
-    lock.lock().with_context(|| format!("locking {LOCK}"))?;
-    fs::create_dir_all(MOUNT_POINT).with_context(|| format!("creating {MOUNT_POINT}"))?;
+pub fn with_mounted_device<T, E: From<PathError>>(
+    device: &Path,
+    read_only: bool,
+    action: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
+    let lock = File::create(LOCK).map_err(PathError::of("creating", LOCK))?;
+    lock.lock().map_err(PathError::of("locking", LOCK))?;
+    fs::create_dir_all(MOUNT_POINT).map_err(PathError::of("creating", MOUNT_POINT))?;
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     flags.set(MsFlags::MS_RDONLY, read_only);
     mount(Some(device), MOUNT_POINT, Some("vfat"), flags, Some("umask=0077"))
-        .with_context(|| format!("mounting {}", device.display()))?;
+        .map_err(PathError::of("mounting", device))?;
     let mounted = Mounted;
     let result = action(Path::new(MOUNT_POINT));
     drop(mounted);

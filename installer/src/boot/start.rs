@@ -4,13 +4,12 @@
 //! again after it was asked, the disk's kernel is started by kexec.
 
 use crate::boot::efi::{self, Position};
-use crate::boot::kexec;
+use crate::boot::kexec::{self, KexecError};
 use crate::console::{self, announce};
-use anyhow::{Context, Result};
 use boot_contract::KernelArguments;
 use boot_contract::Milestone;
 use boot_contract::kernel_arguments::{LOADER, LOADER_KEXEC};
-use command::Command;
+use command::{Command, CommandError};
 use disk::DiskDescription;
 use disk::description::InstalledSystem;
 use disk::plan::InstallPlan;
@@ -18,6 +17,15 @@ use machine::Machine;
 use protocol::hardware::FirmwareKind;
 use std::fs;
 use std::path::Path;
+
+/// Why the live system was not left.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("leaving the live system")]
+    Restart(#[source] CommandError),
+    #[error("starting the system on {disk}: remove the medium, or put the disk before it")]
+    Kexec { disk: String, source: KexecError },
+}
 
 /// This machine's own system to start: the one on the disk that the settings name, else the first.
 pub fn own_system<'a>(
@@ -30,18 +38,22 @@ pub fn own_system<'a>(
 }
 
 /// Leaves this live system for the one on the disk. Returns when the restart has begun.
-pub fn start(machine: &Machine, disk: &DiskDescription, system: &InstalledSystem, root: &Path) -> Result<()> {
+pub fn start(
+    machine: &Machine,
+    disk: &DiskDescription,
+    system: &InstalledSystem,
+    root: &Path,
+) -> Result<(), StartError> {
     for (other, _) in machine.own_systems().filter(|(other, _)| other.path != disk.path) {
         console::note(format!("{} holds a system of this machine, too; it is left alone", other.path));
     }
     if asks_firmware(machine, system, root) {
         announce(Milestone::Rebooting, format!("into the system on {}, which the firmware starts next", disk.path));
-        Command::new("systemctl").args(["reboot", "--force"]).run().context("leaving the live system")?;
+        Command::new("systemctl").args(["reboot", "--force"]).run().map_err(StartError::Restart)?;
         return Ok(());
     }
     announce(Milestone::Rebooting, format!("into the system on {}, started from here", disk.path));
-    let advice = || format!("starting the system on {}: remove the medium, or put the disk before it", disk.path);
-    kexec::start(Path::new(&system.boot.path)).with_context(advice)
+    kexec::start(Path::new(&system.boot.path)).map_err(|source| StartError::Kexec { disk: disk.path.clone(), source })
 }
 
 /// Asks the firmware to start the disk. Returns whether it will.

@@ -1,7 +1,7 @@
 //! The file with the boot state on COS_BOOT.
 
 use crate::boot::partition::with_mounted;
-use anyhow::{Context, Result};
+use crate::path_error::PathError;
 use boot_contract::boot_state::{LENGTH, PATH, SlotBoot, SlotState};
 use boot_contract::{BootState, Slot};
 use std::fs::{self, File, OpenOptions};
@@ -10,39 +10,39 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// The boot state of the disk that this system runs from. A state that cannot be read is made from the installed slots.
-pub fn current() -> Result<BootState> {
+pub fn current() -> Result<BootState, PathError> {
     with_mounted(true, current_in)
 }
 
 /// Changes the boot state on the disk. A state that cannot be read is first replaced by one made from the installed
 /// slots.
-pub fn change(change: impl FnOnce(&mut BootState)) -> Result<()> {
+pub fn change(change: impl FnOnce(&mut BootState)) -> Result<(), PathError> {
     with_mounted(false, |boot| change_in(boot, change))
 }
 
 /// The boot state below the mounted partition `boot`. `None` if the file is missing or damaged.
-pub fn read(boot: &Path) -> Result<Option<BootState>> {
+pub fn read(boot: &Path) -> Result<Option<BootState>, PathError> {
     let path = boot.join(PATH);
     match read_block(&path) {
         Err(error) if is_damage(&error) => {
             tracing::warn!("{}: {error}", path.display());
             Ok(None)
         }
-        state => state.map(Some).with_context(|| format!("reading {}", path.display())),
+        state => state.map(Some).map_err(PathError::of("reading", &path)),
     }
 }
 
 /// Overwrites the existing file below the mounted partition `boot` and waits until it is on the disk.
-pub fn overwrite(boot: &Path, state: &BootState) -> Result<()> {
+pub fn overwrite(boot: &Path, state: &BootState) -> Result<(), PathError> {
     let path = boot.join(PATH);
-    overwrite_block(&path, state).with_context(|| format!("writing {}", path.display()))
+    overwrite_block(&path, state).map_err(PathError::of("writing", &path))
 }
 
-fn current_in(boot: &Path) -> Result<BootState> {
+fn current_in(boot: &Path) -> Result<BootState, PathError> {
     Ok(read(boot)?.unwrap_or_else(|| state_from_folders(boot)))
 }
 
-fn change_in(boot: &Path, change: impl FnOnce(&mut BootState)) -> Result<()> {
+fn change_in(boot: &Path, change: impl FnOnce(&mut BootState)) -> Result<(), PathError> {
     let before = read(boot)?;
     let mut after = before.clone().unwrap_or_else(|| state_from_folders(boot));
     change(&mut after);
@@ -53,7 +53,7 @@ fn change_in(boot: &Path, change: impl FnOnce(&mut BootState)) -> Result<()> {
     if fs::metadata(&path).is_ok_and(|file| file.len() == LENGTH as u64) {
         return overwrite(boot, &after);
     }
-    create(&path, &after).with_context(|| format!("writing {}", path.display()))
+    create(&path, &after).map_err(PathError::of("writing", &path))
 }
 
 fn read_block(path: &Path) -> io::Result<BootState> {

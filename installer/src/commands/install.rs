@@ -100,7 +100,7 @@ async fn attempt(
     // This comes before any question: neither the operator nor a network is needed, and the inventory does not change.
     if let Some((disk, system)) = start::own_system(&machine, gathered.settings().device.as_deref()) {
         let choice = questions::offer_again(&mut *person(), disk, &system.version);
-        let Some(again) = choice else { return start::start(&machine, disk, system, root) };
+        let Some(again) = choice else { return Ok(start::start(&machine, disk, system, root)?) };
         gathered.add(Source::Answer, again).or_exit(ExitCode::Settings)?;
     }
 
@@ -176,7 +176,7 @@ fn start_late(before: &Machine, root: &Path) -> anyhow::Result<()> {
     let machine = Machine { identities: before.identities.clone(), ..Machine::probe(root) };
     let (disk, system) =
         start::own_system(&machine, None).context("the disk with this machine's system is gone again")?;
-    start::start(&machine, disk, system, root)
+    Ok(start::start(&machine, disk, system, root)?)
 }
 
 /// Reboots or powers off after a success.
