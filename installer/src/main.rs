@@ -43,11 +43,11 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
         Command::TpmHash(options) => tpm_hash::run(options),
         Command::Probe(options) => probe::run(options, root),
         Command::Status(options) => status::run(options),
-        Command::Apply(options) => provision::run(options.stage.into()).map(|_| ()),
-        Command::Healthy => healthy::run(),
+        Command::Apply(options) => Ok(provision::run(options.stage.into()).map(|_| ())?),
+        Command::Healthy => Ok(healthy::run()?),
         Command::Boot(options) => boot::run(options),
-        Command::Recover => recovery::run(),
-        Command::Issue => issue::write(root),
+        Command::Recover => Ok(recovery::run()?),
+        Command::Issue => Ok(issue::write(root)?),
     }
 }
 

@@ -20,7 +20,7 @@ use anyhow::Context;
 use boot_contract::Milestone;
 use machine::addresses::addresses;
 use protocol::message::{Done, FromMachine, OsReport, Recorded, Slot};
-use protocol::{Join, OperatorSettings, SettingsRevision};
+use protocol::{Join, OperatorSettings, SettingsRevision, error_chain};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -64,7 +64,11 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         Ok(true) => return Ok(()),
         Ok(false) => {}
         // The next report tells the operator. The rest of the answer is still applied.
-        Err(error) => console::note(format!("{error:#}")),
+        Err(error) => {
+            let request =
+                answer.reinstall.as_ref().map(|request| format!(", as spec.reinstall {:?} asks", request.as_str()));
+            console::note(format!("installing again{}: {}", request.unwrap_or_default(), error_chain(&error)));
+        }
     }
     match answer.join {
         // The recovery system joins no cluster.
@@ -107,7 +111,7 @@ fn keep(settings: &OperatorSettings, way: Kept, root: &Path) {
     match operator_settings::keep(root, settings, way) {
         Ok(true) => console::note(format!("new settings for reaching the operator are stored: {}", settings.revision)),
         Ok(false) => {}
-        Err(error) => console::note(format!("the operator's new settings are not kept: {error:#}")),
+        Err(error) => console::note(format!("the operator's new settings are not kept: {}", error_chain(&error))),
     }
 }
 

@@ -5,12 +5,13 @@ use crate::console::announce;
 use crate::installed::host_identity;
 use crate::installed::issue;
 use crate::installed::recovery;
-use anyhow::{Context, Result};
+use crate::path_error::PathError;
 use boot_contract::boot_state::SlotState;
 use boot_contract::paths::PERSISTENT;
 use boot_contract::{BootState, Milestone, Slot};
-use command::Command;
+use command::{Command, CommandError};
 use machine::Boot;
+use protocol::error_chain;
 use protocol::message;
 use std::fs;
 use std::path::Path;
@@ -27,13 +28,24 @@ const TOLERATED: &[&str] = &["ros-apply.service", "ros-runcmd.service", "ros-rep
 /// systemd-networkd's summary (sd-network(3)).
 const NETWORK_STATE: &str = "/run/systemd/netif/state";
 
+/// Why a slot was not assessed.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthyError {
+    #[error("the kernel command line has no ros.slot=: this is not an installed system")]
+    NotInstalled,
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
 /// Waits until the system is up and marks its slot as good, which gives the slot all its starts back. A slot with a
 /// changed byte is put on trial. If a slot on trial does not come up in time and the other slot holds a system, the
 /// machine restarts; GRUB has counted the start. If nothing else holds a system, a missing network and failed units are
 /// no reason to use up starts, because recovery would not help.
-pub fn run() -> Result<()> {
+pub fn run() -> Result<(), HealthyError> {
     let slot = Boot::probe(Path::new("/")).slot.and_then(message::Slot::installed);
-    let slot = slot.context("finding ros.slot= on the kernel command line: this is not an installed system")?;
+    let slot = slot.ok_or(HealthyError::NotInstalled)?;
     let is_alone = !other_slot_may_start(&state_file::current()?, slot);
     let begun = Instant::now();
     let mut was_announced = false;
@@ -51,13 +63,13 @@ pub fn run() -> Result<()> {
         // The damaged part may not have been read yet, and dm-verity restarts the machine when it is. If the slot
         // stayed good, it would get its starts back each time.
         state_file::change(|state| state.doubt(slot))?;
-        announce(Milestone::Failed, format!("slot {slot} is damaged and not marked as good: {damage:#}"));
+        announce(Milestone::Failed, format!("slot {slot} is damaged and not marked as good: {}", error_chain(&damage)));
         return restart_if_on_trial(slot);
     }
     state_file::change(|state| state.mark_good(slot))?;
     if let Err(error) = host_identity::keep(Path::new("/"), Path::new(PERSISTENT)) {
         // The slot is good without the copy. The next start tries again.
-        tracing::warn!("{error:#}");
+        tracing::warn!("{}", error_chain(&error));
     }
     start::has_started(Path::new("/"));
     announce(Milestone::Healthy, format!("slot {slot} is good"));
@@ -101,7 +113,7 @@ fn judge(seen: &Observation, is_alone: bool, is_late: bool) -> Verdict {
     if is_up { Verdict::Good } else { Verdict::NotYet("the network is not up".into()) }
 }
 
-fn observe() -> Result<Observation> {
+fn observe() -> Result<Observation, CommandError> {
     // The exit status has the same meaning as the word, so only the word is needed.
     let system = Command::new("systemctl").arg("is-system-running").output()?;
     let failed = Command::new("systemctl")
@@ -118,11 +130,11 @@ fn observe() -> Result<Observation> {
 
 /// Restarts only from a slot on trial. A system that has worked before is left for repair: another slot may be no
 /// better, and somebody may be logged in.
-fn restart_if_on_trial(slot: Slot) -> Result<()> {
+fn restart_if_on_trial(slot: Slot) -> Result<(), HealthyError> {
     let state = state_file::current()?;
     if is_given_up(&state, slot) {
         announce(Milestone::Rebooting, format!("slot {slot} is on trial and the other slot holds a system"));
-        Command::new("systemctl").arg("reboot").run().context("restarting")?;
+        Command::new("systemctl").arg("reboot").run()?;
     }
     Ok(())
 }

@@ -2,31 +2,41 @@
 //! COS_OEM outlives it. In the recovery system `ros-init` binds the copy to their paths.
 
 use crate::installed::files::write;
-use anyhow::{Context, Result};
+use crate::path_error::PathError;
 use boot_contract::paths::{MACHINE_ID, OEM_IDENTITY, SSH_HOST_KEYS, below};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// Why the identity was not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum HostIdentityError {
+    #[error("copying machine-id and host keys to {OEM_IDENTITY}")]
+    Keep(#[source] PathError),
+    #[error("laying out machine-id and host keys")]
+    LayOut(#[source] PathError),
+}
+
 /// Copies the identity from COS_PERSISTENT, mounted at `persistent`, to COS_OEM. An incomplete identity is not copied;
 /// the earlier copy stays.
-pub fn keep(root: &Path, persistent: &Path) -> Result<()> {
-    copy(persistent, &below(root, OEM_IDENTITY))
-        .with_context(|| format!("copying machine-id and host keys to {OEM_IDENTITY}"))
+pub fn keep(root: &Path, persistent: &Path) -> Result<(), HostIdentityError> {
+    copy(persistent, &below(root, OEM_IDENTITY)).map_err(HostIdentityError::Keep)
 }
 
 /// Writes the copy into `folder`, which becomes the root folder of a new file system.
-pub fn lay_out(root: &Path, folder: &Path) -> Result<()> {
-    copy(&below(root, OEM_IDENTITY), folder).context("laying out machine-id and host keys")?;
+pub fn lay_out(root: &Path, folder: &Path) -> Result<(), HostIdentityError> {
+    copy(&below(root, OEM_IDENTITY), folder).map_err(HostIdentityError::LayOut)?;
     // `ros-init` binds only the content of these folders. /etc itself comes from the image.
     for folder in [folder.join("etc"), folder.join("etc/ssh")].iter().filter(|folder| folder.exists()) {
-        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+        fs::set_permissions(folder, Permissions::from_mode(0o755))
+            .map_err(PathError::of("setting the mode of", folder))
+            .map_err(HostIdentityError::LayOut)?;
     }
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+fn copy(from: &Path, to: &Path) -> Result<(), PathError> {
     let machine_id = below(from, MACHINE_ID);
     // The first start creates the machine-id. Before that there is nothing to keep.
     let Some(id) = File::read(&machine_id)?.filter(|id| !id.bytes.is_empty()) else { return Ok(()) };
@@ -39,10 +49,10 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     id.write(&below(to, MACHINE_ID))
 }
 
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
-    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
-    Ok(paths.into_iter().filter(|path| path.is_file()).collect())
+fn files(folder: &Path) -> Result<Vec<PathBuf>, PathError> {
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let paths = entries.map_err(PathError::of("reading", folder))?.into_iter().map(|entry| entry.path());
+    Ok(paths.filter(|path| path.is_file()).collect())
 }
 
 /// A file with its mode. systemd-networkd, which reads the machine-id in recovery, is not root.
@@ -54,20 +64,20 @@ struct File {
 }
 
 impl File {
-    fn read(path: &Path) -> Result<Option<Self>> {
+    fn read(path: &Path) -> Result<Option<Self>, PathError> {
         let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o777);
         match mode.and_then(|mode| Ok(Self { bytes: fs::read(path)?, mode })) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            result => result.map(Some).with_context(|| format!("reading {}", path.display())),
+            result => result.map(Some).map_err(PathError::of("reading", path)),
         }
     }
 
     /// Writes only a change, because this runs at every start.
-    fn write(&self, path: &Path) -> Result<()> {
+    fn write(&self, path: &Path) -> Result<(), PathError> {
         if Self::read(path)?.as_ref() == Some(self) {
             return Ok(());
         }
-        write(path, &self.bytes, self.mode).with_context(|| format!("writing {}", path.display()))
+        write(path, &self.bytes, self.mode).map_err(PathError::of("writing", path))
     }
 }
 

@@ -2,9 +2,10 @@
 
 use crate::console::{self, ERRORS_ONLY, LOG_LEVELS};
 use crate::installed::status::Status;
-use anyhow::{Context, Result};
+use crate::path_error::PathError;
 use command::Command;
 use machine::addresses::addresses;
+use protocol::error_chain;
 use protocol::hardware::Address;
 use protocol::message::Slot;
 use std::fs;
@@ -17,12 +18,12 @@ const FOLDER: &str = "run/issue.d";
 const MOST_ADDRESSES: usize = 6;
 
 /// Writes the text. If it changed, unused login prompts are redrawn.
-pub fn write(root: &Path) -> Result<()> {
+pub fn write(root: &Path) -> Result<(), PathError> {
     // Kernel messages that are no errors must not scroll the login away. If the level cannot be changed, they do.
     let _ = fs::write(root.join(LOG_LEVELS), ERRORS_ONLY);
     let text = match Status::read() {
         Ok(status) => text(&status, &addresses()),
-        Err(error) => unknown(&format!("{error:#}"), &addresses()),
+        Err(error) => unknown(&error_chain(&error), &addresses()),
     };
     if replace(&root.join(FOLDER), &text)? {
         // agetty fails if no login was ever started. Such a login reads the new text when it starts.
@@ -34,12 +35,12 @@ pub fn write(root: &Path) -> Result<()> {
 /// Writes the text after another action. A failure is only printed, because it must not undo that action.
 pub fn refresh(root: &Path) {
     if let Err(error) = write(root) {
-        console::note(format!("{error:#}"));
+        console::note(error_chain(&error));
     }
 }
 
 /// Replaces the text. Returns whether it has changed.
-fn replace(folder: &Path, text: &str) -> Result<bool> {
+fn replace(folder: &Path, text: &str) -> Result<bool, PathError> {
     let path = folder.join("ros.issue");
     if fs::read_to_string(&path).is_ok_and(|before| before == text) {
         return Ok(false);
@@ -51,7 +52,7 @@ fn replace(folder: &Path, text: &str) -> Result<bool> {
         fs::write(&new, text)?;
         fs::rename(new, &path)
     };
-    write().with_context(|| format!("writing {}", path.display()))?;
+    write().map_err(PathError::of("writing", &path))?;
     Ok(true)
 }
 

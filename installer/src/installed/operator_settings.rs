@@ -2,10 +2,10 @@
 //! token, so only root can read them.
 
 use crate::installed::files::write_secret;
+use crate::path_error::PathError;
 use crate::session::ExchangeError;
-use crate::session::websocket::WebSocketTransport;
-use crate::settings::sources::{self, INSTALLED_FILE};
-use anyhow::{Context, Result};
+use crate::session::websocket::{EndpointError, WebSocketTransport};
+use crate::settings::sources::{self, DocumentError, INSTALLED_FILE};
 use boot_contract::paths::below;
 use cloud_config::CloudConfig;
 use cloud_config::normal_key;
@@ -37,18 +37,32 @@ impl Kept {
     }
 }
 
+/// Why settings of the operator are not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The settings break a rule of the protocol.
+    #[error("{0}")]
+    Unusable(&'static str),
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
 /// Stores the settings that the operator sent when it was reached by the settings `proven`. Returns whether the address
 /// or the authorities of the operator have changed. Unusable settings are an error and change nothing. Whenever the
 /// power fails, one of the files holds proven settings. When the newest settings are proven, the previous ones are
 /// removed, because an authority that was given up must not be trusted for ever.
-pub fn keep(root: &Path, sent: &OperatorSettings, proven: Kept) -> Result<bool> {
-    sent.check().map_err(anyhow::Error::msg)?;
-    let newest = below(root, INSTALLED_FILE);
+pub fn keep(root: &Path, sent: &OperatorSettings, proven: Kept) -> Result<bool, KeepError> {
+    sent.check().map_err(KeepError::Unusable)?;
+    let [newest, previous] = [INSTALLED_FILE, PREVIOUS_FILE].map(|file| below(root, file));
     let before = sources::read(&newest)?.unwrap_or_default();
     let after = with(&before, sent);
     let moves = [URL, AUTHORITIES].iter().any(|key| setting(&before, key) != setting(&after, key));
     if !moves && proven == Kept::Newest {
-        remove(&below(root, PREVIOUS_FILE)).with_context(|| format!("removing {PREVIOUS_FILE}"))?;
+        remove(&previous).map_err(PathError::of("removing", &previous))?;
     }
     if after == before {
         return Ok(false);
@@ -56,10 +70,9 @@ pub fn keep(root: &Path, sent: &OperatorSettings, proven: Kept) -> Result<bool> 
     let authorities = Some(sent.authorities.concat()).filter(|pem| !pem.is_empty());
     WebSocketTransport::new(&sent.registration_url, authorities.as_deref())?;
     if moves && proven == Kept::Newest {
-        write_secret(&below(root, PREVIOUS_FILE), before.to_yaml().as_bytes())
-            .with_context(|| format!("writing {PREVIOUS_FILE}"))?;
+        write_secret(&previous, before.to_yaml().as_bytes()).map_err(PathError::of("writing", &previous))?;
     }
-    write_secret(&newest, after.to_yaml().as_bytes()).with_context(|| format!("writing {INSTALLED_FILE}"))?;
+    write_secret(&newest, after.to_yaml().as_bytes()).map_err(PathError::of("writing", &newest))?;
     Ok(moves)
 }
 
@@ -121,7 +134,7 @@ fn setting(document: &CloudConfig, key: &str) -> Option<Value> {
 mod tests {
     use super::Kept::{Newest, Previous};
     use super::*;
-    use protocol::{Refusal, RefusalCode};
+    use protocol::{Refusal, RefusalCode, error_chain};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::LazyLock;
@@ -202,7 +215,7 @@ mod tests {
         let root = system();
         let broken = OperatorSettings { authorities: vec!["no PEM".into()], ..sent("r1", "https://new/t0ken") };
         for unfit in [sent("r1", "http://new/t0ken"), sent("r1", "https://[/t0ken"), broken] {
-            let error = format!("{:#}", keep(root.path(), &unfit, Newest).unwrap_err());
+            let error = error_chain(&keep(root.path(), &unfit, Newest).unwrap_err());
             assert!(!error.contains("t0ken"), "{error}");
         }
         assert_eq!(kept(&root, INSTALLED_FILE, URL), Some("https://old/t0".into()));

@@ -3,20 +3,21 @@
 use crate::boot::{partition, state_file};
 use crate::console::{self, announce};
 use crate::installed::issue;
-use crate::installed::reinstall;
-use anyhow::{Context, Result};
+use crate::installed::reinstall::{self, ReinstallError};
+use crate::path_error::PathError;
 use boot_contract::boot_state::{MOST_RETURNS, SlotState};
 use boot_contract::paths::{DEVICES, PERSISTENT};
 use boot_contract::{BootState, Milestone, Slot};
-use command::Command;
+use command::{Command, CommandError};
 use protocol::ReinstallRequest;
+use protocol::error_chain;
 use protocol::message;
-use release::{ReleaseFile, digest, read_manifest};
+use release::{ReleaseError, ReleaseFile, digest, read_manifest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Read;
-use std::path::Path;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -57,21 +58,68 @@ pub enum Cause {
     },
 }
 
+/// Why the cause is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum CauseError {
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+/// Why the recovery system could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    #[error(transparent)]
+    Cause(#[from] CauseError),
+    #[error("installing again")]
+    Reinstall(#[source] ReinstallError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+/// Why a slot cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum DamageError {
+    #[error("reading the slot's release.json")]
+    Release(#[source] ReleaseError),
+    #[error("reading the slot's args.cfg")]
+    Arguments(#[source] io::Error),
+    #[error("the slot's args.cfg names no root")]
+    NoRoot,
+    #[error("the slot's {part}")]
+    Part { part: &'static str, source: CompareError },
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+/// Why a file or a partition is not what the release says.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    #[error("has SHA-256 {actual}; release.json says {expected}")]
+    Digest { actual: String, expected: String },
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
 impl Cause {
     /// The cause on this machine. The first call after a boot reads the whole root image of a slot that failed.
-    pub fn find() -> Result<Self> {
-        let lock = File::create(LOCK).with_context(|| format!("creating {LOCK}"))?;
-        lock.lock().with_context(|| format!("locking {LOCK}"))?;
+    pub fn find() -> Result<Self, CauseError> {
+        let lock = File::create(LOCK).map_err(PathError::of("creating", LOCK))?;
+        lock.lock().map_err(PathError::of("locking", LOCK))?;
         let found = fs::read(FOUND).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         if let Some(found) = found {
             return Ok(found);
         }
         let cause = Self::determine()?;
-        fs::write(FOUND, serde_json::to_vec(&cause)?).with_context(|| format!("writing {FOUND}"))?;
+        let json = serde_json::to_vec(&cause).map_err(PathError::of("writing", FOUND))?;
+        fs::write(FOUND, json).map_err(PathError::of("writing", FOUND))?;
         Ok(cause)
     }
 
-    fn determine() -> Result<Self> {
+    fn determine() -> Result<Self, CauseError> {
         // An unreadable request counts as none here: the caller needs a cause, and `reinstall::go_on` reports the
         // error.
         let asked = reinstall::asked(Path::new("/")).unwrap_or_default();
@@ -122,7 +170,7 @@ impl fmt::Display for Cause {
 
 /// Prints why the recovery system runs. If the cause may be temporary, it goes back to the slot after a while, at most
 /// [`MOST_RETURNS`] times until a slot is good again.
-pub fn run() -> Result<()> {
+pub fn run() -> Result<(), RecoveryError> {
     let cause = Cause::find()?;
     let text = format!("this is the recovery system: {cause}");
     if cause.is_failure() {
@@ -137,7 +185,7 @@ pub fn run() -> Result<()> {
         Err(error) => {
             issue::refresh(Path::new("/"));
             Command::new("systemctl").args(["start", "--no-block", "ros-report.service"]).run()?;
-            return Err(error);
+            return Err(RecoveryError::Reinstall(error));
         }
     }
     let Some(wait) = cause.wait(state_file::current()?.returns) else {
@@ -153,7 +201,7 @@ pub fn run() -> Result<()> {
     state_file::change(|state| target = go_back(state))?;
     if let Some(slot) = target {
         announce(Milestone::Rebooting, format!("back to slot {slot}"));
-        Command::new("systemctl").arg("reboot").run().context("restarting")?;
+        Command::new("systemctl").arg("reboot").run()?;
     }
     Ok(())
 }
@@ -194,34 +242,36 @@ fn failed_slot(state: &BootState) -> Option<Slot> {
 /// The damage that keeps a slot from starting. `None` if there is none.
 fn damage(boot: &Path, devices: &Path, slot: Slot) -> Option<String> {
     let found = files_damage(&boot.join(slot.letter()), &devices.join(slot.partition_label())).err();
-    found.map(|error| format!("{error:#}")).or_else(|| {
+    found.map(|error| error_chain(&error)).or_else(|| {
         (!is_mounted(PERSISTENT)).then(|| "COS_PERSISTENT cannot be mounted, and e2fsck -p could not repair it".into())
     })
 }
 
 /// Checks that kernel, initrd, arguments and root image of a slot are as they were written.
-pub fn check(slot: Slot) -> Result<()> {
+pub fn check(slot: Slot) -> Result<(), DamageError> {
     partition::with_mounted(true, |boot| {
         files_damage(&boot.join(slot.letter()), &Path::new(DEVICES).join(slot.partition_label()))
     })
 }
 
-fn files_damage(folder: &Path, partition: &Path) -> Result<()> {
-    let (manifest, _) = read_manifest(folder).context("reading the slot's release.json")?;
-    let arguments = fs::read_to_string(folder.join("args.cfg")).context("reading the slot's args.cfg")?;
-    anyhow::ensure!(arguments.contains("ros.root="), "the slot's args.cfg names no root");
-    for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
-        compare(&folder.join(name), file).with_context(|| format!("the slot's {name}"))?;
+fn files_damage(folder: &Path, partition: &Path) -> Result<(), DamageError> {
+    let (manifest, _) = read_manifest(folder).map_err(DamageError::Release)?;
+    let arguments = fs::read_to_string(folder.join("args.cfg")).map_err(DamageError::Arguments)?;
+    if !arguments.contains("ros.root=") {
+        return Err(DamageError::NoRoot);
     }
-    compare(partition, &manifest.root).context("the slot's root image")
+    let damaged = |part| move |source| DamageError::Part { part, source };
+    for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
+        compare(&folder.join(name), file).map_err(damaged(name))?;
+    }
+    compare(partition, &manifest.root).map_err(damaged("root image"))
 }
 
 /// Compares the digest of a file of the release with as many bytes at `path`, a file or a partition.
-pub fn compare(path: &Path, file: &ReleaseFile) -> Result<()> {
-    let opened = File::open(path).with_context(|| format!("reading {}", path.display()))?;
-    let (actual, _) = digest::of_reader(opened.take(file.size)).context("cannot be read")?;
-    anyhow::ensure!(actual == file.sha256, "has SHA-256 {actual}; release.json says {}", file.sha256);
-    Ok(())
+pub fn compare(path: &Path, file: &ReleaseFile) -> Result<(), CompareError> {
+    let read = File::open(path).and_then(|opened| digest::of_reader(opened.take(file.size)));
+    let (actual, _) = read.map_err(PathError::of("reading", path))?;
+    if actual == file.sha256 { Ok(()) } else { Err(CompareError::Digest { actual, expected: file.sha256.clone() }) }
 }
 
 fn is_mounted(folder: &str) -> bool {
@@ -311,7 +361,7 @@ mod tests {
         // A partition is larger than its image.
         fs::write(&partition, [&root[..], &[0; 512]].concat()).unwrap();
         files_damage(slot.path(), &partition).unwrap();
-        let message = || format!("{:#}", files_damage(slot.path(), &partition).unwrap_err());
+        let message = || error_chain(&files_damage(slot.path(), &partition).unwrap_err());
 
         let mut flipped = root;
         flipped[1040] ^= 1;

@@ -12,33 +12,62 @@ mod slot_files;
 
 use crate::boot::{partition, state_file};
 use crate::console::{ProgressDisplay, announce, progress_output};
-use crate::installed::host_identity;
-use crate::installed::recovery;
-use anyhow::{Context, Result};
+use crate::installed::host_identity::{self, HostIdentityError};
+use crate::installed::recovery::{self, DamageError};
+use crate::path_error::PathError;
 use boot_contract::paths::{DEVICES, PERSISTENT};
 use boot_contract::{Milestone, Slot, partition_label};
-use command::Command;
-use disk::rewrite;
-use machine::installed;
+use command::{Command, CommandError};
+use disk::rewrite::{self, RewriteError};
+use machine::installed::{self, PartitionGuidError};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use protocol::message;
-use protocol::{ReinstallReport, ReinstallRequest};
-use record::Record;
-use release::read_manifest;
+use protocol::{ReinstallReport, ReinstallRequest, error_chain};
+use record::{Record, RecordError};
+use release::{ReleaseError, read_manifest};
+use slot_files::SlotFilesError;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Instant;
 
 /// File with the reason why the last request could not be honoured. It is gone after a restart.
 const FAILURE: &str = "/run/ros/reinstall-failure";
 
+/// Why the system was not installed again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReinstallError {
+    #[error("the recovery system is damaged: install again from a medium")]
+    RecoveryDamaged(#[source] DamageError),
+    #[error("unmounting {PERSISTENT}: end what uses it")]
+    Unmount(#[source] Errno),
+    #[error("making a temporary folder")]
+    TemporaryFolder(#[source] io::Error),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    HostIdentity(#[from] HostIdentityError),
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    #[error(transparent)]
+    PartitionGuid(#[from] PartitionGuidError),
+    #[error(transparent)]
+    SlotFiles(#[from] SlotFilesError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
 /// The report for the operator. If the record of honoured requests cannot be read, the report says so and no request is
 /// honoured.
 pub fn report(root: &Path) -> ReinstallReport {
     match Record::read(root) {
         Ok(record) => ReinstallReport { honoured: record.honoured, failure: failure() },
-        Err(error) => ReinstallReport { honoured: Vec::new(), failure: Some(format!("{error:#}")) },
+        Err(error) => ReinstallReport { honoured: Vec::new(), failure: Some(error_chain(&error)) },
     }
 }
 
@@ -49,7 +78,7 @@ pub fn failure() -> Option<String> {
 
 /// Takes the request in the operator's answer to a report. `None` withdraws a request that was not begun. A new request
 /// restarts the machine into its recovery system; then the result is true. `slot` is the running one.
-pub fn take(request: Option<&ReinstallRequest>, slot: message::Slot, root: &Path) -> Result<bool> {
+pub fn take(request: Option<&ReinstallRequest>, slot: message::Slot, root: &Path) -> Result<bool, ReinstallError> {
     let mut record = Record::read(root)?;
     if slot == message::Slot::Recovery && record.asked.is_some() {
         // The request is being honoured.
@@ -63,14 +92,18 @@ pub fn take(request: Option<&ReinstallRequest>, slot: message::Slot, root: &Path
     };
     let restarted = begin(request, slot, record, root);
     store_failure(restarted.as_ref().err());
-    restarted.with_context(|| format!("installing again, as spec.reinstall {:?} asks", request.as_str()))?;
-    Ok(true)
+    restarted.map(|()| true)
 }
 
-fn begin(request: &ReinstallRequest, slot: message::Slot, mut record: Record, root: &Path) -> Result<()> {
+fn begin(
+    request: &ReinstallRequest,
+    slot: message::Slot,
+    mut record: Record,
+    root: &Path,
+) -> Result<(), ReinstallError> {
     if slot != message::Slot::Recovery {
         // Nothing is given up before the recovery system is known to be able to start.
-        recovery::check(Slot::Recovery).context("the recovery system is damaged: install again from a medium")?;
+        recovery::check(Slot::Recovery).map_err(ReinstallError::RecoveryDamaged)?;
     }
     host_identity::keep(root, Path::new(PERSISTENT))?;
     record.asked = Some(request.clone());
@@ -85,25 +118,25 @@ fn begin(request: &ReinstallRequest, slot: message::Slot, mut record: Record, ro
             request.as_str()
         ),
     );
-    Command::new("systemctl").arg("reboot").run().context("restarting")?;
+    Command::new("systemctl").arg("reboot").run()?;
     Ok(())
 }
 
 /// The request that the recovery system is to honour.
-pub fn asked(root: &Path) -> Result<Option<ReinstallRequest>> {
+pub fn asked(root: &Path) -> Result<Option<ReinstallRequest>, RecordError> {
     let Record { honoured, asked } = Record::read(root)?;
     Ok(asked.filter(|request| !honoured.contains(request)))
 }
 
 /// Honours the pending request in the recovery system, and restarts into slot A. Returns false if there is no request,
 /// or if slot A was started since it was installed again.
-pub fn go_on(root: &Path) -> Result<bool> {
+pub fn go_on(root: &Path) -> Result<bool, ReinstallError> {
     let mut record = Record::read(root)?;
     let Some(request) = record.asked.clone() else { return Ok(false) };
     if !record.honoured.contains(&request) {
         let written = write(root);
         store_failure(written.as_ref().err());
-        written.context("installing again")?;
+        written?;
         record.honour(request);
         record.write(root)?;
     }
@@ -114,15 +147,18 @@ pub fn go_on(root: &Path) -> Result<bool> {
     record.write(root)?;
     if is_new {
         announce(Milestone::Rebooting, "into slot A, which was installed again");
-        Command::new("systemctl").arg("reboot").run().context("restarting")?;
+        Command::new("systemctl").arg("reboot").run()?;
     }
     Ok(is_new)
 }
 
-fn write(root: &Path) -> Result<()> {
+fn write(root: &Path) -> Result<(), ReinstallError> {
     let devices = Path::new(DEVICES);
     let state_a = devices.join(partition_label::STATE_A);
-    let manifest = partition::with_mounted(true, |boot| Ok(read_manifest(&boot.join(Slot::Recovery.letter()))?.0))?;
+    let manifest = partition::with_mounted(true, |boot| {
+        let (manifest, _) = read_manifest(&boot.join(Slot::Recovery.letter()))?;
+        Ok::<_, ReinstallError>(manifest)
+    })?;
     let version = &manifest.version;
     announce(Milestone::Planned, format!("release {version} in slot A and a new COS_PERSISTENT, from COS_RECOVERY"));
     state_file::change(|state| state.give_up_slot_a())?;
@@ -131,8 +167,8 @@ fn write(root: &Path) -> Result<()> {
     let mut show = |progress: &_| display.show(progress, Instant::now());
     rewrite::copy_root(&manifest.root, &devices.join(partition_label::RECOVERY), &state_a, &mut show)?;
     display.end_line();
-    unmount(PERSISTENT)?;
-    let content = tempfile::tempdir().context("making a temporary folder")?;
+    unmount_persistent()?;
+    let content = tempfile::tempdir().map_err(ReinstallError::TemporaryFolder)?;
     host_identity::lay_out(root, content.path())?;
     rewrite::make_persistent(&devices.join(partition_label::PERSISTENT), content.path())?;
     let guid = installed::partition_guid_of(&state_a)?;
@@ -141,22 +177,22 @@ fn write(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn unmount(point: &str) -> Result<()> {
-    match umount2(point, MntFlags::empty()) {
+fn unmount_persistent() -> Result<(), ReinstallError> {
+    match umount2(PERSISTENT, MntFlags::empty()) {
         // There is no mount, or no folder.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("unmounting {point}: end what uses it")),
+        Err(error) => Err(ReinstallError::Unmount(error)),
     }
 }
 
 /// Stores a failure for the next report. A success removes it.
-fn store_failure(failure: Option<&anyhow::Error>) {
+fn store_failure(failure: Option<&ReinstallError>) {
     let result = match failure {
-        Some(error) => fs::write(FAILURE, format!("{error:#}")),
+        Some(error) => fs::write(FAILURE, error_chain(error)),
         None => fs::remove_file(FAILURE),
     };
     if let Err(error) = result
-        && error.kind() != std::io::ErrorKind::NotFound
+        && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!("{FAILURE}: {error}");
     }

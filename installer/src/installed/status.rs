@@ -3,16 +3,16 @@
 mod boot_state_json;
 
 use crate::boot::{partition, state_file};
-use crate::installed::recovery::Cause;
+use crate::installed::recovery::{Cause, CauseError};
 use crate::installed::reinstall;
-use anyhow::{Context, Result};
+use crate::path_error::PathError;
 use boot_contract::boot_state::{SlotBoot, SlotState};
 use boot_contract::paths::{MEDIUM_RELEASE, OEM_REGISTRATION};
 use boot_contract::{BootState, Slot};
 use cloud_config::CloudConfig;
 use machine::{Boot, BootMode};
 use protocol::message;
-use release::ReleaseManifest;
+use release::{ManifestError, ReleaseManifest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs;
@@ -54,17 +54,29 @@ pub struct LastReport {
     pub at: u64,
 }
 
+/// Why the status is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    #[error("the kernel command line has no ros.slot=: this is not an installed system")]
+    NotInstalled,
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Cause(#[from] CauseError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
 impl Status {
     /// Reads the state of this machine. Fails on a machine that was not started by `ros-init`.
-    pub fn read() -> Result<Self> {
+    pub fn read() -> Result<Self, StatusError> {
         let root = Path::new("/");
         let boot = Boot::probe(root);
-        let slot =
-            boot.slot.context("finding ros.slot= on the kernel command line: this is not an installed system")?;
+        let slot = boot.slot.ok_or(StatusError::NotInstalled)?;
         let (manifest, state) = match slot.installed() {
             None => {
                 let path = Path::new(MEDIUM_RELEASE).join("release.json");
-                (fs::read(&path).with_context(|| format!("reading {}", path.display()))?, None)
+                (fs::read(&path).map_err(PathError::of("reading", &path))?, None)
             }
             Some(slot) => partition::with_mounted(true, |folder| on_disk(folder, slot))?,
         };
@@ -91,7 +103,7 @@ impl Status {
 }
 
 /// Why the recovery system runs, and why a request could not be honoured.
-fn cause() -> Result<String> {
+fn cause() -> Result<String, CauseError> {
     let cause = Cause::find()?;
     Ok(match reinstall::failure() {
         Some(failure) => format!("{cause}; it failed: {failure}"),
@@ -100,9 +112,9 @@ fn cause() -> Result<String> {
 }
 
 /// The slot's `release.json`, and the boot state.
-fn on_disk(boot: &Path, slot: Slot) -> Result<(Vec<u8>, Option<BootState>)> {
+fn on_disk(boot: &Path, slot: Slot) -> Result<(Vec<u8>, Option<BootState>), PathError> {
     let manifest = boot.join(slot.letter()).join("release.json");
-    let manifest = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    let manifest = fs::read(&manifest).map_err(PathError::of("reading", &manifest))?;
     // An unreadable state is shown as none, because recovery, which GRUB then starts, must be able to report.
     Ok((manifest, state_file::read(boot)?))
 }

@@ -1,7 +1,7 @@
 //! The requests that a machine has honoured, and the pending one, in `/oem/reinstall.json`.
 
 use crate::installed::files::write_secret;
-use anyhow::{Context, Result};
+use crate::path_error::PathError;
 use boot_contract::paths::below;
 use protocol::ReinstallRequest;
 use protocol::reinstall::remember;
@@ -11,6 +11,15 @@ use std::io;
 use std::path::Path;
 
 const FILE: &str = "/oem/reinstall.json";
+
+/// Why the requests of this machine are not known, or not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("reading {FILE}: remove it, and change spec.reinstall first")]
+    Malformed(#[source] serde_json::Error),
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
 
 /// The requests of this machine. The oldest of `honoured` is first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,18 +34,19 @@ pub struct Record {
 impl Record {
     /// Reads the record. A missing file is an empty record. An unreadable one is an error, because no request may be
     /// honoured twice.
-    pub fn read(root: &Path) -> Result<Self> {
-        match fs::read(below(root, FILE)) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .with_context(|| format!("reading {FILE}: remove it, and change spec.reinstall first")),
+    pub fn read(root: &Path) -> Result<Self, RecordError> {
+        let path = below(root, FILE);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(RecordError::Malformed),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("reading {FILE}")),
+            Err(error) => Err(PathError::of("reading", &path)(error).into()),
         }
     }
 
-    pub fn write(&self, root: &Path) -> Result<()> {
-        let bytes = serde_json::to_vec(self).with_context(|| format!("writing {FILE}"))?;
-        write_secret(&below(root, FILE), &bytes).with_context(|| format!("writing {FILE}"))
+    pub fn write(&self, root: &Path) -> Result<(), RecordError> {
+        let path = below(root, FILE);
+        let bytes = serde_json::to_vec(self).map_err(PathError::of("writing", &path))?;
+        Ok(write_secret(&path, &bytes).map_err(PathError::of("writing", &path))?)
     }
 
     pub fn honour(&mut self, request: ReinstallRequest) {

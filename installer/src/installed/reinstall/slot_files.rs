@@ -1,37 +1,52 @@
 //! Makes slot A's folder on COS_BOOT from that of recovery.
 
-use crate::installed::recovery;
-use anyhow::{Context, Result};
+use crate::installed::recovery::{self, CompareError};
+use crate::path_error::PathError;
 use boot_contract::kernel_arguments::{MODE, ROOT, SLOT};
 use boot_contract::{BootMode, Slot};
 use disk::args_cfg;
-use release::read_manifest;
+use release::{ReleaseError, read_manifest};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use uuid::Uuid;
 
+/// Why slot A's folder is not that of recovery.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotFilesError {
+    #[error("slot A's {file}")]
+    File { file: &'static str, source: CompareError },
+    #[error("recovery's args.cfg says no arguments")]
+    NoArguments,
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
 /// Gives slot A, whose partition has the GUID `root`, the kernel, initrd, arguments and manifest of recovery. A file
 /// that is already right is not touched.
-pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<()> {
+pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<(), SlotFilesError> {
     let (from, to) = (boot.join(Slot::Recovery.letter()), boot.join(Slot::A.letter()));
     let (manifest, manifest_bytes) = read_manifest(&from)?;
-    fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
+    fs::create_dir_all(&to).map_err(PathError::of("making", &to))?;
     for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
-        if recovery::compare(&to.join(name), file).is_err() {
-            write(&to.join(name), &read(&from.join(name))?)?;
+        let copy = to.join(name);
+        if recovery::compare(&copy, file).is_err() {
+            write(&copy, &read(&from.join(name))?)?;
         }
-        recovery::compare(&to.join(name), file).with_context(|| format!("slot A's {name}"))?;
+        recovery::compare(&copy, file).map_err(|source| SlotFilesError::File { file: name, source })?;
     }
-    let arguments = fs::read_to_string(from.join("args.cfg")).context("reading recovery's args.cfg")?;
-    let arguments = args_cfg::read(&arguments).context("recovery's args.cfg says no arguments")?;
+    let arguments = from.join("args.cfg");
+    let arguments = fs::read_to_string(&arguments).map_err(PathError::of("reading", &arguments))?;
+    let arguments = args_cfg::read(&arguments).ok_or(SlotFilesError::NoArguments)?;
     let arguments = args_cfg::write(&of_slot_a(arguments, root));
     for (name, bytes) in [("args.cfg", arguments.into_bytes()), ("release.json", manifest_bytes)] {
         if fs::read(to.join(name)).ok().as_deref() != Some(&bytes[..]) {
             write(&to.join(name), &bytes)?;
         }
     }
-    File::open(&to).and_then(|folder| folder.sync_all()).with_context(|| format!("writing {}", to.display()))
+    Ok(File::open(&to).and_then(|folder| folder.sync_all()).map_err(PathError::of("writing", &to))?)
 }
 
 /// The kernel arguments of slot A, made from those of recovery.
@@ -45,14 +60,14 @@ fn of_slot_a(arguments: &str, root: Uuid) -> String {
     arguments.split_ascii_whitespace().map(own).collect::<Vec<_>>().join(" ")
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("reading {}", path.display()))
+fn read(path: &Path) -> Result<Vec<u8>, PathError> {
+    fs::read(path).map_err(PathError::of("reading", path))
 }
 
 /// Writes a file. Returns when it is on the disk.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+fn write(path: &Path, bytes: &[u8]) -> Result<(), PathError> {
     let written = File::create(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.with_context(|| format!("writing {}", path.display()))
+    written.map_err(PathError::of("writing", path))
 }
 
 #[cfg(test)]
@@ -104,7 +119,7 @@ mod tests {
     fn a_damaged_recovery_is_copied_nowhere() {
         let (boot, _, guid) = installed();
         fs::write(boot.path().join("R/initrd"), "damaged").unwrap();
-        let error = format!("{:#}", copy_recovery_to_a(boot.path(), guid).unwrap_err());
+        let error = copy_recovery_to_a(boot.path(), guid).unwrap_err().to_string();
         assert!(error.contains("slot A's initrd"), "{error}");
         fs::write(boot.path().join("R/args.cfg"), "").unwrap();
         assert!(copy_recovery_to_a(boot.path(), guid).is_err());
