@@ -11,16 +11,19 @@ mod script;
 mod system;
 
 use crate::console::announce;
-use anyhow::{Context, Result};
+use crate::path_error::PathError;
 use boot_contract::{
     Milestone,
     paths::{OEM_CLOUD_CONFIG, below},
 };
 use change::Change;
-use cloud_config::CloudConfig;
 use cloud_config::document::Document;
 use cloud_config::keys::unapplied;
+use cloud_config::{CloudConfig, CloudConfigError};
 use join::StoredJoin;
+use protocol::error_chain;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use system::System;
 
@@ -42,9 +45,18 @@ pub struct Applied {
     pub problems: Vec<String>,
 }
 
+/// Why nothing of the cloud-config was applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvisionError {
+    #[error("{OEM_CLOUD_CONFIG} cannot be read; correct it there, or install again with a corrected registration")]
+    Malformed(#[from] CloudConfigError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
 /// Applies a stage to this system and prints the result on the console. Fails only if the whole document could not be
 /// read. A part that could not be applied is a problem in the result, and the other parts are applied.
-pub fn run(stage: Stage) -> Result<Applied> {
+pub fn run(stage: Stage) -> Result<Applied, ProvisionError> {
     let applied = run_in(Path::new("/"), stage)?;
     let done = if applied.changes.is_empty() { "nothing to do".into() } else { applied.changes.join(", ") };
     let problems = applied.problems.iter().map(|problem| format!("\nnot applied: {problem}"));
@@ -53,21 +65,23 @@ pub fn run(stage: Stage) -> Result<Applied> {
 }
 
 /// Applies a stage to the system below `root`. A system without a cloud-config is not changed.
-pub fn run_in(root: &Path, stage: Stage) -> Result<Applied> {
-    let text = match std::fs::read_to_string(below(root, OEM_CLOUD_CONFIG)) {
+pub fn run_in(root: &Path, stage: Stage) -> Result<Applied, ProvisionError> {
+    let path = below(root, OEM_CLOUD_CONFIG);
+    let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Applied::default()),
-        Err(error) => return Err(error).with_context(|| format!("reading {OEM_CLOUD_CONFIG}")),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Applied::default()),
+        Err(error) => return Err(PathError::of("reading", &path)(error).into()),
     };
-    let config = CloudConfig::parse(&text).with_context(|| {
-        format!("{OEM_CLOUD_CONFIG} cannot be read; correct it there, or install again with a corrected registration")
-    })?;
+    let config = CloudConfig::parse(&text)?;
     let mut problems: Vec<String> = unapplied(&config).iter().map(ToString::to_string).collect();
     let (mut document, _) = Document::read(&config);
     if let Some(rancherd) = &mut document.rancherd {
         match StoredJoin::read(root) {
             Ok(stored) => *rancherd = stored.merge_over(rancherd),
-            Err(error) => problems.push(format!("rancherd's configuration lacks the operator's answer: {error:#}")),
+            Err(error) => {
+                let problem = error_chain(&error);
+                problems.push(format!("rancherd's configuration lacks the operator's answer: {problem}"));
+            }
         }
     }
     if stage == Stage::Final {
@@ -88,7 +102,7 @@ fn carry_out(system: &System, changes: &[Change], applied: &mut Applied) {
                 applied.changes.push(change.to_string());
                 applied.problems.extend(problems);
             }
-            Err(error) => applied.problems.push(format!("{change}: {error:#}")),
+            Err(error) => applied.problems.push(format!("{change}: {}", error_chain(&error))),
         }
     }
 }

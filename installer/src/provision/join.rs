@@ -2,9 +2,9 @@
 //! written, at each boot and after a report, it is merged over `rancherd` of the cloud-config.
 
 use crate::installed::files::{RANCHERD_CONFIG, write_secret};
-use anyhow::{Context, Result};
+use crate::path_error::PathError;
 use boot_contract::paths::{OEM_CLOUD_CONFIG, below};
-use cloud_config::{CloudConfig, Lists};
+use cloud_config::{CloudConfig, CloudConfigError, Lists};
 use protocol::{Join, JoinConfiguration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,13 +34,23 @@ pub struct JoinChange {
     keys: Vec<String>,
 }
 
+/// Why the operator's answer was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error("reading {OEM_CLOUD_CONFIG}")]
+    CloudConfig(#[from] CloudConfigError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
 impl StoredJoin {
     /// Reads the answer stored below `root`. Empty if there is none yet.
-    pub fn read(root: &Path) -> Result<Self> {
-        match fs::read(below(root, JOIN_FILE)) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("reading {JOIN_FILE}")),
+    pub fn read(root: &Path) -> Result<Self, PathError> {
+        let path = below(root, JOIN_FILE);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(PathError::of("reading", &path)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("reading {JOIN_FILE}")),
+            Err(error) => Err(PathError::of("reading", &path)(error)),
         }
     }
 
@@ -55,20 +65,21 @@ impl StoredJoin {
 
 /// Applies the operator's answer to a report: writes rancherd's configuration, if the cloud-config asks for rancherd,
 /// and stores the answer. `None` if the answer is already stored, or if the operator has none yet.
-pub fn take(root: &Path, join: &Join) -> Result<Option<JoinChange>> {
+pub fn take(root: &Path, join: &Join) -> Result<Option<JoinChange>, JoinError> {
     let Some(configuration) = join.configuration.clone() else { return Ok(None) };
     let stored = StoredJoin { cluster: join.cluster.clone(), configuration };
     let before = StoredJoin::read(root)?;
     let Some(rancherd) = rancherd(root)? else { return Ok(None) };
-    let is_written = stored.configuration.is_empty() || below(root, RANCHERD_CONFIG).exists();
+    let [config, answer] = [RANCHERD_CONFIG, JOIN_FILE].map(|file| below(root, file));
+    let is_written = stored.configuration.is_empty() || config.exists();
     if stored == before && is_written {
         return Ok(None);
     }
-    write_secret(&below(root, RANCHERD_CONFIG), stored.merge_over(&rancherd).to_yaml().as_bytes())
-        .with_context(|| format!("writing {RANCHERD_CONFIG}"))?;
+    write_secret(&config, stored.merge_over(&rancherd).to_yaml().as_bytes())
+        .map_err(PathError::of("writing", &config))?;
     // The answer is stored last. If this fails, the next report repeats everything.
-    let kept = serde_json::to_vec(&stored).context("writing the operator's answer")?;
-    write_secret(&below(root, JOIN_FILE), &kept).with_context(|| format!("writing {JOIN_FILE}"))?;
+    let kept = serde_json::to_vec(&stored).map_err(PathError::of("writing", &answer))?;
+    write_secret(&answer, &kept).map_err(PathError::of("writing", &answer))?;
     Ok(Some(JoinChange { keys: changed(&before.configuration, &stored.configuration), cluster: stored.cluster }))
 }
 
@@ -85,13 +96,14 @@ impl fmt::Display for JoinChange {
     }
 }
 
-fn rancherd(root: &Path) -> Result<Option<CloudConfig>> {
-    let text = match fs::read_to_string(below(root, OEM_CLOUD_CONFIG)) {
+fn rancherd(root: &Path) -> Result<Option<CloudConfig>, JoinError> {
+    let path = below(root, OEM_CLOUD_CONFIG);
+    let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("reading {OEM_CLOUD_CONFIG}")),
+        Err(error) => return Err(PathError::of("reading", &path)(error).into()),
     };
-    let mut config = CloudConfig::parse(&text).with_context(|| format!("reading {OEM_CLOUD_CONFIG}"))?;
+    let mut config = CloudConfig::parse(&text)?;
     Ok(match config.0.remove("rancherd") {
         Some(Value::Object(rancherd)) => Some(CloudConfig(rancherd)),
         _ => None,

@@ -3,13 +3,16 @@
 use super::accounts::{Accounts, Host};
 use super::change::{Change, FileChange};
 use super::password::{self, SALT_BYTES};
-use anyhow::{Context, Result, bail};
+use crate::path_error::PathError;
+use aws_lc_rs::error::Unspecified;
 use boot_contract::paths::{PERSISTENT, below};
 use cloud_config::document::{CaCerts, Document};
-use command::Command;
+use command::{Command, CommandError};
+use nix::errno::Errno;
+use protocol::error_chain;
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -29,13 +32,40 @@ pub struct System {
     root: PathBuf,
 }
 
+/// Why a change was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error("a hostname has up to 64 letters, digits, hyphens and dots")]
+    HostnameMalformed,
+    #[error("setting the hostname")]
+    Hostname(#[source] Errno),
+    #[error("owner: there is no such {0}")]
+    NoOwner(&'static str),
+    #[error("there is no user {0:?}")]
+    NoUser(String),
+    #[error("this system has no {SUDO}: log in as root instead")]
+    NoSudo,
+    #[error("{} or what is in it is a link: remove it", .0.display())]
+    Link(PathBuf),
+    #[error("there is no such time zone in /usr/share/zoneinfo")]
+    NoTimezone,
+    #[error("reading random bytes for a salt")]
+    Salt(#[from] Unspecified),
+    #[error("writing the script")]
+    Script(#[source] io::Error),
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
 impl System {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
     /// Carries out one change. Returns one line for each part that failed although the rest was done.
-    pub fn carry_out(&self, change: &Change) -> Result<Vec<String>> {
+    pub fn carry_out(&self, change: &Change) -> Result<Vec<String>, ChangeError> {
         match change {
             Change::BootCommands(script) => self.shell(script)?,
             Change::File(file) => self.file(file)?,
@@ -70,20 +100,20 @@ impl System {
     }
 
     /// Sets a mark. Returns false if it was set before.
-    fn mark(&self, what: &str) -> Result<bool> {
+    fn mark(&self, what: &str) -> Result<bool, PathError> {
         let note = self.once(what);
         let folder = note.parent().unwrap_or(&self.root);
-        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        fs::create_dir_all(folder).map_err(PathError::of("creating", folder))?;
         match OpenOptions::new().write(true).create_new(true).open(&note) {
-            Ok(file) => file.sync_all().with_context(|| format!("writing {}", note.display())).map(|()| true),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("writing {}", note.display())),
+            Ok(file) => file.sync_all().map_err(PathError::of("writing", &note)).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(PathError::of("writing", &note)(error)),
         }
     }
 
     /// Writes a file once per installation, as cloud-init does. Where `/etc` is new at each boot, that means at each
     /// boot. A kept file has a mark, which is set when the file is written.
-    fn file(&self, file: &FileChange) -> Result<()> {
+    fn file(&self, file: &FileChange) -> Result<(), ChangeError> {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, file.path.as_bytes());
         let note = format!("{FILES}/{}-{}", hex::encode(digest), file.earlier);
         let is_kept = self.is_kept(&file.path);
@@ -92,22 +122,22 @@ impl System {
         }
         let accounts = self.read_accounts()?;
         let (user, group) = (file.owner.0.as_str(), file.owner.1.as_str());
-        let account = accounts.find(user).context("owner: there is no such user")?;
+        let account = accounts.find(user).ok_or(ChangeError::NoOwner("user"))?;
         let gid = match group {
             "" => account.gid,
-            group => accounts.group_id(group).context("owner: there is no such group")?,
+            group => accounts.group_id(group).ok_or(ChangeError::NoOwner("group"))?,
         };
         let path = self.path(&file.path);
         let folder = path.parent().unwrap_or(&self.root);
         // Folders that are created for a file get its owner, as with cloud-init.
         let new: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
-        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        fs::create_dir_all(folder).map_err(PathError::of("creating", folder))?;
         for folder in new {
-            chown(folder, Some(account.uid), Some(gid)).with_context(|| format!("giving {} away", folder.display()))?;
+            chown(folder, Some(account.uid), Some(gid)).map_err(PathError::of("giving away", folder))?;
         }
         let written = write_for(&path, &file.content, file.mode, file.append, Some((account.uid, gid)))?;
         if is_kept {
-            written.sync_all().with_context(|| format!("writing {}", file.path))?;
+            written.sync_all().map_err(PathError::of("writing", &path))?;
             self.mark(&note)?;
         }
         Ok(())
@@ -120,26 +150,27 @@ impl System {
         self.path(path).ancestors().find_map(device) == Some(persistent)
     }
 
-    fn hostname(&self, name: &str) -> Result<()> {
+    fn hostname(&self, name: &str) -> Result<(), ChangeError> {
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
         if name.is_empty() || name.len() > 64 || !plain || name.starts_with(['-', '.']) {
-            bail!("a hostname has up to 64 letters, digits, hyphens and dots");
+            return Err(ChangeError::HostnameMalformed);
         }
         write(&self.path("/etc/hostname"), format!("{name}\n").as_bytes(), 0o644, false)?;
         if self.is_live() {
-            nix::unistd::sethostname(name).context("setting the hostname")?;
+            nix::unistd::sethostname(name).map_err(ChangeError::Hostname)?;
         }
         Ok(())
     }
 
-    fn read_accounts(&self) -> Result<Accounts> {
+    fn read_accounts(&self) -> Result<Accounts, PathError> {
         let [passwd, shadow, group] = ["passwd", "shadow", "group"].map(|name| {
-            fs::read_to_string(self.path("/etc").join(name)).with_context(|| format!("reading /etc/{name}"))
+            let path = self.path("/etc").join(name);
+            fs::read_to_string(&path).map_err(PathError::of("reading", &path))
         });
         Ok(Accounts::parse(&passwd?, &shadow?, &group?))
     }
 
-    fn accounts(&self, document: &Document) -> Result<Vec<String>> {
+    fn accounts(&self, document: &Document) -> Result<Vec<String>, ChangeError> {
         let mut accounts = self.read_accounts()?;
         let owner = |home: &str| fs::metadata(self.path(home)).map(|home| (home.uid(), home.gid())).ok();
         let salt = random_salt()?;
@@ -148,60 +179,61 @@ impl System {
         let mut problems = accounts.apply(document, &Host { owner: &owner, hash: &hash, today });
         for (name, text) in ["passwd", "shadow", "group"].iter().zip(accounts.to_texts()) {
             let path = self.path("/etc").join(name);
-            let metadata = fs::metadata(&path).with_context(|| format!("reading /etc/{name}"))?;
+            let metadata = fs::metadata(&path).map_err(PathError::of("reading", &path))?;
             // The file is replaced and not overwritten, so that other programs read either the old or the new one.
             let new = path.with_extension("ros-new");
             write(&new, text.as_bytes(), metadata.mode() & 0o7777, false)?;
-            chown(&new, Some(metadata.uid()), Some(metadata.gid())).with_context(|| format!("writing /etc/{name}"))?;
-            fs::rename(&new, &path).with_context(|| format!("writing /etc/{name}"))?;
+            chown(&new, Some(metadata.uid()), Some(metadata.gid())).map_err(PathError::of("writing", &path))?;
+            fs::rename(&new, &path).map_err(PathError::of("writing", &path))?;
         }
         for user in document.users.iter().filter(|user| !user.no_create_home && !user.system) {
             if let Some(account) = accounts.find(&user.name)
                 && let Err(error) = self.home(&account.home, account.uid, account.gid)
             {
-                problems.push(format!("{}: its home: {error:#}", user.at));
+                problems.push(format!("{}: its home: {}", user.at, error_chain(&error)));
             }
         }
         Ok(problems)
     }
 
     /// Creates a home with the content of `/etc/skel`. An existing one is not changed.
-    fn home(&self, home: &str, uid: u32, gid: u32) -> Result<()> {
+    fn home(&self, home: &str, uid: u32, gid: u32) -> Result<(), PathError> {
         let path = self.path(home);
         if path.exists() {
             return Ok(());
         }
-        fs::create_dir_all(&path).with_context(|| format!("creating {home}"))?;
+        fs::create_dir_all(&path).map_err(PathError::of("creating", &path))?;
         for entry in fs::read_dir(self.path("/etc/skel")).into_iter().flatten().flatten() {
             let copy = path.join(entry.file_name());
             if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                fs::copy(entry.path(), &copy).with_context(|| format!("writing {}", copy.display()))?;
-                chown(&copy, Some(uid), Some(gid))?;
+                fs::copy(entry.path(), &copy).map_err(PathError::of("writing", &copy))?;
+                chown(&copy, Some(uid), Some(gid)).map_err(PathError::of("giving away", &copy))?;
             }
         }
-        fs::set_permissions(&path, Permissions::from_mode(0o700))?;
-        chown(&path, Some(uid), Some(gid)).with_context(|| format!("giving {home} to its user"))
+        fs::set_permissions(&path, Permissions::from_mode(0o700))
+            .map_err(PathError::of("setting the mode of", &path))?;
+        chown(&path, Some(uid), Some(gid)).map_err(PathError::of("giving away", &path))
     }
 
-    fn sudo(&self, rules: &str) -> Result<()> {
+    fn sudo(&self, rules: &str) -> Result<(), ChangeError> {
         if !self.path(SUDO).exists() {
-            bail!("this system has no {SUDO}: log in as root instead");
+            return Err(ChangeError::NoSudo);
         }
         let path = self.path(SUDOERS);
         let folder = path.parent().unwrap_or(&self.root);
-        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-        write(&path, rules.as_bytes(), 0o440, false)
+        fs::create_dir_all(folder).map_err(PathError::of("creating", folder))?;
+        Ok(write(&path, rules.as_bytes(), 0o440, false)?)
     }
 
-    fn authorized_keys(&self, user: &str, keys: &[String]) -> Result<()> {
-        let account = self.read_accounts()?.find(user).with_context(|| format!("there is no user {user:?}"))?;
+    fn authorized_keys(&self, user: &str, keys: &[String]) -> Result<(), ChangeError> {
+        let account = self.read_accounts()?.find(user).ok_or_else(|| ChangeError::NoUser(user.to_owned()))?;
         let folder = self.path(&account.home).join(".ssh");
         let path = folder.join("authorized_keys");
         // Links that the user made must not lead root to other files.
         if folder.is_symlink() || path.is_symlink() {
-            bail!("{} or what is in it is a link: remove it", folder.display());
+            return Err(ChangeError::Link(folder));
         }
-        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        fs::create_dir_all(&folder).map_err(PathError::of("creating", &folder))?;
         let present = fs::read_to_string(&path).unwrap_or_default();
         let present_lines: BTreeSet<&str> = present.lines().map(str::trim).collect();
         let mut text = present.clone();
@@ -213,28 +245,28 @@ impl System {
             text.push('\n');
         }
         write(&path, text.as_bytes(), 0o600, false)?;
-        fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+        fs::set_permissions(&folder, Permissions::from_mode(0o700))
+            .map_err(PathError::of("setting the mode of", &folder))?;
         for path in [&folder, &path] {
-            chown(path, Some(account.uid), Some(account.gid))
-                .with_context(|| format!("giving {} away", path.display()))?;
+            chown(path, Some(account.uid), Some(account.gid)).map_err(PathError::of("giving away", path))?;
         }
         Ok(())
     }
 
-    fn timezone(&self, zone: &str) -> Result<()> {
+    fn timezone(&self, zone: &str) -> Result<(), ChangeError> {
         let inside = zone.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
         if !inside || !self.path("/usr/share/zoneinfo").join(zone).is_file() {
-            bail!("there is no such time zone in /usr/share/zoneinfo");
+            return Err(ChangeError::NoTimezone);
         }
         let link = self.path("/etc/localtime");
         let _ = fs::remove_file(&link);
-        symlink(format!("../usr/share/zoneinfo/{zone}"), &link).context("linking /etc/localtime")?;
-        write(&self.path("/etc/timezone"), format!("{zone}\n").as_bytes(), 0o644, false)
+        symlink(format!("../usr/share/zoneinfo/{zone}"), &link).map_err(PathError::of("linking", &link))?;
+        Ok(write(&self.path("/etc/timezone"), format!("{zone}\n").as_bytes(), 0o644, false)?)
     }
 
-    fn certificates(&self, certificates: &CaCerts) -> Result<()> {
+    fn certificates(&self, certificates: &CaCerts) -> Result<(), ChangeError> {
         let folder = self.path(CERTIFICATES);
-        fs::create_dir_all(&folder).with_context(|| format!("creating {CERTIFICATES}"))?;
+        fs::create_dir_all(&folder).map_err(PathError::of("creating", &folder))?;
         for (number, certificate) in (1..).zip(&certificates.trusted) {
             let path = folder.join(format!("cloud-config-{number}.crt"));
             write(&path, format!("{}\n", certificate.trim()).as_bytes(), 0o644, false)?;
@@ -250,20 +282,26 @@ impl System {
     }
 
     /// Runs a script of the cloud-config with the shell. The author of the cloud-config chose the shell.
-    fn shell(&self, script: &str) -> Result<()> {
-        let file = tempfile::Builder::new().prefix("ros-script-").tempfile().context("writing the script")?;
-        file.as_file().write_all(script.as_bytes()).context("writing the script")?;
+    fn shell(&self, script: &str) -> Result<(), ChangeError> {
+        let file = tempfile::Builder::new().prefix("ros-script-").tempfile().map_err(ChangeError::Script)?;
+        file.as_file().write_all(script.as_bytes()).map_err(ChangeError::Script)?;
         Ok(Command::new("/bin/sh").arg(file.path()).run_visibly()?)
     }
 }
 
 /// Writes a file and sets its mode, regardless of its previous mode and of the umask.
-fn write(path: &Path, content: &[u8], mode: u32, append: bool) -> Result<()> {
+fn write(path: &Path, content: &[u8], mode: u32, append: bool) -> Result<(), PathError> {
     write_for(path, content, mode, append, None).map(drop)
 }
 
 /// The same with a user and a group. The mode is set last, because a change of owner removes setuid and setgid.
-fn write_for(path: &Path, content: &[u8], mode: u32, append: bool, owner: Option<(u32, u32)>) -> Result<fs::File> {
+fn write_for(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    append: bool,
+    owner: Option<(u32, u32)>,
+) -> Result<fs::File, PathError> {
     let mut options = OpenOptions::new();
     options.create(true).mode(0o600);
     if append {
@@ -271,18 +309,17 @@ fn write_for(path: &Path, content: &[u8], mode: u32, append: bool, owner: Option
     } else {
         options.write(true).truncate(true)
     };
-    let mut file = options.open(path).with_context(|| format!("writing {}", path.display()))?;
-    file.write_all(content).with_context(|| format!("writing {}", path.display()))?;
+    let mut file = options.open(path).map_err(PathError::of("writing", path))?;
+    file.write_all(content).map_err(PathError::of("writing", path))?;
     if let Some((user, group)) = owner {
-        fchown(&file, Some(user), Some(group)).with_context(|| format!("giving {} to its owner", path.display()))?;
+        fchown(&file, Some(user), Some(group)).map_err(PathError::of("giving away", path))?;
     }
-    file.set_permissions(Permissions::from_mode(mode))
-        .with_context(|| format!("setting the mode of {}", path.display()))?;
+    file.set_permissions(Permissions::from_mode(mode)).map_err(PathError::of("setting the mode of", path))?;
     Ok(file)
 }
 
-fn random_salt() -> Result<[u8; SALT_BYTES]> {
+fn random_salt() -> Result<[u8; SALT_BYTES], Unspecified> {
     let mut salt = [0; SALT_BYTES];
-    aws_lc_rs::rand::fill(&mut salt).ok().context("reading random bytes for a salt")?;
+    aws_lc_rs::rand::fill(&mut salt)?;
     Ok(salt)
 }

@@ -171,14 +171,14 @@ fn a_large_file_is_written_and_one_that_is_too_large_is_refused_with_the_limit()
     assert_eq!(apply(&root, Stage::Early).problems, Vec::<String>::new());
     assert_eq!(read(&root, "var/large"), content);
     let root = system(&format!("write_files: [{{path: /var/large, content: {}}}]", "x".repeat(1 << 20)));
-    let error = format!("{:#}", run_in(root.path(), Stage::Early).unwrap_err());
+    let error = error_chain(&run_in(root.path(), Stage::Early).unwrap_err());
     assert!(error.contains("the limit is 1048576"), "{error}");
 }
 
 #[test]
 fn what_is_not_yaml_is_an_error_and_no_configuration_is_none() {
     let root = system("hostname: [unclosed");
-    let error = format!("{:#}", run_in(root.path(), Stage::Early).unwrap_err());
+    let error = error_chain(&run_in(root.path(), Stage::Early).unwrap_err());
     assert!(error.contains("/oem/cloud-config.yaml") && error.contains("cannot be read"), "{error}");
     fs::remove_file(root.path().join("oem/cloud-config.yaml")).unwrap();
     assert_eq!(apply(&root, Stage::Early), Applied::default());
