@@ -1,5 +1,5 @@
 //! Dependencies between crates, and between the modules of the operator, have no cycles. Crates are read from
-//! `cargo metadata`, modules from the paths in their source.
+//! `cargo metadata`, modules from the paths in their source. `anyhow` is where errors are only printed.
 
 use anyhow::{Context, Result, ensure};
 use qemu::paths;
@@ -44,6 +44,10 @@ const MODULES: &[&[&str]] = &[
     &["server", "controllers"],
     &["run"],
 ];
+
+/// Files and folders of the operator and the installer that may use `anyhow`: they only print errors, or map them to exit
+/// codes.
+const WITH_ANYHOW: &[&str] = &["main.rs", "run.rs", "cli.rs", "exit_code.rs", "commands"];
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -114,6 +118,22 @@ fn between_modules_of_the_operator_run_down() -> Result<()> {
         }
     }
     ensure!(wrong.is_empty(), "these run up, or in a circle:\n  {}", wrong.join("\n  "));
+    Ok(())
+}
+
+#[test]
+fn errors_have_types_where_a_caller_may_branch() -> Result<()> {
+    let mut wrong = Vec::new();
+    for folder in ["crates", "installer/src", "operator/src"].map(|folder| paths::workspace().join(folder)) {
+        for file in rust_files(&folder)? {
+            let inside = file.strip_prefix(&folder)?;
+            let may = WITH_ANYHOW.iter().any(|name| inside.starts_with(name));
+            if !may && std::fs::read_to_string(&file)?.contains("anyhow::") {
+                wrong.push(file.display().to_string());
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "these use anyhow:\n  {}", wrong.join("\n  "));
     Ok(())
 }
 
