@@ -49,8 +49,7 @@ pub fn run() -> Result<(), HealthyError> {
     let is_alone = !other_slot_may_start(&state_file::current()?, slot);
     let begun = Instant::now();
     let mut was_announced = false;
-    loop {
-        let Verdict::NotYet(reason) = judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE) else { break };
+    while let Verdict::NotYet(reason) = judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE) {
         let is_late = begun.elapsed() >= PATIENCE;
         if is_late && !was_announced {
             announce(Milestone::Failed, format!("slot {slot} is not marked as good: {reason}"));
