@@ -34,6 +34,10 @@ pub const MACHINE_ID: &str = "/etc/machine-id";
 /// Host keys of sshd, a folder that [`KEPT_PATHS`] lists.
 pub const SSH_HOST_KEYS: &str = "/etc/ssh/host-keys";
 
+/// The public keys by which the system takes releases, files `*.pem`, in the root image. It holds none if the folder is
+/// absent.
+pub const RELEASE_KEYS: &str = "/usr/lib/ros/release-keys.d";
+
 /// An absolute path of the system whose root is `root`.
 pub fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))

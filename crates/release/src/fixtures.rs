@@ -17,7 +17,9 @@ pub fn write_tiny_release(folder: &Path, root: &[u8]) {
         ReleaseFile { name: name.into(), size: bytes.len() as u64, sha256: digest::of_bytes(bytes) }
     };
     let manifest = ReleaseManifest {
+        schema: ReleaseManifest::SCHEMA,
         version: "0.1.0".into(),
+        minimum_version: None,
         architecture: architecture::X86_64.into(),
         root: file("root.erofs", root),
         verity: Verity { data_blocks: 1, hash_start: 1, root_hash: "ab".repeat(32), salt: "-".into() },

@@ -1,6 +1,6 @@
 //! The manifest of an OS release, `release.json`. It describes the files beside it.
 
-use crate::{Verity, digest};
+use crate::{SemanticVersion, Verity, digest};
 use boot_contract::verity::MalformedVerity;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -14,7 +14,13 @@ pub const MANIFEST: &str = "release.json";
 // serde makes functions of the type itself, which the two traits below call: no manifest is deserialized unchecked.
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct ReleaseManifest {
+    /// The form of the manifest. It rises when a program that does not know the new form could not install the release.
+    #[serde(default = "first_schema")]
+    pub schema: u32,
     pub version: String,
+    /// The oldest version that a machine takes once this release came up on it. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_version: Option<SemanticVersion>,
     /// As `uname -m` prints it.
     pub architecture: String,
     /// EROFS with the verity tree appended: the bytes of a slot.
@@ -32,6 +38,22 @@ pub struct ReleaseManifest {
     /// booted. Absent in releases that are older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initrd_modules: Option<Vec<String>>,
+}
+
+/// The part of a manifest that says how to read the rest.
+#[derive(Deserialize)]
+struct Form {
+    #[serde(default = "first_schema_wide")]
+    schema: u64,
+}
+
+/// Manifests without a schema are older than the field.
+fn first_schema() -> u32 {
+    1
+}
+
+fn first_schema_wide() -> u64 {
+    first_schema().into()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,12 +89,20 @@ pub enum ManifestError {
     TooBig(usize),
     #[error("release.json cannot be read: {0}")]
     Malformed(String),
+    #[error(
+        "release.json has schema {0}, and this program knows schemas up to {max}: use the ros-installer or ros-image of \
+         that release or of a newer one, or upgrade the machine to a release in between first",
+        max = ReleaseManifest::SCHEMA
+    )]
+    NewerSchema(u64),
     #[error("release.json: {field} {rule}")]
     Unacceptable { field: String, rule: &'static str },
 }
 
 impl ReleaseManifest {
     pub const MAX_BYTES: usize = 64 * 1024;
+    /// The newest schema, which `ros-image` writes.
+    pub const SCHEMA: u32 = 1;
 
     /// Reads `release.json` and checks the manifest itself. The caller checks the files that it names.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
@@ -81,6 +111,11 @@ impl ReleaseManifest {
         }
         let mut json = serde_json::Deserializer::from_slice(bytes);
         let malformed = |error: serde_json::Error| ManifestError::Malformed(error.to_string());
+        // The schema comes first: the rest of a newer manifest may look broken to this program.
+        let Form { schema } = serde_json::from_slice(bytes).map_err(malformed)?;
+        if schema > u64::from(Self::SCHEMA) {
+            return Err(ManifestError::NewerSchema(schema));
+        }
         // This calls the function of the type, not of the trait, so that a broken rule is not reported as broken JSON.
         let manifest = Self::deserialize(&mut json).map_err(malformed)?;
         json.end().map_err(malformed)?;
@@ -107,7 +142,15 @@ impl ReleaseManifest {
         let rule = |holds: bool, field: &str, rule| {
             if holds { Ok(()) } else { Err(ManifestError::Unacceptable { field: field.to_owned(), rule }) }
         };
+        rule(self.schema > 0, "schema", "is zero")?;
+        if self.schema > Self::SCHEMA {
+            return Err(ManifestError::NewerSchema(self.schema.into()));
+        }
         rule(is_word(&self.version), "version", "is not 1 to 64 letters, digits and any of `.-_+~`")?;
+        if let Some(minimum) = &self.minimum_version {
+            // Otherwise a machine that runs this release could not install it again.
+            rule(minimum.admits(&self.version).is_ok(), "minimumVersion", "is newer than the release's own version")?;
+        }
         rule(is_word(&self.architecture), "architecture", "is not 1 to 64 letters, digits and any of `.-_+~`")?;
         for (role, file) in self.files() {
             rule(is_inside(&file.name), &format!("{role}.name"), "is not a path inside the release's folder")?;
@@ -198,16 +241,46 @@ mod tests {
 
     #[test]
     fn the_modules_of_the_initrd_are_optional_names() {
-        let with = |modules: serde_json::Value| {
-            let mut manifest: serde_json::Value = serde_json::from_str(MANIFEST_OF_0_1).unwrap();
-            manifest["initrdModules"] = modules;
-            ReleaseManifest::parse(manifest.to_string().as_bytes())
-        };
+        let with = |modules: serde_json::Value| with("initrdModules", modules);
         assert_eq!(ReleaseManifest::parse(MANIFEST_OF_0_1.as_bytes()).unwrap().initrd_modules, None);
         assert_eq!(with(json!(["mpi3mr", "3w_9xxx"])).unwrap().initrd_modules.unwrap().len(), 2);
         for bad in ["", "sdhci-pci", "a b"] {
             assert!(matches!(with(json!([bad])), Err(ManifestError::Unacceptable { .. })), "{bad:?}");
         }
+    }
+
+    fn with(field: &str, value: serde_json::Value) -> Result<ReleaseManifest, ManifestError> {
+        let mut manifest: serde_json::Value = serde_json::from_str(MANIFEST_OF_0_1).unwrap();
+        manifest[field] = value;
+        ReleaseManifest::parse(manifest.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_newer_schema_is_said_whatever_else_is_in_it() {
+        assert_eq!(ReleaseManifest::parse(MANIFEST_OF_0_1.as_bytes()).unwrap().schema, 1);
+        assert_eq!(with("schema", json!(1)).unwrap().schema, 1);
+        let newer = br#"{"schema": 2, "slots": {"root": []}}"#;
+        let error = ReleaseManifest::parse(newer).unwrap_err();
+        assert_eq!(error, ManifestError::NewerSchema(2));
+        assert!(error.to_string().contains("up to 1") && error.to_string().contains("upgrade"), "{error}");
+        assert_eq!(with("schema", json!(u64::MAX)), Err(ManifestError::NewerSchema(u64::MAX)));
+        assert!(matches!(with("schema", json!(0)), Err(ManifestError::Unacceptable { .. })));
+        for odd in [json!("1"), json!(-1), json!(null), json!(1.5)] {
+            assert!(matches!(with("schema", odd), Err(ManifestError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn the_oldest_version_taken_is_not_above_the_release() {
+        for minimum in ["0.1.0", "0.1.0-rc.1", "0.0.9"] {
+            let manifest = with("minimumVersion", json!(minimum)).unwrap();
+            assert_eq!(manifest.minimum_version.unwrap().to_string(), minimum);
+        }
+        assert!(matches!(
+            with("minimumVersion", json!("0.1.1")),
+            Err(ManifestError::Unacceptable { field, .. }) if field == "minimumVersion"
+        ));
+        assert!(matches!(with("minimumVersion", json!("1")), Err(ManifestError::Malformed(_))));
     }
 
     #[test]

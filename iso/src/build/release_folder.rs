@@ -36,7 +36,9 @@ pub fn write(
     let file = |name: &str| ReleaseFile::describe(&folder.join(name), name);
     let root = file("root.erofs")?;
     let manifest = ReleaseManifest {
+        schema: ReleaseManifest::SCHEMA,
         version: version.to_owned(),
+        minimum_version: None,
         architecture: architecture::X86_64.to_owned(),
         minimum_slot_bytes: minimum_slot_bytes(root.size),
         root,
