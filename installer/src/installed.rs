@@ -7,4 +7,5 @@ pub mod issue;
 pub mod operator_settings;
 pub mod recovery;
 pub mod reinstall;
+pub mod release_keys;
 pub mod status;

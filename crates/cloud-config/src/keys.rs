@@ -4,7 +4,7 @@
 //! Names and meaning are cloud-init's (its "Module reference") and netplan's, `rancherd` and `rancheros` ours.
 
 use crate::document::Document;
-use crate::{CloudConfig, normal_key};
+use crate::{CloudConfig, normal_key, release_keys};
 use std::fmt;
 
 /// Every key that is applied, with how: `[]` stands for the items of a list, `*` for a name. docs/cloud-config.md is
@@ -63,6 +63,11 @@ pub const KEYS: &[(&str, &str)] = &[
     ("password", "Of `user`, or of root where that is absent. Not where `chpasswd` names users."),
     ("prefer_fqdn_over_hostname", "The whole `fqdn` is the hostname."),
     ("rancherd", "Its configuration, `/etc/rancher/rancherd/config.yaml`."),
+    (
+        "rancheros.release.keys",
+        "Public keys as PEM, beside those of the image: an upgrade must be signed by one of them \
+         ([how](sign-releases.md)).",
+    ),
     ("runcmd", "As `bootcmd`; run once after an installation, with a network."),
     ("ssh_authorized_keys", "Of `user`, or of root where that is absent."),
     ("ssh_pwauth", "Whether SSH takes passwords."),
@@ -95,6 +100,9 @@ pub const KEYS: &[(&str, &str)] = &[
     ("write_files[].permissions", "Octal digits in quotes."),
     ("write_files[].source", "Not applied, and the file is left as it is."),
 ];
+
+/// What stands below `rancheros`, by [`normal_key`].
+const OWN_SECTIONS: &[&str] = &["install", "release"];
 
 /// The settings below `rancheros.install`, by [`normal_key`].
 pub const INSTALL_SETTINGS: &[&str] = &[
@@ -137,6 +145,8 @@ impl Unapplied {
     }
 }
 
+impl std::error::Error for Unapplied {}
+
 impl fmt::Display for Unapplied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cloud-config key `{}` is not applied", self.place())?;
@@ -150,9 +160,11 @@ pub fn unapplied(config: &CloudConfig) -> Vec<Unapplied> {
     let own = config.0.iter().filter(|(key, _)| normal_key(key) == "rancheros");
     for (key, value) in own {
         let below = value.as_object().into_iter().flatten();
-        let unknown = below.filter(|(key, value)| normal_key(key) != "install" && !value.is_null());
+        let unknown =
+            below.filter(|(key, value)| !OWN_SECTIONS.contains(&normal_key(key).as_str()) && !value.is_null());
         unapplied.extend(unknown.map(|(below, _)| Unapplied { path: format!("{key}.{below}"), why: None }));
     }
+    unapplied.extend(release_keys::read(config).1);
     unapplied
 }
 

@@ -5,9 +5,11 @@ pub mod document;
 pub mod keys;
 mod node;
 mod parse;
+mod release_keys;
 mod write;
 
 pub use parse::CloudConfigError;
+pub use release_keys::release_keys;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

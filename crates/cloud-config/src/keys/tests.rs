@@ -245,8 +245,9 @@ fn the_table_has_the_keys_that_are_read() {
     let log = Log::default();
     document::read(&CloudConfig::parse(EVERYTHING).unwrap(), &log);
     let asked = log.asked.into_inner();
-    let table: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
-    assert!(table.is_sorted());
+    assert!(KEYS.is_sorted());
+    // Our own section may be spelled in several ways and is read elsewhere.
+    let table: Vec<&str> = KEYS.iter().map(|(key, _)| *key).filter(|key| !key.starts_with("rancheros.")).collect();
     assert_eq!(asked.iter().map(String::as_str).collect::<Vec<_>>(), table);
 }
 
