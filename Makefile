@@ -12,13 +12,15 @@ VERSION ?= 0.1.0
 SHARD ?= 1/1
 CASES ?= 100000
 RUNS ?= 10
+# More options of `ros-image build`, such as --sign keys/private.pem
+IMAGE_OPTIONS ?=
 
 CARGO := cargo --locked
 PROGRAMS := $(CARGO_TARGET_DIR)/release
 # The initrd holds no libraries, so its one program is linked statically.
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay \
-  --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init
+  --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init $(IMAGE_OPTIONS)
 STAGE := tools/stage
 
 .PHONY: help demo demo-stop test ci qemu-test matrix fuzz power-cuts bench image hardware-image chart build packages clean

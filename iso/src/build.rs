@@ -10,6 +10,7 @@ mod module_list;
 mod program;
 pub mod release_folder;
 mod root;
+mod signing;
 pub(crate) mod tools;
 pub(crate) mod tree;
 
@@ -25,8 +26,11 @@ use crate::{format, progress};
 use archive::Archive;
 use boot_files::BootFiles;
 use kernel::Kernel;
+use release::signature::{KeyId, PublicKey};
 use release::{architecture, digest};
+use release_folder::Parts;
 use root::RootInputs;
+use signing::Signing;
 use tools::Tools;
 use tree::Tree;
 
@@ -39,6 +43,7 @@ struct Built {
     iso: PathBuf,
     iso_bytes: u64,
     release: PathBuf,
+    signed_by: Vec<KeyId>,
     root_bytes: u64,
     kernel_bytes: u64,
     initrd_bytes: u64,
@@ -46,6 +51,7 @@ struct Built {
 
 pub fn run(options: &BuildOptions) -> Result<()> {
     check(options)?;
+    let signing = Signing::read(&options.sign, &options.release_key)?;
     let version = options.release_version.as_str();
     let cache = Cache::open(options.cache.as_deref())?;
     let archive = Archive::open(&cache, options.refresh)?;
@@ -54,7 +60,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let kernel = Kernel::prepare(&cache, &archive, &tools, options.kernel)?;
     let base = base::prepare(&cache, &archive, options.epoch)?;
 
-    let root = root_image(options, &cache, &tools, &kernel, &base)?;
+    let root = root_image(options, &signing, &cache, &tools, &kernel, &base)?;
     let initrd_key = Key::new()
         .this_program()?
         .result("kernel", &kernel.root)
@@ -69,10 +75,18 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     boot.write_disk_files(&tools, &folder.join("boot"))?;
     let verity = root::read_verity(&root)?;
     let manifest = progress::stage("writing the release", || {
-        let modules = initrd::modules(&kernel)?.names();
-        let initrd = initrd.join("initrd");
-        release_folder::write(&folder, version, &root.join("root.erofs"), verity, &kernel.image(), &initrd, modules)
+        let parts = Parts {
+            version,
+            minimum_version: options.minimum_version.clone(),
+            root: &root.join("root.erofs"),
+            verity,
+            kernel: &kernel.image(),
+            initrd: &initrd.join("initrd"),
+            initrd_modules: initrd::modules(&kernel)?.names(),
+        };
+        release_folder::write(&folder, parts)
     })?;
+    let signed_by = signing.sign(&folder)?;
     let iso = options.output.join(format!("ros-{version}-{}.iso", architecture::X86_64));
     progress::stage("writing the ISO", || format::iso::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
 
@@ -84,6 +98,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
             iso_bytes: iso.metadata().with_context(|| format!("inspecting {}", iso.display()))?.len(),
             iso,
             release: folder,
+            signed_by,
             root_bytes: manifest.root.size,
             kernel_bytes: manifest.kernel.size,
             initrd_bytes: manifest.initrd.size,
@@ -102,11 +117,21 @@ fn check(options: &BuildOptions) -> Result<()> {
     for (option, path) in [("--installer", &options.installer), ("--init", &options.init)] {
         ensure!(path.is_file(), "{option} {}: no such file; build it with cargo first", path.display());
     }
+    if let Some(minimum) = &options.minimum_version {
+        minimum.admits(version).context("--minimum-version would forbid this release itself")?;
+    }
     ensure!(options.overlay.is_dir(), "--overlay {}: no such folder", options.overlay.display());
     Ok(())
 }
 
-fn root_image(options: &BuildOptions, cache: &Cache, tools: &Tools, kernel: &Kernel, base: &Path) -> Result<PathBuf> {
+fn root_image(
+    options: &BuildOptions,
+    signing: &Signing,
+    cache: &Cache,
+    tools: &Tools,
+    kernel: &Kernel,
+    base: &Path,
+) -> Result<PathBuf> {
     let mut overlay = Tree::default();
     overlay.lay_over(&options.overlay, "")?;
     let mut overlay_archive = Vec::new();
@@ -119,6 +144,7 @@ fn root_image(options: &BuildOptions, cache: &Cache, tools: &Tools, kernel: &Ker
         .text("overlay", digest::of_bytes(&overlay_archive))
         .file("installer", &options.installer)?
         .text("version", &options.release_version)
+        .text("release keys", signing.trusted().iter().map(PublicKey::to_pem).collect::<String>())
         .text("epoch", options.epoch.to_string());
     let inputs = RootInputs {
         base,
@@ -126,6 +152,7 @@ fn root_image(options: &BuildOptions, cache: &Cache, tools: &Tools, kernel: &Ker
         installer: &options.installer,
         kernel,
         version: &options.release_version,
+        release_keys: signing.trusted(),
         epoch: options.epoch,
     };
     cache.stage("root", key, "compressing the root image", |folder| root::write(&inputs, tools, folder))
@@ -138,13 +165,20 @@ fn report(json: bool, built: &Built) -> Result<()> {
     }
     let size = progress::megabytes;
     println!(
-        "{} ({}, volume {}): root {}, kernel {}, initrd {}",
+        "{} ({}, volume {}): root {}, kernel {}, initrd {}; {}",
         built.iso.display(),
         size(built.iso_bytes),
         built.volume_id,
         size(built.root_bytes),
         size(built.kernel_bytes),
-        size(built.initrd_bytes)
+        size(built.initrd_bytes),
+        signed_by(&built.signed_by)
     );
     Ok(())
+}
+
+/// Says by which keys a release is signed.
+pub(crate) fn signed_by(ids: &[KeyId]) -> String {
+    let ids: Vec<String> = ids.iter().map(KeyId::to_string).collect();
+    if ids.is_empty() { "not signed".to_owned() } else { format!("signed by {}", ids.join(", ")) }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use release::SemanticVersion;
 
 /// Make, change and check bootable media.
 #[derive(Debug, Parser)]
@@ -15,6 +16,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Build(BuildOptions),
+    Keygen(KeygenOptions),
     Operator(OperatorOptions),
     Chart(ChartOptions),
     Customize(CustomizeOptions),
@@ -27,7 +29,8 @@ pub enum Command {
 /// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json) and
 /// <OUTPUT>/ros-<VERSION>-<ARCHITECTURE>.iso. Debian packages come from the mirror in this machine's apt sources,
 /// checked by apt. Needs mmdebstrap and Debian's archive keyring; no root privileges where user namespaces are
-/// allowed. The same inputs give the same bytes.
+/// allowed. The same inputs give the same bytes, but for new signatures, which differ each time; one in <OUTPUT> that is
+/// still right is kept.
 #[derive(Debug, Args)]
 pub struct BuildOptions {
     /// Folder for the release and the ISO; made if it is missing
@@ -45,6 +48,16 @@ pub struct BuildOptions {
     /// Files to lay over the base system, at their final paths
     #[arg(long, value_name = "DIR", default_value = "overlay")]
     pub overlay: PathBuf,
+    /// Sign the release with this private key, as release/release.json.sig.d/<KEY ID>; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    pub sign: Vec<PathBuf>,
+    /// Let machines that run this release take only releases that are signed by the private key of this public key; may
+    /// be given more than once [default: the keys of --sign]
+    #[arg(long, value_name = "FILE")]
+    pub release_key: Vec<PathBuf>,
+    /// Once this release came up on a machine, take no older version than this, such as 1.4.0
+    #[arg(long, value_name = "VERSION", requires = "sign")]
+    pub minimum_version: Option<SemanticVersion>,
     /// Where stages are kept between builds [default: $HOME/.cache/rancheros]
     #[arg(long, value_name = "DIR", env = "ROS_CACHE")]
     pub cache: Option<PathBuf>,
@@ -57,6 +70,20 @@ pub struct BuildOptions {
     /// Ask the mirror for newer packages instead of using those of an earlier build
     #[arg(long)]
     pub refresh: bool,
+    /// Print the result as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Make a key for signing releases.
+///
+/// Writes <OUTPUT>/private.pem (ECDSA with P-256, PKCS #8) for `ros-image build --sign`, and <OUTPUT>/public.pem for
+/// machines. Prints the key's id: the first 16 hex digits of the SHA-256 of the public key in DER.
+#[derive(Debug, Args)]
+pub struct KeygenOptions {
+    /// Folder for the two files; made if it is missing. No file is overwritten
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
     /// Print the result as JSON on standard output
     #[arg(long)]
     pub json: bool,
@@ -139,7 +166,7 @@ pub struct CustomizeOptions {
     pub json: bool,
 }
 
-/// Tell what is in an ISO: volume id, release and registration settings, tokens masked.
+/// Tell what is in an ISO: volume id, release, who signed it, and registration settings, tokens masked.
 #[derive(Debug, Args)]
 pub struct ShowOptions {
     pub iso: PathBuf,
@@ -152,6 +179,9 @@ pub struct ShowOptions {
 #[derive(Debug, Args)]
 pub struct VerifyOptions {
     pub iso: PathBuf,
+    /// Check that the release is signed by the private key of this public key; given more than once, by one of them
+    #[arg(long, value_name = "FILE")]
+    pub release_key: Vec<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

@@ -1,5 +1,5 @@
 //! Builds installation media. `build` makes a release, `format` writes its ISO, `customize` puts registration settings
-//! into an ISO, `show` and `verify` read one. The operator's container image and Helm chart are built here as well.
+//! into an ISO, `show` and `verify` read one, `keygen` makes a key that signs releases. The operator's container image and Helm chart are built here as well.
 
 pub mod build;
 pub mod cache;
@@ -7,6 +7,7 @@ pub mod chart;
 pub mod cli;
 pub mod customize;
 pub mod format;
+pub mod keygen;
 pub mod oci;
 pub mod operator_image;
 pub mod progress;

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use iso::cli::{Cli, Command};
-use iso::{build, chart, customize, operator_image, show, verify};
+use iso::{build, chart, customize, keygen, operator_image, show, verify};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Build(options) => build::run(&options),
+        Command::Keygen(options) => keygen::run(&options),
         Command::Operator(options) => operator_image::run(&options),
         Command::Chart(options) => chart::run(&options),
         Command::Customize(options) => customize::run(&options),

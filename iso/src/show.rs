@@ -8,20 +8,26 @@ use cloud_config::CloudConfig;
 use media::iso9660::Volume;
 use media::reserved_space;
 use release::ReleaseManifest;
+use release::signature::KeyId;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::build::signed_by;
 use crate::cli::ShowOptions;
 use crate::progress;
 
 /// Path of the manifest on the medium.
 pub const MANIFEST: &str = "/release/release.json";
+/// Path of the signatures on the medium.
+pub const SIGNATURES: &str = "/release/release.json.sig.d";
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shown {
     volume_id: String,
     release: ReleaseManifest,
+    /// The keys after which its signatures are named. They are not checked.
+    signed_by: Vec<KeyId>,
     /// The settings, with everything that may be secret masked.
     registration: Option<CloudConfig>,
 }
@@ -37,6 +43,7 @@ pub fn run(options: &ShowOptions) -> Result<()> {
     println!("release       {} ({})", shown.release.version, shown.release.architecture);
     println!("root image    {}", progress::megabytes(shown.release.root.size));
     println!("root hash     {}", shown.release.verity.root_hash);
+    println!("signatures    {}", signed_by(&shown.signed_by));
     match &shown.registration {
         None => println!("registration  none: the installer will ask on the console"),
         Some(config) => println!("registration\n{}", config.to_yaml().trim_end()),
@@ -44,21 +51,31 @@ pub fn run(options: &ShowOptions) -> Result<()> {
     Ok(())
 }
 
-/// Reads the manifest of the release on a medium.
-pub fn manifest(volume: &mut Volume<impl Read + Seek>) -> Result<ReleaseManifest> {
+/// Reads the manifest of the release on a medium, and its bytes.
+pub fn manifest(volume: &mut Volume<impl Read + Seek>) -> Result<(ReleaseManifest, Vec<u8>)> {
     let text = volume.read(MANIFEST, ReleaseManifest::MAX_BYTES as u64).context("reading the release's manifest")?;
-    ReleaseManifest::parse(&text).with_context(|| format!("parsing {MANIFEST}"))
+    let manifest = ReleaseManifest::parse(&text).with_context(|| format!("parsing {MANIFEST}"))?;
+    Ok((manifest, text))
+}
+
+/// The keys after which the signatures on a medium are named, in order.
+pub fn signers(volume: &mut Volume<impl Read + Seek>) -> Result<Vec<KeyId>> {
+    let names = volume.files(SIGNATURES).context("looking for the release's signatures")?.unwrap_or_default();
+    let mut signers: Vec<KeyId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    signers.sort();
+    Ok(signers)
 }
 
 fn inspect(iso: impl Read + Seek) -> Result<Shown> {
     let mut volume = Volume::open(iso)?;
-    let release = manifest(&mut volume)?;
+    let (release, _) = manifest(&mut volume)?;
+    let signed_by = signers(&mut volume)?;
     let settings = volume.read(reserved_space::PATH, reserved_space::RESERVED_BYTES as u64)?;
     let registration = reserved_space::read(&settings)?.map(|mut config| {
         config.0.iter_mut().for_each(|(key, value)| mask(key, value));
         config
     });
-    Ok(Shown { volume_id: volume.id, release, registration })
+    Ok(Shown { volume_id: volume.id, release, signed_by, registration })
 }
 
 /// Masks values whose key says that they are secret, and the token at the end of a registration URL.

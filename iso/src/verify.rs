@@ -1,13 +1,16 @@
-//! Checks an ISO against its own manifest: every digest, and the root image's verity tree.
+//! Checks an ISO against its own manifest: every digest, and the root image's verity tree. With keys, checks also that
+//! one of them signed the manifest.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use media::iso9660::Volume;
+use release::signature::{KeyId, MAX_SIGNATURE_BYTES, TrustedKeys};
 use release::{ReleaseFile, digest, verity};
 use serde::Serialize;
 
+use crate::build::signed_by;
 use crate::cli::VerifyOptions;
 use crate::{progress, show};
 
@@ -18,27 +21,41 @@ struct Verified {
     volume_id: String,
     version: String,
     root_hash: String,
+    /// The key whose signature was checked.
+    signed_by: Option<KeyId>,
     files: Vec<ReleaseFile>,
 }
 
 pub fn run(options: &VerifyOptions) -> Result<()> {
     let path = options.iso.display();
+    let mut keys = TrustedKeys::default();
+    for file in &options.release_key {
+        let pem = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+        keys.add_pem(&file.display().to_string(), &pem)?;
+    }
     let iso = File::open(&options.iso).with_context(|| format!("opening {path}"))?;
-    let verified = progress::stage(&format!("checking {path}"), || {
+    let mut verified = progress::stage(&format!("checking {path}"), || {
         verify(iso).with_context(|| format!("{path} is damaged or was changed; fetch or build it again"))
     })?;
+    if !keys.is_empty() {
+        let iso = File::open(&options.iso).with_context(|| format!("opening {path}"))?;
+        verified.signed_by = Some(signer(iso, &keys).with_context(|| format!("checking who signed {path}"))?);
+    }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&verified)?);
     } else {
         let (version, files) = (&verified.version, verified.files.len());
         println!("{path}: release {version}, {files} files and the root hash {} are right", verified.root_hash);
+        if let Some(key) = verified.signed_by {
+            println!("signed by {key}");
+        }
     }
     Ok(())
 }
 
 fn verify(iso: impl Read + Seek) -> Result<Verified> {
     let mut volume = Volume::open(iso)?;
-    let manifest = show::manifest(&mut volume)?;
+    let (manifest, _) = show::manifest(&mut volume)?;
     let files: Vec<ReleaseFile> = manifest.files().into_iter().map(|(_, file)| file.clone()).collect();
     for file in &files {
         let reader = volume.reader(&on_medium(file))?;
@@ -48,7 +65,22 @@ fn verify(iso: impl Read + Seek) -> Result<Verified> {
     }
     let root = BufReader::with_capacity(1 << 20, volume.reader(&on_medium(&manifest.root))?);
     verity::check(root, &manifest.verity).context("checking the root image's verity tree")?;
-    Ok(Verified { volume_id: volume.id, version: manifest.version, root_hash: manifest.verity.root_hash, files })
+    let (version, root_hash) = (manifest.version, manifest.verity.root_hash);
+    Ok(Verified { volume_id: volume.id, version, root_hash, signed_by: None, files })
+}
+
+/// The first of `keys` that signed the release on the medium.
+fn signer(iso: impl Read + Seek, keys: &TrustedKeys) -> Result<KeyId> {
+    let mut volume = Volume::open(iso)?;
+    let (_, manifest) = show::manifest(&mut volume)?;
+    let found = show::signers(&mut volume)?;
+    for key in keys.iter().filter(|key| found.contains(&key.id())) {
+        let path = format!("{}/{}", show::SIGNATURES, key.id());
+        if key.verifies(&manifest, &volume.read(&path, MAX_SIGNATURE_BYTES)?) {
+            return Ok(key.id());
+        }
+    }
+    bail!("its release is {}, and none of these signatures is valid for a key of --release-key", signed_by(&found))
 }
 
 fn on_medium(file: &ReleaseFile) -> String {

@@ -106,6 +106,20 @@ impl<R: Read + Seek> Volume<R> {
         Err(not_found())
     }
 
+    /// The names of the files in the folder at `path`. `None`: there is no such folder.
+    pub fn files(&mut self, path: &str) -> Result<Option<Vec<String>>, Iso9660Error> {
+        let mut directory = self.root;
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let mut below = self.list(directory)?.into_iter();
+            match below.find(|entry| entry.name == part && entry.is_directory) {
+                Some(entry) => directory = entry.extent,
+                None => return Ok(None),
+            }
+        }
+        let files = self.list(directory)?.into_iter().filter(|entry| !entry.is_directory);
+        Ok(Some(files.map(|entry| entry.name).collect()))
+    }
+
     /// A file's bytes, if it has at most `limit`.
     pub fn read(&mut self, path: &str, limit: u64) -> Result<Vec<u8>, Iso9660Error> {
         let extent = self.find(path)?;
@@ -262,6 +276,16 @@ mod tests {
     }
 
     #[test]
+    fn the_files_of_a_folder_are_listed() {
+        let mut volume = Volume::open(Cursor::new(image())).unwrap();
+        assert_eq!(volume.files("/release").unwrap().unwrap(), ["release.json"]);
+        assert_eq!(volume.files("/").unwrap().unwrap(), ["registration.yaml"]);
+        for path in ["/nothing", "/release/nothing", "/registration.yaml"] {
+            assert_eq!(volume.files(path).unwrap(), None, "{path}");
+        }
+    }
+
+    #[test]
     fn a_missing_file_is_named() {
         let mut volume = Volume::open(Cursor::new(image())).unwrap();
         for path in ["/nothing", "/release", "/release/nothing", "/registration.yaml/below", "/"] {
@@ -289,6 +313,7 @@ mod tests {
         if let Ok(mut volume) = Volume::open(Cursor::new(image)) {
             let _ = volume.read("/registration.yaml", 1 << 16);
             let _ = volume.read("/release/release.json", 1 << 16);
+            let _ = volume.files("/release");
         }
     }
 

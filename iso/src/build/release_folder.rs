@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use release::{BootFiles, MANIFEST, ReleaseFile, ReleaseManifest, Verity, architecture};
+use release::{BootFiles, MANIFEST, ReleaseFile, ReleaseManifest, SemanticVersion, Verity, architecture};
 
 /// Kernel arguments of every boot of a release. Messages go to the screen and to the serial line. `loglevel=6` shows
 /// the lines of ros-init, which have level 5. systemd prints only failures and long waits. BPF is the only security
@@ -17,17 +17,21 @@ pub const KERNEL_ARGUMENTS: &str = "console=tty0 console=ttyS0,115200 loglevel=6
 const SMALLEST_SLOT: u64 = 256 << 20;
 const SLOT_STEP: u64 = 64 << 20;
 
+/// The parts of a release beside its boot files.
+pub struct Parts<'a> {
+    pub version: &'a str,
+    pub minimum_version: Option<SemanticVersion>,
+    pub root: &'a Path,
+    pub verity: Verity,
+    pub kernel: &'a Path,
+    pub initrd: &'a Path,
+    /// Names of the modules in the initrd.
+    pub initrd_modules: Vec<String>,
+}
+
 /// Copies the parts into `folder`, where the boot files already are in `boot/`, and writes the manifest.
-pub fn write(
-    folder: &Path,
-    version: &str,
-    root: &Path,
-    verity: Verity,
-    kernel: &Path,
-    initrd: &Path,
-    initrd_modules: Vec<String>,
-) -> Result<ReleaseManifest> {
-    for (source, name) in [(root, "root.erofs"), (kernel, "vmlinuz"), (initrd, "initrd")] {
+pub fn write(folder: &Path, parts: Parts) -> Result<ReleaseManifest> {
+    for (source, name) in [(parts.root, "root.erofs"), (parts.kernel, "vmlinuz"), (parts.initrd, "initrd")] {
         let target = folder.join(name);
         // The copy is a new file, because another process may still read the old one.
         let _ = fs::remove_file(&target);
@@ -37,12 +41,12 @@ pub fn write(
     let root = file("root.erofs")?;
     let manifest = ReleaseManifest {
         schema: ReleaseManifest::SCHEMA,
-        version: version.to_owned(),
-        minimum_version: None,
+        version: parts.version.to_owned(),
+        minimum_version: parts.minimum_version,
         architecture: architecture::X86_64.to_owned(),
         minimum_slot_bytes: minimum_slot_bytes(root.size),
         root,
-        verity,
+        verity: parts.verity,
         kernel: file("vmlinuz")?,
         initrd: file("initrd")?,
         boot: BootFiles {
@@ -54,7 +58,7 @@ pub fn write(
             bios_core: file("boot/core.img")?,
         },
         kernel_arguments: KERNEL_ARGUMENTS.to_owned(),
-        initrd_modules: Some(initrd_modules),
+        initrd_modules: Some(parts.initrd_modules),
     };
     let path = folder.join(MANIFEST);
     let text = serde_json::to_string_pretty(&manifest)? + "\n";

@@ -5,10 +5,12 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use release::signature::PublicKey;
 use release::{Verity, verity};
 
 use super::kernel::Kernel;
 use super::lists;
+use super::signing;
 use super::tools::Tools;
 use super::tree::{Node, Tree};
 
@@ -28,6 +30,8 @@ pub struct RootInputs<'a> {
     pub installer: &'a Path,
     pub kernel: &'a Kernel,
     pub version: &'a str,
+    /// By which machines that run this image take releases.
+    pub release_keys: &'a [PublicKey],
     pub epoch: u32,
 }
 
@@ -83,6 +87,7 @@ fn compose(inputs: &RootInputs) -> Result<Tree> {
         // keep them.
         tree.insert(&format!("{folder}/.updated"), Node::file(0o644, updated(inputs.epoch)))?;
     }
+    signing::add_keys(&mut tree, inputs.release_keys)?;
     name_version(&mut tree, inputs.version)?;
     check_read_ahead(&tree)?;
     Ok(tree)
@@ -107,4 +112,22 @@ fn name_version(tree: &mut Tree, version: &str) -> Result<()> {
     let path = "usr/lib/os-release";
     let text = tree.text(path)?;
     tree.insert(path, Node::file(0o644, text.replace("@VERSION@", version)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_names_the_image_and_its_version() {
+        let mut tree = Tree::default();
+        tree.lay_over(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../overlay/usr/lib"), "usr/lib").unwrap();
+        name_version(&mut tree, "1.4.0-rc.1").unwrap();
+        let text = tree.text("usr/lib/os-release").unwrap();
+        let lines = ["IMAGE_ID=ros", "IMAGE_VERSION=1.4.0-rc.1", "PRETTY_NAME=\"RancherOS 1.4.0-rc.1\""];
+        for line in lines {
+            assert!(text.lines().any(|of_text| of_text == line), "{line}");
+        }
+        assert!(!text.contains('@'), "{text}");
+    }
 }
