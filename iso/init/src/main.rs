@@ -22,6 +22,7 @@ mod seed;
 mod uevent;
 mod verity;
 mod wait;
+mod watchdog;
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -69,7 +70,12 @@ fn start(boot: &mut Option<Boot>) -> Result<Infallible> {
         Boot::Live(live) => live_boot::mount_root(live, &mut modules)?,
         Boot::Disk(disk) => disk_boot::mount_root(disk, &mut modules)?,
     }
+    modules.load_watchdog();
     read_ahead::start(Path::new(handover::NEW_ROOT));
+    // Starts from a medium are not counted, so a restart would only repeat the hang.
+    if matches!(boot, Boot::Disk(_)) {
+        watchdog::arm();
+    }
     console::say("starting systemd");
     handover::exec_systemd()
 }

@@ -1,8 +1,10 @@
 //! Kernel modules: a few are always loaded, the rest only when a device asks for them.
 //!
-//! The image builder puts them into /modules, decompressed (the signature is inside and stays valid), with two lists:
+//! The image builder puts them into /modules, decompressed (the signature is inside and stays valid), with four lists:
 //! - `always`: one file per line, dependencies first;
-//! - `by-alias`: `<pattern> <file> [<file>…]`, dependencies first, patterns as in `modules.alias`.
+//! - `by-alias`: `<pattern> <file> [<file>…]`, dependencies first, patterns as in `modules.alias`;
+//! - `watchdog-by-alias`: the same for hardware watchdogs;
+//! - `no-watchdog`: as `always`, for a machine on which no watchdog has appeared.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::{CStr, CString};
@@ -11,22 +13,18 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::console::say;
+use crate::watchdog;
 
 const FOLDER: &str = "/modules";
 
 pub struct Modules {
-    by_alias: Vec<Rule>,
+    devices: Rules,
+    watchdogs: Rules,
+    /// Files of the list `no-watchdog`.
+    no_watchdog: Vec<String>,
     loaded: HashSet<String>,
     /// Device folders whose alias has been looked up; devices keep appearing while drivers probe.
     seen: HashSet<PathBuf>,
-    /// Indexes of the rules that match a device. They are applied in the order of the list.
-    wanted: BTreeSet<usize>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Rule {
-    pattern: CString,
-    files: Vec<String>,
 }
 
 impl Modules {
@@ -37,10 +35,11 @@ impl Modules {
             fs::read_to_string(&path).map_err(|e| format!("reading {}: {e}; the initrd is incomplete", path.display()))
         };
         let mut modules = Self {
-            by_alias: parse_rules(&read("by-alias")?),
+            devices: Rules::parse(&read("by-alias")?),
+            watchdogs: Rules::parse(&read("watchdog-by-alias")?),
+            no_watchdog: read("no-watchdog")?.lines().map(str::to_owned).collect(),
             loaded: HashSet::new(),
             seen: HashSet::new(),
-            wanted: BTreeSet::new(),
         };
         for file in read("always")?.lines() {
             modules.load(file);
@@ -52,17 +51,29 @@ impl Modules {
     /// root may be found before the slow controllers have been probed. systemd's udev finds those later.
     pub fn load_next(&mut self) -> bool {
         self.look_for_devices();
-        let Some(rule) = self.wanted.pop_first() else { return false };
-        let files = self.by_alias[rule].files.clone();
-        for file in files {
-            self.load(&file);
-        }
+        let Some(files) = self.devices.next() else { return false };
+        self.load_files(&files);
         true
     }
 
     /// Loads the drivers of all devices, including disks that appear behind a controller.
     pub fn load_all(&mut self) {
         while self.load_next() {}
+    }
+
+    /// Loads the drivers of hardware watchdogs, and the software watchdog if none of them found its hardware. systemd uses
+    /// the first watchdog that appears, so the software watchdog must not come first.
+    pub fn load_watchdog(&mut self) {
+        loop {
+            // A driver can make the device that another driver is for.
+            self.look_for_devices();
+            let Some(files) = self.watchdogs.next() else { break };
+            self.load_files(&files);
+        }
+        if !watchdog::has_appeared(Path::new("/sys")) {
+            let files = std::mem::take(&mut self.no_watchdog);
+            self.load_files(&files);
+        }
     }
 
     fn look_for_devices(&mut self) {
@@ -73,9 +84,15 @@ impl Modules {
             let alias = fs::read_to_string(device.join("modalias")).unwrap_or_default();
             // sysfs gives no zero bytes.
             let alias = CString::new(alias.trim_end()).unwrap_or_default();
-            let matching = self.by_alias.iter().enumerate().filter(|(_, rule)| matches(&rule.pattern, &alias));
-            self.wanted.extend(matching.map(|(index, _)| index));
+            self.devices.want(&alias);
+            self.watchdogs.want(&alias);
             self.seen.insert(device);
+        }
+    }
+
+    fn load_files(&mut self, files: &[String]) {
+        for file in files {
+            self.load(file);
         }
     }
 
@@ -94,20 +111,45 @@ impl Modules {
     }
 }
 
+/// A list of drivers by alias, and which of them wait to be loaded.
+struct Rules {
+    rules: Vec<Rule>,
+    /// Indexes of the rules that match a device. They are applied in the order of the list.
+    wanted: BTreeSet<usize>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Rule {
+    pattern: CString,
+    files: Vec<String>,
+}
+
+impl Rules {
+    fn parse(text: &str) -> Self {
+        let rules = text.lines().filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let pattern = CString::new(words.next()?).ok()?;
+            Some(Rule { pattern, files: words.map(str::to_owned).collect() })
+        });
+        Self { rules: rules.collect(), wanted: BTreeSet::new() }
+    }
+
+    /// Notes the drivers of a device with this alias.
+    fn want(&mut self, alias: &CStr) {
+        let matching = self.rules.iter().enumerate().filter(|(_, rule)| matches(&rule.pattern, alias));
+        self.wanted.extend(matching.map(|(index, _)| index));
+    }
+
+    /// The files of the next driver that a device waits for.
+    fn next(&mut self) -> Option<Vec<String>> {
+        self.wanted.pop_first().map(|index| self.rules[index].files.clone())
+    }
+}
+
 /// Every device folder in sysfs that can have a `modalias`.
 fn devices() -> impl Iterator<Item = PathBuf> {
     let list = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     list(PathBuf::from("/sys/bus")).flat_map(move |bus| list(bus.join("devices")))
-}
-
-fn parse_rules(text: &str) -> Vec<Rule> {
-    text.lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let pattern = CString::new(words.next()?).ok()?;
-            Some(Rule { pattern, files: words.map(str::to_owned).collect() })
-        })
-        .collect()
 }
 
 /// Whether an alias matches a pattern, by fnmatch(3) without flags, as kmod does it.
@@ -122,9 +164,20 @@ mod tests {
 
     #[test]
     fn rules_name_a_pattern_and_files_in_order() {
-        let rules = parse_rules("virtio:d00000002v* virtio_blk.ko\n\npci:v* libahci.ko ahci.ko\n");
+        let rules = Rules::parse("virtio:d00000002v* virtio_blk.ko\n\npci:v* libahci.ko ahci.ko\n").rules;
         assert_eq!(rules.len(), 2);
         assert_eq!(rules[1], Rule { pattern: c"pci:v*".into(), files: vec!["libahci.ko".into(), "ahci.ko".into()] });
+    }
+
+    #[test]
+    fn drivers_are_loaded_once_for_each_device_in_the_order_of_the_list() {
+        let mut rules = Rules::parse("pci:v1* first.ko\npci:v2* second.ko\n");
+        rules.want(c"pci:v2d1");
+        rules.want(c"pci:v1d1");
+        rules.want(c"usb:v1");
+        assert_eq!(rules.next(), Some(vec!["first.ko".to_owned()]));
+        assert_eq!(rules.next(), Some(vec!["second.ko".to_owned()]));
+        assert_eq!(rules.next(), None);
     }
 
     #[test]

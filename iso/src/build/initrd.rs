@@ -33,6 +33,8 @@ pub fn write(kernel: &Kernel, init: &Path, epoch: u32, output: &Path) -> Result<
     archive.file("init", 0o755, &fs::read(init).with_context(|| format!("reading {}", init.display()))?)?;
     archive.file("modules/always", 0o644, plan.always.as_bytes())?;
     archive.file("modules/by-alias", 0o644, plan.by_alias.as_bytes())?;
+    archive.file("modules/watchdog-by-alias", 0o644, plan.watchdog_by_alias.as_bytes())?;
+    archive.file("modules/no-watchdog", 0o644, plan.no_watchdog.as_bytes())?;
     for (name, source) in &plan.sources {
         archive.file(&format!("modules/{name}"), 0o644, &decompressed(&modules.join(source))?)?;
     }
@@ -92,6 +94,19 @@ mod tests {
     use cpio::newc::Reader;
 
     use super::*;
+
+    /// A loaded software watchdog would be the first one, and systemd would not use the hardware's.
+    #[test]
+    fn the_software_watchdog_is_only_for_machines_without_another() {
+        let kinds = |module: &str| -> Vec<&str> {
+            let lines = super::super::lists::lines(MODULES).filter_map(|line| line.split_once(char::is_whitespace));
+            lines.filter(|(_, name)| name.trim() == module).map(|(kind, _)| kind).collect()
+        };
+        assert_eq!(kinds("softdog"), ["no-watchdog?"]);
+        for module in ["i6300esb", "wdat_wdt", "iTCO_wdt", "sp5100_tco", "hpwdt"] {
+            assert_eq!(kinds(module), ["watchdog?"], "{module}");
+        }
+    }
 
     #[test]
     fn the_archive_has_types_modes_and_content() {

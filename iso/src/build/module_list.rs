@@ -29,6 +29,10 @@ pub struct ModulePlan {
     pub always: String,
     /// Content of /modules/by-alias: `<pattern> <file>…`, dependencies first.
     pub by_alias: String,
+    /// Content of /modules/watchdog-by-alias, in the same form.
+    pub watchdog_by_alias: String,
+    /// Content of /modules/no-watchdog, in the form of `always`.
+    pub no_watchdog: String,
 }
 
 impl ModulePlan {
@@ -77,10 +81,10 @@ impl ModuleIndex {
     /// Plans an initrd from a list in the format of `lists/initrd-modules.txt`.
     pub fn plan(&self, wanted: &str) -> Result<ModulePlan> {
         let mut plan = ModulePlan::default();
-        let mut always = Vec::new();
+        let (mut always, mut no_watchdog) = (Vec::new(), Vec::new());
         for line in lists::lines(wanted) {
             let [kind, name] = line.split_whitespace().collect::<Vec<_>>()[..] else {
-                bail!("expected `always|device <module>`, found {line:?}");
+                bail!("expected `<kind> <module>`, found {line:?}");
             };
             let (kind, optional) = kind.strip_suffix('?').map_or((kind, false), |kind| (kind, true));
             if self.built_in.contains(name) {
@@ -96,14 +100,15 @@ impl ModuleIndex {
                 plan.sources.insert(format!("{module}.ko"), self.files[module].0.clone());
             }
             match kind {
-                "always" => {
-                    always.extend(order.into_iter().filter(|module| !always.contains(module)).collect::<Vec<_>>())
-                }
+                "always" => append(&mut always, order),
                 "device" => self.add_aliases(name, &order, &mut plan.by_alias),
-                other => bail!("{other} is neither `always` nor `device`"),
+                "watchdog" => self.add_aliases(name, &order, &mut plan.watchdog_by_alias),
+                "no-watchdog" => append(&mut no_watchdog, order),
+                other => bail!("{other} is not a kind of module"),
             }
         }
-        plan.always = always.iter().map(|module| format!("{module}.ko\n")).collect();
+        let files = |modules: &[String]| modules.iter().map(|module| format!("{module}.ko\n")).collect();
+        (plan.always, plan.no_watchdog) = (files(&always), files(&no_watchdog));
         Ok(plan)
     }
 
@@ -140,6 +145,15 @@ impl ModuleIndex {
                 by_alias.push_str(&format!(" {module}.ko"));
             }
             by_alias.push('\n');
+        }
+    }
+}
+
+/// Appends the modules that the list does not have yet.
+fn append(list: &mut Vec<String>, modules: Vec<String>) {
+    for module in modules {
+        if !list.contains(&module) {
+            list.push(module);
         }
     }
 }
@@ -181,6 +195,17 @@ mod tests {
         let index = ModuleIndex::parse(dependencies, "built_in.ko\n", aliases, soft).unwrap();
         let plan = index.plan("always erofs\n").unwrap();
         assert_eq!(plan.always, "crc32c_intel.ko\ncrc32c_generic.ko\nlibcrc32c.ko\nerofs.ko\n");
+    }
+
+    #[test]
+    fn watchdogs_have_lists_of_their_own() {
+        let dependencies = "watchdog.ko:\ni6300esb.ko: watchdog.ko\nsoftdog.ko: watchdog.ko\n";
+        let index = ModuleIndex::parse(dependencies, "", "alias pci:v8086* i6300esb\n", "").unwrap();
+        let plan = index.plan("watchdog? i6300esb\nwatchdog? hpwdt\nno-watchdog? softdog\n").unwrap();
+        assert_eq!((plan.always.as_str(), plan.by_alias.as_str()), ("", ""));
+        assert_eq!(plan.watchdog_by_alias, "pci:v8086* watchdog.ko i6300esb.ko\n");
+        assert_eq!(plan.no_watchdog, "watchdog.ko\nsoftdog.ko\n");
+        assert_eq!(plan.names(), ["i6300esb", "softdog", "watchdog"]);
     }
 
     #[test]
