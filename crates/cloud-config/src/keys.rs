@@ -12,7 +12,7 @@ use std::fmt;
 pub const KEYS: &[(&str, &str)] = &[
     (
         "bootcmd",
-        "A list of commands, each a line for the shell or a list of arguments; run at each boot before the network.",
+        "A list of commands, each a line for the shell or a list of arguments; run at each boot before the network, for at most 5 minutes.",
     ),
     ("ca_certs", "Also `ca-certs`."),
     ("ca_certs.remove_defaults", "Trust only the certificates of `trusted`."),
@@ -68,7 +68,7 @@ pub const KEYS: &[(&str, &str)] = &[
         "Public keys as PEM, beside those of the image: an upgrade must be signed by one of them \
          ([how](sign-releases.md)).",
     ),
-    ("runcmd", "As `bootcmd`; run once after an installation, with a network."),
+    ("runcmd", "As `bootcmd`; run once after an installation, with a network, for at most an hour."),
     ("ssh_authorized_keys", "Of `user`, or of root where that is absent."),
     ("ssh_pwauth", "Whether SSH takes passwords."),
     ("timezone", "Such as `Europe/Berlin`."),

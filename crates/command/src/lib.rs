@@ -1,10 +1,15 @@
 //! Starts other programs. Nothing else in the workspace does.
 
+mod limited;
+
+pub use limited::Outcome;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
+use std::time::Duration;
 
 /// A program and its arguments, started without a shell.
 #[derive(Clone, Debug)]
@@ -12,6 +17,7 @@ pub struct Command {
     program: OsString,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    inherits: bool,
     folder: Option<PathBuf>,
 }
 
@@ -24,6 +30,8 @@ pub enum CommandError {
     Failed { command: String, status: std::process::ExitStatus, stderr: String },
     #[error("{command}: its output is not UTF-8")]
     NotText { command: String },
+    #[error("{command}: it did not end within {} s and was killed", .limit.as_secs())]
+    TimedOut { command: String, limit: Duration },
 }
 
 fn said(stderr: &str) -> String {
@@ -35,7 +43,13 @@ const KEPT_LINES: usize = 8;
 
 impl Command {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { program: program.as_ref().to_owned(), arguments: Vec::new(), environment: Vec::new(), folder: None }
+        Self {
+            program: program.as_ref().to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            inherits: true,
+            folder: None,
+        }
     }
 
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
@@ -54,6 +68,12 @@ impl Command {
         self
     }
 
+    /// Starts the program with no other environment variables than those of [`Command::env`] and `LC_ALL=C`.
+    pub fn without_environment(mut self) -> Self {
+        self.inherits = false;
+        self
+    }
+
     /// Starts the program in `folder`.
     pub fn current_dir(mut self, folder: &Path) -> Self {
         self.folder = Some(folder.to_owned());
@@ -62,6 +82,9 @@ impl Command {
 
     fn process(&self) -> Process {
         let mut process = Process::new(&self.program);
+        if !self.inherits {
+            process.env_clear();
+        }
         process
             .args(&self.arguments)
             .env("LC_ALL", "C")
@@ -115,20 +138,6 @@ impl Command {
         let stderr = lines[lines.len().saturating_sub(KEPT_LINES)..].join("\n");
         Err(CommandError::Failed { command: self.to_string(), status: output.status, stderr })
     }
-
-    /// Runs the program to its end with the standard output and error of this process. For programs that write to the
-    /// console.
-    pub fn run_visibly(&self) -> Result<(), CommandError> {
-        let status = Process::new(&self.program)
-            .args(&self.arguments)
-            .stdin(Stdio::null())
-            .status()
-            .map_err(|source| CommandError::Start { command: self.to_string(), source })?;
-        if status.success() {
-            return Ok(());
-        }
-        Err(CommandError::Failed { command: self.to_string(), status, stderr: String::new() })
-    }
 }
 
 /// For messages: the words separated by blanks, without quoting.
@@ -154,6 +163,8 @@ mod tests {
         let command =
             Command::new("sh").args(["-c", "echo $LC_ALL $TZ; pwd"]).env("TZ", "UTC").current_dir(Path::new("/"));
         assert_eq!(command.run().unwrap(), b"C UTC\n/\n");
+        let only = Command::new("/usr/bin/env").env("TZ", "UTC").without_environment();
+        assert_eq!(only.run().unwrap(), b"LC_ALL=C\nTZ=UTC\n");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Folder of marks for actions that are done once per installation. It is on COS_PERSISTENT, which each installation
 /// makes anew.
@@ -26,6 +26,11 @@ const FILES: &str = "files";
 const SUDO: &str = "/usr/bin/sudo";
 const SUDOERS: &str = "/etc/sudoers.d/90-cloud-config";
 const CERTIFICATES: &str = "/usr/local/share/ca-certificates";
+
+/// `bootcmd` holds up every service. The rest of the cloud-config is applied after it, however it ended.
+pub(super) const BOOTCMD_LIMIT: Duration = Duration::from_secs(5 * 60);
+/// `runcmd` may install a whole cluster over a slow line.
+pub(super) const RUNCMD_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// The system to change.
 pub struct System {
@@ -67,7 +72,7 @@ impl System {
     /// Carries out one change. Returns one line for each part that failed although the rest was done.
     pub fn carry_out(&self, change: &Change) -> Result<Vec<String>, ChangeError> {
         match change {
-            Change::BootCommands(script) => self.shell(script)?,
+            Change::BootCommands(script) => self.shell(script, BOOTCMD_LIMIT)?,
             Change::File(file) => self.file(file)?,
             Change::Hostname(name) => self.hostname(name)?,
             Change::Accounts(document) => return self.accounts(document),
@@ -80,7 +85,7 @@ impl System {
             Change::CaCertificates(certificates) => self.certificates(certificates)?,
             Change::RunCommands(script) => {
                 if self.mark("runcmd")? {
-                    self.shell(script)?;
+                    self.shell(script, RUNCMD_LIMIT)?;
                 }
             }
         }
@@ -281,11 +286,12 @@ impl System {
         Ok(())
     }
 
-    /// Runs a script of the cloud-config with the shell. The author of the cloud-config chose the shell.
-    fn shell(&self, script: &str) -> Result<(), ChangeError> {
+    /// Runs a script of the cloud-config with the shell. The author of the cloud-config chose the shell. A script whose
+    /// time is over is killed with the commands that it runs.
+    fn shell(&self, script: &str, limit: Duration) -> Result<(), ChangeError> {
         let file = tempfile::Builder::new().prefix("ros-script-").tempfile().map_err(ChangeError::Script)?;
         file.as_file().write_all(script.as_bytes()).map_err(ChangeError::Script)?;
-        Ok(Command::new("/bin/sh").arg(file.path()).run_visibly()?)
+        Ok(Command::new("/bin/sh").arg(file.path()).run_visibly_within(limit)?)
     }
 }
 

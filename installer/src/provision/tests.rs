@@ -1,8 +1,10 @@
 //! Applies whole documents to a folder with the files of an installed system.
 
+use super::system::{BOOTCMD_LIMIT, RUNCMD_LIMIT};
 use super::*;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 use tempfile::TempDir;
 
 fn system(config: &str) -> TempDir {
@@ -146,6 +148,16 @@ fn runcmd_runs_once_and_bootcmd_each_time() {
     }
     assert_eq!(fs::read_to_string(run).unwrap(), "x\n");
     assert_eq!(fs::read_to_string(boot).unwrap(), "x\nx\n");
+}
+
+#[test]
+fn a_unit_has_more_time_than_the_commands_that_it_runs() {
+    let limit = |unit: &str| {
+        let minutes = unit.lines().find_map(|line| line.strip_prefix("TimeoutStartSec=")?.strip_suffix("min"));
+        Duration::from_secs(60 * minutes.unwrap().parse::<u64>().unwrap())
+    };
+    assert!(limit(include_str!("../../../overlay/usr/lib/systemd/system/ros-apply.service")) > BOOTCMD_LIMIT);
+    assert!(limit(include_str!("../../../overlay/usr/lib/systemd/system/ros-runcmd.service")) > RUNCMD_LIMIT);
 }
 
 #[test]
