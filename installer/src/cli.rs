@@ -35,7 +35,7 @@ pub enum Command {
     /// Apply the cloud-config in /oem to this system
     Apply(ApplyOptions),
     /// Wait until this system is up, and tell the boot loader to keep it
-    Healthy,
+    Healthy(HealthyOptions),
     /// Choose what is started next: a slot, or the recovery system
     ///
     /// A slot that had failed gets its starts back. Nothing is restarted.
@@ -95,6 +95,13 @@ pub struct ProbeOptions {
     pub output: OutputOptions,
     #[command(flatten)]
     pub tpm: TpmOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct HealthyOptions {
+    /// Wait no longer: restart the machine if this system is still on trial and another one can be started
+    #[arg(long)]
+    pub deadline: bool,
 }
 
 #[derive(Debug, Args)]

@@ -9,3 +9,4 @@ pub mod recovery;
 pub mod reinstall;
 pub mod release_keys;
 pub mod status;
+pub mod trial;

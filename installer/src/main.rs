@@ -6,7 +6,7 @@ use installer::cli::{Cli, Command};
 use installer::commands::{boot, install, probe, register, report, status, tpm_hash};
 use installer::console::{self, announce, log};
 use installer::exit_code::ExitCode;
-use installer::installed::{healthy, issue, recovery};
+use installer::installed::{healthy, issue, recovery, trial};
 use installer::provision;
 use std::path::Path;
 
@@ -19,7 +19,7 @@ fn main() -> std::process::ExitCode {
         (Command::Install(_) | Command::Report(_), ExitCode::Refused) => {
             announce(Milestone::Refused, format!("{error:#}"))
         }
-        (Command::Install(_) | Command::Report(_) | Command::Apply(_) | Command::Healthy | Command::Recover, _) => {
+        (Command::Install(_) | Command::Report(_) | Command::Apply(_) | Command::Healthy(_) | Command::Recover, _) => {
             announce(Milestone::Failed, format!("{error:#}"));
         }
         _ => console::note(format!("{error:#}")),
@@ -44,7 +44,8 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
         Command::Probe(options) => probe::run(options, root),
         Command::Status(options) => status::run(options),
         Command::Apply(options) => Ok(provision::run(options.stage.into()).map(|_| ())?),
-        Command::Healthy => Ok(healthy::run()?),
+        Command::Healthy(options) if options.deadline => Ok(trial::end()?),
+        Command::Healthy(_) => Ok(healthy::run()?),
         Command::Boot(options) => boot::run(options),
         Command::Recover => Ok(recovery::run()?),
         Command::Issue => Ok(issue::write(root)?),

@@ -5,21 +5,18 @@ use crate::console::announce;
 use crate::installed::host_identity;
 use crate::installed::issue;
 use crate::installed::recovery;
+use crate::installed::trial;
 use crate::path_error::PathError;
-use boot_contract::boot_state::SlotState;
-use boot_contract::paths::PERSISTENT;
-use boot_contract::{BootState, Milestone, Slot};
+use boot_contract::{Milestone, paths::PERSISTENT};
 use command::{Command, CommandError};
-use machine::Boot;
 use protocol::error_chain;
-use protocol::message;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// A slow machine that pulls images at its first start takes minutes.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Interval after [`PATIENCE`].
 const LONG_INTERVAL: Duration = Duration::from_secs(30);
@@ -44,16 +41,15 @@ pub enum HealthyError {
 /// machine restarts; GRUB has counted the start. If nothing else holds a system, a missing network and failed units are
 /// no reason to use up starts, because recovery would not help.
 pub fn run() -> Result<(), HealthyError> {
-    let slot = Boot::probe(Path::new("/")).slot.and_then(message::Slot::installed);
-    let slot = slot.ok_or(HealthyError::NotInstalled)?;
-    let is_alone = !other_slot_may_start(&state_file::current()?, slot);
+    let slot = trial::running_slot()?;
+    let is_alone = !trial::other_slot_may_start(&state_file::current()?, slot);
     let begun = Instant::now();
     let mut was_announced = false;
     while let Verdict::NotYet(reason) = judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE) {
         let is_late = begun.elapsed() >= PATIENCE;
         if is_late && !was_announced {
             announce(Milestone::Failed, format!("slot {slot} is not marked as good: {reason}"));
-            restart_if_on_trial(slot)?;
+            trial::restart_if_on_trial(slot)?;
             was_announced = true;
         }
         sleep(if is_late { LONG_INTERVAL } else { INTERVAL });
@@ -63,7 +59,7 @@ pub fn run() -> Result<(), HealthyError> {
         // stayed good, it would get its starts back each time.
         state_file::change(|state| state.doubt(slot))?;
         announce(Milestone::Failed, format!("slot {slot} is damaged and not marked as good: {}", error_chain(&damage)));
-        return restart_if_on_trial(slot);
+        return trial::restart_if_on_trial(slot);
     }
     state_file::change(|state| state.mark_good(slot))?;
     if let Err(error) = host_identity::keep(Path::new("/"), Path::new(PERSISTENT)) {
@@ -127,30 +123,9 @@ fn observe() -> Result<Observation, CommandError> {
     })
 }
 
-/// Restarts only from a slot on trial. A system that has worked before is left for repair: another slot may be no
-/// better, and somebody may be logged in.
-fn restart_if_on_trial(slot: Slot) -> Result<(), HealthyError> {
-    let state = state_file::current()?;
-    if is_given_up(&state, slot) {
-        announce(Milestone::Rebooting, format!("slot {slot} is on trial and the other slot holds a system"));
-        Command::new("systemctl").arg("reboot").run()?;
-    }
-    Ok(())
-}
-
-fn is_given_up(state: &BootState, slot: Slot) -> bool {
-    let is_on_trial = state.slot(slot).is_some_and(|boot| boot.state == SlotState::Trial);
-    is_on_trial && state.active == slot && other_slot_may_start(state, slot)
-}
-
-fn other_slot_may_start(state: &BootState, slot: Slot) -> bool {
-    [Slot::A, Slot::B].into_iter().any(|other| other != slot && state.slot(other).is_some_and(|boot| boot.may_start()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use boot_contract::boot_state::SlotBoot;
 
     fn seen(system: &str, failed: &[&str], network: &str, is_alone: bool, is_late: bool) -> Verdict {
         let failed_units = failed.iter().map(|unit| unit.to_string()).collect();
@@ -176,16 +151,5 @@ mod tests {
         assert_eq!(seen("starting", &[], "", true, false), Verdict::NotYet("the system is starting".into()));
         assert_eq!(seen("starting", &[], "", true, true), Verdict::Good);
         assert_eq!(seen("maintenance", &[], "", true, true), Verdict::NotYet("the system is maintenance".into()));
-    }
-
-    #[test]
-    fn only_a_slot_on_trial_beside_another_system_restarts_the_machine() {
-        let (trial, good) = (SlotBoot::new(SlotState::Trial), SlotBoot::new(SlotState::Good));
-        let upgraded = BootState { a: good, b: trial, active: Slot::B, ..BootState::INSTALLED };
-        assert!(is_given_up(&upgraded, Slot::B));
-        assert!(!is_given_up(&upgraded, Slot::A), "it has been good");
-        assert!(!is_given_up(&BootState::INSTALLED, Slot::A), "there is no other");
-        let failed = BootState { a: SlotBoot::new(SlotState::Failed), ..upgraded };
-        assert!(!is_given_up(&failed, Slot::B), "the other one failed");
     }
 }
