@@ -1,6 +1,7 @@
 //! The installed system: its health, status and recovery, and the data that it keeps.
 
 pub mod files;
+pub mod health_checks;
 pub mod healthy;
 pub mod host_identity;
 pub mod issue;

@@ -37,6 +37,10 @@ pub const SSH_HOST_KEYS: &str = "/etc/ssh/host-keys";
 /// The public keys by which the system takes releases, files `*.pem`, in the root image. It holds none if the folder is
 /// absent.
 pub const RELEASE_KEYS: &str = "/usr/lib/ros/release-keys.d";
+/// Programs of the release that must succeed before a slot is marked as good.
+pub const HEALTH_CHECKS: &str = "/usr/lib/ros/health.d";
+/// The same of the user. A file replaces the release's of the same name.
+pub const USER_HEALTH_CHECKS: &str = "/etc/ros/health.d";
 
 /// An absolute path of the system whose root is `root`.
 pub fn below(root: &Path, path: &str) -> PathBuf {

@@ -1,7 +1,8 @@
 //! The boot assessment: waits until the system is up and marks its slot as good (blesses it).
 
 use crate::boot::{start, state_file};
-use crate::console::announce;
+use crate::console::{self, announce};
+use crate::installed::health_checks::HealthChecks;
 use crate::installed::host_identity;
 use crate::installed::issue;
 use crate::installed::recovery;
@@ -10,6 +11,7 @@ use crate::path_error::PathError;
 use boot_contract::{Milestone, paths::PERSISTENT};
 use command::{Command, CommandError};
 use protocol::error_chain;
+use std::cell::LazyCell;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
@@ -38,14 +40,18 @@ pub enum HealthyError {
 
 /// Waits until the system is up and marks its slot as good, which gives the slot all its starts back. A slot with a
 /// changed byte is put on trial. If a slot on trial does not come up in time and the other slot holds a system, the
-/// machine restarts; GRUB has counted the start. If nothing else holds a system, a missing network and failed units are
-/// no reason to use up starts, because recovery would not help.
+/// machine restarts; GRUB has counted the start. If nothing else holds a system, a missing network, failed units and
+/// failing checks are no reason to use up starts, because recovery would not help.
 pub fn run() -> Result<(), HealthyError> {
     let slot = trial::running_slot()?;
     let is_alone = !trial::other_slot_may_start(&state_file::current()?, slot);
     let begun = Instant::now();
     let mut was_announced = false;
-    while let Verdict::NotYet(reason) = judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE) {
+    // The cloud-config has written all its files when the start-up job is over.
+    let checks = LazyCell::new(|| HealthChecks::find(Path::new("/")));
+    while let Verdict::NotYet(reason) =
+        judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE, || checks.first_failure())
+    {
         let is_late = begun.elapsed() >= PATIENCE;
         if is_late && !was_announced {
             announce(Milestone::Failed, format!("slot {slot} is not marked as good: {reason}"));
@@ -69,6 +75,11 @@ pub fn run() -> Result<(), HealthyError> {
     start::has_started(Path::new("/"));
     announce(Milestone::Healthy, format!("slot {slot} is good"));
     issue::refresh(Path::new("/"));
+    if is_alone && let Some(failure) = checks.first_failure() {
+        console::note(format!(
+            "{failure}; beside another system this would keep slot {slot} from being marked as good"
+        ));
+    }
     Ok(())
 }
 
@@ -88,8 +99,9 @@ enum Verdict {
     NotYet(String),
 }
 
-/// `is_alone`: no other slot holds a system. `is_late`: [`PATIENCE`] is over.
-fn judge(seen: &Observation, is_alone: bool, is_late: bool) -> Verdict {
+/// `is_alone`: no other slot holds a system. `is_late`: [`PATIENCE`] is over. `failing_check` runs the drop-in checks, which
+/// happens last, because they may count on a network.
+fn judge(seen: &Observation, is_alone: bool, is_late: bool, failing_check: impl FnOnce() -> Option<String>) -> Verdict {
     let failed: Vec<&str> =
         seen.failed_units.iter().map(String::as_str).filter(|unit| !TOLERATED.contains(unit)).collect();
     // A job of the user that never ends keeps the system `starting` for ever.
@@ -105,7 +117,10 @@ fn judge(seen: &Observation, is_alone: bool, is_late: bool) -> Verdict {
         return Verdict::NotYet(format!("these units have failed: {}", failed.join(", ")));
     }
     let is_up = seen.network.lines().any(|line| matches!(line, "OPER_STATE=routable" | "ONLINE_STATE=online"));
-    if is_up { Verdict::Good } else { Verdict::NotYet("the network is not up".into()) }
+    if !is_up {
+        return Verdict::NotYet("the network is not up".into());
+    }
+    failing_check().map_or(Verdict::Good, Verdict::NotYet)
 }
 
 fn observe() -> Result<Observation, CommandError> {
@@ -129,7 +144,7 @@ mod tests {
 
     fn seen(system: &str, failed: &[&str], network: &str, is_alone: bool, is_late: bool) -> Verdict {
         let failed_units = failed.iter().map(|unit| unit.to_string()).collect();
-        judge(&Observation { system: system.into(), failed_units, network: network.into() }, is_alone, is_late)
+        judge(&Observation { system: system.into(), failed_units, network: network.into() }, is_alone, is_late, || None)
     }
 
     #[test]
@@ -151,5 +166,17 @@ mod tests {
         assert_eq!(seen("starting", &[], "", true, false), Verdict::NotYet("the system is starting".into()));
         assert_eq!(seen("starting", &[], "", true, true), Verdict::Good);
         assert_eq!(seen("maintenance", &[], "", true, true), Verdict::NotYet("the system is maintenance".into()));
+    }
+
+    #[test]
+    fn checks_run_last_and_only_beside_another_system() {
+        let up =
+            |network: &str| Observation { system: "running".into(), failed_units: vec![], network: network.into() };
+        let failing = || Some("the check own failed: no".to_owned());
+        let not_yet = Verdict::NotYet("the check own failed: no".into());
+        assert_eq!(judge(&up("OPER_STATE=routable"), false, false, failing), not_yet);
+        assert_eq!(judge(&up("OPER_STATE=routable"), false, false, || None), Verdict::Good);
+        judge(&up(""), false, true, || panic!("there is no network"));
+        assert_eq!(judge(&up(""), true, false, || panic!("they could not change anything")), Verdict::Good);
     }
 }
