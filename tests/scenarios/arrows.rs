@@ -13,15 +13,19 @@ const CRATES: &[&[&str]] = &[
     &["boot-contract", "command", "cloud-config"],
     &["release"],
     &["protocol"],
-    &["disk", "media", "attest", "api"],
+    &["disk", "media", "attest", "api", "registry"],
     &["machine"],
     &["installer", "operator", "iso", "ros-init", "qemu"],
     &["tests"],
 ];
 
 /// Crates that only these others may depend on.
-const RESERVED: &[(&str, &[&str])] =
-    &[("attest", &["installer", "tests"]), ("machine", &["installer", "tests"]), ("api", &["operator", "tests"])];
+const RESERVED: &[(&str, &[&str])] = &[
+    ("attest", &["installer", "tests"]),
+    ("machine", &["installer", "tests"]),
+    ("api", &["operator", "tests"]),
+    ("registry", &["installer", "iso", "tests"]),
+];
 
 /// Crates, and crates that must not be among their dependencies.
 const WITHOUT: &[(&str, &[&str])] = &[

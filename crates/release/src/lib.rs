@@ -11,7 +11,7 @@ mod source;
 pub mod verity;
 mod version;
 
-pub use manifest::{BootFiles, MANIFEST, ManifestError, ReleaseFile, ReleaseManifest, manifest_digest};
+pub use manifest::{BootFiles, MANIFEST, ManifestError, ReleaseFile, ReleaseManifest, is_inside, manifest_digest};
 pub use source::{ReleaseError, ReleaseSource, read_manifest};
 pub use verity::Verity;
 pub use version::{SemanticVersion, TooOld};

@@ -198,9 +198,9 @@ fn is_word(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_+~".contains(&b))
 }
 
-/// A relative path that stays below the folder it is relative to. Only certain characters are allowed, because the path
-/// also becomes part of a FAT file system.
-fn is_inside(path: &str) -> bool {
+/// Whether a file of a release may have this name: a relative path that stays below the folder it is relative to. Only
+/// certain characters are allowed, because the path also becomes part of a FAT file system.
+pub fn is_inside(path: &str) -> bool {
     path.len() <= 255
         && path.split('/').all(|part| {
             let dots = part.bytes().all(|b| b == b'.');

@@ -1,0 +1,222 @@
+//! Downloads blobs into files. A download that broke off goes on where it was, in this process or in a later one.
+
+use crate::RegistryError;
+use crate::connection::{Connection, range_start};
+use crate::error::Failure;
+use crate::manifest::Layer;
+use aws_lc_rs::digest::{Context, SHA256};
+use http::StatusCode;
+use std::io::{self, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+
+/// How often something is tried, and how long to wait in between.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Failures one after the other, each with less than [`GAIN_BYTES`] fetched before it.
+    pub(crate) attempts: u32,
+    /// Before the second attempt; it doubles up to [`LONGEST_WAIT`].
+    pub(crate) first_wait: Duration,
+}
+
+/// A failed attempt that fetched so much starts the count of attempts again.
+const GAIN_BYTES: u64 = 1 << 20;
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+impl Patience {
+    /// A minute and a half for a registry that restarts.
+    pub(crate) const BLOB: Self = Self { attempts: 8, first_wait: Duration::from_secs(1) };
+    /// Somebody may be waiting for the answer that the registry's name is wrong.
+    pub(crate) const MANIFEST: Self = Self { attempts: 3, first_wait: Duration::from_secs(1) };
+
+    /// Waits before the next attempt. False after the last one.
+    pub(crate) async fn wait(&self, failures: u32) -> bool {
+        if failures >= self.attempts {
+            return false;
+        }
+        let wait = self.first_wait.saturating_mul(1 << (failures.max(1) - 1).min(16));
+        tokio::time::sleep(wait.min(LONGEST_WAIT)).await;
+        true
+    }
+}
+
+/// Downloads a blob to `path` and checks it while it is read. Every connection is asked in turn until one delivers. `fetched`
+/// is told how many bytes of the blob are there.
+pub(crate) async fn blob(
+    connections: &mut [Connection],
+    layer: &Layer,
+    path: &Path,
+    patience: Patience,
+    fetched: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), RegistryError> {
+    let mut partial = Partial::open(path, layer.size).await?;
+    let mut usable: Vec<&mut Connection> = connections.iter_mut().collect();
+    let (mut turn, mut failures, mut most, mut was_damaged) = (0, 0, partial.length, false);
+    loop {
+        fetched(partial.length);
+        let index = turn % usable.len();
+        let connection = &mut *usable[index];
+        let failure = match attempt(connection, layer, &mut partial, fetched).await {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        tracing::warn!(
+            error = &failure.error as &dyn std::error::Error,
+            bytes = partial.length,
+            "the download of a blob broke off"
+        );
+        // Once may be a fault of what was there before; a host that sends other bytes twice has no others.
+        let is_damaged = matches!(failure.error, RegistryError::LayerDigestMismatch { .. });
+        if !failure.retry || (is_damaged && std::mem::replace(&mut was_damaged, true)) {
+            usable.remove(index);
+            if usable.is_empty() {
+                return Err(failure.error);
+            }
+            turn = index;
+            continue;
+        }
+        failures = if partial.length >= most + GAIN_BYTES { 1 } else { failures + 1 };
+        most = most.max(partial.length);
+        if !patience.wait(failures).await {
+            return Err(failure.error);
+        }
+        turn += 1;
+    }
+}
+
+/// One request, for what is not there yet.
+async fn attempt(
+    connection: &mut Connection,
+    layer: &Layer,
+    partial: &mut Partial,
+    fetched: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), Failure> {
+    if partial.length < layer.size {
+        let result = receive(connection, layer, partial, fetched).await;
+        // What came is kept, whatever happened then.
+        partial.flush().await.map_err(Failure::permanent)?;
+        result?;
+    }
+    let actual = hex::encode(partial.context.clone().finish());
+    if actual == layer.digest.hex() {
+        return Ok(());
+    }
+    partial.restart().await.map_err(Failure::permanent)?;
+    Err(Failure::temporary(mismatch(connection, layer, format!("it has SHA-256 {actual}"))))
+}
+
+async fn receive(
+    connection: &mut Connection,
+    layer: &Layer,
+    partial: &mut Partial,
+    fetched: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), Failure> {
+    let mut response = connection.get(&format!("blobs/{}", layer.digest), "*/*", partial.length).await?;
+    match response.status() {
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            let error = truncated(connection, layer, partial.length);
+            partial.restart().await.map_err(Failure::permanent)?;
+            return Err(Failure::permanent(error));
+        }
+        StatusCode::PARTIAL_CONTENT if range_start(response.headers()) == Some(partial.length) => (),
+        // The host does not know ranges, or answers with another one.
+        status => {
+            partial.restart().await.map_err(Failure::permanent)?;
+            if status == StatusCode::PARTIAL_CONTENT {
+                return Err(Failure::temporary(connection.unreachable("it answers with another range".into())));
+            }
+        }
+    }
+    let remaining = layer.size - partial.length;
+    if let Some(announced) = response.content_length().filter(|announced| *announced > remaining) {
+        let why = format!("the registry has {} bytes, its manifest says {}", partial.length + announced, layer.size);
+        return Err(Failure::permanent(mismatch(connection, layer, why)));
+    }
+    while let Some(chunk) = response.chunk().await.map_err(|error| connection.transport_failure(error))? {
+        if chunk.len() as u64 > layer.size - partial.length {
+            partial.restart().await.map_err(Failure::permanent)?;
+            let why = format!("it has more than the {} bytes that its manifest says", layer.size);
+            return Err(Failure::permanent(mismatch(connection, layer, why)));
+        }
+        partial.append(&chunk).await.map_err(Failure::permanent)?;
+        fetched(partial.length);
+    }
+    if partial.length < layer.size {
+        return Err(Failure::temporary(truncated(connection, layer, partial.length)));
+    }
+    Ok(())
+}
+
+fn mismatch(connection: &Connection, layer: &Layer, why: String) -> RegistryError {
+    RegistryError::LayerDigestMismatch { host: connection.host().to_owned(), digest: layer.digest.to_string(), why }
+}
+
+fn truncated(connection: &Connection, layer: &Layer, actual: u64) -> RegistryError {
+    RegistryError::LayerTruncated {
+        host: connection.host().to_owned(),
+        digest: layer.digest.to_string(),
+        expected: layer.size,
+        actual,
+    }
+}
+
+/// The beginning of a blob in a file, and the digest of it.
+struct Partial {
+    path: PathBuf,
+    file: File,
+    context: Context,
+    length: u64,
+}
+
+impl Partial {
+    /// Opens the file and reads what is there. A file that is longer than the blob is begun again.
+    async fn open(path: &Path, size: u64) -> Result<Self, RegistryError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(path).await.map_err(RegistryError::storage(path))?;
+        let mut partial = Self { path: path.to_owned(), file, context: Context::new(&SHA256), length: 0 };
+        partial.read(size).await.map_err(RegistryError::storage(path))?;
+        if partial.length > size {
+            partial.restart().await?;
+        }
+        Ok(partial)
+    }
+
+    async fn read(&mut self, size: u64) -> io::Result<()> {
+        let mut buffer = vec![0; 1 << 20];
+        while self.length <= size {
+            match self.file.read(&mut buffer).await? {
+                0 => break,
+                read => {
+                    self.context.update(&buffer[..read]);
+                    self.length += read as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, bytes: &[u8]) -> Result<(), RegistryError> {
+        self.file.write_all(bytes).await.map_err(RegistryError::storage(&self.path))?;
+        self.context.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), RegistryError> {
+        self.file.flush().await.map_err(RegistryError::storage(&self.path))
+    }
+
+    async fn restart(&mut self) -> Result<(), RegistryError> {
+        self.flush().await?;
+        let emptied = async {
+            self.file.set_len(0).await?;
+            self.file.seek(SeekFrom::Start(0)).await
+        };
+        emptied.await.map_err(RegistryError::storage(&self.path))?;
+        (self.context, self.length) = (Context::new(&SHA256), 0);
+        Ok(())
+    }
+}

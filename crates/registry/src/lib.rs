@@ -1,0 +1,24 @@
+//! Container registries: pulls the image of a release into a folder, and pushes one from an archive.
+
+mod archive;
+mod connection;
+mod digest;
+mod download;
+mod endpoint;
+mod error;
+mod folder;
+mod manifest;
+mod pull;
+mod push;
+mod reference;
+mod registries_file;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+pub use error::RegistryError;
+pub use manifest::{CONTENT_ANNOTATION, CONTENT_RELEASE, RELEASE_ANNOTATION};
+pub use pull::{Inspected, Pulled, inspect, pull};
+pub use push::{PushProgress, Pushed, push};
+pub use reference::Reference;
+pub use registries_file::RegistriesFile;
