@@ -61,7 +61,7 @@ power-cuts: image ## Cut a virtual machine's power while it is installed, up to 
 bench: image ## Measure speed, sizes and memory
 	$(PROGRAMS)/bench --table README.md
 
-image: build chart ## Make the OS release, the live ISO and the operator's image in out/image/
+image: build chart ## Make the OS release, its live ISO and upgrade image, and the operator's image in out/image/
 	$(STAGE) image   $(BUILD_IMAGE) --output out/image
 	$(PROGRAMS)/ros-image operator --output out/image --version $(VERSION) --operator $(PROGRAMS)/ros-operator
 

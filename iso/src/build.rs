@@ -1,4 +1,4 @@
-//! Builds a release and its ISO from Debian packages. Each stage is cached under the digest of its inputs.
+//! Builds a release, its ISO and its upgrade image from Debian packages. Each stage is cached under the digest of its inputs.
 
 pub(crate) mod archive;
 mod base;
@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::cache::{Cache, Key};
 use crate::cli::BuildOptions;
-use crate::{format, progress};
+use crate::{format, progress, upgrade_image};
 use archive::Archive;
 use boot_files::BootFiles;
 use kernel::Kernel;
@@ -42,6 +42,8 @@ struct Built {
     volume_id: String,
     iso: PathBuf,
     iso_bytes: u64,
+    #[serde(flatten)]
+    upgrade: upgrade_image::Written,
     release: PathBuf,
     signed_by: Vec<KeyId>,
     root_bytes: u64,
@@ -89,6 +91,10 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let signed_by = signing.sign(&folder)?;
     let iso = options.output.join(format!("ros-{version}-{}.iso", architecture::X86_64));
     progress::stage("writing the ISO", || format::iso::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
+    let installer = options.upgrade_installer.as_deref();
+    let upgrade = progress::stage("writing the upgrade image", || {
+        upgrade_image::write(&folder, &manifest, installer, options.epoch, &options.output)
+    })?;
 
     report(
         options.json,
@@ -97,6 +103,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
             volume_id: format::iso::volume_id(&folder)?,
             iso_bytes: iso.metadata().with_context(|| format!("inspecting {}", iso.display()))?.len(),
             iso,
+            upgrade,
             release: folder,
             signed_by,
             root_bytes: manifest.root.size,
@@ -114,7 +121,10 @@ fn check(options: &BuildOptions) -> Result<()> {
         !version.is_empty() && version.len() <= 64 && version.bytes().all(plain),
         "--version {version:?}: use up to 64 letters, digits, `.`, `-`, `_`, `+`; it becomes part of file names"
     );
-    for (option, path) in [("--installer", &options.installer), ("--init", &options.init)] {
+    let upgrade_installer = options.upgrade_installer.iter().map(|path| ("--upgrade-installer", path));
+    for (option, path) in
+        [("--installer", &options.installer), ("--init", &options.init)].into_iter().chain(upgrade_installer)
+    {
         ensure!(path.is_file(), "{option} {}: no such file; build it with cargo first", path.display());
     }
     if let Some(minimum) = &options.minimum_version {
@@ -174,6 +184,7 @@ fn report(json: bool, built: &Built) -> Result<()> {
         size(built.initrd_bytes),
         signed_by(&built.signed_by)
     );
+    println!("{} ({}, {})", built.upgrade.image.display(), size(built.upgrade.image_bytes), built.upgrade.image_digest);
     Ok(())
 }
 

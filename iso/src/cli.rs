@@ -17,6 +17,7 @@ pub struct Cli {
 pub enum Command {
     Build(BuildOptions),
     Keygen(KeygenOptions),
+    Push(PushOptions),
     Operator(OperatorOptions),
     Chart(ChartOptions),
     Customize(CustomizeOptions),
@@ -24,16 +25,16 @@ pub enum Command {
     Verify(VerifyOptions),
 }
 
-/// Build a release and its live ISO.
+/// Build a release, its live ISO and its upgrade image.
 ///
-/// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json) and
-/// <OUTPUT>/ros-<VERSION>-<ARCHITECTURE>.iso. Debian packages come from the mirror in this machine's apt sources,
-/// checked by apt. Needs mmdebstrap and Debian's archive keyring; no root privileges where user namespaces are
-/// allowed. The same inputs give the same bytes, but for new signatures, which differ each time; one in <OUTPUT> that is
-/// still right is kept.
+/// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json),
+/// <OUTPUT>/ros-<VERSION>-<ARCHITECTURE>.iso and <OUTPUT>/ros-<VERSION>.oci.tar. Debian packages come from the mirror in
+/// this machine's apt sources, checked by apt. Needs mmdebstrap and Debian's archive keyring; no root privileges where
+/// user namespaces are allowed. The same inputs give the same bytes, but for new signatures, which differ each time; one
+/// in <OUTPUT> that is still right is kept.
 #[derive(Debug, Args)]
 pub struct BuildOptions {
-    /// Folder for the release and the ISO; made if it is missing
+    /// Folder for the release, the ISO and the image; made if it is missing
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
     /// Version of the release, as machines will report it
@@ -42,6 +43,10 @@ pub struct BuildOptions {
     /// The ros-installer to put into the image
     #[arg(long, value_name = "FILE")]
     pub installer: PathBuf,
+    /// The statically linked ros-installer to put into the upgrade image, which then can be run; without it, machines only
+    /// pull the release from that image
+    #[arg(long, value_name = "FILE")]
+    pub upgrade_installer: Option<PathBuf>,
     /// The statically linked ros-init to put into the initrd
     #[arg(long, value_name = "FILE")]
     pub init: PathBuf,
@@ -84,6 +89,26 @@ pub struct KeygenOptions {
     /// Folder for the two files; made if it is missing. No file is overwritten
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
+    /// Print the result as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Push an image to a registry.
+///
+/// ARCHIVE is an OCI archive, such as ros-<VERSION>.oci.tar of `ros-image build`. Prints the reference by digest.
+#[derive(Debug, Args)]
+pub struct PushOptions {
+    /// The archive
+    pub archive: PathBuf,
+    /// Where to: REGISTRY/REPOSITORY:TAG
+    pub reference: String,
+    /// Speak plain HTTP to the registry; on loopback addresses that is done unasked
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Credentials and certificate authorities, in the form of k3s' registries.yaml
+    #[arg(long, value_name = "FILE")]
+    pub registries: Option<PathBuf>,
     /// Print the result as JSON on standard output
     #[arg(long)]
     pub json: bool,

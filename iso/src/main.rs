@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use iso::cli::{Cli, Command};
-use iso::{build, chart, customize, keygen, operator_image, show, verify};
+use iso::{build, chart, customize, keygen, operator_image, push, show, verify};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Build(options) => build::run(&options),
         Command::Keygen(options) => keygen::run(&options),
+        Command::Push(options) => push::run(&options),
         Command::Operator(options) => operator_image::run(&options),
         Command::Chart(options) => chart::run(&options),
         Command::Customize(options) => customize::run(&options),

@@ -16,7 +16,7 @@ use crate::build::archive::Archive;
 use crate::build::tree::{Node, Tree};
 use crate::cache::Cache;
 use crate::cli::OperatorOptions;
-use crate::oci::{self, Image};
+use crate::oci::{self, Image, Layer};
 use crate::progress;
 
 /// The packages that are unpacked, without their dependencies: certificates are data, and the libraries need only each
@@ -44,7 +44,9 @@ pub fn run(options: &OperatorOptions) -> Result<()> {
     let version = options.operator_version.as_str();
     let user = format!("{USER}:{USER}");
     let image = Image {
-        reference: &format!("{}:{version}", options.repository),
+        reference: Some(&format!("{}:{version}", options.repository)),
+        title: "RancherOS operator",
+        description: "Registers machines, and keeps an inventory of them",
         version,
         user: &user,
         entrypoint: &["/usr/bin/ros-operator"],
@@ -54,13 +56,13 @@ pub fn run(options: &OperatorOptions) -> Result<()> {
             &format!("ROS_TPM_VENDORS=/{TPM_VENDORS}"),
         ],
         ports: &["8443/tcp"],
+        annotations: &[],
         epoch: options.epoch,
     };
     let path = options.output.join(format!("{NAME}-{version}.tar"));
     progress::stage("writing the operator's image", || {
-        let archive = oci::archive(&image, &files)?;
         fs::create_dir_all(&options.output).with_context(|| format!("making {}", options.output.display()))?;
-        fs::write(&path, archive).with_context(|| format!("writing {}", path.display()))
+        oci::write(&image, &[Layer::gzip(&files, options.epoch)?], &path)
     })?;
     println!("{}", path.display());
     Ok(())

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use tar::{Archive, Builder, EntryType, Header};
@@ -28,6 +28,11 @@ pub struct Node {
 pub enum Kind {
     Folder,
     File(Vec<u8>),
+    /// A file whose content is in another file. It is read while the archive is written, so it may be larger than memory.
+    Stored {
+        path: PathBuf,
+        size: u64,
+    },
     Link(String),
 }
 
@@ -38,6 +43,12 @@ impl Node {
 
     pub fn file(mode: u32, content: impl Into<Vec<u8>>) -> Self {
         Self { mode, user: 0, group: 0, kind: Kind::File(content.into()) }
+    }
+
+    /// A file with the content of the file at `path`.
+    pub fn stored(mode: u32, path: &Path) -> Result<Self> {
+        let size = path.metadata().with_context(|| format!("inspecting {}", path.display()))?.len();
+        Ok(Self { mode, user: 0, group: 0, kind: Kind::Stored { path: path.to_owned(), size } })
     }
 
     pub fn link(target: impl Into<String>) -> Self {
@@ -162,6 +173,11 @@ impl Tree {
             let result = match &node.kind {
                 Kind::Folder => builder.append_data(&mut header, format!("{path}/"), std::io::empty()),
                 Kind::File(content) => builder.append_data(&mut header, path, content.as_slice()),
+                Kind::Stored { path: from, size } => {
+                    let file = File::open(from).with_context(|| format!("opening {}", from.display()))?;
+                    // A file that grew meanwhile would make the rest of the archive unreadable.
+                    builder.append_data(&mut header, path, ExactReader { file, left: *size })
+                }
                 Kind::Link(target) => builder.append_link(&mut header, path, target),
             };
             result.with_context(|| format!("archiving {path}"))?;
@@ -180,11 +196,30 @@ fn header(node: &Node, epoch: u32) -> Header {
     let (kind, size) = match &node.kind {
         Kind::Folder => (EntryType::Directory, 0),
         Kind::File(content) => (EntryType::Regular, content.len() as u64),
+        Kind::Stored { size, .. } => (EntryType::Regular, *size),
         Kind::Link(_) => (EntryType::Symlink, 0),
     };
     header.set_entry_type(kind);
     header.set_size(size);
     header
+}
+
+/// A file of which exactly so many bytes are read.
+struct ExactReader {
+    file: File,
+    left: u64,
+}
+
+impl Read for ExactReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let limit = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let read = self.file.read(&mut buffer[..limit])?;
+        if read == 0 && limit > 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter"));
+        }
+        self.left -= read as u64;
+        Ok(read)
+    }
 }
 
 /// A path without leading `/` or `./` and without a trailing slash.
@@ -232,6 +267,24 @@ mod tests {
         let mut again = Vec::new();
         read.write_tar(&mut again, 1).unwrap();
         assert_eq!(archive, again);
+    }
+
+    #[test]
+    fn a_stored_file_is_archived_like_one_in_memory() {
+        let stored = tempfile::NamedTempFile::new().unwrap();
+        let content = vec![7; 100_000];
+        fs::write(stored.path(), &content).unwrap();
+        let archived = |node: Node| {
+            let mut tree = Tree::default();
+            tree.insert("a/b", node).unwrap();
+            let mut archive = Vec::new();
+            tree.write_tar(&mut archive, 1).map(|()| archive)
+        };
+        let node = Node::stored(0o644, stored.path()).unwrap();
+        assert_eq!(archived(node.clone()).unwrap(), archived(Node::file(0o644, content)).unwrap());
+        // One that changed meanwhile spoils no archive.
+        fs::write(stored.path(), [7; 10]).unwrap();
+        assert!(archived(node).is_err());
     }
 
     #[test]
