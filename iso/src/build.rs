@@ -128,7 +128,11 @@ fn check(options: &BuildOptions) -> Result<()> {
         ensure!(path.is_file(), "{option} {}: no such file; build it with cargo first", path.display());
     }
     if let Some(minimum) = &options.minimum_version {
-        minimum.admits(version).context("--minimum-version would forbid this release itself")?;
+        ensure!(
+            minimum.admits(version).is_ok(),
+            "--minimum-version {minimum} would forbid this release itself: --version {version} is older, or not of the \
+             form 1.4.0"
+        );
     }
     ensure!(options.overlay.is_dir(), "--overlay {}: no such folder", options.overlay.display());
     Ok(())

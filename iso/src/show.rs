@@ -43,7 +43,7 @@ pub fn run(options: &ShowOptions) -> Result<()> {
     println!("release       {} ({})", shown.release.version, shown.release.architecture);
     println!("root image    {}", progress::megabytes(shown.release.root.size));
     println!("root hash     {}", shown.release.verity.root_hash);
-    println!("signatures    {}", signed_by(&shown.signed_by));
+    println!("signatures    {} (not checked; `ros-image verify --release-key` does)", signed_by(&shown.signed_by));
     match &shown.registration {
         None => println!("registration  none: the installer will ask on the console"),
         Some(config) => println!("registration\n{}", config.to_yaml().trim_end()),

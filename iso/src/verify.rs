@@ -80,7 +80,8 @@ fn signer(iso: impl Read + Seek, keys: &TrustedKeys) -> Result<KeyId> {
             return Ok(key.id());
         }
     }
-    bail!("its release is {}, and none of these signatures is valid for a key of --release-key", signed_by(&found))
+    ensure!(!found.is_empty(), "its release is not signed");
+    bail!("its release is {}, and by no key of --release-key in a way that is valid", signed_by(&found))
 }
 
 fn on_medium(file: &ReleaseFile) -> String {
