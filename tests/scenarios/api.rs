@@ -94,11 +94,11 @@ async fn the_references_examples_are_accepted_unchanged() {
 
 /// Kind, spec, and a part of the message.
 const REFUSED: [(&str, &str, &str); 7] = [
-    ("MachineInventory", r#"{"tpm": "a", "tpmHash": "b"}"#, "two spellings of one field"),
+    ("MachineInventory", r#"{"tpm": "a", "tpmHash": "b"}"#, "two names of the same field"),
     (
         "ManagedOSImage",
         r#"{"targets": [{"clusterName": "a"}], "clusterTargets": [{"clusterName": "b"}]}"#,
-        "two spellings of one field",
+        "two names of the same field",
     ),
     ("ManagedOSImage", r#"{"concurrency": -1}"#, "greater than or equal to 0"),
     ("ManagedOSImage", r#"{"drain": {"timeout": "soon"}}"#, "spec.drain.timeout"),
@@ -107,7 +107,7 @@ const REFUSED: [(&str, &str, &str); 7] = [
     (
         "MachineRegistration",
         r#"{"attestation": {"ekCertificate": "Ignored", "trustedCAs": {"secretName": "s"}}}"#,
-        "without effect",
+        "has no effect",
     ),
 ];
 
@@ -142,7 +142,7 @@ async fn an_identity_is_set_once() {
     patch(json!({"tpm": "aa"})).unwrap();
     for spec in [json!({"tpm": "bb"}), json!({"tpm": null}), json!({"tpm": null, "tpmHash": "bb"})] {
         let error = patch(spec.clone()).unwrap_err().to_string();
-        assert!(error.contains("set once"), "{spec}: {error}");
+        assert!(error.contains("cannot be changed"), "{spec}: {error}");
     }
     patch(json!({"tpm": null, "tpmHash": "aa"})).unwrap();
 }

@@ -13,24 +13,24 @@ const LONGEST_MESSAGE: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// Which aspect; at most one condition of each type.
+    /// The aspect of the object that this condition describes. A list has at most one condition of each type.
     #[serde(rename = "type")]
     #[schemars(length(max = 316))]
     pub type_: Text,
-    /// Whether it holds.
+    /// Whether the condition is true.
     pub status: ConditionStatus,
-    /// CamelCase, stable; scripts may count on it.
+    /// The cause of the status, as a word in CamelCase. The words are stable, so that scripts can rely on them.
     #[serde(default)]
     #[schemars(length(max = 1024))]
     pub reason: Text,
-    /// For a person: what, which, and what to do next.
+    /// An explanation for people. It names the object concerned and what to do next.
     #[serde(default)]
     #[schemars(length(max = 4096))]
     pub message: Text,
-    /// When `status` last changed.
+    /// The time at which `status` last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transition_time: Option<Time>,
-    /// The `metadata.generation` that this was found for.
+    /// The `metadata.generation` of the object that the condition was determined for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
@@ -54,8 +54,8 @@ pub trait Conditions {
     fn holds(&self, type_: &str) -> bool {
         self.find(type_).is_some_and(|c| c.status == ConditionStatus::True)
     }
-    /// Puts a condition into the list. Its transition time is `now` if its status has changed, else the old one. So a list
-    /// without a change stays equal.
+    /// Adds or replaces the condition of a type. Its transition time becomes `now` only if its status has changed, so a
+    /// list without a change stays equal.
     fn put(&mut self, type_: &str, holds: bool, reason: &str, message: &str, generation: Option<i64>, now: &Time);
     /// Removes the condition of a type.
     fn remove_type(&mut self, type_: &str);

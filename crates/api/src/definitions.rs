@@ -57,7 +57,7 @@ mod tests {
             let committed = std::fs::read_to_string(folder.join(&file)).unwrap_or_default();
             assert!(
                 committed == printed,
-                "chart/crds/{file} is not what the code says; run `ros-operator crd --directory chart/crds`"
+                "chart/crds/{file} differs from the code; run `ros-operator crd --directory chart/crds`"
             );
         }
     }
@@ -67,7 +67,7 @@ mod tests {
         for (file, definition) in definitions() {
             let schema = serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
             let silent = silent_fields(&schema["openAPIV3Schema"], "");
-            assert!(silent.is_empty(), "{file}: `kubectl explain` has no word on {silent:?}; write a doc comment");
+            assert!(silent.is_empty(), "{file}: {silent:?} have no description; write a doc comment");
         }
     }
 

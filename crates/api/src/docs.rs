@@ -13,13 +13,14 @@ fn the_page_says_what_the_code_says() {
         std::fs::write(&path, &page).unwrap();
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == page, "docs/conditions.md is not what the code says; write it anew with ROS_WRITE_GOLDEN=1");
+    assert!(committed == page, "docs/conditions.md differs from the code; write it again with ROS_WRITE_GOLDEN=1");
 }
 
 fn page() -> String {
     let mut page = "# Conditions, reasons and refusals\n\n\
-        Made from the code by `ROS_WRITE_GOLDEN=1 cargo test --release --workspace --lib docs::`; a test compares.\n\n\
-        Every kind has `Ready`, so `kubectl wait --for=condition=Ready` works on each.\n"
+        `ROS_WRITE_GOLDEN=1 cargo test --release --workspace --lib docs::` writes this page from the code. A test \
+        compares the two.\n\n\
+        Every kind has the condition `Ready`, so `kubectl wait --for=condition=Ready` works on each of them.\n"
         .to_owned();
     page += "\n## Condition types\n";
     page += &table("type", &constants("condition_type"));
@@ -28,8 +29,9 @@ fn page() -> String {
         page += &table("reason", &reasons);
     }
     page += "\n## Refusals of machines\n\n\
-        A machine is told the code and a message, on its console and, before a websocket is open, in the body of the \
-        HTTP response.\n\"Later\" says whether the same machine may succeed without anybody changing it or its medium.\n\n\
+        The operator sends the machine a code and a message. The machine shows them on its console. Before a websocket \
+        is open, they are the body of the HTTP response.\n\"Later\" says whether the same machine may succeed later \
+        without a change to the machine or its medium.\n\n\
         | code | status | later | meaning |\n|---|---|---|---|\n";
     for code in RefusalCode::ALL {
         let later = if code.may_succeed_later() { "yes" } else { "no" };
@@ -61,7 +63,7 @@ fn groups(module: &str) -> Vec<(String, Vec<(String, String)>)> {
             groups.push((kind.to_owned(), Vec::new()));
         } else if let Some(constant) = line.strip_prefix("pub const ") {
             let name = constant.split('"').nth(1).unwrap().to_owned();
-            assert!(!meaning.is_empty(), "say in a line above {name} what it means");
+            assert!(!meaning.is_empty(), "{name} has no doc comment; write one that says what it means");
             groups.last_mut().unwrap().1.push((name, std::mem::take(&mut meaning)));
         }
     }

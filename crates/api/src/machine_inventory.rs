@@ -1,4 +1,4 @@
-//! MachineInventory: one machine. The spec says what it is and how it joins its cluster, the status how far it is.
+//! MachineInventory: one machine. The spec says what it is and how it joins its cluster, the status what it has done.
 
 use super::{Condition, free_form};
 use k8s_openapi::api::core::v1::Taint;
@@ -14,15 +14,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// A machine. Made by the operator when a machine registers, or beforehand by hand with only `tpm` to say which
-/// machine is expected.
+/// A machine. The operator creates the object when a machine registers. A person can create it before that, with only
+/// `tpmHash`, to announce a machine.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "rancheros.cattle.io",
     version = "v1",
     kind = "MachineInventory",
     plural = "machineinventories",
-    doc = "A machine: its identity, hardware, assigned cluster, and how far it is.",
+    doc = "A machine: its identity, hardware, assigned cluster and state.",
     namespaced,
     derive = "PartialEq",
     status = "MachineInventoryStatus",
@@ -46,63 +46,65 @@ use std::collections::BTreeMap;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.tpm) || !has(self.tpmHash) || self.tpm == self.tpmHash")
-        .message("tpm and tpmHash are two spellings of one field and say different things; remove one of them"),
+        .message("tpm and tpmHash are two names of the same field and hold different values; remove one"),
     validation = Rule::new(
         "(has(oldSelf.tpmHash) && size(oldSelf.tpmHash) > 0 ? oldSelf.tpmHash : (has(oldSelf.tpm) ? oldSelf.tpm : '')) == '' \
          || (has(oldSelf.tpmHash) && size(oldSelf.tpmHash) > 0 ? oldSelf.tpmHash : oldSelf.tpm) \
          == (has(self.tpmHash) && size(self.tpmHash) > 0 ? self.tpmHash : (has(self.tpm) ? self.tpm : ''))"
     )
-    .message("a machine's TPM hash is set once; for another machine make another MachineInventory")
+    .message("the TPM hash of a machine cannot be changed; create another MachineInventory for another machine")
 )]
 pub struct MachineInventorySpec {
-    /// The machine's identity: the SHA-256 of its TPM's endorsement key (PKIX DER), lower-case hex, as
-    /// `ros-installer tpm-hash` prints it. Set once.
+    /// The machine's identity: the SHA-256 of its TPM's endorsement key (PKIX DER) in lower-case hex, as printed by
+    /// `ros-installer tpm-hash`. It cannot be changed once it is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub tpm_hash: Option<String>,
-    /// Another spelling of `tpmHash`.
+    /// Another name for `tpmHash`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub tpm: Option<String>,
-    /// The machine's SMBIOS as sections of fields, as `dmidecode` prints them.
+    /// The machine's SMBIOS, as a mapping of sections to fields, named as in the output of `dmidecode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form", extend("maxProperties" = 64))]
     pub smbios: Option<Map<String, Value>>,
-    /// The `provisioning.cattle.io` Cluster, in the same namespace, that this machine is assigned to.
+    /// Name of the `provisioning.cattle.io` Cluster that this machine joins. It must be in the same namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_name: Option<String>,
-    /// A Secret in the same namespace, of type `rancheros.cattle.io/token` with the key `token`: what a machine
-    /// without a TPM identifies itself with.
+    /// Name of a Secret in the same namespace, of type `rancheros.cattle.io/token` with the key `token`. A machine
+    /// without a TPM identifies itself with the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_token_secret_name: Option<String>,
-    /// How the machine joins its cluster, and any other cloud-config for it.
+    /// How the machine joins its cluster, and further cloud-config for this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<MachineConfig>,
-    /// Whether the machine may have its configuration. Absent means yes; under a registration with
-    /// `approval: Manual` the operator makes machines with `false`.
+    /// Whether the machine may receive its configuration. Absent means yes. If the registration has
+    /// `approval: Manual`, the operator creates the object with `false`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved: Option<bool>,
-    /// Asks the installed machine to install its release again, which erases all data that it keeps (COS_PERSISTENT).
-    /// A free text, such as a date and a reason; each text counts once. One that is here when the object is created or
-    /// restored, or when the machine registers, counts as honoured. The condition `Reinstall` says what comes of it.
+    /// Asks the installed machine to install its release again. This erases all data on the machine (the partition
+    /// COS_PERSISTENT). The value is any text, such as a date and a reason. Each text causes one installation. A text
+    /// that is set when the object is created or restored, or when the machine registers, counts as honoured and causes
+    /// none. The condition `Reinstall` shows the progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), regex(pattern = NO_CONTROL_CHARACTERS))]
     pub reinstall: Option<String>,
 }
 
-/// The API server's own reading of [`char::is_control`].
+/// [`char::is_control`], as a pattern for the API server.
 const NO_CONTROL_CHARACTERS: &str = r"^[^\x00-\x1f\x7f-\x9f]*$";
 
 impl MachineInventorySpec {
-    /// The identity as written, from whichever field holds it.
+    /// The identity as written, from `tpmHash` or `tpm`.
     pub fn identity(&self) -> Option<&str> {
         [&self.tpm_hash, &self.tpm].into_iter().flatten().map(String::as_str).find(|text| !text.is_empty())
     }
-    /// The identity as a hash; upper-case digits are accepted from a person. `None`: absent or malformed.
+    /// The identity as a hash. Upper-case digits are accepted, because people may write them. `None`: absent or
+    /// malformed.
     pub fn tpm_hash(&self) -> Option<TpmHash> {
         self.identity()?.trim().to_ascii_lowercase().parse().ok()
     }
-    /// What the machine is asked to install itself again by. An empty text is none.
+    /// The request to install again. An empty text is no request.
     pub fn reinstall(&self) -> Option<ReinstallRequest> {
         self.reinstall.as_ref()?.parse().ok()
     }
@@ -112,16 +114,16 @@ impl MachineInventorySpec {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct MachineConfig {
-    /// What the machine is in its cluster, such as `cluster-init`, `server`, `agent`.
+    /// The machine's role in its cluster, such as `cluster-init`, `server` or `agent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// Name of the Node; by default the host name, which by default is the name of this object.
+    /// Name of the Node. The default is the host name, whose default is the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// Address by which the node is known outside its network.
+    /// Address at which the node is reached from outside its network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Address by which the node is known inside its network.
+    /// Address at which the node is reached inside its network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub internal_address: Option<String>,
     /// Taints of the Node.
@@ -135,24 +137,24 @@ pub struct MachineConfig {
     pub cloud_config: Map<String, Value>,
 }
 
-/// What is known of the machine, and how far it is. Written by the operator.
+/// What the operator knows about the machine, and the machine's state. Written by the operator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineInventoryStatus {
-    /// The `metadata.generation` this status was made for.
+    /// The `metadata.generation` that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where the machine is in its life.
+    /// The phase of the machine's life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// `Registered`, `Approved`, `Installed`, `Booted`: steps that were reached. `Ready`: the installed system runs
-    /// and is healthy; its message says what is going on. `Stalled`: nothing goes on until somebody acts. `Assigned`:
-    /// the token of its cluster is there. `SharedSecret`: it can be told by its shared secret. `Reinstall`: it is asked
-    /// to install itself again.
+    /// `Registered`, `Approved`, `Installed`, `Booted`: the machine has reached this step. `Ready`: the installed
+    /// system runs and is healthy; the message says what happens at the moment. `Stalled`: nothing happens until a
+    /// person acts. `Assigned`: the token for its cluster exists. `SharedSecret`: the machine can be identified by its
+    /// shared secret. `Reinstall`: the machine was asked to install itself again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// What the machine is made of, as it said when it registered.
+    /// The machine's hardware, as it reported when it registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<Box<Hardware>>,
     /// What the machine proved when it registered.
@@ -165,22 +167,23 @@ pub struct MachineInventoryStatus {
     #[serde(default, deserialize_with = "optional_list::<32, _, _>", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub addresses: Option<Vec<Address>>,
-    /// When the machine was last heard of; not finer than some minutes.
+    /// The time of the machine's last message, to within a few minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Time>,
-    /// Revision of the registration's settings (its `status.settingsRevision`) that the installed machine has.
+    /// Revision of the settings that the installed machine has. `status.settingsRevision` of its MachineRegistration is
+    /// the current one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings_revision: Option<String>,
-    /// What became of the texts in `spec.reinstall`.
+    /// State of the requests in `spec.reinstall`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reinstall: Option<Box<ReinstallStatus>>,
-    /// Why the last installation ended without an installed machine.
+    /// Why the last installation failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// Namespace of the cluster registration token made for this machine.
+    /// Namespace of the cluster registration token that was created for this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_registration_token_namespace: Option<String>,
-    /// Name of the cluster registration token made for this machine.
+    /// Name of the cluster registration token that was created for this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_registration_token_name: Option<String>,
 }
@@ -201,18 +204,19 @@ pub enum Phase {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AttestationStatus {
-    /// What came of the endorsement key certificate.
+    /// Result of the check of the endorsement key certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ek_certificate: Option<EkCertificateResult>,
-    /// Issuer of that certificate, as in RFC 4514.
+    /// Issuer of that certificate, as a distinguished name in the form of RFC 4514.
     #[serde(default, deserialize_with = "optional_line::<256, _>", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub ek_certificate_issuer: Option<String>,
-    /// Subject of the trusted authority that it leads to: of the registration's, or of the TPM vendors'.
+    /// Subject of the trusted authority at the end of the certificate's chain: one that the registration names, or a
+    /// TPM vendor's.
     #[serde(default, deserialize_with = "optional_line::<256, _>", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub ek_certificate_authority: Option<String>,
-    /// Maker of the TPM.
+    /// Manufacturer of the TPM.
     #[serde(default, deserialize_with = "optional_line::<64, _>", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub tpm_manufacturer: Option<String>,
@@ -220,20 +224,21 @@ pub struct AttestationStatus {
     #[serde(default, deserialize_with = "optional_line::<64, _>", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub tpm_firmware: Option<String>,
-    /// When this was proved.
+    /// The time of the proof.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum EkCertificateResult {
-    /// Leads to one of the registration's trusted authorities or, where it names none, to a TPM vendor's.
+    /// The certificate's chain ends at one of the registration's trusted authorities. If the registration names none,
+    /// it ends at a TPM vendor's authority.
     Trusted,
-    /// Is for this key; whether it leads to anybody is not known.
+    /// The certificate is for this key. Its issuer was not checked.
     Unverified,
-    /// The TPM holds none.
+    /// The TPM holds no certificate.
     Absent,
-    /// The registration does not ask for it.
+    /// The registration says not to check the certificate.
     Ignored,
 }
 
@@ -248,11 +253,11 @@ pub struct OsStatus {
     #[serde(default, deserialize_with = "optional_line::<128, _>", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub release: Option<String>,
-    /// The slot it runs from.
+    /// The slot from which the system runs.
     #[serde(default, deserialize_with = "optional_line::<32, _>", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub slot: Option<String>,
-    /// Whether this slot has proved itself since it was written.
+    /// Whether the release in this slot was found healthy since it was written.
     #[serde(default)]
     pub healthy: bool,
     /// The kernel's boot id.
@@ -265,21 +270,21 @@ pub struct OsStatus {
     pub hostname: Option<String>,
 }
 
-/// Which texts of `spec.reinstall` count as honoured, and which one was announced. Absent until the operator first sees
-/// the object: the text that is there then counts as honoured.
+/// The requests of `spec.reinstall` that count as honoured, and the one that was announced. Absent until the operator
+/// first sees the object. The request that it finds then counts as honoured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReinstallStatus {
-    /// UID of the object that this was written for. In another object, to which a status was restored, the operator
-    /// begins anew.
+    /// UID of the object for which the operator wrote this. If the object has another UID, because its status was
+    /// restored from a backup, the operator starts again.
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub uid: String,
-    /// The texts that count as honoured, the oldest first; of more than 64 the oldest are forgotten.
+    /// The texts that count as honoured, oldest first. Only the latest 64 are kept.
     #[serde(default, deserialize_with = "list::<MAX_HONOURED, _, _>", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 256)))]
     pub honoured: Vec<String>,
-    /// The text of which the condition `Reinstall` says that it erases the machine's data. No other is sent.
+    /// The text that the condition `Reinstall` has announced. The operator sends the machine only an announced text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub announced: Option<String>,

@@ -1,4 +1,4 @@
-//! MachineRegistration: a URL through which machines register, and the configuration that they get.
+//! MachineRegistration: a URL at which machines register, and the configuration that they receive.
 
 use super::{Condition, free_form};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// A MachineRegistration has a URL; whoever powers on a machine with that URL on its medium gets the machine
-/// installed, configured and listed as a MachineInventory in the same namespace.
+/// A MachineRegistration has a URL. A machine that is started from a medium with this URL is installed, configured, and
+/// recorded as a MachineInventory in the same namespace.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "rancheros.cattle.io",
     version = "v1",
     kind = "MachineRegistration",
     plural = "machineregistrations",
-    doc = "A URL through which machines are installed, configured and taken into the inventory.",
+    doc = "A URL at which machines register to be installed, configured and recorded in the inventory.",
     namespaced,
     derive = "PartialEq",
     status = "MachineRegistrationStatus",
@@ -33,39 +33,39 @@ use std::collections::BTreeMap;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct MachineRegistrationSpec {
-    /// Template of the names of machines, such as `rack1-${System Information/Serial Number}`. What stands in `${…}`
-    /// is a section and a field as `dmidecode` prints them. The result is made a valid name of at most 57 characters,
-    /// and a suffix that belongs to the machine's identity is appended.
+    /// Template for the names of machines, such as `rack1-${System Information/Serial Number}`. `${…}` holds a section
+    /// and a field, named as in the output of `dmidecode`. The operator turns the result into a valid name of at most
+    /// 57 characters and appends a suffix that it derives from the machine's identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub machine_name: Option<String>,
-    /// Labels for the MachineInventory objects made. Values may hold `${…}` as in `machineName`.
+    /// Labels for the MachineInventory objects that are created. Values may contain `${…}`, as in `machineName`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_inventory_labels: Option<BTreeMap<String, String>>,
-    /// Annotations for the MachineInventory objects made. Values may hold `${…}` as in `machineName`.
+    /// Annotations for the MachineInventory objects that are created. Values may contain `${…}`, as in `machineName`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_inventory_annotations: Option<BTreeMap<String, String>>,
-    /// The cloud-config with which machines are installed. In its texts `${machineName}` is the name of the machine's
-    /// MachineInventory, and `${System Information/Serial Number}` and the like are fields of its SMBIOS; `$${` is a
-    /// literal `${`, and every other `${…}` stays as it is. Without `hostname` a machine is called like its
-    /// MachineInventory.
+    /// The cloud-config with which machines are installed. In its strings, `${machineName}` is replaced by the name of
+    /// the machine's MachineInventory, and `${System Information/Serial Number}`, for example, by that field of its
+    /// SMBIOS. `$${` stands for a literal `${`. Every other `${…}` stays as it is. Without `hostname`, the host name is
+    /// the name of the MachineInventory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub cloud_config: Option<Map<String, Value>>,
-    /// After this moment no machine gets its configuration here any more. Machines that were installed before go on
-    /// reporting.
+    /// After this time, no machine receives a configuration through this registration. Machines that are installed
+    /// already can still report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
-    /// How many machines may come through this registration; machines known already do not count twice. Two replicas
-    /// of the operator that each admit the last machine in the same instant may exceed it by one. By default what the
-    /// operator is told, which is 10,000 (the chart's `maxMachines`).
+    /// The largest number of machines that may register here. A machine that registers again does not count again. If
+    /// two replicas of the operator each admit a last machine at the same moment, there can be one machine more. The
+    /// default is `maxMachines` of the operator's chart, which is 10,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_machines: Option<u32>,
-    /// `Automatic`: a machine that proves its identity is given its configuration. `Manual`: only after somebody set
-    /// `spec.approved: true` on its MachineInventory.
+    /// `Automatic` (default): a machine that proves its identity receives its configuration. `Manual`: it receives it
+    /// only after a person has set `spec.approved: true` in its MachineInventory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Approval>,
-    /// What a machine must prove beyond the possession of its TPM.
+    /// What a machine must prove in addition to the possession of its TPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<AttestationPolicy>,
 }
@@ -81,16 +81,18 @@ pub enum Approval {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.trustedCAs) || !has(self.ekCertificate) || self.ekCertificate != 'Ignored'")
-        .message("trustedCAs is without effect while ekCertificate is Ignored; remove one of them")
+        .message("trustedCAs has no effect while ekCertificate is Ignored; remove one of the two fields")
 )]
 pub struct AttestationPolicy {
-    /// The certificate that the TPM's maker gave the endorsement key. `Required`: it must be there, and lead to
-    /// `trustedCAs` or, where those are not given, to the root of a TPM vendor that the operator has. `IfPresent`
-    /// (default): one that is there must be for this key, and lead to `trustedCAs` if those are given. `Ignored`: it is
-    /// not looked at.
+    /// How the certificate is checked that the TPM's manufacturer issued for the endorsement key. `Required`: the TPM
+    /// must have a certificate, and its chain must end at one of `trustedCAs` or, without `trustedCAs`, at a TPM
+    /// vendor's authority that the operator knows. `IfPresent` (default): if the TPM has a certificate, it must be for
+    /// this key, and its chain must end at one of `trustedCAs` if those are given. `Ignored`: the certificate is not
+    /// checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ek_certificate: Option<EkCertificatePolicy>,
-    /// Authorities one of which must have issued the endorsement key certificate, in place of the TPM vendors'.
+    /// The certificate authorities that are trusted to issue endorsement key certificates, in place of the TPM
+    /// vendors'.
     #[serde(rename = "trustedCAs", default, skip_serializing_if = "Option::is_none")]
     pub trusted_cas: Option<TrustedCas>,
 }
@@ -106,44 +108,46 @@ pub enum EkCertificatePolicy {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrustedCas {
-    /// A Secret in the registration's namespace. All its keys are read; each holds PEM certificates, of roots as well
-    /// as of intermediates that the TPM does not carry.
+    /// Name of a Secret in the registration's namespace. Every key of the Secret holds PEM certificates: of root
+    /// authorities, and of intermediate authorities whose certificates are not in the TPM.
     pub secret_name: String,
 }
 
-/// The URL, and whether machines can use it. Written by the operator.
+/// The registration's URL, and whether machines can use it. Written by the operator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineRegistrationStatus {
-    /// The `metadata.generation` this status was made for.
+    /// The `metadata.generation` that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: machines can register here. `Stalled`: they cannot until somebody changes the object.
+    /// `Ready`: machines can register here. `Stalled`: they cannot until a person changes the object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// What goes onto a medium: whoever has it may register machines.
+    /// The URL to put onto a medium. It contains a secret: everybody who has the URL can register machines.
     #[serde(rename = "registrationURL", default, skip_serializing_if = "Option::is_none")]
     pub registration_url: Option<String>,
-    /// The secret part of the URL. Delete it to have another one made; media with the old one are then refused. Machines
-    /// that are installed do not use it once `machinesBehind` is 0.
+    /// The secret part of the URL. Delete it to make the operator create another one. The operator then refuses
+    /// machines that are started from media with the old one. Installed machines do not use it once `machinesBehind` is
+    /// 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration_token: Option<String>,
-    /// The secret part of the URL that installed machines report to. It admits machines that the operator knows already,
-    /// and no others.
+    /// The secret part of the URL to which installed machines report. The operator accepts it only from machines that
+    /// it knows already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed_token: Option<String>,
-    /// Revision of what installed machines are told to reach the operator with: its URL, the token and the authorities.
+    /// Revision of the settings with which installed machines reach the operator: its URL, the token and the
+    /// authorities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings_revision: Option<String>,
-    /// How many installed machines that came through here have not said yet that they have `settingsRevision`.
+    /// Number of installed machines of this registration that have not confirmed `settingsRevision` yet.
     #[serde(default)]
     pub machines_behind: u32,
-    /// Media that carry this registration already, by file name: live ISOs for a stick or for a server's virtual CD.
-    /// Absent where the operator was given none (the chart's `media`).
+    /// URLs of media that contain this registration, by file name: live ISOs for a USB stick or a server's virtual CD.
+    /// Absent if the operator has no ISO (`media` of the operator's chart).
     #[serde(rename = "mediaURLs", default, skip_serializing_if = "Option::is_none")]
     pub media_urls: Option<BTreeMap<String, String>>,
-    /// How many MachineInventory objects came through here.
+    /// Number of MachineInventory objects whose machines registered here.
     #[serde(default)]
     pub machines: u32,
 }

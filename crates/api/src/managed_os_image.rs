@@ -8,15 +8,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The release that nodes shall run, and how they get there. In the namespace `fleet-local` it is for the nodes of
-/// this cluster; elsewhere, for the clusters of that namespace.
+/// The release that nodes should run, and how they are upgraded to it. In the namespace `fleet-local` it applies to the
+/// nodes of this cluster. In another namespace it applies to the clusters of that namespace.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "rancheros.cattle.io",
     version = "v1",
     kind = "ManagedOSImage",
     plural = "managedosimages",
-    doc = "The OS release that nodes shall run, and how they get there.",
+    doc = "The OS release that nodes should run, and how they are upgraded to it.",
     namespaced,
     derive = "PartialEq",
     status = "ManagedOSImageStatus",
@@ -32,73 +32,74 @@ use serde_json::{Map, Value};
     printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".status.engine","priority":1}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","priority":1}"#,
     validation = Rule::new("self.metadata.name.size() <= 59")
-        .message("the name is at most 59 characters: a Fleet Bundle is named after it, as mos-<name>")
+        .message("the name is longer than 59 characters, and the Fleet Bundle is called mos-<name>; use a shorter name")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.targets) || !has(self.clusterTargets) || dyn(self.targets) == dyn(self.clusterTargets)")
-        .message("targets and clusterTargets are two spellings of one field and say different things; remove one")
+        .message("targets and clusterTargets are two names of the same field and hold different values; remove one")
 )]
 pub struct ManagedOSImageSpec {
-    /// The image that carries the release. Its entry point upgrades the node it runs on.
+    /// The container image that contains the release. Its entry point upgrades the node on which it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os_image: Option<String>,
-    /// The release that the image carries, as machines report it: its name, or the `sha256:` digest of its
-    /// `release.json`. Absent: the tag of `osImage` is the name.
+    /// The release in the image, as machines report it: its name, or the `sha256:` digest of its `release.json`. The
+    /// default is the tag of `osImage`, as the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub release: Option<String>,
-    /// Cloud-config to lay over the nodes' own when they are upgraded.
+    /// Cloud-config that is merged over the nodes' own when they are upgraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub cloud_config: Option<Map<String, Value>>,
-    /// Which nodes; absent means all.
+    /// Which nodes are upgraded. Absent means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
-    /// How many nodes are upgraded at a time. Absent means 1; 0 pauses.
+    /// The number of nodes that are upgraded at the same time. The default is 1. 0 pauses the roll-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub concurrency: Option<i64>,
-    /// Run on a node before it is upgraded.
+    /// A container that runs on each node before the node is upgraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepare: Option<ContainerSpec>,
-    /// Whether nodes are cordoned while they are upgraded, where `drain` does not do it already. Absent means yes.
+    /// Whether a node is cordoned while it is upgraded, if `drain` does not do so already. Absent means yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cordon: Option<bool>,
-    /// How nodes are drained; absent means not at all. See `kubectl drain --help`.
+    /// How a node is drained before it is upgraded. Absent means not at all. See `kubectl drain --help`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
-    /// How the roll-out goes over clusters; Fleet's `rolloutStrategy`.
+    /// In which order and how fast the clusters are upgraded: Fleet's `rolloutStrategy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub cluster_rollout_strategy: Option<Map<String, Value>>,
-    /// Which clusters, in Fleet's syntax for targets. None in `fleet-local`, where it is always this cluster.
+    /// Which clusters are upgraded, in Fleet's syntax for targets. In `fleet-local`, which always means this cluster,
+    /// leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub targets: Option<Vec<ClusterTarget>>,
-    /// Another spelling of `targets`.
+    /// Another name for `targets`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub cluster_targets: Option<Vec<ClusterTarget>>,
-    /// Run instead of the upgrade that `osImage` brings. With an `image` of its own that image's entry point runs unless
-    /// `command` is given; without, `/usr/sbin/suc-upgrade` does.
+    /// A container that runs in place of the upgrade in `osImage`. With `image`, the entry point of that image runs
+    /// unless `command` is given. Without `image`, `/usr/sbin/suc-upgrade` of `osImage` runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade_container: Option<ContainerSpec>,
-    /// Who carries it out. `Auto` (default): Fleet where it is installed, else System Upgrade Controller, else this
-    /// operator.
+    /// What upgrades the nodes. `Auto` (default): Fleet if it is installed, otherwise System Upgrade Controller if it
+    /// is installed, otherwise this operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
-    /// When nodes may be upgraded; absent means at any time. An upgrade Plan knows one window and no more.
+    /// When nodes may be upgraded. Absent means at any time. An upgrade Plan can have only one window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Vec<Window>>,
-    /// How many nodes may fail before no further ones are begun. With Plans a failed node keeps its place among those
-    /// of `concurrency`, so that this is one less than `concurrency`, and nothing else.
+    /// The number of nodes that may fail before the roll-out stops. With Plans, a failed node still counts as one of
+    /// the `concurrency` nodes in progress, so the only possible value is `concurrency` minus 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<u32>,
 }
 
 impl ManagedOSImageSpec {
-    /// The targets, from whichever field holds them.
+    /// The targets, from `targets` or `clusterTargets`.
     pub fn targets(&self) -> &[ClusterTarget] {
         self.targets.as_deref().or(self.cluster_targets.as_deref()).unwrap_or_default()
     }
@@ -110,19 +111,19 @@ pub struct ContainerSpec {
     /// Image of the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Its entry point; the image's own by default.
+    /// Entry point of the container. The default is the image's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
     /// Arguments of the entry point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
-    /// Environment.
+    /// Environment variables of the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<Vec<EnvVar>>,
-    /// Another spelling of `env`, as in System Upgrade Controller.
+    /// Another name for `env`, as in System Upgrade Controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envs: Option<Vec<EnvVar>>,
-    /// Environment from ConfigMaps and Secrets.
+    /// ConfigMaps and Secrets whose keys become environment variables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_from: Option<Vec<EnvFromSource>>,
     /// Host paths to mount: `name`, `source`, `destination`.
@@ -137,7 +138,7 @@ pub struct ContainerSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostVolume {
-    /// What the volume is called in the pod.
+    /// Name of the volume in the pod.
     pub name: String,
     /// Path on the node.
     pub source: String,
@@ -148,50 +149,50 @@ pub struct HostVolume {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Drain {
-    /// After which the drain counts as failed: `5m`, or seconds. Absent or 0: never.
+    /// How long a drain may take before it counts as failed, such as `5m`, or in seconds. Absent or 0 means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<SecondsOrDuration>,
-    /// What pods get to end: `5m`, or seconds. Absent: what each pod asks for.
+    /// How long pods may take to terminate, such as `5m`, or in seconds. The default is the grace period of each pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<SecondsOrDuration>,
-    /// Whether pods with emptyDir volumes are evicted, and their data lost. Absent means no.
+    /// Whether pods with emptyDir volumes are evicted. Their data in these volumes is lost. Absent means no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_local_data: Option<bool>,
-    /// Whether pods of DaemonSets are left alone. Absent means yes.
+    /// Whether pods of DaemonSets are ignored. Absent means yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignore_daemon_sets: Option<bool>,
     /// Whether pods without a controller are evicted too. Absent means no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force: Option<bool>,
-    /// Whether pods are deleted instead of evicted, past PodDisruptionBudgets. Absent means no.
+    /// Whether pods are deleted instead of evicted, which bypasses PodDisruptionBudgets. Absent means no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disable_eviction: Option<bool>,
-    /// Pods that have been ending for longer than this many seconds are not waited for.
+    /// The drain does not wait for pods that were deleted longer ago than this, such as `5m`, or in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip_wait_for_delete_timeout: Option<SecondsOrDuration>,
-    /// Only pods that this selects are drained.
+    /// Which pods are drained. Absent means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<LabelSelector>,
 }
 
-/// A target in Fleet's syntax; fields not listed here are passed on.
+/// A target in Fleet's syntax. Fields that are not listed here are passed on to Fleet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct ClusterTarget {
-    /// Name of this target, for messages.
+    /// Name of this target, used in messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// A cluster by name; `local` is this one.
+    /// Name of a cluster. `local` is this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_name: Option<String>,
-    /// Clusters by label.
+    /// Selects clusters by their labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_selector: Option<LabelSelector>,
-    /// A group of clusters by name.
+    /// Name of a cluster group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_group: Option<String>,
-    /// Groups of clusters by label.
+    /// Selects cluster groups by their labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_group_selector: Option<LabelSelector>,
     #[serde(flatten)]
@@ -208,66 +209,66 @@ pub enum Engine {
     Operator,
 }
 
-/// A stretch of time on certain days.
+/// A maintenance window: a period on certain days of the week.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Window {
-    /// Days of the week, such as `monday` or `mo`. Absent means all.
+    /// Days of the week on which the window starts, such as `monday` or `mo`. Absent means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub days: Option<Vec<String>>,
-    /// Such as `22:00`.
+    /// The time at which the window starts, such as `22:00`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<String>,
-    /// Such as `04:00`; before `startTime`, it is on the next day.
+    /// The time at which the window ends, such as `04:00`. A time before `startTime` is on the next day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_time: Option<String>,
-    /// Name in the time zone database; UTC by default.
+    /// Time zone of the two times, as its name in the time zone database. The default is UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
 }
 
-/// How far the roll-out is. Written by the operator.
+/// Progress of the roll-out. Written by the operator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ManagedOSImageStatus {
-    /// The `metadata.generation` this status was made for.
+    /// The `metadata.generation` that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: every node concerned runs the release. `Stalled`: nothing goes on until somebody acts.
+    /// `Ready`: every selected node runs the release. `Stalled`: nothing happens until a person acts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// Who carries it out.
+    /// What upgrades the nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
-    /// Namespace and name of the upgrade Plan, in each cluster.
+    /// Namespace and name of the upgrade Plan in each cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// The Plan's version: another one means that every node is upgraded anew.
+    /// Version of the upgrade Plan. When it changes, every node is upgraded again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// When a node last moved.
+    /// The time at which the phase of a node last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progressed_at: Option<Time>,
-    /// How many nodes are where.
+    /// Number of nodes in each state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<NodeCounts>,
-    /// The nodes that are not done, and those that were done last; 50 at most.
+    /// The nodes whose upgrade is not done, and those that were done last. At most 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<NodeProgress>>,
-    /// Status of the Fleet Bundle, where Fleet does the work.
+    /// Status of the Fleet Bundle, if Fleet upgrades the nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub bundle: Option<Map<String, Value>>,
-    /// Fleet's summary, here as well: the first release kept it here.
+    /// Fleet's summary. It is also in `bundle`, and stays here because the first release has it here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub summary: Option<Map<String, Value>>,
-    /// Fleet's display, here as well: the first release kept it here.
+    /// Fleet's display. It is also in `bundle`, and stays here because the first release has it here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub display: Option<Map<String, Value>>,
-    /// Fleet's partitions, here as well: the first release kept them here.
+    /// Fleet's partitions. They are also in `bundle`, and stay here because the first release has them here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form_list")]
     pub partitions: Option<Vec<Value>>,
@@ -276,16 +277,16 @@ pub struct ManagedOSImageStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeCounts {
-    /// Nodes that shall run the release.
+    /// Nodes that should run the release.
     #[serde(default)]
     pub desired: u32,
-    /// Nodes that run it and are healthy.
+    /// Nodes that run the release and are healthy.
     #[serde(default)]
     pub done: u32,
-    /// Nodes being upgraded.
+    /// Nodes that are being upgraded.
     #[serde(default)]
     pub updating: u32,
-    /// Nodes on which it failed.
+    /// Nodes whose upgrade failed.
     #[serde(default)]
     pub failed: u32,
 }
@@ -295,23 +296,23 @@ pub struct NodeCounts {
 pub struct NodeProgress {
     /// Name of the node.
     pub name: String,
-    /// Its cluster; absent for this one.
+    /// Name of the node's cluster. Absent means this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
-    /// The release it came from.
+    /// The release from which the node is upgraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// The release it goes to.
+    /// The release to which the node is upgraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// What happens to it: `Waiting`, `Upgrading`, `Proving` (runs the release and is not healthy yet), `Done`,
-    /// `Failed`.
+    /// State of the node's upgrade: `Waiting`, `Upgrading`, `Proving` (the node runs the release but is not healthy
+    /// yet), `Done` or `Failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
-    /// Why it is there.
+    /// Why the node is in this phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Since when.
+    /// The time at which this phase began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
 }

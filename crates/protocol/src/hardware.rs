@@ -14,18 +14,18 @@ pub struct Hardware {
     /// Installed memory as the kernel sees it, in bytes.
     #[serde(default)]
     pub memory_bytes: u64,
-    /// Disks, the medium among them.
+    /// Disks, including the medium from which the machine was started.
     #[serde(default, deserialize_with = "list::<64, _, _>", skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub disks: Vec<Disk>,
-    /// Network interfaces with hardware behind them.
+    /// Physical network interfaces.
     #[serde(default, deserialize_with = "list::<32, _, _>", skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub nics: Vec<Nic>,
-    /// What started the machine.
+    /// The firmware that started the machine.
     #[serde(default)]
     pub firmware: Firmware,
-    /// The TPM, as it describes itself.
+    /// The TPM, as it identifies itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<TpmInfo>,
 }
@@ -34,15 +34,15 @@ pub struct Hardware {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Cpu {
-    /// As the processor names itself.
+    /// Model name, as the processor reports it.
     #[serde(default, deserialize_with = "line::<128, _>")]
     #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
     pub model: String,
-    /// As `uname -m` says it.
+    /// Architecture, as printed by `uname -m`.
     #[serde(default, deserialize_with = "line::<32, _>")]
     #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub architecture: String,
-    /// Logical processors.
+    /// Number of logical processors.
     #[serde(default)]
     pub threads: u32,
 }
@@ -55,21 +55,21 @@ pub struct Disk {
     #[serde(deserialize_with = "line::<32, _>")]
     #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub path: String,
-    /// As the disk names itself.
+    /// Model name, as the disk reports it.
     #[serde(default, deserialize_with = "line::<48, _>", skip_serializing_if = "String::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = 48)))]
     pub model: String,
-    /// As the disk tells it.
+    /// Serial number, as the disk reports it.
     #[serde(default, deserialize_with = "line::<64, _>", skip_serializing_if = "String::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub serial: String,
     /// Capacity, in bytes.
     #[serde(default)]
     pub size_bytes: u64,
-    /// Whether it has moving parts.
+    /// Whether the disk rotates.
     #[serde(default)]
     pub rotational: bool,
-    /// Whether its medium can be taken out.
+    /// Whether the drive is removable.
     #[serde(default)]
     pub removable: bool,
 }
@@ -82,15 +82,15 @@ pub struct Nic {
     #[serde(deserialize_with = "line::<16, _>")]
     #[cfg_attr(feature = "schema", schemars(length(max = 16)))]
     pub name: String,
-    /// Hardware address, in lower-case hex with colons.
+    /// MAC address, in lower-case hex with colons.
     #[serde(default, deserialize_with = "line::<64, _>")]
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub mac: String,
-    /// The kernel's driver.
+    /// Name of the kernel driver.
     #[serde(default, deserialize_with = "line::<32, _>", skip_serializing_if = "String::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub driver: String,
-    /// Whether a cable is plugged in, as far as the driver knows.
+    /// Whether the driver detects a link.
     #[serde(default)]
     pub link: bool,
 }
@@ -99,17 +99,17 @@ pub struct Nic {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Firmware {
-    /// Which interface the firmware offers.
+    /// Type of the firmware.
     #[serde(default)]
     pub kind: FirmwareKind,
-    /// Absent where the firmware cannot tell (BIOS).
+    /// Whether Secure Boot is on. Absent for BIOS firmware.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<bool>,
-    /// SMBIOS: who made the firmware.
+    /// Vendor of the firmware, from SMBIOS.
     #[serde(default, deserialize_with = "line::<128, _>", skip_serializing_if = "String::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
     pub vendor: String,
-    /// SMBIOS: the firmware's version.
+    /// Version of the firmware, from SMBIOS.
     #[serde(default, deserialize_with = "line::<128, _>", skip_serializing_if = "String::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
     pub version: String,
@@ -129,17 +129,17 @@ pub enum FirmwareKind {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TpmInfo {
-    /// TPM_PT_MANUFACTURER as text, such as `IBM`.
+    /// Manufacturer (TPM_PT_MANUFACTURER) as text, such as `IBM`.
     #[serde(default, deserialize_with = "line::<32, _>")]
     #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub manufacturer: String,
-    /// TPM_PT_FIRMWARE_VERSION_1 and _2, hex.
+    /// Firmware version (TPM_PT_FIRMWARE_VERSION_1 and _2) in hex.
     #[serde(default, deserialize_with = "line::<64, _>")]
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub firmware: String,
 }
 
-/// An address of the machine, without those of the loopback interface and link-local ones.
+/// An address of the machine. Loopback and link-local addresses are left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]

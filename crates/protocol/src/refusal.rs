@@ -35,7 +35,7 @@ macro_rules! refusal_codes {
     ($($(#[doc = $doc:literal])+ $code:ident => $http:literal, $again:literal;)+) => {
         /// Every reason for a refusal. A newer peer's unknown code reads as [`RefusalCode::Internal`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum RefusalCode { $($(#[doc = $doc])+ $code,)+ #[doc = "The operator failed; its log says how."] #[serde(other)] Internal }
+        pub enum RefusalCode { $($(#[doc = $doc])+ $code,)+ #[doc = "The operator failed. Its log says why."] #[serde(other)] Internal }
 
         impl RefusalCode {
             /// All codes, in the order of the documentation.
@@ -50,80 +50,80 @@ macro_rules! refusal_codes {
             }
             /// The first line of the code's documentation.
             pub fn meaning(self) -> &'static str {
-                match self { $(RefusalCode::$code => [$($doc),+][0],)+ RefusalCode::Internal => " The operator failed; its log says how." }.trim_start()
+                match self { $(RefusalCode::$code => [$($doc),+][0],)+ RefusalCode::Internal => " The operator failed. Its log says why." }.trim_start()
             }
         }
     };
 }
 
 refusal_codes! {
-    /// The path does not hold a registration token (wrong length or characters): the URL was cut or mistyped.
+    /// The path holds no valid registration token (wrong length or characters). The URL was cut or mistyped.
     MalformedToken => 400, false;
     /// No MachineRegistration has this token.
     UnknownToken => 404, false;
-    /// No medium of this name is served.
+    /// The operator serves no medium of this name.
     UnknownMedium => 404, false;
     /// The registration's `expiresAt` has passed.
     RegistrationExpired => 410, false;
     /// The registration already has `maxMachines` machines.
     TooManyMachines => 403, true;
-    /// The machine is known and waits for somebody to approve it.
+    /// The machine is known and waits for approval.
     ApprovalPending => 403, true;
-    /// More exchanges, installations or downloads are in flight than the operator, or their registration, may have.
+    /// The operator or the registration has reached its limit of concurrent exchanges, installations or downloads.
     Busy => 429, true;
     /// The operator cannot reach its API server.
     Unavailable => 503, true;
-    /// The operator is stopping; another replica or its successor will answer.
+    /// The operator is shutting down. Another replica or the next one will answer.
     ShuttingDown => 503, true;
-    /// None of the versions in `hello` is spoken here.
+    /// The operator supports none of the versions in `hello`.
     UnsupportedVersion => 400, false;
-    /// A message is not valid JSON, or lacks a field.
+    /// A message is not valid JSON, or a field is missing.
     MalformedMessage => 400, false;
     /// A message's `type` is not known.
     UnknownMessage => 400, false;
-    /// A message that may not stand at this point of the exchange.
+    /// A message is not allowed at this point of the exchange.
     UnexpectedMessage => 400, false;
     /// A message is larger than the limit.
     MessageTooBig => 413, false;
-    /// The exchange took longer than it may, or the reader of a medium was too slow.
+    /// The exchange took too long, or the client downloaded a medium too slowly.
     DeadlineExceeded => 408, true;
-    /// The endorsement key is of a kind or size that is not supported.
+    /// The type or size of the endorsement key is not supported.
     UnsupportedEndorsementKey => 400, false;
     /// The attestation key is not a restricted signing key made by a TPM.
     UnacceptableAttestationKey => 400, false;
-    /// The registration requires an endorsement key certificate and the machine sent none.
+    /// The registration requires an endorsement key certificate, and the machine sent none.
     EndorsementCertificateMissing => 403, false;
     /// The endorsement key certificate is for another key.
     EndorsementCertificateMismatch => 403, false;
-    /// The endorsement key certificate does not lead to a trusted authority.
+    /// The chain of the endorsement key certificate does not end at a trusted authority.
     EndorsementCertificateUntrusted => 403, false;
     /// The machine did not prove that one TPM holds both of its keys.
     ProofRejected => 403, false;
     /// The quote is not over this exchange's nonce and PCRs, or is not signed by the attestation key.
     QuoteRejected => 403, false;
-    /// The machine asked to be recorded as installed or booted, but no inventory knows it.
+    /// The machine asked to be recorded as installed or booted, but it has no inventory.
     UnknownMachine => 404, false;
-    /// The inventory whose shared secret the machine has is in another namespace than the registration.
+    /// The machine has the shared secret of an inventory that is not in the registration's namespace.
     KnownElsewhere => 409, true;
-    /// Several MachineInventory objects that were made by hand have this machine's TPM hash, and none ever served it.
+    /// Several MachineInventory objects have this machine's TPM hash, and the machine has used none of them.
     DuplicateIdentity => 409, true;
-    /// The registration's name template or configuration cannot be used; its conditions say why.
+    /// The registration's name template or configuration is not valid. Its conditions say why.
     RegistrationInvalid => 409, true;
-    /// The registration's cloudConfig asks for a field that this machine's SMBIOS leaves empty.
+    /// The registration's cloudConfig uses a field that is empty in this machine's SMBIOS.
     SmbiosFieldEmpty => 409, true;
-    /// No credential was presented where one is needed.
+    /// The request needs a credential and has none.
     Unauthenticated => 401, false;
     /// No MachineInventory names a Secret with this shared secret.
     UnknownSecret => 401, true;
-    /// More than one MachineInventory is known by this shared secret.
+    /// Several MachineInventory objects name a Secret with this shared secret.
     SecretNotUnique => 409, true;
-    /// The machine did not prove that it has the shared secret that it named.
+    /// The machine did not prove that it has the shared secret that it claims to have.
     SharedSecretRejected => 403, false;
-    /// The registration, or the machine's inventory, asks for a TPM; a shared secret will not do.
+    /// The registration or the machine's inventory requires a TPM. A shared secret is not accepted.
     SharedSecretNotAccepted => 403, true;
-    /// The machine's inventory names neither a cluster nor a role for it.
+    /// The machine's inventory names neither a cluster nor a role for the machine.
     NotAssigned => 409, true;
-    /// The machine's cluster has no registration token for it yet; the inventory's conditions say why.
+    /// The machine's cluster has no registration token for the machine yet. The inventory's conditions say why.
     ClusterTokenPending => 409, true;
 }
 

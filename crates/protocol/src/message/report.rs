@@ -80,16 +80,16 @@ pub struct Recorded {
     pub reinstall: Option<ReinstallRequest>,
 }
 
-/// Why an installation ended without an installed machine.
+/// Why an installation failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
-    /// CamelCase, from a fixed set: fit for a condition's reason.
+    /// The cause, as a word in CamelCase from a fixed set. It becomes the reason of a condition.
     #[serde(deserialize_with = "line::<64, _>")]
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub reason: String,
-    /// For a person: what, which, and what to do next.
+    /// An explanation for people. It names the object concerned and what to do next.
     #[serde(deserialize_with = "line::<1024, _>")]
     #[cfg_attr(feature = "schema", schemars(length(max = 1024)))]
     pub message: String,
