@@ -1,4 +1,4 @@
-//! The command line: what can be asked of `ros-installer`, and the help that says so.
+//! The command line of `ros-installer`: its commands, their options and the help texts.
 
 use crate::provision;
 use crate::settings::{Layer, Source};
@@ -20,33 +20,33 @@ pub struct Cli {
 pub enum Command {
     /// Install this machine
     ///
-    /// Learns what the machine is, registers it with the operator that the medium names, takes its configuration
-    /// from there, writes the system to a disk, reads it back, and reboots. Without a registration it asks at the
-    /// console. A disk with content is only written to when `wipe` is set or its name was typed.
+    /// Probes the machine, registers it with the operator whose URL is on the medium, receives its configuration,
+    /// writes the system to a disk, reads it back, and reboots. Without a registration URL, it asks on the console. A
+    /// disk that is not empty is overwritten only if `wipe` is set or if its name was typed on the console.
     Install(InstallOptions),
-    /// Register this machine and print what the operator answers, without installing
+    /// Register this machine and print the operator's answer, without installing
     ///
-    /// The answer holds the machine's whole configuration, secrets included.
+    /// The answer contains the machine's whole configuration, including secrets.
     Register(RegisterOptions),
-    /// Show which system runs, from which slot, and whether it has proved itself
+    /// Show which release runs, from which slot, and whether it was found healthy
     Status(OutputOptions),
-    /// Tell the operator that this installed system runs
+    /// Report the state of this installed system to the operator
     Report(ReportOptions),
     /// Apply the cloud-config in /oem to this system
     Apply(ApplyOptions),
-    /// Wait until this system is up, and tell the boot loader to keep it
+    /// Wait until this system is up, and mark its slot as good for the boot loader
     Healthy(HealthyOptions),
-    /// Choose what is started next: a slot, or the recovery system
+    /// Choose the slot, or the recovery system, for the next start
     ///
-    /// A slot that had failed gets its starts back. Nothing is restarted.
+    /// The slot's counter of failed starts is reset. The machine is not restarted.
     Boot(BootOptions),
-    /// In the recovery system: say why it runs, and go back to the slot after a while if that may help
+    /// In the recovery system: show why it runs, and restart into the slot after a while if that can help
     Recover,
-    /// Write what stands above the login of an installed system: its address, slot and state
+    /// Write the text above the login prompt of an installed system: its address, slot and state
     Issue,
-    /// Print the hash of this machine's endorsement key, its identity in the inventory
+    /// Print the hash of this machine's endorsement key, which is its identity in the inventory
     TpmHash(TpmOptions),
-    /// Print what is known about this machine
+    /// Print this machine's hardware, firmware and TPM
     Probe(ProbeOptions),
 }
 
@@ -56,16 +56,16 @@ pub struct InstallOptions {
     pub settings: SettingsOptions,
     #[command(flatten)]
     pub tpm: TpmOptions,
-    /// Print what would be done; ask no operator, and open disks only for reading
+    /// Print the plan of the installation, without contacting an operator or writing to a disk
     #[arg(long)]
     pub dry_run: bool,
-    /// Form of the plan that --dry-run prints
+    /// Format of the plan that --dry-run prints
     #[arg(long, value_enum, default_value_t, requires = "dry_run")]
     pub output: Output,
-    /// Show what happens on every console of this machine, and ask there, instead of where this was started
+    /// Show messages and questions on every console of this machine, not only on the current terminal
     #[arg(long, conflicts_with = "dry_run")]
     pub all_consoles: bool,
-    /// Folder of the release to install [default: the medium's]
+    /// Folder of the release to install [default: the release on the medium]
     #[arg(long, value_name = "FOLDER")]
     pub release: Option<PathBuf>,
 }
@@ -79,6 +79,7 @@ pub struct RegisterOptions {
     /// Give up after the first attempt that fails
     #[arg(long)]
     pub once: bool,
+    /// Format of the output
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -99,14 +100,14 @@ pub struct ProbeOptions {
 
 #[derive(Debug, Args)]
 pub struct HealthyOptions {
-    /// Wait no longer: restart the machine if this system is still on trial and another one can be started
+    /// Do not wait: restart the machine if this system is still on trial and another system can be started
     #[arg(long)]
     pub deadline: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct BootOptions {
-    /// What is started from the next start on
+    /// The slot, or the recovery system, to start
     #[arg(value_enum, ignore_case = true)]
     pub slot: BootSlot,
 }
@@ -130,7 +131,7 @@ impl From<BootSlot> for Slot {
 
 #[derive(Debug, Args)]
 pub struct ApplyOptions {
-    /// Which part: `early` before other services start, `final` (runcmd) once there is a network
+    /// Which part to apply: `early` before other services start, `final` (runcmd) when the network is up
     #[arg(long, value_enum, default_value_t)]
     pub stage: Stage,
 }
@@ -153,13 +154,14 @@ impl From<Stage> for provision::Stage {
 
 #[derive(Debug, Args)]
 pub struct TpmOptions {
-    /// Address of the TPM, as tpm2-tss writes it
+    /// Address of the TPM, in the format of tpm2-tss (TCTI)
     #[arg(long, env = "TCTI", value_name = "ADDRESS", default_value = DeviceTpm::DEFAULT_ADDRESS)]
     pub tcti: String,
 }
 
 #[derive(Debug, Args)]
 pub struct OutputOptions {
+    /// Format of the output
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -173,47 +175,47 @@ pub enum Output {
     Json,
 }
 
-/// Settings, stronger than those of the medium, the kernel command line (`rancheros.install.KEY=VALUE`) and the
+/// Settings. They override those on the medium, on the kernel command line (`rancheros.install.KEY=VALUE`) and in the
 /// document at configURL.
 #[derive(Debug, Default, Args)]
 pub struct SettingsOptions {
-    /// Document with more settings and cloud-config: http, https or file
+    /// URL (http, https or file) of a document with further settings and cloud-config
     #[arg(long, value_name = "URL")]
     pub config_url: Option<String>,
-    /// The operator's address: status.registrationURL of a MachineRegistration
+    /// URL to register at: status.registrationURL of a MachineRegistration
     #[arg(long, value_name = "URL", env = "ROS_REGISTRATION_URL", hide_env_values = true)]
     pub registration_url: Option<String>,
-    /// PEM file with the only certificate authority to accept for the operator
+    /// PEM file with the certificate authority of the operator; no other authority is trusted
     #[arg(long, value_name = "FILE")]
     pub registration_ca_cert: Option<PathBuf>,
-    /// Disk to install to: its path, or a link below /dev/disk
+    /// Disk to install to: its path, or a symbolic link below /dev/disk
     #[arg(long, value_name = "DISK")]
     pub device: Option<String>,
     /// Ask no questions
     #[arg(long)]
     pub automatic: bool,
-    /// Destroy what is on the disk
+    /// Install even if the disk is not empty; all data on it is erased
     #[arg(long)]
     pub wipe: bool,
-    /// Switch off when done, instead of rebooting
+    /// Power off after the installation, instead of rebooting
     #[arg(long)]
     pub power_off: bool,
     /// Console of the installed system, such as ttyS0
     #[arg(long, value_name = "TTY")]
     pub tty: Option<String>,
-    /// Log more, on stderr
+    /// Write debug messages to the log on stderr
     #[arg(long)]
     pub debug: bool,
     /// Any other setting, such as deviceSelector.serial=S123
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
     pub other: Vec<(String, String)>,
-    /// Settings file, instead of the medium's registration.yaml
+    /// Settings file to read in place of registration.yaml on the medium
     #[arg(long, value_name = "FILE")]
     pub settings_file: Option<PathBuf>,
 }
 
 impl SettingsOptions {
-    /// What was said on the command line. Only the certificate's file is read.
+    /// The settings that were given on the command line. Reads only the file of --registration-ca-cert.
     pub fn layer(&self) -> anyhow::Result<Layer> {
         let mut layer = Layer::new(Source::Flag);
         self.other.iter().for_each(|(key, value)| layer.set(key, value.as_str()));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use release::SemanticVersion;
 
-/// Make, change and check bootable media.
+/// Build, customize and verify bootable media.
 #[derive(Debug, Parser)]
 #[command(name = "ros-image", version)]
 pub struct Cli {
@@ -30,40 +30,40 @@ pub enum Command {
 /// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json),
 /// <OUTPUT>/ros-<VERSION>-<ARCHITECTURE>.iso and <OUTPUT>/ros-<VERSION>.oci.tar. Debian packages come from the mirror in
 /// this machine's apt sources, checked by apt. Needs mmdebstrap and Debian's archive keyring; no root privileges where
-/// user namespaces are allowed. The same inputs give the same bytes, but for new signatures, which differ each time; one
-/// in <OUTPUT> that is still right is kept.
+/// user namespaces are allowed. The same inputs give the same bytes. Only new signatures differ each time; a signature in
+/// <OUTPUT> that is still valid is kept.
 #[derive(Debug, Args)]
 pub struct BuildOptions {
-    /// Folder for the release, the ISO and the image; made if it is missing
+    /// Folder for the release, the ISO and the upgrade image; created if it does not exist
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
-    /// Version of the release, as machines will report it
+    /// Version of the release, as machines report it
     #[arg(long = "version", value_name = "VERSION")]
     pub release_version: String,
-    /// The ros-installer to put into the image
+    /// The ros-installer program to put into the root image
     #[arg(long, value_name = "FILE")]
     pub installer: PathBuf,
-    /// The statically linked ros-installer to put into the upgrade image, which then can be run; without it, machines only
-    /// pull the release from that image
+    /// The statically linked ros-installer program to put into the upgrade image, which then runs as a container. Without
+    /// it, machines can only pull the release from the image
     #[arg(long, value_name = "FILE")]
     pub upgrade_installer: Option<PathBuf>,
-    /// The statically linked ros-init to put into the initrd
+    /// The statically linked ros-init program to put into the initrd
     #[arg(long, value_name = "FILE")]
     pub init: PathBuf,
-    /// Files to lay over the base system, at their final paths
+    /// Folder of files to copy over the base system, at their final paths
     #[arg(long, value_name = "DIR", default_value = "overlay")]
     pub overlay: PathBuf,
     /// Sign the release with this private key, as release/release.json.sig.d/<KEY ID>; may be given more than once
     #[arg(long, value_name = "FILE")]
     pub sign: Vec<PathBuf>,
-    /// Let machines that run this release take only releases that are signed by the private key of this public key; may
-    /// be given more than once [default: the keys of --sign]
+    /// Public key whose private key must sign every release that machines with this release are upgraded to; may be
+    /// given more than once [default: the keys of --sign]
     #[arg(long, value_name = "FILE")]
     pub release_key: Vec<PathBuf>,
-    /// Once this release came up on a machine, take no older version than this, such as 1.4.0
+    /// Oldest version, such as 1.4.0, to which a machine can change after this release has come up on it
     #[arg(long, value_name = "VERSION", requires = "sign")]
     pub minimum_version: Option<SemanticVersion>,
-    /// Where stages are kept between builds [default: $HOME/.cache/rancheros]
+    /// Folder in which stages are kept between builds [default: $HOME/.cache/rancheros]
     #[arg(long, value_name = "DIR", env = "ROS_CACHE")]
     pub cache: Option<PathBuf>,
     /// Which Debian kernel to use
@@ -72,7 +72,7 @@ pub struct BuildOptions {
     /// Time stamp of everything in the release, in seconds since 1970
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 1_760_000_000)]
     pub epoch: u32,
-    /// Ask the mirror for newer packages instead of using those of an earlier build
+    /// Download the mirror's current packages instead of using those of an earlier build
     #[arg(long)]
     pub refresh: bool,
     /// Print the result as JSON on standard output
@@ -120,41 +120,41 @@ pub struct PushOptions {
 /// give the same bytes.
 #[derive(Debug, Args)]
 pub struct OperatorOptions {
-    /// Folder for the image; made if it is missing
+    /// Folder for the image; created if it does not exist
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
-    /// Version of the operator, the image's tag
+    /// Version of the operator, which becomes the image's tag
     #[arg(long = "version", value_name = "VERSION")]
     pub operator_version: String,
-    /// The ros-operator to put into the image
+    /// The ros-operator program to put into the image
     #[arg(long, value_name = "FILE")]
     pub operator: PathBuf,
-    /// What the image is called, without its tag; with a registry in front where nodes are to find it loaded
+    /// Name of the image without its tag; include the registry if the image is loaded into nodes under that name
     #[arg(long, value_name = "NAME", default_value = "rancheros-operator")]
     pub repository: String,
-    /// Where packages are kept between builds [default: $HOME/.cache/rancheros]
+    /// Folder in which packages are kept between builds [default: $HOME/.cache/rancheros]
     #[arg(long, value_name = "DIR", env = "ROS_CACHE")]
     pub cache: Option<PathBuf>,
     /// Time stamp of everything in the image, in seconds since 1970
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 1_760_000_000)]
     pub epoch: u32,
-    /// Ask the mirror for newer packages instead of using those of an earlier build
+    /// Download the mirror's current packages instead of using those of an earlier build
     #[arg(long)]
     pub refresh: bool,
 }
 
-/// Pack the operator's Helm chart.
+/// Package the operator's Helm chart.
 ///
 /// Writes <OUTPUT>/rancheros-operator-<VERSION>.tgz, for `helm install`. The same inputs give the same bytes.
 #[derive(Debug, Args)]
 pub struct ChartOptions {
-    /// Folder for the packed chart; made if it is missing
+    /// Folder for the packaged chart; created if it does not exist
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
-    /// Version of the chart, and of the image that it asks for
+    /// Version of the chart and of the image that it uses
     #[arg(long = "version", value_name = "VERSION")]
     pub chart_version: String,
-    /// The chart
+    /// Folder of the chart
     #[arg(long, value_name = "DIR", default_value = "chart")]
     pub chart: PathBuf,
     /// Time stamp of everything in the package, in seconds since 1970
@@ -164,26 +164,26 @@ pub struct ChartOptions {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KernelFlavour {
-    /// Drivers of virtual machines only; smaller, boots faster
+    /// Drivers for virtual machines only; smaller, and boots faster
     Cloud,
-    /// Drivers of real hardware, too
+    /// Drivers for virtual machines and for real hardware
     Generic,
 }
 
-/// Put registration settings into an ISO, or take them out.
+/// Put registration settings into an ISO, or remove them.
 ///
-/// Writes into the space that the ISO reserves for /registration.yaml. Everything else, size included, stays as it is.
+/// Writes only into the space that the ISO reserves for /registration.yaml. The ISO keeps its size.
 #[derive(Debug, Args)]
 pub struct CustomizeOptions {
     /// The ISO to change
     pub iso: PathBuf,
-    /// Settings: a cloud-config with rancheros.install.registrationURL and registrationCACert
+    /// File with the settings: a cloud-config with rancheros.install.registrationURL and registrationCACert
     #[arg(long, value_name = "FILE", required_unless_present = "remove", conflicts_with = "remove")]
     pub registration: Option<PathBuf>,
-    /// Leave the ISO as it is and write the changed copy here
+    /// Write a changed copy to this file and leave the ISO unchanged
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Take the settings out
+    /// Remove the settings
     #[arg(long)]
     pub remove: bool,
     /// Print the result as JSON on standard output
@@ -194,15 +194,17 @@ pub struct CustomizeOptions {
 /// Tell what is in an ISO: volume id, release, who signed it, and registration settings, tokens masked.
 #[derive(Debug, Args)]
 pub struct ShowOptions {
+    /// The ISO to read
     pub iso: PathBuf,
-    /// Print as JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// Check an ISO: every digest of its release.json, and the root image's verity tree down to each block.
+/// Verify an ISO: every digest in its release.json, and every block of the root image against its verity tree.
 #[derive(Debug, Args)]
 pub struct VerifyOptions {
+    /// The ISO to verify
     pub iso: PathBuf,
     /// Check that the release is signed by the private key of this public key; given more than once, by one of them
     #[arg(long, value_name = "FILE")]

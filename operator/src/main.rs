@@ -32,11 +32,11 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves machines and keeps the API's objects, until SIGTERM
+    /// Runs the registration server and the controllers until SIGTERM
     Run(Box<RunOptions>),
-    /// Prints the definitions of the API's kinds, for `kubectl apply -f -`
+    /// Prints the CustomResourceDefinitions, for `kubectl apply -f -`
     Crd {
-        /// Writes a file for each kind into this folder instead
+        /// Writes one file for each kind into this folder instead of printing
         #[arg(long)]
         directory: Option<PathBuf>,
     },
@@ -47,56 +47,60 @@ struct RunOptions {
     /// Address and port of the HTTPS server
     #[arg(long, env = "ROS_LISTEN", default_value = "[::]:8443")]
     listen: SocketAddr,
-    /// URL under which machines reach this server: the start of every registration URL
+    /// URL at which machines reach this server; every registration URL starts with it
     #[arg(long, env = "ROS_SERVER_URL")]
     server_url: Option<String>,
-    /// Without a URL: take Rancher's Setting server-url, where an ingress leads from there to this server
+    /// Without --server-url: use Rancher's Setting server-url; an ingress must route that URL to this server
     #[arg(long, env = "ROS_BESIDE_RANCHER")]
     beside_rancher: bool,
-    /// Without a URL, and without Rancher: take the address of this Service in the operator's namespace
+    /// Without --server-url and --beside-rancher: use the address of this Service in the operator's namespace
     #[arg(long, env = "ROS_SERVICE")]
     service: Option<String>,
-    /// PEM of the authorities that machines trust, where somebody else ends TLS before this server
+    /// PEM of the certificate authorities that machines trust, if a proxy in front of this server terminates TLS
     #[arg(long, env = "ROS_CA")]
     ca: Option<String>,
-    /// Folder with tls.crt, tls.key and perhaps ca.crt to serve with, in place of a certificate of the operator's own
+    /// Folder with tls.crt, tls.key and optionally ca.crt, to use instead of the operator's own certificate
     #[arg(long, env = "ROS_CERTIFICATE")]
     certificate: Option<PathBuf>,
     /// Namespace in which the operator keeps its certificate
     #[arg(long, env = "ROS_NAMESPACE", default_value = "cattle-rancheros-operator-system")]
     namespace: String,
-    /// PEM of TPM vendors' authorities, for registrations that require an endorsement key certificate and name none
+    /// PEM file of TPM vendors' authorities, for registrations that require an endorsement key certificate and have no
+    /// trustedCAs
     #[arg(long, env = "ROS_TPM_VENDORS", value_name = "FILE")]
     tpm_vendors: Option<PathBuf>,
-    /// Registry of upgrade images that name none, unless Rancher's Setting system-default-registry says another
+    /// Registry for upgrade images without a registry in their name; Rancher's Setting system-default-registry
+    /// overrides it
     #[arg(long, env = "ROS_DEFAULT_REGISTRY", default_value = "")]
     default_registry: String,
-    /// Registrations served at once; eight times as many installations are followed. Further machines come back later
+    /// Limit of concurrent registrations; the limit of concurrent installations is eight times as high. Machines beyond
+    /// it are told to try again later
     #[arg(long, env = "ROS_EXCHANGES", default_value_t = 256)]
     exchanges: usize,
-    /// Machines that a registration without spec.maxMachines admits; 0: any number
+    /// Limit of machines for a registration without spec.maxMachines; 0 means no limit
     #[arg(long, env = "ROS_MAX_MACHINES", default_value_t = 10_000)]
     max_machines: u32,
-    /// Writes to the API server that the machines of each registration may cause in a second, and 24 times as many at
-    /// once; further machines come back later. 0: any number
+    /// Limit of writes to the API server per second for the machines of one registration; a burst may have 24 times as
+    /// many. Machines beyond it are told to try again later. 0 means no limit
     #[arg(long, env = "ROS_WRITES_PER_SECOND", default_value_t = limiter::WRITES_PER_SECOND)]
     writes_per_second: u32,
-    /// A live ISO of `ros-image build`, or a folder of them: handed out to each registration with its settings in it
+    /// A live ISO of `ros-image build`, or a folder of live ISOs, that the operator serves to each registration with
+    /// the registration's settings in it
     #[arg(long, env = "ROS_MEDIA", value_name = "PATH")]
     media: Option<PathBuf>,
-    /// Where to fetch an ISO from at the start, into the folder of --media
+    /// URL of an ISO to download at the start, into the folder of --media
     #[arg(long, env = "ROS_MEDIA_URL", value_name = "URL", requires_all = ["media", "media_sha256"])]
     media_url: Option<String>,
-    /// SHA-256 of what --media-url gives
+    /// SHA-256 of the ISO at --media-url
     #[arg(long, env = "ROS_MEDIA_SHA256", value_name = "HEX", requires = "media_url")]
     media_sha256: Option<String>,
-    /// Media sent at once; further readers are told to come back
+    /// Limit of concurrent downloads of media; clients beyond it are told to try again later
     #[arg(long, env = "ROS_DOWNLOADS", default_value_t = 32)]
     downloads: usize,
-    /// What this replica is called in the Lease of whoever leads; its pod's name
+    /// Name of this replica in the Lease for leader election, usually the pod's name
     #[arg(long, env = "ROS_REPLICA", default_value = "ros-operator")]
     replica: String,
-    /// Form of the log on stderr; RUST_LOG says how much
+    /// Format of the log on stderr; RUST_LOG sets the level
     #[arg(long, env = "ROS_LOG", value_enum, default_value_t = LogForm::Json)]
     log: LogForm,
 }
@@ -122,13 +126,13 @@ fn main() -> anyhow::Result<()> {
 /// index and saved no time.
 fn go_without_huge_pages() {
     if let Err(error) = prctl::set_thp_disable(true) {
-        tracing::debug!(%error, "huge pages are not switched off; more memory will be in use");
+        tracing::debug!(%error, "huge pages could not be disabled; the operator uses more memory");
     }
 }
 
 /// Worker threads for half of the processors. The two writes for a machine cost an API server some five times what the
-/// machine costs the operator. On the same number of processors the operator waits for the API server, and fewer threads
-/// wake each other up less often.
+/// machine costs the operator. On the same number of processors the operator waits for the API server, and fewer
+/// threads wake each other up less often.
 fn runtime() -> std::io::Result<Runtime> {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     runtime::Builder::new_multi_thread().worker_threads(processors.div_ceil(2)).enable_all().build()
@@ -138,7 +142,7 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
     let media = source(&options)?;
     let tpm_vendors = options.tpm_vendors.as_deref().map(tpm_vendors::read).transpose()?.unwrap_or_default();
     let config =
-        kube::Config::infer().await.context("finding the cluster (KUBECONFIG, or the pod's service account)")?;
+        kube::Config::infer().await.context("reading the cluster's address from KUBECONFIG or the service account")?;
     let settings = run::Settings {
         listen: options.listen,
         address: AddressOptions {
@@ -156,7 +160,7 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
         writes_per_second: options.writes_per_second,
         media,
         downloads: options.downloads,
-        open_files: open_files().context("asking how many files may be open")?,
+        open_files: open_files().context("reading the limit of open files")?,
         replica: options.replica,
     };
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;

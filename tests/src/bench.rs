@@ -22,15 +22,15 @@ use std::path::PathBuf;
 /// A measurement. One run gives a sample of each of its figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Measurement {
-    /// Sizes of the live ISO and of what is on it
+    /// Size of the live ISO
     Medium,
-    /// The operator under load: machines that register, with TPMs in memory
+    /// The operator while machines with software TPMs register
     Registrations,
-    /// The operator with a herd at once, and with ten and fifty thousand inventories
+    /// The operator with 200 machines at once, and with 10,000 and 50,000 inventories
     Scale,
-    /// Machines that say as much as they may, with one token, beside honest ones with another
+    /// Hostile machines that send the largest allowed messages, beside honest machines with another token
     Hostile,
-    /// A virtual machine from power-on to its report, and its disk's speed
+    /// A virtual machine from power-on to its report, and the speed of its disk
     Installation,
 }
 

@@ -8,36 +8,36 @@ use qemu::paths;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Measure speed, sizes and memory, each beside its target and yardstick
+/// Measure speed, sizes and memory, and compare each figure with its target and yardstick
 ///
 /// Needs an otherwise idle host. Figures that a run does not measure keep their values from an earlier run on this
 /// host. Exits with 1 if a target is missed, after everything was measured and written.
 #[derive(Parser)]
 struct Options {
-    /// What to measure; everything by default
+    /// What to measure [default: everything]
     measurements: Vec<Measurement>,
-    /// The value of a figure is the median of this many runs
+    /// Number of runs; the value of a figure is their median
     #[arg(long, default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     runs: usize,
-    /// Machines that register in one run
+    /// Number of machines that register in one run
     #[arg(long, default_value_t = 600)]
     machines: usize,
-    /// Machines that register at the same time
+    /// Number of machines that register at the same time
     #[arg(long, default_value_t = 16, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     parallel: usize,
-    /// Hostile machines beside honest ones
+    /// Number of hostile machines that register beside honest ones
     #[arg(long, default_value_t = 20_000, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     hostile: usize,
-    /// Give the machines RSA endorsement keys in place of P-256
+    /// Give the machines RSA endorsement keys instead of P-256
     #[arg(long)]
     rsa: bool,
     /// The ISO to measure [default: the one in out/image/]
     #[arg(long)]
     iso: Option<PathBuf>,
-    /// Where the outcome is kept [default: out/bench.json of the clone]
+    /// File for the results [default: out/bench.json of the clone]
     #[arg(long)]
     json: Option<PathBuf>,
-    /// A Markdown file whose table is brought up to date
+    /// A Markdown file whose table is updated
     #[arg(long)]
     table: Option<PathBuf>,
 }

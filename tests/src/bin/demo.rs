@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Show the whole loop on this host, and leave it running
+/// Install a virtual machine with an operator on this host, and leave everything running
 #[derive(Parser)]
 struct Options {
     #[command(subcommand)]
@@ -34,7 +34,7 @@ enum Action {
         #[arg(long, default_value = "uefi")]
         firmware: Firmware,
     },
-    /// End everything that `start` left running
+    /// Stop everything that `start` left running
     Stop,
 }
 
@@ -52,7 +52,7 @@ async fn main() -> Result<()> {
         Action::Start { firmware } => tokio::select! {
             outcome = start(&folder, firmware) => outcome,
             // Dropping the other branch ends what it started.
-            () = interruption()? => bail!("interrupted; nothing is left running"),
+            () = interruption()? => bail!("interrupted; everything that was started has been stopped"),
         },
     }
 }
@@ -69,11 +69,11 @@ fn interruption() -> Result<impl Future<Output = ()>> {
 }
 
 async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
-    fs::create_dir_all(paths::output()).context("making out/")?;
-    let lock = File::create(paths::output().join("demo.lock")).context("making out/demo.lock")?;
-    lock.try_lock().context("taking out/demo.lock; is another demo being started?")?;
+    fs::create_dir_all(paths::output()).context("creating out/")?;
+    let lock = File::create(paths::output().join("demo.lock")).context("creating out/demo.lock")?;
+    lock.try_lock().context("locking out/demo.lock; another demo may be starting")?;
     if kept_processes(folder)?.iter().any(KeptProcess::is_running) {
-        bail!("a demo is running; end it with: make demo-stop");
+        bail!("a demo is running; stop it with: make demo-stop");
     }
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("removing the last demo's {}", folder.display()))?;
@@ -106,7 +106,7 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
 
     progress.step("waiting for the inventory to say Ready");
     let machines = world.inventory_names()?;
-    let [inventory] = &machines[..] else { bail!("one machine has one inventory; there are {machines:?}") };
+    let [inventory] = &machines[..] else { bail!("one inventory was expected for the machine; found {machines:?}") };
     world.inventory_in_phase(inventory, Phase::Ready, Duration::from_secs(300)).await?;
     print!("{}", world.cluster.kubectl(&["get", "machineinventory", "-A", "-o", "wide"], "")?);
 
@@ -114,16 +114,16 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     for (name, at) in timeline(&machine.console().lines()) {
         println!("  {name:<11}{:7.1}", at.as_secs_f64());
     }
-    println!("\nEverything is left running. Look around:");
+    println!("\nEverything is still running. To look around:");
     println!("  export KUBECONFIG={}", world.cluster.kubeconfig().display());
     println!("  export PATH={}:$PATH", world.cluster.programs().display());
     println!("  kubectl describe machineinventory -n fleet-default {inventory}");
     println!("  {}", world.key.login(USER, machine.ssh_port()).join(" "));
     println!("  less {}", machine.console_log().display());
-    println!("End it:\n  make demo-stop");
+    println!("To stop it:\n  make demo-stop");
 
     let processes = [machine.processes()?, world.processes()?].concat();
-    let text = serde_json::to_string_pretty(&processes).context("listing what runs")?;
+    let text = serde_json::to_string_pretty(&processes).context("listing the running processes")?;
     fs::write(folder.join(PROCESSES), text).with_context(|| format!("writing {}/{PROCESSES}", folder.display()))?;
     // Dropping them would end the processes.
     std::mem::forget((machine, world));
@@ -134,11 +134,13 @@ fn stop(folder: &Path) -> Result<()> {
     let kept = kept_processes(folder)?;
     for process in &kept {
         if process.stop()? {
-            println!("ended {} (pid {})", process.name, process.pid);
+            println!("stopped {} (pid {})", process.name, process.pid);
         }
     }
     match fs::remove_file(folder.join(PROCESSES)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("forgetting what ran"),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}/{PROCESSES}", folder.display()))
+        }
         _ if kept.is_empty() => {
             println!("no demo is running");
             Ok(())
