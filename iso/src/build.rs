@@ -73,7 +73,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     })?;
 
     let folder = options.output.join("release");
-    fs::create_dir_all(folder.join("boot")).with_context(|| format!("making {}", folder.display()))?;
+    fs::create_dir_all(folder.join("boot")).with_context(|| format!("creating {}", folder.display()))?;
     boot.write_disk_files(&tools, &folder.join("boot"))?;
     let verity = root::read_verity(&root)?;
     let manifest = progress::stage("writing the release", || {

@@ -24,7 +24,7 @@ impl Cache {
                 Path::new(&home).join(".cache/rancheros")
             }
         };
-        fs::create_dir_all(&root).with_context(|| format!("making the cache {}", root.display()))?;
+        fs::create_dir_all(&root).with_context(|| format!("creating the cache {}", root.display()))?;
         let root = root.canonicalize().with_context(|| format!("resolving {}", root.display()))?;
         Ok(Self { root })
     }
@@ -32,7 +32,7 @@ impl Cache {
     /// A folder that is not addressed by content, for programs that keep their own state.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let folder = self.root.join(name);
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         Ok(folder)
     }
 
@@ -48,14 +48,14 @@ impl Cache {
             let unfinished = tempfile::Builder::new()
                 .prefix(".unfinished-")
                 .tempdir_in(&parent)
-                .with_context(|| format!("making a folder in {}", parent.display()))?;
+                .with_context(|| format!("creating a folder in {}", parent.display()))?;
             make(unfinished.path())?;
             match fs::rename(unfinished.path(), &result) {
                 // The folder has been renamed, so the temporary folder must not be removed.
                 Ok(()) => drop(unfinished.keep()),
                 // Another build has stored the same result.
                 Err(_) if result.exists() => {}
-                Err(e) => return Err(e).with_context(|| format!("keeping {}", result.display())),
+                Err(e) => return Err(e).with_context(|| format!("storing {}", result.display())),
             }
             Ok(result)
         })
@@ -92,7 +92,7 @@ impl Key {
 
     /// Adds the digest of this program, for quick stages whose steps are our own code.
     pub fn this_program(self) -> Result<Self> {
-        let program = std::env::current_exe().context("finding this program")?;
+        let program = std::env::current_exe().context("finding the path of this program")?;
         self.file("program", &program)
     }
 

@@ -17,7 +17,7 @@ pub fn run(options: &ChartOptions) -> Result<()> {
     let version = options.chart_version.as_str();
     let package = package(&options.chart, version, options.epoch)?;
     let path = options.output.join(format!("{NAME}-{version}.tgz"));
-    fs::create_dir_all(&options.output).with_context(|| format!("making {}", options.output.display()))?;
+    fs::create_dir_all(&options.output).with_context(|| format!("creating {}", options.output.display()))?;
     fs::write(&path, package).with_context(|| format!("writing {}", path.display()))?;
     println!("{}", path.display());
     Ok(())
@@ -46,7 +46,10 @@ fn with_version(metadata: &str, version: &str) -> Result<String> {
         _ => format!("{line}\n"),
     });
     let text = lines.collect();
-    ensure!(replaced == 2, "Chart.yaml has {replaced} of the lines `version:` and `appVersion:`");
+    ensure!(
+        replaced == 2,
+        "Chart.yaml must have one line `version:` and one line `appVersion:`; it has {replaced} of them"
+    );
     Ok(text)
 }
 

@@ -56,8 +56,8 @@ pub struct BuildOptions {
     /// Sign the release with this private key, as release/release.json.sig.d/<KEY ID>; may be given more than once
     #[arg(long, value_name = "FILE")]
     pub sign: Vec<PathBuf>,
-    /// Public key whose private key must sign every release that machines with this release are upgraded to; may be
-    /// given more than once [default: the keys of --sign]
+    /// Public key to trust: machines with this release accept only releases that the private key of a trusted key has
+    /// signed; may be given more than once [default: the keys of --sign]
     #[arg(long, value_name = "FILE")]
     pub release_key: Vec<PathBuf>,
     /// Oldest version, such as 1.4.0, to which a machine can change after this release has come up on it
@@ -80,13 +80,13 @@ pub struct BuildOptions {
     pub json: bool,
 }
 
-/// Make a key for signing releases.
+/// Create a key for signing releases.
 ///
 /// Writes <OUTPUT>/private.pem (ECDSA with P-256, PKCS #8) for `ros-image build --sign`, and <OUTPUT>/public.pem for
 /// machines. Prints the key's id: the first 16 hex digits of the SHA-256 of the public key in DER.
 #[derive(Debug, Args)]
 pub struct KeygenOptions {
-    /// Folder for the two files; made if it is missing. No file is overwritten
+    /// Folder for the two files; created if it does not exist. Existing files are not overwritten
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
     /// Print the result as JSON on standard output
@@ -209,7 +209,7 @@ pub struct VerifyOptions {
     /// Check that the release is signed by the private key of this public key; given more than once, by one of them
     #[arg(long, value_name = "FILE")]
     pub release_key: Vec<PathBuf>,
-    /// Print as JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
 }

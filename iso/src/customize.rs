@@ -1,4 +1,4 @@
-//! Puts registration settings into an existing ISO, in place or in a copy, or takes them out.
+//! Puts registration settings into an existing ISO, in place or in a copy, or removes them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -67,17 +67,22 @@ fn open(path: &Path) -> Result<(String, Extent)> {
 /// Copies to a temporary file first, so that `output` is complete or unchanged.
 fn write_copy(source: &Path, output: &Path, extent: Extent, content: &[u8]) -> Result<()> {
     let same = output.canonicalize().is_ok_and(|output| source.canonicalize().is_ok_and(|source| source == output));
-    ensure!(!same, "--output {} is the ISO itself; leave --output out to change it in place", output.display());
+    ensure!(!same, "--output {} is the ISO itself; omit --output to change the ISO in place", output.display());
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(PathBuf::from("."), Into::into);
     let mut copy =
-        tempfile::NamedTempFile::new_in(&folder).with_context(|| format!("making a file in {}", folder.display()))?;
+        tempfile::NamedTempFile::new_in(&folder).with_context(|| format!("creating a file in {}", folder.display()))?;
     let mut iso = File::open(source).with_context(|| format!("opening {}", source.display()))?;
     std::io::copy(&mut iso, &mut copy)
         .with_context(|| format!("copying {} to {}", source.display(), output.display()))?;
-    write_space(copy.as_file().try_clone().context("sharing the copy")?, output, extent, content)?;
+    write_space(
+        copy.as_file().try_clone().context("duplicating the file handle of the copy")?,
+        output,
+        extent,
+        content,
+    )?;
     let permissions = iso.metadata().with_context(|| format!("inspecting {}", source.display()))?.permissions();
     copy.as_file().set_permissions(permissions).with_context(|| format!("setting the mode of {}", output.display()))?;
-    copy.persist(output).with_context(|| format!("putting {} into place", output.display()))?;
+    copy.persist(output).with_context(|| format!("renaming the copy to {}", output.display()))?;
     Ok(())
 }
 
@@ -92,7 +97,7 @@ fn report(json: bool, customized: &Customized) -> Result<()> {
     if json {
         println!("{}", serde_json::to_string_pretty(customized)?);
     } else {
-        let change = if customized.settings { "holds the registration settings" } else { "holds no settings any more" };
+        let change = if customized.settings { "contains the settings" } else { "contains no settings any more" };
         println!("{} ({}) {change}", customized.iso.display(), customized.volume_id);
     }
     Ok(())

@@ -61,7 +61,7 @@ pub fn run(options: &OperatorOptions) -> Result<()> {
     };
     let path = options.output.join(format!("{NAME}-{version}.tar"));
     progress::stage("writing the operator's image", || {
-        fs::create_dir_all(&options.output).with_context(|| format!("making {}", options.output.display()))?;
+        fs::create_dir_all(&options.output).with_context(|| format!("creating {}", options.output.display()))?;
         oci::write(&image, &[Layer::gzip(&files, options.epoch)?], &path)
     })?;
     println!("{}", path.display());
@@ -109,7 +109,7 @@ fn tpm_vendors(debian: &Path) -> Result<String> {
     let gem = gem.with_context(|| format!("finding {GEM}* in {}", gems.display()))?;
     let mut certificates = BTreeMap::new();
     collect(&gem.join(GEM_CERTIFICATES), &mut certificates)?;
-    ensure!(!certificates.is_empty(), "{} holds no certificate", gem.display());
+    ensure!(!certificates.is_empty(), "{} contains no certificates", gem.display());
     Ok(certificates.values().map(|content| pem(content)).collect())
 }
 

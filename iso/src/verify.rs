@@ -35,7 +35,7 @@ pub fn run(options: &VerifyOptions) -> Result<()> {
     }
     let iso = File::open(&options.iso).with_context(|| format!("opening {path}"))?;
     let mut verified = progress::stage(&format!("checking {path}"), || {
-        verify(iso).with_context(|| format!("{path} is damaged or was changed; fetch or build it again"))
+        verify(iso).with_context(|| format!("{path} is damaged or was changed; download or build it again"))
     })?;
     if !keys.is_empty() {
         let iso = File::open(&options.iso).with_context(|| format!("opening {path}"))?;
@@ -45,7 +45,7 @@ pub fn run(options: &VerifyOptions) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&verified)?);
     } else {
         let (version, files) = (&verified.version, verified.files.len());
-        println!("{path}: release {version}, {files} files and the root hash {} are right", verified.root_hash);
+        println!("{path}: release {version}, {files} files and the root hash {} are correct", verified.root_hash);
         if let Some(key) = verified.signed_by {
             println!("signed by {key}");
         }

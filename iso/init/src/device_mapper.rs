@@ -61,9 +61,9 @@ pub fn open_verity(name: &str, partition: &Path, tree: &VerityArgument) -> Resul
         .open("/dev/mapper/control")
         .map_err(|e| format!("opening /dev/mapper/control: {e}"))?;
     let mut created = header(name, HEADER_BYTES);
-    call::<DEVICE_CREATE, _>(&control, "making the device", &mut created)?;
+    call::<DEVICE_CREATE, _>(&control, "creating the device", &mut created)?;
     let mut load = table_load(name, verity::sectors(tree), &verity::table(tree, &partition.to_string_lossy()))?;
-    let step = "loading the dm-verity table (does ros.verity fit the slot's content?)";
+    let step = "loading the dm-verity table (ros.verity may not match the slot)";
     call::<TABLE_LOAD, _>(&control, step, &mut load)?;
     let mut resumed = header(name, HEADER_BYTES);
     call::<DEVICE_SUSPEND, _>(&control, "activating the device", &mut resumed)?;

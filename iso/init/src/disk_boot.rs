@@ -36,7 +36,7 @@ pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
         let persistent = mount_persistent(&partitions);
         let identity = persist::bind_identity(Path::new(NEW_ROOT), Path::new(paths::PERSISTENT));
         for failed in [oem, persistent, identity].into_iter().filter_map(Result::err) {
-            say(&format!("recovery goes on without it: {failed}"));
+            say(&format!("recovery continues without it: {failed}"));
         }
         return Ok(());
     }
@@ -58,7 +58,7 @@ fn mount_oem(partitions: &[Partition]) -> Result<()> {
     )?;
     // The folder holds registration settings and a cloud-config with secrets.
     fs::set_permissions(&target, Permissions::from_mode(0o700))
-        .map_err(|e| format!("closing {}: {e}", target.display()))
+        .map_err(|e| format!("setting the permissions of {}: {e}", target.display()))
 }
 
 fn mount_persistent(partitions: &[Partition]) -> Result<()> {
@@ -76,7 +76,10 @@ fn mount_ext4(node: &Path, target: &Path, flags: MountFlags) -> Result<()> {
 fn node<'a>(partitions: &'a [Partition], label: &str) -> Result<&'a PathBuf> {
     let found = partitions.iter().find(|partition| partition.label.as_deref() == Some(label));
     found.map(|partition| &partition.node).ok_or_else(|| {
-        format!("the disk of the root slot has no partition {label}; install again from a medium or restore the table")
+        format!(
+            "the disk of the root slot has no partition with the label {label}; restore the partition table, or \
+             install again from a medium"
+        )
     })
 }
 
@@ -91,7 +94,7 @@ fn link_partitions(partitions: &[Partition]) -> Result<()> {
         match symlink(&partition.node, &link) {
             Ok(()) => {}
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                say(&format!("the disk has two partitions {label}; the first one is used"));
+                say(&format!("the disk has two partitions with the label {label}; the first one is used"));
             }
             Err(e) => return Err(format!("linking {}: {e}", link.display())),
         }

@@ -32,7 +32,7 @@ pub fn exec_systemd() -> Result<Infallible> {
     std::os::unix::fs::chroot(".").map_err(|e| format!("changing the root: {e}"))?;
     std::env::set_current_dir("/").map_err(|e| format!("entering the new root: {e}"))?;
     let error = Command::new(SYSTEMD).exec();
-    Err(format!("starting {SYSTEMD}: {error}; is the root image complete?"))
+    Err(format!("starting {SYSTEMD}: {error}; the root image may be incomplete"))
 }
 
 /// Restarts the machine.

@@ -44,13 +44,13 @@ fn main() {
     match boot {
         // Starts from a medium are not counted. A restart would only clear the message from the screen.
         Some(Boot::Live(_)) => {
-            console::say("waiting; switch the machine off or restart it by hand");
+            console::say("waiting; power the machine off or restart it by hand");
             handover::wait_for_power_off()
         }
         // If the command line was not understood, this may be a disk, and GRUB has counted the start.
         Some(Boot::Disk(_)) | None => {
             console::say(&format!(
-                "restarting in {} s; a slot whose starts are used up makes room for the other one, then for recovery",
+                "restarting in {} s; after several failed starts of a slot, GRUB starts the other slot, then recovery",
                 REBOOT_DELAY.as_secs()
             ));
             std::thread::sleep(REBOOT_DELAY);

@@ -30,7 +30,7 @@ pub fn mount(
 ) -> Result<()> {
     let (source, target) = (source.as_ref(), target.as_ref());
     create_directory(target)?;
-    let text = CString::new(options).map_err(|_| format!("{options:?} holds a zero byte"))?;
+    let text = CString::new(options).map_err(|_| format!("the mount options {options:?} contain a zero byte"))?;
     // Without options the kernel gets a null pointer, not an empty text.
     let text = (!options.is_empty()).then_some(text.as_c_str());
     rustix::mount::mount(source, target, kind, flags, text).map_err(|error| failed(source, target, error))
@@ -63,7 +63,7 @@ pub fn overlay(lower: &Path, memory: &Path, target: &Path) -> Result<()> {
 }
 
 pub fn create_directory(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|e| format!("making {}: {e}", path.display()))
+    fs::create_dir_all(path).map_err(|e| format!("creating {}: {e}", path.display()))
 }
 
 fn failed(source: &Path, target: &Path, error: Errno) -> String {

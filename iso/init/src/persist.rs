@@ -76,7 +76,7 @@ fn prepare_target(target: &Path, kind: Kind) -> Result<()> {
     }
     match kind {
         Kind::Directory => create_directory(target),
-        Kind::File => fs::write(target, "").map_err(|e| format!("making {}: {e}", target.display())),
+        Kind::File => fs::write(target, "").map_err(|e| format!("creating {}: {e}", target.display())),
     }
 }
 
@@ -108,10 +108,10 @@ fn parse_line(line: &str) -> Result<Entry> {
     };
     let relative = path.strip_prefix('/').unwrap_or_default();
     if relative.is_empty() || relative.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(format!("{path} is not a plain absolute path"));
+        return Err(format!("{path} is not an absolute path without `.` and `..`"));
     }
     let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
-    Ok(Entry { kind, path: PathBuf::from(relative), mode: mode.ok_or("the mode is not octal, up to 7777")? })
+    Ok(Entry { kind, path: PathBuf::from(relative), mode: mode.ok_or("the mode is not an octal number up to 7777")? })
 }
 
 #[cfg(test)]

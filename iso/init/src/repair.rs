@@ -39,7 +39,11 @@ fn check(root: &Path, node: &Path) -> Result<()> {
     if is_usable(output.status) {
         Ok(())
     } else {
-        Err(format!("{E2FSCK} -p {}: {}; repair it by hand from the recovery system", node.display(), output.status))
+        Err(format!(
+            "{E2FSCK} -p {}: {}; repair the file system by hand from the recovery system",
+            node.display(),
+            output.status
+        ))
     }
 }
 

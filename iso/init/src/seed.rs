@@ -62,7 +62,7 @@ impl<'a> Seeding<'a> {
             let parent = target.parent().unwrap_or(self.store);
             fs::create_dir_all(parent)
                 .and_then(|()| fs::rename(staged, target))
-                .map_err(|e| format!("putting {} into place: {e}", target.display()))?;
+                .map_err(|e| format!("moving {} into place: {e}", target.display()))?;
         }
         fs::remove_dir(self.store.join(".seeding")).map_err(|e| format!("removing .seeding: {e}"))?;
         self.sync()
@@ -98,7 +98,7 @@ fn copy(source: &Path, target: &Path) -> io::Result<()> {
     } else if kind.is_file() {
         io::copy(&mut File::open(source)?, &mut new_file(target, 0o600)?)?;
     } else {
-        return Err(io::Error::other(format!("{} is neither file, folder nor link", source.display())));
+        return Err(io::Error::other(format!("{} is neither a file, a folder nor a symbolic link", source.display())));
     }
     // The owner first: changing it clears set-user-id bits.
     std::os::unix::fs::chown(target, Some(metadata.uid()), Some(metadata.gid()))?;

@@ -41,13 +41,13 @@ impl Archive {
         let archive = Self { sources, state };
         for folder in ["lists/partial", "archives/partial"] {
             let folder = archive.state.join(folder);
-            fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+            fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         archive.write("sources.list", &(archive.sources.join("\n") + "\n"))?;
         archive.write("status", "")?;
         let stamp = archive.state.join("updated");
         if refresh || !stamp.exists() {
-            progress::stage("fetching package lists", || Ok(archive.apt("apt-get").arg("update").run()?))?;
+            progress::stage("downloading package lists", || Ok(archive.apt("apt-get").arg("update").run()?))?;
             archive.write("updated", "")?;
         }
         Ok(archive)
@@ -61,7 +61,7 @@ impl Archive {
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.to_string_lossy().ends_with("InRelease"))
             .collect();
-        ensure!(!signed.is_empty(), "{} holds no package lists; build with --refresh", lists.display());
+        ensure!(!signed.is_empty(), "{} contains no package lists; build with --refresh", lists.display());
         signed.iter().try_fold(key, |key, path| key.file("list", path))
     }
 
@@ -87,7 +87,7 @@ impl Archive {
         let install = || self.apt("apt-get").args(["install", "--yes", "--no-install-recommends"]).args(packages);
         let downloads = parse_downloads(&install().arg("--print-uris").text()?);
         self.unpack(cache, packages, &downloads, |folder| {
-            fs::create_dir(folder.join("partial")).context("making apt's download folder")?;
+            fs::create_dir(folder.join("partial")).context("creating apt's download folder")?;
             let archives = format!("Dir::Cache::archives={}", folder.display());
             install().args(["--download-only", "-o", &archives]).run()?;
             Ok(())
@@ -101,10 +101,10 @@ impl Archive {
         downloads: &[Download],
         fetch: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
-        ensure!(!downloads.is_empty(), "apt would download nothing for {}", packages.join(" "));
+        ensure!(!downloads.is_empty(), "apt has no packages to download for {}", packages.join(" "));
         let key = downloads.iter().fold(Key::new(), |key, download| key.text(&download.file, &download.digest));
-        cache.stage("packages", key, &format!("fetching {}", packages.join(" ")), |folder| {
-            let fetched = tempfile::tempdir().context("making a download folder")?;
+        cache.stage("packages", key, &format!("downloading {}", packages.join(" ")), |folder| {
+            let fetched = tempfile::tempdir().context("creating a download folder")?;
             fetch(fetched.path())?;
             for download in downloads {
                 program("dpkg-deb").arg("-x").arg(fetched.path().join(&download.file)).arg(folder).run()?;
@@ -152,7 +152,7 @@ fn sources_of_this_machine() -> Result<Vec<String>> {
     let sources = sources(&targets, codename);
     ensure!(
         !sources.is_empty(),
-        "this machine's apt sources name no Debian archive of {codename}; run `apt-get update`, or add one"
+        "the apt sources of this machine have no Debian archive for {codename}; add one and run `apt-get update`"
     );
     Ok(sources)
 }

@@ -24,7 +24,7 @@ pub fn modules(kernel: &Kernel) -> Result<ModulePlan> {
 pub fn write(kernel: &Kernel, init: &Path, epoch: u32, output: &Path) -> Result<()> {
     let modules = kernel.modules();
     let plan = self::modules(kernel)?;
-    let file = File::create(output).with_context(|| format!("making {}", output.display()))?;
+    let file = File::create(output).with_context(|| format!("creating {}", output.display()))?;
     let compressed = zstd::Encoder::new(file, ZSTD_LEVEL).context("starting compression")?;
     let mut archive = Archive { writer: compressed, epoch, inode: 0 };
     for folder in ["dev", "modules", "newroot", "proc", "run", "sys"] {

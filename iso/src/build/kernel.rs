@@ -28,14 +28,15 @@ impl Kernel {
             KernelFlavour::Cloud => "linux-image-cloud-amd64",
             KernelFlavour::Generic => "linux-image-amd64",
         })?;
-        let version = package.strip_prefix("linux-image-").with_context(|| format!("{package} is not a kernel"))?;
+        let version =
+            package.strip_prefix("linux-image-").with_context(|| format!("{package} is not a kernel package"))?;
         let unpacked = archive.unpacked(cache, &[&package])?;
         let key = Key::new().result("package", &unpacked).result("tools", tools.root()).text("removed", REMOVED);
         let root = cache.stage("kernel", key, &format!("preparing the kernel {version}"), |folder| {
             let image = unpacked.join(format!("boot/vmlinuz-{version}"));
             fs::copy(&image, folder.join("vmlinuz")).with_context(|| format!("copying {}", image.display()))?;
             let modules = folder.join("usr/lib/modules");
-            fs::create_dir_all(&modules).with_context(|| format!("making {}", modules.display()))?;
+            fs::create_dir_all(&modules).with_context(|| format!("creating {}", modules.display()))?;
             program("cp").arg("-r").arg(unpacked.join("usr/lib/modules").join(version)).arg(&modules).run()?;
             prune(&modules.join(version).join("kernel"))?;
             std::os::unix::fs::symlink("usr/lib", folder.join("lib")).context("linking /lib")?;

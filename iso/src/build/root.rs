@@ -38,7 +38,7 @@ pub struct RootInputs<'a> {
 /// Writes `root.erofs` and `verity.json` into `folder`.
 pub fn write(inputs: &RootInputs, tools: &Tools, folder: &Path) -> Result<()> {
     let tree = compose(inputs)?;
-    let archive = tempfile::NamedTempFile::new_in(folder).context("making a temporary archive")?;
+    let archive = tempfile::NamedTempFile::new_in(folder).context("creating a temporary archive")?;
     tree.write_tar(BufWriter::new(File::create(archive.path())?), inputs.epoch).context("archiving the root tree")?;
     let image = folder.join("root.erofs");
     tools
@@ -102,7 +102,10 @@ fn updated(epoch: u32) -> String {
 fn check_read_ahead(tree: &Tree) -> Result<()> {
     let list = tree.text(READ_AHEAD)?;
     for file in lists::lines(&list) {
-        ensure!(tree.get(file).is_some(), "{READ_AHEAD} names {file}, which the image does not have; correct the list");
+        ensure!(
+            tree.get(file).is_some(),
+            "{READ_AHEAD} names {file}, which is not in the root image; correct the list"
+        );
     }
     Ok(())
 }

@@ -82,17 +82,19 @@ impl Tree {
                     entry.read_to_end(&mut content)?;
                     Kind::File(content)
                 }
-                EntryType::Symlink => Kind::Link(target.with_context(|| format!("{name} links to nothing"))?),
+                EntryType::Symlink => {
+                    Kind::Link(target.with_context(|| format!("the symbolic link {name} has no target"))?)
+                }
                 EntryType::Link => {
                     let target = normal(&target.unwrap_or_default())?;
                     let linked = tree
                         .0
                         .get(&target)
-                        .with_context(|| format!("{name} is the same as {target}, which is missing"))?;
+                        .with_context(|| format!("{name} is a hard link to {target}, which is missing"))?;
                     linked.kind.clone()
                 }
                 EntryType::Char | EntryType::Block | EntryType::Fifo => continue,
-                other => bail!("{name} is of the type {other:?}"),
+                other => bail!("{name} has the unsupported type {other:?}"),
             };
             tree.0.insert(name, Node { mode, user, group, kind });
         }
@@ -156,7 +158,10 @@ impl Tree {
         for line in lists::lines(text) {
             let pattern = normal(line)?;
             let removed: Vec<String> = self.0.keys().filter(|path| is_below(path, &pattern)).cloned().collect();
-            ensure!(!removed.is_empty(), "the list of paths to remove names {line}, which is not there");
+            ensure!(
+                !removed.is_empty(),
+                "the list of paths to remove names {line}, which does not exist; correct the list"
+            );
             for path in removed {
                 self.0.remove(&path);
             }
@@ -225,7 +230,7 @@ impl Read for ExactReader {
 /// A path without leading `/` or `./` and without a trailing slash.
 fn normal(path: &str) -> Result<String> {
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-    ensure!(!parts.contains(&".."), "{path} leads out of the tree");
+    ensure!(!parts.contains(&".."), "{path} points outside of the tree");
     Ok(parts.join("/"))
 }
 

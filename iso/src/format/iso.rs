@@ -26,7 +26,7 @@ pub fn volume_id(release: &Path) -> Result<String> {
 
 /// Writes the ISO of the release in the folder `release`.
 pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epoch: u32, output: &Path) -> Result<()> {
-    let parts = tempfile::tempdir().context("making a folder for the parts of the ISO")?;
+    let parts = tempfile::tempdir().context("creating a folder for the parts of the ISO")?;
     let part = |name: &str| parts.path().join(name);
     let volume = volume_id(release)?;
     let text =
@@ -63,14 +63,14 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
             graft("registration.yaml", &part("registration.yaml")),
         ])
         .run()?;
-    fs::rename(&unfinished, output).with_context(|| format!("putting {} into place", output.display()))
+    fs::rename(&unfinished, output).with_context(|| format!("renaming the ISO to {}", output.display()))
 }
 
 /// Writes a FAT16 file system with the boot loaders that UEFI starts. GRUB reads the menu and the kernel from the ISO
 /// itself. mtools makes the file system, because the crate fatfs (0.3.6) gives `.` and `..` long names, which
 /// `fsck.vfat` reports as damage.
 fn write_efi_image(boot: &BootFiles, tools: &Tools, epoch: u32, output: &Path) -> Result<()> {
-    let describe = || format!("making the EFI image {}", output.display());
+    let describe = || format!("creating the EFI image {}", output.display());
     let image = File::create_new(output).with_context(describe)?;
     image.set_len(EFI_IMAGE_BYTES).with_context(describe)?;
     let mtool = |name: &str| {
