@@ -86,13 +86,13 @@ fn iso_without_its_end_or_of_others_is_left_alone() {
     let file = File::options().write(true).open(&truncated).unwrap();
     // The reserved space for settings is before the release, so it still exists.
     file.set_len(file.metadata().unwrap().len() - 1).unwrap();
-    refused(&truncated, &settings, "is the download complete?");
+    refused(&truncated, &settings, "the download may be incomplete");
 
     let folder = scratch.folder("content").unwrap();
     fs::write(folder.join("readme.txt"), "somebody's data").unwrap();
-    refused(&foreign(&folder), &settings, "was it built by `ros-image build`?");
+    refused(&foreign(&folder), &settings, "finding the reserved space; the medium must be built by `ros-image build`");
     fs::write(folder.join("registration.yaml"), "somebody's registration").unwrap();
-    refused(&foreign(&folder), &settings, "it was not made by this program");
+    refused(&foreign(&folder), &settings, "bytes instead of");
 }
 
 /// Makes an ISO with another program.

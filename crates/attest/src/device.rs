@@ -66,9 +66,9 @@ impl DeviceTpm {
             match ek::create_ek_object_2(&mut self.context, kind, None) {
                 Ok(handle) => return Ok(*self.endorsement.insert((handle, kind))),
                 Err(error) if means_unsupported(&error) => {
-                    tracing::debug!(?kind, %error, "endorsement key kind not supported");
+                    tracing::debug!(?kind, %error, "the TPM does not support this kind of endorsement key");
                 }
-                Err(error) => return Err(failed("making the endorsement key")(error)),
+                Err(error) => return Err(failed("creating the endorsement key")(error)),
             }
         }
         Err(TpmError::NoEndorsementKey)
@@ -78,7 +78,7 @@ impl DeviceTpm {
         if let Some(handle) = self.attestation {
             return Ok(handle);
         }
-        let doing = "making the attestation key";
+        let doing = "creating the attestation key";
         let template = attestation_template().map_err(failed(doing))?;
         let made = self
             .context
@@ -140,7 +140,7 @@ impl Tpm for DeviceTpm {
             match self.read_nv(index).map(|bytes| (der_length(&bytes), bytes)) {
                 // Vendors pad the index. The bytes behind the certificate are not part of it.
                 Ok((Some(length), bytes)) => certificates.push(bytes[..length].to_vec()),
-                Ok((None, _)) => tracing::warn!("NV index {index:#x} holds no DER certificate; it is left out"),
+                Ok((None, _)) => tracing::warn!("NV index {index:#x} contains no DER certificate; it is left out"),
                 Err(error) => tracing::warn!("reading the certificate in NV index {index:#x}: {error}; it is left out"),
             }
         }
@@ -285,7 +285,7 @@ fn subject_public_key_info(public: &Public) -> Result<Vec<u8>, TpmError> {
             let significant = exponent.iter().position(|byte| *byte != 0).unwrap_or(0);
             RsaPublicKeyComponents { n: unique.value(), e: &exponent[significant..] }
                 .as_der()
-                .map_err(|_| TpmError::UnexpectedKey("an RSA key that is none"))?
+                .map_err(|_| TpmError::UnexpectedKey("an RSA key that is not valid"))?
         }
         Public::Ecc { unique, .. } => {
             let (x, y) = (unique.x().value(), unique.y().value());
@@ -353,7 +353,7 @@ mod tests {
     fn a_missing_tpm_is_an_error_that_says_what_to_do() {
         let error = DeviceTpm::open("device:/nonexistent/tpmrm0").err().unwrap();
         assert!(matches!(error, TpmError::Absent(_)) && !error.may_succeed_later());
-        assert!(error.to_string().contains("firmware's setup"), "{error}");
+        assert!(error.to_string().contains("firmware setup"), "{error}");
         assert!(matches!(DeviceTpm::open("carrier-pigeon:").err().unwrap(), TpmError::Address(_)));
     }
 }

@@ -35,7 +35,7 @@ impl TpmIdentity {
         };
         let event_log = std::fs::read(root.join(EVENT_LOG)).ok().filter(|log| log.len() <= LARGEST_EVENT_LOG);
         let info = tpm.info()?;
-        tracing::debug!(hash = %TpmHash::of_public_key(&hello.ek_public), "the TPM's keys are made");
+        tracing::debug!(hash = %TpmHash::of_public_key(&hello.ek_public), "created the TPM's keys");
         Ok(Self { tpm: Arc::new(Mutex::new(tpm)), hello, info, event_log })
     }
 

@@ -44,15 +44,15 @@ pub fn tpm_hash(tpm: &mut dyn Tpm) -> Result<TpmHash, TpmError> {
 #[derive(Debug, thiserror::Error)]
 pub enum TpmError {
     #[error(
-        "this machine has no TPM 2.0: {} does not exist; switch the TPM on in the firmware's setup (\"TPM\", \
-         \"PTT\" or \"fTPM\"), give the virtual machine one, or set registrationSecret to a shared secret by which its \
+        "this machine has no TPM 2.0: {} does not exist; enable the TPM in the firmware setup (\"TPM\", \"PTT\" or \
+         \"fTPM\"), give the virtual machine one, or set registrationSecret to a shared secret by which its \
          MachineInventory knows it",
         .0.display()
     )]
     Absent(PathBuf),
     #[error("opening {}: permission denied; run as root or as a member of the group tss", .0.display())]
     NotPermitted(PathBuf),
-    #[error("the TPM address {0:?} cannot be understood; use device:/dev/tpmrm0 or swtpm:host=HOST,port=PORT")]
+    #[error("the TPM address {0:?} is not valid; use device:/dev/tpmrm0 or swtpm:host=HOST,port=PORT")]
     Address(String),
     #[error("{doing}")]
     Failed {
@@ -62,7 +62,7 @@ pub enum TpmError {
     },
     #[error("the TPM supports neither an RSA-2048 nor a P-256 endorsement key")]
     NoEndorsementKey,
-    #[error("the TPM made a key that cannot be written as SubjectPublicKeyInfo: {0}")]
+    #[error("the TPM created a key that cannot be encoded as SubjectPublicKeyInfo: {0}")]
     UnexpectedKey(&'static str),
 }
 

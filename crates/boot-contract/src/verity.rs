@@ -35,7 +35,7 @@ impl MalformedVerity {
 
 impl fmt::Display for MalformedVerity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a dm-verity tree is `datablocks:hashstart:roothash:salt`; this one {}", self.0)
+        write!(f, "the form of a dm-verity tree is `datablocks:hashstart:roothash:salt`; this one {}", self.0)
     }
 }
 
@@ -48,7 +48,7 @@ impl VerityArgument {
             || is_hex(&self.salt) && self.salt.len().is_multiple_of(2) && self.salt.len() <= LONGEST_SALT;
         let rules = [
             (self.data_blocks > 0, "covers no data"),
-            (self.hash_start >= self.data_blocks, "has a hash tree that begins inside of the data"),
+            (self.hash_start >= self.data_blocks, "has a hash tree that begins inside the data"),
             (self.hash_start <= MOST_BLOCKS, "has more than 2^36 blocks"),
             (
                 self.root_hash.len() == 64 && is_hex(&self.root_hash),
@@ -72,7 +72,7 @@ impl FromStr for VerityArgument {
     fn from_str(text: &str) -> Result<Self, MalformedVerity> {
         let fields: Vec<&str> = text.split(':').collect();
         let [data_blocks, hash_start, root_hash, salt] = fields[..] else {
-            return Err(MalformedVerity("has not four fields"));
+            return Err(MalformedVerity("does not have four fields"));
         };
         let number = |text: &str| {
             let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());

@@ -35,8 +35,8 @@ pub(crate) struct Node<'a> {
 impl<'a> Node<'a> {
     pub(crate) fn refuse(&self, why: &'static str) {
         let why = match tag(self.value) {
-            Some(TEMPLATE) => "templates are not filled in",
-            Some(_) => "its YAML tag is not known here",
+            Some(TEMPLATE) => "templates are not supported",
+            Some(_) => "its YAML tag is not supported",
             None => why,
         };
         self.log.name(&self.path, Some(why));

@@ -16,9 +16,9 @@ pub enum CloudConfigError {
     #[error("the cloud-config has {0} bytes; the limit is {max}", max = CloudConfig::MAX_DOCUMENT)]
     TooBig(usize),
     /// With line and column where they are known.
-    #[error("the cloud-config is not YAML that can be used: {0}")]
+    #[error("the cloud-config is not valid YAML: {0}")]
     Unusable(String),
-    #[error("a cloud-config is a mapping (`key: value` lines), and this document is {0}")]
+    #[error("a cloud-config must be a mapping (`key: value` lines); this document is {0}")]
     NotAMapping(&'static str),
 }
 
@@ -82,7 +82,7 @@ fn message(error: &serde_yaml::Error, lines_added: usize) -> String {
     if text.contains("invalid type: ") || text.contains("invalid value: ") {
         let place = error.location().map(|at| (at.line().saturating_sub(lines_added), at.column()));
         let place = place.map(|(line, column)| format!(" at line {line} column {column}")).unwrap_or_default();
-        return format!("a key or a value that does not have its tag's form{place}");
+        return format!("a key or a value does not have the form that its tag requires{place}");
     }
     if lines_added == 0 {
         return text;

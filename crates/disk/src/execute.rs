@@ -39,20 +39,21 @@ pub struct Installed {
 /// Why an installation failed. The disk has no partition table afterwards, unless it was never touched.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
-    #[error("opening {}: it must exist and not be in use", .device.display())]
+    #[error("opening {}: the disk must exist and must not be in use", .device.display())]
     Open { device: PathBuf, source: io::Error },
     #[error("{} is not the disk of the plan: {cause}; plan again", .device.display())]
     OtherDisk { device: PathBuf, cause: String },
     #[error(transparent)]
     Release(#[from] ReleaseError),
-    #[error("making the file system {0}")]
+    #[error("creating the file system {0}")]
     FileSystem(Role, #[source] FileSystemError),
     #[error("the BIOS boot loader of the release cannot be used")]
     Bios(#[from] BiosError),
     #[error("reading the root image {0} from the medium")]
     Source(String, #[source] io::Error),
     #[error(
-        "the root image {name} has SHA-256 {actual}; release.json says {expected}: the medium is damaged, make a new one"
+        "the root image {name} has SHA-256 {actual}; release.json says {expected}: the medium is damaged, create a new \
+         one"
     )]
     SourceDigest { name: String, expected: String, actual: String },
     #[error("writing {what}: the disk may be failing, replace it or choose another")]

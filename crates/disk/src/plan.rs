@@ -41,11 +41,13 @@ pub struct InstallPlan {
 /// Why nothing is installed. Each message says what is wrong, with which object, and what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    #[error("this machine has no disk: attach one, or load the driver of its controller")]
+    #[error("this machine has no disk: attach one, or use a medium with the driver of its controller")]
     NoDisk,
-    #[error("no disk can be installed to:\n{listing}\nName one with `device` if the choice is yours to make")]
+    #[error(
+        "no disk is suitable for the installation:\n{listing}\nIf one of them is the right one, name it with `device`"
+    )]
     NoEligibleDisk { listing: String },
-    #[error("several disks can be installed to:\n{listing}\nName one with `device` or `deviceSelector`")]
+    #[error("several disks are suitable for the installation:\n{listing}\nName one with `device` or `deviceSelector`")]
     SeveralDisks { listing: String },
     #[error("there is no disk {device} ({origin}); this machine has:\n{listing}")]
     DiskNotFound { device: String, origin: String, listing: String },
@@ -55,11 +57,11 @@ pub enum PlanError {
     DiskIsBootMedium { disk: String, origin: String },
     #[error("{disk} cannot be used: {cause}")]
     DiskUnusable { disk: String, cause: String },
-    #[error("{disk} holds {content}: set `wipe: true` to destroy it, or name another disk with `device`")]
+    #[error("{disk} holds {content}: set `wipe: true` to erase it, or name another disk with `device`")]
     DiskHasContent { disk: String, content: String },
     #[error(
-        "{disk} holds this machine's own system, which `wipe` does not cover: it is started; to install again, choose \
-         that at the console"
+        "{disk} holds this machine's installed system, which `wipe` does not erase: start that system, or choose on \
+         the console to install again"
     )]
     DiskHoldsThisMachine { disk: String },
     #[error("{disk} is too small: {cause}")]
@@ -70,19 +72,19 @@ pub enum PlanError {
     )]
     DiskNotBootable { disk: String, bytes: u32 },
     #[error(
-        "{disk} needs the driver {driver}, which the initrd of this release does not have, so that the installed \
-         system would not find its disk: use a medium with the kernel for real hardware (`make hardware-image`) or a \
-         newer release, or name another disk with `device`"
+        "{disk} needs the driver {driver}, which the initrd of this release does not have, so the installed system \
+         would not find its disk: use a medium with the kernel for real hardware (`make hardware-image`) or a newer \
+         release, or name another disk with `device`"
     )]
     DriverMissing { disk: String, driver: String },
     #[error(
         "`forceEFI` ({origin}) asks for a system that only UEFI starts, and this machine was started by BIOS: switch \
-         the firmware to UEFI, or remove it"
+         the firmware to UEFI, or remove `forceEFI`"
     )]
     ForceEfiOnBios { origin: String },
     #[error("the release is for {release}; this machine is {machine}: use the medium for {machine}")]
     WrongArchitecture { release: String, machine: String },
-    #[error("`noFormat` ({origin}) asks to keep the partitions, and this installer always writes them: remove it")]
+    #[error("`noFormat` ({origin}) asks to keep the partitions, which this installer cannot do: remove it")]
     NoFormatUnsupported { origin: String },
 }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 /// Why a partition does not have the wanted content.
 #[derive(Debug, thiserror::Error)]
 pub enum RewriteError {
-    #[error("opening {}: it must not be in use", .0.display())]
+    #[error("opening {}: the partition must not be in use", .0.display())]
     Open(PathBuf, #[source] io::Error),
     #[error("opening {}", .0.display())]
     OpenSource(PathBuf, #[source] io::Error),
@@ -24,7 +24,7 @@ pub enum RewriteError {
     Copy { from: PathBuf, to: PathBuf, source: root_image::CopyError },
     #[error("{} has SHA-256 {actual}; release.json says {expected}: install again from a medium", .device.display())]
     SourceDigest { device: PathBuf, actual: String, expected: String },
-    #[error("making the file system {0}")]
+    #[error("creating the file system {0}")]
     FileSystem(Role, #[source] Ext4Error),
     #[error("writing {}", .0.display())]
     Write(PathBuf, #[source] io::Error),

@@ -22,11 +22,11 @@ pub(crate) fn probe(device: &Path, path: &str, sector_bytes: u32, marker: Marker
 /// Why the GUID of a partition is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum PartitionGuidError {
-    #[error("looking for {}", .0.display())]
+    #[error("finding {}", .0.display())]
     Missing(PathBuf, #[source] io::Error),
     #[error("reading the partition table of {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    #[error("the partition table of {} names no {label}", .disk.display())]
+    #[error("the partition table of {} has no partition {label}", .disk.display())]
     NotNamed { disk: PathBuf, label: String },
 }
 

@@ -80,7 +80,7 @@ impl<R: Read + Seek> Volume<R> {
         }
         let blocks = u32::from_le_bytes([descriptor[80], descriptor[81], descriptor[82], descriptor[83]]);
         if u64::from(blocks) * BLOCK > length {
-            return Err(Iso9660Error::Damaged("it is shorter than its volume; is the download complete?"));
+            return Err(Iso9660Error::Damaged("it is shorter than its volume; the download may be incomplete"));
         }
         let id = volume_id::read(descriptor).unwrap_or_default().to_owned();
         let (root, _) = parse_record(&descriptor[156..190], length)?.ok_or(Iso9660Error::Damaged("it has no root"))?;
@@ -124,7 +124,7 @@ impl<R: Read + Seek> Volume<R> {
     pub fn read(&mut self, path: &str, limit: u64) -> Result<Vec<u8>, Iso9660Error> {
         let extent = self.find(path)?;
         if extent.size > limit {
-            return Err(Iso9660Error::Damaged("a file is larger than it can be"));
+            return Err(Iso9660Error::Damaged("a file is too large"));
         }
         self.read_extent(extent)
     }
@@ -187,7 +187,7 @@ fn parse_record(bytes: &[u8], image_length: u64) -> Result<Option<(Entry, usize)
         return Err(Iso9660Error::Damaged("a file has several extents"));
     }
     if extent.offset + extent.size > image_length {
-        return Err(Iso9660Error::Damaged("a file lies behind the end of the image; is the download complete?"));
+        return Err(Iso9660Error::Damaged("a file is behind the end of the image; the download may be incomplete"));
     }
     let name = rock_ridge_name(system_use).unwrap_or_else(|| plain_name(name));
     Ok(Some((Entry { name, is_directory: flags & DIRECTORY != 0, extent }, length)))
@@ -306,7 +306,7 @@ mod tests {
     fn a_truncated_image_is_refused_when_it_is_opened() {
         let whole = image();
         let error = Volume::open(Cursor::new(whole[..whole.len() - 1].to_vec())).unwrap_err();
-        assert!(error.to_string().contains("is the download complete?"), "{error}");
+        assert!(error.to_string().contains("the download may be incomplete"), "{error}");
     }
 
     fn read_everything(image: Vec<u8>) {

@@ -16,12 +16,13 @@ pub const RESERVED_BYTES: usize = 64 << 10;
 /// Why the reserved space of a medium cannot be read or filled.
 #[derive(Debug, Error)]
 pub enum ReservedSpaceError {
-    #[error("looking for the reserved space; was it built by `ros-image build`?")]
+    #[error("finding the reserved space; the medium must be built by `ros-image build`")]
     Missing(#[source] Iso9660Error),
-    #[error("{PATH} has {0} bytes instead of {RESERVED_BYTES}; it was not made by this program")]
+    #[error("{PATH} has {0} bytes instead of {RESERVED_BYTES}; the medium must be built by `ros-image build`")]
     Size(u64),
     #[error(
-        "the settings have {0} bytes, the medium reserves {RESERVED_BYTES}; shorten them or serve them by configURL"
+        "the settings have {0} bytes and the medium reserves {RESERVED_BYTES}; shorten them, or move a part to \
+         configURL"
     )]
     TooBig(usize),
     #[error("the settings on the medium are not UTF-8")]

@@ -45,7 +45,7 @@ pub fn word<'de, const MAX: usize, D: Deserializer<'de>>(deserializer: D) -> Res
     }
     match text.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(text.into_owned()),
-        false => Err(D::Error::custom("a text of other characters than printable ASCII without blanks")),
+        false => Err(D::Error::custom("a text with characters other than printable ASCII without blanks")),
     }
 }
 

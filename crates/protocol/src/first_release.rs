@@ -91,8 +91,8 @@ impl Presented {
             Refusal::new(RefusalCode::Unauthenticated, reason)
         })?;
         let json = decode_header("Authorization", encoded, MAX_AUTHORIZATION)?;
-        let Authorization { ek, ak } =
-            serde_json::from_slice(&json).map_err(|e| malformed(format!("`Authorization` holds no keys: {e}")))?;
+        let Authorization { ek, ak } = serde_json::from_slice(&json)
+            .map_err(|e| malformed(format!("`Authorization` does not contain the keys: {e}")))?;
         let (endorsement_key, certificates) = endorsement_key(&ek.0)?;
         let attestation_key = AttestationKey::parse(&ak.public.0)?;
         check_creation(&attestation_key, &ak)?;
@@ -139,7 +139,7 @@ fn endorsement_key(ek: &[u8]) -> Result<(EndorsementKey, Vec<Vec<u8>>), Refusal>
             Ok((key, vec![der]))
         }
         "PUBLIC KEY" => Ok((EndorsementKey::from_spki_der(&der)?, vec![])),
-        _ => Err(malformed("`EK` is PEM of neither a certificate nor a public key".to_owned())),
+        _ => Err(malformed("`EK` is neither a certificate nor a public key in PEM".to_owned())),
     }
 }
 
@@ -154,13 +154,13 @@ fn check_creation(key: &AttestationKey, parameters: &AttestationParameters) -> R
     key.check_signature(attestation, &parameters.create_signature.0).map_err(|e| refused(&e.to_string()))?;
     let statement = Statement::parse(attestation).map_err(|e| refused(&e.to_string()))?;
     let Attested::Creation { object_name, creation_hash } = statement.attested else {
-        return Err(refused("it states something else"));
+        return Err(refused("it is another kind of statement"));
     };
     if object_name != key.name().as_bytes() {
-        return Err(refused("it is of another key"));
+        return Err(refused("it is for another key"));
     }
     if creation_hash != digest::digest(&digest::SHA256, &parameters.create_data.0).as_ref() {
-        return Err(refused("it is over other creation data"));
+        return Err(refused("it does not cover this creation data"));
     }
     Ok(())
 }

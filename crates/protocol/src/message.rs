@@ -87,7 +87,7 @@ message_set! {
 pub fn agree_on_version(theirs: &[u32]) -> Result<u32, Refusal> {
     VERSIONS.iter().copied().find(|version| theirs.contains(version)).ok_or_else(|| {
         let spoken = VERSIONS.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-        let message = format!("none of the message versions offered is spoken here; spoken: {spoken}");
+        let message = format!("no message version that the machine offers is supported; supported: {spoken}");
         Refusal::new(RefusalCode::UnsupportedVersion, message)
     })
 }

@@ -33,7 +33,7 @@ impl OperatorSettings {
             return Err("registrationURL does not begin with https://");
         }
         if self.registration_url.len() > MAX_URL || self.registration_url.chars().any(char::is_control) {
-            return Err("registrationURL is too long, or holds control characters");
+            return Err("registrationURL is too long or contains control characters");
         }
         let too_large = self.authorities.iter().any(|pem| pem.len() > MAX_AUTHORITY);
         if too_large || self.authorities.len() > MAX_AUTHORITIES {

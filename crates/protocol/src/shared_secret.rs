@@ -40,7 +40,7 @@ impl SharedSecret {
     /// Whether the answer to a nonce came from somebody who has this secret.
     pub fn check(&self, nonce: &[u8], answer: &[u8]) -> Result<(), Refusal> {
         hmac::verify(&self.key(), &[QUESTION, nonce].concat(), answer).map_err(|_| {
-            let message = "the machine did not prove that it has the shared secret that it named";
+            let message = "the machine did not prove that it has the shared secret that it claims to have";
             Refusal::new(RefusalCode::SharedSecretRejected, message)
         })
     }

@@ -87,7 +87,7 @@ pub struct BootFiles {
 pub enum ManifestError {
     #[error("release.json has {0} bytes; the limit is {max}", max = ReleaseManifest::MAX_BYTES)]
     TooBig(usize),
-    #[error("release.json cannot be read: {0}")]
+    #[error("release.json cannot be parsed: {0}")]
     Malformed(String),
     #[error(
         "release.json has schema {0}, and this program knows schemas up to {max}: use the ros-installer or ros-image of \
@@ -153,7 +153,7 @@ impl ReleaseManifest {
         }
         rule(is_word(&self.architecture), "architecture", "is not 1 to 64 letters, digits and any of `.-_+~`")?;
         for (role, file) in self.files() {
-            rule(is_inside(&file.name), &format!("{role}.name"), "is not a path inside the release's folder")?;
+            rule(is_inside(&file.name), &format!("{role}.name"), "is not a path in the release's folder")?;
             rule(is_hex(&file.sha256, 32), &format!("{role}.sha256"), "is not 64 lower-case hex digits")?;
             rule(file.size > 0, &format!("{role}.size"), "is zero")?;
         }
@@ -166,12 +166,20 @@ impl ReleaseManifest {
             "root.size",
             "is not a whole number of 4096-byte blocks",
         )?;
-        rule(self.verity.hash_start < blocks, "verity", "has a hash tree that begins behind the root image's end")?;
+        rule(self.verity.hash_start < blocks, "verity", "has a hash tree that begins after the end of the root image")?;
         rule(self.minimum_slot_bytes >= self.root.size, "minimumSlotBytes", "is smaller than the root image")?;
-        rule(is_plain_line(&self.kernel_arguments), "kernelArguments", "holds a character that GRUB would interpret")?;
+        rule(
+            is_plain_line(&self.kernel_arguments),
+            "kernelArguments",
+            "contains a character that GRUB would interpret",
+        )?;
         let is_module = |name: &String| is_word(name) && !name.contains('-');
         let modules = self.initrd_modules.iter().flatten();
-        rule(modules.clone().all(is_module), "initrdModules", "holds what is no name of a module, with underscores")
+        rule(
+            modules.clone().all(is_module),
+            "initrdModules",
+            "contains a text that is not a module name with underscores",
+        )
     }
 }
 

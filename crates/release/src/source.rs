@@ -24,11 +24,11 @@ pub enum ReleaseError {
     Read { path: PathBuf, source: io::Error },
     #[error("{path} cannot be used", path = .path.display())]
     Manifest { path: PathBuf, source: ManifestError },
-    #[error("{path} has {actual} bytes; this installer takes at most {LARGEST_SMALL_FILE}", path = .path.display())]
+    #[error("{path} has {actual} bytes; the limit is {LARGEST_SMALL_FILE}", path = .path.display())]
     TooLarge { path: PathBuf, actual: u64 },
     #[error("{path} has {actual} bytes; release.json says {expected}", path = .path.display())]
     Size { path: PathBuf, expected: u64, actual: u64 },
-    #[error("{path} has SHA-256 {actual}; release.json says {expected}: the medium is damaged, make a new one", path = .path.display())]
+    #[error("{path} has SHA-256 {actual}; release.json says {expected}: the medium is damaged, create a new one", path = .path.display())]
     Digest { path: PathBuf, expected: String, actual: String },
 }
 

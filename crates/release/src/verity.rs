@@ -50,13 +50,13 @@ pub enum TreeError {
     Data(#[source] io::Error),
     #[error("reading the hash blocks")]
     Hashes(#[source] io::Error),
-    #[error("the verity tree has a salt; `ros-image` makes none")]
+    #[error("the verity tree has a salt; `ros-image` builds trees without one")]
     Salt,
     #[error("the verity tree does not follow the data directly")]
     Gap,
     #[error("the root hash is {actual}, not {expected}")]
     RootHash { actual: String, expected: String },
-    #[error("the stored hash tree is damaged or has something behind it")]
+    #[error("the stored hash tree is damaged or followed by other data")]
     Stored,
 }
 

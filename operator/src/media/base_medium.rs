@@ -27,17 +27,17 @@ pub struct BaseMedium {
 /// Why a file is not served as a medium. The caller names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseMediumError {
-    #[error("its name is not one of letters, digits and `.`, `_`, `-` that ends in .iso")]
+    #[error("its name must consist of letters, digits, `.`, `_` and `-`, and end in .iso")]
     Name,
-    #[error("opening it")]
+    #[error("opening the file")]
     Open(#[source] io::Error),
-    #[error("reading it")]
+    #[error("reading the file")]
     Read(#[source] io::Error),
     #[error(transparent)]
     Image(#[from] Iso9660Error),
     #[error(transparent)]
     ReservedSpace(#[from] ReservedSpaceError),
-    #[error("it is being written")]
+    #[error("the file is being written")]
     BeingWritten,
 }
 
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(medium.read(5..9000).unwrap(), bytes[5..9000]);
 
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-        assert!(error_chain(&BaseMedium::open(&path).unwrap_err()).contains("is the download complete?"));
+        assert!(error_chain(&BaseMedium::open(&path).unwrap_err()).contains("the download may be incomplete"));
         std::fs::write(&path, "#!/bin/sh").unwrap();
         assert!(error_chain(&BaseMedium::open(&path).unwrap_err()).contains("not an ISO 9660 image"));
     }

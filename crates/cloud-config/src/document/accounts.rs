@@ -124,7 +124,7 @@ fn checked_user(node: &Node, name: String) -> Option<User> {
 fn of_new<'a>(fields: &mut Fields<'a>, key: &str, exists: bool) -> Option<Node<'a>> {
     let node = fields.get(key)?;
     if exists {
-        node.refuse("the user exists in the image, and this is for new ones");
+        node.refuse("the user exists in the image, and the key applies only to new users");
     }
     Some(node).filter(|_| !exists)
 }
@@ -219,7 +219,7 @@ pub(super) fn groups(node: &Node) -> Vec<Group> {
 
 /// `password` applies only where `chpasswd` names no user (cloud-init's `cc_set_passwords`).
 pub(super) fn passwords(top: &mut Fields, default_user: &str) -> Vec<PasswordOf> {
-    const PAIR: &str = "it must be `name:password`, and RANDOM is not applied";
+    const PAIR: &str = "it must be `name:password`, and RANDOM is not supported";
     let password = top.get("password");
     let mut passwords = Vec::new();
     let mut is_listed = false;
@@ -249,7 +249,7 @@ pub(super) fn passwords(top: &mut Fields, default_user: &str) -> Vec<PasswordOf>
     }
     if let Some(password) = password {
         if is_listed {
-            password.refuse("`chpasswd` names whose passwords are set");
+            password.refuse("`chpasswd` names the users whose passwords are set");
         } else if let Some(text) = password.line() {
             let user = default_user.to_owned();
             passwords.push(PasswordOf { at: password.path, user, password: hash_or_text(&text) });
@@ -268,7 +268,7 @@ fn chpasswd_user(node: &Node) -> Option<PasswordOf> {
         return None;
     };
     let Some(password) = password else {
-        fields.refuse("it has no password, and RANDOM is not applied");
+        fields.refuse("it has no password, and RANDOM is not supported");
         return None;
     };
     let password = match kind.as_ref().and_then(|kind| kind.value.as_str()) {

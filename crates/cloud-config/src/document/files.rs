@@ -54,7 +54,7 @@ fn write_file(node: &Node) -> Option<WriteFile> {
     let source = fields.get("source");
     drop(fields);
     if let Some(source) = source {
-        source.refuse("nothing is fetched, and the file is left as it is");
+        source.refuse("the source is not downloaded, and the file stays unchanged");
         return None;
     }
     let Some(path) = path else {
@@ -112,7 +112,7 @@ fn decode(content: Option<&Node>, encoding: Option<&(String, Node)>) -> Option<(
         Some("gz" | "gzip") => Some((bytes, true)),
         Some("gz+b64" | "gz+base64" | "gzip+b64" | "gzip+base64") => Some((unpacked(bytes)?, true)),
         Some(_) => {
-            encoding?.1.refuse("the encoding is not known");
+            encoding?.1.refuse("the encoding is not supported");
             None
         }
     }

@@ -80,7 +80,7 @@ pub(super) fn network(node: &Node) -> Option<Network> {
 fn ethernet(id: &str, node: &Node) -> Option<Ethernet> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     if id.is_empty() || id.starts_with('.') || !id.chars().all(plain) {
-        node.refuse("it is no name of an interface");
+        node.refuse("it is not a valid interface name");
         return None;
     }
     let mut fields = node.fields()?;
@@ -124,7 +124,7 @@ fn matches(node: &Node) -> Option<Match> {
 
 /// An address, or a mapping from the address to its settings.
 fn own_address(node: &Node) -> Option<String> {
-    const RULE: &str = "it must be an address with the length of its prefix, such as 10.0.0.5/24";
+    const RULE: &str = "it must be an address with a prefix length, such as 10.0.0.5/24";
     if !node.value.is_object() {
         return node.text_that(is_prefix, RULE);
     }
@@ -132,7 +132,7 @@ fn own_address(node: &Node) -> Option<String> {
     match (named.next(), named.next()) {
         (Some((address, about)), None) if is_prefix(address) => {
             if !about.value.is_null() {
-                about.refuse("nothing but the address is applied");
+                about.refuse("only the address is applied");
             }
             Some(address.to_owned())
         }
@@ -150,7 +150,7 @@ fn nameservers(node: &Node) -> Option<Nameservers> {
     let domain = |name: &str| !name.is_empty() && !name.contains([' ', '\t', '\n', '\r']);
     Some(Nameservers {
         addresses: addresses.iter().filter_map(|node| node.text_that(is_address, ADDRESS_RULE)).collect(),
-        search: search.iter().filter_map(|node| node.text_that(domain, "a name holds no blanks")).collect(),
+        search: search.iter().filter_map(|node| node.text_that(domain, "a name must not contain blanks")).collect(),
     })
 }
 
@@ -166,14 +166,14 @@ fn route(node: &Node) -> Option<Route> {
         text
     };
     let destination = |to: &str| to == "default" || is_prefix(to) || is_address(to);
-    let to = part(&mut fields, "to", &destination, "it must be `default` or an address with a prefix");
+    let to = part(&mut fields, "to", &destination, "it must be `default` or an address with a prefix length");
     let via = part(&mut fields, "via", &is_address, ADDRESS_RULE);
     let from = part(&mut fields, "from", &is_address, ADDRESS_RULE);
     let kinds =
         ["unicast", "local", "broadcast", "anycast", "multicast", "blackhole", "unreachable", "prohibit", "throw"];
-    let kind = part(&mut fields, "type", &|kind| kinds.contains(&kind), "the type of route is not known");
+    let kind = part(&mut fields, "type", &|kind| kinds.contains(&kind), "the type of route is not supported");
     let table = |table: &str| ["default", "main", "local"].contains(&table) || table.parse().is_ok_and(|n: u32| n > 0);
-    let table = part(&mut fields, "table", &table, "it must be the number of a table");
+    let table = part(&mut fields, "table", &table, "it must be the number of a routing table");
     let scope = |scope: &str| ["global", "link", "host"].contains(&scope);
     let scope = part(&mut fields, "scope", &scope, "it must be global, link or host");
     let on_link = fields.get("on-link");

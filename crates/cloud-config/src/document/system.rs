@@ -39,7 +39,7 @@ pub(super) fn ntp(node: &Node) -> Option<Ntp> {
     let [servers, pools] = ["servers", "pools"].map(|key| {
         let plain = |name: &str| !name.is_empty() && !name.contains([' ', '\t', '\n', '\r']);
         let nodes = fields.get(key).map(|node| node.one_or_more()).unwrap_or_default();
-        nodes.iter().filter_map(|node| node.text_that(plain, "a name holds no blanks")).collect()
+        nodes.iter().filter_map(|node| node.text_that(plain, "a name must not contain blanks")).collect()
     });
     Some(Ntp { enabled, servers, pools })
 }
@@ -49,7 +49,7 @@ pub(super) fn ca_certs(node: &Node) -> Option<CaCerts> {
     let trusted = fields.get("trusted").map(|node| node.one_or_more()).unwrap_or_default();
     let pem = |text: &str| text.contains("-----BEGIN CERTIFICATE-----");
     Some(CaCerts {
-        trusted: trusted.iter().filter_map(|node| node.text_that(pem, "it must be a certificate as PEM")).collect(),
+        trusted: trusted.iter().filter_map(|node| node.text_that(pem, "it must be a PEM certificate")).collect(),
         remove_defaults: fields.get("remove_defaults").and_then(|node| node.flag()).unwrap_or_default(),
     })
 }
@@ -58,7 +58,7 @@ pub(super) fn ca_certs(node: &Node) -> Option<CaCerts> {
 pub(super) fn rancherd(node: &Node) -> Option<CloudConfig> {
     fn plain(node: &Node) -> Option<Value> {
         if tag(node.value).is_some() {
-            node.refuse("it cannot be passed on");
+            node.refuse("a value with a YAML tag cannot be passed on to rancherd");
             return None;
         }
         Some(match node.value {

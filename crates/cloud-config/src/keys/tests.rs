@@ -261,5 +261,5 @@ fn the_page_for_users_has_the_table() {
     if std::env::var_os("ROS_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, &expected).unwrap();
     }
-    assert!(page == expected, "docs/cloud-config.md is not what the code says; write it anew with ROS_WRITE_GOLDEN=1");
+    assert!(page == expected, "docs/cloud-config.md differs from the code; write it again with ROS_WRITE_GOLDEN=1");
 }

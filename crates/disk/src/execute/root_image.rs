@@ -115,7 +115,7 @@ impl Filler {
             let mut buffer = self.free.recv().map_err(io::Error::other)?;
             let bytes = usize::try_from(length - done).unwrap_or(CHUNK).min(CHUNK);
             fill(done, &mut buffer, bytes)?;
-            self.full.send((buffer, bytes)).map_err(|_| io::Error::other("nobody takes what is read"))?;
+            self.full.send((buffer, bytes)).map_err(|_| io::Error::other("the writing thread ended"))?;
             done += bytes as u64;
         }
         Ok(())

@@ -60,7 +60,10 @@ impl Run<'_> {
                 self.commit(switching, head, (tail, *tail_offset)).map_err(writing("the partition table"))?;
                 // Failure is only a warning: the table is on the disk, and the next system reads it at its start.
                 if let Err(error) = self.target.announce() {
-                    tracing::warn!("announcing the partition table of {}: {error}", self.plan.target.display());
+                    tracing::warn!(
+                        "telling the kernel about the partition table of {}: {error}",
+                        self.plan.target.display()
+                    );
                 }
                 Ok(())
             }

@@ -24,7 +24,7 @@ impl fmt::Display for InstallPlan {
         for warning in &self.warnings {
             writeln!(f, "  warning: {warning}")?;
         }
-        write!(f, "Then {}", if self.power_off { "switch off" } else { "reboot" })
+        write!(f, "Then {}", if self.power_off { "power off" } else { "reboot" })
     }
 }
 
@@ -36,9 +36,9 @@ impl fmt::Display for Step {
                 let into = into.iter().map(|role| role.label()).collect::<Vec<_>>().join(" and ");
                 write!(f, "write the root image, {}, to {into}", Size(image.size))
             }
-            Self::Boot { files, .. } => write!(f, "make the boot file system with {} files", files.len()),
+            Self::Boot { files, .. } => write!(f, "create the boot file system with {} files", files.len()),
             Self::Ext4 { role, files, .. } => {
-                write!(f, "make an ext4 file system on {role}")?;
+                write!(f, "create an ext4 file system on {role}")?;
                 if files.is_empty() {
                     return Ok(());
                 }

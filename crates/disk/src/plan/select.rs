@@ -142,7 +142,7 @@ impl Ineligible {
             Self::Mounted(at) => {
                 PlanError::DiskUnusable { disk, cause: format!("it is mounted at {at}; unmount it first") }
             }
-            Self::Held(by) => PlanError::DiskUnusable { disk, cause: format!("{by} is built on it; stop that first") },
+            Self::Held(by) => PlanError::DiskUnusable { disk, cause: format!("{by} uses it; stop {by} first") },
         }
     }
 }
@@ -150,18 +150,18 @@ impl Ineligible {
 impl std::fmt::Display for Ineligible {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::BootMedium => f.write_str("this system was started from it"),
+            Self::BootMedium => f.write_str("is the medium that this system was started from"),
             Self::ReadOnly => f.write_str("is read-only"),
             Self::Mounted(at) => write!(f, "is mounted at {at}"),
-            Self::Held(by) => write!(f, "{by} is built on it"),
-            Self::Unsuitable(Unsuitable::Size(error)) => write!(f, "cannot be laid out: {error}"),
+            Self::Held(by) => write!(f, "is used by {by}"),
+            Self::Unsuitable(Unsuitable::Size(error)) => write!(f, "cannot be partitioned: {error}"),
             Self::Unsuitable(Unsuitable::Sectors(bytes)) => {
-                write!(f, "has sectors of {bytes} bytes, from which BIOS starts nothing")
+                write!(f, "has sectors of {bytes} bytes, from which a BIOS cannot start")
             }
             Self::Unsuitable(Unsuitable::Driver(driver)) => {
                 write!(f, "needs the driver {driver}, which the release's initrd does not have")
             }
-            Self::Content(content) => write!(f, "holds {content}; `wipe: true` destroys it"),
+            Self::Content(content) => write!(f, "holds {content}; `wipe: true` erases it"),
         }
     }
 }

@@ -49,7 +49,7 @@ impl AttestationKey {
                 ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).map(Verifier::EcdsaP256)
             }
         };
-        Ok(Self { name, verifier: verifier.map_err(|_| refused("its numbers are not a public key"))? })
+        Ok(Self { name, verifier: verifier.map_err(|_| refused("it is not a valid public key"))? })
     }
 
     pub fn name(&self) -> &KeyName {
@@ -63,16 +63,16 @@ impl AttestationKey {
         self.check_signature(quote, signature).map_err(|Malformed(reason)| refused(reason))?;
         let statement = Statement::parse(quote).map_err(|Malformed(reason)| refused(reason))?;
         if statement.qualifying_data != nonce {
-            return Err(refused("it is not over this exchange's nonce"));
+            return Err(refused("it does not cover this exchange's nonce"));
         }
         let Attested::Quote { pcrs: quoted, pcr_digest } = statement.attested else {
-            return Err(refused("it states something else"));
+            return Err(refused("it is another kind of statement"));
         };
         let mut asked = pcrs.to_vec();
         asked.sort_unstable();
         asked.dedup();
         if quoted != asked {
-            return Err(refused("it is not over the PCRs asked for"));
+            return Err(refused("it does not cover the requested PCRs"));
         }
         Ok(Quote {
             firmware_version: statement.firmware_version,
@@ -97,7 +97,7 @@ impl AttestationKey {
                 reader.end()?;
                 key.verify_sig(message, &[r, s].concat())
             }
-            _ => return Err(Malformed("its signature has another scheme than the attestation key")),
+            _ => return Err(Malformed("its signature scheme is not that of the attestation key")),
         };
         verified.map_err(|_| Malformed("it is not signed by the attestation key"))
     }

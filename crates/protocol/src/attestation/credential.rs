@@ -18,7 +18,7 @@ pub struct Credential {
 /// Whether the peer's TPM revealed the credential's secret. Compares in constant time.
 pub fn check_secret(expected: &[u8; 32], presented: &[u8]) -> Result<(), Refusal> {
     constant_time::verify_slices_are_equal(expected, presented).map_err(|_| {
-        let reason = "the secret that came back is not the one sent: no TPM was seen that holds both keys";
+        let reason = "the secret in the proof is wrong: the machine did not prove that one TPM holds both keys";
         Refusal::new(RefusalCode::ProofRejected, reason)
     })
 }

@@ -56,16 +56,19 @@ impl EndorsementCertificate {
         now: SystemTime,
     ) -> Result<Self, Refusal> {
         let Some((first, intermediates)) = certificates.split_first() else {
-            let reason = "the registration wants an endorsement key certificate, and the machine sent none";
+            let reason = "the registration requires an endorsement key certificate, and the machine sent none";
             return Err(Refusal::new(RefusalCode::EndorsementCertificateMissing, reason));
         };
         if certificates.len() > MAX_CERTIFICATES {
-            return Err(untrusted(format!("a chain of {}; the limit is {MAX_CERTIFICATES}", certificates.len())));
+            return Err(untrusted(format!(
+                "its chain has {} certificates; the limit is {MAX_CERTIFICATES}",
+                certificates.len()
+            )));
         }
         let der = without_padding(first).map_err(untrusted)?;
-        let certificate = Certificate::from_der(der).map_err(|e| untrusted(format!("it cannot be read: {e}")))?;
+        let certificate = Certificate::from_der(der).map_err(|e| untrusted(format!("it cannot be parsed: {e}")))?;
         if !is_for(&certificate, key) {
-            let reason = "the endorsement key certificate is for another key than the one the machine showed";
+            let reason = "the endorsement key certificate is not for the endorsement key that the machine sent";
             return Err(Refusal::new(RefusalCode::EndorsementCertificateMismatch, reason));
         }
         check_usage(&certificate).map_err(untrusted)?;
@@ -80,12 +83,12 @@ impl EndorsementCertificate {
     /// An RSA key certified as id-RSAES-OAEP is given as rsaEncryption, the form that machines are known by.
     pub fn public_key(certificate: &[u8]) -> Result<Vec<u8>, Refusal> {
         let der = without_padding(certificate).map_err(untrusted)?;
-        let certificate = Certificate::from_der(der).map_err(|e| untrusted(format!("it cannot be read: {e}")))?;
+        let certificate = Certificate::from_der(der).map_err(|e| untrusted(format!("it cannot be parsed: {e}")))?;
         let mut key = certificate.tbs_certificate().subject_public_key_info().clone();
         if key.algorithm.oid == RSAES_OAEP {
             key.algorithm = AlgorithmIdentifier { oid: RSA_ENCRYPTION, parameters: Some(Any::null()) };
         }
-        key.to_der().map_err(|e| untrusted(format!("its key cannot be written: {e}")))
+        key.to_der().map_err(|e| untrusted(format!("its key cannot be encoded: {e}")))
     }
 }
 
@@ -112,9 +115,9 @@ fn is_for(certificate: &Certificate, key: &EndorsementKey) -> bool {
 
 fn check_usage(certificate: &Certificate) -> Result<(), String> {
     let usage = certificate.tbs_certificate().get_extension::<ExtendedKeyUsage>();
-    match usage.map_err(|e| format!("its extended key usage cannot be read: {e}"))? {
+    match usage.map_err(|e| format!("its extended key usage cannot be parsed: {e}"))? {
         Some((_, usage)) if !usage.0.contains(&EK_CERTIFICATE) => {
-            Err(format!("its extended key usage lacks {EK_CERTIFICATE}, which marks endorsement keys"))
+            Err(format!("its extended key usage does not contain {EK_CERTIFICATE}, which marks endorsement keys"))
         }
         _ => Ok(()),
     }
@@ -123,7 +126,7 @@ fn check_usage(certificate: &Certificate) -> Result<(), String> {
 /// The subject of the authority at the end of the path.
 fn check_path(der: &[u8], intermediates: &[Vec<u8>], trusted: &[Vec<u8>], now: SystemTime) -> Result<String, String> {
     let leaf = CertificateDer::from(der);
-    let leaf = EndEntityCert::try_from(&leaf).map_err(|e| format!("it cannot be read: {e}"))?;
+    let leaf = EndEntityCert::try_from(&leaf).map_err(|e| format!("it cannot be parsed: {e}"))?;
     let intermediates = intermediates
         .iter()
         .map(|der| without_padding(der).map(CertificateDer::from))
@@ -146,7 +149,7 @@ fn check_path(der: &[u8], intermediates: &[Vec<u8>], trusted: &[Vec<u8>], now: S
             None,
             None,
         )
-        .map_err(|e| format!("no valid path leads to an authority that the registration trusts ({e})"))?;
+        .map_err(|e| format!("its chain does not end at an authority that the registration trusts ({e})"))?;
     let authority = anchors.iter().zip(authorities).find(|(anchor, _)| *anchor == path.anchor());
     let authority = authority.and_then(|(_, der)| Certificate::from_der(der).ok());
     Ok(authority.map(|authority| authority.tbs_certificate().subject().to_string()).unwrap_or_default())

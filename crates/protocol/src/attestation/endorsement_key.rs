@@ -41,11 +41,11 @@ impl EndorsementKey {
     /// Parses PKIX SubjectPublicKeyInfo DER. Accepts exactly one encoding of a key, because its hash is the machine's
     /// identity. Anything else is an [`RefusalCode::UnsupportedEndorsementKey`].
     pub fn from_spki_der(spki_der: &[u8]) -> Result<Self, Refusal> {
-        let spki = SubjectPublicKeyInfoRef::from_der(spki_der).map_err(|_| refused("not a DER public key"))?;
+        let spki = SubjectPublicKeyInfoRef::from_der(spki_der).map_err(|_| refused("it is not a public key in DER"))?;
         if SubjectPublicKeyInfoOwned::from_der(spki_der).and_then(|key| key.to_der()).as_deref() != Ok(spki_der) {
-            return Err(refused("not in its one DER encoding"));
+            return Err(refused("it is not in the canonical DER encoding"));
         }
-        let key_bits = spki.subject_public_key.as_bytes().ok_or_else(|| refused("not a DER public key"))?;
+        let key_bits = spki.subject_public_key.as_bytes().ok_or_else(|| refused("it is not a public key in DER"))?;
         let encryption = match spki.algorithm.oid {
             RSA_ENCRYPTION if spki.algorithm.parameters == Some(AnyRef::NULL) => rsa(spki_der)?,
             EC_PUBLIC_KEY => match spki.algorithm.parameters_oid() {
@@ -124,9 +124,9 @@ impl Curve {
 fn rsa(spki_der: &[u8]) -> Result<Encryption, Refusal> {
     let key = PublicEncryptingKey::from_der(spki_der)
         .and_then(|key| OaepPublicEncryptingKey::new(key).map_err(Into::into))
-        .map_err(|_| refused("its numbers are not an RSA key"))?;
+        .map_err(|_| refused("it is not a valid RSA key"))?;
     if key.key_size_bits() != 2048 {
-        return Err(refused("its RSA modulus has not 2048 bits"));
+        return Err(refused("its RSA modulus does not have 2048 bits"));
     }
     Ok(Encryption::Rsa(key))
 }

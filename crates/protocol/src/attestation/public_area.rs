@@ -95,7 +95,7 @@ fn rsa(reader: &mut Reader) -> Result<PublicKey, Malformed> {
     };
     let modulus = reader.sized()?;
     if !matches!(bits, 2048 | 3072 | 4096) || modulus.len() != usize::from(bits / 8) || modulus[0] & 0x80 == 0 {
-        return Err(Malformed("its RSA modulus has not 2048, 3072 or 4096 bits"));
+        return Err(Malformed("its RSA modulus does not have 2048, 3072 or 4096 bits"));
     }
     if exponent != 65537 {
         return Err(Malformed("its RSA exponent is not 65537"));

@@ -49,7 +49,7 @@ impl<'a> Reader<'a> {
     }
     /// Checks that nothing follows, so that two readers of the same bytes agree on their meaning.
     pub(crate) fn end(self) -> Result<(), Malformed> {
-        if self.0.is_empty() { Ok(()) } else { Err(Malformed("bytes follow the structure's end")) }
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed("there are bytes after the end of the structure")) }
     }
 }
 

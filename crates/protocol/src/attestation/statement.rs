@@ -54,7 +54,7 @@ impl<'a> Statement<'a> {
 /// TPML_PCR_SELECTION with one bank, which must be SHA-256 (part 2, 10.9.7).
 fn sha256_selection(reader: &mut Reader) -> Result<Vec<u8>, Malformed> {
     if reader.u32()? != 1 || reader.u16()? != ALG_SHA256 {
-        return Err(Malformed("it does not cover the SHA-256 bank and only that"));
+        return Err(Malformed("it does not cover exactly the SHA-256 bank"));
     }
     let octets = reader.u8()?;
     let bitmap = reader.take(usize::from(octets))?;

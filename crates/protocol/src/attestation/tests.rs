@@ -49,10 +49,10 @@ fn a_quote_of_another_exchange_or_over_other_pcrs_is_refused() {
         assert_eq!(refusal.code, RefusalCode::QuoteRejected);
         refusal.message
     };
-    assert!(refusal(&[0; 32], PCRS).ends_with("it is not over this exchange's nonce"));
-    assert!(refusal(&[], PCRS).ends_with("it is not over this exchange's nonce"));
+    assert!(refusal(&[0; 32], PCRS).ends_with("it does not cover this exchange's nonce"));
+    assert!(refusal(&[], PCRS).ends_with("it does not cover this exchange's nonce"));
     for pcrs in [&[0, 4][..], &[0, 4, 7, 11], &[], &[40]] {
-        assert!(refusal(NONCE, pcrs).ends_with("it is not over the PCRs asked for"));
+        assert!(refusal(NONCE, pcrs).ends_with("it does not cover the requested PCRs"));
     }
     // The order of the PCRs and repeated ones do not matter.
     assert!(key.verify_quote(RSA2048_P256.quote, RSA2048_P256.signature, NONCE, &[7, 0, 4, 0]).is_ok());
@@ -97,7 +97,7 @@ fn an_attestation_key_that_could_sign_anything_is_refused() {
         assert!(refusal.message.ends_with(&format!("({reason})")), "{refusal}");
     }
     assert!(AttestationKey::parse(&flipped(key, attribute(17))).unwrap_err().message.ends_with("(decrypt)"));
-    assert!(AttestationKey::parse(&[key, &[0]].concat()).unwrap_err().message.contains("bytes follow"));
+    assert!(AttestationKey::parse(&[key, &[0]].concat()).unwrap_err().message.contains("bytes after the end"));
     for length in 0..key.len() {
         assert!(AttestationKey::parse(&key[..length]).is_err(), "{length}");
     }

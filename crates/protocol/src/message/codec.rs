@@ -22,7 +22,7 @@ pub fn decode<T: MessageSet>(frame: &str) -> Result<T, Refusal> {
     T::read(&tag.kind, frame).map(|read| read.map_err(malformed)).unwrap_or_else(|| {
         // Only the first 40 characters of the sender's text: it may be long.
         let kind: String = tag.kind.chars().take(40).collect();
-        let message = format!("message type {kind:?}; known here: {}", T::TYPES.join(", "));
+        let message = format!("the message type {kind:?} is not known; known types: {}", T::TYPES.join(", "));
         Err(Refusal::new(RefusalCode::UnknownMessage, message))
     })
 }
