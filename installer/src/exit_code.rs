@@ -132,10 +132,10 @@ impl ExitCode {
     /// What happens next to a machine that was to be installed, and what a person at the machine can do.
     pub fn next_step(self) -> &'static str {
         match self {
-            Self::Success => "nothing is left to be done",
-            Self::Failed => "this is tried again in a moment",
+            Self::Success => "nothing needs to be done",
+            Self::Failed => "the installer tries again in a moment",
             Self::Declined => "nothing was written; restart the machine to be asked again",
-            _ => "nothing more is tried; when that is mended, restart the machine",
+            _ => "the installer does not try again; correct the cause, then restart the machine",
         }
     }
 

@@ -48,7 +48,7 @@ pub struct Applied {
 /// Why nothing of the cloud-config was applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
-    #[error("{OEM_CLOUD_CONFIG} cannot be read; correct it there, or install again with a corrected registration")]
+    #[error("{OEM_CLOUD_CONFIG} cannot be read; correct the file, or install again with a corrected registration")]
     Malformed(#[from] CloudConfigError),
     #[error(transparent)]
     Path(#[from] PathError),
@@ -80,7 +80,8 @@ pub fn run_in(root: &Path, stage: Stage) -> Result<Applied, ProvisionError> {
             Ok(stored) => *rancherd = stored.merge_over(rancherd),
             Err(error) => {
                 let problem = error_chain(&error);
-                problems.push(format!("rancherd's configuration lacks the operator's answer: {problem}"));
+                problems
+                    .push(format!("the operator's answer was not written into rancherd's configuration: {problem}"));
             }
         }
     }

@@ -96,7 +96,7 @@ impl fmt::Display for Source {
             Self::ConfigUrl => "the document at configURL",
             Self::Flag => "the command line",
             Self::Operator => "the operator",
-            Self::Answer => "the answer at the console",
+            Self::Answer => "the answer on the console",
         })
     }
 }

@@ -63,7 +63,7 @@ fn from_the_medium() {
     says(&machine.dry_run(), SETTINGS, &[MEDIUM, "this document is a list", "ros-image customize"]);
 
     machine.root.write(MEDIUM, UNKNOWN_KEYS).unwrap();
-    let unknown = ["devcie, from the medium's registration.yaml, is no setting", "`pakages` is not applied"];
+    let unknown = ["devcie, from the medium's registration.yaml, is not a known setting", "`pakages` is not applied"];
     says(&machine.dry_run(), 0, &[&unknown[..], &["/dev/rosdisk", "COS_STATE_A"]].concat());
 }
 
@@ -94,7 +94,7 @@ fn on_the_kernel_command_line() {
 fn on_the_installed_system() {
     let machine = Machine::new("cloud-config-installed");
     machine.root.write(INSTALLED, NO_YAML).unwrap();
-    says(&machine.run(&["apply"]), FAILED, &["failed: ", INSTALLED, "line 5", "correct it there"]);
+    says(&machine.run(&["apply"]), FAILED, &["failed: ", INSTALLED, "line 5", "correct the file"]);
     machine.root.write(INSTALLED, "pakages: [vim]\nwrite_files: [{path: /srv/a, content: b}]\n").unwrap();
     says(&machine.run(&["apply"]), 0, &["applied: ", "not applied: cloud-config key `pakages`"]);
     assert_eq!(fs::read_to_string(machine.root.path("/srv/a")).unwrap(), "b");

@@ -107,7 +107,7 @@ async fn vm_without_a_tpm_says_what_to_switch_on_and_leaves_its_disk_alone() {
     let disks = |folder: &Path| vec![empty(folder, "root", 4 * GIB)];
     let mut installation = Installation::with_tpm("bad-no-tpm", disks, json!({}), None).await;
     installation.fails().await;
-    installation.console_says(&["no TPM", "switch the TPM on"]).await;
+    installation.console_says(&["no TPM", "enable the TPM"]).await;
     assert_eq!(installation.world.inventory_names().unwrap(), [] as [String; 0]);
     let disk = std::fs::metadata(&installation.machine.spec.disks[0].file).unwrap();
     assert_eq!(disk.blocks(), 0, "something was written to the disk");

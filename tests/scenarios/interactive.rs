@@ -43,7 +43,7 @@ async fn vm_a_person_installs_at_any_console() {
         ("SSH key:", "\r"),
         ("Role in a cluster", "\r"),
         ("Password of root", "s3cret\r"),
-        ("The same again", "s3cret\r"),
+        ("Repeat the password", "s3cret\r"),
     ] {
         machine.console().wait_for_prompt(prompt, ANSWERED).await.unwrap();
         machine.console().type_text(answer).unwrap();

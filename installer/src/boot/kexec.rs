@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// Why no installed system was started.
 #[derive(Debug, thiserror::Error)]
 pub enum KexecError {
-    #[error("looking for a system to start")]
+    #[error("finding a system to start")]
     NoSystem(#[source] SlotError),
     #[error("reading the kernel's arguments")]
     Arguments(#[source] NulError),
@@ -36,7 +36,7 @@ pub enum KexecError {
 pub enum SlotError {
     #[error("{} is empty", .0.display())]
     Empty(PathBuf),
-    #[error("{} holds no arguments", .0.display())]
+    #[error("{} has no arguments", .0.display())]
     NoArguments(PathBuf),
     #[error(transparent)]
     Path(#[from] PathError),
@@ -119,7 +119,7 @@ impl KexecTarget {
 fn arguments(folder: &Path) -> Result<String, SlotError> {
     for name in ["vmlinuz", "initrd"] {
         let path = folder.join(name);
-        let length = fs::metadata(&path).map_err(PathError::of("looking at", &path))?.len();
+        let length = fs::metadata(&path).map_err(PathError::of("inspecting", &path))?.len();
         if length == 0 {
             return Err(SlotError::Empty(path));
         }

@@ -23,7 +23,7 @@ use std::path::Path;
 pub enum StartError {
     #[error("leaving the live system")]
     Restart(#[source] CommandError),
-    #[error("starting the system on {disk}: remove the medium, or put the disk before it")]
+    #[error("starting the system on {disk}: remove the medium, or put the disk before it in the boot order")]
     Kexec { disk: String, source: KexecError },
 }
 
@@ -45,7 +45,7 @@ pub fn start(
     root: &Path,
 ) -> Result<(), StartError> {
     for (other, _) in machine.own_systems().filter(|(other, _)| other.path != disk.path) {
-        console::note(format!("{} holds a system of this machine, too; it is left alone", other.path));
+        console::note(format!("{} also holds a system of this machine; it stays unchanged", other.path));
     }
     if asks_firmware(machine, system, root) {
         announce(Milestone::Rebooting, format!("into the system on {}, which the firmware starts next", disk.path));
@@ -88,12 +88,12 @@ pub fn has_started(root: &Path) {
 pub fn put_first(plan: &InstallPlan, firmware: FirmwareKind, root: &Path) {
     let asked = match firmware {
         FirmwareKind::Uefi => efi::start_next(root, &plan.boot_partition(), Position::First).map_err(|e| e.to_string()),
-        FirmwareKind::Bios => Err("this firmware has none that could be written".to_owned()),
+        FirmwareKind::Bios => Err("a BIOS has no boot menu that a program can write".to_owned()),
     };
     match asked {
-        Ok(()) => console::note("the firmware's boot menu has an entry RancherOS, before all others"),
+        Ok(()) => console::note("RancherOS is now the first entry in the firmware's boot menu"),
         Err(cause) => console::note(format!(
-            "the firmware's boot menu is as it was: {cause}. Put the disk first, or remove the medium; a medium that \
+            "the firmware's boot menu is unchanged: {cause}. Put the disk first, or remove the medium; a medium that \
              comes first starts the installed system"
         )),
     }

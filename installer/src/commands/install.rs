@@ -43,7 +43,7 @@ pub async fn run(options: &InstallOptions, root: &Path) -> anyhow::Result<()> {
     if options.all_consoles {
         console::take_all(root);
         console::head(Heading::System, format!("{} installer", release_name(root)));
-        console::note("looking at this machine");
+        console::note("probing this machine");
     }
     let gathered = gather(options, root)?;
     log::begin(*gathered.settings().debug);
@@ -158,7 +158,7 @@ async fn with_operator(
     let failure =
         result.as_ref().err().map(|error| Failure { reason: error.reason().to_owned(), message: error_chain(error) });
     if let Err(error) = relay.finish(Done { failure }).await {
-        console::note(format!("the operator could not be told how this ended: {}", error_chain(&error)));
+        console::note(format!("the result could not be reported to the operator: {}", error_chain(&error)));
     }
     leave(result, machine.hardware.firmware.kind, root)
 }
@@ -175,7 +175,7 @@ async fn without_operator(job: Job, machine: &Machine, root: &Path) -> anyhow::R
 fn start_late(before: &Machine, root: &Path) -> anyhow::Result<()> {
     let machine = Machine { identities: before.identities.clone(), ..Machine::probe(root) };
     let (disk, system) =
-        start::own_system(&machine, None).context("the disk with this machine's system is gone again")?;
+        start::own_system(&machine, None).context("the disk with this machine's system has disappeared")?;
     Ok(start::start(&machine, disk, system, root)?)
 }
 
@@ -183,7 +183,7 @@ fn start_late(before: &Machine, root: &Path) -> anyhow::Result<()> {
 fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root: &Path) -> anyhow::Result<()> {
     let plan = result.map_err(|error| ExitCode::from(&error).with(error))?;
     start::put_first(&plan, firmware, root);
-    let (verb, text) = if plan.power_off { ("poweroff", "switching off") } else { ("reboot", "into the new system") };
+    let (verb, text) = if plan.power_off { ("poweroff", "powering off") } else { ("reboot", "into the new system") };
     announce(Milestone::Rebooting, text);
     console::flush();
     // Services need not be stopped one by one: nothing here has anything to save, and everything written was synced and
@@ -203,10 +203,10 @@ fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Outpu
         Output::Json => console::print(serde_json::to_string_pretty(&plan).context("writing the plan")?)?,
     }
     if let Some(url) = &*gathered.settings().config_url {
-        console::note(format!("not asked in a dry run: {}", sources::without_secrets(url)));
+        console::note(format!("a dry run does not download {}", sources::without_secrets(url)));
     }
     if gathered.settings().registration_url.is_some() {
-        console::note("not asked in a dry run: the operator, whose configuration may change this plan");
+        console::note("a dry run does not contact the operator, whose configuration may change this plan");
     }
     Ok(())
 }
@@ -264,7 +264,7 @@ async fn github_keys(user: &str) -> anyhow::Result<Vec<String>> {
     let url = format!("https://github.com/{user}.keys");
     let text = retry_download(ExitCode::Configuration, async || sources::download_text(&url, None).await).await?;
     let keys: Vec<String> = text.lines().map(str::trim).filter(|line| is_public_key(line)).map(str::to_owned).collect();
-    if keys.is_empty() { Err(anyhow::anyhow!("GitHub knows no SSH key of {user}")) } else { Ok(keys) }
+    if keys.is_empty() { Err(anyhow::anyhow!("GitHub has no SSH key of the user {user}")) } else { Ok(keys) }
 }
 
 async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &mut bool) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ pub async fn run(options: &RegisterOptions, root: &Path) -> anyhow::Result<()> {
     log::begin(*gathered.settings().debug);
     let transport = operator::transport(gathered.settings())?;
     let mut transport = transport
-        .context("there is no registrationURL: give --registration-url, or use a medium that has one")
+        .context("there is no registrationURL: set --registration-url, or use a medium with a registration")
         .or_exit(ExitCode::Settings)?;
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let machine = Machine::probe(root);

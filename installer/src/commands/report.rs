@@ -109,16 +109,18 @@ async fn say(
 /// the next answer has the settings again.
 fn keep(settings: &OperatorSettings, way: Kept, root: &Path) {
     match operator_settings::keep(root, settings, way) {
-        Ok(true) => console::note(format!("new settings for reaching the operator are stored: {}", settings.revision)),
+        Ok(true) => console::note(format!("the operator's new settings were stored: {}", settings.revision)),
         Ok(false) => {}
-        Err(error) => console::note(format!("the operator's new settings are not kept: {}", error_chain(&error))),
+        Err(error) => {
+            console::note(format!("the operator's new settings could not be stored: {}", error_chain(&error)))
+        }
     }
 }
 
 /// Applies how this machine joins its cluster, and prints the changes.
 fn take(join: &Join, root: &Path) -> anyhow::Result<()> {
     if let Some(pending) = &join.pending {
-        console::note(format!("how to join a cluster is not known yet: {pending}"));
+        console::note(format!("the operator cannot say yet how to join the cluster: {pending}"));
     }
     if let Some(change) = join::take(root, join).context("storing how this machine joins its cluster")? {
         announce(Milestone::Assigned, change);
@@ -128,7 +130,7 @@ fn take(join: &Join, root: &Path) -> anyhow::Result<()> {
 
 /// Describes the running system. Fails on a live system, because it is not installed.
 fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
-    anyhow::ensure!(status.slot != Slot::Live, "a live system is not an installed one: there is nothing to report");
+    anyhow::ensure!(status.slot != Slot::Live, "this is a live system, and only an installed system can report");
     let kernel = |name: &str| -> anyhow::Result<String> {
         let path = root.join("proc/sys/kernel").join(name);
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -153,7 +155,7 @@ fn remember(path: &Path) -> anyhow::Result<()> {
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let body = serde_json::to_vec(&LastReport { at }).context("writing the last report's time")?;
     let folder = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     std::fs::write(path, body).with_context(|| format!("writing {}", path.display()))
 }
 

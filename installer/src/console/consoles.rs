@@ -87,7 +87,7 @@ impl Consoles {
                 }
                 // A port that is looped back, or whose other end repeats its input, would answer every question.
                 listening.retain(|(other, _)| other.name != screen.name);
-                self.say(&format!("{} echoes what is shown on it, so its input is ignored.", screen.name));
+                self.say(&format!("{} echoes its output, so its input is ignored.", screen.name));
                 self.show(prompt);
             }
         };

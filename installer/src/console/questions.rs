@@ -41,16 +41,16 @@ pub enum DeclinedError {
     Declined,
     #[error("the console was closed before every question was answered; nothing was written")]
     Closed,
-    #[error("this machine has no disk that could be installed to; attach one and start again")]
+    #[error("this machine has no suitable disk; attach one and restart the machine")]
     NoDisk,
-    #[error("asking at the console")]
+    #[error("asking on the console")]
     Console(#[from] io::Error),
 }
 
 /// Asks all questions, except for settings that are already known.
 pub fn ask(console: &mut dyn Console, machine: &Machine, settings: &Settings) -> Result<Answers, DeclinedError> {
     let mut dialog = Dialog { console };
-    dialog.say("\nThis medium has no registration. A few questions, then this machine is installed.")?;
+    dialog.say("\nThis medium has no registration. Please answer a few questions to install this machine.")?;
     let mut layer = Layer::new(Source::Answer);
     let disk = dialog.disk(machine, settings)?;
     layer.set("device", disk.path.as_str());
@@ -142,18 +142,16 @@ impl Dialog<'_> {
     }
 
     fn again(&mut self, disk: &DiskDescription, version: &str) -> Result<Option<Layer>, DeclinedError> {
-        self.say(&format!(
-            "\nThis machine is installed: {} holds its system, {version} when it was installed.",
-            disk.path
-        ))?;
+        self.say(&format!("\nThis machine is installed: {} holds its system, installed as {version}.", disk.path))?;
         let seconds = CHOICE.as_secs();
-        let prompt = format!("It starts in {seconds} s. To erase it and install again, type {AGAIN} and press Enter: ");
+        let prompt =
+            format!("The system starts in {seconds} s. To erase it and install again, type {AGAIN} and press Enter: ");
         let answer = self.console.ask_within(&prompt, CHOICE)?;
         self.say("")?;
         if !answer.is_some_and(|answer| answer.trim().eq_ignore_ascii_case(AGAIN)) {
             return Ok(None);
         }
-        self.say("The system, its settings and all data that it keeps (COS_PERSISTENT) will be lost.")?;
+        self.say("The system, its settings and all its data (COS_PERSISTENT) will be lost.")?;
         match self.confirm(disk) {
             Ok(()) => {}
             Err(DeclinedError::Declined) => return Ok(None),
@@ -167,11 +165,12 @@ impl Dialog<'_> {
 
     fn digest(&mut self) -> Result<String, DeclinedError> {
         loop {
-            let answer = self.line("SHA-256 of the document, for plain http protects nothing (64 hex digits): ")?;
+            let answer =
+                self.line("SHA-256 of the document, because plain http does not protect it (64 hex digits): ")?;
             if answer.parse::<Digest>().is_ok() {
                 return Ok(answer);
             }
-            self.say("That is no SHA-256 as sha256sum prints it.")?;
+            self.say("That is not a SHA-256 as printed by sha256sum.")?;
         }
     }
 
@@ -198,7 +197,7 @@ impl Dialog<'_> {
             match self.line("Role in a cluster (cluster-init, server, agent; empty for none): ")?.as_str() {
                 "" => return Ok(()),
                 role @ ("cluster-init" | "server" | "agent") => break role.to_owned(),
-                other => self.say(&format!("{other:?} is none of the roles."))?,
+                other => self.say(&format!("{other:?} is not one of these roles."))?,
             }
         };
         let mut rancherd = Map::from_iter([("role".to_owned(), json!(role))]);
@@ -219,19 +218,19 @@ impl Dialog<'_> {
             if first.is_empty() {
                 return Ok(None);
             }
-            if self.console.ask_secret("The same again: ")?.ok_or(DeclinedError::Closed)? == first {
+            if self.console.ask_secret("Repeat the password: ")?.ok_or(DeclinedError::Closed)? == first {
                 return Ok(Some(first));
             }
-            self.say("The two differ.")?;
+            self.say("The passwords differ.")?;
         }
     }
 
     /// Requires that the disk's name is typed, so that a habit of pressing Enter or `y` destroys nothing.
     fn confirm(&mut self, disk: &DiskDescription) -> Result<(), DeclinedError> {
-        self.say(&format!("\nEverything on this disk will be destroyed:\n  {}", summary(disk)))?;
+        self.say(&format!("\nAll data on this disk will be erased:\n  {}", summary(disk)))?;
         let name = disk.path.trim_start_matches("/dev/");
         for _ in 0..3 {
-            let answer = self.line(&format!("Type {name} to install, or no to leave it as it is: "))?;
+            let answer = self.line(&format!("Type {name} to install, or no to cancel: "))?;
             if answer == name || answer == disk.path {
                 return Ok(());
             }
@@ -375,7 +374,7 @@ mod tests {
         let (layer, said) = offered(&["again", "vda"]);
         let settings = resolve([&layer.unwrap()]).unwrap().settings;
         assert_eq!((settings.device.as_deref(), settings.wipe.source), (Some("/dev/vda"), Source::Answer));
-        assert!(said.contains("COS_PERSISTENT") && said.contains("Everything on this disk"), "{said}");
+        assert!(said.contains("COS_PERSISTENT") && said.contains("All data on this disk"), "{said}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub enum HostIdentityError {
     #[error("copying machine-id and host keys to {OEM_IDENTITY}")]
     Keep(#[source] PathError),
-    #[error("laying out machine-id and host keys")]
+    #[error("preparing machine-id and host keys")]
     LayOut(#[source] PathError),
 }
 

@@ -69,7 +69,7 @@ fn text(status: &Status, addresses: &[Address]) -> String {
 }
 
 fn unknown(error: &str, addresses: &[Address]) -> String {
-    format!("Name:        \\n\n{}State:       not known: {}\n\n", shown(addresses), escaped(error))
+    format!("Name:        \\n\n{}State:       unknown: {}\n\n", shown(addresses), escaped(error))
 }
 
 fn shown(addresses: &[Address]) -> String {
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(shown.matches("Address:").count(), MOST_ADDRESSES);
         assert!(shown.lines().all(|line| line.len() < 80), "{shown}");
         assert!(text(&status, &[]).contains("Address:     none; "));
-        assert!(unknown("no\nslot", &[]).contains("State:       not known: noslot\n"));
+        assert!(unknown("no\nslot", &[]).contains("State:       unknown: noslot\n"));
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub enum DamageError {
     Release(#[source] ReleaseError),
     #[error("reading the slot's args.cfg")]
     Arguments(#[source] io::Error),
-    #[error("the slot's args.cfg names no root")]
+    #[error("the slot's args.cfg has no ros.root=")]
     NoRoot,
     #[error("the slot's {part}")]
     Part { part: &'static str, source: CompareError },
@@ -155,14 +155,14 @@ impl fmt::Display for Cause {
                 "installs release {version} again and erases COS_PERSISTENT, as spec.reinstall {:?} asks",
                 request.as_str()
             ),
-            Self::Asked => write!(f, "the recovery system was asked for"),
-            Self::ByHand => write!(f, "the recovery system was chosen at the boot menu"),
+            Self::Asked => write!(f, "the recovery system was requested"),
+            Self::ByHand => write!(f, "the recovery system was chosen in the boot menu"),
             Self::StateUnreadable => write!(f, "the boot state (grub/grubenv on COS_BOOT) could not be read"),
             Self::NoSystem => write!(f, "no slot holds a system: install again"),
             Self::Damaged { slot, what } => write!(f, "slot {slot} did not come up and used up its starts: {what}"),
             Self::NotUp { slot } => write!(
                 f,
-                "slot {slot} did not come up and used up its starts; its files and its root image are as they were written"
+                "slot {slot} did not come up and used up its starts; its files and its root image are undamaged"
             ),
         }
     }
@@ -189,11 +189,13 @@ pub fn run() -> Result<(), RecoveryError> {
         }
     }
     let Some(wait) = cause.wait(state_file::current()?.returns) else {
-        console::note("recovery stays until somebody has looked; `ros-installer boot A` and a restart lead back");
+        console::note(
+            "the recovery system does not restart by itself; to leave it, run `ros-installer boot A` and restart",
+        );
         return Ok(());
     };
     console::note(format!(
-        "recovery goes back in {} s by itself; `ros-installer boot recovery` keeps it here",
+        "the machine restarts into its slot in {} s; to stay in recovery, run `ros-installer boot recovery`",
         wait.as_secs()
     ));
     sleep(wait);
@@ -299,14 +301,14 @@ mod tests {
         let cases = [
             (judge(None, sound), "could not be read", Some(SHORT_WAIT)),
             (judge(Some(&BootState::INSTALLED), sound), "boot menu", None),
-            (judge(Some(&asked), sound), "asked for", None),
+            (judge(Some(&asked), sound), "requested", None),
             (judge(Some(&nothing), sound), "no slot holds a system", None),
             (
                 judge(Some(&fallen_back()), damaged),
                 "slot A did not come up and used up its starts: the slot's root",
                 None,
             ),
-            (judge(Some(&fallen_back()), sound), "as they were written", Some(WAITS[0])),
+            (judge(Some(&fallen_back()), sound), "are undamaged", Some(WAITS[0])),
         ];
         for (cause, words, wait) in cases {
             assert!(cause.to_string().contains(words), "{cause}");

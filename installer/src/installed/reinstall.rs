@@ -40,9 +40,9 @@ const FAILURE: &str = "/run/ros/reinstall-failure";
 pub enum ReinstallError {
     #[error("the recovery system is damaged: install again from a medium")]
     RecoveryDamaged(#[source] DamageError),
-    #[error("unmounting {PERSISTENT}: end what uses it")]
+    #[error("unmounting {PERSISTENT}: stop the programs that use it")]
     Unmount(#[source] Errno),
-    #[error("making a temporary folder")]
+    #[error("creating a temporary folder")]
     TemporaryFolder(#[source] io::Error),
     #[error(transparent)]
     Record(#[from] RecordError),

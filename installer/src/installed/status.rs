@@ -163,9 +163,9 @@ impl fmt::Display for InWords {
         let SlotBoot { state, left } = self.0;
         match state {
             SlotState::Empty => write!(f, "empty"),
-            SlotState::Trial => write!(f, "not proved yet, {left} more starts"),
-            SlotState::Good => write!(f, "good, {left} more starts unless it comes up"),
-            SlotState::Failed => write!(f, "failed, all its starts are used up"),
+            SlotState::Trial => write!(f, "on trial, {left} more starts"),
+            SlotState::Good => write!(f, "good, {left} more starts if it does not come up"),
+            SlotState::Failed => write!(f, "failed, no starts left"),
         }
     }
 }

@@ -112,7 +112,10 @@ impl Accounts {
             (None, None, hash) => ("passwd", hash.clone()),
         };
         if key == "passwd" && hash.is_some() && !is_new {
-            problems.push(format!("{}.passwd: the user exists in the image, and this is for new ones", user.at));
+            problems.push(format!(
+                "{}.passwd: the user exists in the image, and the key applies only to new users",
+                user.at
+            ));
         } else if let Some(hash) = hash {
             note(problems, &format!("{}.{key}", user.at), self.set_password(&user.name, &hash, host.today));
         }
@@ -131,7 +134,7 @@ impl Accounts {
         let owner = (host.owner)(&home).filter(|(uid, _)| range.contains(uid) && !self.uses(&self.passwd, *uid));
         let asked = user.uid.filter(|uid| !self.uses(&self.passwd, *uid));
         if user.uid != asked {
-            problems.push(format!("{}.uid: the number is taken, and the user gets another one", user.at));
+            problems.push(format!("{}.uid: the number is in use, so the user gets another one", user.at));
         }
         let uid = match asked.or(owner.map(|(uid, _)| uid)) {
             Some(uid) => uid,
@@ -177,7 +180,7 @@ impl Accounts {
 
     fn set_password(&mut self, name: &str, hash: &str, today: u64) -> Result<(), String> {
         if hash.contains([':', '\n']) {
-            return Err("a hash holds no colon and no line break".into());
+            return Err("a hash must not contain a colon or a line break".into());
         }
         let row = self.shadow.iter_mut().find(|row| row[0] == name).filter(|row| row.len() > 2);
         let row = row.ok_or("there is no such user")?;
@@ -215,7 +218,7 @@ fn note(problems: &mut Vec<String>, what: &str, result: Result<(), String>) {
 }
 
 fn check_name(name: &str) -> Result<(), String> {
-    if is_name(name) { Ok(()) } else { Err("it is no name of a user or a group".into()) }
+    if is_name(name) { Ok(()) } else { Err("it is not a valid name of a user or a group".into()) }
 }
 
 #[cfg(test)]
@@ -292,7 +295,7 @@ mod tests {
         );
         assert_eq!(
             problems,
-            ["users[1].uid: the number is taken, and the user gets another one", "group ops: there is no such user"]
+            ["users[1].uid: the number is in use, so the user gets another one", "group ops: there is no such user"]
         );
         assert!(["fine", "ok"].iter().all(|name| accounts.find(name).is_some()));
         assert_eq!(accounts.find("root2").unwrap().uid, 1000);

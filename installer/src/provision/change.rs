@@ -63,7 +63,7 @@ impl fmt::Display for Change {
             Self::Sudo(_) => f.write_str("sudo"),
             Self::AuthorizedKeys { user, .. } => write!(f, "ssh_authorized_keys of {user}"),
             Self::Timezone(zone) => write!(f, "timezone {zone}"),
-            Self::Disable(unit) => write!(f, "switching off {unit}"),
+            Self::Disable(unit) => write!(f, "disabling {unit}"),
             Self::CaCertificates(_) => f.write_str("ca_certs"),
             Self::RunCommands(_) => f.write_str("runcmd"),
         }

@@ -87,7 +87,7 @@ impl fmt::Display for JoinChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cluster {
             Some(cluster) => write!(f, "to cluster {cluster}")?,
-            None => f.write_str("to no cluster of the operator's")?,
+            None => f.write_str("to no cluster of the operator")?,
         }
         if !self.keys.is_empty() {
             write!(f, "; changed: {}", self.keys.join(", "))?;

@@ -50,7 +50,7 @@ pub enum ChangeError {
     NoUser(String),
     #[error("this system has no {SUDO}: log in as root instead")]
     NoSudo,
-    #[error("{} or what is in it is a link: remove it", .0.display())]
+    #[error("{} is or contains a symbolic link: remove the link", .0.display())]
     Link(PathBuf),
     #[error("there is no such time zone in /usr/share/zoneinfo")]
     NoTimezone,
@@ -96,7 +96,7 @@ impl System {
         below(&self.root, path)
     }
 
-    fn is_live(&self) -> bool {
+    fn is_running_system(&self) -> bool {
         self.root == Path::new("/")
     }
 
@@ -138,7 +138,7 @@ impl System {
         let new: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
         fs::create_dir_all(folder).map_err(PathError::of("creating", folder))?;
         for folder in new {
-            chown(folder, Some(account.uid), Some(gid)).map_err(PathError::of("giving away", folder))?;
+            chown(folder, Some(account.uid), Some(gid)).map_err(PathError::of("changing the owner of", folder))?;
         }
         let written = write_for(&path, &file.content, file.mode, file.append, Some((account.uid, gid)))?;
         if is_kept {
@@ -161,7 +161,7 @@ impl System {
             return Err(ChangeError::HostnameMalformed);
         }
         write(&self.path("/etc/hostname"), format!("{name}\n").as_bytes(), 0o644, false)?;
-        if self.is_live() {
+        if self.is_running_system() {
             nix::unistd::sethostname(name).map_err(ChangeError::Hostname)?;
         }
         Ok(())
@@ -212,12 +212,12 @@ impl System {
             let copy = path.join(entry.file_name());
             if entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 fs::copy(entry.path(), &copy).map_err(PathError::of("writing", &copy))?;
-                chown(&copy, Some(uid), Some(gid)).map_err(PathError::of("giving away", &copy))?;
+                chown(&copy, Some(uid), Some(gid)).map_err(PathError::of("changing the owner of", &copy))?;
             }
         }
         fs::set_permissions(&path, Permissions::from_mode(0o700))
             .map_err(PathError::of("setting the mode of", &path))?;
-        chown(&path, Some(uid), Some(gid)).map_err(PathError::of("giving away", &path))
+        chown(&path, Some(uid), Some(gid)).map_err(PathError::of("changing the owner of", &path))
     }
 
     fn sudo(&self, rules: &str) -> Result<(), ChangeError> {
@@ -253,7 +253,7 @@ impl System {
         fs::set_permissions(&folder, Permissions::from_mode(0o700))
             .map_err(PathError::of("setting the mode of", &folder))?;
         for path in [&folder, &path] {
-            chown(path, Some(account.uid), Some(account.gid)).map_err(PathError::of("giving away", path))?;
+            chown(path, Some(account.uid), Some(account.gid)).map_err(PathError::of("changing the owner of", path))?;
         }
         Ok(())
     }
@@ -279,7 +279,7 @@ impl System {
         if certificates.remove_defaults {
             write(&self.path("/etc/ca-certificates.conf"), b"", 0o644, false)?;
         }
-        if self.is_live() {
+        if self.is_running_system() {
             let update = Command::new("update-ca-certificates");
             if certificates.remove_defaults { update.arg("--fresh").run() } else { update.run() }?;
         }
@@ -318,7 +318,7 @@ fn write_for(
     let mut file = options.open(path).map_err(PathError::of("writing", path))?;
     file.write_all(content).map_err(PathError::of("writing", path))?;
     if let Some((user, group)) = owner {
-        fchown(&file, Some(user), Some(group)).map_err(PathError::of("giving away", path))?;
+        fchown(&file, Some(user), Some(group)).map_err(PathError::of("changing the owner of", path))?;
     }
     file.set_permissions(Permissions::from_mode(mode)).map_err(PathError::of("setting the mode of", path))?;
     Ok(file)

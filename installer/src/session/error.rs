@@ -28,8 +28,8 @@ pub enum ConnectError {
     #[error("connecting to {address}: no answer within {seconds} s; check address, route and firewall")]
     Silent { address: String, seconds: u64 },
     #[error(
-        "the certificate of {host} is not from the pinned authority; take a new medium if the operator's CA changed, \
-         and if it did not, something else answers at this address"
+        "the certificate of {host} is not from the pinned authority; use a new medium if the operator's CA has \
+         changed; otherwise, another server answers at this address"
     )]
     NotPinned { host: String },
     #[error(
@@ -41,12 +41,16 @@ pub enum ConnectError {
         "the certificate at this address is not for {host} (it is for {names}); correct registrationURL or the operator's server URL"
     )]
     WrongName { host: String, names: String },
-    #[error("the certificate of {host} is not valid now ({cause}); this machine's clock says {now}: check both")]
+    #[error(
+        "the certificate of {host} is not valid now ({cause}); this machine's clock says {now}; check the certificate \
+         and the clock"
+    )]
     WrongTime { host: String, cause: &'static str, now: String },
     #[error("agreeing on encryption with {host}")]
     Encryption { host: String, source: io::Error },
     #[error(
-        "{host} answered with HTTP status {status} and not as an operator does; check registrationURL and any proxy between"
+        "{host} answered with HTTP status {status}, which is not the answer of an operator; check registrationURL and \
+         every proxy in between"
     )]
     NotAnOperator { host: String, status: u16 },
     /// The operator refused before the websocket was open.
@@ -116,10 +120,10 @@ fn advice(code: RefusalCode) -> &'static str {
     use RefusalCode::*;
     match code {
         MalformedToken | UnknownToken => {
-            "make a new medium with the registrationURL that `kubectl get machineregistration -o wide` shows"
+            "create a new medium with the registrationURL that `kubectl get machineregistration -o wide` shows"
         }
         UnknownMedium => "take the medium's URL from the MachineRegistration's status.mediaURLs",
-        RegistrationExpired => "raise the MachineRegistration's expiresAt, or make a medium for another one",
+        RegistrationExpired => "set a later expiresAt in the MachineRegistration, or create a medium for another one",
         TooManyMachines => "raise the MachineRegistration's maxMachines, or delete machines that are gone",
         ApprovalPending => "approve the MachineInventory; this machine keeps asking",
         Busy | Unavailable | ShuttingDown | DeadlineExceeded => "this machine tries again by itself",
@@ -128,25 +132,25 @@ fn advice(code: RefusalCode) -> &'static str {
         }
         UnsupportedEndorsementKey | UnacceptableAttestationKey => "this TPM cannot be used with this operator",
         EndorsementCertificateMissing | EndorsementCertificateMismatch | EndorsementCertificateUntrusted => {
-            "see the MachineRegistration's `attestation`, and whether the TPM is the one this machine was sold with"
+            "check `attestation` in the MachineRegistration, and whether the machine still has its original TPM"
         }
-        ProofRejected | QuoteRejected => "power-cycle the machine; if it stays so, its TPM is not what it claims to be",
+        ProofRejected | QuoteRejected => "power-cycle the machine; if that does not help, its TPM cannot be trusted",
         KnownElsewhere => "delete the MachineInventory in the other namespace, or use a MachineRegistration there",
         DuplicateIdentity => "delete all MachineInventories of this machine but one",
         SmbiosFieldEmpty => {
-            "fill the field in in the firmware's setup, or take it out of the MachineRegistration's cloudConfig; this \
+            "set the field in the firmware setup, or remove it from the MachineRegistration's cloudConfig; this \
              machine keeps asking"
         }
         UnknownMachine => "its MachineInventory was deleted: install the machine again",
         RegistrationInvalid => "the MachineRegistration's conditions say what to correct",
         UnknownSecret => {
-            "make a MachineInventory for this machine, whose machineTokenSecretName names a Secret that holds its \
+            "create a MachineInventory for this machine whose machineTokenSecretName names a Secret with its \
              registrationSecret; this machine keeps asking"
         }
         SecretNotUnique => "give each machine a secret of its own; this machine keeps asking",
-        SharedSecretRejected => "see whether something else answers at this address",
-        SharedSecretNotAccepted => "switch the TPM on, or change what asks for one; this machine keeps asking",
-        Unauthenticated => "only this exchange may be used with a registration",
+        SharedSecretRejected => "check that no other server answers at this address",
+        SharedSecretNotAccepted => "enable the TPM, or remove the requirement for one; this machine keeps asking",
+        Unauthenticated => "check registrationURL and every proxy in between",
         NotAssigned => "set clusterName, or config.role, in the MachineInventory",
         ClusterTokenPending => "the MachineInventory's conditions say what is missing; this machine keeps asking",
         Internal => "the operator's log has the cause",
@@ -155,8 +159,8 @@ fn advice(code: RefusalCode) -> &'static str {
 
 fn unreachable_hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "nothing listens there: check that the operator runs, and the port",
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => "this machine has no route there",
+        io::ErrorKind::ConnectionRefused => "no server listens there: check the port, and that the operator runs",
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => "this machine has no route to it",
         _ => "check address, route and firewall",
     }
 }

@@ -111,11 +111,11 @@ impl<T: Transport, R: FnMut() -> f64> Relay<T, R> {
     fn lost(&mut self, error: &ExchangeError) {
         self.exchange = None;
         if !error.may_succeed_later() {
-            tracing::warn!("the operator wants no more progress: {error}");
+            tracing::warn!("the operator refused a progress report: {error}");
             self.not_before = None;
             return;
         }
-        tracing::info!("the connection to the operator broke: {error}; the installation goes on");
+        tracing::info!("the connection to the operator was lost: {error}; the installation continues");
         let wait = error.refusal().map(|refusal| self.backoff.next(refusal.retry_after, (self.jitter)()));
         self.not_before = Some(Instant::now() + wait.unwrap_or_default());
     }

@@ -186,7 +186,7 @@ async fn an_operator_that_is_down_for_a_minute_is_waited_for() {
     let (result, causes) = registered(&mut ScriptTransport(script.clone(), now)).await;
     assert!(result.is_ok());
     assert_eq!(*script.tried.borrow(), [0, 15, 45, 105]);
-    assert!(causes[0].contains("nothing listens there: check that the operator runs"), "{causes:?}");
+    assert!(causes[0].contains("no server listens there: check the port, and that the operator runs"), "{causes:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +208,7 @@ async fn a_refusal_that_only_a_person_can_change_ends_it_and_says_what_to_do() {
         let (result, causes) = registered(&mut ScriptTransport(script, now)).await;
         let error = result.unwrap_err();
         assert!(causes.is_empty() && error.is_refusal() && error.to_string().starts_with("UnknownToken: "));
-        assert!(error.to_string().contains("make a new medium"), "{error}");
+        assert!(error.to_string().contains("create a new medium"), "{error}");
     }
 }
 

@@ -44,10 +44,11 @@ pub struct WebSocketTransport {
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     #[error(
-        "registrationURL is no address of an operator ({0}); it looks like https://HOST/v1-rancheros/registration/TOKEN"
+        "registrationURL is not a URL of an operator ({0}); it must look like \
+         https://HOST/v1-rancheros/registration/TOKEN"
     )]
     Url(String),
-    #[error("registrationCACert holds no certificate that can be used: {0}")]
+    #[error("registrationCACert contains no valid certificate: {0}")]
     Authority(String),
     #[error("loading this system's certificate authorities")]
     System(#[source] rustls::Error),
@@ -58,11 +59,11 @@ impl WebSocketTransport {
     pub fn new(registration_url: &str, ca: Option<&str>) -> Result<Self, EndpointError> {
         let url = reqwest::Url::parse(registration_url).map_err(|error| EndpointError::Url(error.to_string()))?;
         let no_url = |problem: &str| EndpointError::Url(problem.to_owned());
-        let host = url.host_str().ok_or_else(|| no_url("it names no host"))?;
+        let host = url.host_str().ok_or_else(|| no_url("it has no host"))?;
         // The brackets of an IPv6 address belong only to the URL.
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host.clone()).map_err(|error| no_url(&error.to_string()))?;
-        let port = url.port_or_known_default().ok_or_else(|| no_url("it names no port"))?;
+        let port = url.port_or_known_default().ok_or_else(|| no_url("it has no port"))?;
         let rest = url.as_str().strip_prefix("https://").ok_or_else(|| no_url("it does not begin with https://"))?;
         let mut request =
             format!("wss://{rest}").into_client_request().map_err(|error| EndpointError::Url(error.to_string()))?;
@@ -180,7 +181,9 @@ impl Connection for WebSocketConnection {
                     let reason = frame.map(|frame| format!("closed with code {}", frame.code));
                     return Err(ConnectError::Lost(reason.unwrap_or_else(|| "closed".to_owned())));
                 }
-                Some(Ok(Message::Binary(_))) => return Err(ConnectError::Lost("a binary frame came".to_owned())),
+                Some(Ok(Message::Binary(_))) => {
+                    return Err(ConnectError::Lost("a binary frame was received".to_owned()));
+                }
                 // The library answers pings when the next frame is read or written.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(ConnectError::Lost(error.to_string())),
@@ -209,7 +212,7 @@ fn client_config(ca: Option<&str>) -> Result<ClientConfig, EndpointError> {
         roots.add(certificate).map_err(|error| EndpointError::Authority(error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(EndpointError::Authority("there is none in it".to_owned()));
+        return Err(EndpointError::Authority("it contains no PEM certificate".to_owned()));
     }
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

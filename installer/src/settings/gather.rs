@@ -87,7 +87,8 @@ mod tests {
         assert_eq!((settings.device.as_deref(), settings.tty.as_deref()), (Some("/dev/vdb"), Some("ttyS2")));
         assert_eq!(gathered.cloud_config().0["hostname"], "b");
         assert_eq!(gathered.cloud_config().0["ntp"]["enabled"], true);
-        let unknown = "colour, from the document at configURL, is no setting and is left out; check its spelling";
+        let unknown =
+            "colour, from the document at configURL, is not a known setting and is ignored; check its spelling";
         assert_eq!(gathered.left_out(), [unknown]);
     }
 }

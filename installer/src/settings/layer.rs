@@ -44,14 +44,13 @@ pub fn resolve<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Resolv
         for (key, value) in &layer.entries {
             if let Some(other) = pinned_by(&layers, layer.source, key) {
                 let source = layer.source;
-                let note =
-                    format!("{}, from {source}, is left out: {other} says which operator to trust", spelled(key));
+                let note = format!("{}, from {source}, is ignored: {other} says which operator to trust", spelled(key));
                 resolved.left_out.push(note);
             } else if !apply(&mut resolved.settings, key, value, layer.source)? {
                 let source = layer.source;
                 resolved
                     .left_out
-                    .push(format!("{key}, from {source}, is no setting and is left out; check its spelling"));
+                    .push(format!("{key}, from {source}, is not a known setting and is ignored; check its spelling"));
             }
         }
     }
@@ -154,7 +153,7 @@ fn apply(settings: &mut Settings, key: &str, value: &Value, source: Source) -> R
         "registrationurl" => {
             let url = text()?;
             if !url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
-                return Err(must_be("an https:// address, as MachineRegistration's status.registrationURL shows it"));
+                return Err(must_be("an https:// URL, as in status.registrationURL of a MachineRegistration"));
             }
             settings.registration_url = Setting::new(Some(url), source);
         }
@@ -164,7 +163,8 @@ fn apply(settings: &mut Settings, key: &str, value: &Value, source: Source) -> R
         }
         "registrationrevision" => settings.registration_revision = Setting::new(Some(text()?), source),
         "registrationsecret" => {
-            let secret = text().ok().filter(|text| !text.is_empty()).ok_or_else(|| must_be("text, and not empty"))?;
+            let secret =
+                text().ok().filter(|text| !text.is_empty()).ok_or_else(|| must_be("a text that is not empty"))?;
             settings.registration_secret = Setting::new(Some(Secret::new(secret)), source);
         }
         "device" => settings.device = Setting::new(Some(text()?), source),
@@ -286,8 +286,8 @@ mod tests {
         let refused = |install| resolve([&Layer::from_cloud_config(Source::Medium, &document(install))]).unwrap_err();
         assert_eq!(
             refused(json!({"registrationURL": "http://h/v1-rancheros/registration/t"})).to_string(),
-            "registrationURL, from the medium's registration.yaml, must be an https:// address, as \
-             MachineRegistration's status.registrationURL shows it"
+            "registrationURL, from the medium's registration.yaml, must be an https:// URL, as in \
+             status.registrationURL of a MachineRegistration"
         );
         assert_eq!(refused(json!({"wipe": "perhaps"})).rule, "true or false");
         assert_eq!(refused(json!({"deviceSelector": {"minSize": "big"}})).key, "deviceSelector.minSize");
@@ -308,7 +308,8 @@ mod tests {
     fn unknown_keys_are_named_and_null_is_not_said() {
         let layer = Layer::from_cloud_config(Source::Medium, &document(json!({"devcie": "/dev/sda", "device": null})));
         let resolved = resolve([&layer]).unwrap();
-        let unknown = "devcie, from the medium's registration.yaml, is no setting and is left out; check its spelling";
+        let unknown =
+            "devcie, from the medium's registration.yaml, is not a known setting and is ignored; check its spelling";
         assert_eq!(resolved.left_out, [unknown]);
         assert_eq!(*resolved.settings.device, None);
     }
@@ -330,7 +331,7 @@ mod tests {
         let Resolved { settings, left_out } = resolve([&medium, &fetched]).unwrap();
         assert_eq!(settings.registration_url.as_deref(), Some("https://ours/t"));
         assert_eq!((settings.registration_ca_cert.as_deref(), settings.tty.as_deref()), (None, Some("ttyS0")));
-        let note = "registrationURL, from the document at configURL, is left out: the medium's registration.yaml says \
+        let note = "registrationURL, from the document at configURL, is ignored: the medium's registration.yaml says \
                     which operator to trust";
         assert!(left_out.len() == 2 && left_out.contains(&note.to_owned()), "{left_out:?}");
         // The document may name an operator if no other source does.

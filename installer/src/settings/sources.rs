@@ -19,22 +19,23 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum DocumentError {
     #[error("reading {}", .path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{name} is no cloud-config that can be used: {problem}; {remedy}")]
+    #[error("{name} is not a valid cloud-config: {problem}; {remedy}")]
     Malformed { name: String, problem: String, remedy: &'static str },
     #[error("configURL {name}: {scheme}:// is not supported here; serve the document by http, https, or as file://")]
     Scheme { name: String, scheme: String },
-    #[error("configURL {name} cannot be understood: {problem}")]
+    #[error("configURL {name} is not a valid URL: {problem}")]
     Address { name: String, problem: String },
     #[error(
-        "configURL {name}: anybody on the way could change what comes by plain http; say the document's SHA-256 as \
-         configSHA256, or serve it by https"
+        "configURL {name}: plain http does not protect the document; set its SHA-256 in configSHA256, or serve it by \
+         https"
     )]
     Unprotected { name: String },
     #[error(
-        "the document at configURL {name} is not the one that configSHA256 names; put that one there, or correct it"
+        "the document at configURL {name} does not have the SHA-256 in configSHA256; correct the document or \
+         configSHA256"
     )]
     Digest { name: String },
-    #[error("fetching {name}")]
+    #[error("downloading {name}")]
     Fetch { name: String, source: reqwest::Error },
 }
 
@@ -71,7 +72,7 @@ pub async fn fetch(url: &str, ca: Option<&str>, digest: Option<Digest>) -> Resul
     let name = without_secrets(url);
     let bytes = match parsed.scheme() {
         "file" => {
-            let path = parsed.to_file_path().map_err(|()| malformed("no path of a file".to_owned()))?;
+            let path = parsed.to_file_path().map_err(|()| malformed("it has no path of a file".to_owned()))?;
             let found = read(&path)?;
             let problem = "it is absent or empty".to_owned();
             return found.ok_or_else(|| DocumentError::Malformed { name, problem, remedy: remedy(&path) });
@@ -172,7 +173,7 @@ mod tests {
         for broken in ["a: [", "just words", "- a list", "\u{0}"] {
             std::fs::write(&path, broken).unwrap();
             let error = read(&path).unwrap_err().to_string();
-            assert!(error.contains("registration.yaml is no cloud-config that"), "{error}");
+            assert!(error.contains("registration.yaml is not a valid cloud-config"), "{error}");
         }
     }
 

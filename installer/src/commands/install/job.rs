@@ -105,7 +105,7 @@ impl Job {
                     if !std::mem::replace(&mut has_told, true) {
                         let error = error.to_string();
                         let line = error.lines().next().unwrap_or_default();
-                        console::note(format!("{line}; waiting for it for {} s", LATE_DISK.as_secs()));
+                        console::note(format!("{line}; waiting up to {} s for it", LATE_DISK.as_secs()));
                     }
                     self.disks.wait_for_change(give_up);
                 }

@@ -15,7 +15,7 @@ const FILE: &str = "/oem/reinstall.json";
 /// Why the requests of this machine are not known, or not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    #[error("reading {FILE}: remove it, and change spec.reinstall first")]
+    #[error("reading {FILE}: change spec.reinstall, then remove the file")]
     Malformed(#[source] serde_json::Error),
     #[error(transparent)]
     Path(#[from] PathError),

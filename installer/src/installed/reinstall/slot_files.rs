@@ -16,7 +16,7 @@ use uuid::Uuid;
 pub enum SlotFilesError {
     #[error("slot A's {file}")]
     File { file: &'static str, source: CompareError },
-    #[error("recovery's args.cfg says no arguments")]
+    #[error("recovery's args.cfg contains no arguments")]
     NoArguments,
     #[error(transparent)]
     Release(#[from] ReleaseError),
@@ -29,7 +29,7 @@ pub enum SlotFilesError {
 pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<(), SlotFilesError> {
     let (from, to) = (boot.join(Slot::Recovery.letter()), boot.join(Slot::A.letter()));
     let (manifest, manifest_bytes) = read_manifest(&from)?;
-    fs::create_dir_all(&to).map_err(PathError::of("making", &to))?;
+    fs::create_dir_all(&to).map_err(PathError::of("creating", &to))?;
     for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
         let copy = to.join(name);
         if recovery::compare(&copy, file).is_err() {

@@ -106,7 +106,7 @@ async fn a_certificate_that_is_not_from_the_pinned_authority_is_refused() {
     let error = met(&url, &Authority::new().0.pem()).await;
     assert!(matches!(error, ConnectError::NotPinned { .. }), "{error}");
     let error = error.to_string();
-    assert!(error.contains("localhost") && error.contains("take a new medium"), "{error}");
+    assert!(error.contains("localhost") && error.contains("use a new medium"), "{error}");
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn a_port_where_nothing_listens_says_so() {
     drop(listener);
     let url = format!("https://127.0.0.1:{port}/v1-rancheros/registration/token");
     let error = met(&url, &Authority::new().0.pem()).await.to_string();
-    assert!(error.contains("nothing listens there"), "{error}");
+    assert!(error.contains("no server listens there"), "{error}");
 }
 
 #[test]
@@ -166,12 +166,12 @@ fn addresses_and_authorities_that_cannot_be_used_are_refused_at_once() {
     for url in ["http://h/x", "https://", "nonsense", "https://h_/x y z"] {
         let error = new(url, &pem);
         assert!(
-            error.as_deref().is_none_or(|error| error.contains("registrationURL is no address")),
+            error.as_deref().is_none_or(|error| error.contains("registrationURL is not a URL of an operator")),
             "{url}: {error:?}"
         );
     }
     assert!(new("http://h/x", &pem).is_some());
     let error = new("https://h/x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
     assert!(error.contains("registrationCACert"), "{error}");
-    assert!(new("https://h/x", "").unwrap().contains("there is none in it"));
+    assert!(new("https://h/x", "").unwrap().contains("it contains no PEM certificate"));
 }
