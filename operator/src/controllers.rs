@@ -22,7 +22,7 @@ pub enum ReconcileError {
     Reading { what: String, source: kube::Error },
     #[error("writing the status of {what}")]
     Writing { what: String, source: kube::Error },
-    #[error("making or deleting {what}")]
+    #[error("creating or deleting {what}")]
     Changing { what: String, source: kube::Error },
 }
 

@@ -61,7 +61,7 @@ impl MediaStore {
     pub fn find(&self, name: &str) -> Result<Arc<BaseMedium>, Refusal> {
         let media = self.media.borrow();
         let Some(media) = media.as_ref() else {
-            let message = "the operator is fetching or reading its media";
+            let message = "the operator is downloading or reading its media";
             return Err(Refusal::new(RefusalCode::Unavailable, message).retry_after(RETRY_AFTER));
         };
         media.get(name).cloned().ok_or_else(|| {
@@ -73,7 +73,7 @@ impl MediaStore {
     /// A permit for a download.
     pub fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         self.permits.clone().try_acquire_owned().map_err(|_| {
-            let message = "as many media as are sent at once are being sent";
+            let message = "the limit of concurrent downloads of media is reached";
             Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_AFTER)
         })
     }

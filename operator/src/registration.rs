@@ -179,8 +179,8 @@ pub fn check_size(registration: &Registration, endpoint: &Endpoint) -> Result<()
     Err(Problem {
         reason: reason::CLOUD_CONFIG_TOO_LARGE,
         message: format!(
-            "spec.cloudConfig has {size} bytes as JSON, the limit is {limit}; \
-             let machines fetch large files instead of carrying them in write_files"
+            "spec.cloudConfig has {size} bytes as JSON, and the limit is {limit}; let machines download large files \
+             instead of putting them into write_files"
         ),
     })
 }
@@ -194,8 +194,8 @@ pub fn without_authority(spec: &MachineRegistrationSpec, vendors: &Authorities) 
         && vendors.is_empty();
     nobody.then(|| Problem {
         reason: reason::TRUST_MISSING,
-        message: "spec.attestation.ekCertificate is Required, and there is no authority that a certificate could lead \
-                  to: name one in spec.attestation.trustedCAs, or start the operator with --tpm-vendors"
+        message: "spec.attestation.ekCertificate is Required, and no trusted authority is known: name one in \
+                  spec.attestation.trustedCAs, or start the operator with --tpm-vendors"
             .to_owned(),
     })
 }

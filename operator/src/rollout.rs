@@ -58,7 +58,7 @@ impl Upgrade {
         let invalid = |message: String| Problem { reason: reason::INVALID_SPEC, message };
         let own_image = spec.upgrade_container.as_ref().and_then(|container| container.image.as_deref());
         if spec.os_image.as_deref().or(own_image).is_none_or(|image| image.trim().is_empty()) {
-            let message = "nothing is upgraded: name the image that carries the release in spec.osImage".to_owned();
+            let message = "nothing is upgraded: set spec.osImage to the image that contains the release".to_owned();
             return Err(Problem { reason: reason::NO_IMAGE, message });
         }
         let name = name(&object.name_any());
@@ -67,8 +67,8 @@ impl Upgrade {
             && let Some(place) = config.and_then(secrets::first_secret)
         {
             let message = format!(
-                "spec.cloudConfig.{place} is a secret, and what a Bundle holds can be read in Fleet's Contents; put it \
-                 into the machines' MachineRegistration, or into a Secret in the clusters that spec.prepare uses"
+                "spec.cloudConfig.{place} is a secret, and everybody who may read Fleet's Contents could read it; put \
+                 it into the machines' MachineRegistration, or into a Secret in the clusters that spec.prepare uses"
             );
             return Err(Problem { reason: reason::SECRET_IN_CLOUD_CONFIG, message });
         }
@@ -80,7 +80,9 @@ impl Upgrade {
         let image_namespace = object.namespace().unwrap_or_default();
         let targets = spec.targets().to_vec();
         if image_namespace == LOCAL_NAMESPACE && !targets.is_empty() {
-            let message = "spec.targets: in fleet-local it is always this cluster; remove them".to_owned();
+            let message =
+                "spec.targets is not possible in fleet-local, which always means this cluster; remove the field"
+                    .to_owned();
             return Err(invalid(message));
         }
         // Nothing is known of the image of the user's own container.

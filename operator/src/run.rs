@@ -74,12 +74,12 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let listener = server::listen(settings.listen).with_context(|| format!("listening on {}", settings.listen))?;
-    let address = listener.local_addr().context("asking for the address listened on")?;
+    let address = listener.local_addr().context("reading the address of the listening socket")?;
     if let Some(url) = &settings.address.server_url {
         endpoint::hosts(url)?;
     }
     let metrics = Metrics::default();
-    let client = client::timed(cluster, metrics.requests.clone()).context("making a client of the cluster")?;
+    let client = client::timed(cluster, metrics.requests.clone()).context("creating a client of the cluster")?;
     let finder = AddressFinder::new(client.clone(), &settings.namespace, settings.address.clone());
     let endpoint_watcher = EndpointWatcher { address: finder, certificate: certificate_source(&client, &settings) };
     let stop = stop.shared();

@@ -71,7 +71,7 @@ async fn a_container_runtime_runs_it_with_no_rights_and_nothing_to_write_to() {
 
     // The image contains the roots of TPM vendors. The program reads them first.
     let without = container.run(&["run", "--tpm-vendors", "/etc/passwd"]).unwrap();
-    assert!(printed(&without).contains("holds no certificate"), "{}", printed(&without));
+    assert!(printed(&without).contains("contains no certificate"), "{}", printed(&without));
 
     // As it runs in a cluster.
     let cluster = Cluster::start(&scratch.folder("cluster").unwrap(), Controllers::Absent).await.unwrap();

@@ -80,7 +80,7 @@ async fn nodes_of_this_cluster_are_counted_without_an_inventory() {
     let rollout = Rollout::start("os-image-local", Controllers::Absent).await.unwrap();
     rollout.image("default-os-image", "fleet-local", json!({"osImage": "rancher/os2:v0.2.0"})).unwrap();
     let nobody = rollout.reason("default-os-image", "fleet-local", reason::NO_ENGINE).await.unwrap();
-    assert!(message(&nobody).contains("no roll-out of the operator's own"), "{}", message(&nobody));
+    assert!(message(&nobody).contains("this operator cannot upgrade nodes by itself"), "{}", message(&nobody));
 
     Kinds::Strict.install_fleet(&rollout.world.cluster).unwrap();
     Kinds::Strict.install_plans(&rollout.world.cluster).unwrap();

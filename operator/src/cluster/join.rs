@@ -104,7 +104,7 @@ fn decide(machine: &KnownMachine) -> Result<Decision, Refusal> {
             Ok(Decision::Token((namespace.clone(), name.clone())))
         }
         (Some(condition), _) => Err(pending(format!("{}: {}", condition.reason, condition.message))),
-        (None, _) => Err(pending(format!("the operator is about to look for cluster {cluster}"))),
+        (None, _) => Err(pending(format!("the operator has not looked for cluster {cluster} yet"))),
     }
 }
 
@@ -117,7 +117,7 @@ async fn read_token(rancher: &Rancher, machine: &KnownMachine, key: &Key) -> Res
         ReadOutcome::Found(token) if token.is_of(machine) => token.token,
         _ => None,
     };
-    issued.ok_or_else(|| pending("the token was deleted; the operator is about to make another".to_owned()))
+    issued.ok_or_else(|| pending("the token was deleted; the operator will create another one".to_owned()))
 }
 
 /// Rancher's URL if it differs from the operator's: machines register with the operator and join through Rancher.
@@ -129,7 +129,7 @@ async fn rancher_elsewhere(rancher: &Rancher, endpoint: &Endpoint) -> Result<Opt
 async fn in_time<T>(question: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
     let unavailable = |error: String| {
         tracing::warn!(error, "reading how a machine joins its cluster");
-        let message = "the operator cannot read the cluster's token now";
+        let message = "the operator cannot read the cluster's token at the moment";
         Refusal::new(RefusalCode::Unavailable, message).retry_after(RETRY_AFTER)
     };
     let answer = timeout(DEADLINE, question).await;
@@ -168,7 +168,8 @@ fn render(config: MachineConfig, issued: Option<ClusterToken>) -> Result<JoinCon
     let configuration = JoinConfiguration(fields);
     let bytes = serde_json::to_vec(&configuration).map_or(usize::MAX, |json| json.len());
     if bytes > JoinConfiguration::MAX_BYTES {
-        let message = format!("spec.config has {bytes} bytes as JSON, the limit is {}", JoinConfiguration::MAX_BYTES);
+        let message =
+            format!("spec.config has {bytes} bytes as JSON; shorten it to at most {}", JoinConfiguration::MAX_BYTES);
         return Err(Refusal::new(RefusalCode::MessageTooBig, message));
     }
     Ok(configuration)

@@ -111,7 +111,7 @@ fn validate(object: &MachineRegistration, found: &Found) -> Option<Problem> {
         return Some(Problem { reason: reason::EXPIRED, message: refusal.message });
     }
     if let Some(most) = found.most.filter(|most| found.machines.is_some_and(|machines| machines >= *most)) {
-        let message = format!("all {most} machines that it admits have come; raise spec.maxMachines to admit more");
+        let message = format!("the limit of {most} machines is reached; raise spec.maxMachines to admit more");
         return Some(Problem { reason: reason::FULL, message });
     }
     None

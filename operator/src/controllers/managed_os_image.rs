@@ -82,17 +82,13 @@ fn made_for(
     let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client.clone(), &resource);
     let begin = async move { discovered.wait_for(|found| found.as_ref().is_some_and(is_served)).await.is_ok() };
     stream::once(begin).filter(|served| std::future::ready(*served)).flat_map(move |_| {
-        keep_watching(
-            api.clone(),
-            watcher::Config::default().labels(OS_IMAGE_LABEL),
-            "what is made for a ManagedOSImage",
-        )
-        .touched_objects()
-        .filter_map(|object| async move {
-            let object = object.ok()?;
-            let labels = object.labels();
-            Some(ObjectRef::new(labels.get(OS_IMAGE_LABEL)?).within(labels.get(OS_IMAGE_NAMESPACE_LABEL)?))
-        })
+        keep_watching(api.clone(), watcher::Config::default().labels(OS_IMAGE_LABEL), "the objects of a ManagedOSImage")
+            .touched_objects()
+            .filter_map(|object| async move {
+                let object = object.ok()?;
+                let labels = object.labels();
+                Some(ObjectRef::new(labels.get(OS_IMAGE_LABEL)?).within(labels.get(OS_IMAGE_NAMESPACE_LABEL)?))
+            })
     })
 }
 

@@ -33,7 +33,7 @@ pub fn judge(
         let certificate = match (&policy.trusted_cas, &named) {
             (Some(_), Some(authorities)) => check(authorities)?,
             (Some(trusted), None) => {
-                let message = format!("the authorities in Secret {} are not read yet", trusted.secret_name);
+                let message = format!("the authorities in Secret {} have not been read yet", trusted.secret_name);
                 return Err(Refusal::new(RefusalCode::RegistrationInvalid, message).retry_after(15));
             }
             (None, _) if wanted == EkCertificatePolicy::Required => {
@@ -57,8 +57,8 @@ pub fn judge(
 /// Adds what to do if the vendors' authorities are the wrong ones, or an intermediate is missing.
 fn by_vendors(mut refusal: Refusal) -> Refusal {
     if refusal.code == RefusalCode::EndorsementCertificateUntrusted {
-        refusal.message += "; it was held against the TPM vendors' roots that the operator has: name the authority that \
-                            issued it in the registration's spec.attestation.trustedCAs";
+        refusal.message += "; it was checked against the TPM vendors' authorities that the operator knows; add its \
+                            issuer to spec.attestation.trustedCAs of the registration";
     }
     refusal
 }

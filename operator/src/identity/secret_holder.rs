@@ -26,14 +26,14 @@ pub fn accept(registration: &Registration, machine: &KnownMachine) -> Result<(),
     let refused = |message: String| Err(Refusal::new(RefusalCode::SharedSecretNotAccepted, message));
     let policy = registration.spec.attestation.as_ref().and_then(|policy| policy.ek_certificate);
     if policy == Some(EkCertificatePolicy::Required) {
-        let message = "the registration requires an endorsement key certificate (spec.attestation.ekCertificate), \
-                       which no shared secret stands for; register the machine through another one";
+        let message = "the registration requires an endorsement key certificate (spec.attestation.ekCertificate), and \
+                       a shared secret does not replace it; register the machine with another registration";
         return refused(message.to_owned());
     }
     if machine.hash.is_some() || machine.malformed_identity {
         return refused(format!(
-            "MachineInventory {}/{} has a TPM's hash: the machine must prove itself by that TPM, or be given an \
-             inventory without tpmHash",
+            "MachineInventory {}/{} has a TPM hash, so the machine must identify itself by that TPM; for a shared \
+             secret, use an inventory without tpmHash",
             machine.namespace, machine.name
         ));
     }

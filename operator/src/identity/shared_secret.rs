@@ -80,7 +80,7 @@ impl SharedSecrets {
             1 => Ok(machines.remove(0)),
             _ => Err(Refusal::new(
                 RefusalCode::SecretNotUnique,
-                "several MachineInventories are known by this shared secret; give each machine its own",
+                "several MachineInventories have this shared secret; give each machine its own",
             )
             .retry_after(RETRY_AFTER)),
         }
@@ -222,7 +222,7 @@ fn unknown() -> Refusal {
 
 fn unavailable(error: String) -> Refusal {
     tracing::warn!(error, "reading a machine's Secret");
-    Refusal::new(RefusalCode::Unavailable, "the operator cannot read the machines' Secrets now")
+    Refusal::new(RefusalCode::Unavailable, "the operator cannot read the machines' Secrets at the moment")
         .retry_after(RETRY_AFTER)
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub enum VendorsError {
     #[error("reading TPM vendors' authorities in {}", .0.display())]
     Read(PathBuf, #[source] pem::Error),
-    #[error("{} holds no certificate", .0.display())]
+    #[error("{} contains no certificate", .0.display())]
     Empty(PathBuf),
 }
 
@@ -21,7 +21,7 @@ pub fn read(path: &Path) -> Result<Authorities, VendorsError> {
     if certificates.is_empty() {
         return Err(VendorsError::Empty(path.to_owned()));
     }
-    tracing::info!(authorities = certificates.len(), "authorities of TPM vendors");
+    tracing::info!(authorities = certificates.len(), "read the authorities of TPM vendors");
     Ok(Authorities::new(certificates.into_iter().map(|certificate| certificate.to_vec()).collect()))
 }
 

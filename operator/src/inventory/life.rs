@@ -91,8 +91,18 @@ pub fn after(
         }
         Step::Fetched => {
             if matches!(before.phase, None | Some(Phase::Expected)) {
-                put(types::REGISTERED, true, reason::IDENTIFIED, "it proved who it is, and fetched its configuration");
-                put(types::READY, false, reason::NOT_INSTALLED, "has its configuration; it does not report more");
+                put(
+                    types::REGISTERED,
+                    true,
+                    reason::IDENTIFIED,
+                    "the machine proved its identity and fetched its configuration",
+                );
+                put(
+                    types::READY,
+                    false,
+                    reason::NOT_INSTALLED,
+                    "the machine has its configuration; it does not report anything else",
+                );
                 status.phase = Some(Phase::Registered);
             }
         }

@@ -51,7 +51,7 @@ impl WriteLimiter {
         self.take(registration)?;
         let permit = timeout(DEADLINE, self.permits_of(registration).acquire_owned()).await;
         permit.ok().and_then(Result::ok).ok_or_else(|| {
-            let message = "the registration's machines wait for one another to be written";
+            let message = "too many inventories of this registration's machines are waiting to be written";
             Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_AFTER)
         })
     }
@@ -75,7 +75,7 @@ impl WriteLimiter {
         let full = full_at.get(registration).copied().filter(|full| *full > now).unwrap_or(now);
         let next = full + Duration::from_secs(1) / self.per_second;
         if next > now + Duration::from_secs(BURST_SECONDS.into()) {
-            let message = "the registration's machines come faster than it may have them written";
+            let message = "the registration has reached its limit of inventory writes per second";
             return Err(Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_AFTER));
         }
         if !full_at.contains_key(registration) {

@@ -51,8 +51,8 @@ impl Lookup {
 
 /// The refusal of a machine for which several inventories could count.
 fn disputed() -> Refusal {
-    let message = "several inventories that were made by hand have this machine's TPM hash; register the machine, or \
-                   delete all of them but one";
+    let message = "several inventories that were created by hand have this machine's TPM hash; register the machine, \
+                   or delete all but one of them";
     Refusal::new(RefusalCode::DuplicateIdentity, message)
 }
 

@@ -13,8 +13,8 @@ use protocol::ReinstallRequest;
 use protocol::message::{OsReport, Slot};
 use protocol::reinstall::remember;
 
-const ERASES: &str = "restart into its recovery system, which erases COS_PERSISTENT, all data that the machine keeps, \
-                      and installs its own release again";
+const ERASES: &str = "restart into its recovery system, which erases COS_PERSISTENT with all data of the machine and \
+                      installs its release again";
 const WITHDRAW: &str = "remove spec.reinstall before that to withdraw the request";
 
 /// Updates the status from the object alone. `counts`: whether the inventory counts for its machine.
@@ -31,10 +31,10 @@ pub fn update(machine: &KnownMachine, counts: bool, status: &mut MachineInventor
             count_as_honoured(machine, text, status, now);
         }
     } else if !counts {
-        let message = "nothing is asked of the machine: this inventory does not count for it";
+        let message = "the request is not sent: the operator does not use this inventory for the machine";
         hold_back(machine, reason::DUPLICATE_IDENTITY, message, status, now);
     } else if machine.approved == Some(false) {
-        let message = "nothing is asked of the machine while spec.approved is false";
+        let message = "the request is not sent while spec.approved is false";
         hold_back(machine, reason::APPROVAL_PENDING, message, status, now);
     } else if !(announced && status.conditions.holds(REINSTALL)) {
         if let Some(note) = &mut status.reinstall {
@@ -117,7 +117,7 @@ fn reported(
             if is_announced(status, text) && was_sent {
                 honour(status, text);
                 let message = format!(
-                    "the machine has installed itself again ({:?}); to do so once more, write another text",
+                    "the machine has installed itself again ({:?}); to install once more, write another text",
                     text.as_str()
                 );
                 put(machine, false, reason::REINSTALL_DONE, &message, status, now);
@@ -128,8 +128,8 @@ fn reported(
         _ if !is_announced(status, text) => {}
         None => {
             let message = format!(
-                "nothing is asked of the machine ({:?}): its release {} does not know spec.reinstall; upgrade it, or \
-                 install it from a medium",
+                "the request ({:?}) is not sent: the machine's release {} does not support spec.reinstall; upgrade it, \
+                 or install it from a medium",
                 text.as_str(),
                 report.version
             );
@@ -184,8 +184,8 @@ fn honour(status: &mut MachineInventoryStatus, text: &ReinstallRequest) {
 fn count_as_honoured(machine: &KnownMachine, text: &ReinstallRequest, status: &mut MachineInventoryStatus, now: &Time) {
     honour(status, text);
     let message = format!(
-        "{:?} counts as honoured: it was here when the object was made or restored or when the machine registered, or \
-         the machine has honoured it before; to install again, write another text",
+        "{:?} counts as honoured: it was set when the object was created or restored or when the machine registered, \
+         or the machine has honoured it before; to install again, write another text",
         text.as_str()
     );
     hold(machine, (false, reason::ALREADY_HONOURED), &message, status, now);
@@ -231,7 +231,7 @@ fn announce(
         reason::NOT_INSTALLED => {
             format!("{text}: once the installed system has reported, it is told to {ERASES}; {WITHDRAW}")
         }
-        _ => format!("{text}: with its next report the machine is told to {ERASES}; {WITHDRAW}"),
+        _ => format!("{text}: in answer to its next report the machine is told to {ERASES}; {WITHDRAW}"),
     };
     put(machine, true, reason, &message, status, now);
 }

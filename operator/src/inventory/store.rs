@@ -129,7 +129,7 @@ impl InventoryStore {
     async fn timed<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failed> {
         // The semaphore is never closed.
         let Ok(_permit) = tokio::time::timeout(DEADLINE, self.permits.acquire()).await else {
-            return Err(Failed::Other(format!("no turn within {} s", DEADLINE.as_secs())));
+            return Err(Failed::Other(format!("no free request slot within {} s", DEADLINE.as_secs())));
         };
         match tokio::time::timeout(DEADLINE, request).await {
             Ok(Ok(value)) => Ok(value),
@@ -156,12 +156,12 @@ enum Failed {
 
 impl From<Failed> for Refusal {
     fn from(failed: Failed) -> Self {
-        let unavailable = "the operator cannot write the machine's inventory now";
+        let unavailable = "the operator cannot write the machine's inventory at the moment";
         match failed {
             // The request itself is refused: repeating it does not help, but the registration may be changed.
             Failed::Api(status) if matches!(status.code, 400 | 413 | 422) => {
-                tracing::error!(message = status.message, "the API server refuses an inventory");
-                let message = "the API server refuses this machine's inventory; the operator's log says why";
+                tracing::error!(message = status.message, "the API server refused an inventory");
+                let message = "the API server refused this machine's inventory; the operator's log says why";
                 Refusal::new(RefusalCode::RegistrationInvalid, message).retry_after(RETRY_AFTER)
             }
             Failed::Api(status) => {

@@ -76,7 +76,7 @@ impl InventoryWriter {
                 Err(unknown_machine())
             }
             Err(StoreError::Changed) => {
-                let message = "others write the machine's inventory at the same time";
+                let message = "other clients change the machine's inventory at the same time";
                 Err(Refusal::new(RefusalCode::Unavailable, message).retry_after(5))
             }
             Err(StoreError::Refused(refusal)) => Err(refusal),
@@ -150,7 +150,7 @@ impl InventoryWriter {
         match self.try_to_send_reinstall(inventory, report).await {
             Ok(text) => text,
             Err(error) => {
-                tracing::warn!(inventory = self.name(), ?error, "it is not told to install itself again");
+                tracing::warn!(inventory = self.name(), ?error, "the machine is not told to install itself again");
                 None
             }
         }
@@ -230,6 +230,6 @@ pub async fn acquire_write(
 pub fn unknown_machine() -> Refusal {
     Refusal::new(
         RefusalCode::UnknownMachine,
-        "no inventory knows this machine; register it again, by booting the medium",
+        "there is no inventory of this machine; start it from its medium to register it again",
     )
 }

@@ -50,7 +50,7 @@ impl Events {
             secondary: None,
         };
         if self.waiting.try_send((event, about)).is_err() {
-            tracing::debug!(reason, "an event was dropped: too many wait");
+            tracing::debug!(reason, "an event was dropped: too many are waiting");
         }
     }
 }

@@ -7,7 +7,7 @@ const LONGEST_PREFIX: usize = 253;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not a key that Kubernetes takes; write name or prefix/name, the name of at most 63 letters, digits, '-', '_', '.'"
+    "not a valid key in Kubernetes; write name or prefix/name with a name of at most 63 letters, digits, '-', '_', '.'"
 )]
 pub struct BadKey;
 

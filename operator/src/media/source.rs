@@ -39,7 +39,7 @@ pub struct Origin {
 /// Why a medium cannot be fetched from where the options say.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
-    #[error("reading the medium's URL")]
+    #[error("parsing the medium's URL")]
     Url(#[source] <reqwest::Url as FromStr>::Err),
     #[error("the medium's URL starts with neither http:// nor https://")]
     Scheme,
@@ -54,19 +54,19 @@ pub enum OriginError {
 pub enum FetchError {
     #[error("reading {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    #[error("making an HTTP client")]
+    #[error("creating an HTTP client")]
     Client(#[source] reqwest::Error),
-    #[error("asking for it")]
+    #[error("requesting the file")]
     Ask(#[source] reqwest::Error),
-    #[error("receiving it")]
+    #[error("receiving the file")]
     Receive(#[source] reqwest::Error),
-    #[error("it has more than {LARGEST} bytes")]
+    #[error("the file has more than {LARGEST} bytes")]
     TooLarge,
-    #[error("it has the SHA-256 {actual} instead of {expected}")]
+    #[error("the file has the SHA-256 {actual} instead of {expected}")]
     Digest { actual: String, expected: String },
     #[error("writing {}", .0.display())]
     Write(PathBuf, #[source] io::Error),
-    #[error("putting {} into place", .0.display())]
+    #[error("renaming the download to {}", .0.display())]
     Rename(PathBuf, #[source] io::Error),
 }
 
@@ -99,7 +99,7 @@ impl Origin {
         {
             return Ok(());
         }
-        tracing::info!(url = self.shown(), "fetching a medium");
+        tracing::info!(url = self.shown(), "downloading a medium");
         let part = folder.join(format!("{}.part", self.name));
         let fetched = self.download(&part).await;
         if fetched.is_err() {

@@ -44,7 +44,7 @@ impl MediaWatcher {
     pub async fn run(self) {
         if let Some(origin) = &self.source.origin {
             while let Err(error) = origin.fetch_into(&self.source.path).await {
-                tracing::warn!(error = error_chain(&error), url = origin.shown(), "fetching a medium");
+                tracing::warn!(error = error_chain(&error), url = origin.shown(), "downloading a medium");
                 tokio::time::sleep(FETCH_RETRY).await;
             }
         }

@@ -104,23 +104,31 @@ impl Default for Metrics {
         let inventories = Family::<InventoryLabel, Gauge>::default();
         let upgrades = Family::<UpgradeLabel, Gauge>::default();
         let leads = Gauge::default();
-        registry.register("exchanges", "Exchanges that ended, by what was asked and what came of it", outcomes.clone());
-        registry.register("exchanges_in_flight", "Admitted exchanges before their answer", in_flight.clone());
-        registry.register("machines_installing", "Machines that report progress now", installing.clone());
+        registry.register("exchanges", "Finished exchanges, by purpose and result", outcomes.clone());
+        registry.register("exchanges_in_flight", "Admitted exchanges without an answer yet", in_flight.clone());
+        registry.register("machines_installing", "Machines that are being installed", installing.clone());
         registry.register("connections", "Open connections", connections.clone());
-        registry.register("downloads", "Media that are being sent", downloads.clone());
+        registry.register("downloads", "Downloads of media in progress", downloads.clone());
         registry.register("downloaded_bytes", "Bytes of media sent", downloaded.clone());
-        registry.register("connections_made_room", "Connections ended because others waited", revoked.clone());
-        registry.register("exchange_seconds", "From the first message to the answer", seconds.clone());
+        registry.register("connections_made_room", "Connections closed to admit waiting ones", revoked.clone());
+        registry.register(
+            "exchange_seconds",
+            "Time from the first message of an exchange to the answer",
+            seconds.clone(),
+        );
         registry.register("inventory_writes", "Requests that changed a MachineInventory", writes.clone());
-        registry.register("exchange_phase_seconds", "Parts of an exchange", phases.clone());
-        registry.register("attestations", "Proved identities, by endorsement key certificate", certificates.clone());
+        registry.register("exchange_phase_seconds", "Time of the phases of an exchange", phases.clone());
+        registry.register(
+            "attestations",
+            "Proved identities, by result for the endorsement key certificate",
+            certificates.clone(),
+        );
         registry.register("machine_inventories", "MachineInventory objects, by phase", inventories.clone());
-        let help = "Nodes of all ManagedOSImages, by how far they are; told by the replica that leads";
+        let help = "Nodes of all ManagedOSImages, by state; only the leader reports them";
         registry.register("upgrade_nodes", help, upgrades.clone());
-        registry.register("reconcile_seconds", "Reconciliations, by kind and result", reconciliations.clone());
-        registry.register("api_request_seconds", "Requests to the API server, to the answer", requests.family());
-        registry.register("leader", "1 where this replica runs the controllers", leads.clone());
+        registry.register("reconcile_seconds", "Time of reconciliations, by kind and result", reconciliations.clone());
+        registry.register("api_request_seconds", "Time of requests to the API server", requests.family());
+        registry.register("leader", "1 if this replica runs the controllers", leads.clone());
         Self {
             registry,
             phases,

@@ -48,7 +48,7 @@ pub fn decide(
         ));
     }
     if known.as_ref().is_some_and(|machine| machine.deleting) {
-        let message = "the machine's inventory is being deleted; it is registered anew when that is done";
+        let message = "the machine's inventory is being deleted; the machine can register when that is done";
         return Decision::Refuse(Refusal::new(RefusalCode::Unavailable, message).retry_after(DELETION_RETRY_AFTER));
     }
     if let Some(most) = registration.most
@@ -57,7 +57,7 @@ pub fn decide(
     {
         return Decision::Refuse(Refusal::new(
             RefusalCode::TooManyMachines,
-            format!("the registration admits {most} machines and has them; raise spec.maxMachines"),
+            format!("the registration has reached its limit of {most} machines; raise spec.maxMachines"),
         ));
     }
     match known {
@@ -82,7 +82,10 @@ pub fn expired(registration: &Registration, now: Timestamp) -> Option<Refusal> {
     let expires = registration.spec.expires_at.as_ref().filter(|time| time.0 <= now)?;
     Some(Refusal::new(
         RefusalCode::RegistrationExpired,
-        format!("the registration expired at {}; extend spec.expiresAt or take a newer medium", expires.0),
+        format!(
+            "the registration expired at {}; set a later spec.expiresAt, or use a medium of another registration",
+            expires.0
+        ),
     ))
 }
 

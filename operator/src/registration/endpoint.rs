@@ -55,7 +55,7 @@ enum EndpointError {
 /// Why no certificate can be issued for a server URL.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerUrlError {
-    #[error("reading the server URL {0:?}")]
+    #[error("parsing the server URL {0:?}")]
     Malformed(String, #[source] InvalidUri),
     #[error("the server URL {0:?} does not start with https://")]
     NotHttps(String),
@@ -131,7 +131,7 @@ impl EndpointWatcher {
                         continue;
                     }
                     Err(error) => {
-                        tracing::warn!(error = error_chain(&error), "looking after address and certificate");
+                        tracing::warn!(error = error_chain(&error), "updating the address and the certificate");
                         continue;
                     }
                 };
@@ -146,7 +146,10 @@ impl EndpointWatcher {
             told.send_if_modified(|now| {
                 let changed = *now != endpoint;
                 if changed {
-                    tracing::info!(server_url = endpoint.server_url, "how machines reach the operator has changed");
+                    tracing::info!(
+                        server_url = endpoint.server_url,
+                        "the URL or the authorities for machines have changed"
+                    );
                     *now = endpoint;
                 }
                 changed

@@ -174,7 +174,8 @@ async fn make(
     }
     Err(Refusal::new(
         RefusalCode::RegistrationInvalid,
-        "all names for this machine are taken by others; use a field in machineName that tells machines apart",
+        "all names for this machine are taken by other machines; use a field in machineName that is different for each \
+         machine",
     ))
 }
 

@@ -28,7 +28,7 @@ pub fn operator_settings(
     Ok(settings)
 }
 
-/// The message about more authorities than a machine keeps. It names those that expire first.
+/// The message about more authorities than a machine can store. It names those that expire first.
 fn too_many(authorities: &[String]) -> Option<String> {
     const NAMED: usize = 8;
     let over = authorities.len().checked_sub(MAX_AUTHORITIES).filter(|over| *over > 0)?;
@@ -41,8 +41,8 @@ fn too_many(authorities: &[String]) -> Option<String> {
     let names = names.collect::<Vec<_>>().join("; ");
     let names = if names.is_empty() { names } else { format!("; those that expire first: {names}") };
     Some(format!(
-        "installed machines are told of no new address, authority or token: they keep {MAX_AUTHORITIES} authorities, and \
-         there are {}; take {over} that no server needs out of where they come from (`ca.crt` of the chart's \
+        "the operator does not send new settings to installed machines: a machine stores at most {MAX_AUTHORITIES} \
+         authorities, and there are {}; remove {over} that no server needs from their source (`ca.crt` in the chart's \
          tls.secretName, the chart's tls.ca, or Rancher's setting cacerts){names}",
         authorities.len()
     ))

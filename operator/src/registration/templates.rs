@@ -61,7 +61,9 @@ pub(super) fn parse_templates(spec: &MachineRegistrationSpec) -> Result<Template
 fn parse_template(text: &str) -> Result<Template, String> {
     let Ok(template) = text.parse::<Template>();
     if let Some(path) = template.paths().find(|path| !path.contains('/')) {
-        return Err(format!("`${{{path}}}` names no field; write ${{Section/Field}} as `dmidecode` prints them"));
+        return Err(format!(
+            "`${{{path}}}` is not a field; write ${{Section/Field}} with the names that `dmidecode` prints"
+        ));
     }
     if text.matches("${").count() > template.paths().count() {
         return Err("a `${` has no `}`".to_owned());
@@ -112,14 +114,14 @@ impl ConfigTemplates {
             let mut text = template.render(&machine.name, smbios).map_err(|empty| {
                 let (namespace, name) = (&machine.namespace, &machine.name);
                 let message = format!(
-                    "machine {namespace}/{name}: its {empty}, and spec.{path} of the registration asks for it; write \
-                     something else there, or have the firmware's setup fill it in"
+                    "machine {namespace}/{name}: its {empty}, and spec.{path} of the registration uses it; use another \
+                     field there, or set the value in the firmware setup"
                 );
                 Refusal::new(RefusalCode::SmbiosFieldEmpty, message)
             })?;
             bytes += text.len();
             if bytes > MAX_FRAME {
-                let message = format!("spec.cloudConfig of the registration grows beyond {MAX_FRAME} bytes at {path}");
+                let message = format!("spec.cloudConfig of the registration exceeds {MAX_FRAME} bytes at {path}");
                 return Err(Refusal::new(RefusalCode::MessageTooBig, message));
             }
             if NAMES.contains(&pointer.as_str()) {

@@ -63,18 +63,24 @@ pub fn choose(engine: Engine, namespace: &str, served: ServedKinds) -> Result<&'
         Engine::Auto | Engine::Plan if served.plans && local => return Ok(PLAN),
         Engine::Auto if local => {
             "neither Fleet (bundles.fleet.cattle.io) nor System Upgrade Controller (plans.upgrade.cattle.io) is \
-             installed, and this release has no roll-out of the operator's own; install one of them"
+             installed, and this operator cannot upgrade nodes by itself; install one of them"
         }
-        Engine::Auto => "Fleet (bundles.fleet.cattle.io) is not installed, and nothing else reaches other clusters",
-        Engine::Fleet => "spec.engine is Fleet, and bundles.fleet.cattle.io are not served; install Fleet",
+        Engine::Auto => {
+            "Fleet (bundles.fleet.cattle.io) is not installed; install it, because only Fleet can upgrade other \
+             clusters"
+        }
+        Engine::Fleet => {
+            "spec.engine is Fleet, and this API server does not serve bundles.fleet.cattle.io; install Fleet"
+        }
         Engine::Plan if !local => {
             "spec.engine is Plan, and a Plan reaches the nodes of its own cluster only; use Fleet, or the namespace \
              fleet-local"
         }
         Engine::Plan => {
-            "spec.engine is Plan, and plans.upgrade.cattle.io are not served; install System Upgrade Controller"
+            "spec.engine is Plan, and this API server does not serve plans.upgrade.cattle.io; install System Upgrade \
+             Controller"
         }
-        Engine::Operator => "spec.engine is Operator, and this release has no roll-out of the operator's own; use Auto",
+        Engine::Operator => "spec.engine is Operator, and this operator cannot upgrade nodes by itself; use Auto",
     };
     Err(Problem { reason: reason::NO_ENGINE, message: missing.to_owned() })
 }

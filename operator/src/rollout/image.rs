@@ -42,7 +42,7 @@ impl ImageReference {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no image reference; write registry/repository:tag, registry/repository@sha256:digest, or both")]
+#[error("{0:?} is not an image reference; write registry/repository:tag, registry/repository@sha256:digest, or both")]
 pub struct MalformedImage(String);
 
 impl FromStr for ImageReference {

@@ -115,8 +115,8 @@ pub fn plan(
         && i64::from(most) != (concurrency - 1).max(0)
     {
         return Err(UnsupportedByPlan(format!(
-            "spec.maxFailures is {most}: in a Plan a failed node keeps its place among the {concurrency} of \
-             spec.concurrency, so that {} may fail; write that, or nothing",
+            "spec.maxFailures is {most}; a Plan with the spec.concurrency {concurrency} stops after {} failures, so \
+             write that value or remove the field",
             (concurrency - 1).max(0)
         )));
     }
@@ -211,7 +211,8 @@ fn window(windows: &[Window]) -> Result<Option<Window>, UnsupportedByPlan> {
         [] => Ok(None),
         [window] => Ok(Some(window.clone())),
         more => Err(UnsupportedByPlan(format!(
-            "spec.windows has {} windows, and a Plan takes one; make them one, or a ManagedOSImage for each",
+            "spec.windows has {} windows, and a Plan can have only one; combine them, or create a ManagedOSImage for \
+             each",
             more.len()
         ))),
     }
@@ -293,7 +294,7 @@ mod tests {
     fn a_spec_that_a_plan_cannot_express_is_refused() {
         let window = json!({"startTime": "22:00"});
         for (spec, what) in [
-            (json!({"osImage": "Not An Image"}), "no image reference"),
+            (json!({"osImage": "Not An Image"}), "not an image reference"),
             (json!({"osImage": "a", "maxFailures": 1}), "spec.maxFailures"),
             (json!({"osImage": "a", "windows": [window, window]}), "spec.windows"),
             (json!({"osImage": "a", "drain": {"gracePeriod": "9999999h"}}), "spec.drain.gracePeriod"),

@@ -127,7 +127,7 @@ pub fn local(
         // The same release with another cloud-config or container still has to be applied.
         let (phase, reason) = match phase {
             Phase::Done if !carried_out => under_way.unwrap_or_else(|| {
-                (Phase::Waiting, "it runs the release, and the Plan has not been carried out there".to_owned())
+                (Phase::Waiting, "it runs the release, and the Plan has not run on it yet".to_owned())
             }),
             phase => (phase, reason),
         };
@@ -148,7 +148,9 @@ fn under_way(node: &str, plan: &LocalPlan) -> Option<(Phase, String)> {
         Some(Some(JobEnd::Failed(message))) => Some((Phase::Failed, format!("JobFailed: {message}"))),
         Some(None) => Some((Phase::Upgrading, "its Job runs".to_owned())),
         Some(Some(JobEnd::Complete)) => None,
-        None if plan.status.applying.contains(node) => Some((Phase::Upgrading, "the Plan has its turn".to_owned())),
+        None if plan.status.applying.contains(node) => {
+            Some((Phase::Upgrading, "the Plan is being applied to it".to_owned()))
+        }
         None => None,
     }
 }
@@ -169,7 +171,7 @@ fn by_node(upgrade: &Upgrade, node: &Node, carried_out: bool, under_way: Option<
     match (carried_out, named) {
         (_, Some(true)) | (true, None) if node.ready => (Phase::Done, String::new()),
         (_, Some(true)) | (true, None) => (Phase::Proving, "its Node is not Ready".to_owned()),
-        (true, Some(false)) => (Phase::Waiting, format!("its Job ended well, and it runs {} still", node.os_image)),
+        (true, Some(false)) => (Phase::Waiting, format!("its Job succeeded, and it still runs {}", node.os_image)),
         (false, _) => under_way.unwrap_or((Phase::Waiting, String::new())),
     }
 }
@@ -189,7 +191,7 @@ fn remembered(upgrade: &Upgrade, seen: Vec<Seen>, before: &[NodeProgress], now: 
                 (Phase::Failed, earlier.and_then(|earlier| earlier.reason.clone()).unwrap_or_default())
             }
             (Some(Phase::Proving), Phase::Waiting | Phase::Upgrading) if !node.has_job && !node.is_there => {
-                (Phase::Failed, "FellBack: it ran the release, and went back to the one before".to_owned())
+                (Phase::Failed, "FellBack: it started the release and went back to the previous one".to_owned())
             }
             (_, phase) => (phase, node.reason),
         };

@@ -11,7 +11,7 @@ pub struct DefaultRegistry(Option<String>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the default registry (Rancher's Setting system-default-registry, else the chart's systemDefaultRegistry) cannot \
-     stand in front of {0}; write it as host[:port][/path], without https://"
+     be put before the image {0}; write it as host[:port][/path], without https://"
 )]
 pub struct UnusableRegistry(String);
 

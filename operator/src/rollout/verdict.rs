@@ -57,12 +57,12 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
         return not_stalled(reason::UPGRADED, format!("{}{} run {}", done, nodes(done), release(upgrade)));
     }
     if let Some(trouble) = observation.plan_trouble {
-        let message = format!("System Upgrade Controller does not carry out the Plan: {trouble}");
+        let message = format!("System Upgrade Controller does not run the Plan: {trouble}");
         return stalled(reason::NOT_APPLIED, message);
     }
     if !upgrade.is_local() && upgrade.release.is_none() {
-        let message = "nothing says which release the image carries, so that no machine can be counted; set \
-                       spec.release to its name, or give osImage a tag of that name";
+        let message = "the release in the image is not known, so the upgraded machines cannot be counted; set \
+                       spec.release to its name, or give osImage a tag with that name";
         return stalled(reason::RELEASE_UNKNOWN, message.to_owned());
     }
     let so_far = format!("{done} of {desired}{} run {}", nodes(desired), release(upgrade));
@@ -84,8 +84,8 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
     if desired == 0 {
         let (_, all) = clusters.unwrap_or_default();
         let message = format!(
-            "applied in {all} clusters; no machine of theirs that spec.nodeSelector selects reports to this operator, \
-             so that nothing tells whether they were upgraded"
+            "applied in {all} clusters; none of their machines that spec.nodeSelector selects reports to this \
+             operator, so it is not known whether they were upgraded"
         );
         return not_stalled(reason::APPLIED_NOT_UPGRADED, message);
     }
@@ -122,7 +122,7 @@ pub(super) fn waiting(observation: Observation<'_>, reason: &'static str, messag
         return not_stalled(reason, message);
     }
     let hint = observation.engine.hint();
-    stalled(api::reason::STUCK, format!("no step for {} minutes: {message}; {hint}", observation.idle / 60))
+    stalled(api::reason::STUCK, format!("no progress for {} minutes: {message}; {hint}", observation.idle / 60))
 }
 
 #[cfg(test)]

@@ -71,8 +71,7 @@ impl Admission {
             return Err(shutting_down());
         }
         let permit = self.permits.try_acquire(registration.as_ref()).await.ok_or_else(|| {
-            Refusal::new(RefusalCode::Busy, "as many machines as are served at once are being served")
-                .retry_after(RETRY_AFTER)
+            Refusal::new(RefusalCode::Busy, "the limit of concurrent exchanges is reached").retry_after(RETRY_AFTER)
         })?;
         Ok(Admitted {
             permit,
@@ -89,7 +88,7 @@ impl Admitted {
     /// Reserves a permit, so that the exchange can continue as an installation.
     pub async fn reserve_installation(&mut self) -> Result<(), Refusal> {
         let permit = self.installations.try_acquire(self.registration.as_ref()).await.ok_or_else(|| {
-            let message = "as many machines as are followed at once are being installed";
+            let message = "the limit of concurrent installations is reached";
             Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_INSTALLATION_AFTER)
         })?;
         self.installation = Some(permit);
@@ -145,14 +144,16 @@ impl Drain {
 
 /// The refusal of an exchange that cannot finish before the operator stops.
 pub fn shutting_down() -> Refusal {
-    Refusal::new(RefusalCode::ShuttingDown, "the operator is stopping; come back to its successor")
-        .retry_after(RETRY_AFTER)
+    Refusal::new(RefusalCode::ShuttingDown, "the operator is shutting down; try again").retry_after(RETRY_AFTER)
 }
 
 /// The refusal of an exchange whose permit is revoked.
 pub fn permit_revoked() -> Refusal {
-    Refusal::new(RefusalCode::Busy, "others wait, and this machine's next message did not come")
-        .retry_after(RETRY_AFTER)
+    Refusal::new(
+        RefusalCode::Busy,
+        "other machines are waiting, and this machine did not send its next message in time",
+    )
+    .retry_after(RETRY_AFTER)
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ impl<S: Socket> Frames<S> {
             match self.0.next().await {
                 Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),
                 Some(Ok(Message::Binary(_))) => {
-                    let message = "a binary frame; this exchange is of JSON text frames";
+                    let message = "a binary frame was sent; this exchange uses JSON text frames";
                     return Err(Refusal::new(RefusalCode::MalformedMessage, message).into());
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
@@ -83,7 +83,7 @@ fn read_error(error: Error) -> End {
     use tokio_tungstenite::tungstenite::Error as Tungstenite;
     match error.into_inner().downcast_ref::<Tungstenite>() {
         Some(Tungstenite::Capacity(error)) => {
-            Refusal::new(RefusalCode::MessageTooBig, format!("a message over the limit: {error}")).into()
+            Refusal::new(RefusalCode::MessageTooBig, format!("a message exceeds the limit: {error}")).into()
         }
         Some(Tungstenite::Utf8(_)) => Refusal::new(RefusalCode::MalformedMessage, "a text frame is not UTF-8").into(),
         _ => End::HungUp,

@@ -125,7 +125,7 @@ async fn connection(stream: TcpStream, permit: Permit, speaking: Permits, servic
         }
     };
     if !spoke {
-        return tracing::debug!("a connection said nothing");
+        return tracing::debug!("a connection sent nothing");
     }
     permit.clear_deadline();
     let speaks = Arc::new(speaking.acquire().await);
@@ -134,7 +134,7 @@ async fn connection(stream: TcpStream, permit: Permit, speaking: Permits, servic
         () = converse(stream, deadline, &speaks, service) => {}
         () = speaks.revoked() => {
             service.context.metrics.count_revoked("speaking");
-            tracing::debug!("a connection kept others waiting");
+            tracing::debug!("a connection was closed to admit a waiting one");
         }
     }
 }

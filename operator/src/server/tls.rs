@@ -19,7 +19,7 @@ pub enum CertificateError {
     Key(#[source] pem::Error),
     #[error("using the server's key")]
     Unsupported(#[source] rustls::Error),
-    #[error("the server's certificate is for another key than the one beside it")]
+    #[error("the server's certificate does not match its key")]
     OtherKey(#[source] rustls::Error),
 }
 

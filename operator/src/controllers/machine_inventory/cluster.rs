@@ -96,16 +96,16 @@ pub(super) fn set_condition(machine: &KnownMachine, state: &State, status: &mut 
             false,
             reason::RANCHER_NOT_INSTALLED,
             format!(
-                "cluster {cluster} cannot be looked for: this API server has no Clusters of provisioning.cattle.io; \
-                 install Rancher, or remove spec.clusterName and say in spec.config how the machine joins"
+                "cluster {cluster} cannot be found: this API server does not serve Clusters of provisioning.cattle.io; \
+                 install Rancher, or remove spec.clusterName and set in spec.config how the machine joins"
             ),
         ),
         State::NotPermitted => (
             false,
             reason::NOT_PERMITTED,
             format!(
-                "the operator may not read Clusters in namespace {} or make ClusterRegistrationTokens; \
-                 add the namespace to the chart's registrationNamespaces",
+                "the operator may not read Clusters in namespace {} or create ClusterRegistrationTokens; add the \
+                 namespace to the chart's registrationNamespaces",
                 machine.namespace
             ),
         ),
@@ -113,24 +113,26 @@ pub(super) fn set_condition(machine: &KnownMachine, state: &State, status: &mut 
             false,
             reason::CLUSTER_NOT_FOUND,
             format!(
-                "there is no Cluster {cluster} in namespace {}; make it, or correct spec.clusterName",
+                "there is no Cluster {cluster} in namespace {}; create it, or correct spec.clusterName",
                 machine.namespace
             ),
         ),
         State::ClusterNotReady => (
             false,
             reason::CLUSTER_NOT_READY,
-            format!("Cluster {cluster} has no status.clusterName yet; Rancher sets it when it takes the cluster in"),
+            format!("Cluster {cluster} has no status.clusterName yet; Rancher sets it when it manages the cluster"),
         ),
         State::NameTaken((namespace, name)) => (
             false,
             reason::TOKEN_NAME_TAKEN,
-            format!("ClusterRegistrationToken {namespace}/{name} was made for another machine; delete it"),
+            format!("ClusterRegistrationToken {namespace}/{name} was created for another machine; delete it"),
         ),
         State::NotIssued((namespace, name)) => (
             false,
             reason::TOKEN_NOT_ISSUED,
-            format!("ClusterRegistrationToken {namespace}/{name} is made; Rancher has not set its status.token yet"),
+            format!(
+                "ClusterRegistrationToken {namespace}/{name} was created; Rancher has not set its status.token yet"
+            ),
         ),
         State::Issued(_) => (true, reason::TOKEN_ISSUED, format!("the machine can join cluster {cluster}")),
     };

@@ -42,14 +42,16 @@ pub(super) enum OtherInventory {
 impl fmt::Display for OtherInventory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Here(name) => write!(f, "the machine's inventory is {name}; delete one of them"),
+            Self::Here(name) => {
+                write!(f, "the operator uses MachineInventory {name} for this machine; delete one of the two")
+            }
             Self::Elsewhere => f.write_str(
-                "the machine's inventory is in another namespace; register the machine through a registration of this \
-                 one to have it here, or delete this one",
+                "the operator uses an inventory in another namespace for this machine; delete this one, or register \
+                 the machine with a MachineRegistration of this namespace",
             ),
             Self::Equal => f.write_str(
-                "others have made inventories of this machine, too, and it has come to none of them: neither counts \
-                 until the machine registers, or the others are deleted",
+                "there are other inventories with this TPM hash, and the machine has used none of them; register the \
+                 machine, or delete the others",
             ),
         }
     }
@@ -102,7 +104,7 @@ pub(super) fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> Ma
         Finding::TooEarly => return status,
         Finding::Nothing | Finding::Released => {}
         Finding::Unrecorded => {
-            say(false, reason::NOT_INSTALLED, "registered; what it is made of will be known when it comes again");
+            say(false, reason::NOT_INSTALLED, "registered; the machine reports its hardware when it registers again");
             status.phase = Some(Phase::Registered);
         }
         Finding::Expected => {
@@ -110,12 +112,17 @@ pub(super) fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> Ma
             status.phase = Some(Phase::Expected);
         }
         Finding::MalformedIdentity => {
-            let message = "spec.tpm is not a TPM hash: 64 hex digits, as `ros-installer tpm-hash` prints them";
+            let message =
+                "spec.tpmHash is not a TPM hash; write the 64 hex digits that `ros-installer tpm-hash` prints";
             say(true, reason::MALFORMED_IDENTITY, message);
         }
         Finding::Duplicate(other) => say(true, reason::DUPLICATE_IDENTITY, &other.to_string()),
         Finding::NowApproved => {
-            say(false, reason::NOT_INSTALLED, "approved; the machine will come back for its configuration");
+            say(
+                false,
+                reason::NOT_INSTALLED,
+                "approved; the machine receives its configuration when it registers again",
+            );
             status.conditions.put(condition_type::APPROVED, true, reason::APPROVED, "", machine.generation, now);
             status.phase = Some(Phase::Registered);
         }

@@ -72,11 +72,13 @@ pub(super) fn set_condition(machine: &KnownMachine, state: &State, status: &mut 
     };
     let (holds, reason, message) = match state {
         State::NotNamed | State::Unknown => return,
-        State::Readable => (true, reason::SECRET_READABLE, "the machine can identify itself with it".to_owned()),
+        State::Readable => {
+            (true, reason::SECRET_READABLE, "the machine can identify itself by its shared secret".to_owned())
+        }
         State::Missing => (
             false,
             reason::SECRET_MISSING,
-            format!("there is no Secret {name} in namespace {namespace}; make one of type rancheros.cattle.io/token"),
+            format!("there is no Secret {name} in namespace {namespace}; create one of type rancheros.cattle.io/token"),
         ),
         State::Forbidden => (
             false,
@@ -95,7 +97,8 @@ pub(super) fn set_condition(machine: &KnownMachine, state: &State, status: &mut 
                 here.push("one in another namespace");
             }
             let message = format!(
-                "another machine ({}) is known by the same shared secret, so neither is believed; give each its own",
+                "another machine ({}) has the same shared secret, so the operator accepts it from neither; give each \
+                 machine its own",
                 here.join(", ")
             );
             (false, reason::SECRET_NOT_UNIQUE, message)

@@ -69,7 +69,8 @@ pub(super) async fn fetch(object: &MachineRegistration, context: &Context) -> Re
 
 pub(super) fn read_authorities(name: &str, secret: Option<&Secret>) -> Result<Authorities, Problem> {
     let Some(secret) = secret else {
-        let message = format!("Secret {name} of spec.attestation.trustedCAs does not exist in this namespace");
+        let message =
+            format!("Secret {name} of spec.attestation.trustedCAs does not exist in this namespace; create it");
         return Err(Problem { reason: reason::TRUST_MISSING, message });
     };
     let mut authorities = Vec::new();
@@ -83,7 +84,7 @@ pub(super) fn read_authorities(name: &str, secret: Option<&Secret>) -> Result<Au
         }
     }
     if authorities.is_empty() {
-        let message = format!("Secret {name} holds no PEM certificate");
+        let message = format!("Secret {name} contains no PEM certificate");
         return Err(Problem { reason: reason::TRUST_MALFORMED, message });
     }
     Ok(Arc::new(authorities))

@@ -43,7 +43,7 @@ pub(super) fn build(
     match found.most.filter(|most| is_nearly(status.machines, *most)) {
         Some(most) => {
             let message =
-                format!("{} of {most} machines have come; raise spec.maxMachines to admit more", status.machines);
+                format!("{} of {most} machines have registered; raise spec.maxMachines to admit more", status.machines);
             let reason = reason::NEARLY_FULL;
             status.conditions.put(condition_type::NEARLY_FULL, true, reason, &message, generation, &found.now);
         }
@@ -75,10 +75,10 @@ fn put_cloud_config(conditions: &mut Vec<Condition>, object: &MachineRegistratio
     };
     let unapplied = keys::unapplied_or_unknown(&CloudConfig(config.clone()));
     let (reason, message) = if unapplied.is_empty() {
-        (reason::ALL_KEYS_APPLIED, "machines apply all of spec.cloudConfig".to_owned())
+        (reason::ALL_KEYS_APPLIED, "machines apply every key of spec.cloudConfig".to_owned())
     } else {
         let places = keys::summary(&unapplied);
-        (reason::KEYS_NOT_APPLIED, format!("machines do not apply, of spec.cloudConfig: {places}"))
+        (reason::KEYS_NOT_APPLIED, format!("machines do not apply these keys of spec.cloudConfig: {places}"))
     };
     let type_ = condition_type::CLOUD_CONFIG_APPLICABLE;
     conditions.put(type_, unapplied.is_empty(), reason, &message, object.metadata.generation, now);

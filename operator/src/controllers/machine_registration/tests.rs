@@ -68,7 +68,7 @@ fn too_many_authorities_are_named_and_no_settings_are_sent() {
     let condition = condition.unwrap();
     assert_eq!((revision, &*condition.reason), (None, reason::TOO_MANY_AUTHORITIES));
     let message = &condition.message;
-    for words in ["18", "take 2", "CN=authority 0 (until 2030-01-01", "CN=authority 1 ", "ca.crt"] {
+    for words in ["18", "remove 2", "CN=authority 0 (until 2030-01-01", "CN=authority 1 ", "ca.crt"] {
         assert!(message.contains(words), "{words}: {message}");
     }
     assert!(!message.contains("CN=authority 2 "), "{message}");

@@ -32,12 +32,12 @@ pub(super) async fn apply_all(
     delete(context, &built.delete).await?;
     if let Some(bundle) = &built.predecessor {
         match apply::delete(client, bundle).await {
-            Ok(true) => return Ok(Applied::Waiting(format!("{} goes first", called(bundle)))),
+            Ok(true) => return Ok(Applied::Waiting(format!("{} is being deleted first", called(bundle)))),
             Ok(false) => {}
             Err(error) => return refused_or_failed("deleting", bundle, error),
         }
         if fleets_plan_is_there(object, context).await? {
-            return Ok(Applied::Waiting("the Plan that Fleet brought goes first".to_owned()));
+            return Ok(Applied::Waiting("the Plan from Fleet is being deleted first".to_owned()));
         }
     }
     set_finalizer(object, context, built.finalizer).await?;

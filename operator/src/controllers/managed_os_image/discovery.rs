@@ -36,12 +36,12 @@ pub(super) async fn run(client: Client, registry: DefaultRegistry, found: watch:
                     changed
                 });
                 if changed {
-                    tracing::info!(fleet = served.bundles, plans = served.plans, "what upgrades go by");
+                    tracing::info!(fleet = served.bundles, plans = served.plans, "found the upgrade engines");
                 }
                 pause = if changed { FIRST } else { (pause * 2).min(SELDOM) };
             }
             Err(error) => {
-                tracing::warn!(%error, "asking what upgrades go by");
+                tracing::warn!(%error, "finding the upgrade engines");
                 pause = (pause * 2).min(SELDOM);
             }
         }

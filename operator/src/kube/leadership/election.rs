@@ -95,9 +95,9 @@ impl Election {
         let changed = self.told.send_if_modified(|told| std::mem::replace(told, leads) != leads);
         self.shown.set(leads.into());
         if changed && leads {
-            tracing::info!(identity = self.identity, "this replica leads");
+            tracing::info!(identity = self.identity, "this replica is the leader");
         } else if changed {
-            tracing::info!(identity = self.identity, "this replica leads no more");
+            tracing::info!(identity = self.identity, "this replica is no longer the leader");
         }
     }
 
@@ -129,7 +129,7 @@ impl Election {
                 (None, None)
             }
             Err(error) => {
-                tracing::warn!(%error, "taking Lease {NAME}");
+                tracing::warn!(%error, "acquiring Lease {NAME}");
                 (None, None)
             }
         }
@@ -152,7 +152,7 @@ impl Election {
         match timeout(left, renewal).await {
             Ok(Ok(lease)) if lease::holder(&lease) == self.identity => Some(Held { lease, renewed: begun }),
             Ok(Ok(lease)) => {
-                tracing::warn!(holder = lease::holder(&lease), "Lease {NAME} was taken over");
+                tracing::warn!(holder = lease::holder(&lease), "another replica acquired Lease {NAME}");
                 None
             }
             Ok(Err(RequestError::Refused(Error::Api(status)))) if status.is_not_found() => None,

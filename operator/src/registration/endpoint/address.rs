@@ -40,7 +40,9 @@ pub enum AddressError {
     Setting { name: &'static str, source: kube::Error },
     #[error("reading Service {service}")]
     Service { service: String, source: kube::Error },
-    #[error("no URL under which machines reach the operator: give --server-url (the chart's serverURL), or --service")]
+    #[error(
+        "there is no URL at which machines reach the operator: set --server-url (the chart's serverURL) or --service"
+    )]
     NotGiven,
 }
 

@@ -123,9 +123,9 @@ pub struct TlsMaterial {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    #[error("making a certificate")]
+    #[error("creating a certificate")]
     Making(#[from] rcgen::Error),
-    #[error("reading a certificate")]
+    #[error("parsing a certificate")]
     Reading(#[from] x509_cert::der::Error),
     #[error(transparent)]
     Damaged(#[from] Damaged),
@@ -133,9 +133,9 @@ pub enum AuthorityError {
     ReadSecret(#[source] kube::Error),
     #[error("writing Secret {SECRET_NAME}")]
     WriteSecret(#[source] kube::Error),
-    #[error("writing Secret {SECRET_NAME}: {0} times another replica was faster")]
+    #[error("writing Secret {SECRET_NAME}: another replica changed it {0} times meanwhile")]
     Conflicts(usize),
-    #[error("the time {0} is outside of what a certificate can hold")]
+    #[error("the time {0} cannot be written into a certificate")]
     Time(Timestamp),
 }
 
@@ -143,9 +143,9 @@ pub enum AuthorityError {
 /// the stored one and would be locked out.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "key {key} of Secret {SECRET_NAME} {problem}; put it back from a copy. Nothing was changed, because media and machines \
-     trust this authority and no other. Only if the whole Secret is deleted is a new authority made, which none of them \
-     trusts"
+    "key {key} of Secret {SECRET_NAME} {problem}; restore the Secret from a backup. The operator did not replace it, \
+     because machines and media trust only this authority. If you delete the whole Secret, the operator creates a new \
+     authority, which no machine and no medium trusts"
 )]
 pub struct Damaged {
     /// Key in the Secret's data.
@@ -197,11 +197,7 @@ pub fn renewed(
     current.check()?;
     let mut next = current.clone();
     if let Err(Damaged { key, problem }) = next.server.check("tls") {
-        tracing::warn!(
-            key,
-            problem,
-            "the server certificate in Secret {SECRET_NAME} is damaged; another one is issued"
-        );
+        tracing::warn!(key, problem, "the server certificate in Secret {SECRET_NAME} is damaged; a new one is issued");
         next.server = issue_server(&next.authority, hosts, now)?;
     }
     let mut names = hosts.to_vec();

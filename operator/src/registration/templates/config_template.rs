@@ -113,7 +113,7 @@ enum Part {
 
 /// A path whose section is known and whose field SMBIOS does not define there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`${{{path}}}` names no field: SMBIOS defines {fields} in {section}; write $${{ for a literal ${{")]
+#[error("`${{{path}}}` is not a field: SMBIOS defines {fields} in {section}; write $${{ for a literal ${{")]
 pub struct UndefinedField {
     path: String,
     section: &'static str,
@@ -122,7 +122,7 @@ pub struct UndefinedField {
 
 /// The path of a field that a machine leaves empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("SMBIOS leaves `{0}` empty")]
+#[error("SMBIOS field `{0}` is empty")]
 pub struct EmptyField(pub String);
 
 impl ConfigTemplate {

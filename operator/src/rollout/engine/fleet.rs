@@ -38,25 +38,26 @@ impl RolloutEngine for FleetEngine {
 
     fn not_applied(&self, observation: Observation<'_>) -> Option<Verdict> {
         let Some(bundle) = observation.bundle else {
-            let message = "Fleet has not looked at the Bundle yet".to_owned();
+            let message = "Fleet has not processed the Bundle yet".to_owned();
             return Some(waiting(observation, reason::PROGRESSING, message));
         };
         if bundle.summary.desired_ready == 0 {
             let message = if observation.upgrade.is_local() {
-                "Fleet has no cluster `local` in fleet-local; see whether its agent is registered"
+                "Fleet has no cluster `local` in fleet-local; check that its agent is registered"
             } else if observation.upgrade.targets.is_empty() {
-                "spec.targets is empty, which takes no cluster; name some, or all with `- clusterSelector: {}`"
+                "spec.targets is empty, which selects no cluster; add targets, or select all clusters with `- \
+                 clusterSelector: {}`"
             } else {
-                "spec.targets match no cluster of this namespace"
+                "spec.targets selects no cluster of this namespace"
             };
             return Some(stalled(reason::NO_TARGET_MATCHED, message.to_owned()));
         }
         let trouble = bundle.trouble()?;
-        Some(stalled(reason::NOT_APPLIED, format!("Fleet could not apply it everywhere: {trouble}")))
+        Some(stalled(reason::NOT_APPLIED, format!("Fleet could not apply the Bundle in every cluster: {trouble}")))
     }
 
     fn hint(&self) -> &'static str {
-        "see Fleet's and System Upgrade Controller's logs in the clusters"
+        "read the logs of Fleet and System Upgrade Controller in the clusters"
     }
 }
 

@@ -43,7 +43,7 @@ impl RolloutEngine for PlanEngine {
     }
 
     fn hint(&self) -> &'static str {
-        "see whether System Upgrade Controller runs in the Plan's namespace, and its log"
+        "check that System Upgrade Controller runs in the Plan's namespace, and read its log"
     }
 }
 

@@ -75,7 +75,7 @@ fn a_node_without_inventory_is_done_by_label_and_name_of_its_system() {
     ];
     let progress = local(&to_v2(), &nodes, &[], &plan(&[], &[]), &[], &at(0));
     assert_eq!(phases(&progress), [("lies", "Waiting"), ("old", "Waiting"), ("done", "Done")]);
-    assert!(progress.nodes[0].reason.as_ref().unwrap().contains("RancherOS 1 still"));
+    assert!(progress.nodes[0].reason.as_ref().unwrap().contains("still runs RancherOS 1"));
     let foreign = upgrade(json!({"upgradeContainer": {"image": "ubuntu"}}));
     let progress = local(&foreign, &nodes[1..3], &[], &plan(&[], &[]), &[], &at(0));
     assert_eq!(phases(&progress), [("old", "Waiting"), ("lies", "Done")]);

@@ -116,7 +116,7 @@ impl<S: Socket> Exchange<S> {
         };
         match end {
             Ok(()) => self.context.metrics.count(self.request, None),
-            Err(End::HungUp) => tracing::info!("the machine hung up"),
+            Err(End::HungUp) => tracing::info!("the machine closed the connection"),
             Err(End::Refused(refusal)) => {
                 tracing::info!(code = %refusal.code, message = refusal.message, "refused");
                 self.context.metrics.count(self.request, Some(&refusal));
@@ -130,7 +130,7 @@ impl<S: Socket> Exchange<S> {
         if let Some(writer) = &mut self.writer
             && let Err(refusal) = writer.write(&self.context.inventory).await
         {
-            tracing::warn!(inventory = writer.name(), %refusal, "what the machine last said is not recorded");
+            tracing::warn!(inventory = writer.name(), %refusal, "the machine's last message was not recorded");
         }
     }
 

@@ -30,7 +30,7 @@ pub struct Introduction {
 pub fn read_headers(headers: &HeaderMap) -> Result<Introduction, Refusal> {
     let text = |name: &str| header_text(headers, name);
     let authorization = text(header::AUTHORIZATION.as_str()).ok_or_else(|| {
-        let message = "neither the subprotocol of this operator nor an Authorization of the first release";
+        let message = "the request has neither this operator's subprotocol nor the Authorization of the first release";
         Refusal::new(RefusalCode::Unauthenticated, message)
     })?;
     let presented = Presented::from_authorization(authorization)?;
@@ -65,7 +65,7 @@ pub(super) async fn in_time(
     context.metrics.in_flight.inc();
     let result = timeout(Duration::from_secs(EXCHANGE_SECONDS), conversation).await;
     context.metrics.in_flight.dec();
-    result.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::DeadlineExceeded, "10 s have passed")))
+    result.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::DeadlineExceeded, "the exchange took longer than 10 s")))
 }
 
 /// Counts the result of a conversation and closes the socket, with the code of the refusal if there is one.
@@ -129,13 +129,13 @@ async fn receive(socket: &mut impl Socket) -> Result<Vec<u8>, Refusal> {
             Some(Ok(Message::Binary(bytes))) => return Ok(bytes.to_vec()),
             Some(Ok(Message::Text(text))) => return Ok(text.as_bytes().to_vec()),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            _ => return Err(Refusal::new(RefusalCode::ProofRejected, "the machine hung up")),
+            _ => return Err(Refusal::new(RefusalCode::ProofRejected, "the machine closed the connection")),
         }
     }
 }
 
 pub(super) async fn send(socket: &mut impl Socket, bytes: Vec<u8>) -> Result<(), Refusal> {
-    let hung_up = |_| Refusal::new(RefusalCode::ProofRejected, "the machine hung up");
+    let hung_up = |_| Refusal::new(RefusalCode::ProofRejected, "the machine closed the connection");
     socket.send(Message::Binary(bytes.into())).await.map_err(hung_up)
 }
 

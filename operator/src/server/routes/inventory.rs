@@ -64,11 +64,11 @@ enum Credential {
 impl Credential {
     fn of(path: &str, headers: &HeaderMap) -> Result<Self, Refusal> {
         if path.starts_with("registration/") || path.contains("/registration/") {
-            let message = "this is no registration URL; it ends after the token";
+            let message = "this is not a registration URL; a registration URL ends with the token";
             return Err(Refusal::new(RefusalCode::MalformedToken, message));
         }
         let unauthenticated = || {
-            let message = "a machine shows its TPM's keys or its shared secret in `Authorization: Bearer …`";
+            let message = "the request needs the TPM's keys or the shared secret in `Authorization: Bearer …`";
             Refusal::new(RefusalCode::Unauthenticated, message)
         };
         let authorization = header_text(headers, header::AUTHORIZATION.as_str()).ok_or_else(unauthenticated)?;
@@ -109,7 +109,7 @@ async fn enter(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
     let upgrade = upgrade.map_err(|_| {
-        let message = "a TPM proves itself over a websocket; this is a plain request";
+        let message = "a machine proves its TPM over a websocket, and this is a plain HTTP request";
         Refusal::new(RefusalCode::Unauthenticated, message)
     })?;
     let admitted = state.inventory_admission.admit(None).await?;
@@ -133,7 +133,7 @@ async fn converse(socket: &mut impl Socket, context: &Context, presented: &Prese
     prove(socket, presented).await?;
     let known = context.inventory.find(&presented.endorsement_key.tpm_hash()).await?;
     let machine = known.ok_or_else(|| {
-        let message = "no MachineInventory has this TPM's hash; register the machine, or make one with spec.tpm";
+        let message = "no MachineInventory has this TPM's hash; register the machine, or create one with spec.tpmHash";
         Refusal::new(RefusalCode::UnknownMachine, message)
     })?;
     let configuration = configuration(context, &machine).await?;
@@ -152,7 +152,7 @@ async fn configuration(context: &Context, machine: &KnownMachine) -> Result<Join
     let assigned = |answer: &JoinConfiguration| machine.cluster().is_some() || answer.0.contains_key("role");
     configuration.filter(assigned).ok_or_else(|| {
         let message = format!(
-            "MachineInventory {}/{} assigns the machine to nothing: set its spec.clusterName, or spec.config.role",
+            "MachineInventory {}/{} names neither a cluster nor a role: set its spec.clusterName or spec.config.role",
             machine.namespace, machine.name
         );
         Refusal::new(RefusalCode::NotAssigned, message).retry_after(60)
@@ -163,10 +163,10 @@ async fn configuration(context: &Context, machine: &KnownMachine) -> Result<Join
 /// answer.
 async fn note(context: &Context, machine: Arc<KnownMachine>) {
     let mut writer = InventoryWriter::new(machine);
-    tracing::info!(inventory = writer.name(), "told how it joins its cluster");
+    tracing::info!(inventory = writer.name(), "sent how the machine joins its cluster");
     writer.note(&context.inventory, Step::Fetched);
     if let Err(refusal) = writer.write(&context.inventory).await {
-        tracing::warn!(inventory = writer.name(), %refusal, "that the machine was here is not recorded");
+        tracing::warn!(inventory = writer.name(), %refusal, "the machine's request was not recorded");
     }
 }
 

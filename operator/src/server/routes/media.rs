@@ -163,10 +163,10 @@ fn body(context: Arc<Context>, medium: Customized, range: Range<u64>, reader: Re
         drop(reader);
         match outcome {
             Ok(Sent::Whole) => context.metrics.count(REQUEST, None),
-            Ok(Sent::ReaderGone) => tracing::debug!("a medium's reader went away"),
+            Ok(Sent::ReaderGone) => tracing::debug!("the client closed a download"),
             Err(refusal) => {
                 context.metrics.count(REQUEST, Some(&refusal));
-                tracing::info!(code = %refusal.code, message = refusal.message, "a medium was not sent to its end");
+                tracing::info!(code = %refusal.code, message = refusal.message, "a download of a medium was aborted");
             }
         }
     });
@@ -188,7 +188,8 @@ async fn send(
     pieces: &mpsc::Sender<std::io::Result<Bytes>>,
 ) -> Result<Sent, Refusal> {
     let too_slow = || {
-        let message = format!("a reader took less than {SLOWEST} bytes per second, or nothing for {PIECE_TIMEOUT:?}");
+        let message =
+            format!("the client received less than {SLOWEST} bytes per second, or nothing for {PIECE_TIMEOUT:?}");
         Refusal::new(RefusalCode::DeadlineExceeded, message)
     };
     let last_moment = Instant::now() + PIECE_TIMEOUT + Duration::from_secs((range.end - range.start) / SLOWEST);

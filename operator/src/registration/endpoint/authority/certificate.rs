@@ -32,7 +32,7 @@ impl CertificateAndKey {
     pub(super) fn check(&self, name: &str) -> Result<(), Damaged> {
         check_certificate(&self.certificate, &format!("{name}.crt"))?;
         let key = || format!("{name}.key");
-        let pair = KeyPair::from_pem(&self.key).map_err(|_| Damaged::new(key(), "is not PEM of a private key"))?;
+        let pair = KeyPair::from_pem(&self.key).map_err(|_| Damaged::new(key(), "is not a private key in PEM"))?;
         let certificate = x509_cert::Certificate::from_pem(&self.certificate).ok();
         let certified = certificate
             .as_ref()
@@ -40,7 +40,7 @@ impl CertificateAndKey {
         if certified == Some(pair.public_key_raw()) {
             Ok(())
         } else {
-            Err(Damaged::new(key(), "does not belong to the certificate beside it"))
+            Err(Damaged::new(key(), "does not match its certificate"))
         }
     }
 }
@@ -48,7 +48,7 @@ impl CertificateAndKey {
 pub(super) fn check_certificate(pem: &str, key: &str) -> Result<(), Damaged> {
     match x509_cert::Certificate::from_pem(pem) {
         Ok(_) => Ok(()),
-        Err(_) => Err(Damaged::new(key, "is not PEM of one certificate")),
+        Err(_) => Err(Damaged::new(key, "is not one certificate in PEM")),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub enum GivenError {
     #[error("reading {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    #[error("{} holds no {file}; is it mounted from a Secret of the type kubernetes.io/tls?", .folder.display())]
+    #[error("{} contains no {file}; mount a Secret of the type kubernetes.io/tls there", .folder.display())]
     Missing { folder: PathBuf, file: &'static str },
 }
 

@@ -45,7 +45,10 @@ impl<S: Socket> Exchange<S> {
             }
             Opening::SharedSecret(hello) => {
                 let machine = self.identify_by_secret(&hello, begun).await?;
-                tracing::debug!(inventory = format!("{}/{}", machine.namespace, machine.name), "has its shared secret");
+                tracing::debug!(
+                    inventory = format!("{}/{}", machine.namespace, machine.name),
+                    "proved its shared secret"
+                );
                 Ok(Peer::SecretHolder(machine))
             }
         }
