@@ -43,7 +43,7 @@ impl Accelerator {
     /// Whether our machines' firmware and kernel run. In nested environments a smaller program may run while these
     /// hang, or QEMU may stop at an instruction.
     pub fn boots(self, kernel: &Path, limit: Duration) -> Result<bool> {
-        let folder = tempfile::tempdir().context("making a folder for a machine")?;
+        let folder = tempfile::tempdir().context("creating a folder for a machine")?;
         let serial = folder.path().join("serial.log");
         let mut qemu = Command::new("qemu-system-x86_64")
             .args([
@@ -73,7 +73,7 @@ impl Accelerator {
             let said = fs::read(&serial).with_context(|| format!("reading {}", serial.display()))?;
             return Ok(String::from_utf8_lossy(&said).contains(PANIC));
         }
-        qemu.kill().context("ending a machine that hangs")?;
+        qemu.kill().context("stopping a machine that hangs")?;
         qemu.wait().context("waiting for qemu-system-x86_64")?;
         Ok(false)
     }

@@ -43,8 +43,8 @@ struct Seen {
 impl Console {
     /// `socket` leads to the machine, times count from `power_on`, and `on_line` is called with each line.
     pub fn open(socket: UnixStream, log: &Path, power_on: Instant, on_line: Option<fn(&Line)>) -> Result<Self> {
-        let mut log = File::create(log).with_context(|| format!("making {}", log.display()))?;
-        let mut output = socket.try_clone().context("sharing the console's socket")?;
+        let mut log = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+        let mut output = socket.try_clone().context("duplicating the console's socket")?;
         let seen = Seen {
             lines: Vec::new(),
             last_output: Instant::now(),
@@ -146,7 +146,7 @@ impl Console {
                 (seen.ended, seen.hangs_at().map_or(deadline, |stall| stall.min(deadline)))
             };
             if ended {
-                bail!("waiting for {what}: the machine is gone; its console ends with:\n{}", self.tail());
+                bail!("waiting for {what}: the machine has stopped; its console ends with:\n{}", self.tail());
             }
             if tokio::time::timeout_at(next_poll.into(), self.changed.changed()).await.is_ok() {
                 continue;
@@ -271,7 +271,7 @@ mod tests {
         let (machine, mut console, _folder) = console();
         drop(machine);
         let error = console.wait_for_text("never", SHORT).await.unwrap_err().to_string();
-        assert!(error.contains("the machine is gone"), "{error}");
+        assert!(error.contains("the machine has stopped"), "{error}");
     }
 
     /// What a wait ends with on a console that has long been silent since it said this.

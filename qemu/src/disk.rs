@@ -29,7 +29,7 @@ impl Disk {
         let file = folder.join(format!("{serial}.img"));
         File::create(&file)
             .and_then(|created| created.set_len(bytes))
-            .with_context(|| format!("making the disk {}", file.display()))?;
+            .with_context(|| format!("creating the disk {}", file.display()))?;
         Ok(Self { file, serial: serial.to_owned(), fault: None })
     }
 
@@ -60,7 +60,7 @@ impl Disk {
         const PIECE: u64 = 1 << 20;
         let extent = self.extent(label)?.with_context(|| format!("finding {label} on {}", self.file.display()))?;
         let path = folder.join(label);
-        let mut file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        let mut file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
         file.set_len(extent.end - extent.start).context("growing a partition's copy")?;
         for at in extent.clone().step_by(PIECE as usize) {
             let piece = self.read_at(at, PIECE.min(extent.end - at) as usize)?;

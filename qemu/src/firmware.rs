@@ -47,7 +47,8 @@ impl Firmware {
     pub fn arguments(self, variables: &Path) -> Result<Vec<String>> {
         let Some((code, initial)) = self.files() else { return Ok(Vec::new()) };
         if !variables.exists() {
-            fs::copy(initial, variables).with_context(|| format!("copying {initial}; is ovmf installed?"))?;
+            fs::copy(initial, variables)
+                .with_context(|| format!("copying {initial}; install ovmf if it is missing"))?;
         }
         let mut arguments = vec![
             "-drive".to_owned(),
@@ -67,7 +68,7 @@ impl FromStr for Firmware {
     fn from_str(name: &str) -> Result<Self> {
         match Self::ALL.into_iter().find(|firmware| firmware.name() == name) {
             Some(firmware) => Ok(firmware),
-            None => bail!("firmware {name:?}; known are bios, uefi and secureboot"),
+            None => bail!("the firmware {name:?} is not known; use bios, uefi or secureboot"),
         }
     }
 }

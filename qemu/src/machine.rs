@@ -59,7 +59,7 @@ impl Machine {
             None => None,
             Some(certificate) => {
                 let tpm_folder = folder.join("tpm");
-                std::fs::create_dir_all(&tpm_folder).with_context(|| format!("making {}", tpm_folder.display()))?;
+                std::fs::create_dir_all(&tpm_folder).with_context(|| format!("creating {}", tpm_folder.display()))?;
                 Some(Tpm::for_machine(&tpm_folder, certificate).await?)
             }
         };
@@ -78,7 +78,7 @@ impl Machine {
 
     pub async fn power_on(&mut self) -> Result<()> {
         if self.running.is_some() {
-            bail!("machine {} is on already", self.spec.serial);
+            bail!("machine {} is already powered on", self.spec.serial);
         }
         let serial = self.folder.join(SERIAL);
         for socket in [CONTROL, SERIAL, SECOND_PORT] {
@@ -250,7 +250,7 @@ impl Machine {
         until("the machine's power-off", limit, async || {
             Ok(match running.qemu.check_running() {
                 Err(_) => Poll::Ready(()),
-                Ok(()) => Poll::Pending("it is on".to_owned()),
+                Ok(()) => Poll::Pending("it is powered on".to_owned()),
             })
         })
         .await?;

@@ -60,7 +60,7 @@ fn only_iso(folder: &Path, remedy: &str) -> Result<PathBuf> {
         .collect();
     match (found.pop(), found.is_empty()) {
         (Some(path), true) => Ok(path),
-        (None, _) => bail!("no ISO in {}; make one first: {remedy}", folder.display()),
+        (None, _) => bail!("no ISO in {}; build one first: {remedy}", folder.display()),
         (Some(_), false) => bail!("more than one ISO in {}; remove those of other versions", folder.display()),
     }
 }

@@ -26,7 +26,7 @@ impl Port {
 
     fn reserve_row<const N: usize>() -> Result<[Self; N]> {
         let folder = std::env::temp_dir().join("ros-test-ports");
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         // Processes start at different numbers, so that they seldom try the same port.
         let size = usize::from(RANGE.end - RANGE.start);
         let first = std::process::id() as usize * 61 % size;
@@ -44,7 +44,7 @@ impl Port {
     /// `None` when somebody else has it.
     fn try_reserve(folder: &Path, number: u16) -> Result<Option<Self>> {
         let path = folder.join(number.to_string());
-        let lock = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        let lock = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
         let free = lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", number)).is_ok();
         Ok(free.then_some(Self { number, _lock: lock }))
     }

@@ -40,7 +40,7 @@ impl Process {
             .with_context(|| format!("opening the log {} of {name}", log.display()))?;
         let child = command
             .stdin(Stdio::null())
-            .stdout(file.try_clone().with_context(|| format!("sharing the log of {name}"))?)
+            .stdout(file.try_clone().with_context(|| format!("duplicating the log of {name}"))?)
             .stderr(file)
             .spawn()
             .with_context(|| format!("starting {}", Path::new(command.get_program()).display()))?;
@@ -53,7 +53,7 @@ impl Process {
 
     /// An error with the end of the log when the program is no longer there.
     pub fn check_running(&mut self) -> Result<()> {
-        match self.child.try_wait().with_context(|| format!("asking for the state of {}", self.name))? {
+        match self.child.try_wait().with_context(|| format!("reading the state of {}", self.name))? {
             None => Ok(()),
             Some(status) => bail!("{} ended with {status}; its log ends with:\n{}", self.name, self.log_tail()),
         }
@@ -62,7 +62,7 @@ impl Process {
     /// Waits until the program ends by itself.
     pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         until(&format!("the end of {}", self.name), limit, async || {
-            let status = self.child.try_wait().with_context(|| format!("asking for the state of {}", self.name))?;
+            let status = self.child.try_wait().with_context(|| format!("reading the state of {}", self.name))?;
             Ok(status.map_or_else(|| Poll::Pending(self.log_tail()), Poll::Ready))
         })
         .await
@@ -150,7 +150,7 @@ impl KeptProcess {
                 return Ok(true);
             }
         }
-        bail!("{} (pid {}) is still there after SIGKILL", self.name, self.pid)
+        bail!("{} (pid {}) still runs after SIGKILL", self.name, self.pid)
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub fn execute(socket: &Path, command: &str, arguments: Value) -> Result<Value> {
     let mut stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).context("setting a timeout")?;
-    let mut lines = BufReader::new(stream.try_clone().context("sharing QEMU's control socket")?).lines();
+    let mut lines = BufReader::new(stream.try_clone().context("duplicating QEMU's control socket")?).lines();
     let mut answer = move || -> Result<Value> {
         loop {
             let line = lines.next().context("QEMU closed its control socket")?.context("reading QEMU's answer")?;
@@ -27,7 +27,7 @@ pub fn execute(socket: &Path, command: &str, arguments: Value) -> Result<Value> 
         writeln!(stream, "{request}").with_context(|| format!("sending {name} to QEMU"))?;
         let answer = answer()?;
         match answer.get("error") {
-            Some(error) => bail!("QEMU refuses {name}: {}", error["desc"].as_str().unwrap_or("no reason given")),
+            Some(error) => bail!("QEMU refused {name}: {}", error["desc"].as_str().unwrap_or("no reason given")),
             None => Ok(answer["return"].clone()),
         }
     };

@@ -22,7 +22,7 @@ impl Scratch {
         let folder = tempfile::Builder::new()
             .prefix("ros-")
             .tempdir_in(&parent)
-            .with_context(|| format!("making a folder in {}", parent.display()))?;
+            .with_context(|| format!("creating a folder in {}", parent.display()))?;
         Ok(Self { folder, name: name.to_owned() })
     }
 
@@ -33,7 +33,7 @@ impl Scratch {
     /// A subfolder. It is created when it is missing.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.folder.path().join(name);
-        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(path)
     }
 
@@ -42,7 +42,7 @@ impl Scratch {
         if kept.exists() {
             fs::remove_dir_all(&kept).with_context(|| format!("removing the last run's {}", kept.display()))?;
         }
-        fs::create_dir_all(&kept).with_context(|| format!("making {}", kept.display()))?;
+        fs::create_dir_all(&kept).with_context(|| format!("creating {}", kept.display()))?;
         copy_logs(self.folder.path(), "", &kept)
     }
 }

@@ -23,9 +23,9 @@ impl SshKey {
             .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
             .arg(&file)
             .output()
-            .context("running ssh-keygen; is openssh-client installed?")?;
+            .context("running ssh-keygen of the package openssh-client")?;
         if !output.status.success() {
-            bail!("making {}: {}", file.display(), String::from_utf8_lossy(&output.stderr).trim());
+            bail!("creating {}: {}", file.display(), String::from_utf8_lossy(&output.stderr).trim());
         }
         let public =
             fs::read_to_string(file.with_extension("pub")).context("reading the public key")?.trim().to_owned();
@@ -55,7 +55,7 @@ impl SshKey {
                 .kill_on_drop(true)
                 .output()
                 .await
-                .context("running ssh; is openssh-client installed?")?;
+                .context("running ssh of the package openssh-client")?;
             let errors = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             match output.status.code() {
                 Some(0) => Ok(Poll::Ready(String::from_utf8_lossy(&output.stdout).into_owned())),

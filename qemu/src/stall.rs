@@ -18,7 +18,7 @@ pub const SILENCE: Duration = Duration::from_secs(120);
 /// The error of a wait whose kernel hangs.
 #[derive(Debug, Error)]
 #[error(
-    "the kernel has said nothing for {} s and its init has not begun; the console ends with:\n{tail}",
+    "the kernel has printed nothing for {} s and has not started init; the console ends with:\n{tail}",
     SILENCE.as_secs()
 )]
 pub struct Stall {

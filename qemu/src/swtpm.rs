@@ -125,7 +125,7 @@ fn start(folder: &Path, arguments: &[&str]) -> Result<Process> {
 fn manufacture(folder: &Path, certificate: EkCertificate) -> Result<()> {
     let (factory, state) = (folder.join("factory"), folder.join("state"));
     for path in [&factory, &state] {
-        fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
+        fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
     }
     // swtpm's programs take absolute paths only: they change their folder.
     let at = |name: &str| factory.join(name).display().to_string();
@@ -160,9 +160,9 @@ fn manufacture(folder: &Path, certificate: EkCertificate) -> Result<()> {
     if certificate == EkCertificate::Present {
         command.args(["--create-ek-cert", "--create-platform-cert"]);
     }
-    let output = command.output().context("running swtpm_setup; are swtpm and swtpm-tools installed?")?;
+    let output = command.output().context("running swtpm_setup of the packages swtpm and swtpm-tools")?;
     if !output.status.success() {
-        bail!("making a TPM: swtpm_setup ended with {}:\n{}", output.status, String::from_utf8_lossy(&output.stdout));
+        bail!("creating a TPM: swtpm_setup ended with {}:\n{}", output.status, String::from_utf8_lossy(&output.stdout));
     }
     Ok(())
 }

@@ -19,11 +19,11 @@ const LIMIT: Duration = Duration::from_secs(3600);
 impl VmSlot {
     pub async fn acquire() -> Result<Self> {
         let folder = std::env::temp_dir().join("ros-vm-slots");
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         until("a slot for a virtual machine", LIMIT, async || {
             for slot in 0..SLOTS {
                 let path = folder.join(slot.to_string());
-                let lock = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+                let lock = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
                 if lock.try_lock().is_ok() {
                     return Ok(Poll::Ready(Self { _lock: lock }));
                 }

@@ -94,7 +94,7 @@ async fn machines_register_meanwhile(world: &World, endpoint: &Endpoint, among: 
 /// Opens connections that send nonsense, all at once. The operator must close each of them.
 async fn send_nonsense(endpoint: &Endpoint) -> Result<()> {
     let mut random = vec![0; 1_000_000];
-    rand::fill(&mut random).ok().context("making random bytes")?;
+    rand::fill(&mut random).ok().context("creating random bytes")?;
     // RFC 6455, section 5.2: the last frame of a text, or a binary one, with eight bytes of length; the mask.
     let frame = |opcode: u8| {
         let length = (random.len() as u64).to_be_bytes();

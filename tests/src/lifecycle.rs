@@ -205,11 +205,11 @@ impl<'a> Lifecycle<'a> {
 
     /// Null if the object does not exist.
     async fn get(&self, path: &str) -> Result<Value> {
-        let request = http::Request::get(path).body(Vec::new()).with_context(|| format!("asking for {path}"))?;
+        let request = http::Request::get(path).body(Vec::new()).with_context(|| format!("requesting {path}"))?;
         match self.client.request::<Value>(request).await {
             Ok(object) => Ok(object),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Value::Null),
-            Err(error) => Err(error).with_context(|| format!("asking for {path}")),
+            Err(error) => Err(error).with_context(|| format!("requesting {path}")),
         }
     }
 }

@@ -178,7 +178,7 @@ impl Folder {
 
     fn subfolder(&self, name: &str) -> Result<PathBuf> {
         let path = self.path().join(name);
-        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(path)
     }
 }

@@ -14,7 +14,7 @@ const QUESTIONS: &[&str] = &["tokenreviews", "subjectaccessreviews", "selfsubjec
 
 impl ApiWrites {
     pub async fn so_far(client: &kube::Client) -> Result<Self> {
-        let request = http::Request::get("/metrics").body(Vec::new()).context("making a request for /metrics")?;
+        let request = http::Request::get("/metrics").body(Vec::new()).context("creating a request for /metrics")?;
         let text = client.request_text(request).await.context("reading the API server's metrics")?;
         Ok(Self::parse(&text))
     }

@@ -53,7 +53,7 @@ pub async fn measure() -> Result<Vec<Sample>> {
     let times = timeline(&machine.console().lines());
     let at = |row: &str| {
         let found = times.iter().find(|(name, _)| *name == row);
-        found.map(|(_, at)| at.as_secs_f64()).with_context(|| format!("the console does not tell of {row:?}"))
+        found.map(|(_, at)| at.as_secs_f64()).with_context(|| format!("the console does not show {row:?}"))
     };
     let copying = copying_speed(&world, &machine, &image).await?;
 

@@ -12,6 +12,6 @@ pub static FIGURES: &[&Figure] = &[&ISO];
 
 pub fn measure(iso: Option<&Path>) -> Result<Vec<Sample>> {
     let iso = iso.map_or_else(paths::iso, |path| Ok(path.to_owned()))?;
-    let bytes = fs::metadata(&iso).with_context(|| format!("looking at {}", iso.display()))?.len();
+    let bytes = fs::metadata(&iso).with_context(|| format!("inspecting {}", iso.display()))?.len();
     Ok(vec![ISO.is(bytes as f64 / 1e6)])
 }

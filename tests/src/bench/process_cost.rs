@@ -11,7 +11,7 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     let ticks = processor_ticks(&stat).with_context(|| format!("finding utime and stime in {path}"))?;
-    let per_second = sysconf(SysconfVar::CLK_TCK).context("asking for the length of a clock tick")?.unwrap_or(100);
+    let per_second = sysconf(SysconfVar::CLK_TCK).context("reading the length of a clock tick")?.unwrap_or(100);
     Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
 }
 

@@ -64,7 +64,7 @@ impl Report {
 
     pub fn save(&self, file: &Path) -> Result<()> {
         if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         let mut text = serde_json::to_string_pretty(self).context("writing a report")?;
         text.push('\n');

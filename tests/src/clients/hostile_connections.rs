@@ -118,7 +118,7 @@ async fn connect(address: SocketAddr, from: usize) -> Result<TcpStream> {
 }
 
 fn allow_open_files(count: u64) -> Result<()> {
-    let (now, most) = getrlimit(Resource::RLIMIT_NOFILE).context("asking how many files may be open")?;
+    let (now, most) = getrlimit(Resource::RLIMIT_NOFILE).context("reading the limit of open files")?;
     ensure!(most >= count, "{count} files must be open at once, and {most} may be (ulimit -Hn)");
     setrlimit(Resource::RLIMIT_NOFILE, now.max(count), most).context("allowing more open files")
 }

@@ -83,8 +83,8 @@ impl Cluster {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).context("reading kubeconfig")?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
-            .context("making a client's configuration from kubeconfig")?;
-        kube::Client::try_from(config).context("making a client")
+            .context("creating a client's configuration from kubeconfig")?;
+        kube::Client::try_from(config).context("creating a client")
     }
 
     /// Runs kubectl as the admin and gives its standard output.
@@ -244,7 +244,7 @@ impl Cluster {
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
-    http::Request::get(path).body(Vec::new()).with_context(|| format!("making a request for {path}"))
+    http::Request::get(path).body(Vec::new()).with_context(|| format!("creating a request for {path}"))
 }
 
 /// Keys and certificates of the server, the admin and the service accounts, and the admin's kubeconfig.
@@ -252,7 +252,7 @@ fn write_identities(folder: &Path, api_port: u16) -> Result<()> {
     let authority = Authority::new("kubernetes")?;
     let server = authority.server(&["127.0.0.1", "localhost", "10.0.2.2", "10.96.0.1", "kubernetes.default.svc"])?;
     let admin = authority.client("admin", "system:masters")?;
-    let service_accounts = rcgen::KeyPair::generate().context("making the service accounts' key")?;
+    let service_accounts = rcgen::KeyPair::generate().context("creating the service accounts' key")?;
     let kubeconfig = json!({
         "apiVersion": "v1",
         "kind": "Config",
@@ -279,7 +279,7 @@ fn write_identities(folder: &Path, api_port: u16) -> Result<()> {
         let path = folder.join(name);
         let mut options = fs::File::options();
         options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&path).with_context(|| format!("making {}", path.display()))?;
+        let mut file = options.open(&path).with_context(|| format!("creating {}", path.display()))?;
         file.write_all(content.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())

@@ -31,7 +31,7 @@ impl Etcd {
     /// The value of a key.
     pub async fn get(&self, key: &str) -> Result<Vec<u8>> {
         let answer = self.ask("range", &json!({"key": STANDARD.encode(key)})).await?;
-        let value = answer["kvs"][0]["value"].as_str().with_context(|| format!("etcd holds no {key}"))?;
+        let value = answer["kvs"][0]["value"].as_str().with_context(|| format!("etcd has no key {key}"))?;
         STANDARD.decode(value).with_context(|| format!("reading etcd's {key}"))
     }
 
@@ -55,6 +55,6 @@ impl Etcd {
     async fn ask(&self, method: &str, question: &Value) -> Result<Value> {
         let url = format!("{}/v3/kv/{method}", self.url);
         let asked = self.client.post(url).json(question).send().await.and_then(reqwest::Response::error_for_status);
-        asked.with_context(|| format!("asking etcd for {method}"))?.json().await.context("reading etcd's answer")
+        asked.with_context(|| format!("calling {method} of etcd"))?.json().await.context("reading etcd's answer")
     }
 }

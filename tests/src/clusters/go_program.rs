@@ -32,8 +32,8 @@ impl GoProgram {
         if folder.exists() {
             return Ok(folder);
         }
-        fs::create_dir_all(&parent).with_context(|| format!("making {}", parent.display()))?;
-        let lock = File::create(parent.join("lock")).with_context(|| format!("making the lock of {}", self.name))?;
+        fs::create_dir_all(&parent).with_context(|| format!("creating {}", parent.display()))?;
+        let lock = File::create(parent.join("lock")).with_context(|| format!("creating the lock of {}", self.name))?;
         lock.lock().with_context(|| format!("waiting for another build of {}", self.name))?;
         if !folder.exists() {
             self.build(&sources, &parent, &folder)?;
@@ -43,7 +43,7 @@ impl GoProgram {
 
     fn content_hash(&self, sources: &Path) -> Result<String> {
         let version =
-            Command::new("go").arg("version").output().context("asking for the version of go; is it installed?")?;
+            Command::new("go").arg("version").output().context("running go version; install Go if it is missing")?;
         let mut hash = digest::Context::new(&SHA256);
         hash.update(&version.stdout);
         hash.update(self.linker_flags.as_bytes());
@@ -59,7 +59,7 @@ impl GoProgram {
         eprintln!("building {} ({}; only when new)", sources.display(), self.effort);
         let started = Instant::now();
         let unfinished =
-            tempfile::tempdir_in(parent).with_context(|| format!("making a folder in {}", parent.display()))?;
+            tempfile::tempdir_in(parent).with_context(|| format!("creating a folder in {}", parent.display()))?;
         let status = Command::new("go")
             .args(["build", "-trimpath", "-ldflags", self.linker_flags, "-o"])
             .arg(unfinished.path().join("program"))

@@ -132,7 +132,7 @@ impl Operator {
 
     /// The pid of the running operator.
     pub fn pid(&self) -> Result<u32> {
-        Ok(self.process.as_ref().context("asking for the operator's pid while it is stopped")?.pid())
+        Ok(self.process.as_ref().context("reading the operator's pid while it is stopped")?.pid())
     }
 
     /// The start of every registration URL that machines are told.
@@ -168,8 +168,13 @@ impl Operator {
 
 /// The body of a GET of one of the operator's URLs.
 pub async fn fetch(url: &str) -> Result<String> {
-    let response = unpinned_client()?.get(url).send().await.context("asking the operator")?;
-    response.error_for_status().context("asking the operator")?.text().await.context("reading the operator's answer")
+    let response = unpinned_client()?.get(url).send().await.context("sending a request to the operator")?;
+    response
+        .error_for_status()
+        .context("sending a request to the operator")?
+        .text()
+        .await
+        .context("reading the operator's answer")
 }
 
 /// A client that accepts any certificate, over loopback: it fetches the CA.
@@ -178,7 +183,7 @@ fn unpinned_client() -> Result<reqwest::Client> {
         .tls_danger_accept_invalid_certs(true)
         .timeout(Duration::from_secs(10))
         .build()
-        .context("making an HTTP client")
+        .context("creating an HTTP client")
 }
 
 /// Applies the output of `ros-operator crd`, and creates the namespaces of the reference.

@@ -27,12 +27,12 @@ impl Chroot {
     pub fn new(folder: PathBuf) -> Result<Self> {
         for name in ["usr", "proc"] {
             let path = folder.join(name);
-            fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+            fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         }
         for name in ["lib", "lib64"] {
             symlink(Path::new("usr").join(name), folder.join(name)).context("linking the libraries")?;
         }
-        File::create(folder.join("program")).context("making the program's place")?;
+        File::create(folder.join("program")).context("creating the program's place")?;
         let root = Self { folder };
         root.boot_with("quiet")?;
         root.write("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")?;
@@ -49,7 +49,7 @@ impl Chroot {
     pub fn write(&self, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
         let path = self.path(path);
         let folder = path.parent().unwrap_or(&self.folder);
-        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         fs::write(&path, content).with_context(|| format!("writing {}", path.display()))
     }
 

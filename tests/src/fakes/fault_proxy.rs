@@ -214,7 +214,7 @@ async fn forward(
             request = request.header(name, value);
         }
     }
-    let request = request.body(kube::client::Body::from(body.to_vec())).context("making a request")?;
+    let request = request.body(kube::client::Body::from(body.to_vec())).context("creating a request")?;
     let (parts, body) = shared.client.send(request).await.context("forwarding a request")?.into_parts();
     let mut body = Body::new(body);
     if is_watch {
@@ -231,7 +231,7 @@ async fn forward(
             answer = answer.header(name, value);
         }
     }
-    answer.body(body).context("making an answer")
+    answer.body(body).context("creating an answer")
 }
 
 fn refused(code: u16) -> Response<Body> {

@@ -33,7 +33,7 @@ impl SoftwareTpm {
     pub fn new(kind: KeyKind) -> Result<Self> {
         let attestation_key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
             .map_err(|error| anyhow!("{error}"))
-            .context("making an attestation key")?;
+            .context("creating an attestation key")?;
         Ok(Self { endorsement_key: EndorsementKey::generate(kind)?, attestation_key, certificates: Vec::new() })
     }
 

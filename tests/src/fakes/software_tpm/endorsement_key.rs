@@ -29,7 +29,7 @@ const OAEP_LABEL: &[u8] = b"IDENTITY\0";
 
 impl EndorsementKey {
     pub(super) fn generate(kind: KeyKind) -> Result<Self> {
-        Self::try_generate(kind).map_err(|error| anyhow!("{error}")).context("making an endorsement key")
+        Self::try_generate(kind).map_err(|error| anyhow!("{error}")).context("creating an endorsement key")
     }
 
     fn try_generate(kind: KeyKind) -> Result<Self, aws_lc_rs::error::Unspecified> {

@@ -22,7 +22,7 @@ impl Vendor {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let key = KeyPair::generate().context("making a vendor's key")?;
+        let key = KeyPair::generate().context("creating a vendor's key")?;
         let issuer = CertifiedIssuer::self_signed(params, key).context("signing a vendor's certificate")?;
         Ok(Self { issuer })
     }
