@@ -99,14 +99,14 @@ pub struct KeygenOptions {
 /// ARCHIVE is an OCI archive, such as ros-<VERSION>.oci.tar of `ros-image build`. Prints the reference by digest.
 #[derive(Debug, Args)]
 pub struct PushOptions {
-    /// The archive
+    /// The OCI archive to push
     pub archive: PathBuf,
-    /// Where to: REGISTRY/REPOSITORY:TAG
+    /// Name of the image in the registry: REGISTRY/REPOSITORY:TAG
     pub reference: String,
-    /// Speak plain HTTP to the registry; on loopback addresses that is done unasked
+    /// Use plain HTTP for the registry, which is the default for loopback addresses
     #[arg(long)]
     pub plain_http: bool,
-    /// Credentials and certificate authorities, in the form of k3s' registries.yaml
+    /// File with credentials and certificate authorities, in the format of registries.yaml of k3s
     #[arg(long, value_name = "FILE")]
     pub registries: Option<PathBuf>,
     /// Print the result as JSON on standard output
