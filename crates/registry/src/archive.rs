@@ -2,6 +2,7 @@
 
 use crate::RegistryError;
 use crate::digest::Digest;
+use crate::error::quoted;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -54,7 +55,7 @@ impl ImageArchive {
     pub(crate) fn open(path: &Path) -> Result<Self, RegistryError> {
         let invalid = |why: String| RegistryError::ArchiveInvalid { path: path.to_owned(), why };
         let mut file = File::open(path).map_err(RegistryError::storage(path))?;
-        let places = places(&file).map_err(|error| invalid(error.to_string()))?;
+        let places = places(&file).map_err(|error| invalid(quoted(&error.to_string())))?;
         let mut document = |name: &str| {
             let (offset, size) = *places.get(name).ok_or_else(|| invalid(format!("it has no {name}")))?;
             if size > MAX_DOCUMENT_BYTES {

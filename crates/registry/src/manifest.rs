@@ -2,7 +2,7 @@
 
 use crate::connection::Connection;
 use crate::digest::Digest;
-use crate::error::Failure;
+use crate::error::{Failure, quoted};
 use crate::{Reference, RegistryError};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -135,8 +135,8 @@ async fn download(connection: &mut Connection, name: &str, reference: &Reference
 
 fn parse(bytes: &[u8], reference: &Reference) -> Result<Parsed, RegistryError> {
     let not_a_release = |why: String| RegistryError::not_a_release(reference, why);
-    let document: Document =
-        serde_json::from_slice(bytes).map_err(|error| not_a_release(format!("its manifest: {error}")))?;
+    let document: Document = serde_json::from_slice(bytes)
+        .map_err(|error| not_a_release(format!("its manifest: {}", quoted(&error.to_string()))))?;
     let digest =
         |text: &str| text.parse().map_err(|()| not_a_release("its manifest names a blob not by SHA-256".into()));
     if let Some(entries) = document.manifests {
@@ -151,7 +151,7 @@ fn parse(bytes: &[u8], reference: &Reference) -> Result<Parsed, RegistryError> {
             let mut found: Vec<_> =
                 platforms.map(|platform| format!("{}/{}", platform.os, platform.architecture)).collect();
             found.truncate(8);
-            let found = if found.is_empty() { "nothing".to_owned() } else { crate::error::quoted(&found.join(", ")) };
+            let found = if found.is_empty() { "nothing".to_owned() } else { quoted(&found.join(", ")) };
             return Err(RegistryError::WrongArchitecture { reference: reference.to_string(), found });
         };
         return Ok(Parsed::Index(digest(&entry.digest)?));
@@ -170,7 +170,7 @@ fn parse(bytes: &[u8], reference: &Reference) -> Result<Parsed, RegistryError> {
             "application/vnd.oci.image.layer.v1.tar+gzip" => true,
             "application/vnd.docker.image.rootfs.diff.tar.gzip" => true,
             other => {
-                let other = crate::error::quoted(other);
+                let other = quoted(other);
                 return Err(not_a_release(format!("a layer is of the type {other:?}; tar and tar+gzip are taken")));
             }
         };

@@ -40,12 +40,13 @@ impl<'a> Unpacker<'a> {
             true => Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(file)).take(MAX_IMAGE_BYTES))),
         };
         let mut archive = Archive::new(reader);
-        let unreadable = |error: io::Error| self.not_a_release(format!("a layer is no tar archive: {error}"));
+        // The reader's message may quote the layer.
+        let why = |error: io::Error| format!("a layer is no tar archive: {}", quoted(&error.to_string()));
         // Raw: the reader would take header extensions of any size into memory.
-        let entries = archive.entries().map_err(unreadable)?.raw(true);
+        let entries = archive.entries().map_err(|error| self.not_a_release(why(error)))?.raw(true);
         let (mut count, mut has_long_name) = (0, false);
         for entry in entries {
-            let mut entry = entry.map_err(|error| self.not_a_release(format!("a layer is no tar archive: {error}")))?;
+            let mut entry = entry.map_err(|error| self.not_a_release(why(error)))?;
             count += 1;
             if count > MAX_ENTRIES {
                 return Err(too_large(self.reference, "a layer has too many entries", MAX_ENTRIES as u64));
