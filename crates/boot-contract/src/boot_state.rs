@@ -93,20 +93,20 @@ impl BootState {
         true
     }
 
-    /// Marks slot A as empty before it is written. Until [`Self::take_new_slot_a`], recovery is started instead.
-    pub fn give_up_slot_a(&mut self) {
-        self.a = SlotBoot::new(SlotState::Empty);
-        self.choose(Slot::Recovery);
+    /// Marks `slot` as empty before it is written. Until [`Self::take_new`], `instead` is started.
+    pub fn give_up(&mut self, slot: Slot, instead: Slot) {
+        if let Some(boot) = self.slot_mut(slot) {
+            *boot = SlotBoot::new(SlotState::Empty);
+        }
+        (self.active, self.preferred) = (instead, instead);
     }
 
-    /// Puts slot A on trial after it was written, with the default menu. Returns `false` if this was done before; see
-    /// [`Self::give_up_slot_a`].
-    pub fn take_new_slot_a(&mut self) -> bool {
-        if self.a.state != SlotState::Empty {
-            return false;
-        }
-        self.a = SlotBoot::new(SlotState::Trial);
-        (self.active, self.preferred, self.menu, self.returns) = (Slot::A, Slot::A, 0, 0);
+    /// Puts `slot` on trial after it was written, with the default menu. Returns `false` if this was done before; see
+    /// [`Self::give_up`].
+    pub fn take_new(&mut self, slot: Slot) -> bool {
+        let Some(boot) = self.slot_mut(slot).filter(|boot| boot.state == SlotState::Empty) else { return false };
+        *boot = SlotBoot::new(SlotState::Trial);
+        (self.active, self.preferred, self.menu, self.returns) = (slot, slot, 0, 0);
         true
     }
 

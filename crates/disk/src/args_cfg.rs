@@ -1,5 +1,10 @@
 //! `args.cfg` in a slot's folder on the boot partition: the kernel's arguments, as one line that `grub.cfg` sources.
 
+use boot_contract::kernel_arguments::{MODE, ROOT, SLOT, VERITY};
+use boot_contract::{BootMode, Slot};
+use release::ReleaseManifest;
+use uuid::Uuid;
+
 const START: &str = "set slot_args=\"";
 
 /// The content of the file for these arguments.
@@ -12,9 +17,54 @@ pub fn read(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix(START)?.strip_suffix('"')).filter(|arguments| !arguments.is_empty())
 }
 
+/// The arguments of a slot whose root partition has the GUID `root`. `added` comes last, so that it is stronger than the
+/// arguments of the release.
+pub fn of_slot(slot: Slot, root: Uuid, release: &ReleaseManifest, added: &str) -> String {
+    let mode = if slot == Slot::Recovery { BootMode::Recovery } else { BootMode::System };
+    let verity = release.verity.argument();
+    let own = format!("{MODE}={mode} {SLOT}={} {ROOT}={root} {VERITY}={verity}", slot.letter());
+    [&own, &release.kernel_arguments, added]
+        .map(str::trim)
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The arguments of a slot that are neither ours nor those of its release. An installation or a person added them, and
+/// they hold for the next release as well.
+pub fn added(arguments: &str, release: &ReleaseManifest) -> String {
+    let is_own = |word: &&str| word.split_once('=').is_some_and(|(name, _)| [MODE, SLOT, ROOT, VERITY].contains(&name));
+    let words: Vec<&str> = arguments.split_ascii_whitespace().filter(|word| !is_own(word)).collect();
+    let released: Vec<&str> = release.kernel_arguments.split_ascii_whitespace().collect();
+    match words.strip_prefix(&released[..]) {
+        Some(added) => added.join(" "),
+        // Somebody changed the line. A word of the release may have been removed on purpose, so only its words are dropped.
+        None => words.into_iter().filter(|word| !released.contains(word)).collect::<Vec<_>>().join(" "),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::tiny_release;
+    use release::ReleaseSource;
+
+    #[test]
+    fn what_was_added_to_a_slot_is_found_again() {
+        let folder = tiny_release(&[5; 8192]);
+        let release = ReleaseSource::open(folder.path()).unwrap().manifest().clone();
+        let root = Uuid::from_u128(7);
+        for extra in ["", "console=ttyS0,115200", "console=tty0 quiet"] {
+            let arguments = of_slot(Slot::B, root, &release, extra);
+            assert!(arguments.starts_with(&format!("ros.mode=system ros.slot=B ros.root={root} ros.verity=1:1:")));
+            assert_eq!(added(&arguments, &release), extra, "{arguments}");
+        }
+        assert!(of_slot(Slot::Recovery, root, &release, "").starts_with("ros.mode=recovery ros.slot=R "));
+        let mut other = release.clone();
+        other.kernel_arguments = "console=tty0 panic=10".into();
+        assert_eq!(added("ros.slot=A panic=10 x=1", &other), "x=1", "a person removed a word");
+    }
 
     #[test]
     fn what_is_written_is_read_back() {

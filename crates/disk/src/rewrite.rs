@@ -22,8 +22,8 @@ pub enum RewriteError {
     TooSmall { device: PathBuf, image: u64 },
     #[error("copying {} to {}", .from.display(), .to.display())]
     Copy { from: PathBuf, to: PathBuf, source: root_image::CopyError },
-    #[error("{} has SHA-256 {actual}; release.json says {expected}: install again from a medium", .device.display())]
-    SourceDigest { device: PathBuf, actual: String, expected: String },
+    #[error("{} has SHA-256 {actual}; release.json says {expected}: use another copy of the release", .from.display())]
+    SourceDigest { from: PathBuf, actual: String, expected: String },
     #[error("creating the file system {0}")]
     FileSystem(Role, #[source] Ext4Error),
     #[error("writing {}", .0.display())]
@@ -37,7 +37,7 @@ pub enum RewriteError {
     Differs(PathBuf),
 }
 
-/// Copies a root image from one partition to another and reads it back.
+/// Copies a root image from a partition or a file to a partition and reads it back.
 pub fn copy_root(
     image: &ReleaseFile,
     from: &Path,
@@ -57,7 +57,7 @@ pub fn copy_root(
         .map_err(|source| RewriteError::Copy { from: from.to_owned(), to: to.to_owned(), source })?;
     if actual != image.sha256 {
         let expected = image.sha256.clone();
-        return Err(RewriteError::SourceDigest { device: from.to_owned(), actual, expected });
+        return Err(RewriteError::SourceDigest { from: from.to_owned(), actual, expected });
     }
     target.flush().map_err(|error| RewriteError::Write(to.to_owned(), error))?;
     let read = root_image::digest(&mut target, 0, image.size, |bytes| report(InstallPhase::Verifying, bytes));
@@ -113,7 +113,7 @@ mod tests {
         assert!(copy_root(&image, from.path(), small.path(), &mut |_| {}).is_err());
         let other = ReleaseFile { sha256: "0".repeat(64), ..image };
         let error = copy_root(&other, from.path(), to.path(), &mut |_| {}).unwrap_err().to_string();
-        assert!(error.contains("install again from a medium"), "{error}");
+        assert!(error.contains("use another copy of the release"), "{error}");
     }
 
     #[test]

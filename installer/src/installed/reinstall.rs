@@ -142,7 +142,7 @@ pub fn go_on(root: &Path) -> Result<bool, ReinstallError> {
     }
     // Nothing changes if slot A was started since then and somebody asked for recovery.
     let mut is_new = false;
-    state_file::change(|state| is_new = state.take_new_slot_a())?;
+    state_file::change(|state| is_new = state.take_new(Slot::A))?;
     record.asked = None;
     record.write(root)?;
     if is_new {
@@ -161,7 +161,7 @@ fn write(root: &Path) -> Result<(), ReinstallError> {
     })?;
     let version = &manifest.version;
     announce(Milestone::Planned, format!("release {version} in slot A and a new COS_PERSISTENT, from COS_RECOVERY"));
-    state_file::change(|state| state.give_up_slot_a())?;
+    state_file::change(|state| state.give_up(Slot::A, Slot::Recovery))?;
     let (output, redraws) = progress_output();
     let mut display = ProgressDisplay::new(output, redraws, Instant::now());
     let mut show = |progress: &_| display.show(progress, Instant::now());

@@ -38,11 +38,11 @@ fn a_damaged_slot_uses_up_its_starts_although_it_comes_up() {
 fn a_slot_is_not_started_while_it_is_rewritten() {
     let good = SlotBoot::new(SlotState::Good);
     let mut state = BootState { a: good, b: good, menu: 3, returns: 2, ..BootState::INSTALLED };
-    state.give_up_slot_a();
+    state.give_up(Slot::A, Slot::Recovery);
     assert_eq!((state.start(), state.active), (Slot::Recovery, Slot::Recovery));
-    assert!(state.take_new_slot_a());
+    assert!(state.take_new(Slot::A));
     assert_eq!(state, BootState { b: good, ..BootState::INSTALLED });
-    assert!(!state.take_new_slot_a(), "it is told once");
+    assert!(!state.take_new(Slot::A), "it is told once");
 }
 
 proptest! {

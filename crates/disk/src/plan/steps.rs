@@ -3,8 +3,7 @@
 use super::Request;
 use crate::args_cfg;
 use crate::layout::{Layout, Role};
-use boot_contract::kernel_arguments::{MODE, ROOT, SLOT, VERITY};
-use boot_contract::{BootMode, BootState, Slot, boot_state};
+use boot_contract::{BootState, Slot, boot_state};
 use release::{ReleaseFile, ReleaseManifest};
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -120,11 +119,9 @@ fn boot_files(request: &Request, release: &ReleaseManifest, layout: &Layout) -> 
         from_release("grub/grub.cfg", &boot.grub_config),
         file(boot_state::PATH, Content::Text(environment())),
     ];
-    for (slot, mode, role) in
-        [(Slot::A, BootMode::System, Role::StateA), (Slot::Recovery, BootMode::Recovery, Role::Recovery)]
-    {
+    for (slot, role) in [(Slot::A, Role::StateA), (Slot::Recovery, Role::Recovery)] {
         let folder = slot.letter();
-        let arguments = slot_arguments(request, release, layout, slot, mode, role);
+        let arguments = slot_arguments(request, release, layout, slot, role);
         files.extend([
             from_release(&format!("{folder}/vmlinuz"), &release.kernel),
             from_release(&format!("{folder}/initrd"), &release.initrd),
@@ -140,27 +137,11 @@ fn environment() -> String {
 }
 
 /// The content of a slot's `args.cfg`, which `grub.cfg` sources before it starts the slot.
-fn slot_arguments(
-    request: &Request,
-    release: &ReleaseManifest,
-    layout: &Layout,
-    slot: Slot,
-    mode: BootMode,
-    role: Role,
-) -> String {
-    let root = layout.partition(role).guid;
-    let verity = release.verity.argument();
-    let mut arguments = format!("{MODE}={mode} {SLOT}={} {ROOT}={root} {VERITY}={verity}", slot.letter());
-    if !release.kernel_arguments.is_empty() {
-        arguments.push(' ');
-        arguments.push_str(&release.kernel_arguments);
-    }
+fn slot_arguments(request: &Request, release: &ReleaseManifest, layout: &Layout, slot: Slot, role: Role) -> String {
     // Messages of init go to the last console.
     let plain = |tty: &&String| tty.bytes().all(|b| b.is_ascii_alphanumeric() || b == b',');
-    if let Some(tty) = request.console.as_ref().filter(plain) {
-        arguments.push_str(&format!(" console={tty}"));
-    }
-    args_cfg::write(&arguments)
+    let console = request.console.as_ref().filter(plain).map(|tty| format!("console={tty}")).unwrap_or_default();
+    args_cfg::write(&args_cfg::of_slot(slot, layout.partition(role).guid, release, &console))
 }
 
 #[cfg(test)]
