@@ -1,6 +1,7 @@
 //! Names and formats that the boot menu, the initrd, the units and the installer agree on. An installed disk keeps its
 //! boot menu for ever: nothing here may change its meaning.
 
+pub mod boot_stage;
 pub mod boot_state;
 pub mod kernel_arguments;
 pub mod milestone;

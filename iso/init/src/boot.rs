@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use boot_contract::kernel_arguments::{MEDIUM, MODE, ROOT, VERITY};
-use boot_contract::{BootMode, KernelArguments, VerityArgument};
+use boot_contract::kernel_arguments::{MEDIUM, MODE, ROOT, SLOT, VERITY};
+use boot_contract::{BootMode, KernelArguments, Slot, VerityArgument};
 
 use crate::Result;
 
@@ -32,6 +32,8 @@ pub struct LiveBoot {
 pub struct DiskBoot {
     /// Recovery keeps all its changes in memory. It also starts without the persistent partitions.
     pub recovery: bool,
+    /// `None` if the arguments name none (`ros.slot`).
+    pub slot: Option<Slot>,
     /// Partition UUID of the slot (`ros.root`).
     pub root: String,
     pub verity: VerityArgument,
@@ -47,7 +49,8 @@ impl Boot {
         let verity = required(arguments, VERITY)?;
         let verity = verity.parse().map_err(|e| format!("{VERITY}={verity}: {e}; check the slot's args.cfg"))?;
         let recovery = mode == BootMode::Recovery;
-        Ok(Self::Disk(DiskBoot { recovery, root: required(arguments, ROOT)?.to_owned(), verity }))
+        let slot = arguments.value(SLOT).and_then(Slot::from_letter);
+        Ok(Self::Disk(DiskBoot { recovery, slot, root: required(arguments, ROOT)?.to_owned(), verity }))
     }
 }
 

@@ -1,10 +1,12 @@
 //! An installed system: a slot of a disk behind dm-verity, and the partitions beside it.
 
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use boot_contract::{kernel_arguments, partition_label, paths};
+use boot_contract::boot_stage::{BOOT_ID, BootProgress, BootStage};
+use boot_contract::{Slot, kernel_arguments, partition_label, paths};
 use rustix::mount::MountFlags;
 
 use crate::block::Partition;
@@ -46,7 +48,29 @@ pub fn mount_root(disk: &DiskBoot, modules: &mut Modules) -> Result<()> {
     mount_oem(&partitions)?;
     mount_persistent(&partitions)?;
     etc::make_writable(Path::new(NEW_ROOT))?;
-    persist::bind_all(Path::new(NEW_ROOT), Path::new(paths::PERSISTENT))
+    persist::bind_all(Path::new(NEW_ROOT), Path::new(paths::PERSISTENT))?;
+    if let Some(slot) = disk.slot {
+        record_progress(slot);
+    }
+    Ok(())
+}
+
+/// Tells the system to which the machine may fall back that this start got here. A failure is only said, because the
+/// start is more important than its record.
+fn record_progress(slot: Slot) {
+    let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
+    let progress = BootProgress { stage: BootStage::Root, boot_id, message: String::new() };
+    let path = Path::new(paths::PERSISTENT).join(BootProgress::file(slot));
+    if let Err(error) = write_to_disk(&path, &progress.to_text()) {
+        say(&format!("the progress of this start is not recorded: {error}"));
+    }
+}
+
+fn write_to_disk(path: &Path, text: &str) -> std::io::Result<()> {
+    fs::create_dir_all(path.parent().unwrap_or(path))?;
+    let mut file = fs::File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 fn mount_oem(partitions: &[Partition]) -> Result<()> {
