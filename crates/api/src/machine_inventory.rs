@@ -5,10 +5,11 @@ use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use protocol::TpmHash;
-use protocol::bounded::{list, optional_line, optional_list};
+use protocol::bounded::{line, list, optional_line, optional_list};
 use protocol::hardware::{Address, Hardware};
 use protocol::message::Failure;
 use protocol::reinstall::{MAX_HONOURED, ReinstallRequest};
+use protocol::upgrade::{FailedStage, MOST_JOURNAL_LINES};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -268,6 +269,37 @@ pub struct OsStatus {
     #[serde(default, deserialize_with = "optional_line::<253, _>", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub hostname: Option<String>,
+    /// The last release that did not come up on this machine, which then went back to the system before. A later
+    /// upgrade that succeeds removes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<ReleaseFailure>,
+}
+
+/// A release that was tried and did not come up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleaseFailure {
+    /// Name of the release.
+    #[serde(deserialize_with = "line::<128, _>")]
+    #[schemars(length(max = 128))]
+    pub version: String,
+    /// Digest of the release's manifest.
+    #[serde(deserialize_with = "line::<128, _>")]
+    #[schemars(length(max = 128))]
+    pub release: String,
+    /// When the machine found that it had gone back, by its own clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+    /// The last stage that the last start reached.
+    pub stage: FailedStage,
+    /// What the last start waited for.
+    #[serde(default, deserialize_with = "line::<1024, _>", skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// The end of the journal of the last start, as far as it was written to the disk.
+    #[serde(default, deserialize_with = "list::<MOST_JOURNAL_LINES, _, _>", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), inner(length(max = 200)))]
+    pub journal: Vec<String>,
 }
 
 /// The requests of `spec.reinstall` that count as honoured, and the one that was announced. Absent until the operator

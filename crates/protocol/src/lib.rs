@@ -16,6 +16,7 @@ pub mod shared_secret;
 pub mod smbios;
 pub mod token;
 pub mod tpm_hash;
+pub mod upgrade;
 
 pub use error_chain::error_chain;
 pub use join::{Join, JoinConfiguration};
@@ -27,3 +28,4 @@ pub use shared_secret::SharedSecret;
 pub use smbios::SmbiosDocument;
 pub use token::RegistrationToken;
 pub use tpm_hash::TpmHash;
+pub use upgrade::UpgradeFailure;

@@ -7,13 +7,15 @@
 //! ```
 
 use api::{
-    AttestationStatus, Conditions, MachineInventoryStatus, OsStatus, Phase, condition_type as types, message, reason,
+    AttestationStatus, Conditions, MachineInventoryStatus, OsStatus, Phase, ReleaseFailure, condition_type as types,
+    message, reason,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use protocol::bounded::cut;
 use protocol::hardware::{Address, Hardware};
 use protocol::message::{Failure, InstallPhase, OsReport, Progress, Slot};
-use protocol::{Refusal, ReinstallRequest};
+use protocol::{Refusal, ReinstallRequest, UpgradeFailure};
 
 /// Seconds between two writes of `lastSeen`. Reports that contain nothing new cost the API server nothing in between.
 pub const LAST_SEEN_SECONDS: i64 = 300;
@@ -202,7 +204,15 @@ fn readiness(os: &OsStatus, recovery: Option<&str>) -> (bool, &'static str, Stri
 
 fn what_runs(os: &OsStatus) -> String {
     let part = |text: &Option<String>| text.clone().unwrap_or_default();
-    format!("release {} from slot {}", part(&os.version), part(&os.slot))
+    let mut text = format!("release {} from slot {}", part(&os.version), part(&os.slot));
+    if let Some(failed) = &os.last_failure {
+        text += &format!("; release {} did not come up (stage {:?}", failed.version, failed.stage);
+        if !failed.message.is_empty() {
+            text += &format!(": {}", failed.message);
+        }
+        text.push(')');
+    }
+    text
 }
 
 /// The status to write after steps since `written`. A condition that has returned to its old status keeps its
@@ -249,6 +259,19 @@ fn os_status(report: &OsReport) -> OsStatus {
         healthy: report.healthy,
         boot_id: Some(report.boot_id.clone()),
         hostname: report.hostname.clone(),
+        last_failure: report.last_failure.as_ref().map(release_failure),
+    }
+}
+
+fn release_failure(failure: &UpgradeFailure) -> ReleaseFailure {
+    let at = i64::try_from(failure.at).ok().and_then(|at| Timestamp::from_second(at).ok());
+    ReleaseFailure {
+        version: failure.version.clone(),
+        release: failure.release.clone(),
+        time: at.map(Time),
+        stage: failure.stage,
+        message: failure.message.clone(),
+        journal: failure.journal.clone(),
     }
 }
 
@@ -274,7 +297,7 @@ fn describe(progress: &Progress) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::jiff::Timestamp;
+    use protocol::upgrade::FailedStage;
 
     fn at(second: i64) -> Time {
         Time(Timestamp::from_second(1_800_000_000 + second).unwrap())
@@ -285,6 +308,32 @@ mod tests {
     }
     fn report(healthy: bool, slot: Slot) -> Box<OsReport> {
         Box::new(OsReport { version: "1".into(), healthy, slot, boot_id: "b".into(), ..OsReport::default() })
+    }
+
+    #[test]
+    fn a_release_that_did_not_come_up_is_in_the_status_until_another_one_has() {
+        let failure = UpgradeFailure {
+            release: "sha256:02".into(),
+            version: "0.2.0".into(),
+            at: 1_800_000_000,
+            stage: FailedStage::Checks,
+            message: "the network is not up".into(),
+            journal: vec!["eth0: no carrier".into()],
+        };
+        let fallen_back = OsReport { last_failure: Some(failure), ..*report(true, Slot::A) };
+        let status = after(&MachineInventoryStatus::default(), &Step::Reported(Box::new(fallen_back)), Some(1), &at(0));
+        let failed = status.os.clone().unwrap().last_failure.unwrap();
+        assert_eq!((failed.version.as_str(), failed.stage), ("0.2.0", FailedStage::Checks));
+        assert_eq!(failed.time.unwrap().0.as_second(), 1_800_000_000);
+        let ready = status.conditions.find(types::READY).unwrap();
+        assert!(status.conditions.holds(types::READY));
+        assert!(
+            ready.message.contains("release 0.2.0 did not come up (stage Checks: the network"),
+            "{}",
+            ready.message
+        );
+        let upgraded = after(&status, &Step::Reported(report(true, Slot::B)), Some(1), &at(1));
+        assert_eq!(upgraded.os.unwrap().last_failure, None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::join::Join;
 use crate::operator_settings::{OperatorSettings, SettingsRevision};
 use crate::reinstall::{ReinstallReport, ReinstallRequest};
 use crate::smbios::SmbiosDocument;
+use crate::upgrade::UpgradeFailure;
 use cloud_config::CloudConfig;
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +125,9 @@ pub struct OsReport {
     /// Absent from a release that cannot be asked to install again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reinstall: Option<ReinstallReport>,
+    /// The last release that did not come up. Absent if there is none, and after another upgrade has succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<UpgradeFailure>,
 }
 
 /// One of the places a system can run from.
