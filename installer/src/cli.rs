@@ -5,7 +5,7 @@ use crate::settings::{Layer, Source};
 use anyhow::Context;
 use attest::DeviceTpm;
 use boot_contract::Slot;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Probes a machine, registers it with its operator, installs RancherOS on it, and looks after the installed system.
@@ -36,6 +36,13 @@ pub enum Command {
     Apply(ApplyOptions),
     /// Wait until this system is up, and mark its slot as good for the boot loader
     Healthy(HealthyOptions),
+    /// Write a release to the slot that does not run, and start it on trial at the next restart
+    ///
+    /// The release is checked first: its signature, its manifest and every file. The running slot is not touched. A
+    /// release that does not come up is left again by itself, and `status` says why.
+    Upgrade(UpgradeOptions),
+    /// Start the system in the other slot at the next restart
+    Rollback(RollbackOptions),
     /// Choose the slot, or the recovery system, for the next start
     ///
     /// The slot's counter of failed starts is reset. The machine is not restarted.
@@ -103,6 +110,40 @@ pub struct HealthyOptions {
     /// Do not wait: restart the machine if this system is still on trial and another system can be started
     #[arg(long)]
     pub deadline: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("source").args(["image", "release"]).required(true)))]
+pub struct UpgradeOptions {
+    /// Image of the release in a registry, as `ros-image push` puts it there: HOST/REPOSITORY:TAG or …@DIGEST
+    pub image: Option<String>,
+    /// Folder with release.json and the files that it names
+    #[arg(long, value_name = "FOLDER")]
+    pub release: Option<PathBuf>,
+    /// Mirrors, credentials and authorities of registries, in the form of k3s' registries.yaml [default: that of k3s]
+    #[arg(long, value_name = "FILE")]
+    pub registries: Option<PathBuf>,
+    /// Speak plain HTTP to the registry; on loopback addresses that is done unasked
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Say what would be done, and write nothing
+    #[arg(long, conflicts_with = "reboot")]
+    pub check: bool,
+    /// Try a release again that did not come up on this machine
+    #[arg(long)]
+    pub retry: bool,
+    /// Restart into the release at once
+    #[arg(long)]
+    pub reboot: bool,
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackOptions {
+    /// Restart at once
+    #[arg(long)]
+    pub reboot: bool,
 }
 
 #[derive(Debug, Args)]
@@ -253,6 +294,17 @@ mod tests {
                 panic!("another command")
             };
             assert_eq!(Slot::from(options.slot), expected);
+        }
+    }
+
+    #[test]
+    fn an_upgrade_takes_an_image_or_a_folder() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["ros-installer", "upgrade"], words].concat());
+        for good in [&["h/ros:2", "--plain-http", "--reboot"][..], &["--release", "/r", "--check", "--retry"]] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        for bad in [&[][..], &["h/ros:2", "--release", "/r"], &["h/ros:2", "--check", "--reboot"]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -5,6 +5,7 @@
 use crate::console::questions::DeclinedError;
 use crate::session::ExchangeError;
 use crate::settings::Source;
+use crate::upgrade::UpgradeError;
 use attest::TpmError;
 
 /// Exit status of a command. The numbers are an interface: units and scripts rely on them.
@@ -31,6 +32,8 @@ pub enum ExitCode {
     Write = 15,
     /// What the operator, the document at configURL or a person answered cannot be used.
     Configuration = 16,
+    /// A release cannot be used on this machine, or did not come up on it before. The machine is as it was.
+    Release = 17,
 }
 
 impl From<ExitCode> for std::process::ExitCode {
@@ -65,6 +68,12 @@ impl From<&TpmError> for ExitCode {
     }
 }
 
+impl From<&UpgradeError> for ExitCode {
+    fn from(error: &UpgradeError) -> Self {
+        if error.is_about_the_release() { Self::Release } else { Self::Failed }
+    }
+}
+
 /// An error with its exit code. `Display` and the chain of causes come from the error.
 #[derive(Debug)]
 pub struct Coded {
@@ -95,7 +104,7 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 
 impl ExitCode {
     /// Every exit code except success.
-    pub const FAILURES: [Self; 9] = [
+    pub const FAILURES: [Self; 10] = [
         Self::Failed,
         Self::Usage,
         Self::Refused,
@@ -105,13 +114,14 @@ impl ExitCode {
         Self::Declined,
         Self::Write,
         Self::Configuration,
+        Self::Release,
     ];
 
     /// Whether the cause can be corrected while the machine is on: in the cluster, in the network, or by attaching a disk.
     /// To change the medium, the firmware's setup or a failing disk, the machine has to be off.
     pub fn may_change(self) -> bool {
         match self {
-            Self::Failed | Self::Refused | Self::NoTarget | Self::Configuration => true,
+            Self::Failed | Self::Refused | Self::NoTarget | Self::Configuration | Self::Release => true,
             Self::Success | Self::Usage | Self::Settings | Self::NoTpm | Self::Declined | Self::Write => false,
         }
     }

@@ -11,3 +11,4 @@ pub mod path_error;
 pub mod provision;
 pub mod session;
 pub mod settings;
+pub mod upgrade;

@@ -3,7 +3,7 @@
 use boot_contract::Milestone;
 use clap::Parser;
 use installer::cli::{Cli, Command};
-use installer::commands::{boot, install, probe, register, report, status, tpm_hash};
+use installer::commands::{boot, install, probe, register, report, rollback, status, tpm_hash, upgrade};
 use installer::console::{self, announce, log};
 use installer::exit_code::ExitCode;
 use installer::installed::{healthy, issue, recovery, trial};
@@ -19,7 +19,15 @@ fn main() -> std::process::ExitCode {
         (Command::Install(_) | Command::Report(_), ExitCode::Refused) => {
             announce(Milestone::Refused, format!("{error:#}"))
         }
-        (Command::Install(_) | Command::Report(_) | Command::Apply(_) | Command::Healthy(_) | Command::Recover, _) => {
+        (
+            Command::Install(_)
+            | Command::Report(_)
+            | Command::Apply(_)
+            | Command::Healthy(_)
+            | Command::Recover
+            | Command::Upgrade(_),
+            _,
+        ) => {
             announce(Milestone::Failed, format!("{error:#}"));
         }
         _ => console::note(format!("{error:#}")),
@@ -46,6 +54,8 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
         Command::Apply(options) => Ok(provision::run(options.stage.into()).map(|_| ())?),
         Command::Healthy(options) if options.deadline => Ok(trial::end()?),
         Command::Healthy(_) => Ok(healthy::run()?),
+        Command::Upgrade(options) => block_on(upgrade::run(options)),
+        Command::Rollback(options) => rollback::run(options),
         Command::Boot(options) => boot::run(options),
         Command::Recover => Ok(recovery::run()?),
         Command::Issue => Ok(issue::write(root)?),

@@ -11,7 +11,9 @@ mod script;
 mod system;
 
 use crate::console::announce;
+use crate::installed::boot_progress;
 use crate::path_error::PathError;
+use boot_contract::boot_stage::BootStage;
 use boot_contract::{
     Milestone,
     paths::{OEM_CLOUD_CONFIG, below},
@@ -57,6 +59,9 @@ pub enum ProvisionError {
 /// Applies a stage to this system and prints the result on the console. Fails only if the whole document could not be
 /// read. A part that could not be applied is a problem in the result, and the other parts are applied.
 pub fn run(stage: Stage) -> Result<Applied, ProvisionError> {
+    if stage == Stage::Early {
+        boot_progress::reached(BootStage::Systemd, "");
+    }
     let applied = run_in(Path::new("/"), stage)?;
     let done = if applied.changes.is_empty() { "nothing to do".into() } else { applied.changes.join(", ") };
     let problems = applied.problems.iter().map(|problem| format!("\nnot applied: {problem}"));

@@ -12,6 +12,6 @@ pub mod verity;
 mod version;
 
 pub use manifest::{BootFiles, MANIFEST, ManifestError, ReleaseFile, ReleaseManifest, is_inside, manifest_digest};
-pub use source::{ReleaseError, ReleaseSource, read_manifest};
+pub use source::{ReleaseError, ReleaseSource, read_manifest, read_manifest_bytes};
 pub use verity::Verity;
 pub use version::{SemanticVersion, TooOld};

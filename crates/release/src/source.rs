@@ -1,7 +1,7 @@
 //! A release as a folder: `release.json` and the files it names, checked before they are used.
 
 use crate::{MANIFEST, ManifestError, ReleaseFile, ReleaseManifest, digest};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -98,15 +98,26 @@ impl ReleaseFile {
 
 /// The manifest in the folder of a release or of a slot, and its bytes. The files that it names are not read.
 pub fn read_manifest(folder: &Path) -> Result<(ReleaseManifest, Vec<u8>), ReleaseError> {
+    let bytes = read_manifest_bytes(folder)?;
+    let unusable = |source| ReleaseError::Manifest { path: folder.join(MANIFEST), source };
+    Ok((ReleaseManifest::parse(&bytes).map_err(unusable)?, bytes))
+}
+
+/// The bytes of the manifest in a folder, for a signature that is checked before anything is parsed. One byte more than a
+/// manifest may have is the most that is read.
+pub fn read_manifest_bytes(folder: &Path) -> Result<Vec<u8>, ReleaseError> {
     let path = folder.join(MANIFEST);
-    let bytes = fs::read(&path).map_err(|source| ReleaseError::Read { path: path.clone(), source })?;
-    let manifest = ReleaseManifest::parse(&bytes).map_err(|source| ReleaseError::Manifest { path, source })?;
-    Ok((manifest, bytes))
+    let mut bytes = Vec::new();
+    File::open(&path)
+        .and_then(|file| file.take(ReleaseManifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|source| ReleaseError::Read { path, source })?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn tiny_release(root: &[u8]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();

@@ -147,6 +147,7 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
         recovery: status.recovery.clone(),
         settings_revision: None,
         reinstall: Some(reinstall::report(root)),
+        last_failure: status.last_failure.clone(),
     })
 }
 

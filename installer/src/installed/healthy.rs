@@ -2,20 +2,24 @@
 
 use crate::boot::{start, state_file};
 use crate::console::{self, announce};
+use crate::installed::boot_progress;
 use crate::installed::health_checks::HealthChecks;
 use crate::installed::host_identity;
 use crate::installed::issue;
 use crate::installed::recovery;
 use crate::installed::trial;
 use crate::path_error::PathError;
-use boot_contract::{Milestone, paths::PERSISTENT};
+use crate::upgrade::attempt;
+use boot_contract::boot_stage::BootStage;
+use boot_contract::paths::PERSISTENT;
+use boot_contract::{BootState, Milestone};
 use command::{Command, CommandError};
 use protocol::error_chain;
 use std::cell::LazyCell;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A slow machine that pulls images at its first start takes minutes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -44,15 +48,22 @@ pub enum HealthyError {
 /// failing checks are no reason to use up starts, because recovery would not help.
 pub fn run() -> Result<(), HealthyError> {
     let slot = trial::running_slot()?;
-    let is_alone = !trial::other_slot_may_start(&state_file::current()?, slot);
+    let state = state_file::current()?;
+    settle(&state);
+    let is_alone = !trial::other_slot_may_start(&state, slot);
     let begun = Instant::now();
     let mut was_announced = false;
+    let mut recorded = String::new();
     // The cloud-config has written all its files when the start-up job is over.
     let checks = LazyCell::new(|| HealthChecks::find(Path::new("/")));
     while let Verdict::NotYet(reason) =
         judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE, || checks.first_failure())
     {
         let is_late = begun.elapsed() >= PATIENCE;
+        if recorded != reason {
+            boot_progress::reached(BootStage::Checks, &reason);
+            recorded.clone_from(&reason);
+        }
         if is_late && !was_announced {
             announce(Milestone::Failed, format!("slot {slot} is not marked as good: {reason}"));
             trial::restart_if_on_trial(slot)?;
@@ -68,6 +79,9 @@ pub fn run() -> Result<(), HealthyError> {
         return trial::restart_if_on_trial(slot);
     }
     state_file::change(|state| state.mark_good(slot))?;
+    if let Err(error) = attempt::succeed(Path::new("/"), slot) {
+        tracing::warn!("{}", error_chain(&error));
+    }
     if let Err(error) = host_identity::keep(Path::new("/"), Path::new(PERSISTENT)) {
         // The slot is good without the copy. The next start tries again.
         tracing::warn!("{}", error_chain(&error));
@@ -81,6 +95,17 @@ pub fn run() -> Result<(), HealthyError> {
         ));
     }
     Ok(())
+}
+
+/// Finds out whether a release did not come up, and says so. A record that cannot be read or written keeps no slot from
+/// being marked as good.
+pub fn settle(state: &BootState) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    match attempt::settle(Path::new("/"), Path::new(PERSISTENT), state, now) {
+        Ok(Some(failure)) => console::note(format!("release {} did not come up on this machine", failure.version)),
+        Ok(None) => {}
+        Err(error) => tracing::warn!("{}", error_chain(&error)),
+    }
 }
 
 /// The observed state of the system.

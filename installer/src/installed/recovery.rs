@@ -2,6 +2,7 @@
 
 use crate::boot::{partition, state_file};
 use crate::console::{self, announce};
+use crate::installed::healthy;
 use crate::installed::issue;
 use crate::installed::reinstall::{self, ReinstallError};
 use crate::path_error::PathError;
@@ -171,6 +172,7 @@ impl fmt::Display for Cause {
 /// Prints why the recovery system runs. If the cause may be temporary, it goes back to the slot after a while, at most
 /// [`MOST_RETURNS`] times until a slot is good again.
 pub fn run() -> Result<(), RecoveryError> {
+    healthy::settle(&state_file::current()?);
     let cause = Cause::find()?;
     let text = format!("this is the recovery system: {cause}");
     if cause.is_failure() {

@@ -1,24 +1,23 @@
 //! The status: which system runs, from which slot, and whether the slot is good.
 
 mod boot_state_json;
+mod text;
 
 use crate::boot::{partition, state_file};
 use crate::installed::recovery::{Cause, CauseError};
 use crate::installed::reinstall;
 use crate::path_error::PathError;
+use crate::upgrade::attempt;
 use boot_contract::boot_state::{SlotBoot, SlotState};
 use boot_contract::paths::{MEDIUM_RELEASE, OEM_REGISTRATION};
 use boot_contract::{BootState, Slot};
 use cloud_config::CloudConfig;
 use machine::{Boot, BootMode};
-use protocol::message;
-use release::{ManifestError, ReleaseManifest};
+use protocol::{UpgradeFailure, message};
+use release::{ManifestError, ReleaseManifest, read_manifest};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
-use x509_cert::der::DateTime;
 
 /// This file is written after each report that the operator has accepted.
 pub const LAST_REPORT: &str = "/var/lib/ros/last-report.json";
@@ -36,6 +35,12 @@ pub struct Status {
     /// The boot state. Absent on a medium.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "boot_state_json::serialize")]
     pub boot: Option<BootState>,
+    /// The releases on the disk. Empty on a medium.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<SlotRelease>,
+    /// The last release that did not come up on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<UpgradeFailure>,
     /// Why the recovery system runs. Absent in other systems.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovery: Option<String>,
@@ -44,6 +49,16 @@ pub struct Status {
     pub operator: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_report: Option<LastReport>,
+}
+
+/// The release that a slot holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SlotRelease {
+    pub slot: message::Slot,
+    pub version: String,
+    /// `sha256:` and the digest of its `release.json`.
+    pub release: String,
 }
 
 /// The last report that the operator has accepted.
@@ -73,10 +88,11 @@ impl Status {
         let root = Path::new("/");
         let boot = Boot::probe(root);
         let slot = boot.slot.ok_or(StatusError::NotInstalled)?;
-        let (manifest, state) = match slot.installed() {
+        let OnDisk { manifest, state, slots } = match slot.installed() {
             None => {
                 let path = Path::new(MEDIUM_RELEASE).join("release.json");
-                (fs::read(&path).map_err(PathError::of("reading", &path))?, None)
+                let manifest = fs::read(&path).map_err(PathError::of("reading", &path))?;
+                OnDisk { manifest, state: None, slots: Vec::new() }
             }
             Some(slot) => partition::with_mounted(true, |folder| on_disk(folder, slot))?,
         };
@@ -86,6 +102,8 @@ impl Status {
             version: ReleaseManifest::parse(&manifest)?.version,
             release: release::manifest_digest(&manifest),
             boot: state,
+            slots,
+            last_failure: attempt::last_failure(root),
             recovery: (slot == message::Slot::Recovery).then(cause).transpose()?,
             operator: fs::read_to_string(OEM_REGISTRATION).ok().and_then(|text| operator(&text)),
             last_report: fs::read(LAST_REPORT).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
@@ -111,12 +129,25 @@ fn cause() -> Result<String, CauseError> {
     })
 }
 
-/// The slot's `release.json`, and the boot state.
-fn on_disk(boot: &Path, slot: Slot) -> Result<(Vec<u8>, Option<BootState>), PathError> {
+/// What COS_BOOT holds.
+#[derive(Debug)]
+struct OnDisk {
+    /// The `release.json` of the running slot.
+    manifest: Vec<u8>,
+    state: Option<BootState>,
+    slots: Vec<SlotRelease>,
+}
+
+fn on_disk(boot: &Path, slot: Slot) -> Result<OnDisk, PathError> {
     let manifest = boot.join(slot.letter()).join("release.json");
     let manifest = fs::read(&manifest).map_err(PathError::of("reading", &manifest))?;
+    let release = |slot: Slot| {
+        let (manifest, bytes) = read_manifest(&boot.join(slot.letter())).ok()?;
+        Some(SlotRelease { slot: slot.into(), version: manifest.version, release: release::manifest_digest(&bytes) })
+    };
+    let slots = Slot::ALL.into_iter().filter_map(release).collect();
     // An unreadable state is shown as none, because recovery, which GRUB then starts, must be able to report.
-    Ok((manifest, state_file::read(boot)?))
+    Ok(OnDisk { manifest, state: state_file::read(boot)?, slots })
 }
 
 /// The host and port of the registration's address.
@@ -125,63 +156,6 @@ fn operator(registration: &str) -> Option<String> {
     let url = document.install().get("registrationurl")?.as_str()?.to_owned();
     let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
     host.split('/').next().map(str::to_owned)
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "Release:     {} ({})", self.version, self.release)?;
-        writeln!(f, "Slot:        {}", self.slot)?;
-        if let Some(running) = self.running() {
-            writeln!(f, "State:       {}", InWords(running))?;
-        }
-        if let Some(boot) = &self.boot {
-            let running = self.slot.installed();
-            for (slot, state) in [(Slot::A, boot.a), (Slot::B, boot.b)] {
-                if Some(slot) != running {
-                    writeln!(f, "Slot {slot}:      {}", InWords(state))?;
-                }
-            }
-            if Some(boot.active) != running {
-                writeln!(f, "Next start:  slot {}", boot.active)?;
-            }
-        }
-        if let Some(cause) = &self.recovery {
-            writeln!(f, "Recovery:    {cause}")?;
-        }
-        writeln!(f, "Operator:    {}", self.operator.as_deref().unwrap_or("none"))?;
-        match &self.last_report {
-            Some(report) => write!(f, "Last report: {}", Utc(report.at)),
-            None => write!(f, "Last report: none"),
-        }
-    }
-}
-
-struct InWords(SlotBoot);
-
-impl fmt::Display for InWords {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SlotBoot { state, left } = self.0;
-        match state {
-            SlotState::Empty => write!(f, "empty"),
-            SlotState::Trial => write!(f, "on trial, {left} more starts"),
-            SlotState::Good => write!(f, "good, {left} more starts if it does not come up"),
-            SlotState::Failed => write!(f, "failed, no starts left"),
-        }
-    }
-}
-
-/// A time in seconds since 1 January 1970. `Display` shows date and time.
-struct Utc(u64);
-
-impl fmt::Display for Utc {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ok(at) = DateTime::from_unix_duration(Duration::from_secs(self.0)) else {
-            return write!(f, "{} s", self.0);
-        };
-        let (year, month, day) = (at.year(), at.month(), at.day());
-        let (hour, minute, second) = (at.hour(), at.minutes(), at.seconds());
-        write!(f, "{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
-    }
 }
 
 #[cfg(test)]
@@ -195,6 +169,8 @@ impl Status {
             version: "0.1.0".into(),
             release: format!("sha256:{}", "0".repeat(64)),
             boot: Some(BootState { b: SlotBoot::new(SlotState::Good), ..BootState::INSTALLED }),
+            slots: Vec::new(),
+            last_failure: None,
             recovery: (slot == message::Slot::Recovery).then(|| "slot A is damaged".into()),
             operator: None,
             last_report: None,
@@ -215,11 +191,13 @@ mod tests {
         fs::create_dir_all(boot.path().join("grub")).unwrap();
         fs::copy(release.path().join("release.json"), boot.path().join("R/release.json")).unwrap();
         fs::write(boot.path().join("grub/grubenv"), BootState::INSTALLED.to_bytes()).unwrap();
-        let (manifest, state) = on_disk(boot.path(), Slot::Recovery).unwrap();
-        assert_eq!(ReleaseManifest::parse(&manifest).unwrap().version, "0.1.0");
-        assert_eq!(state, Some(BootState::INSTALLED));
+        let found = on_disk(boot.path(), Slot::Recovery).unwrap();
+        assert_eq!(ReleaseManifest::parse(&found.manifest).unwrap().version, "0.1.0");
+        assert_eq!(found.state, Some(BootState::INSTALLED));
+        let slots: Vec<_> = found.slots.iter().map(|held| (held.slot, held.version.as_str())).collect();
+        assert_eq!(slots, [(message::Slot::Recovery, "0.1.0")]);
         fs::write(boot.path().join("grub/grubenv"), "damaged").unwrap();
-        assert_eq!(on_disk(boot.path(), Slot::Recovery).unwrap().1, None);
+        assert_eq!(on_disk(boot.path(), Slot::Recovery).unwrap().state, None);
         assert!(on_disk(boot.path(), Slot::B).is_err(), "slot B is empty");
     }
 
@@ -237,12 +215,5 @@ mod tests {
         assert!(!status(Slot::A).is_healthy() && !status(Slot::Recovery).is_healthy());
         assert!(status(Slot::A).to_string().contains("3 more starts"));
         assert!(status(Slot::Recovery).to_string().contains("Next start:  slot A\nRecovery:    slot A is damaged"));
-    }
-
-    #[test]
-    fn seconds_are_shown_as_a_date() {
-        let shown = [0, 951_782_400, 951_868_800, 1_795_392_001].map(|seconds| Utc(seconds).to_string());
-        let expected = ["1970-01-01 00:00:00", "2000-02-29 00:00:00", "2000-03-01 00:00:00", "2026-11-23 00:00:01"];
-        assert_eq!(shown, expected.map(|text| format!("{text} UTC")));
     }
 }

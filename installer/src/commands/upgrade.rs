@@ -1,0 +1,191 @@
+//! `upgrade`: writes a release to the other slot and makes it the one that is started next.
+
+use crate::boot::state_file;
+use crate::cli::{Output, UpgradeOptions};
+use crate::console::{self, ProgressDisplay, announce, progress_output};
+use crate::exit_code::ExitCode;
+use crate::installed::release_keys;
+use crate::upgrade::attempt::Record;
+use crate::upgrade::{self, Decision, Image, ReleaseName, Slots, UpgradeError};
+use anyhow::Context;
+use boot_contract::{Milestone, Slot};
+use command::Command;
+use release::signature::{self, Trust};
+use release::{ReleaseSource, manifest_digest, read_manifest_bytes};
+use serde_json::json;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::Instant;
+
+/// Held by the upgrade that runs.
+const LOCK: &str = "/run/ros/upgrade.lock";
+
+pub async fn run(options: &UpgradeOptions) -> anyhow::Result<()> {
+    let lock = File::create(LOCK).with_context(|| format!("creating {LOCK}"))?;
+    lock.try_lock().context("another upgrade runs on this machine: wait for it")?;
+    let upgrade = upgrade(options).await.map_err(|error| ExitCode::from(&error).with(error))?;
+    if options.check {
+        return print(options.output, &upgrade, would(upgrade.decision));
+    }
+    print(options.output, &upgrade, did(upgrade.decision))?;
+    let restarts = !matches!(upgrade.decision, Decision::Runs | Decision::StartRunning);
+    if options.reboot && restarts {
+        tell(options, Milestone::Rebooting, format!("into release {}", upgrade.release.version));
+        Command::new("systemctl").args(["--no-block", "reboot"]).run().context("restarting")?;
+    }
+    Ok(())
+}
+
+/// A release, and what was decided.
+struct Upgrade {
+    release: ReleaseName,
+    /// Who signed it. `None` if it was not fetched, because this machine has it already.
+    trust: Option<Trust>,
+    decision: Decision,
+}
+
+async fn upgrade(options: &UpgradeOptions) -> Result<Upgrade, UpgradeError> {
+    let slots = upgrade::slots()?;
+    let Some(image) = &options.image else {
+        let folder = options.release.clone().unwrap_or_default();
+        return from_folder(options, &slots, &folder);
+    };
+    let image = Image::new(image, options.registries.as_deref(), options.plain_http)?;
+    if let Some(held) = image.release().await?.and_then(|digest| slots.held(&digest)) {
+        // A release that a slot holds is not fetched again, unless it has to be written again.
+        let decision = slots.decide(&held, options.retry)?;
+        if !matches!(decision, Decision::Write(_)) {
+            act(options, &slots, decision)?;
+            return Ok(Upgrade { release: held, trust: None, decision });
+        }
+    }
+    console::note(format!("fetching {image}"));
+    image.fetch(&mut |percent, mib| console::note(format!("fetched {percent} % of {mib} MiB"))).await?;
+    let upgrade = from_folder(options, &slots, Path::new(Image::FOLDER))?;
+    if !options.check {
+        image.remove();
+    }
+    Ok(upgrade)
+}
+
+/// Signature first, then the manifest, then every digest, then the first write.
+fn from_folder(options: &UpgradeOptions, slots: &Slots, folder: &Path) -> Result<Upgrade, UpgradeError> {
+    let trust = signature::verify(folder, &read_manifest_bytes(folder)?, &release_keys::trusted(Path::new("/"))?)?;
+    let source = ReleaseSource::open(folder)?;
+    let digest = manifest_digest(source.manifest_bytes());
+    let release = ReleaseName { version: source.manifest().version.clone(), digest };
+    if let Some(minimum) = Record::read(Path::new("/"))?.minimum_version {
+        minimum.admits(&release.version)?;
+    }
+    let decision = slots.decide(&release, options.retry)?;
+    upgrade::check_release(&source, folder)?;
+    if let Trust::UnsignedAllowed = trust {
+        console::note("this machine has no keys for releases, so that it takes unsigned ones");
+    }
+    match decision {
+        Decision::Write(slot) if !options.check => write(options, slots, slot, &source, folder, &trust)?,
+        decision => act(options, slots, decision)?,
+    }
+    Ok(Upgrade { release, trust: Some(trust), decision })
+}
+
+/// Carries out a decision that writes no slot.
+fn act(options: &UpgradeOptions, slots: &Slots, decision: Decision) -> Result<(), UpgradeError> {
+    let next = match decision {
+        Decision::StartRunning => slots.running,
+        Decision::Start(slot) => slot,
+        Decision::Runs | Decision::WaitsForRestart(_) | Decision::Write(_) => return Ok(()),
+    };
+    if options.check {
+        return Ok(());
+    }
+    state_file::change(|state| {
+        state.choose(next);
+    })?;
+    Ok(())
+}
+
+fn write(
+    options: &UpgradeOptions,
+    slots: &Slots,
+    slot: Slot,
+    source: &ReleaseSource,
+    folder: &Path,
+    trust: &Trust,
+) -> Result<(), UpgradeError> {
+    let version = &source.manifest().version;
+    tell(options, Milestone::Planned, format!("release {version} in slot {slot}"));
+    let (output, redraws) = match options.output {
+        Output::Text => progress_output(),
+        Output::Json => (Box::new(io::stderr()) as Box<dyn Write>, io::stderr().is_terminal()),
+    };
+    let mut display = ProgressDisplay::new(output, redraws, Instant::now());
+    upgrade::write(slots, slot, source, folder, trust, &mut |progress| display.show(progress, Instant::now()))?;
+    display.end_line();
+    tell(options, Milestone::Verified, format!("release {version} reads back as it was written"));
+    Ok(())
+}
+
+/// Announces a milestone. JSON has stdout for itself.
+fn tell(options: &UpgradeOptions, milestone: Milestone, text: String) {
+    match options.output {
+        Output::Text => announce(milestone, text),
+        Output::Json => console::note(text),
+    }
+}
+
+fn print(output: Output, upgrade: &Upgrade, text: String) -> anyhow::Result<()> {
+    let ReleaseName { version, digest } = &upgrade.release;
+    match output {
+        Output::Text => console::print(format!("release {version} ({digest}): {text}"))?,
+        Output::Json => {
+            let signed_by = match &upgrade.trust {
+                Some(Trust::Signed { key_id }) => Some(key_id.to_string()),
+                Some(Trust::UnsignedAllowed) | None => None,
+            };
+            let (decision, slot) = named(upgrade.decision);
+            let value = json!({
+                "version": version, "release": digest, "signedBy": signed_by, "decision": decision,
+                "slot": slot.map(Slot::letter), "message": text,
+            });
+            console::print(serde_json::to_string_pretty(&value)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn named(decision: Decision) -> (&'static str, Option<Slot>) {
+    match decision {
+        Decision::Runs => ("Runs", None),
+        Decision::StartRunning => ("StartRunning", None),
+        Decision::WaitsForRestart(slot) => ("WaitsForRestart", Some(slot)),
+        Decision::Start(slot) => ("Start", Some(slot)),
+        Decision::Write(slot) => ("Write", Some(slot)),
+    }
+}
+
+fn would(decision: Decision) -> String {
+    match decision {
+        Decision::Write(slot) => format!("would be written to slot {slot}"),
+        Decision::Start(slot) => format!("is in slot {slot}, which would be started next"),
+        Decision::StartRunning => "runs, and would be started next".into(),
+        Decision::Runs | Decision::WaitsForRestart(_) => did(decision),
+    }
+}
+
+fn did(decision: Decision) -> String {
+    match decision {
+        Decision::Runs => "runs already; there is nothing to do".into(),
+        Decision::StartRunning => "runs, and is started next".into(),
+        Decision::WaitsForRestart(slot) => {
+            format!("was written to slot {slot} before, and is started next; restart with: systemctl reboot")
+        }
+        Decision::Start(slot) => {
+            format!("is in slot {slot}, which is started next; restart with: systemctl reboot")
+        }
+        Decision::Write(slot) => {
+            format!("is in slot {slot}, which is started next, on trial; restart with: systemctl reboot")
+        }
+    }
+}

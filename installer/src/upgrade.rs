@@ -1,0 +1,24 @@
+//! Upgrades of an installed system: a release is written to the other slot and started on trial.
+//!
+//! ```text
+//! check signature, manifest, digests ─► slot empty ─► root image ─► kernel, initrd, arguments ─► attempt (COS_OEM)
+//!                                                                                          ─► slot on trial, started next
+//! ```
+//!
+//! Each step is on the disk before the next one begins. The boot state changes twice, one sector each time: before the
+//! slot is written, and when it is complete. After a power cut between them the running system is started, and another
+//! upgrade begins anew.
+
+pub mod attempt;
+mod error;
+mod image;
+pub mod plan;
+mod slot_folder;
+mod system;
+mod write;
+
+pub use error::UpgradeError;
+pub use image::Image;
+pub use plan::{Decision, PlanError, ReleaseName, Slots};
+pub use system::slots;
+pub use write::{check_release, write};

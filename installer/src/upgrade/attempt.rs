@@ -1,0 +1,253 @@
+//! The release that is on its way to run, and the last one that did not come up, in `/oem/upgrade.json`. COS_OEM survives
+//! an upgrade, and the recovery system reads it as well.
+
+use super::plan::ReleaseName;
+use crate::installed::boot_progress;
+use crate::installed::files::write_secret;
+use boot_contract::Slot;
+use boot_contract::boot_stage::{BootProgress, BootStage};
+use boot_contract::boot_state::{BootState, SlotState};
+use boot_contract::paths::below;
+use command::Command;
+use protocol::bounded::cut;
+use protocol::error_chain;
+use protocol::upgrade::{FailedStage, LONGEST_JOURNAL_LINE, MOST_JOURNAL_LINES, UpgradeFailure};
+use release::SemanticVersion;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+const FILE: &str = "/oem/upgrade.json";
+
+/// Why the record cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    #[error("reading {FILE}")]
+    Read(#[source] io::Error),
+    #[error("reading {FILE}: it holds no record; remove it")]
+    Malformed(#[source] serde_json::Error),
+    #[error("writing {FILE}")]
+    Write(#[source] io::Error),
+}
+
+/// The record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Attempt>,
+    /// Why the last attempt failed. A success removes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<UpgradeFailure>,
+    /// The oldest release that is taken. It rises when a signed release that names one is blessed. It does not keep the
+    /// machine from falling back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_version: Option<SemanticVersion>,
+}
+
+/// A release that was written and is started next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Letter of the slot.
+    slot: String,
+    version: String,
+    /// `sha256:` and the hex digest of `release.json`.
+    release: String,
+    /// The oldest release that is taken once this one is blessed. `None` for an unsigned release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    minimum_version: Option<SemanticVersion>,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The slot is on trial and is started next, or runs.
+    Pending,
+    Failed,
+    /// Another slot was chosen, or the slot was given another system.
+    Withdrawn,
+}
+
+impl Attempt {
+    pub fn new(slot: Slot, release: &ReleaseName, minimum_version: Option<SemanticVersion>) -> Self {
+        let ReleaseName { version, digest } = release.clone();
+        Self { slot: slot.letter().into(), version, release: digest, minimum_version }
+    }
+
+    fn outcome(&self, state: &BootState) -> Outcome {
+        let Some(slot) = Slot::from_letter(&self.slot) else { return Outcome::Withdrawn };
+        match state.slot(slot).map(|boot| boot.state) {
+            Some(SlotState::Failed) => Outcome::Failed,
+            Some(SlotState::Trial) if state.active == slot => Outcome::Pending,
+            _ => Outcome::Withdrawn,
+        }
+    }
+}
+
+impl Record {
+    /// A missing file is an empty record.
+    pub fn read(root: &Path) -> Result<Self, AttemptError> {
+        match fs::read(below(root, FILE)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(AttemptError::Malformed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(AttemptError::Read(error)),
+        }
+    }
+
+    pub fn write(&self, root: &Path) -> Result<(), AttemptError> {
+        let bytes = serde_json::to_vec(self).map_err(|error| AttemptError::Write(error.into()))?;
+        write_secret(&below(root, FILE), &bytes).map_err(AttemptError::Write)
+    }
+
+    /// The record after the machine has been started. `now` is in seconds since 1 January 1970. `None` if nothing
+    /// changes.
+    fn settled(&self, state: &BootState, last: Option<&BootProgress>, journal: Vec<String>, now: u64) -> Option<Self> {
+        let attempt = self.attempt.as_ref()?;
+        match attempt.outcome(state) {
+            Outcome::Pending => None,
+            Outcome::Withdrawn => Some(Self { attempt: None, ..self.clone() }),
+            Outcome::Failed => {
+                let failure = UpgradeFailure {
+                    release: attempt.release.clone(),
+                    version: attempt.version.clone(),
+                    at: now,
+                    stage: last.map_or(FailedStage::Grub, |last| last.stage.into()),
+                    message: last.map(|last| last.message.clone()).unwrap_or_default(),
+                    journal,
+                };
+                Some(Self { attempt: None, failure: Some(failure), ..self.clone() })
+            }
+        }
+    }
+
+    /// The record after `slot` was blessed. `None` if nothing changes.
+    fn blessed(&self, slot: Slot) -> Option<Self> {
+        let attempt = self.attempt.as_ref().filter(|attempt| attempt.slot == slot.letter())?;
+        let both = [&self.minimum_version, &attempt.minimum_version];
+        Some(Self { minimum_version: both.into_iter().flatten().max().cloned(), ..Self::default() })
+    }
+}
+
+/// Finds out what became of the attempt, and returns the failure if it has just been found. `persistent` is where the
+/// persistent partition is mounted.
+pub fn settle(
+    root: &Path,
+    persistent: &Path,
+    state: &BootState,
+    now: u64,
+) -> Result<Option<UpgradeFailure>, AttemptError> {
+    let record = Record::read(root)?;
+    let slot = record.attempt.as_ref().and_then(|attempt| Slot::from_letter(&attempt.slot));
+    let last = slot.and_then(|slot| boot_progress::read(persistent, slot));
+    let journal = last.as_ref().map(journal_of).unwrap_or_default();
+    let Some(settled) = record.settled(state, last.as_ref(), journal, now) else { return Ok(None) };
+    settled.write(root)?;
+    Ok(settled.failure.filter(|failure| record.failure.as_ref() != Some(failure)))
+}
+
+/// The last release that did not come up. `None` if the record cannot be read, because a status must be shown all the
+/// same.
+pub fn last_failure(root: &Path) -> Option<UpgradeFailure> {
+    let record = Record::read(root).unwrap_or_else(|error| {
+        tracing::warn!("{}", error_chain(&error));
+        Record::default()
+    });
+    record.failure
+}
+
+/// Records that `slot` was blessed.
+pub fn succeed(root: &Path, slot: Slot) -> Result<(), AttemptError> {
+    Record::read(root)?.blessed(slot).map_or(Ok(()), |record| record.write(root))
+}
+
+/// The end of the journal of a start. Empty if the start wrote none.
+fn journal_of(last: &BootProgress) -> Vec<String> {
+    if last.stage < BootStage::Systemd {
+        return Vec::new();
+    }
+    // journalctl writes boot ids without hyphens.
+    let boot = format!("--boot={}", last.boot_id.replace('-', ""));
+    let lines = format!("--lines={MOST_JOURNAL_LINES}");
+    let output = Command::new("journalctl")
+        .args([boot.as_str(), &lines, "--priority=warning", "--no-pager", "--quiet", "--output=short-monotonic"])
+        .output();
+    let output = output.unwrap_or_else(|error| {
+        tracing::warn!("reading the journal of the start that failed: {error}");
+        Vec::new()
+    });
+    let text = String::from_utf8_lossy(&output);
+    text.lines().take(MOST_JOURNAL_LINES).map(|line| cut(line, LONGEST_JOURNAL_LINE)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use boot_contract::boot_state::SlotBoot;
+
+    fn tried() -> Record {
+        let release = ReleaseName { version: "0.2.0".into(), digest: "sha256:02".into() };
+        Record { attempt: Some(Attempt::new(Slot::B, &release, None)), ..Record::default() }
+    }
+
+    fn state(b: SlotState, active: Slot) -> BootState {
+        BootState { b: SlotBoot::new(b), active, preferred: Slot::B, ..BootState::INSTALLED }
+    }
+
+    #[test]
+    fn a_fallback_is_recorded_with_the_stage_that_the_last_start_reached() {
+        let fallen_back = state(SlotState::Failed, Slot::A);
+        let progress =
+            BootProgress { stage: BootStage::Checks, boot_id: "id".into(), message: "the network is not up".into() };
+        let settled = tried().settled(&fallen_back, Some(&progress), vec!["eth0: no carrier".into()], 99).unwrap();
+        let failure = settled.failure.unwrap();
+        assert_eq!((failure.version.as_str(), failure.stage, failure.at), ("0.2.0", FailedStage::Checks, 99));
+        assert_eq!((failure.message.as_str(), failure.journal.len()), ("the network is not up", 1));
+        assert_eq!(settled.attempt, None);
+        let early = tried().settled(&fallen_back, None, Vec::new(), 99).unwrap().failure.unwrap();
+        assert_eq!(early.stage, FailedStage::Grub);
+    }
+
+    #[test]
+    fn an_attempt_is_pending_until_its_slot_is_good_or_failed_and_may_be_withdrawn() {
+        assert_eq!(tried().settled(&state(SlotState::Trial, Slot::B), None, Vec::new(), 1), None);
+        for withdrawn in [state(SlotState::Trial, Slot::A), state(SlotState::Empty, Slot::A)] {
+            assert_eq!(tried().settled(&withdrawn, None, Vec::new(), 1), Some(Record::default()));
+        }
+        assert_eq!(tried().blessed(Slot::B), Some(Record::default()));
+        assert_eq!(tried().blessed(Slot::A), None);
+        assert_eq!(Record::default().settled(&state(SlotState::Failed, Slot::A), None, Vec::new(), 1), None);
+    }
+
+    #[test]
+    fn the_oldest_release_that_is_taken_rises_when_a_release_is_blessed_and_never_falls() {
+        let version = |text: &str| Some(text.parse::<SemanticVersion>().unwrap());
+        let with = |floor, of_release| {
+            let mut record = tried();
+            record.minimum_version = floor;
+            record.attempt.as_mut().unwrap().minimum_version = of_release;
+            record
+        };
+        let blessed = |floor, of_release| with(floor, of_release).blessed(Slot::B).unwrap().minimum_version;
+        assert_eq!(blessed(version("0.1.0"), version("0.2.0")), version("0.2.0"));
+        assert_eq!(blessed(version("0.10.0"), version("0.9.0")), version("0.10.0"));
+        assert_eq!(blessed(version("0.1.0"), None), version("0.1.0"));
+        let fallen_back =
+            with(version("0.1.0"), version("9.0.0")).settled(&state(SlotState::Failed, Slot::A), None, Vec::new(), 1);
+        assert_eq!(fallen_back.unwrap().minimum_version, version("0.1.0"));
+    }
+
+    #[test]
+    fn the_record_survives_on_the_partition_for_settings() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(Record::read(root.path()).unwrap(), Record::default());
+        tried().write(root.path()).unwrap();
+        let found = settle(root.path(), root.path(), &state(SlotState::Failed, Slot::A), 5).unwrap();
+        assert_eq!(found.unwrap().release, "sha256:02");
+        let again = settle(root.path(), root.path(), &state(SlotState::Failed, Slot::A), 6).unwrap();
+        assert_eq!(again, None, "it is told once");
+        assert_eq!(Record::read(root.path()).unwrap().failure.unwrap().at, 5);
+        fs::write(root.path().join("oem/upgrade.json"), "{").unwrap();
+        assert!(matches!(Record::read(root.path()), Err(AttemptError::Malformed(_))));
+    }
+}

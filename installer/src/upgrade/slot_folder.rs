@@ -1,0 +1,113 @@
+//! The folder of a slot on COS_BOOT while the slot is empty: kernel, initrd, arguments and manifest.
+//!
+//! Nothing is renamed: after a rename and an fsync of the folder, Linux's vfat was seen to leave entries without content.
+//! The slot is empty in the boot state until everything here is on the disk.
+
+use super::error::UpgradeError;
+use boot_contract::Slot;
+use disk::args_cfg;
+use nix::sys::statvfs::statvfs;
+use release::{MANIFEST, ReleaseFile, ReleaseSource, digest};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+const KERNEL: &str = "vmlinuz";
+const INITRD: &str = "initrd";
+const ARGUMENTS: &str = "args.cfg";
+/// Bytes for the two small files and for what a cluster leaves unused.
+const SPARE: u64 = 1 << 20;
+
+/// Writes the files of an empty slot. `boot` is the mounted partition. Returns when they are on the disk.
+pub fn write(boot: &Path, slot: Slot, release: &ReleaseSource, arguments: &str) -> Result<(), UpgradeError> {
+    let folder = boot.join(slot.letter());
+    let failed = |source| UpgradeError::BootFiles { folder: folder.clone(), source };
+    fs::create_dir_all(&folder).map_err(failed)?;
+    // The old files make room for the new ones.
+    for name in [KERNEL, INITRD, ARGUMENTS, MANIFEST] {
+        remove(&folder.join(name)).map_err(failed)?;
+    }
+    sync_folder(&folder).map_err(failed)?;
+    let manifest = release.manifest();
+    let needed = manifest.kernel.size + manifest.initrd.size + SPARE;
+    let free = free_bytes(&folder).map_err(failed)?;
+    if free < needed {
+        return Err(UpgradeError::BootPartitionFull { needed, free });
+    }
+    for (name, bytes) in [
+        (KERNEL, release.read(&manifest.kernel)?),
+        (INITRD, release.read(&manifest.initrd)?),
+        (ARGUMENTS, args_cfg::write(arguments).into_bytes()),
+        (MANIFEST, release.manifest_bytes().to_vec()),
+    ] {
+        write_file(&folder.join(name), &bytes).map_err(failed)?;
+    }
+    sync_folder(&folder).and_then(|()| sync_folder(boot)).map_err(failed)
+}
+
+/// Reads the files back. The partition was unmounted after [`write`], so that they come from the disk.
+pub fn check(boot: &Path, slot: Slot, release: &ReleaseSource) -> Result<(), UpgradeError> {
+    let folder = boot.join(slot.letter());
+    let manifest = release.manifest();
+    for (name, file) in [(KERNEL, &manifest.kernel), (INITRD, &manifest.initrd)] {
+        let path = folder.join(name);
+        let is_same =
+            has_digest(&path, file).map_err(|source| UpgradeError::BootFiles { folder: path.clone(), source })?;
+        if !is_same {
+            return Err(UpgradeError::BootFileDiffers(path));
+        }
+    }
+    Ok(())
+}
+
+fn has_digest(path: &Path, file: &ReleaseFile) -> io::Result<bool> {
+    let (sha256, size) = digest::of_reader(File::open(path)?.take(file.size + 1))?;
+    Ok(size == file.size && sha256 == file.sha256)
+}
+
+fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let free = statvfs(folder)?;
+    Ok(free.blocks_available() * free.fragment_size())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use disk::fixtures::tiny_release;
+
+    #[test]
+    fn a_slot_holds_the_files_of_the_release_and_nothing_of_the_one_before() {
+        let (boot, folder) = (tempfile::tempdir().unwrap(), tiny_release(&[5; 8192]));
+        let release = ReleaseSource::open(folder.path()).unwrap();
+        fs::create_dir(boot.path().join("B")).unwrap();
+        fs::write(boot.path().join("B/initrd"), [7; 100_000]).unwrap();
+        write(boot.path(), Slot::B, &release, "ros.slot=B").unwrap();
+        check(boot.path(), Slot::B, &release).unwrap();
+        let read = |name: &str| fs::read(boot.path().join("B").join(name)).unwrap();
+        assert_eq!(read("initrd"), b"initrd");
+        assert_eq!(read("release.json"), release.manifest_bytes());
+        assert_eq!(args_cfg::read(std::str::from_utf8(&read("args.cfg")).unwrap()), Some("ros.slot=B"));
+        for damaged in ["Initrd", "initrd and more"] {
+            fs::write(boot.path().join("B/initrd"), damaged).unwrap();
+            let error = check(boot.path(), Slot::B, &release).unwrap_err();
+            assert!(matches!(&error, UpgradeError::BootFileDiffers(path) if path.ends_with("B/initrd")), "{error}");
+        }
+    }
+}

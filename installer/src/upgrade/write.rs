@@ -1,0 +1,91 @@
+//! Checks a release, and writes it to a slot that does not run.
+
+use super::attempt::{Attempt, Record};
+use super::error::UpgradeError;
+use super::plan::{ReleaseName, Slots};
+use super::slot_folder;
+use crate::boot::{partition, state_file};
+use crate::installed::boot_progress;
+use boot_contract::Slot;
+use boot_contract::paths::{DEVICES, PERSISTENT};
+use disk::args_cfg;
+use disk::rewrite;
+use disk::target::{Disk, Target};
+use machine::installed;
+use protocol::message::Progress;
+use release::signature::Trust;
+use release::{ReleaseManifest, ReleaseSource, digest, read_manifest};
+use std::env::consts::ARCH;
+use std::path::{Path, PathBuf};
+
+/// Checks that the release is for this machine and that every file has its digest. Nothing is written before.
+pub fn check_release(release: &ReleaseSource, folder: &Path) -> Result<(), UpgradeError> {
+    let manifest = release.manifest();
+    if manifest.architecture != ARCH {
+        let machine = ARCH.to_owned();
+        return Err(UpgradeError::WrongArchitecture { release: manifest.architecture.clone(), machine });
+    }
+    let root = &manifest.root;
+    let (actual, _) = digest::of_file(&folder.join(&root.name)).map_err(UpgradeError::RootImage)?;
+    if actual != root.sha256 {
+        let (name, expected) = (root.name.clone(), root.sha256.clone());
+        return Err(UpgradeError::RootImageDigest { name, actual, expected });
+    }
+    Ok(())
+}
+
+/// Writes the release in `folder` to `slot` and makes it the one that is started next, on trial. `slot` does not run.
+pub fn write(
+    slots: &Slots,
+    slot: Slot,
+    release: &ReleaseSource,
+    folder: &Path,
+    trust: &Trust,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<(), UpgradeError> {
+    let root = Path::new("/");
+    let manifest = release.manifest();
+    let device = device(slot);
+    let available = available_bytes(&device)?;
+    if available < manifest.root.size {
+        return Err(UpgradeError::SlotTooSmall { slot, image: manifest.root.size, available });
+    }
+    let guid = installed::partition_guid_of(&device)?;
+    let added = added_arguments(slots.running)?;
+    state_file::change(|state| state.give_up(slot, slots.running))?;
+    boot_progress::remove(Path::new(PERSISTENT), slot).map_err(UpgradeError::Progress)?;
+    rewrite::copy_root(&manifest.root, &folder.join(&manifest.root.name), &device, progress)
+        .map_err(UpgradeError::Slot)?;
+    let arguments = args_cfg::of_slot(slot, guid, manifest, &added);
+    partition::with_mounted(false, |boot| slot_folder::write(boot, slot, release, &arguments))?;
+    partition::with_mounted(true, |boot| slot_folder::check(boot, slot, release))?;
+    let name =
+        ReleaseName { version: manifest.version.clone(), digest: release::manifest_digest(release.manifest_bytes()) };
+    // Only who signs releases may rule out older ones.
+    let minimum_version = manifest.minimum_version.clone().filter(|_| matches!(trust, Trust::Signed { .. }));
+    Record { attempt: Some(Attempt::new(slot, &name, minimum_version)), ..Record::read(root)? }.write(root)?;
+    state_file::change(|state| {
+        state.take_new(slot);
+    })
+    .map_err(UpgradeError::from)
+}
+
+fn device(slot: Slot) -> PathBuf {
+    Path::new(DEVICES).join(slot.partition_label())
+}
+
+fn available_bytes(device: &Path) -> Result<u64, UpgradeError> {
+    let opened = Disk::open(device).map_err(|error| UpgradeError::Device(device.to_owned(), error))?;
+    Ok(opened.length())
+}
+
+/// The kernel arguments that were added to the running slot. They hold for the next release as well.
+fn added_arguments(running: Slot) -> Result<String, UpgradeError> {
+    partition::with_mounted(true, |boot| {
+        let folder = boot.join(running.letter());
+        let text = std::fs::read_to_string(folder.join("args.cfg")).unwrap_or_default();
+        let manifest: Option<ReleaseManifest> = read_manifest(&folder).ok().map(|(manifest, _)| manifest);
+        let arguments = args_cfg::read(&text).zip(manifest);
+        Ok(arguments.map(|(arguments, manifest)| args_cfg::added(arguments, &manifest)).unwrap_or_default())
+    })
+}
