@@ -1,5 +1,7 @@
 //! An installation without a person: from an empty disk to a machine that reports, on each firmware.
 
+mod upgrade;
+
 use api::{Phase, condition_type, reason};
 use boot_contract::Milestone;
 use harness::objects::condition;
@@ -115,6 +117,10 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
         assert_eq!(&inventory["status"]["hardware"]["firmware"][field], value, "{}", inventory["status"]);
     }
     a_change_of_its_inventory_reaches_the_machine(&world, &machine, &machines[0]).await;
+    // Only from a CD, because the machine takes the files of the next release from it.
+    if firmware == Firmware::Uefi && drive == Drive::Cd && first == BootFirst::Disk {
+        upgrade::upgrades_and_falls_back(&world, &mut machine, &machines[0], &iso.with_file_name("release")).await;
+    }
     if first != BootFirst::Disk {
         restarts_start_the_disk(&world, &mut machine, &machines[0], &installed_at).await;
     }
