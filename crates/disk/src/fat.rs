@@ -1,37 +1,28 @@
-//! Writes a FAT32 file system in one pass from files that are all known, as firmware and GRUB read it ("Microsoft
-//! Extensible Firmware Initiative FAT32 File System Specification", version 1.03).
+//! Writes a FAT file system in one pass from files that are all known, as firmware and GRUB read it ("Microsoft
+//! Extensible Firmware Initiative FAT32 File System Specification", version 1.03). COS_BOOT is FAT32; the image with
+//! which UEFI starts a medium has too few clusters for that and is FAT16.
 //!
-//! Every file is contiguous, which the in-place rewriting of `grubenv` relies on. This is our own code because the
-//! crate fatfs (0.3.6) gives `.` and `..` long names, which `fsck.vfat` reports as damage. `ros-image` makes the small
-//! FAT of its ISO with mtools, because it has too few clusters for FAT32. The live system has no mtools for this file
-//! system.
+//! Every file is contiguous, which the in-place rewriting of `grubenv` relies on, and equal files give equal bytes. This
+//! is our own code because the crate fatfs (0.3.6) gives `.` and `..` long names, which `fsck.vfat` reports as damage.
 
+mod boot_sector;
+mod directory;
+mod geometry;
+
+use boot_sector::MEDIA;
+use directory::{
+    ATTRIBUTE_FILE, ATTRIBUTE_FOLDER, ATTRIBUTE_LABEL, ENTRY_BYTES, entry, long_name, long_name_entries, padded,
+    short_names,
+};
+use geometry::{Geometry, TABLES};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-/// Sectors before the first table: boot sector, FSInfo, and copies of both from sector 6 on.
-const RESERVED_SECTORS: u64 = 32;
-const BACKUP_BOOT_SECTOR: u64 = 6;
-const TABLES: u64 = 2;
-/// The smallest number of clusters with which a driver takes a file system for FAT32.
-const SMALLEST_CLUSTERS: u64 = 65525;
-const CLUSTER_BYTES: u64 = 2048;
-const ENTRY_BYTES: usize = 32;
+/// FAT16 has the lower half of this in its table.
 const END_OF_CHAIN: u32 = 0x0FFF_FFFF;
-const ROOT_CLUSTER: u32 = 2;
-const ATTRIBUTE_LABEL: u8 = 0x08;
-const ATTRIBUTE_FOLDER: u8 = 0x10;
-const ATTRIBUTE_FILE: u8 = 0x20;
-const ATTRIBUTE_LONG_NAME: u8 = 0x0F;
-/// Flag in the sequence number of the entry that holds the end of a long name.
-const LAST_LONG_NAME: u8 = 0x40;
-/// 1 January 1980. The clock of a machine that is being installed may be wrong.
-const DATE: u16 = 0x0021;
-/// UTF-16 units in one entry of a long name.
-const LONG_NAME_UNITS: usize = 13;
 
 /// Path and content of a file. Several paths may share one content.
 pub type PlacedFile<'a> = (&'a str, Rc<[u8]>);
@@ -46,7 +37,8 @@ pub struct Volume<'a> {
     pub label: &'a str,
 }
 
-/// Writes the file system into an empty file of the volume's length. Paths are relative, use `/`, and are ASCII.
+/// Writes the file system into an empty file of the volume's length. Paths are relative, use `/`, and are ASCII. The
+/// length decides between FAT16 and FAT32; one below 3 MB, in sectors of 512 bytes, is an error.
 pub fn write(image: &File, volume: &Volume, files: &[PlacedFile]) -> io::Result<()> {
     let mut root = Folder::default();
     for (path, content) in files {
@@ -54,10 +46,11 @@ pub fn write(image: &File, volume: &Volume, files: &[PlacedFile]) -> io::Result<
     }
     let geometry = Geometry::of(volume)?;
     // The first two entries of a table stand for no clusters.
-    let mut writer = Writer { image, geometry, table: vec![0x0FFF_FFF8, END_OF_CHAIN] };
+    let mut writer = Writer { image, geometry, table: vec![0x0FFF_FF00 | u32::from(MEDIA), END_OF_CHAIN] };
     writer.folder(&root, None, volume.label)?;
     writer.tables()?;
-    writer.boot_sectors(volume)
+    let used = writer.table.len() as u64 - 2;
+    image.write_all_at(&boot_sector::reserved(&writer.geometry, volume, used), 0)
 }
 
 #[derive(Default)]
@@ -80,35 +73,6 @@ impl<'a> Folder<'a> {
     }
 }
 
-struct Geometry {
-    sector: u64,
-    cluster: u64,
-    sectors: u64,
-    table_sectors: u64,
-    clusters: u64,
-}
-
-impl Geometry {
-    fn of(volume: &Volume) -> io::Result<Self> {
-        let sector = u64::from(volume.sector_bytes);
-        let cluster = CLUSTER_BYTES.max(sector);
-        let sectors = volume.length / sector;
-        // The table is sized for more clusters than there are, because its own sectors are counted as clusters too.
-        let table_sectors = (sectors * sector / cluster + 2).div_ceil(sector / 4);
-        let clusters = sectors.saturating_sub(RESERVED_SECTORS + TABLES * table_sectors) * sector / cluster;
-        if clusters < SMALLEST_CLUSTERS || u32::try_from(sectors).is_err() {
-            let text = format!("{} bytes in sectors of {sector} cannot be FAT32", volume.length);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
-        Ok(Self { sector, cluster, sectors, table_sectors, clusters })
-    }
-
-    fn offset(&self, cluster: u32) -> u64 {
-        let data = (RESERVED_SECTORS + TABLES * self.table_sectors) * self.sector;
-        data + u64::from(cluster - ROOT_CLUSTER) * self.cluster
-    }
-}
-
 struct Writer<'a> {
     image: &'a File,
     geometry: Geometry,
@@ -125,34 +89,49 @@ impl Writer<'_> {
         }
         let first = self.table.len() as u64;
         if first + count > self.geometry.clusters + 2 {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "the files do not fit into the boot partition"));
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the files do not fit into the file system"));
         }
         self.table.extend((first + 1..first + count).map(|next| next as u32));
         self.table.push(END_OF_CHAIN);
         Ok(first as u32)
     }
 
-    /// Writes a folder and everything below it. Returns its first cluster. Only the root has no parent and has the
-    /// label.
+    /// Finds the place of a folder with `bytes` bytes. Returns its first cluster, its offset and the bytes that it fills.
+    fn place(&mut self, bytes: usize, is_root: bool) -> io::Result<(u32, u64, usize)> {
+        if let Some(root) = self.geometry.fixed_root().filter(|_| is_root) {
+            let room = (root.end - root.start) as usize;
+            if bytes > room {
+                let text = format!("the root folder of FAT16 has room for {} entries", room / ENTRY_BYTES);
+                return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+            }
+            return Ok((0, root.start, room));
+        }
+        let cluster = self.allocate(bytes)?;
+        let filled = bytes.next_multiple_of(self.geometry.cluster as usize);
+        Ok((cluster, self.geometry.offset(cluster), filled))
+    }
+
+    /// Writes a folder and everything below it. Returns its first cluster. `parent` is what `..` names. Only the root
+    /// has no parent and has the label.
     fn folder(&mut self, folder: &Folder, parent: Option<u32>, label: &str) -> io::Result<u32> {
         let names = short_names(folder.0.keys().copied());
         let extra = if parent.is_some() { 2 } else { 1 };
         let entries: usize =
             extra + names.iter().map(|(name, short)| 1 + long_name_entries(name, short)).sum::<usize>();
-        let own = self.allocate(entries * ENTRY_BYTES)?;
-        let mut bytes = Vec::with_capacity(entries * ENTRY_BYTES);
+        let (own, offset, filled) = self.place(entries * ENTRY_BYTES, parent.is_none())?;
+        let mut bytes = Vec::with_capacity(filled);
         match parent {
             None => bytes.extend(entry(&padded(label, ""), ATTRIBUTE_LABEL, 0, 0)),
             Some(parent) => {
                 bytes.extend(entry(&padded(".", ""), ATTRIBUTE_FOLDER, own, 0));
-                // `..` names the root as cluster 0, wherever it is.
-                let parent = if parent == ROOT_CLUSTER { 0 } else { parent };
                 bytes.extend(entry(&padded("..", ""), ATTRIBUTE_FOLDER, parent, 0));
             }
         }
+        // `..` names the root as cluster 0, wherever it is.
+        let named = if parent.is_none() { 0 } else { own };
         for (name, short) in &names {
             let (attribute, cluster, length) = match &folder.0[name] {
-                Node::Folder(below) => (ATTRIBUTE_FOLDER, self.folder(below, Some(own), label)?, 0),
+                Node::Folder(below) => (ATTRIBUTE_FOLDER, self.folder(below, Some(named), label)?, 0),
                 Node::File(content) => {
                     let cluster = self.allocate(content.len())?;
                     if cluster != 0 {
@@ -164,167 +143,41 @@ impl Writer<'_> {
             bytes.extend(long_name(name, short));
             bytes.extend(entry(short, attribute, cluster, length));
         }
-        // Zeros in the rest of the last cluster mark the end of the folder. They are written, because the disk may hold
-        // old data.
-        bytes.resize(bytes.len().next_multiple_of(self.geometry.cluster as usize), 0);
-        self.image.write_all_at(&bytes, self.geometry.offset(own))?;
+        // Zeros in the rest mark the end of the folder. They are written, because the disk may hold old data.
+        bytes.resize(filled, 0);
+        self.image.write_all_at(&bytes, offset)?;
         Ok(own)
     }
 
     fn tables(&self) -> io::Result<()> {
-        let length = (self.geometry.table_sectors * self.geometry.sector) as usize;
-        let mut bytes: Vec<u8> = self.table.iter().flat_map(|next| next.to_le_bytes()).collect();
-        bytes.resize(length, 0);
-        for copy in 0..TABLES {
-            self.image.write_all_at(&bytes, RESERVED_SECTORS * self.geometry.sector + copy * length as u64)?;
-        }
-        Ok(())
+        // The lowest byte is first, so that FAT16 takes the lower half.
+        let entry_bytes = self.geometry.kind.table_entry_bytes() as usize;
+        let mut bytes: Vec<u8> =
+            self.table.iter().flat_map(|next| next.to_le_bytes().into_iter().take(entry_bytes)).collect();
+        bytes.resize((self.geometry.table_sectors * self.geometry.sector) as usize, 0);
+        (0..TABLES).try_for_each(|copy| self.image.write_all_at(&bytes, self.geometry.table(copy)))
     }
-
-    fn boot_sectors(&self, volume: &Volume) -> io::Result<()> {
-        let mut reserved = vec![0; (RESERVED_SECTORS * self.geometry.sector) as usize];
-        for at in [0, BACKUP_BOOT_SECTOR] {
-            let sector = self.geometry.sector as usize;
-            let at = at as usize * sector;
-            reserved[at..at + 512].copy_from_slice(&self.boot_sector(volume));
-            reserved[at + sector..at + sector + 512].copy_from_slice(&self.information());
-        }
-        self.image.write_all_at(&reserved, 0)
-    }
-
-    /// Section "Boot Sector and BPB".
-    fn boot_sector(&self, volume: &Volume) -> [u8; 512] {
-        let geometry = &self.geometry;
-        let mut boot = [0; 512];
-        let mut put = |offset: usize, bytes: &[u8]| boot[offset..offset + bytes.len()].copy_from_slice(bytes);
-        put(0, &[0xEB, 0x58, 0x90]);
-        put(3, b"ROS     ");
-        put(11, &(geometry.sector as u16).to_le_bytes());
-        put(13, &[(geometry.cluster / geometry.sector) as u8]);
-        put(14, &(RESERVED_SECTORS as u16).to_le_bytes());
-        put(16, &[TABLES as u8]);
-        put(21, &[0xF8]);
-        put(24, &32u16.to_le_bytes());
-        put(26, &64u16.to_le_bytes());
-        put(32, &(geometry.sectors as u32).to_le_bytes());
-        put(36, &(geometry.table_sectors as u32).to_le_bytes());
-        put(44, &ROOT_CLUSTER.to_le_bytes());
-        put(48, &1u16.to_le_bytes());
-        put(50, &(BACKUP_BOOT_SECTOR as u16).to_le_bytes());
-        put(64, &[0x80, 0, 0x29]);
-        put(67, &volume.id.to_le_bytes());
-        put(71, &padded(volume.label, ""));
-        put(82, b"FAT32   ");
-        put(510, &[0x55, 0xAA]);
-        boot
-    }
-
-    /// Section "FSInfo Sector Structure".
-    fn information(&self) -> [u8; 512] {
-        let used = self.table.len() as u64 - 2;
-        let mut information = [0; 512];
-        let mut put = |offset: usize, value: u32| information[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
-        put(0, 0x4161_5252);
-        put(484, 0x6141_7272);
-        put(488, (self.geometry.clusters - used) as u32);
-        put(492, self.table.len() as u32);
-        put(508, 0xAA55_0000);
-        information
-    }
-}
-
-/// Section "FAT Directory Structure".
-fn entry(short: &[u8; 11], attribute: u8, cluster: u32, length: u32) -> [u8; ENTRY_BYTES] {
-    let mut entry = [0; ENTRY_BYTES];
-    entry[..11].copy_from_slice(short);
-    entry[11] = attribute;
-    for date in [16, 18, 24] {
-        entry[date..date + 2].copy_from_slice(&DATE.to_le_bytes());
-    }
-    entry[20..22].copy_from_slice(&((cluster >> 16) as u16).to_le_bytes());
-    entry[26..28].copy_from_slice(&(cluster as u16).to_le_bytes());
-    entry[28..32].copy_from_slice(&length.to_le_bytes());
-    entry
-}
-
-/// The short name of each name: the name itself in capitals if it fits, otherwise six letters, `~` and a number.
-fn short_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, [u8; 11])> {
-    let mut taken: Vec<(&str, [u8; 11])> = Vec::new();
-    for name in names {
-        let (base, extension) = name.rsplit_once('.').unwrap_or((name, ""));
-        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
-        let fits = (1..=8).contains(&base.len()) && extension.len() <= 3 && plain(base) && plain(extension);
-        let letters = |text: &str, most: usize| -> String {
-            text.chars().filter(char::is_ascii_alphanumeric).take(most).collect()
-        };
-        let numbered = (1..).map(|n| padded(&format!("{}~{n}", letters(base, 6)), &letters(extension, 3)));
-        let whole = fits.then(|| padded(base, extension));
-        let free = |short: &[u8; 11]| taken.iter().all(|(_, other)| other != short);
-        let short = whole.into_iter().chain(numbered).find(free);
-        taken.push((name, short.expect("there are more numbers than files")));
-    }
-    taken
-}
-
-/// Base and extension in capitals, padded with blanks.
-fn padded(base: &str, extension: &str) -> [u8; 11] {
-    let mut short = [b' '; 11];
-    for (place, byte) in short[..8].iter_mut().zip(base.bytes()) {
-        *place = byte.to_ascii_uppercase();
-    }
-    // A label continues where a name has its extension.
-    let rest = if base.len() > 8 { &base[8..] } else { extension };
-    for (place, byte) in short[8..].iter_mut().zip(rest.bytes()) {
-        *place = byte.to_ascii_uppercase();
-    }
-    short
-}
-
-/// Number of entries that the long name takes. 0 if the short name is enough.
-fn long_name_entries(name: &str, short: &[u8; 11]) -> usize {
-    let base = String::from_utf8_lossy(&short[..8]).trim_end().to_owned();
-    let extension = String::from_utf8_lossy(&short[8..]).trim_end().to_owned();
-    let shown = if extension.is_empty() { base } else { format!("{base}.{extension}") };
-    if shown == name { 0 } else { name.encode_utf16().count().div_ceil(LONG_NAME_UNITS) }
-}
-
-/// Section "FAT Long Directory Entries": the last part of the name is the first entry.
-fn long_name(name: &str, short: &[u8; 11]) -> Vec<u8> {
-    let count = long_name_entries(name, short);
-    let checksum = short.iter().fold(0u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
-    let mut units: Vec<u16> = name.encode_utf16().collect();
-    if !units.len().is_multiple_of(LONG_NAME_UNITS) {
-        units.push(0);
-    }
-    units.resize(count * LONG_NAME_UNITS, 0xFFFF);
-    let mut bytes = Vec::new();
-    for (index, part) in units.chunks(LONG_NAME_UNITS).enumerate().take(count).rev() {
-        let mut entry = [0; ENTRY_BYTES];
-        let last = if index + 1 == count { LAST_LONG_NAME } else { 0 };
-        entry[0] = (index as u8 + 1) | last;
-        entry[11] = ATTRIBUTE_LONG_NAME;
-        entry[13] = checksum;
-        let places = (1..11).step_by(2).chain((14..26).step_by(2)).chain((28..32).step_by(2));
-        for (place, unit) in places.zip(part) {
-            entry[place..place + 2].copy_from_slice(&unit.to_le_bytes());
-        }
-        bytes.extend(entry);
-    }
-    bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use command::Command;
+    use proptest::prelude::*;
+    use release::digest;
+    use std::fs;
     use tempfile::NamedTempFile;
 
-    fn made(sector_bytes: u32, files: &[PlacedFile]) -> NamedTempFile {
-        let volume = Volume { length: 288 << 20, sector_bytes, id: 0xABCD_1234, label: "COS_BOOT" };
-        let image = NamedTempFile::new().unwrap();
-        image.as_file().set_len(volume.length).unwrap();
-        write(image.as_file(), &volume, files).unwrap();
-        image
+    type Files = BTreeMap<String, Vec<u8>>;
+
+    fn made(length: u64, sector_bytes: u32, files: &Files) -> io::Result<NamedTempFile> {
+        let volume = Volume { length, sector_bytes, id: 0xABCD_1234, label: "COS_BOOT" };
+        let image = NamedTempFile::new()?;
+        image.as_file().set_len(volume.length)?;
+        let given: Vec<PlacedFile> =
+            files.iter().map(|(path, content)| (path.as_str(), content.as_slice().into())).collect();
+        write(image.as_file(), &volume, &given)?;
+        Ok(image)
     }
 
     fn run(program: &str, arguments: &[&str], image: &NamedTempFile, path: &str) -> String {
@@ -333,52 +186,116 @@ mod tests {
         String::from_utf8_lossy(&command.run().unwrap()).into_owned()
     }
 
+    fn check_by_other_programs(image: &NamedTempFile, files: &Files) -> String {
+        let checked = run("fsck.vfat", &["-n", "-v"], image, "");
+        assert!(!checked.contains("Free cluster summary"), "{checked}");
+        let folder = tempfile::tempdir().unwrap();
+        Command::new("mcopy").args(["-s", "-i"]).arg(image.path()).arg("::").arg(folder.path()).run().unwrap();
+        let mut read = Files::new();
+        collect(folder.path(), "", &mut read);
+        assert!(read.keys().eq(files.keys()), "{:?} are there, {:?} were written", read.keys(), files.keys());
+        for (path, content) in files {
+            assert!(read[path] == *content, "{path} reads differently");
+        }
+        checked
+    }
+
+    fn collect(folder: &std::path::Path, prefix: &str, files: &mut Files) {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = format!("{prefix}{}", entry.file_name().to_str().unwrap());
+            if entry.file_type().unwrap().is_dir() {
+                collect(&entry.path(), &format!("{path}/"), files);
+            } else {
+                files.insert(path, fs::read(entry.path()).unwrap());
+            }
+        }
+    }
+
+    /// Files with short and long names, an empty one, and a folder with more entries than one cluster of 2 KiB holds.
+    fn sample() -> Files {
+        let long = "A/a name that is rather long.json";
+        let mut files: Files =
+            ["EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "grub/grubenv", "A/release.json", "A/empty", long]
+                .iter()
+                .enumerate()
+                .map(|(index, path)| (path.to_string(), vec![b'a' + index as u8; index * 7000]))
+                .collect();
+        files.insert("A/empty".to_owned(), Vec::new());
+        files.extend((0..100).map(|n| (format!("many/file-{n}.text"), format!("{n}").into_bytes())));
+        files
+    }
+
     #[test]
     fn other_programs_read_every_file_and_find_no_damage() {
-        let long = "a name that is rather long for this kind of file system.json";
-        let mut files: Vec<(String, Vec<u8>)> = ["EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "EFI/debian/grub.cfg"]
-            .iter()
-            .chain(&["grub/grubenv", "A/release.json", "A/release.json5", "A/empty", long])
-            .enumerate()
-            .map(|(index, path)| (path.to_string(), vec![b'a' + index as u8; index * 7000]))
-            .collect();
-        files[6].1.clear();
-        // A folder with more entries than one cluster holds.
-        files.extend((0..100).map(|n| (format!("many/file-{n}.text"), format!("{n}").into_bytes())));
-        let given: Vec<PlacedFile> =
-            files.iter().map(|(path, content)| (path.as_str(), content.as_slice().into())).collect();
-        let image = made(512, &given);
-        let checked = run("fsck.vfat", &["-n", "-v"], &image, "");
-        assert!(!checked.contains("Free cluster summary"), "{checked}");
-        for (path, content) in &files {
-            let read = run("mtype", &["-i"], &image, &format!("::/{path}"));
-            assert!(read.as_bytes() == content, "{path} reads differently");
+        let mut files = sample();
+        files.insert("A/release.json5".to_owned(), vec![b'5'; 5]);
+        files.insert("a name that is rather long for this kind of file system.json".to_owned(), vec![b'l'; 9000]);
+        for (length, bits) in [(3 << 20, 16), (6 << 20, 16), (20 << 20, 16), (120 << 20, 16), (288 << 20, 32)] {
+            let image = made(length, 512, &files).unwrap();
+            let checked = check_by_other_programs(&image, &files);
+            assert!(checked.contains(&format!("{bits} bit entries")), "{length}: {checked}");
+            assert!(run("mlabel", &["-s", "-i"], &image, "::").contains("COS_BOOT"));
+            let listing = run("mdir", &["-b", "-i"], &image, "::/EFI/BOOT");
+            assert_eq!(listing, "::/EFI/BOOT/BOOTX64.EFI\n::/EFI/BOOT/grubx64.efi\n");
         }
-        assert!(run("mlabel", &["-s", "-i"], &image, "::").contains("COS_BOOT"));
-        let listing = run("mdir", &["-b", "-i"], &image, "::/EFI/BOOT");
-        assert_eq!(listing, "::/EFI/BOOT/BOOTX64.EFI\n::/EFI/BOOT/grubx64.efi\n");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn generated_files_read_back(
+            length in 3u64..300,
+            files in prop::collection::btree_map(
+                "(Folder[1-3]/){0,4}[a-z]{1,10}( [a-z]{1,20})?(\\.[a-z]{1,4})?",
+                prop::collection::vec(any::<u8>(), 0..20_000),
+                0..25,
+            ),
+        ) {
+            check_by_other_programs(&made(length << 20, 512, &files).unwrap(), &files);
+        }
+    }
+
+    /// COS_BOOT, as earlier programs wrote it.
+    #[test]
+    fn the_bytes_of_fat32_stay_the_same() {
+        for (length, sector, expected) in [
+            (160 << 20, 512, "295a5e1b926b43d2e6eee11b084d7917c392e2ba5e00944cb861afe3feb55240"),
+            (288 << 20, 4096, "7e2cc759e1e98d1da8dde5697e53c9f5b1f4023b6293238c0798ab001857745a"),
+        ] {
+            let image = made(length, sector, &sample()).unwrap();
+            let (actual, _) = digest::of_file(image.path()).unwrap();
+            assert_eq!(actual, expected, "sectors of {sector}");
+        }
     }
 
     #[test]
     fn large_sectors_are_accepted_by_fsck() {
-        let image = made(4096, &[("A/release.json", [7u8; 10_000].into())]);
-        run("fsck.vfat", &["-n"], &image, "");
+        for (length, bits) in [(40 << 20, 16), (288 << 20, 32)] {
+            let image = made(length, 4096, &sample()).unwrap();
+            let checked = run("fsck.vfat", &["-n", "-v"], &image, "");
+            assert!(checked.contains(&format!("{bits} bit entries")), "{checked}");
+        }
     }
 
     #[test]
     fn files_that_do_not_fit_are_refused() {
-        let small = Volume { length: 64 << 20, sector_bytes: 512, id: 0, label: "L" };
-        assert!(write(&tempfile::tempfile().unwrap(), &small, &[]).is_err());
-        let volume = Volume { length: 256 << 20, ..small };
-        let image = tempfile::tempfile().unwrap();
-        let error = write(&image, &volume, &[("large", vec![0u8; 256 << 20].into())]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(made(1 << 20, 512, &Files::new()).is_err());
+        for length in [4 << 20, 256 << 20] {
+            let large = Files::from([("large".to_owned(), vec![0; length as usize])]);
+            assert_eq!(made(length, 512, &large).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        }
     }
 
     #[test]
-    fn short_names_are_unique() {
-        let names = short_names(["release.json", "release.jsonx", "GRUB.CFG", "grub.cfg"].into_iter());
-        let shown: Vec<_> = names.iter().map(|(_, short)| String::from_utf8_lossy(short)).collect();
-        assert_eq!(shown, ["RELEAS~1JSO", "RELEAS~2JSO", "GRUB    CFG", "GRUB~1  CFG"]);
+    fn only_the_root_of_fat16_has_a_largest_number_of_entries() {
+        let files = |folder: &str| (0..512).map(|n| (format!("{folder}F{n}"), vec![1])).collect::<Files>();
+        let error = made(6 << 20, 512, &files("")).unwrap_err();
+        assert!(error.to_string().contains("512 entries"), "{error}");
+        // One entry is the label.
+        let mut most = files("");
+        most.pop_last();
+        for (length, files) in [(6 << 20, most), (6 << 20, files("A/")), (160 << 20, files(""))] {
+            check_by_other_programs(&made(length, 512, &files).unwrap(), &files);
+        }
     }
 }

@@ -5,7 +5,7 @@ pub mod bios;
 pub mod description;
 pub mod execute;
 mod ext4;
-mod fat;
+pub mod fat;
 #[doc(hidden)]
 pub mod fixtures;
 pub mod gpt;
