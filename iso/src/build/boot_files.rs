@@ -44,7 +44,12 @@ pub struct BootFiles {
 
 impl BootFiles {
     pub fn prepare(cache: &Cache, archive: &Archive, tools: &Tools) -> Result<Self> {
-        Ok(Self { signed: archive.unpacked(cache, PACKAGES)?, tools: tools.root().to_owned() })
+        Ok(Self::in_folders(archive.unpacked(cache, PACKAGES)?, tools.root().to_owned()))
+    }
+
+    /// Boot files below the folders of the unpacked packages and tools.
+    pub fn in_folders(signed: PathBuf, tools: PathBuf) -> Self {
+        Self { signed, tools }
     }
 
     pub fn shim(&self) -> PathBuf {

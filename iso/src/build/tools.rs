@@ -10,7 +10,7 @@ use super::program::program;
 use crate::cache::Cache;
 use command::Command;
 
-const PACKAGES: &[&str] = &["erofs-utils", "grub-common", "grub-pc-bin", "kmod", "mtools", "xorriso"];
+const PACKAGES: &[&str] = &["erofs-utils", "grub-common", "grub-pc-bin", "kmod", "xorriso"];
 
 /// An unpacked set of packages whose programs run with their own libraries and without a chroot.
 pub struct Tools {

@@ -1,6 +1,8 @@
 //! The hybrid ISO. It boots as a CD and as a USB disk, by BIOS, UEFI and Secure Boot, from one kernel and one menu.
 
-use std::fs::{self, File};
+mod efi_image;
+
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -12,9 +14,6 @@ use crate::build::release_folder::KERNEL_ARGUMENTS;
 use crate::build::tools::Tools;
 
 const MENU: &str = include_str!("iso/live.cfg");
-/// Size of the EFI image. shim, GRUB and MokManager need 5 MB.
-const EFI_IMAGE_BYTES: u64 = 6 << 20;
-const EFI_VOLUME_ID: &str = "52534f53";
 
 /// The volume id of a release's medium, by which ros-init finds the medium. Media of different releases have different
 /// ids.
@@ -35,7 +34,7 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
     text("info", &format!("ros {version} {volume}\n"))?;
     text("registration.yaml", &reserved_space::empty())?;
     boot.write_medium_image(tools, &part("eltorito.img"))?;
-    write_efi_image(boot, tools, epoch, &part("efi.img"))?;
+    efi_image::write(boot, &part("efi.img"))?;
 
     let unfinished = output.with_extension("iso.unfinished");
     let _ = fs::remove_file(&unfinished);
@@ -64,27 +63,4 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
         ])
         .run()?;
     fs::rename(&unfinished, output).with_context(|| format!("renaming the ISO to {}", output.display()))
-}
-
-/// Writes a FAT16 file system with the boot loaders that UEFI starts. GRUB reads the menu and the kernel from the ISO
-/// itself. mtools makes the file system, because the crate fatfs (0.3.6) gives `.` and `..` long names, which
-/// `fsck.vfat` reports as damage.
-fn write_efi_image(boot: &BootFiles, tools: &Tools, epoch: u32, output: &Path) -> Result<()> {
-    let describe = || format!("creating the EFI image {}", output.display());
-    let image = File::create_new(output).with_context(describe)?;
-    image.set_len(EFI_IMAGE_BYTES).with_context(describe)?;
-    let mtool = |name: &str| {
-        let command = tools.command("mtools", name).env("SOURCE_DATE_EPOCH", epoch.to_string());
-        command.env("MTOOLSRC", "/dev/null").arg("-i").arg(output)
-    };
-    let sectors = (EFI_IMAGE_BYTES / 512).to_string();
-    let format = ["-v", "EFI", "-N", EFI_VOLUME_ID, "-c", "2", "-h", "2", "-s", "32", "-T", sectors.as_str(), "::"];
-    mtool("mformat").args(format).run()?;
-    mtool("mmd").args(["::EFI", "::EFI/BOOT"]).run()?;
-    for (name, source) in
-        [("BOOTX64.EFI", boot.shim()), ("grubx64.efi", boot.medium_grub()), ("mmx64.efi", boot.mok_manager())]
-    {
-        mtool("mcopy").arg(source).arg(format!("::EFI/BOOT/{name}")).run()?;
-    }
-    Ok(())
 }
