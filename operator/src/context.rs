@@ -11,8 +11,10 @@ use crate::observe::metrics::Metrics;
 use crate::registration::endpoint::Endpoint;
 use crate::registration::index::{Authorities, RegistrationIndex};
 use crate::rollout::DefaultRegistry;
+use api::ManagedOSImage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Client;
+use kube::runtime::reflector::Store;
 use tokio::sync::watch;
 
 pub struct Context {
@@ -33,6 +35,8 @@ pub struct Context {
     pub tpm_vendors: Authorities,
     /// The registry of upgrade images that name none, where Rancher has no Setting for it.
     pub default_registry: DefaultRegistry,
+    /// All ManagedOSImages, for the answers to reports of machines that carry them out.
+    pub os_images: Store<ManagedOSImage>,
     pub clock: Clock,
 }
 

@@ -6,8 +6,10 @@ mod managed_os_image;
 mod status;
 
 use crate::context::Context;
+use api::ManagedOSImage;
 use futures::{StreamExt, future};
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::store::Writer;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,14 +28,19 @@ pub enum ReconcileError {
     Changing { what: String, source: kube::Error },
 }
 
-/// Runs until `stop`.
-pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + Clone + 'static) {
-    // The server of every replica needs the watches of the first two.
-    let os_images = || managed_os_image::run(context.clone(), stop.clone());
-    future::join3(
+/// Runs until `stop`. `os_images` writes the context's store of ManagedOSImages.
+pub async fn run(
+    context: Arc<Context>,
+    os_images: Writer<ManagedOSImage>,
+    stop: impl Future<Output = ()> + Send + Sync + Clone + 'static,
+) {
+    // The server of every replica needs the watches of the first three.
+    let carry_out = || managed_os_image::run(context.clone(), stop.clone());
+    future::join4(
         machine_registration::run(context.clone(), stop.clone()),
         machine_inventory::run(context.clone(), stop.clone()),
-        context.leadership.whenever_held(stop.clone(), os_images),
+        managed_os_image::follow(context.clone(), os_images, stop.clone()),
+        context.leadership.whenever_held(stop.clone(), carry_out),
     )
     .await;
 }

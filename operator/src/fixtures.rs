@@ -289,6 +289,7 @@ pub fn context(api: &FakeApi) -> Context {
         endpoint: watch::channel(endpoint).1,
         tpm_vendors: Authorities::default(),
         default_registry: DefaultRegistry::default(),
+        os_images: kube::runtime::reflector::store().0,
         clock,
     };
     for event in [Event::Init, Event::InitDone] {

@@ -7,6 +7,7 @@ pub mod lookup;
 pub mod reinstall;
 pub mod seen;
 pub mod store;
+pub mod upgrade;
 pub mod writer;
 
 use crate::kube::clock::Clock;

@@ -1,18 +1,21 @@
 //! The desired state of a roll-out, as values: parsed from the spec of a ManagedOSImage, and rendered as a Fleet Bundle
-//! or as the objects themselves.
+//! or as the objects themselves; or, where machines upgrade themselves, whose turn it is.
 //!
 //! Sources: rancher/system-upgrade-controller d357e23, rancher/fleet 3b2c622, and tests with both.
 
 pub mod desired;
 pub mod engine;
 mod image;
+pub mod machines;
 pub mod objects;
 mod plan;
 pub mod progress;
 mod registry;
 mod release;
 mod secrets;
+pub mod turns;
 pub mod verdict;
+mod windows;
 
 pub use engine::{FLEET, PLAN, PLAN_NAMESPACE, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, choose};
 pub use image::{ImageReference, MalformedImage};
@@ -29,7 +32,7 @@ use kube::core::Selector;
 /// The namespace whose ManagedOSImages are for the nodes of this cluster.
 pub const LOCAL_NAMESPACE: &str = "fleet-local";
 
-/// A valid ManagedOSImage.
+/// A valid ManagedOSImage that an engine carries out.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
     pub image_namespace: String,

@@ -25,6 +25,7 @@ use anyhow::Context as _;
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use kube::runtime::reflector;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -93,6 +94,7 @@ pub async fn run(
         .context("no random bytes to tell replicas apart")?;
     let (media_store, media_watcher) = MediaStore::new(settings.media, settings.downloads);
     let clock = Clock(Timestamp::now);
+    let (os_images, enter_os_images) = reflector::store();
     let context = Arc::new(Context {
         client: client.clone(),
         registrations: RegistrationIndex::new(settings.max_machines),
@@ -114,6 +116,7 @@ pub async fn run(
         endpoint,
         tpm_vendors: settings.tpm_vendors,
         default_registry: settings.default_registry,
+        os_images,
         clock,
     });
     let (admission, drain) = Admission::new(settings.exchanges);
@@ -133,7 +136,7 @@ pub async fn run(
     let use_certificate = move |pair: &_| certificate.replace(pair);
     let renewal = tokio::spawn(endpoint_watcher.run(use_certificate, endpoint_sender, served, machines_behind));
     let serving = tokio::spawn(server::serve(listener, service, stop.clone()));
-    let controlling = tokio::spawn(controllers::run(context, stop.clone()));
+    let controlling = tokio::spawn(controllers::run(context, enter_os_images, stop.clone()));
     let stopped = stop.clone();
     // No controller writes after the Lease is released.
     let electing = tokio::spawn(election.run(async move {

@@ -207,6 +207,7 @@ fn system(healthy: bool) -> OsReport {
         recovery: None,
         reinstall: None,
         last_failure: None,
+        upgrade: None,
     }
 }
 

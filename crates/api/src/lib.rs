@@ -51,6 +51,9 @@ pub const OS_IMAGE_NAMESPACE_LABEL: &str = "rancheros.cattle.io/managed-os-image
 /// Finalizer of a ManagedOSImage with objects that owner references do not reach.
 pub const OS_IMAGE_FINALIZER: &str = "rancheros.cattle.io/managed-os-image";
 
+/// The API server's own reading of [`char::is_control`].
+const NO_CONTROL_CHARACTERS: &str = r"^[^\x00-\x1f\x7f-\x9f]*$";
+
 /// The schema of a mapping with arbitrary keys. Nothing in it is pruned or checked.
 fn free_form(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "nullable": true, "x-kubernetes-preserve-unknown-fields": true})

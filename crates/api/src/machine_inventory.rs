@@ -1,6 +1,6 @@
 //! MachineInventory: one machine. The spec says what it is and how it joins its cluster, the status what it has done.
 
-use super::{Condition, free_form};
+use super::{Condition, NO_CONTROL_CHARACTERS, free_form};
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
@@ -92,9 +92,6 @@ pub struct MachineInventorySpec {
     pub reinstall: Option<String>,
 }
 
-/// [`char::is_control`], as a pattern for the API server.
-const NO_CONTROL_CHARACTERS: &str = r"^[^\x00-\x1f\x7f-\x9f]*$";
-
 impl MachineInventorySpec {
     /// The identity as written, from `tpmHash` or `tpm`.
     pub fn identity(&self) -> Option<&str> {
@@ -178,6 +175,9 @@ pub struct MachineInventoryStatus {
     /// State of the requests in `spec.reinstall`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reinstall: Option<Box<ReinstallStatus>>,
+    /// The machine's turn in a roll-out by the engine `Machine`, the present or the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Box<UpgradeTurn>>,
     /// Why the last installation failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
@@ -273,6 +273,47 @@ pub struct OsStatus {
     /// upgrade that succeeds removes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<ReleaseFailure>,
+    /// Whether the release upgrades itself when it is told to, as the engine `Machine` of a ManagedOSImage does.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub self_upgrading: bool,
+}
+
+/// A machine's turn in a roll-out. It is written before the machine is told anything, so that limits hold over a restart
+/// of the operator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeTurn {
+    /// Name of the ManagedOSImage, in the same namespace.
+    #[serde(rename = "managedOSImage")]
+    #[schemars(length(max = 63))]
+    pub managed_os_image: String,
+    /// Reference of the OCI image that the machine is to fetch.
+    #[schemars(length(max = 512))]
+    pub image: String,
+    /// The release expected in it: a name, or the digest of its manifest.
+    #[schemars(length(max = 128))]
+    pub release: String,
+    /// `spec.retry` of the ManagedOSImage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub retry: Option<String>,
+    /// When the turn began.
+    pub since: Time,
+    /// The machine is told until then. If it has not reported by then, its turn is over.
+    pub until: Time,
+    /// When the machine was first told. Absent before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Time>,
+    /// Whether the turn is over because the machine missed three reports.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lapsed: bool,
+    /// Why the machine could not do it, in its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A release that was tried and did not come up.

@@ -1,6 +1,6 @@
 //! ManagedOSImage: the release that the nodes of selected clusters should run.
 
-use super::{Condition, SecondsOrDuration, free_form, free_form_list};
+use super::{Condition, NO_CONTROL_CHARACTERS, SecondsOrDuration, free_form, free_form_list};
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
@@ -52,7 +52,7 @@ pub struct ManagedOSImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub cloud_config: Option<Map<String, Value>>,
-    /// Which nodes are upgraded. Absent means all.
+    /// Which nodes are upgraded. Absent means all. With the engine `Machine`: which MachineInventories, by their labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
     /// The number of nodes that are upgraded at the same time. The default is 1. 0 pauses the roll-out.
@@ -86,16 +86,24 @@ pub struct ManagedOSImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade_container: Option<ContainerSpec>,
     /// What upgrades the nodes. `Auto` (default): Fleet if it is installed, otherwise System Upgrade Controller if it
-    /// is installed, otherwise this operator.
+    /// is installed, otherwise `Machine`: the machines of this namespace's MachineInventories fetch the release and
+    /// upgrade themselves, if they are assigned to no cluster and are no node of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
-    /// When nodes may be upgraded. Absent means at any time. An upgrade Plan can have only one window.
+    /// When nodes may be upgraded. Absent means at any time. An upgrade Plan can have only one window; with the engine
+    /// `Machine` it is enough that one of several is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Vec<Window>>,
     /// The number of nodes that may fail before the roll-out stops. With Plans, a failed node still counts as one of
-    /// the `concurrency` nodes in progress, so the only possible value is `concurrency` minus 1.
+    /// the `concurrency` nodes in progress, so the only possible value is `concurrency` minus 1. With the engine
+    /// `Machine`, absent means 0: the first failure stops the roll-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<u32>,
+    /// Asks machines on which the release failed to try it once more, with the engine `Machine`. A free text, such as a
+    /// date and a reason; each text counts once on each machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = NO_CONTROL_CHARACTERS))]
+    pub retry: Option<String>,
 }
 
 impl ManagedOSImageSpec {
@@ -207,13 +215,15 @@ pub enum Engine {
     Fleet,
     Plan,
     Operator,
+    Machine,
 }
 
 /// A maintenance window: a period on certain days of the week.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Window {
-    /// Days of the week on which the window starts, such as `monday` or `mo`. Absent means all.
+    /// Days of the week on which the window is open, such as `monday` or `mo`. Absent means all. A window over midnight
+    /// is open on a named day both until `endTime` and from `startTime` on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub days: Option<Vec<String>>,
     /// The time at which the window starts, such as `22:00`.
@@ -244,7 +254,8 @@ pub struct ManagedOSImageStatus {
     /// Namespace and name of the upgrade Plan in each cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// Version of the upgrade Plan. When it changes, every node is upgraded again.
+    /// Version of the upgrade Plan. When it changes, every node is upgraded again. With the engine `Machine`, a digest
+    /// of image, release and `retry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// The time at which the phase of a node last changed.
@@ -306,7 +317,7 @@ pub struct NodeProgress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// State of the node's upgrade: `Waiting`, `Upgrading`, `Proving` (the node runs the release but is not healthy
-    /// yet), `Done` or `Failed`.
+    /// yet), `Unknown` (the machine has missed three reports), `Done` or `Failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// Why the node is in this phase.

@@ -39,6 +39,10 @@ pub mod condition_type {
         /// Machines apply every key of `cloudConfig`. The message names the keys that they do not apply. Only on
         /// registrations with a `cloudConfig`.
         pub const CLOUD_CONFIG_APPLICABLE: &str = "CloudConfigApplicable";
+        /// The engine does not use some fields of the spec; the message names them. Absent otherwise.
+        pub const FIELDS_NOT_USED: &str = "FieldsNotUsed";
+        /// Some selected machines are not upgraded by this object; the message says which and why. Absent otherwise.
+        pub const NOT_REACHED: &str = "NotReached";
     }
 }
 
@@ -146,7 +150,7 @@ pub mod reason {
         pub const INVALID_SPEC: &str = "InvalidSpec";
         /// `cloudConfig` contains a secret, which everybody who may read the Bundle could read.
         pub const SECRET_IN_CLOUD_CONFIG: &str = "SecretInCloudConfig";
-        /// The API server serves neither Fleet's Bundles nor upgrade Plans, or not those that `engine` needs.
+        /// Nothing carries out the roll-out, or not what `engine` asks for; or it does not reach some machines.
         pub const NO_ENGINE: &str = "NoEngine";
         /// The API server refused an object that the operator applied.
         pub const NOT_ACCEPTED: &str = "NotAccepted";
@@ -154,7 +158,7 @@ pub mod reason {
         pub const NOT_APPLIED: &str = "NotApplied";
         /// `targets` select no cluster.
         pub const NO_TARGET_MATCHED: &str = "NoTargetMatched";
-        /// `nodeSelector` selects no node.
+        /// `nodeSelector` selects no node, or no machine that upgrades itself.
         pub const NO_NODE_MATCHED: &str = "NoNodeMatched";
         /// The operator does not know which release the image contains. Set `spec.release`.
         pub const RELEASE_UNKNOWN: &str = "ReleaseUnknown";
@@ -168,6 +172,12 @@ pub mod reason {
         pub const STUCK: &str = "Stuck";
         /// The upgrade of a node failed. `status.nodes` says of which one.
         pub const FAILED: &str = "Failed";
+        /// `engine` is `Auto`, and machines upgrade themselves, which has no use for these fields.
+        pub const NOT_USED_BY_MACHINE: &str = "NotUsedByMachine";
+        /// An older ManagedOSImage of the namespace selects some of the machines as well, and counts for them.
+        pub const OLDER_COUNTS: &str = "OlderCounts";
+        /// None of `windows` is open.
+        pub const WINDOW_CLOSED: &str = "WindowClosed";
         /// Every selected node runs the release and is healthy.
         pub const UPGRADED: &str = "Upgraded";
     }

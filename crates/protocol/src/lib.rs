@@ -17,6 +17,7 @@ pub mod smbios;
 pub mod token;
 pub mod tpm_hash;
 pub mod upgrade;
+pub mod upgrade_order;
 
 pub use error_chain::error_chain;
 pub use join::{Join, JoinConfiguration};
@@ -29,3 +30,4 @@ pub use smbios::SmbiosDocument;
 pub use token::RegistrationToken;
 pub use tpm_hash::TpmHash;
 pub use upgrade::UpgradeFailure;
+pub use upgrade_order::{UpgradeOrder, UpgradeReport};

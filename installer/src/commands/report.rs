@@ -148,6 +148,7 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
         settings_revision: None,
         reinstall: Some(reinstall::report(root)),
         last_failure: status.last_failure.clone(),
+        upgrade: None,
     })
 }
 

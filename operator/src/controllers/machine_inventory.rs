@@ -136,7 +136,8 @@ fn update_reinstall(machine: &KnownMachine, finding: &Finding, status: &mut Mach
     reinstall::update(machine, counts, status, now);
 }
 
-async fn write(
+/// Writes the status of an inventory, for the version of it that was read.
+pub(super) async fn write(
     machine: &KnownMachine,
     context: &Context,
     status: &MachineInventoryStatus,

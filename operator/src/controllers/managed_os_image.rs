@@ -1,4 +1,5 @@
-//! The controller of ManagedOSImage: hands a roll-out to its engine and reports its progress from what machines report.
+//! The controller of ManagedOSImage: hands a roll-out to its engine, or gives machines their turn, and reports its progress
+//! from what machines report.
 //!
 //! Kinds that are not served are not read: the served engines are discovered regularly, and watches of their kinds
 //! begin when they are served.
@@ -6,6 +7,7 @@
 mod apply;
 mod discovery;
 mod fetch;
+mod machines;
 mod status;
 mod validate;
 
@@ -14,8 +16,9 @@ use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
 use crate::kube::apply::resource;
 use crate::kube::watch::keep_watching;
-use crate::rollout::desired::Desired;
+use crate::rollout::desired::{Desired, Rollout};
 use crate::rollout::engine::fleet::BUNDLE_API;
+use crate::rollout::machines::MachineRollout;
 use crate::rollout::objects::PLAN_API;
 use api::Problem;
 use api::{ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, reason};
@@ -26,6 +29,7 @@ use futures::{Stream, StreamExt, stream};
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
@@ -69,6 +73,16 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
     tokio::select! {
         () = controlling => {}
         () = discovery => {}
+    }
+}
+
+/// Keeps the context's store of ManagedOSImages, which the server of every replica reads.
+pub(super) async fn follow(context: Arc<Context>, writer: Writer<ManagedOSImage>, stop: impl Future<Output = ()>) {
+    let all = Api::<ManagedOSImage>::all(context.client.clone());
+    let following = drain(keep_watching(all, watcher::Config::default(), "ManagedOSImage").reflect(writer));
+    tokio::select! {
+        () = following => {}
+        () = stop => {}
     }
 }
 
@@ -133,6 +147,11 @@ enum Outcome {
         desired: Box<Desired>,
         found: Box<Found>,
     },
+    /// Machines carry it out themselves.
+    Machines {
+        rollout: Box<MachineRollout>,
+        found: Box<machines::Found>,
+    },
 }
 
 async fn timed(object: Arc<ManagedOSImage>, shared: Arc<ControllerContext>) -> Result<Action, ReconcileError> {
@@ -149,12 +168,18 @@ async fn reconcile(object: Arc<ManagedOSImage>, shared: &ControllerContext) -> R
     let Some(discovered) = discovered else { return Ok(Action::requeue(DEBOUNCE)) };
     let outcome = match validate(&object, &discovered) {
         Err(problem) => Outcome::Problem(problem),
-        Ok(desired) => match apply_all(&object, context, &desired.objects(&object)).await? {
-            Applied::Refused(problem) => Outcome::Problem(problem),
-            Applied::Waiting(message) => Outcome::Waiting(message),
-            Applied::As(applied) => {
+        Ok(rollout) => match (apply_all(&object, context, &rollout.objects(&object)).await?, rollout) {
+            (Applied::Refused(problem), _) => Outcome::Problem(problem),
+            (Applied::Waiting(message), _) => Outcome::Waiting(message),
+            (Applied::As(applied), Rollout::Engine(desired)) => {
                 let found = fetch(context, &desired, applied).await?;
-                Outcome::Applied { desired: Box::new(desired), found: Box::new(found) }
+                Outcome::Applied { desired, found: Box::new(found) }
+            }
+            (Applied::As(_), Rollout::Machines(rollout)) => {
+                match machines::carry_out(&object, context, &rollout).await? {
+                    Some(found) => Outcome::Machines { rollout, found: Box::new(found) },
+                    None => return Ok(Action::requeue(DEBOUNCE)),
+                }
             }
         },
     };
@@ -172,6 +197,11 @@ fn requeue_after(outcome: &Outcome, settles_in: Option<Duration>) -> Action {
         Outcome::Applied { desired, .. } => {
             let every = if desired.upgrade.is_local() && settles_in.is_some() { NODES_EVERY } else { SETTLED_EVERY };
             Action::requeue(settles_in.map_or(every, |left| left.clamp(DEBOUNCE, every)))
+        }
+        Outcome::Machines { rollout, found } => {
+            let every = if machines::goes_on(found, rollout) { NODES_EVERY } else { SETTLED_EVERY };
+            let again = found.turns.look_again.and_then(|seconds| u64::try_from(seconds).ok());
+            Action::requeue(again.map_or(every, |seconds| Duration::from_secs(seconds).clamp(DEBOUNCE, every)))
         }
     }
 }

@@ -15,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use protocol::bounded::cut;
 use protocol::hardware::{Address, Hardware};
 use protocol::message::{Failure, InstallPhase, OsReport, Progress, Slot};
-use protocol::{Refusal, ReinstallRequest, UpgradeFailure};
+use protocol::{Refusal, ReinstallRequest, UpgradeFailure, UpgradeOrder};
 
 /// Seconds between two writes of `lastSeen`. Reports that contain nothing new cost the API server nothing in between.
 pub const LAST_SEEN_SECONDS: i64 = 300;
@@ -40,6 +40,8 @@ pub enum Step {
     Reported(Box<OsReport>),
     /// It is about to be sent the request to install itself again.
     SentReinstall(ReinstallRequest),
+    /// It is about to be told to run another release.
+    SentUpgrade(UpgradeOrder),
 }
 
 /// The failure of a machine that is known but cannot be given its configuration.
@@ -140,7 +142,7 @@ pub fn after(
                 status.failure = None;
             }
         }
-        Step::SentReinstall(_) => {}
+        Step::SentReinstall(_) | Step::SentUpgrade(_) => {}
     }
     if status.failure.is_none() {
         status.conditions.remove_type(types::STALLED);
@@ -260,6 +262,7 @@ fn os_status(report: &OsReport) -> OsStatus {
         boot_id: Some(report.boot_id.clone()),
         hostname: report.hostname.clone(),
         last_failure: report.last_failure.as_ref().map(release_failure),
+        self_upgrading: report.upgrade.is_some(),
     }
 }
 

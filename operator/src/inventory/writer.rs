@@ -9,11 +9,12 @@ use crate::inventory::index::{KnownMachine, Owner};
 use crate::inventory::life::{self, Step};
 use crate::inventory::reinstall;
 use crate::inventory::store::StoreError;
+use crate::inventory::upgrade;
 use crate::kube::status_writer::StatusPatch;
 use api::{Conditions, MachineInventoryStatus, Phase, condition_type};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::message::OsReport;
-use protocol::{Refusal, RefusalCode, ReinstallRequest};
+use protocol::{Refusal, RefusalCode, ReinstallRequest, UpgradeOrder};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -132,6 +133,7 @@ impl InventoryWriter {
         for (step, time) in &self.noted {
             let mut after = life::after(&status, step, self.machine.generation, time);
             reinstall::after(&self.machine, step, &mut after, time);
+            upgrade::after(&status, step, &mut after, time);
             if let Some(phase) = after.phase.filter(|phase| status.phase != Some(*phase)) {
                 let ready = after.conditions.find(condition_type::READY);
                 let message = ready.map(|ready| ready.message.to_string()).unwrap_or_default();
@@ -168,6 +170,38 @@ impl InventoryWriter {
         self.write(inventory).await.map_err(StoreError::Refused)?;
         // The write may have read a newer version.
         Ok(due(self).filter(|still| *still == text))
+    }
+
+    /// The order to upgrade that the answer to this report contains. It is decided and recorded like a request to
+    /// reinstall.
+    pub async fn send_upgrade(&mut self, inventory: &Inventory, report: &OsReport) -> Option<UpgradeOrder> {
+        upgrade::due(&self.machine, report, self.counts(inventory), &inventory.clock.now())?;
+        match self.try_to_send_upgrade(inventory, report).await {
+            Ok(order) => order,
+            Err(error) => {
+                tracing::warn!(inventory = self.name(), ?error, "it is not told to upgrade");
+                None
+            }
+        }
+    }
+
+    async fn try_to_send_upgrade(
+        &mut self,
+        inventory: &Inventory,
+        report: &OsReport,
+    ) -> Result<Option<UpgradeOrder>, StoreError> {
+        self.read_again(inventory).await?;
+        let due =
+            |writer: &Self| upgrade::due(&writer.machine, report, writer.counts(inventory), &inventory.clock.now());
+        let Some(order) = due(self) else { return Ok(None) };
+        self.note(inventory, Step::SentUpgrade(order.clone()));
+        self.write(inventory).await.map_err(StoreError::Refused)?;
+        // The write may have read a newer version.
+        Ok(due(self).filter(|still| *still == order && self.is_told()))
+    }
+
+    fn is_told(&self) -> bool {
+        self.machine.status.upgrade.as_ref().is_some_and(|turn| turn.told.is_some())
     }
 
     /// Whether this inventory counts for its machine. False until all inventories are known.

@@ -1,12 +1,14 @@
-//! The desired state of a roll-out: its engine, and the objects to apply and to delete.
+//! The desired state of a roll-out: who carries it out, and the objects to apply and to delete.
 
+use super::engine::Carrier;
+use super::machines::{self, MachineRollout};
 use super::objects::identities;
 use super::{DefaultRegistry, PLAN_NAMESPACE, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, Upgrade, choose};
 use api::{ManagedOSImage, OS_IMAGE_FINALIZER, Problem};
 use kube::ResourceExt;
 use serde_json::Value;
 
-/// A valid roll-out.
+/// A valid roll-out by an engine.
 pub struct Desired {
     pub engine: &'static dyn RolloutEngine,
     pub upgrade: Upgrade,
@@ -16,15 +18,37 @@ pub struct Desired {
     pub served: ServedKinds,
 }
 
-impl Desired {
-    /// Chooses the engine and parses the spec. `registry`: for images that name none.
+/// A valid roll-out, by who carries it out.
+pub enum Rollout {
+    Engine(Box<Desired>),
+    Machines(Box<MachineRollout>),
+}
+
+impl Rollout {
+    /// Chooses who carries it out, and parses the spec. `registry`: for images that name none.
     pub fn of(object: &ManagedOSImage, served: ServedKinds, registry: &DefaultRegistry) -> Result<Self, Problem> {
-        let engine = object.spec.engine.unwrap_or_default();
-        let engine = choose(engine, &object.namespace().unwrap_or_default(), served)?;
-        let upgrade = Upgrade::of(object, engine, registry)?;
-        Ok(Self { engine, upgrade, plan_namespace: engine.plan_namespace(served), served })
+        let asked = object.spec.engine.unwrap_or_default();
+        let before = object.status.as_ref().and_then(|status| status.engine);
+        match choose(asked, &object.namespace().unwrap_or_default(), served, before)? {
+            Carrier::Engine(engine) => {
+                let upgrade = Upgrade::of(object, engine, registry)?;
+                let plan_namespace = engine.plan_namespace(served);
+                Ok(Self::Engine(Box::new(Desired { engine, upgrade, plan_namespace, served })))
+            }
+            Carrier::Machines => Ok(Self::Machines(Box::new(MachineRollout::of(object, registry)?))),
+        }
     }
 
+    /// The objects to apply and to delete.
+    pub fn objects(&self, object: &ManagedOSImage) -> DesiredObjects {
+        match self {
+            Self::Engine(desired) => desired.objects(object),
+            Self::Machines(_) => machines::leftovers(object),
+        }
+    }
+}
+
+impl Desired {
     /// The objects to apply and to delete.
     pub fn objects(&self, object: &ManagedOSImage) -> DesiredObjects {
         self.engine.objects(object, self)
@@ -77,8 +101,8 @@ mod tests {
     }
     fn built(object: &ManagedOSImage, bundles: bool) -> DesiredObjects {
         let served = ServedKinds { bundles, plans: true, standalone: true };
-        let desired = Desired::of(object, served, &DefaultRegistry::default()).unwrap();
-        desired.objects(object)
+        let rollout = Rollout::of(object, served, &DefaultRegistry::default()).unwrap();
+        rollout.objects(object)
     }
     fn kinds(objects: &[Value]) -> Vec<&str> {
         objects.iter().map(|object| object["kind"].as_str().unwrap()).collect()
@@ -100,6 +124,18 @@ mod tests {
         assert!(first.finalizer && first.predecessor.is_some() && first.delete.is_empty());
         object.status = Some(ManagedOSImageStatus { engine: Some(Engine::Plan), ..Default::default() });
         assert!(built(&object, true).predecessor.is_none());
+    }
+
+    #[test]
+    fn machines_need_no_objects_and_those_of_the_engine_before_are_deleted() {
+        let mut object = object(json!({"osImage": "a:1", "engine": "Machine"}));
+        let first = built(&object, true);
+        assert!(first.apply.is_empty() && first.delete.is_empty() && !first.finalizer);
+        object.status = Some(ManagedOSImageStatus { engine: Some(Engine::Fleet), ..Default::default() });
+        assert_eq!(kinds(&built(&object, true).delete), ["Bundle"]);
+        object.metadata.finalizers = Some(vec![OS_IMAGE_FINALIZER.to_owned()]);
+        object.status = Some(ManagedOSImageStatus { engine: Some(Engine::Plan), ..Default::default() });
+        assert_eq!(kinds(&built(&object, true).delete)[..2], ["Plan", "Plan"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The engines that carry out a roll-out.
+//! Who carries out a roll-out: an engine that is given objects, or the machines themselves.
 
 pub mod fleet;
-mod plan;
+pub(super) mod plan;
 
 use super::LOCAL_NAMESPACE;
 use super::desired::{Desired, DesiredObjects};
@@ -55,20 +55,37 @@ impl PartialEq for dyn RolloutEngine {
 pub const FLEET: &dyn RolloutEngine = &fleet::FleetEngine;
 pub const PLAN: &dyn RolloutEngine = &plan::PlanEngine;
 
-/// Chooses the engine of a ManagedOSImage in this namespace. The error says what is missing.
-pub fn choose(engine: Engine, namespace: &str, served: ServedKinds) -> Result<&'static dyn RolloutEngine, Problem> {
+/// Who carries out a roll-out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Carrier {
+    /// An engine to which objects are given.
+    Engine(&'static dyn RolloutEngine),
+    /// The machines themselves, by the answers to their reports.
+    Machines,
+}
+
+/// Chooses who carries out a ManagedOSImage in this namespace. `before`: who did so far. The error says what is missing.
+pub fn choose(
+    engine: Engine,
+    namespace: &str,
+    served: ServedKinds,
+    before: Option<Engine>,
+) -> Result<Carrier, Problem> {
     let local = namespace == LOCAL_NAMESPACE;
     let missing = match engine {
-        Engine::Auto | Engine::Fleet if served.bundles => return Ok(FLEET),
-        Engine::Auto | Engine::Plan if served.plans && local => return Ok(PLAN),
-        Engine::Auto if local => {
-            "neither Fleet (bundles.fleet.cattle.io) nor System Upgrade Controller (plans.upgrade.cattle.io) is \
-             installed, and this operator cannot upgrade nodes by itself; install one of them"
+        Engine::Machine => return Ok(Carrier::Machines),
+        Engine::Auto | Engine::Fleet if served.bundles => return Ok(Carrier::Engine(FLEET)),
+        Engine::Auto | Engine::Plan if served.plans && local => return Ok(Carrier::Engine(PLAN)),
+        // An API that is not served for a moment must not make machines restart undrained.
+        Engine::Auto if before == Some(Engine::Fleet) => {
+            "Fleet (bundles.fleet.cattle.io), which carried it out so far, is not installed any more; install it, or \
+             set spec.engine"
         }
-        Engine::Auto => {
-            "Fleet (bundles.fleet.cattle.io) is not installed; install it, because only Fleet can upgrade other \
-             clusters"
+        Engine::Auto if before == Some(Engine::Plan) => {
+            "System Upgrade Controller (plans.upgrade.cattle.io), which carried it out so far, is not installed any \
+             more; install it, or set spec.engine"
         }
+        Engine::Auto => return Ok(Carrier::Machines),
         Engine::Fleet => {
             "spec.engine is Fleet, and this API server does not serve bundles.fleet.cattle.io; install Fleet"
         }
@@ -90,22 +107,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fleet_is_preferred_and_plans_are_for_this_cluster_only() {
+    fn fleet_is_preferred_and_machines_are_last() {
         let served = |bundles, plans| ServedKinds { bundles, plans, standalone: false };
+        let (fleet, plan, machines) =
+            (Some(Carrier::Engine(FLEET)), Some(Carrier::Engine(PLAN)), Some(Carrier::Machines));
         let cases = [
-            (Engine::Auto, "fleet-local", served(true, true), Some(FLEET)),
-            (Engine::Auto, "fleet-local", served(false, true), Some(PLAN)),
-            (Engine::Auto, "fleet-local", served(false, false), None),
-            (Engine::Auto, "fleet-default", served(true, false), Some(FLEET)),
-            (Engine::Auto, "fleet-default", served(false, true), None),
-            (Engine::Fleet, "fleet-local", served(false, true), None),
-            (Engine::Plan, "fleet-local", served(true, true), Some(PLAN)),
-            (Engine::Plan, "fleet-default", served(true, true), None),
-            (Engine::Plan, "fleet-local", served(true, false), None),
-            (Engine::Operator, "fleet-local", served(true, true), None),
+            (Engine::Auto, "fleet-local", served(true, true), None, fleet),
+            (Engine::Auto, "fleet-local", served(false, true), None, plan),
+            (Engine::Auto, "fleet-local", served(false, true), Some(Engine::Fleet), plan),
+            (Engine::Auto, "fleet-local", served(false, false), None, machines),
+            (Engine::Auto, "fleet-local", served(false, false), Some(Engine::Machine), machines),
+            (Engine::Auto, "fleet-local", served(false, false), Some(Engine::Plan), None),
+            (Engine::Auto, "fleet-local", served(false, false), Some(Engine::Fleet), None),
+            (Engine::Auto, "fleet-default", served(true, false), None, fleet),
+            (Engine::Auto, "fleet-default", served(false, true), None, machines),
+            (Engine::Fleet, "fleet-local", served(false, true), None, None),
+            (Engine::Plan, "fleet-local", served(true, true), None, plan),
+            (Engine::Plan, "fleet-default", served(true, true), None, None),
+            (Engine::Plan, "fleet-local", served(true, false), None, None),
+            (Engine::Operator, "fleet-local", served(true, true), None, None),
+            (Engine::Machine, "fleet-local", served(true, true), Some(Engine::Plan), machines),
+            (Engine::Machine, "fleet-default", served(true, true), None, machines),
         ];
-        for (asked, namespace, served, engine) in cases {
-            assert_eq!(choose(asked, namespace, served).ok(), engine, "{asked:?} {namespace} {served:?}");
+        for (asked, namespace, served, before, carrier) in cases {
+            let chosen = choose(asked, namespace, served, before).ok();
+            assert_eq!(chosen, carrier, "{asked:?} {namespace} {served:?} {before:?}");
         }
     }
 }

@@ -25,12 +25,14 @@ pub enum Phase {
     /// It runs the release in a trial boot and is not healthy yet. If it falls back, the release has failed.
     Proving,
     Upgrading,
+    /// It has missed three reports.
+    Unknown,
     Waiting,
     Done,
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Failed, Self::Proving, Self::Upgrading, Self::Waiting, Self::Done];
+    const ALL: [Self; 6] = [Self::Failed, Self::Proving, Self::Upgrading, Self::Unknown, Self::Waiting, Self::Done];
 
     fn of(progress: &NodeProgress) -> Option<Self> {
         let text = progress.phase.as_deref()?;
@@ -176,31 +178,53 @@ fn by_node(upgrade: &Upgrade, node: &Node, carried_out: bool, under_way: Option<
     }
 }
 
-/// Adds the history: since when a node is in its phase, and that it has failed, which nothing else may show any more. A
-/// Job is deleted 15 minutes after its end, and the node stays in the Plan without one.
-fn remembered(upgrade: &Upgrade, seen: Vec<Seen>, before: &[NodeProgress], now: &Time) -> Progress {
-    let key = |name: &str, cluster: Option<&str>| (name.to_owned(), cluster.map(str::to_owned));
-    let before: HashMap<_, _> = before.iter().map(|node| (key(&node.name, node.cluster.as_deref()), node)).collect();
-    let to = upgrade.release.as_ref().map(ToString::to_string);
-    let mut nodes: Vec<(Phase, NodeProgress)> = Vec::with_capacity(seen.len());
-    for node in seen {
-        let earlier = before.get(&key(&node.name, node.cluster.as_deref()));
-        let earlier_phase = earlier.and_then(|earlier| Phase::of(earlier));
-        let (phase, reason) = match (earlier_phase, node.phase) {
+/// Adds that a node has failed, which nothing else may show any more. A Job is deleted 15 minutes after its end, and the
+/// node stays in the Plan without one.
+fn remembered(upgrade: &Upgrade, mut seen: Vec<Seen>, before: &[NodeProgress], now: &Time) -> Progress {
+    let known = by_name(before);
+    for node in &mut seen {
+        let earlier = known.get(&(node.name.as_str(), node.cluster.as_deref()));
+        let said = || earlier.and_then(|earlier| earlier.reason.clone()).unwrap_or_default();
+        match (earlier.and_then(|earlier| Phase::of(earlier)), node.phase) {
             (Some(Phase::Failed), Phase::Waiting | Phase::Upgrading) if !node.has_job => {
-                (Phase::Failed, earlier.and_then(|earlier| earlier.reason.clone()).unwrap_or_default())
+                (node.phase, node.reason) = (Phase::Failed, said());
             }
             (Some(Phase::Proving), Phase::Waiting | Phase::Upgrading) if !node.has_job && !node.is_there => {
-                (Phase::Failed, "FellBack: it started the release and went back to the previous one".to_owned())
+                let reason = "FellBack: it started the release and went back to the previous one".to_owned();
+                (node.phase, node.reason) = (Phase::Failed, reason);
             }
-            (_, phase) => (phase, node.reason),
-        };
-        let since = earlier.filter(|_| earlier_phase == Some(phase)).and_then(|earlier| earlier.since.clone());
+            _ => {}
+        }
+    }
+    let to = upgrade.release.as_ref().map(ToString::to_string);
+    let seen = seen.into_iter().map(|node| (node.name, node.cluster, node.runs, node.phase, node.reason));
+    listed(to, seen, before, now)
+}
+
+/// By name and cluster.
+fn by_name(nodes: &[NodeProgress]) -> HashMap<(&str, Option<&str>), &NodeProgress> {
+    nodes.iter().map(|node| ((node.name.as_str(), node.cluster.as_deref()), node)).collect()
+}
+
+/// The list in the status, and the counts. Adds since when a node is in its phase, and what it ran before. `seen`: name,
+/// cluster, the release it runs, phase and reason.
+pub fn listed(
+    to: Option<String>,
+    seen: impl Iterator<Item = (String, Option<String>, Option<String>, Phase, String)>,
+    before: &[NodeProgress],
+    now: &Time,
+) -> Progress {
+    let known = by_name(before);
+    let mut nodes: Vec<(Phase, NodeProgress)> = Vec::new();
+    for (name, cluster, runs, phase, reason) in seen {
+        let earlier = known.get(&(name.as_str(), cluster.as_deref()));
+        let same = |earlier: &&&NodeProgress| Phase::of(earlier) == Some(phase);
+        let since = earlier.filter(same).and_then(|earlier| earlier.since.clone());
         let from = earlier.and_then(|earlier| earlier.from.clone());
-        let from = from.or_else(|| node.runs.filter(|_| !matches!(phase, Phase::Done | Phase::Proving)));
+        let from = from.or_else(|| runs.filter(|_| !is_there(phase)));
         let progress = NodeProgress {
-            name: node.name,
-            cluster: node.cluster,
+            name,
+            cluster,
             from,
             to: to.clone(),
             phase: Some(phase.to_string()),

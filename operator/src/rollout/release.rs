@@ -3,6 +3,7 @@
 use super::image::ImageReference;
 use api::OsStatus;
 use protocol::message::Slot;
+use protocol::upgrade_order::is_release;
 
 /// Identifies the release in an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +37,9 @@ impl Release {
 
     pub fn running(&self, os: &OsStatus) -> Running {
         let is_this = match self {
-            Self::Name(name) => os.version.as_deref().is_some_and(|version| same_name(name, version)),
-            Self::Digest(digest) => os.release.as_deref() == Some(digest),
+            Self::Name(text) | Self::Digest(text) => {
+                is_release(text, os.version.as_deref().unwrap_or_default(), os.release.as_deref().unwrap_or_default())
+            }
         };
         match (is_this, os.slot.as_deref() == Some(Slot::Recovery.to_string().as_str())) {
             (_, true) => Running::Recovery,
@@ -51,7 +53,7 @@ impl Release {
     /// `None`: a digest is in no such name.
     pub fn is_named_in(&self, os_image: &str) -> Option<bool> {
         match self {
-            Self::Name(name) => Some(os_image.split_whitespace().any(|word| same_name(name, word))),
+            Self::Name(name) => Some(os_image.split_whitespace().any(|word| is_release(name, word, ""))),
             Self::Digest(_) => None,
         }
     }
@@ -63,10 +65,6 @@ impl std::fmt::Display for Release {
             Self::Name(text) | Self::Digest(text) => f.write_str(text),
         }
     }
-}
-
-fn same_name(a: &str, b: &str) -> bool {
-    a.strip_prefix('v').unwrap_or(a) == b.strip_prefix('v').unwrap_or(b)
 }
 
 #[cfg(test)]

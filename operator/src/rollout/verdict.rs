@@ -108,7 +108,7 @@ fn nodes(count: u32) -> &'static str {
     if count == 1 { " node" } else { " nodes" }
 }
 
-fn not_stalled(reason: &'static str, message: String) -> Verdict {
+pub(super) fn not_stalled(reason: &'static str, message: String) -> Verdict {
     Verdict { reason, message, stalled: false }
 }
 

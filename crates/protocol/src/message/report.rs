@@ -7,6 +7,7 @@ use crate::operator_settings::{OperatorSettings, SettingsRevision};
 use crate::reinstall::{ReinstallReport, ReinstallRequest};
 use crate::smbios::SmbiosDocument;
 use crate::upgrade::UpgradeFailure;
+use crate::upgrade_order::{UpgradeOrder, UpgradeReport};
 use cloud_config::CloudConfig;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,12 @@ pub struct Recorded {
     /// that it has honoured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reinstall: Option<ReinstallRequest>,
+    /// After `booted` and `report`: the release that the machine is to run now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeOrder>,
+    /// After `booted` and `report`: seconds after which the machine should report again. Absent: as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report_seconds: Option<u64>,
 }
 
 /// Why an installation failed.
@@ -128,6 +135,9 @@ pub struct OsReport {
     /// The last release that did not come up. Absent if there is none, and after another upgrade has succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<UpgradeFailure>,
+    /// Absent from a release that does not take an [`UpgradeOrder`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeReport>,
 }
 
 /// One of the places a system can run from.

@@ -128,7 +128,7 @@ fn node_of(node: v1::Node) -> Node {
     }
 }
 
-fn machine_of(machine: &KnownMachine) -> Option<Machine> {
+pub(super) fn machine_of(machine: &KnownMachine) -> Option<Machine> {
     let os = machine.status.os.clone()?;
     let config = machine.config().cloned().unwrap_or_default();
     let given = || node_name(os.hostname.as_ref().unwrap_or(&machine.name));

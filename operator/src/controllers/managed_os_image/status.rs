@@ -1,11 +1,12 @@
 //! The status of a roll-out.
 
 use super::fetch::Found;
-use super::{Desired, ManagedOSImage, Outcome};
+use super::{Desired, ManagedOSImage, Outcome, machines};
 use crate::rollout::engine::fleet::{BundleStatus, carried_back};
+use crate::rollout::machines::{MachineRollout, verdict as machines_verdict};
 use crate::rollout::progress::{self, Phase};
 use crate::rollout::verdict::{self, Observation, Verdict};
-use api::{Conditions, ManagedOSImageStatus, condition_type, reason};
+use api::{Conditions, Engine, ManagedOSImageStatus, condition_type, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 
@@ -24,7 +25,9 @@ pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> 
             (status, Verdict { reason: reason::PROGRESSING, message, stalled: false })
         }
         Outcome::Applied { desired, found } => counted(before, generation, desired, found, now),
+        Outcome::Machines { rollout, found } => machines_status(before, generation, rollout, found, now),
     };
+    machines_conditions(&mut status, outcome, generation, now);
     status.observed_generation = generation;
     let Verdict { reason, message, stalled } = &verdict;
     status.conditions.put(condition_type::READY, verdict.is_ready(), reason, message, generation, now);
@@ -83,6 +86,77 @@ fn counted(
     (status, verdict)
 }
 
+/// The status of a roll-out in which machines upgrade themselves.
+fn machines_status(
+    before: ManagedOSImageStatus,
+    generation: Option<i64>,
+    rollout: &MachineRollout,
+    found: &machines::Found,
+    now: &Time,
+) -> (ManagedOSImageStatus, Verdict) {
+    let version = rollout.version();
+    let same = before.version.as_ref() == Some(&version) && before.engine == Some(Engine::Machine);
+    let known = before.nodes.as_deref().filter(|_| same).unwrap_or_default();
+    let places = found.turns.places.iter().zip(&found.machines);
+    let seen = places.map(|(place, machine)| {
+        (machine.name.clone(), None, machines::runs(machine), place.phase, place.reason.clone())
+    });
+    let progress = progress::listed(Some(rollout.release.to_string()), seen, known, now);
+    let unchanged = before.counts.as_ref() == Some(&progress.counts) && before.observed_generation == generation;
+    let progressed_at = before.progressed_at.filter(|_| unchanged && same).unwrap_or_else(|| now.clone());
+    let verdict = machines_verdict::verdict(machines_verdict::Observation {
+        rollout,
+        progress: &progress,
+        unknown: found.turns.places.iter().filter(|place| place.phase == Phase::Unknown).count(),
+        hold: found.turns.hold,
+        idle: now.0.as_second() - progressed_at.0.as_second(),
+    });
+    let status = ManagedOSImageStatus {
+        observed_generation: generation,
+        conditions: before.conditions,
+        engine: Some(Engine::Machine),
+        version: Some(version),
+        progressed_at: Some(progressed_at),
+        counts: Some(progress.counts),
+        nodes: Some(progress.nodes),
+        ..ManagedOSImageStatus::default()
+    };
+    (status, verdict)
+}
+
+/// The conditions that only a roll-out has in which machines upgrade themselves.
+fn machines_conditions(status: &mut ManagedOSImageStatus, outcome: &Outcome, generation: Option<i64>, now: &Time) {
+    let Outcome::Machines { rollout, found } = outcome else {
+        status.conditions.remove_type(condition_type::FIELDS_NOT_USED);
+        status.conditions.remove_type(condition_type::NOT_REACHED);
+        return;
+    };
+    let mut say = |type_: &str, reason: &str, message: Option<String>| match message {
+        Some(message) => status.conditions.put(type_, true, reason, &message, generation, now),
+        None => status.conditions.remove_type(type_),
+    };
+    let unused = (!rollout.unused.is_empty()).then(|| {
+        let fields = rollout.unused.join(", ");
+        format!("machines upgrade themselves, which does not use {fields}; remove them, or set spec.engine")
+    });
+    say(condition_type::FIELDS_NOT_USED, reason::NOT_USED_BY_MACHINE, unused);
+    let (assigned, others) = (&found.not_reached, &found.of_others);
+    let (reason, message) = if let Some(name) = assigned.first() {
+        let message = format!(
+            "{} selected, such as {name}, are assigned to a cluster or are nodes of this one, and machines do not \
+             restart themselves undrained; Fleet or System Upgrade Controller reaches them",
+            assigned.len()
+        );
+        (reason::NO_ENGINE, Some(message))
+    } else {
+        let message = others.first().map(|(name, image)| {
+            format!("{} selected, such as {name}, are those of {image}, which is older", others.len())
+        });
+        (reason::OLDER_COUNTS, message)
+    };
+    say(condition_type::NOT_REACHED, reason, message);
+}
+
 /// How long until a roll-out without progress counts as stuck. `None`: it is done, or waits for somebody to act.
 pub(super) fn settles_in(status: &ManagedOSImageStatus, outcome: &Outcome, now: &Time) -> Option<Duration> {
     let Outcome::Applied { desired, .. } = outcome else { return None };
@@ -100,6 +174,7 @@ mod tests {
     use super::super::validate::validate;
     use super::*;
     use crate::rollout::ServedKinds;
+    use crate::rollout::desired::Rollout;
     use crate::rollout::progress::Machine;
     use api::Problem;
     use k8s_openapi::jiff::Timestamp;
@@ -130,7 +205,8 @@ mod tests {
         }});
         let found =
             Found { bundle: Some(bundle), machines: versions.iter().map(machine).collect(), ..Found::default() };
-        Outcome::Applied { desired: Box::new(validate(object, &discovered).unwrap()), found: Box::new(found) }
+        let Rollout::Engine(desired) = validate(object, &discovered).unwrap() else { panic!("Fleet is served") };
+        Outcome::Applied { desired, found: Box::new(found) }
     }
     fn reason_of(status: &ManagedOSImageStatus) -> &str {
         &status.conditions.find(condition_type::READY).unwrap().reason

@@ -72,7 +72,7 @@ fn engine_before(object: &ManagedOSImage) -> Option<Engine> {
     object.status.as_ref()?.engine
 }
 
-fn identity_of_bundle(object: &ManagedOSImage) -> Value {
+pub(in crate::rollout) fn identity_of_bundle(object: &ManagedOSImage) -> Value {
     let name = rollout::name(&object.name_any());
     json!({"apiVersion": BUNDLE_API, "kind": "Bundle",
         "metadata": {"name": name, "namespace": object.namespace().unwrap_or_default()}})

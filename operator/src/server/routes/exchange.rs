@@ -11,6 +11,7 @@ use crate::inventory::writer::InventoryWriter;
 use crate::registration::Registration;
 use crate::registration::index::TokenScope;
 use crate::registration::register;
+use crate::rollout::machines::{may_be_told, report_seconds};
 use crate::server::admission::{Admitted, permit_revoked, shutting_down};
 use crate::server::frames::{End, Frames, Socket};
 use identify::Peer;
@@ -299,7 +300,17 @@ impl<S: Socket> Exchange<S> {
             Some(writer) => writer.send_reinstall(&self.context.inventory, &report).await,
             None => None,
         };
-        let frame = self.side.send_done(Recorded { join, settings, reinstall })?;
+        let images = self.context.os_images.state();
+        let images = || images.iter().map(AsRef::as_ref);
+        // A machine that erases its data does nothing else.
+        let upgrade = match &mut self.writer {
+            Some(writer) if reinstall.is_none() && may_be_told(images(), writer.machine()) => {
+                writer.send_upgrade(&self.context.inventory, &report).await
+            }
+            _ => None,
+        };
+        let report_seconds = self.writer.as_ref().and_then(|writer| report_seconds(images(), writer.machine()));
+        let frame = self.side.send_done(Recorded { join, settings, reinstall, upgrade, report_seconds })?;
         self.frames.send_last(frame).await?;
         Ok(After::Nothing)
     }

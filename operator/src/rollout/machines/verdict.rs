@@ -1,0 +1,131 @@
+//! The verdict on a roll-out in which machines upgrade themselves.
+
+use super::MachineRollout;
+use crate::rollout::progress::{Phase, Progress};
+use crate::rollout::turns::Hold;
+use crate::rollout::verdict::{Verdict, not_stalled, stalled};
+use api::{NodeCounts, reason};
+
+/// Seconds. A roll-out without progress for this long is stuck: twice the time that a machine has for its upgrade.
+pub const STUCK_AFTER: i64 = 2 * crate::inventory::upgrade::DEADLINE;
+
+/// Everything that the verdict depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation<'a> {
+    pub rollout: &'a MachineRollout,
+    pub progress: &'a Progress,
+    /// Machines that have missed three reports.
+    pub unknown: usize,
+    /// Why no machine is begun, though some wait.
+    pub hold: Option<Hold>,
+    /// Seconds since the last progress of a machine.
+    pub idle: i64,
+}
+
+pub fn verdict(observation: Observation<'_>) -> Verdict {
+    let Observation { rollout, progress, unknown, hold, idle } = observation;
+    let NodeCounts { desired, done, updating, failed } = progress.counts;
+    let machines = |count: u32| if count == 1 { "machine" } else { "machines" };
+    if desired == 0 {
+        return nobody(rollout);
+    }
+    let release = &rollout.release;
+    if done == desired {
+        let run = if done == 1 { "runs" } else { "run" };
+        return not_stalled(reason::UPGRADED, format!("{done} {} {run} {release}", machines(done)));
+    }
+    let mut text = format!("{done} of {desired} {} run {release}", machines(desired));
+    if updating > 0 {
+        text += &format!(", {updating} under way");
+    }
+    if unknown > 0 {
+        text += &format!(", {unknown} missed three reports");
+    }
+    let first = progress.nodes.iter().find(|node| node.phase == Some(Phase::Failed.to_string()));
+    if let Some(node) = first {
+        let why = node.reason.as_deref().unwrap_or_default();
+        text += &format!("; {failed} failed, such as {}: {why}", node.name);
+    }
+    let waiting =
+        hold.is_some() || usize::try_from(done + failed).is_ok_and(|ended| ended + unknown < desired as usize);
+    match hold {
+        Some(Hold::Paused) => not_stalled(reason::PAUSED, format!("spec.concurrency is 0; {text}")),
+        Some(Hold::Failures) => {
+            let next = "no further machine is begun until spec.osImage, spec.retry or spec.maxFailures changes";
+            stalled(reason::FAILED, format!("{text}; {next}"))
+        }
+        _ if failed > 0 && updating == 0 && !waiting => {
+            stalled(reason::FAILED, format!("{text}; another spec.osImage or spec.retry begins anew"))
+        }
+        Some(Hold::WindowClosed) if updating == 0 => {
+            not_stalled(reason::WINDOW_CLOSED, format!("no window of spec.windows is open; {text}"))
+        }
+        _ if idle >= STUCK_AFTER && hold.is_none() => {
+            let minutes = idle / 60;
+            stalled(
+                reason::STUCK,
+                format!("no step for {minutes} minutes: {text}; see the machines' MachineInventories"),
+            )
+        }
+        _ => not_stalled(reason::PROGRESSING, text),
+    }
+}
+
+fn nobody(rollout: &MachineRollout) -> Verdict {
+    if rollout.is_explicit {
+        let message = "spec.nodeSelector selects no installed machine of this namespace that is assigned to no cluster \
+                       and is no node of this one";
+        return stalled(reason::NO_NODE_MATCHED, message.to_owned());
+    }
+    let message = "neither Fleet (bundles.fleet.cattle.io) nor System Upgrade Controller (plans.upgrade.cattle.io) \
+                   reaches this namespace, this operator cannot upgrade nodes by itself, and spec.nodeSelector selects \
+                   no machine that upgrades itself; install one of them";
+    stalled(reason::NO_ENGINE, message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::DefaultRegistry;
+    use api::{Engine, ManagedOSImage, NodeProgress};
+    use serde_json::json;
+
+    #[test]
+    fn each_observation_has_its_reason() {
+        let of = |engine: Engine| {
+            let spec = json!({"osImage": "a:2", "engine": engine});
+            let object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
+            MachineRollout::of(&object, &DefaultRegistry::default()).unwrap()
+        };
+        let (explicit, auto) = (of(Engine::Machine), of(Engine::Auto));
+        let (paused, failures, closed) = (Some(Hold::Paused), Some(Hold::Failures), Some(Hold::WindowClosed));
+        // Desired, done, updating and failed; unknown; hold; idle; reason; stalled.
+        for (counts, unknown, hold, idle, reason, is_stalled) in [
+            ([3, 3, 0, 0], 0, None, 0, "Upgraded", false),
+            ([3, 1, 1, 0], 0, None, 0, "Progressing", false),
+            ([3, 1, 0, 0], 2, None, 0, "Progressing", false),
+            ([3, 1, 0, 0], 2, None, STUCK_AFTER, "Stuck", true),
+            ([3, 1, 0, 1], 0, failures, 0, "Failed", true),
+            ([3, 1, 0, 1], 0, None, 0, "Progressing", false),
+            ([3, 2, 0, 1], 0, None, 0, "Failed", true),
+            ([3, 1, 0, 1], 1, None, 0, "Failed", true),
+            ([3, 1, 1, 1], 0, None, 0, "Progressing", false),
+            ([3, 1, 0, 0], 0, paused, STUCK_AFTER, "Paused", false),
+            ([3, 1, 0, 0], 0, closed, STUCK_AFTER, "WindowClosed", false),
+            ([3, 1, 1, 0], 0, closed, 0, "Progressing", false),
+            ([0, 0, 0, 0], 0, None, 0, "NoNodeMatched", true),
+        ] {
+            let [desired, done, updating, failed] = counts;
+            let node = NodeProgress { name: "m".into(), phase: Some("Failed".into()), ..NodeProgress::default() };
+            let progress = Progress {
+                counts: NodeCounts { desired, done, updating, failed },
+                nodes: if failed > 0 { vec![node] } else { Vec::new() },
+            };
+            let verdict = verdict(Observation { rollout: &explicit, progress: &progress, unknown, hold, idle });
+            assert_eq!((verdict.reason, verdict.stalled), (reason, is_stalled), "{counts:?} {hold:?}: {verdict:?}");
+        }
+        let none = Progress::default();
+        let nobody = verdict(Observation { rollout: &auto, progress: &none, unknown: 0, hold: None, idle: 0 });
+        assert_eq!((nobody.reason, nobody.stalled), (reason::NO_ENGINE, true));
+    }
+}
