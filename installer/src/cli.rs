@@ -112,14 +112,17 @@ pub struct HealthyOptions {
     pub deadline: bool,
 }
 
-#[derive(Debug, Args)]
-#[command(group(ArgGroup::new("source").args(["image", "release"]).required(true)))]
+#[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("source").args(["image", "release", "ordered"]).required(true)))]
 pub struct UpgradeOptions {
     /// Image of the release in a registry, as `ros-image push` puts it there: HOST/REPOSITORY:TAG or …@DIGEST
     pub image: Option<String>,
     /// Folder with release.json and the files that it names
     #[arg(long, value_name = "FOLDER")]
     pub release: Option<PathBuf>,
+    /// Carry out the order that the operator gave with the answer to a report, as ros-upgrade.service does
+    #[arg(long)]
+    pub ordered: bool,
     /// Mirrors, credentials and authorities of registries, in the form of k3s' registries.yaml [default: that of k3s]
     #[arg(long, value_name = "FILE")]
     pub registries: Option<PathBuf>,

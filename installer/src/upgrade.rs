@@ -12,6 +12,7 @@
 pub mod attempt;
 mod error;
 mod image;
+pub mod order;
 pub mod plan;
 mod slot_folder;
 mod system;

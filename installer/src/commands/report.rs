@@ -16,8 +16,10 @@ use crate::session::websocket::WebSocketTransport;
 use crate::session::{Exchange, ExchangeError};
 use crate::settings::sources::INSTALLED_FILE;
 use crate::settings::{Gathered, Layer, Source};
+use crate::upgrade::order;
 use anyhow::Context;
 use boot_contract::Milestone;
+use command::Command;
 use machine::addresses::addresses;
 use protocol::message::{Done, FromMachine, OsReport, Recorded, Slot};
 use protocol::{Join, OperatorSettings, SettingsRevision, error_chain};
@@ -70,10 +72,28 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
             console::note(format!("installing again{}: {}", request.unwrap_or_default(), error_chain(&error)));
         }
     }
+    if let Some(order) = &answer.upgrade
+        && let Err(error) = order::take(order, report.slot, root)
+    {
+        console::note(format!("upgrading to release {}: {}", order.release, error_chain(&error)));
+    }
+    if let Some(seconds) = answer.report_seconds {
+        report_again_in(seconds);
+    }
     match answer.join {
         // The recovery system joins no cluster.
         Some(join) if report.slot != Slot::Recovery => take(&join, root),
         _ => Ok(()),
+    }
+}
+
+/// Reports again earlier than the timer would. A failure is only logged, because the timer reports as well.
+fn report_again_in(seconds: u64) {
+    let delay = format!("--on-active={}", seconds.max(10));
+    let run = ["--quiet", "--collect", "--unit=ros-report-early", &delay, "--timer-property=AccuracySec=1s"];
+    let report = ["systemctl", "start", "--no-block", "ros-report.service"];
+    if let Err(error) = Command::new("systemd-run").args(run).args(report).run() {
+        tracing::debug!("reporting again in {seconds} s: {}", error_chain(&error));
     }
 }
 
@@ -148,7 +168,7 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
         settings_revision: None,
         reinstall: Some(reinstall::report(root)),
         last_failure: status.last_failure.clone(),
-        upgrade: None,
+        upgrade: Some(order::report(root)),
     })
 }
 

@@ -6,10 +6,12 @@ use crate::console::{self, ProgressDisplay, announce, progress_output};
 use crate::exit_code::ExitCode;
 use crate::installed::release_keys;
 use crate::upgrade::attempt::Record;
+use crate::upgrade::order::{self, OrderError, TakenOrder};
 use crate::upgrade::{self, Decision, Image, ReleaseName, Slots, UpgradeError};
 use anyhow::Context;
 use boot_contract::{Milestone, Slot};
 use command::Command;
+use protocol::{UpgradeOrder, error_chain};
 use release::signature::{self, Trust};
 use release::{ReleaseSource, manifest_digest, read_manifest_bytes};
 use serde_json::json;
@@ -24,7 +26,8 @@ const LOCK: &str = "/run/ros/upgrade.lock";
 pub async fn run(options: &UpgradeOptions) -> anyhow::Result<()> {
     let lock = File::create(LOCK).with_context(|| format!("creating {LOCK}"))?;
     lock.try_lock().context("another upgrade runs on this machine: wait for it")?;
-    let upgrade = upgrade(options).await.map_err(|error| ExitCode::from(&error).with(error))?;
+    let outcome = if options.ordered { ordered(options).await } else { upgrade(options, None).await };
+    let upgrade = outcome.map_err(|error| ExitCode::from(&error).with(error))?;
     if options.check {
         return print(options.output, &upgrade, would(upgrade.decision));
     }
@@ -45,14 +48,31 @@ struct Upgrade {
     decision: Decision,
 }
 
-async fn upgrade(options: &UpgradeOptions) -> Result<Upgrade, UpgradeError> {
+/// Carries out the operator's order. A failure is kept for the operator.
+async fn ordered(options: &UpgradeOptions) -> Result<Upgrade, UpgradeError> {
+    let root = Path::new("/");
+    let order = TakenOrder::read(root)?.ok_or(OrderError::Absent)?.order;
+    let (image, retry) = (Some(order.image.clone()), options.retry || order.retry.is_some());
+    let options = UpgradeOptions { image, retry, ..options.clone() };
+    let outcome = upgrade(&options, Some(&order)).await;
+    if let Err(error) = &outcome
+        && let Err(lost) = order::fail(root, error)
+    {
+        tracing::warn!("{}", error_chain(&lost));
+    }
+    outcome
+}
+
+/// `order` names the release that is expected.
+async fn upgrade(options: &UpgradeOptions, order: Option<&UpgradeOrder>) -> Result<Upgrade, UpgradeError> {
     let slots = upgrade::slots()?;
     let Some(image) = &options.image else {
         let folder = options.release.clone().unwrap_or_default();
-        return from_folder(options, &slots, &folder);
+        return from_folder(options, &slots, &folder, order);
     };
     let image = Image::new(image, options.registries.as_deref(), options.plain_http)?;
     if let Some(held) = image.release().await?.and_then(|digest| slots.held(&digest)) {
+        check_order(order, &held)?;
         // A release that a slot holds is not fetched again, unless it has to be written again.
         let decision = slots.decide(&held, options.retry)?;
         if !matches!(decision, Decision::Write(_)) {
@@ -62,19 +82,36 @@ async fn upgrade(options: &UpgradeOptions) -> Result<Upgrade, UpgradeError> {
     }
     console::note(format!("fetching {image}"));
     image.fetch(&mut |percent, mib| console::note(format!("fetched {percent} % of {mib} MiB"))).await?;
-    let upgrade = from_folder(options, &slots, Path::new(Image::FOLDER))?;
+    let upgrade = from_folder(options, &slots, Path::new(Image::FOLDER), order)?;
     if !options.check {
         image.remove();
     }
     Ok(upgrade)
 }
 
+/// A tag may lead to another release than the one that the operator counts.
+fn check_order(order: Option<&UpgradeOrder>, found: &ReleaseName) -> Result<(), UpgradeError> {
+    match order {
+        Some(order) if !order.expects(&found.version, &found.digest) => {
+            let (expected, found) = (order.release.clone(), found.version.clone());
+            Err(UpgradeError::OtherRelease { image: order.image.clone(), expected, found })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Signature first, then the manifest, then every digest, then the first write.
-fn from_folder(options: &UpgradeOptions, slots: &Slots, folder: &Path) -> Result<Upgrade, UpgradeError> {
+fn from_folder(
+    options: &UpgradeOptions,
+    slots: &Slots,
+    folder: &Path,
+    order: Option<&UpgradeOrder>,
+) -> Result<Upgrade, UpgradeError> {
     let trust = signature::verify(folder, &read_manifest_bytes(folder)?, &release_keys::trusted(Path::new("/"))?)?;
     let source = ReleaseSource::open(folder)?;
     let digest = manifest_digest(source.manifest_bytes());
     let release = ReleaseName { version: source.manifest().version.clone(), digest };
+    check_order(order, &release)?;
     if let Some(minimum) = Record::read(Path::new("/"))?.minimum_version {
         minimum.admits(&release.version)?;
     }

@@ -3,6 +3,7 @@
 use super::plan::PlanError;
 use crate::path_error::PathError;
 use crate::upgrade::attempt::AttemptError;
+use crate::upgrade::order::OrderError;
 use disk::layout::Size;
 use disk::rewrite::RewriteError;
 use machine::installed::PartitionGuidError;
@@ -59,6 +60,10 @@ pub enum UpgradeError {
     BootFileDiffers(PathBuf),
     #[error(transparent)]
     Attempt(#[from] AttemptError),
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    #[error("{image} holds release {found}, and release {expected} is expected: correct osImage or release")]
+    OtherRelease { image: String, expected: String, found: String },
 }
 
 impl UpgradeError {
@@ -70,6 +75,8 @@ impl UpgradeError {
             Self::Registry(error) => error.reason(),
             Self::Signature(error) => error.reason(),
             Self::Release(_) | Self::RootImage(_) | Self::RootImageDigest { .. } => "ReleaseUnusable",
+            Self::Order(_) => "WriteFailed",
+            Self::OtherRelease { .. } => "OtherRelease",
             Self::TooOld(_) => "ReleaseTooOld",
             Self::WrongArchitecture { .. } => "WrongArchitecture",
             Self::SlotTooSmall { .. } => "SlotTooSmall",
@@ -94,6 +101,7 @@ impl UpgradeError {
                 | Self::Release(_)
                 | Self::RootImageDigest { .. }
                 | Self::TooOld(_)
+                | Self::OtherRelease { .. }
                 | Self::WrongArchitecture { .. }
                 | Self::SlotTooSmall { .. }
         )
