@@ -136,9 +136,10 @@ fn is_only_ours(ends: &Ends, whole: &[&Signature], inside: &[(&Partition, Vec<&S
         Role::ALL.iter().any(|role| role.label() == partition.label)
             && found.iter().all(|found| OUR_FILE_SYSTEMS.contains(&found.kind.as_str()))
     };
-    let tables_are_ours = ends.tables.is_empty()
-        || (ends.tables.iter().all(|table| table.ours != Ours::No)
-            && ends.tables.iter().any(|table| table.ours == Ours::Whole));
+    // The backup is written first, so that a power cut may leave it torn and alone.
+    let tables_are_ours = ends.tables.iter().all(|table| table.ours != Ours::No)
+        && (ends.tables.iter().any(|table| table.ours == Ours::Whole)
+            || ends.tables.iter().all(|table| !table.is_primary));
     tables_are_ours && ends.is_rest_of_head_zero && whole.iter().all(is_table) && inside.iter().all(ours)
 }
 

@@ -133,6 +133,8 @@ fn the_table_that_ends_an_installation_may_be_there_whole_or_in_part() {
     let tables = gpt::tables(&demand.layout(&mut Uuid::new_v4).unwrap());
     let backup = (tables.backup_offset, &tables.backup[..]);
     assert!(examined(DISK, &[mark, backup]).unfinished, "the backup alone");
+    let torn = (backup.0 + 4096, &backup.1[4096..]);
+    assert!(examined(DISK, &[mark, torn]).unfinished, "a part of the backup");
     assert!(examined(DISK, &[mark, backup, (0, &tables.primary)]).unfinished, "both");
     assert!(examined(DISK, &[mark, backup, (0, &tables.primary[..1536])]).unfinished, "a torn table");
     assert!(!examined(DISK, &[mark, (0, &tables.primary[..1024])]).unfinished, "an empty table is not ours");
