@@ -27,5 +27,6 @@ mod operator_replicas;
 mod oracles;
 mod os_image;
 mod reinstall;
+mod rollout_by_machines;
 mod tpm_device;
 mod without_tpm;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::inventory::index::KnownMachine;
 use crate::inventory::life::{LAST_SEEN_SECONDS, Step};
-use crate::inventory::upgrade::{after, due, order};
+use crate::inventory::upgrade::{after, due};
 use crate::rollout::DefaultRegistry;
 use crate::rollout::machines::MachineRollout;
 use api::{MachineInventoryStatus, ManagedOSImage, OsStatus};
