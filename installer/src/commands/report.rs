@@ -3,9 +3,11 @@
 
 use super::network;
 use super::operator::{self, PendingIdentity};
+use crate::boot::state_file;
 use crate::cli::ReportOptions;
 use crate::console::{self, announce};
 use crate::exit_code::{ExitCode, OrExit};
+use crate::installed::healthy;
 use crate::installed::issue;
 use crate::installed::operator_settings::{self, Kept, by_either};
 use crate::installed::reinstall;
@@ -39,6 +41,8 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         .or_exit(ExitCode::Settings)?;
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let (mut newest, mut previous) = (transport, previous(root));
+    // The first report after a fallback tells it, so that the operator does not order the same release again.
+    healthy::settle(&state_file::current()?);
     let mut report = os_report(&Status::read().context("describing this system")?, root)?;
     // An unreadable revision counts as none: the operator then sends the settings again.
     report.settings_revision = gathered.settings().registration_revision.as_deref().and_then(revision);

@@ -104,6 +104,7 @@ impl UpgradeError {
                 | Self::OtherRelease { .. }
                 | Self::WrongArchitecture { .. }
                 | Self::SlotTooSmall { .. }
+                | Self::BootPartitionFull { .. }
         )
     }
 }

@@ -7,7 +7,7 @@ use super::error::UpgradeError;
 use boot_contract::Slot;
 use disk::args_cfg;
 use nix::sys::statvfs::statvfs;
-use release::{MANIFEST, ReleaseFile, ReleaseSource, digest};
+use release::{MANIFEST, ReleaseFile, ReleaseManifest, ReleaseSource, digest};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -17,6 +17,17 @@ const INITRD: &str = "initrd";
 const ARGUMENTS: &str = "args.cfg";
 /// Bytes for the two small files and for what a cluster leaves unused.
 const SPARE: u64 = 1 << 20;
+
+/// Whether the files fit once those of the slot are removed. Nothing is written.
+pub fn check_room(boot: &Path, slot: Slot, release: &ReleaseManifest) -> Result<(), UpgradeError> {
+    let folder = boot.join(slot.letter());
+    let failed = |source| UpgradeError::BootFiles { folder: folder.clone(), source };
+    let length = |name: &&str| fs::metadata(folder.join(name)).map_or(0, |file| file.len());
+    let held: u64 = [KERNEL, INITRD].iter().map(length).sum();
+    let needed = release.kernel.size.saturating_add(release.initrd.size).saturating_add(SPARE);
+    let free = free_bytes(boot).map_err(failed)? + held;
+    if free < needed { Err(UpgradeError::BootPartitionFull { needed, free }) } else { Ok(()) }
+}
 
 /// Writes the files of an empty slot. `boot` is the mounted partition. Returns when they are on the disk.
 pub fn write(boot: &Path, slot: Slot, release: &ReleaseSource, arguments: &str) -> Result<(), UpgradeError> {
@@ -29,11 +40,6 @@ pub fn write(boot: &Path, slot: Slot, release: &ReleaseSource, arguments: &str) 
     }
     sync_folder(&folder).map_err(failed)?;
     let manifest = release.manifest();
-    let needed = manifest.kernel.size + manifest.initrd.size + SPARE;
-    let free = free_bytes(&folder).map_err(failed)?;
-    if free < needed {
-        return Err(UpgradeError::BootPartitionFull { needed, free });
-    }
     for (name, bytes) in [
         (KERNEL, release.read(&manifest.kernel)?),
         (INITRD, release.read(&manifest.initrd)?),
@@ -91,6 +97,17 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use disk::fixtures::tiny_release;
+
+    #[test]
+    fn a_kernel_that_does_not_fit_is_refused_and_the_files_of_the_slot_make_room() {
+        let (boot, folder) = (tempfile::tempdir().unwrap(), tiny_release(&[5; 8192]));
+        let release = ReleaseSource::open(folder.path()).unwrap();
+        check_room(boot.path(), Slot::B, release.manifest()).unwrap();
+        let mut too_big = release.manifest().clone();
+        too_big.kernel.size = u64::MAX;
+        let error = check_room(boot.path(), Slot::B, &too_big).unwrap_err();
+        assert_eq!(error.reason(), "BootPartitionFull");
+    }
 
     #[test]
     fn a_slot_holds_the_files_of_the_release_and_nothing_of_the_one_before() {

@@ -50,6 +50,7 @@ pub fn write(
     if available < manifest.root.size {
         return Err(UpgradeError::SlotTooSmall { slot, image: manifest.root.size, available });
     }
+    partition::with_mounted(true, |boot| slot_folder::check_room(boot, slot, manifest))?;
     let guid = installed::partition_guid_of(&device)?;
     let added = added_arguments(slots.running)?;
     state_file::change(|state| state.give_up(slot, slots.running))?;
