@@ -91,9 +91,8 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let signed_by = signing.sign(&folder)?;
     let iso = options.output.join(format!("ros-{version}-{}.iso", architecture::X86_64));
     progress::stage("writing the ISO", || format::iso::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
-    let installer = options.upgrade_installer.as_deref();
     let upgrade = progress::stage("writing the upgrade image", || {
-        upgrade_image::write(&folder, &manifest, installer, options.epoch, &options.output)
+        upgrade_image::write(&folder, &manifest, options.epoch, &options.output)
     })?;
 
     report(
@@ -121,10 +120,7 @@ fn check(options: &BuildOptions) -> Result<()> {
         !version.is_empty() && version.len() <= 64 && version.bytes().all(plain),
         "--version {version:?}: use up to 64 letters, digits, `.`, `-`, `_`, `+`; it becomes part of file names"
     );
-    let upgrade_installer = options.upgrade_installer.iter().map(|path| ("--upgrade-installer", path));
-    for (option, path) in
-        [("--installer", &options.installer), ("--init", &options.init)].into_iter().chain(upgrade_installer)
-    {
+    for (option, path) in [("--installer", &options.installer), ("--init", &options.init)] {
         ensure!(path.is_file(), "{option} {}: no such file; build it with cargo first", path.display());
     }
     if let Some(minimum) = &options.minimum_version {

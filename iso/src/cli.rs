@@ -43,10 +43,6 @@ pub struct BuildOptions {
     /// The ros-installer program to put into the root image
     #[arg(long, value_name = "FILE")]
     pub installer: PathBuf,
-    /// The statically linked ros-installer program to put into the upgrade image, which then runs as a container. Without
-    /// it, machines can only pull the release from the image
-    #[arg(long, value_name = "FILE")]
-    pub upgrade_installer: Option<PathBuf>,
     /// The statically linked ros-init program to put into the initrd
     #[arg(long, value_name = "FILE")]
     pub init: PathBuf,

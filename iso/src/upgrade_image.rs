@@ -1,9 +1,9 @@
 //! The container image of a release, from which machines are upgraded.
 //!
-//! Its layers are, lowest first: the small files of the release, its root image, and the program that installs it. Only the
-//! last one is not annotated as a part of the release, so that a machine that has the program does not fetch it. The first is
-//! gzipped: the kernel and the initrd are compressed already, but GRUB, shim and MokManager are not, and the layer has 15.9
-//! instead of 18.5 MB. The root image is compressed inside; gzip would only take time.
+//! Its layers are the small files of the release and its root image. They are annotated, so that a machine fetches no other
+//! layer of an image that somebody built on this one. The first is gzipped: the kernel and the initrd are compressed already,
+//! but GRUB, shim and MokManager are not, and the layer has 15.9 instead of 18.5 MB. The root image is compressed inside; gzip
+//! would only take time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,6 @@ use crate::oci::{self, Image, Layer};
 
 /// The folder of the release in the image.
 const RELEASE: &str = "release";
-const INSTALLER: &str = "usr/bin/ros-installer";
-/// The first release's images upgrade by this name, which Plans pass as the command. The program knows by which name it was
-/// started.
-const SUC_UPGRADE: &str = "usr/sbin/suc-upgrade";
-const ENTRYPOINT: &[&str] = &["/usr/bin/ros-installer", "upgrade", "--release", "/release", "--host", "/host"];
 
 /// What was written, a part of the result of a build.
 #[derive(Debug, Serialize)]
@@ -35,35 +30,26 @@ pub struct Written {
     pub image_digest: String,
 }
 
-/// Writes `<output>/ros-<version>.oci.tar` from the release in `folder`. Without `installer` the image has only the release.
-pub fn write(
-    folder: &Path,
-    manifest: &ReleaseManifest,
-    installer: Option<&Path>,
-    epoch: u32,
-    output: &Path,
-) -> Result<Written> {
+/// Writes `<output>/ros-<version>.oci.tar` from the release in `folder`.
+pub fn write(folder: &Path, manifest: &ReleaseManifest, epoch: u32, output: &Path) -> Result<Written> {
     let bytes = fs::read(folder.join(MANIFEST)).with_context(|| format!("reading {MANIFEST}"))?;
     let digest = manifest_digest(&bytes);
     let image = Image {
         reference: None,
         title: "RancherOS",
-        description: "A release of RancherOS, and the program that upgrades a machine to it",
+        description: "A release of RancherOS",
         version: &manifest.version,
         user: "0:0",
-        entrypoint: if installer.is_some() { ENTRYPOINT } else { &[] },
+        entrypoint: &[],
         environment: &[],
         ports: &[],
         annotations: &[(RELEASE_ANNOTATION, &digest)],
         epoch,
     };
-    let mut layers = vec![
+    let layers = [
         Layer::gzip(&small_files(folder, manifest)?, epoch)?.annotated(CONTENT_ANNOTATION, CONTENT_RELEASE),
         Layer::plain(&root_image(folder, manifest)?, epoch)?.annotated(CONTENT_ANNOTATION, CONTENT_RELEASE),
     ];
-    if let Some(installer) = installer {
-        layers.push(Layer::gzip(&program(installer)?, epoch)?.annotated(CONTENT_ANNOTATION, "installer"));
-    }
     let path = output.join(format!("ros-{}.oci.tar", manifest.version));
     let image_digest = oci::write(&image, &layers, &path)?;
     let image_bytes = path.metadata().with_context(|| format!("inspecting {}", path.display()))?.len();
@@ -88,13 +74,6 @@ fn root_image(folder: &Path, manifest: &ReleaseManifest) -> Result<Tree> {
     let mut tree = Tree::default();
     let name = &manifest.root.name;
     tree.insert(&format!("{RELEASE}/{name}"), Node::stored(0o644, &folder.join(name))?)?;
-    Ok(tree)
-}
-
-fn program(installer: &Path) -> Result<Tree> {
-    let mut tree = Tree::default();
-    tree.insert(INSTALLER, Node::stored(0o755, installer)?)?;
-    tree.insert(SUC_UPGRADE, Node::link("../bin/ros-installer"))?;
     Ok(tree)
 }
 
@@ -139,19 +118,17 @@ mod tests {
     }
 
     #[test]
-    fn an_image_holds_the_release_and_its_installer() {
+    fn an_image_holds_the_release_and_its_signatures() {
         let folder = tempfile::tempdir().unwrap();
         release::fixtures::write_tiny_release(folder.path(), &[5; 8192]);
         let (manifest, bytes) = release::read_manifest(folder.path()).unwrap();
         fs::create_dir(folder.path().join(SIGNATURES)).unwrap();
         fs::write(folder.path().join(SIGNATURES).join("0123456789abcdef"), b"signature").unwrap();
         fs::write(folder.path().join("leftover"), b"x").unwrap();
-        let installer = folder.path().join("installer");
-        fs::write(&installer, b"program").unwrap();
         let output = tempfile::tempdir().unwrap();
-        let with = |installer| write(folder.path(), &manifest, installer, 7, output.path()).unwrap();
+        let write = || write(folder.path(), &manifest, 7, output.path()).unwrap();
 
-        let written = with(Some(installer.as_path()));
+        let written = write();
         assert!(written.image.ends_with("ros-0.1.0.oci.tar"));
         let once = fs::read(&written.image).unwrap();
         let (image, config, layers) = read(&written.image);
@@ -167,16 +144,12 @@ mod tests {
             "release/release.json.sig.d/0123456789abcdef",
             "release/vmlinuz",
         ];
-        let program = ["usr/bin/ros-installer", "usr/sbin/suc-upgrade"];
-        assert_eq!(layers, [&small[..], &["release/root.erofs"], &program]);
-        assert_eq!(config["config"]["Entrypoint"], serde_json::json!(ENTRYPOINT));
+        assert_eq!(layers, [&small[..], &["release/root.erofs"]]);
+        assert_eq!(config["config"]["Entrypoint"], serde_json::json!([]));
         assert_eq!(image["annotations"][RELEASE_ANNOTATION], manifest_digest(&bytes));
         let content = |index: usize| image["layers"][index]["annotations"][CONTENT_ANNOTATION].clone();
-        assert_eq!([content(0), content(1), content(2)], [CONTENT_RELEASE, CONTENT_RELEASE, "installer"]);
-        with(Some(installer.as_path()));
+        assert_eq!([content(0), content(1)], [CONTENT_RELEASE, CONTENT_RELEASE]);
+        write();
         assert!(fs::read(&written.image).unwrap() == once, "the same inputs give the same bytes");
-
-        let (_, config, layers) = read(&with(None).image);
-        assert_eq!((layers.len(), &config["config"]["Entrypoint"]), (2, &serde_json::json!([])));
     }
 }
