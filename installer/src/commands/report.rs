@@ -7,7 +7,6 @@ use crate::boot::state_file;
 use crate::cli::ReportOptions;
 use crate::console::{self, announce};
 use crate::exit_code::{ExitCode, OrExit};
-use crate::installed::healthy;
 use crate::installed::issue;
 use crate::installed::operator_settings::{self, Kept, by_either};
 use crate::installed::reinstall;
@@ -18,7 +17,7 @@ use crate::session::websocket::WebSocketTransport;
 use crate::session::{Exchange, ExchangeError};
 use crate::settings::sources::INSTALLED_FILE;
 use crate::settings::{Gathered, Layer, Source};
-use crate::upgrade::order;
+use crate::upgrade::{attempt, order};
 use anyhow::Context;
 use boot_contract::Milestone;
 use command::Command;
@@ -42,7 +41,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let (mut newest, mut previous) = (transport, previous(root));
     // The first report after a fallback tells it, so that the operator does not order the same release again.
-    healthy::settle(&state_file::current()?);
+    attempt::note_failure(&state_file::current()?);
     let mut report = os_report(&Status::read().context("describing this system")?, root)?;
     // An unreadable revision counts as none: the operator then sends the settings again.
     report.settings_revision = gathered.settings().registration_revision.as_deref().and_then(revision);

@@ -56,7 +56,7 @@ async fn ordered(options: &UpgradeOptions) -> Result<Upgrade, UpgradeError> {
     let options = UpgradeOptions { image, retry, ..options.clone() };
     let outcome = upgrade(&options, Some(&order)).await;
     if let Err(error) = &outcome
-        && let Err(lost) = order::fail(root, error)
+        && let Err(lost) = order::fail(root, error.reason(), error)
     {
         tracing::warn!("{}", error_chain(&lost));
     }

@@ -10,16 +10,16 @@ use crate::installed::recovery;
 use crate::installed::trial;
 use crate::path_error::PathError;
 use crate::upgrade::attempt;
+use boot_contract::Milestone;
 use boot_contract::boot_stage::BootStage;
 use boot_contract::paths::PERSISTENT;
-use boot_contract::{BootState, Milestone};
 use command::{Command, CommandError};
 use protocol::error_chain;
 use std::cell::LazyCell;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// A slow machine that pulls images at its first start takes minutes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -49,7 +49,7 @@ pub enum HealthyError {
 pub fn run() -> Result<(), HealthyError> {
     let slot = trial::running_slot()?;
     let state = state_file::current()?;
-    settle(&state);
+    attempt::note_failure(&state);
     let is_alone = !trial::other_slot_may_start(&state, slot);
     let begun = Instant::now();
     let mut was_announced = false;
@@ -95,17 +95,6 @@ pub fn run() -> Result<(), HealthyError> {
         ));
     }
     Ok(())
-}
-
-/// Finds out whether a release did not come up, and says so. A record that cannot be read or written keeps no slot from
-/// being marked as good.
-pub fn settle(state: &BootState) {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    match attempt::settle(Path::new("/"), Path::new(PERSISTENT), state, now) {
-        Ok(Some(failure)) => console::note(format!("release {} did not come up on this machine", failure.version)),
-        Ok(None) => {}
-        Err(error) => tracing::warn!("{}", error_chain(&error)),
-    }
 }
 
 /// The observed state of the system.

@@ -2,10 +2,10 @@
 
 use crate::boot::{partition, state_file};
 use crate::console::{self, announce};
-use crate::installed::healthy;
 use crate::installed::issue;
 use crate::installed::reinstall::{self, ReinstallError};
 use crate::path_error::PathError;
+use crate::upgrade::attempt;
 use boot_contract::boot_state::{MOST_RETURNS, SlotState};
 use boot_contract::paths::{DEVICES, PERSISTENT};
 use boot_contract::{BootState, Milestone, Slot};
@@ -172,7 +172,7 @@ impl fmt::Display for Cause {
 /// Prints why the recovery system runs. If the cause may be temporary, it goes back to the slot after a while, at most
 /// [`MOST_RETURNS`] times until a slot is good again.
 pub fn run() -> Result<(), RecoveryError> {
-    healthy::settle(&state_file::current()?);
+    attempt::note_failure(&state_file::current()?);
     let cause = Cause::find()?;
     let text = format!("this is the recovery system: {cause}");
     if cause.is_failure() {

@@ -2,12 +2,13 @@
 //! an upgrade, and the recovery system reads it as well.
 
 use super::plan::ReleaseName;
+use crate::console;
 use crate::installed::boot_progress;
 use crate::installed::files::write_secret;
 use boot_contract::Slot;
 use boot_contract::boot_stage::{BootProgress, BootStage};
 use boot_contract::boot_state::{BootState, SlotState};
-use boot_contract::paths::below;
+use boot_contract::paths::{PERSISTENT, below};
 use command::Command;
 use protocol::bounded::cut;
 use protocol::error_chain;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 const FILE: &str = "/oem/upgrade.json";
 
@@ -129,14 +131,20 @@ impl Record {
     }
 }
 
+/// Finds out whether a release did not come up, and says so on the console. A record that cannot be read or written keeps
+/// no system from coming up.
+pub fn note_failure(state: &BootState) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    match settle(Path::new("/"), Path::new(PERSISTENT), state, now) {
+        Ok(Some(failure)) => console::note(format!("release {} did not come up on this machine", failure.version)),
+        Ok(None) => {}
+        Err(error) => tracing::warn!("{}", error_chain(&error)),
+    }
+}
+
 /// Finds out what became of the attempt, and returns the failure if it has just been found. `persistent` is where the
 /// persistent partition is mounted.
-pub fn settle(
-    root: &Path,
-    persistent: &Path,
-    state: &BootState,
-    now: u64,
-) -> Result<Option<UpgradeFailure>, AttemptError> {
+fn settle(root: &Path, persistent: &Path, state: &BootState, now: u64) -> Result<Option<UpgradeFailure>, AttemptError> {
     let record = Record::read(root)?;
     let slot = record.attempt.as_ref().and_then(|attempt| Slot::from_letter(&attempt.slot));
     let last = slot.and_then(|slot| boot_progress::read(persistent, slot));

@@ -2,7 +2,6 @@
 //! release, and a fallback from it.
 
 use super::attempt;
-use super::error::UpgradeError;
 use crate::installed::files::write_secret;
 use boot_contract::paths::below;
 use command::{Command, CommandError};
@@ -10,6 +9,7 @@ use protocol::bounded::cut;
 use protocol::message::{Failure, Slot};
 use protocol::{UpgradeOrder, UpgradeReport, error_chain};
 use serde::{Deserialize, Serialize};
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -105,10 +105,10 @@ fn must_begin(order: &UpgradeOrder, root: &Path, now: u64) -> Result<bool, Order
 }
 
 /// Keeps the reason why the order was not carried out, and reports it at once.
-pub fn fail(root: &Path, error: &UpgradeError) -> Result<(), OrderError> {
+pub fn fail(root: &Path, reason: &str, error: &dyn Error) -> Result<(), OrderError> {
     let mut taken = TakenOrder::read(root)?.ok_or(OrderError::Absent)?;
     let message = cut(&error_chain(error), LONGEST_MESSAGE);
-    taken.failure = Some(Failure { reason: error.reason().into(), message });
+    taken.failure = Some(Failure { reason: reason.into(), message });
     taken.write(root)?;
     let report = ["start", "--no-block", "ros-report.service"];
     Command::new("systemctl").args(report).run().map(drop).map_err(OrderError::Start)
