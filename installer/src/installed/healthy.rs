@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Interval after [`PATIENCE`].
 const LONG_INTERVAL: Duration = Duration::from_secs(30);
 /// Units that fail because of the configuration or the operator. Another slot would fail in the same way.
-const TOLERATED: &[&str] = &["ros-apply.service", "ros-runcmd.service", "ros-report.service"];
+const TOLERATED: &[&str] = &["ros-apply.service", "ros-runcmd.service", "ros-report.service", "ros-upgrade.service"];
 /// systemd-networkd's summary (sd-network(3)).
 const NETWORK_STATE: &str = "/run/systemd/netif/state";
 
@@ -166,7 +166,7 @@ mod tests {
         let beside_another = |system, failed, network| seen(system, failed, network, false, true);
         let online = "# comment\nOPER_STATE=routable\n";
         assert_eq!(beside_another("running", &[], online), Verdict::Good);
-        assert_eq!(beside_another("degraded", &["ros-report.service"], online), Verdict::Good);
+        assert_eq!(beside_another("degraded", &["ros-report.service", "ros-upgrade.service"], online), Verdict::Good);
         assert_eq!(beside_another("starting", &[], online), Verdict::NotYet("the system is starting".into()));
         let offline = Verdict::NotYet("the network is not up".into());
         assert_eq!(beside_another("running", &[], "OPER_STATE=carrier"), offline);
