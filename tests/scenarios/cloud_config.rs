@@ -75,7 +75,7 @@ fn from_config_url() {
     machine.root.write("/config.yaml", NO_YAML).unwrap();
     says(&machine.run(&install), SETTINGS, &["failed: ", "/config.yaml", "line 5", "correct the file"]);
     machine.root.write("/config.yaml", UNKNOWN_KEYS).unwrap();
-    let unknown = "devcie, from the document at configURL, is no setting";
+    let unknown = "devcie, from the document at configURL, is not a known setting";
     says(&machine.run(&install), FAILED, &[unknown, "check its spelling", "/nonexistent"]);
 }
 
@@ -87,7 +87,7 @@ fn on_the_kernel_command_line() {
     machine.root.boot_with("quiet rancheros.install.registrationCACert=LS0t").unwrap();
     says(&machine.dry_run(), SETTINGS, &["registrationCACert, from the kernel command line", "base64"]);
     machine.root.boot_with("quiet rancheros.install.devcie=/dev/vda").unwrap();
-    says(&machine.dry_run(), 0, &["devcie, from the kernel command line, is no setting", "/dev/rosdisk"]);
+    says(&machine.dry_run(), 0, &["devcie, from the kernel command line, is not a known setting", "/dev/rosdisk"]);
 }
 
 #[test]
