@@ -1,6 +1,6 @@
 //! The desired state of a roll-out: who carries it out, and the objects to apply and to delete.
 
-use super::engine::Carrier;
+use super::engine::ChosenEngine;
 use super::machines::{self, MachineRollout};
 use super::objects::identities;
 use super::{DefaultRegistry, PLAN_NAMESPACE, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, Upgrade, choose};
@@ -18,24 +18,24 @@ pub struct Desired {
     pub served: ServedKinds,
 }
 
-/// A valid roll-out, by who carries it out.
+/// A valid roll-out, by its engine.
 pub enum Rollout {
     Engine(Box<Desired>),
     Machines(Box<MachineRollout>),
 }
 
 impl Rollout {
-    /// Chooses who carries it out, and parses the spec. `registry`: for images that name none.
+    /// Chooses the engine, and parses the spec. `registry`: for images that name none.
     pub fn of(object: &ManagedOSImage, served: ServedKinds, registry: &DefaultRegistry) -> Result<Self, Problem> {
         let asked = object.spec.engine.unwrap_or_default();
         let before = object.status.as_ref().and_then(|status| status.engine);
         match choose(asked, &object.namespace().unwrap_or_default(), served, before)? {
-            Carrier::Engine(engine) => {
+            ChosenEngine::WithObjects(engine) => {
                 let upgrade = Upgrade::of(object, engine, registry)?;
                 let plan_namespace = engine.plan_namespace(served);
                 Ok(Self::Engine(Box::new(Desired { engine, upgrade, plan_namespace, served })))
             }
-            Carrier::Machines => Ok(Self::Machines(Box::new(MachineRollout::of(object, registry)?))),
+            ChosenEngine::Machine => Ok(Self::Machines(Box::new(MachineRollout::of(object, registry)?))),
         }
     }
 

@@ -55,27 +55,27 @@ impl PartialEq for dyn RolloutEngine {
 pub const FLEET: &dyn RolloutEngine = &fleet::FleetEngine;
 pub const PLAN: &dyn RolloutEngine = &plan::PlanEngine;
 
-/// Who carries out a roll-out.
+/// The engine that was chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Carrier {
-    /// An engine to which objects are given.
-    Engine(&'static dyn RolloutEngine),
-    /// The machines themselves, by the answers to their reports.
-    Machines,
+pub enum ChosenEngine {
+    /// An engine that works by objects in the cluster.
+    WithObjects(&'static dyn RolloutEngine),
+    /// [`Engine::Machine`]: the answers to the machines' reports.
+    Machine,
 }
 
-/// Chooses who carries out a ManagedOSImage in this namespace. `before`: who did so far. The error says what is missing.
+/// Chooses the engine of a ManagedOSImage in this namespace. `before`: the engine so far. The error says what is missing.
 pub fn choose(
     engine: Engine,
     namespace: &str,
     served: ServedKinds,
     before: Option<Engine>,
-) -> Result<Carrier, Problem> {
+) -> Result<ChosenEngine, Problem> {
     let local = namespace == LOCAL_NAMESPACE;
     let missing = match engine {
-        Engine::Machine => return Ok(Carrier::Machines),
-        Engine::Auto | Engine::Fleet if served.bundles => return Ok(Carrier::Engine(FLEET)),
-        Engine::Auto | Engine::Plan if served.plans && local => return Ok(Carrier::Engine(PLAN)),
+        Engine::Machine => return Ok(ChosenEngine::Machine),
+        Engine::Auto | Engine::Fleet if served.bundles => return Ok(ChosenEngine::WithObjects(FLEET)),
+        Engine::Auto | Engine::Plan if served.plans && local => return Ok(ChosenEngine::WithObjects(PLAN)),
         // An API that is not served for a moment must not make machines restart undrained.
         Engine::Auto if before == Some(Engine::Fleet) => {
             "Fleet (bundles.fleet.cattle.io), which carried it out so far, is not installed any more; install it, or \
@@ -85,7 +85,7 @@ pub fn choose(
             "System Upgrade Controller (plans.upgrade.cattle.io), which carried it out so far, is not installed any \
              more; install it, or set spec.engine"
         }
-        Engine::Auto => return Ok(Carrier::Machines),
+        Engine::Auto => return Ok(ChosenEngine::Machine),
         Engine::Fleet => {
             "spec.engine is Fleet, and this API server does not serve bundles.fleet.cattle.io; install Fleet"
         }
@@ -109,8 +109,11 @@ mod tests {
     #[test]
     fn fleet_is_preferred_and_machines_are_last() {
         let served = |bundles, plans| ServedKinds { bundles, plans, standalone: false };
-        let (fleet, plan, machines) =
-            (Some(Carrier::Engine(FLEET)), Some(Carrier::Engine(PLAN)), Some(Carrier::Machines));
+        let (fleet, plan, machines) = (
+            Some(ChosenEngine::WithObjects(FLEET)),
+            Some(ChosenEngine::WithObjects(PLAN)),
+            Some(ChosenEngine::Machine),
+        );
         let cases = [
             (Engine::Auto, "fleet-local", served(true, true), None, fleet),
             (Engine::Auto, "fleet-local", served(false, true), None, plan),
@@ -129,9 +132,9 @@ mod tests {
             (Engine::Machine, "fleet-local", served(true, true), Some(Engine::Plan), machines),
             (Engine::Machine, "fleet-default", served(true, true), None, machines),
         ];
-        for (asked, namespace, served, before, carrier) in cases {
+        for (asked, namespace, served, before, expected) in cases {
             let chosen = choose(asked, namespace, served, before).ok();
-            assert_eq!(chosen, carrier, "{asked:?} {namespace} {served:?} {before:?}");
+            assert_eq!(chosen, expected, "{asked:?} {namespace} {served:?} {before:?}");
         }
     }
 }
