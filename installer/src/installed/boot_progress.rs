@@ -1,10 +1,11 @@
 //! How far a start of a slot came, for the system to which the machine may fall back.
 
+use super::files::{remove_if_present, write_in_place};
 use boot_contract::boot_stage::{BOOT_ID, BootProgress, BootStage};
 use boot_contract::paths::PERSISTENT;
 use boot_contract::{BootMode, KernelArguments, Slot, kernel_arguments};
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -28,19 +29,14 @@ pub fn read(persistent: &Path, slot: Slot) -> Option<BootProgress> {
 
 /// Forgets the starts of `slot` before it gets another system.
 pub fn remove(persistent: &Path, slot: Slot) -> io::Result<()> {
-    match fs::remove_file(persistent.join(BootProgress::file(slot))) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    remove_if_present(&persistent.join(BootProgress::file(slot)))
 }
 
 /// Returns when the record is on the disk.
 fn write(persistent: &Path, slot: Slot, progress: &BootProgress) -> io::Result<()> {
     let path = persistent.join(BootProgress::file(slot));
     DirBuilder::new().recursive(true).mode(0o755).create(path.parent().unwrap_or(persistent))?;
-    let mut file = File::create(path)?;
-    file.write_all(progress.to_text().as_bytes())?;
-    file.sync_all()
+    write_in_place(&path, progress.to_text().as_bytes())
 }
 
 fn recorded_slot(line: &str) -> Option<Slot> {

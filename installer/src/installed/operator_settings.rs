@@ -1,7 +1,7 @@
 //! The settings by which an installed system reaches its operator: the newest and the previous ones. Both files hold a
 //! token, so only root can read them.
 
-use crate::installed::files::write_secret;
+use crate::installed::files::{remove_if_present, write_secret};
 use crate::path_error::PathError;
 use crate::session::ExchangeError;
 use crate::session::websocket::{EndpointError, WebSocketTransport};
@@ -62,7 +62,7 @@ pub fn keep(root: &Path, sent: &OperatorSettings, proven: Kept) -> Result<bool, 
     let after = with(&before, sent);
     let moves = [URL, AUTHORITIES].iter().any(|key| setting(&before, key) != setting(&after, key));
     if !moves && proven == Kept::Newest {
-        remove(&previous).map_err(PathError::of("removing", &previous))?;
+        remove_if_present(&previous).map_err(PathError::of("removing", &previous))?;
     }
     if after == before {
         return Ok(false);
@@ -92,13 +92,6 @@ pub async fn by_either<W, R>(
         Ok(result) => Ok((Kept::Previous, result)),
         Err(other) if other.may_succeed_later() && !failure.may_succeed_later() => Err(other),
         Err(_) => Err(failure),
-    }
-}
-
-fn remove(file: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        result => result,
     }
 }
 

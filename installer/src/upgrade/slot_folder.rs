@@ -4,12 +4,13 @@
 //! The slot is empty in the boot state until everything here is on the disk.
 
 use super::error::UpgradeError;
+use crate::installed::files::{remove_if_present, sync_folder, write_in_place};
 use boot_contract::Slot;
 use disk::args_cfg;
 use nix::sys::statvfs::statvfs;
 use release::{MANIFEST, ReleaseFile, ReleaseManifest, ReleaseSource, digest};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 const KERNEL: &str = "vmlinuz";
@@ -36,7 +37,7 @@ pub fn write(boot: &Path, slot: Slot, release: &ReleaseSource, arguments: &str) 
     fs::create_dir_all(&folder).map_err(failed)?;
     // The old files make room for the new ones.
     for name in [KERNEL, INITRD, ARGUMENTS, MANIFEST] {
-        remove(&folder.join(name)).map_err(failed)?;
+        remove_if_present(&folder.join(name)).map_err(failed)?;
     }
     sync_folder(&folder).map_err(failed)?;
     let manifest = release.manifest();
@@ -46,7 +47,7 @@ pub fn write(boot: &Path, slot: Slot, release: &ReleaseSource, arguments: &str) 
         (ARGUMENTS, args_cfg::write(arguments).into_bytes()),
         (MANIFEST, release.manifest_bytes().to_vec()),
     ] {
-        write_file(&folder.join(name), &bytes).map_err(failed)?;
+        write_in_place(&folder.join(name), &bytes).map_err(failed)?;
     }
     sync_folder(&folder).and_then(|()| sync_folder(boot)).map_err(failed)
 }
@@ -74,23 +75,6 @@ fn has_digest(path: &Path, file: &ReleaseFile) -> io::Result<bool> {
 fn free_bytes(folder: &Path) -> io::Result<u64> {
     let free = statvfs(folder)?;
     Ok(free.blocks_available() * free.fragment_size())
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Makes slot A's folder on COS_BOOT from that of recovery.
 
+use crate::installed::files::{sync_folder, write_in_place};
 use crate::installed::recovery::{self, CompareError};
 use crate::path_error::PathError;
 use boot_contract::kernel_arguments::{MODE, ROOT, SLOT};
 use boot_contract::{BootMode, Slot};
 use disk::args_cfg;
 use release::{ReleaseError, read_manifest};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 use uuid::Uuid;
 
@@ -46,7 +46,7 @@ pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<(), SlotFilesError>
             write(&to.join(name), &bytes)?;
         }
     }
-    Ok(File::open(&to).and_then(|folder| folder.sync_all()).map_err(PathError::of("writing", &to))?)
+    Ok(sync_folder(&to).map_err(PathError::of("writing", &to))?)
 }
 
 /// The kernel arguments of slot A, made from those of recovery.
@@ -64,10 +64,8 @@ fn read(path: &Path) -> Result<Vec<u8>, PathError> {
     fs::read(path).map_err(PathError::of("reading", path))
 }
 
-/// Writes a file. Returns when it is on the disk.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), PathError> {
-    let written = File::create(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.map_err(PathError::of("writing", path))
+    write_in_place(path, bytes).map_err(PathError::of("writing", path))
 }
 
 #[cfg(test)]
