@@ -3,8 +3,8 @@
 
 use super::network;
 use super::operator::{self, PendingIdentity};
-use crate::boot::state_file;
 use crate::cli::ReportOptions;
+use crate::clock::unix_seconds;
 use crate::console::{self, announce};
 use crate::exit_code::{ExitCode, OrExit};
 use crate::installed::issue;
@@ -25,7 +25,6 @@ use machine::addresses::addresses;
 use protocol::message::{Done, FromMachine, OsReport, Recorded, Slot};
 use protocol::{Join, OperatorSettings, SettingsRevision, error_chain};
 use std::path::Path;
-use std::time::SystemTime;
 
 /// This file exists when `booted` was recorded. `/run` is empty at each boot.
 const BOOTED_RECORDED: &str = "run/ros/booted-recorded";
@@ -41,7 +40,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let (mut newest, mut previous) = (transport, previous(root));
     // The first report after a fallback tells it, so that the operator does not order the same release again.
-    attempt::note_failure(&state_file::current()?);
+    attempt::note_failure();
     let mut report = os_report(&Status::read().context("describing this system")?, root)?;
     // An unreadable revision counts as none: the operator then sends the settings again.
     report.settings_revision = gathered.settings().registration_revision.as_deref().and_then(revision);
@@ -177,7 +176,7 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
 
 /// Stores the time of the report, which `status` shows.
 fn remember(path: &Path) -> anyhow::Result<()> {
-    let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let at = unix_seconds();
     let body = serde_json::to_vec(&LastReport { at }).context("writing the last report's time")?;
     let folder = path.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;

@@ -48,9 +48,8 @@ pub enum HealthyError {
 /// failing checks are no reason to use up starts, because recovery would not help.
 pub fn run() -> Result<(), HealthyError> {
     let slot = trial::running_slot()?;
-    let state = state_file::current()?;
-    attempt::note_failure(&state);
-    let is_alone = !trial::other_slot_may_start(&state, slot);
+    attempt::note_failure();
+    let is_alone = !trial::other_slot_may_start(&state_file::current()?, slot);
     let begun = Instant::now();
     let mut was_announced = false;
     let mut recorded = String::new();

@@ -172,7 +172,7 @@ impl fmt::Display for Cause {
 /// Prints why the recovery system runs. If the cause may be temporary, it goes back to the slot after a while, at most
 /// [`MOST_RETURNS`] times until a slot is good again.
 pub fn run() -> Result<(), RecoveryError> {
-    attempt::note_failure(&state_file::current()?);
+    attempt::note_failure();
     let cause = Cause::find()?;
     let text = format!("this is the recovery system: {cause}");
     if cause.is_failure() {

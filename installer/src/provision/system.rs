@@ -3,6 +3,7 @@
 use super::accounts::{Accounts, Host};
 use super::change::{Change, FileChange};
 use super::password::{self, SALT_BYTES};
+use crate::clock::unix_seconds;
 use crate::path_error::PathError;
 use aws_lc_rs::error::Unspecified;
 use boot_contract::paths::{PERSISTENT, below};
@@ -15,7 +16,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Folder of marks for actions that are done once per installation. It is on COS_PERSISTENT, which each installation
 /// makes anew.
@@ -180,7 +181,7 @@ impl System {
         let owner = |home: &str| fs::metadata(self.path(home)).map(|home| (home.uid(), home.gid())).ok();
         let salt = random_salt()?;
         let hash = |password: &str| password::hash(password, salt);
-        let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs() / 86400);
+        let today = unix_seconds() / 86400;
         let mut problems = accounts.apply(document, &Host { owner: &owner, hash: &hash, today });
         for (name, text) in ["passwd", "shadow", "group"].iter().zip(accounts.to_texts()) {
             let path = self.path("/etc").join(name);

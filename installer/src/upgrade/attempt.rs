@@ -2,9 +2,12 @@
 //! an upgrade, and the recovery system reads it as well.
 
 use super::plan::ReleaseName;
+use crate::boot::state_file;
+use crate::clock::unix_seconds;
 use crate::console;
 use crate::installed::boot_progress;
 use crate::installed::files::write_secret;
+use crate::path_error::PathError;
 use boot_contract::Slot;
 use boot_contract::boot_stage::{BootProgress, BootStage};
 use boot_contract::boot_state::{BootState, SlotState};
@@ -18,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::SystemTime;
 
 const FILE: &str = "/oem/upgrade.json";
 
@@ -31,6 +33,8 @@ pub enum AttemptError {
     Malformed(#[source] serde_json::Error),
     #[error("writing {FILE}")]
     Write(#[source] io::Error),
+    #[error(transparent)]
+    State(#[from] PathError),
 }
 
 /// The record.
@@ -102,9 +106,15 @@ impl Record {
         write_secret(&below(root, FILE), &bytes).map_err(AttemptError::Write)
     }
 
-    /// The record after the machine has been started. `now` is in seconds since 1 January 1970. `None` if nothing
-    /// changes.
-    fn settled(&self, state: &BootState, last: Option<&BootProgress>, journal: Vec<String>, now: u64) -> Option<Self> {
+    /// The record after the machine has been started. `journal` is read only for a failure. `now` is in seconds since
+    /// 1 January 1970. `None` if nothing changes.
+    fn settled(
+        &self,
+        state: &BootState,
+        last: Option<&BootProgress>,
+        journal: impl FnOnce() -> Vec<String>,
+        now: u64,
+    ) -> Option<Self> {
         let attempt = self.attempt.as_ref()?;
         match attempt.outcome(state) {
             Outcome::Pending => None,
@@ -116,7 +126,7 @@ impl Record {
                     at: now,
                     stage: last.map_or(FailedStage::Grub, |last| last.stage.into()),
                     message: last.map(|last| last.message.clone()).unwrap_or_default(),
-                    journal,
+                    journal: journal(),
                 };
                 Some(Self { attempt: None, failure: Some(failure), ..self.clone() })
             }
@@ -133,13 +143,21 @@ impl Record {
 
 /// Finds out whether a release did not come up, and says so on the console. A record that cannot be read or written keeps
 /// no system from coming up.
-pub fn note_failure(state: &BootState) {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    match settle(Path::new("/"), Path::new(PERSISTENT), state, now) {
+pub fn note_failure() {
+    match find_failure() {
         Ok(Some(failure)) => console::note(format!("release {} did not come up on this machine", failure.version)),
         Ok(None) => {}
         Err(error) => tracing::warn!("{}", error_chain(&error)),
     }
+}
+
+fn find_failure() -> Result<Option<UpgradeFailure>, AttemptError> {
+    let root = Path::new("/");
+    // Without an attempt, which is the usual case, the boot partition need not be mounted.
+    if Record::read(root)?.attempt.is_none() {
+        return Ok(None);
+    }
+    settle(root, Path::new(PERSISTENT), &state_file::current()?, unix_seconds())
 }
 
 /// Finds out what became of the attempt, and returns the failure if it has just been found. `persistent` is where the
@@ -148,7 +166,7 @@ fn settle(root: &Path, persistent: &Path, state: &BootState, now: u64) -> Result
     let record = Record::read(root)?;
     let slot = record.attempt.as_ref().and_then(|attempt| Slot::from_letter(&attempt.slot));
     let last = slot.and_then(|slot| boot_progress::read(persistent, slot));
-    let journal = last.as_ref().map(journal_of).unwrap_or_default();
+    let journal = || last.as_ref().map(journal_of).unwrap_or_default();
     let Some(settled) = record.settled(state, last.as_ref(), journal, now) else { return Ok(None) };
     settled.write(root)?;
     Ok(settled.failure.filter(|failure| record.failure.as_ref() != Some(failure)))
@@ -207,24 +225,24 @@ mod tests {
         let fallen_back = state(SlotState::Failed, Slot::A);
         let progress =
             BootProgress { stage: BootStage::Checks, boot_id: "id".into(), message: "the network is not up".into() };
-        let settled = tried().settled(&fallen_back, Some(&progress), vec!["eth0: no carrier".into()], 99).unwrap();
+        let settled = tried().settled(&fallen_back, Some(&progress), || vec!["eth0: no carrier".into()], 99).unwrap();
         let failure = settled.failure.unwrap();
         assert_eq!((failure.version.as_str(), failure.stage, failure.at), ("0.2.0", FailedStage::Checks, 99));
         assert_eq!((failure.message.as_str(), failure.journal.len()), ("the network is not up", 1));
         assert_eq!(settled.attempt, None);
-        let early = tried().settled(&fallen_back, None, Vec::new(), 99).unwrap().failure.unwrap();
+        let early = tried().settled(&fallen_back, None, Vec::new, 99).unwrap().failure.unwrap();
         assert_eq!(early.stage, FailedStage::Grub);
     }
 
     #[test]
     fn an_attempt_is_pending_until_its_slot_is_good_or_failed_and_may_be_withdrawn() {
-        assert_eq!(tried().settled(&state(SlotState::Trial, Slot::B), None, Vec::new(), 1), None);
+        assert_eq!(tried().settled(&state(SlotState::Trial, Slot::B), None, Vec::new, 1), None);
         for withdrawn in [state(SlotState::Trial, Slot::A), state(SlotState::Empty, Slot::A)] {
-            assert_eq!(tried().settled(&withdrawn, None, Vec::new(), 1), Some(Record::default()));
+            assert_eq!(tried().settled(&withdrawn, None, Vec::new, 1), Some(Record::default()));
         }
         assert_eq!(tried().blessed(Slot::B), Some(Record::default()));
         assert_eq!(tried().blessed(Slot::A), None);
-        assert_eq!(Record::default().settled(&state(SlotState::Failed, Slot::A), None, Vec::new(), 1), None);
+        assert_eq!(Record::default().settled(&state(SlotState::Failed, Slot::A), None, Vec::new, 1), None);
     }
 
     #[test]
@@ -241,7 +259,7 @@ mod tests {
         assert_eq!(blessed(version("0.10.0"), version("0.9.0")), version("0.10.0"));
         assert_eq!(blessed(version("0.1.0"), None), version("0.1.0"));
         let fallen_back =
-            with(version("0.1.0"), version("9.0.0")).settled(&state(SlotState::Failed, Slot::A), None, Vec::new(), 1);
+            with(version("0.1.0"), version("9.0.0")).settled(&state(SlotState::Failed, Slot::A), None, Vec::new, 1);
         assert_eq!(fallen_back.unwrap().minimum_version, version("0.1.0"));
     }
 

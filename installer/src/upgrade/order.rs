@@ -2,6 +2,7 @@
 //! release, and a fallback from it.
 
 use super::attempt;
+use crate::clock::unix_seconds;
 use crate::installed::files::write_secret;
 use boot_contract::paths::below;
 use command::{Command, CommandError};
@@ -13,7 +14,6 @@ use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::SystemTime;
 
 const FILE: &str = "/oem/upgrade-order.json";
 /// Carries out the order. It runs beside the reports, because fetching a release takes longer than a report may.
@@ -89,7 +89,7 @@ pub fn report(root: &Path) -> UpgradeReport {
 /// Takes the order in the answer to a report, and starts to carry it out. An order that failed is not tried again. One
 /// that was interrupted is begun anew. `slot` is the running one: the recovery system takes no orders.
 pub fn take(order: &UpgradeOrder, slot: Slot, root: &Path) -> Result<(), OrderError> {
-    if matches!(slot, Slot::A | Slot::B) && must_begin(order, root, now())? {
+    if matches!(slot, Slot::A | Slot::B) && must_begin(order, root, unix_seconds())? {
         Command::new("systemctl").args(["start", "--no-block", UNIT]).run().map_err(OrderError::Start)?;
     }
     Ok(())
@@ -112,10 +112,6 @@ pub fn fail(root: &Path, reason: &str, error: &dyn Error) -> Result<(), OrderErr
     taken.write(root)?;
     let report = ["start", "--no-block", "ros-report.service"];
     Command::new("systemctl").args(report).run().map(drop).map_err(OrderError::Start)
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]
