@@ -54,7 +54,6 @@ async fn machines_are_told_one_after_the_other_and_a_failure_stops_it() {
     let endpoint = world.endpoint().await.unwrap();
     for _ in 0..3 {
         assert_eq!(orders(&mut machines, &endpoint).await.unwrap(), [first]);
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
     // It runs the release, which is not healthy yet: still nobody else. Then it is.
@@ -80,7 +79,6 @@ async fn machines_are_told_one_after_the_other_and_a_failure_stops_it() {
     let endpoint = world.endpoint().await.unwrap();
     for _ in 0..3 {
         assert_eq!(orders(&mut machines, &endpoint).await.unwrap(), [0; 0]);
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
     // Another text lets it try once more, and the roll-out ends.
@@ -160,7 +158,15 @@ async fn restart(world: &mut World) -> Result<()> {
     world.operator.kill();
     let leases = Api::<Lease>::namespaced(world.cluster.client().await?, OPERATOR_NAMESPACE);
     leases.delete("ros-operator", &DeleteParams::default()).await.context("deleting the dead leader's Lease")?;
-    world.operator.resume().await
+    world.operator.resume().await?;
+    // Only the leader reconciles. Before it has, it could not tell anybody anything, and silence would show nothing.
+    until("the new operator to reconcile the ManagedOSImage", TIMEOUT, async || {
+        let metrics = world.operator.metrics().await?;
+        let count = r#"rancheros_reconcile_seconds_count{kind="ManagedOSImage",result="ok"}"#;
+        let reconciled = metrics.lines().any(|line| line.starts_with(count) && !line.ends_with(" 0"));
+        Ok(if reconciled { Poll::Ready(()) } else { Poll::Pending("it has not yet".to_owned()) })
+    })
+    .await
 }
 
 fn apply(world: &World, spec: &Value) -> Result<()> {

@@ -3,6 +3,7 @@
 use crate::RegistryError;
 use crate::digest::Digest;
 use crate::error::quoted;
+use crate::manifest::Descriptor;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,14 +31,6 @@ pub(crate) struct Blob {
     pub(crate) size: u64,
     /// Where it begins in the archive.
     pub(crate) offset: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: String,
-    digest: String,
-    size: u64,
 }
 
 #[derive(Deserialize)]

@@ -70,12 +70,13 @@ struct Platform {
     os: String,
 }
 
+/// What an index or a manifest says of a blob (OCI image specification 1.1, `descriptor.md`).
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: String,
-    digest: String,
-    size: u64,
+pub(crate) struct Descriptor {
+    pub(crate) media_type: String,
+    pub(crate) digest: String,
+    pub(crate) size: u64,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
 }
