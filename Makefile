@@ -17,10 +17,13 @@ IMAGE_OPTIONS ?=
 
 CARGO := cargo --locked
 PROGRAMS := $(CARGO_TARGET_DIR)/release
-# The initrd holds no libraries, so its one program is linked statically.
+# The initrd and the upgrade image hold no libraries, so the one program of each is linked statically.
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
+STATIC_PROGRAMS = $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release
+STATIC := RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(STATIC_TARGET)
 BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay \
-  --installer $(PROGRAMS)/ros-installer --init $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ros-init $(IMAGE_OPTIONS)
+  --installer $(PROGRAMS)/ros-installer --init $(STATIC_PROGRAMS)/ros-init \
+  --container-installer $(STATIC_PROGRAMS)/container-installer $(IMAGE_OPTIONS)
 STAGE := tools/stage
 
 .PHONY: help demo demo-stop test ci qemu-test matrix fuzz power-cuts bench image hardware-image chart build packages clean
@@ -73,7 +76,8 @@ chart: build ## Pack the operator's Helm chart in out/chart/
 
 build: packages ## Build all programs
 	$(CARGO) build --release --workspace
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --package ros-init --target $(STATIC_TARGET)
+	$(STATIC) --package ros-init
+	$(STATIC) --package installer --bin container-installer --no-default-features
 
 packages: ## Install the Debian packages that are missing, and say why each is needed
 	@tools/install-packages

@@ -2,11 +2,12 @@
 //! that can be corrected while the machine is on ([`ExitCode::may_change`]). `ros-install.service` does not restart it after
 //! the other codes (`RestartPreventExitStatus=`).
 
+#[cfg(feature = "agent")]
+mod exchange;
+
 use crate::console::questions::DeclinedError;
-use crate::session::ExchangeError;
 use crate::settings::Source;
 use crate::upgrade::UpgradeError;
-use attest::TpmError;
 
 /// Exit status of a command. The numbers are an interface: units and scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,22 +50,6 @@ impl From<&DeclinedError> for ExitCode {
             DeclinedError::NoDisk => Self::NoTarget,
             DeclinedError::Console(_) => Self::Failed,
         }
-    }
-}
-
-impl From<&ExchangeError> for ExitCode {
-    fn from(error: &ExchangeError) -> Self {
-        match error {
-            ExchangeError::Tpm(error) => error.into(),
-            error if error.may_succeed_later() => Self::Failed,
-            _ => Self::Refused,
-        }
-    }
-}
-
-impl From<&TpmError> for ExitCode {
-    fn from(error: &TpmError) -> Self {
-        if error.may_succeed_later() { Self::Failed } else { Self::NoTpm }
     }
 }
 

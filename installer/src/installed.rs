@@ -6,6 +6,7 @@ pub mod health_checks;
 pub mod healthy;
 pub mod host_identity;
 pub mod issue;
+#[cfg(feature = "agent")]
 pub mod operator_settings;
 pub mod recovery;
 pub mod reinstall;

@@ -2,14 +2,18 @@
 //! system bootable.
 
 pub mod boot;
+#[cfg(feature = "agent")]
 pub mod cli;
 pub mod clock;
+#[cfg(feature = "agent")]
 pub mod commands;
 pub mod console;
+pub mod container;
 pub mod exit_code;
 pub mod installed;
 pub mod path_error;
 pub mod provision;
+#[cfg(feature = "agent")]
 pub mod session;
 pub mod settings;
 pub mod upgrade;

@@ -1,8 +1,10 @@
 //! The settings of an installation. They come from several sources, weakest first, and are resolved once into one
 //! value.
 
+pub mod document;
 mod gather;
 mod layer;
+#[cfg(feature = "agent")]
 pub mod sources;
 
 use disk::plan::DeviceSelector;

@@ -10,16 +10,22 @@
 //! upgrade begins anew.
 
 pub mod attempt;
+mod candidate;
 mod error;
+#[cfg(feature = "agent")]
 mod image;
+mod lock;
 pub mod order;
 pub mod plan;
 mod slot_folder;
 mod system;
 mod write;
 
+pub use candidate::Candidate;
 pub use error::UpgradeError;
+#[cfg(feature = "agent")]
 pub use image::Image;
+pub use lock::UpgradeLock;
 pub use plan::{Decision, PlanError, ReleaseName, Slots};
 pub use system::slots;
-pub use write::{check_release, write};
+pub use write::choose;

@@ -92,7 +92,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let iso = options.output.join(format!("ros-{version}-{}.iso", architecture::X86_64));
     progress::stage("writing the ISO", || format::iso::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
     let upgrade = progress::stage("writing the upgrade image", || {
-        upgrade_image::write(&folder, &manifest, options.epoch, &options.output)
+        upgrade_image::write(&folder, &manifest, &options.container_installer, options.epoch, &options.output)
     })?;
 
     report(
@@ -120,7 +120,12 @@ fn check(options: &BuildOptions) -> Result<()> {
         !version.is_empty() && version.len() <= 64 && version.bytes().all(plain),
         "--version {version:?}: use up to 64 letters, digits, `.`, `-`, `_`, `+`; it becomes part of file names"
     );
-    for (option, path) in [("--installer", &options.installer), ("--init", &options.init)] {
+    let programs = [
+        ("--installer", &options.installer),
+        ("--init", &options.init),
+        ("--container-installer", &options.container_installer),
+    ];
+    for (option, path) in programs {
         ensure!(path.is_file(), "{option} {}: no such file; build it with cargo first", path.display());
     }
     if let Some(minimum) = &options.minimum_version {

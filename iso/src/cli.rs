@@ -46,6 +46,9 @@ pub struct BuildOptions {
     /// The statically linked ros-init program to put into the initrd
     #[arg(long, value_name = "FILE")]
     pub init: PathBuf,
+    /// The statically linked container-installer program to put into the upgrade image
+    #[arg(long, value_name = "FILE")]
+    pub container_installer: PathBuf,
     /// Folder of files to copy over the base system, at their final paths
     #[arg(long, value_name = "DIR", default_value = "overlay")]
     pub overlay: PathBuf,

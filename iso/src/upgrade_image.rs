@@ -1,15 +1,16 @@
 //! The container image of a release, from which machines are upgraded.
 //!
-//! Its layers are the small files of the release and its root image. They are annotated, so that a machine fetches no other
-//! layer of an image that somebody built on this one. The first is gzipped: the kernel and the initrd are compressed already,
-//! but GRUB, shim and MokManager are not, and the layer has 15.9 instead of 18.5 MB. The root image is compressed inside; gzip
-//! would only take time.
+//! Its layers are the small files of the release, its root image, and the program that upgrades a host from a container.
+//! They are annotated, so that a machine, which has a program of its own, fetches the first two and no layer of an image that
+//! somebody built on this one. The first is gzipped: the kernel and the initrd are compressed already, but GRUB, shim and
+//! MokManager are not, and the layer has 15.9 instead of 18.5 MB. The root image is compressed inside; gzip would only take
+//! time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use registry::{CONTENT_ANNOTATION, CONTENT_RELEASE, RELEASE_ANNOTATION};
+use registry::{CONTENT_ANNOTATION, CONTENT_INSTALLER, CONTENT_RELEASE, RELEASE_ANNOTATION};
 use release::signature::{self, SIGNATURES};
 use release::{MANIFEST, ReleaseManifest, manifest_digest};
 use serde::Serialize;
@@ -19,6 +20,10 @@ use crate::oci::{self, Image, Layer};
 
 /// The folder of the release in the image.
 const RELEASE: &str = "release";
+const PROGRAM: &str = "usr/sbin/ros-installer";
+/// The name by which Plans run the program, as they did that of the first release. It is also the entry point: the program
+/// needs no arguments under this name.
+const PLAN_NAME: &str = "usr/sbin/suc-upgrade";
 
 /// What was written, a part of the result of a build.
 #[derive(Debug, Serialize)]
@@ -30,8 +35,9 @@ pub struct Written {
     pub image_digest: String,
 }
 
-/// Writes `<output>/ros-<version>.oci.tar` from the release in `folder`.
-pub fn write(folder: &Path, manifest: &ReleaseManifest, epoch: u32, output: &Path) -> Result<Written> {
+/// Writes `<output>/ros-<version>.oci.tar` from the release in `folder`. `program` upgrades a host; it needs no libraries,
+/// because the image has none.
+pub fn write(folder: &Path, manifest: &ReleaseManifest, program: &Path, epoch: u32, output: &Path) -> Result<Written> {
     let bytes = fs::read(folder.join(MANIFEST)).with_context(|| format!("reading {MANIFEST}"))?;
     let digest = manifest_digest(&bytes);
     let image = Image {
@@ -40,7 +46,7 @@ pub fn write(folder: &Path, manifest: &ReleaseManifest, epoch: u32, output: &Pat
         description: "A release of RancherOS",
         version: &manifest.version,
         user: "0:0",
-        entrypoint: &[],
+        entrypoint: &[&format!("/{PLAN_NAME}")],
         environment: &[],
         ports: &[],
         annotations: &[(RELEASE_ANNOTATION, &digest)],
@@ -49,6 +55,7 @@ pub fn write(folder: &Path, manifest: &ReleaseManifest, epoch: u32, output: &Pat
     let layers = [
         Layer::gzip(&small_files(folder, manifest)?, epoch)?.annotated(CONTENT_ANNOTATION, CONTENT_RELEASE),
         Layer::plain(&root_image(folder, manifest)?, epoch)?.annotated(CONTENT_ANNOTATION, CONTENT_RELEASE),
+        Layer::gzip(&programs(program)?, epoch)?.annotated(CONTENT_ANNOTATION, CONTENT_INSTALLER),
     ];
     let path = output.join(format!("ros-{}.oci.tar", manifest.version));
     let image_digest = oci::write(&image, &layers, &path)?;
@@ -74,6 +81,13 @@ fn root_image(folder: &Path, manifest: &ReleaseManifest) -> Result<Tree> {
     let mut tree = Tree::default();
     let name = &manifest.root.name;
     tree.insert(&format!("{RELEASE}/{name}"), Node::stored(0o644, &folder.join(name))?)?;
+    Ok(tree)
+}
+
+fn programs(program: &Path) -> Result<Tree> {
+    let mut tree = Tree::default();
+    tree.insert(PROGRAM, Node::stored(0o755, program)?)?;
+    tree.insert(PLAN_NAME, Node::link("ros-installer"))?;
     Ok(tree)
 }
 
@@ -118,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_holds_the_release_and_its_signatures() {
+    fn an_image_holds_the_release_its_signatures_and_the_program_that_upgrades() {
         let folder = tempfile::tempdir().unwrap();
         release::fixtures::write_tiny_release(folder.path(), &[5; 8192]);
         let (manifest, bytes) = release::read_manifest(folder.path()).unwrap();
@@ -126,7 +140,9 @@ mod tests {
         fs::write(folder.path().join(SIGNATURES).join("0123456789abcdef"), b"signature").unwrap();
         fs::write(folder.path().join("leftover"), b"x").unwrap();
         let output = tempfile::tempdir().unwrap();
-        let write = || write(folder.path(), &manifest, 7, output.path()).unwrap();
+        let program = output.path().join("container-installer");
+        fs::write(&program, b"program").unwrap();
+        let write = || write(folder.path(), &manifest, &program, 7, output.path()).unwrap();
 
         let written = write();
         assert!(written.image.ends_with("ros-0.1.0.oci.tar"));
@@ -144,11 +160,12 @@ mod tests {
             "release/release.json.sig.d/0123456789abcdef",
             "release/vmlinuz",
         ];
-        assert_eq!(layers, [&small[..], &["release/root.erofs"]]);
-        assert_eq!(config["config"]["Entrypoint"], serde_json::json!([]));
+        let programs = ["usr/sbin/ros-installer", "usr/sbin/suc-upgrade"];
+        assert_eq!(layers, [&small[..], &["release/root.erofs"], &programs]);
+        assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/usr/sbin/suc-upgrade"]));
         assert_eq!(image["annotations"][RELEASE_ANNOTATION], manifest_digest(&bytes));
         let content = |index: usize| image["layers"][index]["annotations"][CONTENT_ANNOTATION].clone();
-        assert_eq!([content(0), content(1)], [CONTENT_RELEASE, CONTENT_RELEASE]);
+        assert_eq!([content(0), content(1), content(2)], [CONTENT_RELEASE, CONTENT_RELEASE, CONTENT_INSTALLER]);
         write();
         assert!(fs::read(&written.image).unwrap() == once, "the same inputs give the same bytes");
     }

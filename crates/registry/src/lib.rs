@@ -17,7 +17,7 @@ mod tests;
 mod unpack;
 
 pub use error::RegistryError;
-pub use manifest::{CONTENT_ANNOTATION, CONTENT_RELEASE, RELEASE_ANNOTATION};
+pub use manifest::{CONTENT_ANNOTATION, CONTENT_INSTALLER, CONTENT_RELEASE, RELEASE_ANNOTATION};
 pub use pull::{Inspected, Pulled, inspect, pull};
 pub use push::{PushProgress, Pushed, push};
 pub use reference::Reference;

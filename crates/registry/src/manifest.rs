@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 pub const CONTENT_ANNOTATION: &str = "rancheros.cattle.io/content";
 /// Files below `release/`.
 pub const CONTENT_RELEASE: &str = "release";
+/// The content of the layer with the program that upgrades a host from a container.
+pub const CONTENT_INSTALLER: &str = "installer";
 
 /// The annotation of an image with the digest of its `release.json`, `sha256:` and hex.
 pub const RELEASE_ANNOTATION: &str = "rancheros.cattle.io/release";
@@ -215,7 +217,7 @@ mod tests {
     #[test]
     fn layers_that_hold_something_else_are_left_out() {
         let mut other = layer(7);
-        other["annotations"] = json!({CONTENT_ANNOTATION: "installer"});
+        other["annotations"] = json!({CONTENT_ANNOTATION: CONTENT_INSTALLER});
         other["mediaType"] = json!("something/else");
         let mut release = layer(5);
         release["annotations"] = json!({CONTENT_ANNOTATION: CONTENT_RELEASE});

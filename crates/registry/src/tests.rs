@@ -4,10 +4,12 @@ mod fake;
 
 use crate::download::Patience;
 use crate::pull::pull_with;
-use crate::{CONTENT_ANNOTATION, Inspected, Pulled, RELEASE_ANNOTATION, RegistriesFile, RegistryError, push};
+use crate::{
+    CONTENT_ANNOTATION, CONTENT_INSTALLER, Inspected, Pulled, RELEASE_ANNOTATION, RegistriesFile, RegistryError, push,
+};
 use axum::http::StatusCode;
 use fake::FakeRegistry;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -129,12 +131,17 @@ async fn a_folder_is_used_again_and_a_strange_one_is_not() {
 async fn layers_of_other_content_are_not_fetched() {
     let registry = FakeRegistry::start().await;
     let mut program = registry.put_blob(&layer(&[("installer", b"x")]));
-    program["annotations"] = json!({CONTENT_ANNOTATION: "installer"});
+    program["annotations"] = json!({CONTENT_ANNOTATION: CONTENT_INSTALLER});
     let release = registry.put_blob(&layer(&[("release.json", b"{}")]));
     registry.put_manifest("1", &json!({"layers": [release, program]}));
     let folder = TempDir::new().unwrap();
     pull_into(&registry, "os/ros:1", folder.path()).await.unwrap();
     assert!(!folder.path().join("installer").exists());
+    let asked = |layer: &Value| {
+        let digest = layer["digest"].as_str().unwrap();
+        registry.change(|content| content.log.iter().any(|line| line.contains(digest)))
+    };
+    assert!(asked(&release) && !asked(&program));
 }
 
 #[tokio::test]

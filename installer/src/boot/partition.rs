@@ -29,6 +29,9 @@ pub fn with_mounted_device<T, E: From<PathError>>(
     let lock = File::create(LOCK).map_err(PathError::of("creating", LOCK))?;
     lock.lock().map_err(PathError::of("locking", LOCK))?;
     fs::create_dir_all(MOUNT_POINT).map_err(PathError::of("creating", MOUNT_POINT))?;
+    // With the lock held, nobody uses a mount that is there: it was left by a process that was killed, or was copied into
+    // the mount namespace of a container while somebody on the host had it.
+    while umount2(MOUNT_POINT, MntFlags::MNT_DETACH).is_ok() {}
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     flags.set(MsFlags::MS_RDONLY, read_only);
     mount(Some(device), MOUNT_POINT, Some("vfat"), flags, Some("umask=0077"))

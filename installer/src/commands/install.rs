@@ -17,7 +17,7 @@ use crate::session::identity::Identity;
 use crate::session::relay::Relay;
 use crate::session::websocket::WebSocketTransport;
 use crate::session::{Backoff, Exchange};
-use crate::settings::sources::{self, DocumentError};
+use crate::settings::sources::{self, FetchError};
 use crate::settings::{Gathered, Source};
 use anyhow::Context;
 use boot_contract::{Milestone, paths::MEDIUM_RELEASE};
@@ -282,7 +282,7 @@ async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &mut 
 /// Retries a download until it succeeds or fails permanently. `code` is the exit code of a failure.
 async fn retry_download<R>(
     code: ExitCode,
-    mut attempt: impl AsyncFnMut() -> Result<R, DocumentError>,
+    mut attempt: impl AsyncFnMut() -> Result<R, FetchError>,
 ) -> anyhow::Result<R> {
     let mut backoff = Backoff::local();
     loop {

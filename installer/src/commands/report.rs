@@ -15,7 +15,7 @@ use crate::provision::join;
 use crate::session::identity::Identity;
 use crate::session::websocket::WebSocketTransport;
 use crate::session::{Exchange, ExchangeError};
-use crate::settings::sources::INSTALLED_FILE;
+use crate::settings::document::INSTALLED_FILE;
 use crate::settings::{Gathered, Layer, Source};
 use crate::upgrade::{attempt, order};
 use anyhow::Context;

@@ -1,31 +1,22 @@
 //! `upgrade`: writes a release to the other slot and makes it the one that is started next.
 
-use crate::boot::state_file;
 use crate::cli::{Output, UpgradeOptions};
 use crate::console::{self, ProgressDisplay, announce, progress_output};
 use crate::exit_code::ExitCode;
-use crate::installed::release_keys;
-use crate::upgrade::attempt::Record;
 use crate::upgrade::order::{self, OrderError, TakenOrder};
-use crate::upgrade::{self, Decision, Image, ReleaseName, Slots, UpgradeError};
+use crate::upgrade::{self, Candidate, Decision, Image, ReleaseName, Slots, UpgradeError, UpgradeLock};
 use anyhow::Context;
 use boot_contract::{Milestone, Slot};
 use command::Command;
 use protocol::{UpgradeOrder, error_chain};
-use release::signature::{self, Trust};
-use release::{ReleaseSource, manifest_digest, read_manifest_bytes};
+use release::signature::Trust;
 use serde_json::json;
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Instant;
 
-/// Held by the upgrade that runs.
-const LOCK: &str = "/run/ros/upgrade.lock";
-
 pub async fn run(options: &UpgradeOptions) -> anyhow::Result<()> {
-    let lock = File::create(LOCK).with_context(|| format!("creating {LOCK}"))?;
-    lock.try_lock().context("another upgrade runs on this machine: wait for it")?;
+    let _lock = UpgradeLock::take()?.context("another upgrade runs on this machine: wait for it")?;
     let outcome = if options.ordered { ordered(options).await } else { upgrade(options, None).await };
     let upgrade = outcome.map_err(|error| ExitCode::from(&error).with(error))?;
     if options.check {
@@ -76,7 +67,9 @@ async fn upgrade(options: &UpgradeOptions, order: Option<&UpgradeOrder>) -> Resu
         // A release that a slot holds is not fetched again, unless it has to be written again.
         let decision = slots.decide(&held, options.retry)?;
         if !matches!(decision, Decision::Write(_)) {
-            act(options, &slots, decision)?;
+            if !options.check {
+                upgrade::choose(&slots, decision)?;
+            }
             return Ok(Upgrade { release: held, trust: None, decision });
         }
     }
@@ -100,67 +93,45 @@ fn check_order(order: Option<&UpgradeOrder>, found: &ReleaseName) -> Result<(), 
     }
 }
 
-/// Signature first, then the manifest, then every digest, then the first write.
 fn from_folder(
     options: &UpgradeOptions,
     slots: &Slots,
     folder: &Path,
     order: Option<&UpgradeOrder>,
 ) -> Result<Upgrade, UpgradeError> {
-    let trust = signature::verify(folder, &read_manifest_bytes(folder)?, &release_keys::trusted(Path::new("/"))?)?;
-    let source = ReleaseSource::open(folder)?;
-    let digest = manifest_digest(source.manifest_bytes());
-    let release = ReleaseName { version: source.manifest().version.clone(), digest };
-    check_order(order, &release)?;
-    if let Some(minimum) = Record::read(Path::new("/"))?.minimum_version {
-        minimum.admits(&release.version)?;
-    }
-    let decision = slots.decide(&release, options.retry)?;
-    upgrade::check_release(&source, folder)?;
-    if let Trust::UnsignedAllowed = trust {
+    let candidate = Candidate::open(folder)?;
+    check_order(order, candidate.name())?;
+    let decision = slots.decide(candidate.name(), options.retry)?;
+    candidate.check()?;
+    if let Trust::UnsignedAllowed = candidate.trust() {
         console::note("this machine has no keys for releases, so that it takes unsigned ones");
     }
-    match decision {
-        Decision::Write(slot) if !options.check => write(options, slots, slot, &source, folder, &trust)?,
-        decision => act(options, slots, decision)?,
+    if !options.check {
+        carry_out(options, slots, decision, &candidate)?;
     }
-    Ok(Upgrade { release, trust: Some(trust), decision })
+    Ok(Upgrade { release: candidate.name().clone(), trust: Some(candidate.trust().clone()), decision })
 }
 
-/// Carries out a decision that writes no slot.
-fn act(options: &UpgradeOptions, slots: &Slots, decision: Decision) -> Result<(), UpgradeError> {
-    let next = match decision {
-        Decision::StartRunning => slots.running,
-        Decision::Start(slot) => slot,
-        Decision::Runs | Decision::WaitsForRestart(_) | Decision::Write(_) => return Ok(()),
-    };
-    if options.check {
-        return Ok(());
-    }
-    state_file::change(|state| {
-        state.choose(next);
-    })?;
-    Ok(())
-}
-
-fn write(
+fn carry_out(
     options: &UpgradeOptions,
     slots: &Slots,
-    slot: Slot,
-    source: &ReleaseSource,
-    folder: &Path,
-    trust: &Trust,
+    decision: Decision,
+    candidate: &Candidate,
 ) -> Result<(), UpgradeError> {
-    let version = &source.manifest().version;
-    tell(options, Milestone::Planned, format!("release {version} in slot {slot}"));
+    let version = &candidate.name().version;
+    if let Decision::Write(slot) = decision {
+        tell(options, Milestone::Planned, format!("release {version} in slot {slot}"));
+    }
     let (output, redraws) = match options.output {
         Output::Text => progress_output(),
         Output::Json => (Box::new(io::stderr()) as Box<dyn Write>, io::stderr().is_terminal()),
     };
     let mut display = ProgressDisplay::new(output, redraws, Instant::now());
-    upgrade::write(slots, slot, source, folder, trust, &mut |progress| display.show(progress, Instant::now()))?;
+    candidate.carry_out(slots, decision, &mut |progress| display.show(progress, Instant::now()))?;
     display.end_line();
-    tell(options, Milestone::Verified, format!("release {version} reads back as it was written"));
+    if let Decision::Write(_) = decision {
+        tell(options, Milestone::Verified, format!("release {version} reads back as it was written"));
+    }
     Ok(())
 }
 

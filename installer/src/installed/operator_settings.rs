@@ -5,7 +5,7 @@ use crate::installed::files::{remove_if_present, write_secret};
 use crate::path_error::PathError;
 use crate::session::ExchangeError;
 use crate::session::websocket::{EndpointError, WebSocketTransport};
-use crate::settings::sources::{self, DocumentError, INSTALLED_FILE};
+use crate::settings::document::{self, DocumentError, INSTALLED_FILE};
 use boot_contract::paths::below;
 use cloud_config::CloudConfig;
 use cloud_config::normal_key;
@@ -58,7 +58,7 @@ pub enum KeepError {
 pub fn keep(root: &Path, sent: &OperatorSettings, proven: Kept) -> Result<bool, KeepError> {
     sent.check().map_err(KeepError::Unusable)?;
     let [newest, previous] = [INSTALLED_FILE, PREVIOUS_FILE].map(|file| below(root, file));
-    let before = sources::read(&newest)?.unwrap_or_default();
+    let before = document::read(&newest)?.unwrap_or_default();
     let after = with(&before, sent);
     let moves = [URL, AUTHORITIES].iter().any(|key| setting(&before, key) != setting(&after, key));
     if !moves && proven == Kept::Newest {
@@ -149,7 +149,7 @@ mod tests {
         OperatorSettings { revision: revision.parse().unwrap(), registration_url: url.into(), authorities }
     }
     fn kept(root: &TempDir, file: &str, key: &str) -> Option<Value> {
-        setting(&sources::read(&root.path().join(file)).unwrap().unwrap(), key)
+        setting(&document::read(&root.path().join(file)).unwrap().unwrap(), key)
     }
 
     #[test]

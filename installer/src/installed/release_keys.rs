@@ -1,6 +1,6 @@
 //! The keys by which this machine takes releases: those of its image, and those of its cloud-config.
 
-use crate::settings::sources;
+use crate::settings::document;
 use boot_contract::paths::{OEM_CLOUD_CONFIG, RELEASE_KEYS, below};
 use protocol::error_chain;
 use release::signature::{SignatureError, TrustedKeys};
@@ -16,7 +16,7 @@ pub fn trusted(root: &Path) -> Result<TrustedKeys, SignatureError> {
         file: OEM_CLOUD_CONFIG.to_owned(),
         reason: error_chain(error),
     };
-    if let Some(config) = sources::read(&below(root, OEM_CLOUD_CONFIG)).map_err(|error| of_config(&error))? {
+    if let Some(config) = document::read(&below(root, OEM_CLOUD_CONFIG)).map_err(|error| of_config(&error))? {
         let texts = cloud_config::release_keys(&config).map_err(|error| of_config(&error))?;
         for (index, pem) in texts.into_iter().enumerate() {
             keys.add_pem(&format!("rancheros.release.keys[{index}] of {OEM_CLOUD_CONFIG}"), pem.as_bytes())?;

@@ -1,6 +1,6 @@
 //! Collects the settings of all sources and resolves them again when one is added.
 
-use super::sources::{self, DocumentError};
+use super::document::{self, DocumentError, MEDIUM_FILE};
 use super::{Layer, Resolved, SettingError, Settings, Source, resolve};
 use cloud_config::{CloudConfig, Lists};
 use std::path::Path;
@@ -25,8 +25,8 @@ impl Gathered {
     /// The settings that need no network: those of the settings file (the medium's, unless `file` names another), the
     /// kernel command line, and flags.
     pub fn from_machine(root: &Path, file: Option<&Path>, flags: Layer) -> Result<Self, GatherError> {
-        let medium = root.join(sources::MEDIUM_FILE);
-        let document = sources::read(file.unwrap_or(&medium))?.unwrap_or_default();
+        let medium = root.join(MEDIUM_FILE);
+        let document = document::read(file.unwrap_or(&medium))?.unwrap_or_default();
         // An unreadable command line counts as empty; every kernel has one.
         let line = std::fs::read_to_string(root.join("proc/cmdline")).unwrap_or_default();
         let mut gathered =
@@ -76,7 +76,7 @@ mod tests {
         std::fs::create_dir_all(root.path().join("run/ros/medium")).unwrap();
         std::fs::create_dir_all(root.path().join("proc")).unwrap();
         let medium = "hostname: a\nntp: {enabled: true}\nrancheros: {install: {device: /dev/sda, tty: ttyS0}}\n";
-        std::fs::write(root.path().join(sources::MEDIUM_FILE), medium).unwrap();
+        std::fs::write(root.path().join(MEDIUM_FILE), medium).unwrap();
         std::fs::write(root.path().join("proc/cmdline"), "quiet rancheros.install.tty=ttyS1").unwrap();
         let mut flags = Layer::new(Source::Flag);
         flags.set("device", "/dev/vdb");

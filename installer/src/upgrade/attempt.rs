@@ -101,6 +101,11 @@ impl Record {
         }
     }
 
+    /// Whether `release` is on its way to run, or its failure was not recorded yet.
+    pub fn attempts(&self, release: &ReleaseName) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.release == release.digest)
+    }
+
     pub fn write(&self, root: &Path) -> Result<(), AttemptError> {
         let bytes = serde_json::to_vec(self).map_err(|error| AttemptError::Write(error.into()))?;
         write_secret(&below(root, FILE), &bytes).map_err(AttemptError::Write)

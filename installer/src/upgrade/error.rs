@@ -7,7 +7,6 @@ use crate::upgrade::order::OrderError;
 use disk::layout::Size;
 use disk::rewrite::RewriteError;
 use machine::installed::PartitionGuidError;
-use registry::RegistryError;
 use release::signature::SignatureError;
 use release::{ReleaseError, TooOld};
 use std::io;
@@ -19,8 +18,9 @@ pub enum UpgradeError {
     NotInstalled,
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[cfg(feature = "agent")]
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(#[from] registry::RegistryError),
     #[error(transparent)]
     Signature(#[from] SignatureError),
     #[error(transparent)]
@@ -72,6 +72,7 @@ impl UpgradeError {
         match self {
             Self::NotInstalled => "NotInstalled",
             Self::Plan(error) => error.reason(),
+            #[cfg(feature = "agent")]
             Self::Registry(error) => error.reason(),
             Self::Signature(error) => error.reason(),
             Self::Release(_) | Self::RootImage(_) | Self::RootImageDigest { .. } => "ReleaseUnusable",

@@ -93,6 +93,11 @@ impl Slots {
         Ok(Decision::Write(other))
     }
 
+    /// Whether the running slot is marked as good.
+    pub fn runs_from_a_good_slot(&self) -> bool {
+        self.slot_state(self.running) == SlotState::Good
+    }
+
     /// The name of the release with this digest, if a slot holds it.
     pub fn held(&self, digest: &str) -> Option<ReleaseName> {
         [&self.a, &self.b].into_iter().flatten().find(|held| held.digest == digest).cloned()

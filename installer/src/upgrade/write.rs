@@ -2,7 +2,7 @@
 
 use super::attempt::{Attempt, Record};
 use super::error::UpgradeError;
-use super::plan::{ReleaseName, Slots};
+use super::plan::{Decision, ReleaseName, Slots};
 use super::slot_folder;
 use crate::boot::{partition, state_file};
 use crate::installed::boot_progress;
@@ -19,7 +19,7 @@ use std::env::consts::ARCH;
 use std::path::{Path, PathBuf};
 
 /// Checks that the release is for this machine and that every file has its digest. Nothing is written before.
-pub fn check_release(release: &ReleaseSource, folder: &Path) -> Result<(), UpgradeError> {
+pub(super) fn check_release(release: &ReleaseSource, folder: &Path) -> Result<(), UpgradeError> {
     let manifest = release.manifest();
     if manifest.architecture != ARCH {
         let machine = ARCH.to_owned();
@@ -35,7 +35,7 @@ pub fn check_release(release: &ReleaseSource, folder: &Path) -> Result<(), Upgra
 }
 
 /// Writes the release in `folder` to `slot` and makes it the one that is started next, on trial. `slot` does not run.
-pub fn write(
+pub(super) fn write(
     slots: &Slots,
     slot: Slot,
     release: &ReleaseSource,
@@ -67,6 +67,19 @@ pub fn write(
     Record { attempt: Some(Attempt::new(slot, &name, minimum_version)), ..Record::read(root)? }.write(root)?;
     state_file::change(|state| {
         state.take_new(slot);
+    })
+    .map_err(UpgradeError::from)
+}
+
+/// Carries out a decision that writes no slot: the slot that is started next.
+pub fn choose(slots: &Slots, decision: Decision) -> Result<(), UpgradeError> {
+    let next = match decision {
+        Decision::StartRunning => slots.running,
+        Decision::Start(slot) => slot,
+        Decision::Runs | Decision::WaitsForRestart(_) | Decision::Write(_) => return Ok(()),
+    };
+    state_file::change(|state| {
+        state.choose(next);
     })
     .map_err(UpgradeError::from)
 }

@@ -1,0 +1,144 @@
+//! `ros-installer` in the upgrade image: it upgrades the host that it runs on, for the upgrade Jobs of a cluster.
+//!
+//! ```text
+//! pod 1: release written ─► host asked to restart ─► killed with it
+//! pod 2: on trial: waits ─► good: exit 0
+//!        fell back: writes nothing, ends at once with the reason in its termination message
+//! ```
+//!
+//! Each pod decides anew from what it finds on the host's disk, because nothing else survives the restart: the status of
+//! the first pod is lost, and the kubelet may start the same container again in place of a second pod.
+
+pub mod cli;
+mod host;
+mod restart;
+mod step;
+mod termination;
+
+use crate::console::{self, ProgressDisplay, announce, progress_output};
+use crate::exit_code::ExitCode;
+use crate::upgrade::attempt::Record;
+use crate::upgrade::{self, Candidate, Decision, Slots, UpgradeError, UpgradeLock};
+use boot_contract::Milestone;
+use cli::UpgradeOptions;
+pub use host::HostError;
+pub use restart::RestartError;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+pub use step::{Refusal, Step, WaitFor};
+pub use termination::TerminationMessage;
+
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why the release does not run. Unless an error says otherwise, the host starts what it started before.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Upgrade(#[from] UpgradeError),
+    #[error(transparent)]
+    Refusal(#[from] Refusal),
+    #[error(transparent)]
+    Restart(#[from] RestartError),
+    #[error("waited {minutes} minutes in vain for {0}", minutes = .0.limit().as_secs() / 60)]
+    TookTooLong(WaitFor),
+}
+
+impl From<&ContainerError> for ExitCode {
+    fn from(error: &ContainerError) -> Self {
+        match error {
+            ContainerError::Upgrade(error) => error.into(),
+            ContainerError::Refusal(_) => Self::Release,
+            ContainerError::Host(_) | ContainerError::Restart(_) | ContainerError::TookTooLong(_) => Self::Failed,
+        }
+    }
+}
+
+/// Returns when the release runs and its slot is good or, if no restart is wanted, when it is started next. Changes the
+/// root folder of this process to that of the host.
+pub fn upgrade(options: &UpgradeOptions) -> Result<(), ContainerError> {
+    let release = host::enter(&options.host, &options.release)?;
+    if options.reboot {
+        restart::check()?;
+    }
+    let candidate = Candidate::open(&release)?;
+    let version = &candidate.name().version;
+    let mut patience = Patience::default();
+    loop {
+        let lock = UpgradeLock::take().map_err(UpgradeError::from)?;
+        let step = if lock.is_some() { take_step(&candidate)? } else { Step::Wait(WaitFor::OtherUpgrade) };
+        match step {
+            Step::Done => {
+                announce(Milestone::Healthy, format!("release {version} runs"));
+                return Ok(());
+            }
+            Step::CarryOut(_) => {}
+            Step::Restart if options.reboot => {
+                announce(Milestone::Rebooting, format!("into release {version}"));
+                restart::request()?;
+                // Ends with the host. The lock is kept, so that nobody writes a slot while the host stops.
+                sleep(WaitFor::Restart.limit());
+                return Err(ContainerError::TookTooLong(WaitFor::Restart));
+            }
+            Step::Restart => {
+                console::note(format!("release {version} is started next; restart the host"));
+                return Ok(());
+            }
+            Step::Wait(what) => {
+                // The lock is free meanwhile, for somebody at the machine.
+                drop(lock);
+                patience.wait(what)?;
+            }
+        }
+    }
+}
+
+/// Decides on the next step, and takes it if it is one that changes the disk.
+fn take_step(candidate: &Candidate) -> Result<Step, ContainerError> {
+    let slots = upgrade::slots()?;
+    let record = Record::read(Path::new("/")).map_err(UpgradeError::from)?;
+    let step = step::next(&slots, &record, candidate.name())?;
+    if let Step::CarryOut(decision) = step {
+        carry_out(candidate, &slots, decision)?;
+    }
+    Ok(step)
+}
+
+fn carry_out(candidate: &Candidate, slots: &Slots, decision: Decision) -> Result<(), UpgradeError> {
+    let version = &candidate.name().version;
+    if let Decision::Write(slot) = decision {
+        candidate.check()?;
+        announce(Milestone::Planned, format!("release {version} in slot {slot}"));
+    }
+    let (output, redraws) = progress_output();
+    let mut display = ProgressDisplay::new(output, redraws, Instant::now());
+    candidate.carry_out(slots, decision, &mut |progress| display.show(progress, Instant::now()))?;
+    display.end_line();
+    announce(Milestone::Verified, format!("release {version} is on the disk and is started next"));
+    Ok(())
+}
+
+/// What is waited for, and since when.
+#[derive(Default)]
+struct Patience {
+    waits: Option<(WaitFor, Instant)>,
+}
+
+impl Patience {
+    /// Waits a moment, unless that has been done for too long.
+    fn wait(&mut self, what: WaitFor) -> Result<(), ContainerError> {
+        let now = Instant::now();
+        let since = self.waits.filter(|(before, _)| *before == what).map_or(now, |(_, since)| since);
+        if since == now {
+            console::note(format!("waiting for {what}"));
+        }
+        if now.duration_since(since) >= what.limit() {
+            return Err(ContainerError::TookTooLong(what));
+        }
+        self.waits = Some((what, since));
+        sleep(INTERVAL);
+        Ok(())
+    }
+}
