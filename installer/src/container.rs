@@ -10,6 +10,7 @@
 //! the first pod is lost, and the kubelet may start the same container again in place of a second pod.
 
 pub mod cli;
+mod cloud_config;
 mod host;
 mod restart;
 mod step;
@@ -17,6 +18,8 @@ mod termination;
 
 use crate::console::{self, ProgressDisplay, announce, progress_output};
 use crate::exit_code::ExitCode;
+use crate::path_error::PathError;
+use crate::settings::document::{self, DocumentError};
 use crate::upgrade::attempt::Record;
 use crate::upgrade::{self, Candidate, Decision, Slots, UpgradeError, UpgradeLock};
 use boot_contract::Milestone;
@@ -37,6 +40,10 @@ pub enum ContainerError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
+    CloudConfig(#[from] DocumentError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error(transparent)]
     Upgrade(#[from] UpgradeError),
     #[error(transparent)]
     Refusal(#[from] Refusal),
@@ -51,7 +58,11 @@ impl From<&ContainerError> for ExitCode {
         match error {
             ContainerError::Upgrade(error) => error.into(),
             ContainerError::Refusal(_) => Self::Release,
-            ContainerError::Host(_) | ContainerError::Restart(_) | ContainerError::TookTooLong(_) => Self::Failed,
+            ContainerError::Host(_)
+            | ContainerError::CloudConfig(_)
+            | ContainerError::Path(_)
+            | ContainerError::Restart(_)
+            | ContainerError::TookTooLong(_) => Self::Failed,
         }
     }
 }
@@ -59,16 +70,26 @@ impl From<&ContainerError> for ExitCode {
 /// Returns when the release runs and its slot is good or, if no restart is wanted, when it is started next. Changes the
 /// root folder of this process to that of the host.
 pub fn upgrade(options: &UpgradeOptions) -> Result<(), ContainerError> {
+    let over = document::read(&options.cloud_config)?.unwrap_or_default();
     let release = host::enter(&options.host, &options.release)?;
     if options.reboot {
         restart::check()?;
     }
     let candidate = Candidate::open(&release)?;
+    candidate.note_trust();
     let version = &candidate.name().version;
     let mut patience = Patience::default();
     loop {
-        let lock = UpgradeLock::take().map_err(UpgradeError::from)?;
-        let step = if lock.is_some() { take_step(&candidate)? } else { Step::Wait(WaitFor::OtherUpgrade) };
+        let lock = UpgradeLock::take()?;
+        let config = cloud_config::merged(Path::new("/"), &over)?;
+        let step = match &lock {
+            Some(_) => take_step(&candidate, config.is_some())?,
+            None => Step::Wait(WaitFor::OtherUpgrade),
+        };
+        if let (Step::Restart, Some(config)) = (step, &config) {
+            cloud_config::store(Path::new("/"), config)?;
+            console::note("the cloud-config was changed; the next start applies it");
+        }
         match step {
             Step::Done => {
                 announce(Milestone::Healthy, format!("release {version} runs"));
@@ -83,7 +104,7 @@ pub fn upgrade(options: &UpgradeOptions) -> Result<(), ContainerError> {
                 return Err(ContainerError::TookTooLong(WaitFor::Restart));
             }
             Step::Restart => {
-                console::note(format!("release {version} is started next; restart the host"));
+                console::note(format!("release {version} is started next: restart the host"));
                 return Ok(());
             }
             Step::Wait(what) => {
@@ -96,10 +117,10 @@ pub fn upgrade(options: &UpgradeOptions) -> Result<(), ContainerError> {
 }
 
 /// Decides on the next step, and takes it if it is one that changes the disk.
-fn take_step(candidate: &Candidate) -> Result<Step, ContainerError> {
+fn take_step(candidate: &Candidate, has_new_config: bool) -> Result<Step, ContainerError> {
     let slots = upgrade::slots()?;
     let record = Record::read(Path::new("/")).map_err(UpgradeError::from)?;
-    let step = step::next(&slots, &record, candidate.name())?;
+    let step = step::next(&slots, &record, candidate.name(), has_new_config)?;
     if let Step::CarryOut(decision) = step {
         carry_out(candidate, &slots, decision)?;
     }

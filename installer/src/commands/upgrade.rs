@@ -103,9 +103,7 @@ fn from_folder(
     check_order(order, candidate.name())?;
     let decision = slots.decide(candidate.name(), options.retry)?;
     candidate.check()?;
-    if let Trust::UnsignedAllowed = candidate.trust() {
-        console::note("this machine has no keys for releases, so that it takes unsigned ones");
-    }
+    candidate.note_trust();
     if !options.check {
         carry_out(options, slots, decision, &candidate)?;
     }

@@ -33,6 +33,9 @@ pub struct UpgradeOptions {
     /// Restart the host when the release is on its disk
     #[arg(long)]
     pub reboot: bool,
+    /// Cloud-config to merge over that of the host, if the file exists; a Plan's Secret is there
+    #[arg(long, value_name = "FILE", default_value = "/run/data/cloud-config")]
+    pub cloud_config: PathBuf,
     /// File for the reason of a failure, if it exists: terminationMessagePath of the container
     #[arg(long, value_name = "FILE", env = "ROS_TERMINATION_MESSAGE", default_value = "/dev/termination-log")]
     pub termination_message: PathBuf,

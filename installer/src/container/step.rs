@@ -13,7 +13,7 @@ pub enum Step {
     Done,
     /// This changes the disk. Then the next step is decided on.
     CarryOut(Decision),
-    /// The host has the release and starts it next.
+    /// The host starts the release next, perhaps with another cloud-config.
     Restart,
     Wait(WaitFor),
 }
@@ -66,15 +66,14 @@ pub enum Refusal {
 }
 
 /// What brings `wanted` nearer to being the system that runs and is good. A release that failed on this machine is not
-/// tried again, even if its slot holds another one by now.
-pub fn next(slots: &Slots, record: &Record, wanted: &ReleaseName) -> Result<Step, Refusal> {
+/// tried again, even if its slot holds another one by now. `has_new_config`: the host's cloud-config has to be changed.
+pub fn next(slots: &Slots, record: &Record, wanted: &ReleaseName, has_new_config: bool) -> Result<Step, Refusal> {
     let failure = record.failure.as_ref().filter(|failure| failure.release == wanted.digest);
     let did_not_come_up =
         || Refusal::DidNotComeUp { version: wanted.version.clone(), why: failure.map(described).unwrap_or_default() };
     match slots.decide(wanted, false) {
-        Ok(Decision::Runs) => {
-            Ok(if slots.runs_from_a_good_slot() { Step::Done } else { Step::Wait(WaitFor::GoodSlot(slots.running)) })
-        }
+        Ok(Decision::Runs) if !slots.runs_from_a_good_slot() => Ok(Step::Wait(WaitFor::GoodSlot(slots.running))),
+        Ok(Decision::Runs) => Ok(if has_new_config { Step::Restart } else { Step::Done }),
         Ok(Decision::WaitsForRestart(_)) => Ok(Step::Restart),
         Ok(Decision::Write(_)) if failure.is_some() => Err(did_not_come_up()),
         Ok(decision) => Ok(Step::CarryOut(decision)),
@@ -129,7 +128,7 @@ mod tests {
     }
 
     fn decide(slots: Slots, record: &Record) -> Result<Step, Refusal> {
-        next(&slots, record, &release("new"))
+        next(&slots, record, &release("new"), false)
     }
 
     #[test]
@@ -150,6 +149,8 @@ mod tests {
         let waits = Ok(Step::Wait(WaitFor::GoodSlot(Slot::B)));
         assert_eq!(decide(host(Slot::B, Good, Trial, Slot::B, "new"), &attempted("new")), waits);
         assert_eq!(decide(host(Slot::B, Good, Good, Slot::B, "new"), &Record::default()), Ok(Step::Done));
+        let with_config = next(&host(Slot::B, Good, Good, Slot::B, "new"), &Record::default(), &release("new"), true);
+        assert_eq!(with_config, Ok(Step::Restart), "only the cloud-config is another one");
         let left = host(Slot::B, Good, Good, Slot::A, "new");
         assert_eq!(decide(left, &Record::default()), Ok(Step::CarryOut(Decision::StartRunning)));
         let other_on_trial = host(Slot::B, Good, Trial, Slot::B, "other");

@@ -5,6 +5,7 @@ use super::attempt::Record;
 use super::error::UpgradeError;
 use super::plan::{Decision, ReleaseName, Slots};
 use super::write::{check_release, choose, write};
+use crate::console;
 use crate::installed::release_keys;
 use protocol::message::Progress;
 use release::signature::{self, Trust};
@@ -40,6 +41,13 @@ impl Candidate {
 
     pub fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// Says so on the console if this machine takes unsigned releases.
+    pub fn note_trust(&self) {
+        if let Trust::UnsignedAllowed = self.trust {
+            console::note("this machine has no keys for releases, so that it takes unsigned ones");
+        }
     }
 
     /// Checks that the release is for this machine, and the digest of its root image.
