@@ -11,8 +11,10 @@ use crate::rollout::objects::PLAN_API;
 use crate::rollout::progress::{JobEnd, LocalPlan, Machine, Node, PlanStatus};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
+use protocol::bounded::cut;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +25,8 @@ const CLUSTER: &str = "fleet.cattle.io/cluster";
 /// System Upgrade Controller's labels on its Jobs.
 const JOB_PLAN: &str = "upgrade.cattle.io/plan";
 const JOB_NODE: &str = "upgrade.cattle.io/node";
+/// The most of a pod's termination message in a status, in bytes.
+const LONGEST_REASON: usize = 1024;
 /// The label that the kubelet sets on its Node.
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
@@ -100,7 +104,38 @@ async fn jobs(
     let jobs = api.list(&ListParams::default().labels(&selector)).await;
     let jobs = jobs
         .map_err(|source| ReconcileError::Reading { what: format!("Jobs of Plan {}", desired.upgrade.name), source })?;
-    Ok(jobs.items.into_iter().filter_map(|job| Some((job.labels().get(JOB_NODE)?.clone(), end_of(&job)))).collect())
+    let mut ends: BTreeMap<String, Option<JobEnd>> =
+        jobs.items.into_iter().filter_map(|job| Some((job.labels().get(JOB_NODE)?.clone(), end_of(&job)))).collect();
+    if ends.values().any(|end| matches!(end, Some(JobEnd::Failed(_)))) {
+        // The right to list Pods is given where the operator makes Plans. Without it, a Job's conditions must do.
+        let pods = Api::<v1::Pod>::namespaced(context.client.clone(), desired.plan_namespace);
+        let pods = pods.list(&ListParams::default().labels(&selector)).await.map(|list| list.items).unwrap_or_default();
+        add_reasons(&mut ends, &pods);
+    }
+    Ok(ends)
+}
+
+/// Adds the reason that the last pod of each failed Job gave.
+fn add_reasons(ends: &mut BTreeMap<String, Option<JobEnd>>, pods: &[v1::Pod]) {
+    for (node, end) in ends {
+        let Some(JobEnd::Failed(message)) = end else { continue };
+        let of_node = pods.iter().filter(|pod| pod.labels().get(JOB_NODE) == Some(node));
+        let last = of_node.filter_map(termination).max_by(|one, other| one.0.cmp(&other.0));
+        if let Some((_, reason)) = last {
+            *message = format!("{reason} ({message})");
+        }
+    }
+}
+
+/// When the upgrade ended in this pod, and its termination message.
+fn termination(pod: &v1::Pod) -> Option<(Option<Time>, String)> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find_map(|status| {
+        let states = [&status.state, &status.last_state].into_iter().flatten();
+        let ended = states.filter_map(|state| state.terminated.as_ref()).find(|ended| ended.exit_code != 0)?;
+        let message = ended.message.as_deref().map(str::trim).filter(|message| !message.is_empty())?;
+        Some((ended.finished_at.clone(), cut(message, LONGEST_REASON)))
+    })
 }
 
 fn end_of(job: &Job) -> Option<JobEnd> {
@@ -156,6 +191,33 @@ mod tests {
         let failed = json!([{"type": "FailureTarget", "status": "True"},
             {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "three pods"}]);
         assert_eq!(end(failed), Some(JobEnd::Failed("BackoffLimitExceeded: three pods".into())));
+    }
+
+    #[test]
+    fn a_failed_job_tells_what_its_last_pod_said() {
+        let pod = |node: &str, at: &str, state: Value| {
+            let labels = json!({JOB_NODE: node});
+            let mut status = json!({"name": "upgrade", "image": "", "imageID": "", "ready": false, "restartCount": 0});
+            status["state"] = state;
+            status["state"]["terminated"]["finishedAt"] = json!(at);
+            let pod = json!({"metadata": {"name": "p", "labels": labels}, "status": {"containerStatuses": [status]}});
+            serde_json::from_value::<v1::Pod>(pod).unwrap()
+        };
+        let ended = |code: i32, message: &str| json!({"terminated": {"exitCode": code, "message": message}});
+        let pods = [
+            pod("a", "2026-11-30T10:02:00Z", ended(17, "release 2 did not come up\n")),
+            pod("a", "2026-11-30T10:01:00Z", ended(1, "an earlier reason")),
+            pod("a", "2026-11-30T10:03:00Z", ended(255, "")),
+            pod("b", "2026-11-30T10:04:00Z", ended(17, "of another node")),
+        ];
+        let failed = |text: &str| Some(JobEnd::Failed(text.into()));
+        let mut ends: BTreeMap<String, Option<JobEnd>> =
+            [("a", failed("BackoffLimitExceeded")), ("c", failed("DeadlineExceeded")), ("d", None)]
+                .map(|(node, end)| (node.to_owned(), end))
+                .into();
+        add_reasons(&mut ends, &pods);
+        assert_eq!(ends["a"], failed("release 2 did not come up (BackoffLimitExceeded)"));
+        assert_eq!((&ends["c"], &ends["d"]), (&failed("DeadlineExceeded"), &None));
     }
 
     #[test]
