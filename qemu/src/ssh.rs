@@ -46,12 +46,26 @@ impl SshKey {
 
     /// Runs a command on the machine and gives its output. Tries again until the login succeeds.
     pub async fn run(&self, user: &str, port: u16, command: &str, limit: Duration) -> Result<String> {
+        self.run_with(user, port, command, Path::new("/dev/null"), limit).await
+    }
+
+    /// The same for a command that reads a file of this host as its standard input.
+    pub async fn run_with(
+        &self,
+        user: &str,
+        port: u16,
+        command: &str,
+        input: &Path,
+        limit: Duration,
+    ) -> Result<String> {
         let login = self.login(user, port);
         until(&format!("{command:?} over ssh"), limit, async || {
+            let input = fs::File::open(input).with_context(|| format!("opening {}", input.display()))?;
             let output = tokio::process::Command::new(&login[0])
                 .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=20"])
                 .args(&login[1..])
                 .arg(command)
+                .stdin(input)
                 .kill_on_drop(true)
                 .output()
                 .await

@@ -1,5 +1,6 @@
 //! An installation without a person: from an empty disk to a machine that reports, on each firmware.
 
+mod container;
 mod upgrade;
 
 use api::{Phase, condition_type, reason};
@@ -120,6 +121,11 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     // Only from a CD, because the machine takes the files of the next release from it.
     if firmware == Firmware::Uefi && drive == Drive::Cd && first == BootFirst::Disk {
         upgrade::upgrades_and_falls_back(&world, &mut machine, &machines[0], &iso.with_file_name("release")).await;
+    }
+    // With the firmware that checks the signature of what the release brings.
+    if firmware == Firmware::SecureBoot && drive == Drive::Disk && first == BootFirst::Disk {
+        let image = iso.with_file_name("ros-0.1.0.oci.tar");
+        container::upgrades_its_host(&world, &mut machine, &machines[0], &image).await;
     }
     if first != BootFirst::Disk {
         restarts_start_the_disk(&world, &mut machine, &machines[0], &installed_at).await;

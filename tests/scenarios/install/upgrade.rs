@@ -58,7 +58,7 @@ pub(super) async fn upgrades_and_falls_back(world: &World, machine: &mut Machine
 }
 
 /// The inventory when it is ready again and the machine has reported what is `expected`.
-async fn reported(world: &World, name: &str, expected: impl Fn(&Value) -> bool) -> Value {
+pub(super) async fn reported(world: &World, name: &str, expected: impl Fn(&Value) -> bool) -> Value {
     until("the report of the restarted machine", SHORT, async || {
         let inventory = world.inventory_in_phase(name, Phase::Ready, SHORT).await?;
         Ok(if expected(&inventory) {
