@@ -29,4 +29,5 @@ mod os_image;
 mod reinstall;
 mod rollout_by_machines;
 mod tpm_device;
+mod upgrade_reasons;
 mod without_tpm;

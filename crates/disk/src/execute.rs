@@ -16,24 +16,33 @@ pub(crate) mod sparse;
 
 use crate::bios::BiosError;
 use crate::ext4::Ext4Error;
-use crate::layout::Role;
+use crate::layout::{Role, Size};
 use crate::plan::InstallPlan;
 use crate::target::{Disk, Target};
 use protocol::message::Progress;
 use release::{ReleaseError, ReleaseSource};
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Figures of a finished installation.
+/// Root images that were written and read back.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Installed {
+pub struct Written {
     /// Bytes of root images written.
     pub bytes: u64,
     /// Time to write them, until they are on the medium.
     pub writing: Duration,
     /// Time to read everything back.
     pub verifying: Duration,
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [writing, verifying] = [self.writing, self.verifying].map(|time| time.as_secs_f64());
+        let rate = Size((self.bytes as f64 / writing.max(0.001)) as u64);
+        write!(f, "{} written in {writing:.1} s ({rate}/s), read back in {verifying:.1} s", Size(self.bytes))
+    }
 }
 
 /// Why an installation failed. The disk has no partition table afterwards, unless it was never touched.
@@ -93,7 +102,7 @@ pub fn execute(
     plan: &InstallPlan,
     release: &ReleaseSource,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Installed, ExecuteError> {
+) -> Result<Written, ExecuteError> {
     let open = |source| ExecuteError::Open { device: plan.target.clone(), source };
     execute_on(&mut Disk::open(&plan.target).map_err(open)?, plan, release, progress)
 }
@@ -104,7 +113,7 @@ pub fn execute_on(
     plan: &InstallPlan,
     release: &ReleaseSource,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Installed, ExecuteError> {
+) -> Result<Written, ExecuteError> {
     check_target(target, plan)?;
     let steps = prepare::prepare(plan, release)?;
     run::run(target, plan, release, &steps, progress)

@@ -1,6 +1,6 @@
 //! Rewrites single partitions of a disk that keeps its table: the root image of a slot, and COS_PERSISTENT.
 
-use crate::execute::{root_image, sparse};
+use crate::execute::{Written, root_image, sparse};
 use crate::ext4::{self, Ext4Error};
 use crate::layout::Role;
 use crate::target::{Disk, Target};
@@ -9,6 +9,7 @@ use release::ReleaseFile;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use uuid::Uuid;
 
 /// Why a partition does not have the wanted content.
@@ -43,7 +44,7 @@ pub fn copy_root(
     from: &Path,
     to: &Path,
     progress: &mut dyn FnMut(&Progress),
-) -> Result<(), RewriteError> {
+) -> Result<Written, RewriteError> {
     let mut target = open(to)?;
     if image.size > target.length() {
         return Err(RewriteError::TooSmall { device: to.to_owned(), image: image.size });
@@ -52,17 +53,21 @@ pub fn copy_root(
     let mut report = |phase, bytes| {
         progress(&Progress { phase, bytes, total_bytes: image.size, message: "root image".into() });
     };
-    let written = |bytes| report(InstallPhase::Writing, bytes);
-    let actual = root_image::copy(source, image.size, &mut target, &[0], written)
+    let started = Instant::now();
+    let actual = root_image::copy(source, image.size, &mut target, &[0], |bytes| report(InstallPhase::Writing, bytes))
         .map_err(|source| RewriteError::Copy { from: from.to_owned(), to: to.to_owned(), source })?;
     if actual != image.sha256 {
         let expected = image.sha256.clone();
         return Err(RewriteError::SourceDigest { from: from.to_owned(), actual, expected });
     }
     target.flush().map_err(|error| RewriteError::Write(to.to_owned(), error))?;
+    let (writing, started) = (started.elapsed(), Instant::now());
     let read = root_image::digest(&mut target, 0, image.size, |bytes| report(InstallPhase::Verifying, bytes));
     let read = read.map_err(|error| RewriteError::ReadBack(to.to_owned(), error))?;
-    if read == image.sha256 { Ok(()) } else { Err(RewriteError::Differs(to.to_owned())) }
+    if read != image.sha256 {
+        return Err(RewriteError::Differs(to.to_owned()));
+    }
+    Ok(Written { bytes: image.size, writing, verifying: started.elapsed() })
 }
 
 /// Makes COS_PERSISTENT on `device` with the files below `content`, and reads it back.

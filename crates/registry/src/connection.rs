@@ -9,7 +9,7 @@ use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientP
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, RegistryOperation};
-use rustls::InvalidMessage;
+use rustls::{CertificateError, InvalidMessage};
 use std::error::Error;
 use std::io;
 use std::time::Duration;
@@ -144,8 +144,15 @@ impl Connection {
             Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
                 return Failure::permanent(RegistryError::PlainHttpRefused { host });
             }
-            Some(source @ rustls::Error::InvalidCertificate(_)) => {
-                return Failure::permanent(RegistryError::CertificateNotTrusted { host, source: source.clone() });
+            Some(source @ rustls::Error::InvalidCertificate(why)) => {
+                use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+                let source = source.clone();
+                return Failure::permanent(match why {
+                    Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. } => {
+                        RegistryError::CertificateNotValidNow { host, source }
+                    }
+                    _ => RegistryError::CertificateNotTrusted { host, source },
+                });
             }
             _ => (),
         }

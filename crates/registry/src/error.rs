@@ -22,6 +22,10 @@ pub enum RegistryError {
         "the certificate of the registry {host} is not trusted; name its authority as `configs.{host}.tls.ca_file` in the registries file"
     )]
     CertificateNotTrusted { host: String, source: rustls::Error },
+    #[error(
+        "the certificate of the registry {host} is not valid at the time that this machine's clock shows; correct the clock (`ntp` in the cloud-config), or renew the certificate"
+    )]
+    CertificateNotValidNow { host: String, source: rustls::Error },
     #[error("{reference}: {what}; the limit is {limit}")]
     ImageTooLarge { reference: String, what: &'static str, limit: u64 },
     #[error("{digest} from the registry {host} is not what its name says: {why}")]
@@ -52,6 +56,7 @@ impl RegistryError {
             Self::RegistryUnreachable { .. } => "RegistryUnreachable",
             Self::RegistryDenied { .. } => "RegistryDenied",
             Self::CertificateNotTrusted { .. } => "CertificateNotTrusted",
+            Self::CertificateNotValidNow { .. } => "CertificateNotValidNow",
             Self::ImageTooLarge { .. } => "ImageTooLarge",
             Self::LayerDigestMismatch { .. } => "LayerDigestMismatch",
             Self::LayerTruncated { .. } => "LayerTruncated",
@@ -61,6 +66,11 @@ impl RegistryError {
             Self::ArchiveInvalid { .. } => "ArchiveInvalid",
             Self::StorageFailed { .. } => "StorageFailed",
         }
+    }
+
+    /// Whether what the registry has under this name can never be used.
+    pub fn is_about_the_image(&self) -> bool {
+        matches!(self, Self::NotARelease { .. } | Self::WrongArchitecture { .. } | Self::ImageTooLarge { .. })
     }
 
     pub(crate) fn not_a_release(reference: &Reference, why: impl Into<String>) -> Self {

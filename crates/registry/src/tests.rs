@@ -12,6 +12,7 @@ use fake::FakeRegistry;
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -295,17 +296,21 @@ async fn plain_http_is_told_from_a_registry_that_is_down() {
     assert_eq!(error.reason(), "PlainHttpRefused", "{}", chain(&error));
 }
 
-/// Serves a registry by HTTPS; returns it, and its certificate in PEM.
-async fn with_tls() -> (FakeRegistry, String) {
-    let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
-    let pem = issued.cert.pem();
-    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(issued.signing_key.serialize_der());
+/// Serves a registry by HTTPS, with a certificate that is valid in these years; returns it, and the certificate in PEM.
+async fn with_tls(valid: Range<i32>) -> (FakeRegistry, String) {
+    let mut parameters = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    parameters.not_before = rcgen::date_time_ymd(valid.start, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(valid.end, 1, 1);
+    let signing_key = rcgen::KeyPair::generate().unwrap();
+    let cert = parameters.self_signed(&signing_key).unwrap();
+    let pem = cert.pem();
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![issued.cert.der().clone()], key.into())
+        .with_single_cert(vec![cert.der().clone()], key.into())
         .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -328,7 +333,7 @@ async fn with_tls() -> (FakeRegistry, String) {
 
 #[tokio::test]
 async fn a_certificate_is_trusted_when_its_authority_is_named() {
-    let (registry, pem) = with_tls().await;
+    let (registry, pem) = with_tls(1975..4096).await;
     registry.put("1", &layers());
     let folder = TempDir::new().unwrap();
     let authority = folder.path().join("ca.pem");
@@ -342,6 +347,25 @@ async fn a_certificate_is_trusted_when_its_authority_is_named() {
     assert!(error.to_string().contains("tls.ca_file"), "{error}");
     pulled(&format!("ca_file: {}", authority.display())).await.unwrap();
     pulled("insecure_skip_verify: true").await.unwrap();
+}
+
+/// As a machine sees it whose clock is wrong by years.
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_by_the_clock_has_its_own_reason() {
+    for valid in [1975..1990, 2100..4096] {
+        let (registry, pem) = with_tls(valid).await;
+        let folder = TempDir::new().unwrap();
+        let authority = folder.path().join("ca.pem");
+        fs::write(&authority, pem).unwrap();
+        let file = registries(&format!(
+            "configs: {{\"{}\": {{tls: {{ca_file: {}}}}}}}",
+            registry.address,
+            authority.display()
+        ));
+        let error = pull_as(&registry, "os/ros:1", &folder.path().join("image"), &file).await.unwrap_err();
+        assert_eq!(error.reason(), "CertificateNotValidNow", "{}", chain(&error));
+        assert!(error.to_string().contains("clock"), "{error}");
+    }
 }
 
 #[tokio::test]

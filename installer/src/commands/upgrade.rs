@@ -8,12 +8,17 @@ use crate::upgrade::{self, Candidate, Decision, Image, ReleaseName, Slots, Upgra
 use anyhow::Context;
 use boot_contract::{Milestone, Slot};
 use command::Command;
+use protocol::message::Progress;
 use protocol::{UpgradeOrder, error_chain};
 use release::signature::Trust;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// For a release that the operator orders. Shorter than the hour after which `ros-upgrade.service` is ended and the operator
+/// gives the order up, so that the machine can say why.
+const LONGEST_FETCH: Duration = Duration::from_secs(50 * 60);
 
 pub async fn run(options: &UpgradeOptions) -> anyhow::Result<()> {
     let _lock = UpgradeLock::take()?.context("another upgrade runs on this machine: wait for it")?;
@@ -74,12 +79,20 @@ async fn upgrade(options: &UpgradeOptions, order: Option<&UpgradeOrder>) -> Resu
         }
     }
     console::note(format!("fetching {image}"));
-    image.fetch(&mut |percent, mib| console::note(format!("fetched {percent} % of {mib} MiB"))).await?;
-    let upgrade = from_folder(options, &slots, Path::new(Image::FOLDER), order)?;
-    if !options.check {
+    let limit = order.map(|_| LONGEST_FETCH);
+    let mut show = |percent, mib| console::note(format!("fetched {percent} % of {mib} MiB"));
+    let outcome = match image.fetch(limit, &mut show).await {
+        Ok(()) => from_folder(options, &slots, Path::new(Image::FOLDER), order),
+        Err(error) => Err(error),
+    };
+    let is_useless = match &outcome {
+        Ok(_) => !options.check,
+        Err(error) => error.is_about_the_release(),
+    };
+    if is_useless {
         image.remove();
     }
-    Ok(upgrade)
+    outcome
 }
 
 /// A tag may lead to another release than the one that the operator counts.
@@ -125,10 +138,11 @@ fn carry_out(
         Output::Json => (Box::new(io::stderr()) as Box<dyn Write>, io::stderr().is_terminal()),
     };
     let mut display = ProgressDisplay::new(output, redraws, Instant::now());
-    candidate.carry_out(slots, decision, &mut |progress| display.show(progress, Instant::now()))?;
+    let mut show = |progress: &Progress| display.show(progress, Instant::now());
+    let written = candidate.carry_out(slots, decision, &mut show)?;
     display.end_line();
-    if let Decision::Write(_) = decision {
-        tell(options, Milestone::Verified, format!("release {version} reads back as it was written"));
+    if let Some(written) = written {
+        tell(options, Milestone::Verified, format!("release {version}: {written}"));
     }
     Ok(())
 }

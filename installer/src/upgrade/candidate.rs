@@ -7,6 +7,7 @@ use super::plan::{Decision, ReleaseName, Slots};
 use super::write::{check_release, choose, write};
 use crate::console;
 use crate::installed::release_keys;
+use disk::execute::Written;
 use protocol::message::Progress;
 use release::signature::{self, Trust};
 use release::{ReleaseSource, manifest_digest, read_manifest_bytes};
@@ -55,16 +56,16 @@ impl Candidate {
         check_release(&self.source, &self.folder)
     }
 
-    /// Does what was decided. [`Self::check`] comes before. `progress` hears of the root image.
+    /// Does what was decided. [`Self::check`] comes before. `progress` hears of the root image. `None`: nothing was written.
     pub fn carry_out(
         &self,
         slots: &Slots,
         decision: Decision,
         progress: &mut dyn FnMut(&Progress),
-    ) -> Result<(), UpgradeError> {
+    ) -> Result<Option<Written>, UpgradeError> {
         match decision {
-            Decision::Write(slot) => write(slots, slot, &self.source, &self.folder, &self.trust, progress),
-            decision => choose(slots, decision),
+            Decision::Write(slot) => write(slots, slot, &self.source, &self.folder, &self.trust, progress).map(Some),
+            decision => choose(slots, decision).map(|()| None),
         }
     }
 }

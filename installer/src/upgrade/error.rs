@@ -62,6 +62,11 @@ pub enum UpgradeError {
     Attempt(#[from] AttemptError),
     #[error(transparent)]
     Order(#[from] OrderError),
+    #[error(
+        "{image} was not there after {minutes} minutes; what came is kept: use a faster registry or a mirror, and set another \
+         spec.retry, with which it goes on"
+    )]
+    RegistryTooSlow { image: String, minutes: u64 },
     #[error("{image} holds release {found}, and release {expected} is expected: correct osImage or release")]
     OtherRelease { image: String, expected: String, found: String },
 }
@@ -77,6 +82,7 @@ impl UpgradeError {
             Self::Signature(error) => error.reason(),
             Self::Release(_) | Self::RootImage(_) | Self::RootImageDigest { .. } => "ReleaseUnusable",
             Self::Order(_) => "WriteFailed",
+            Self::RegistryTooSlow { .. } => "RegistryTooSlow",
             Self::OtherRelease { .. } => "OtherRelease",
             Self::TooOld(_) => "ReleaseTooOld",
             Self::WrongArchitecture { .. } => "WrongArchitecture",
@@ -95,17 +101,18 @@ impl UpgradeError {
 
     /// Whether another attempt with the same release ends in the same way.
     pub fn is_about_the_release(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Self::Registry(error) => error.is_about_the_image(),
             Self::Plan(_)
-                | Self::Signature(_)
-                | Self::Release(_)
-                | Self::RootImageDigest { .. }
-                | Self::TooOld(_)
-                | Self::OtherRelease { .. }
-                | Self::WrongArchitecture { .. }
-                | Self::SlotTooSmall { .. }
-                | Self::BootPartitionFull { .. }
-        )
+            | Self::Signature(_)
+            | Self::Release(_)
+            | Self::RootImageDigest { .. }
+            | Self::TooOld(_)
+            | Self::OtherRelease { .. }
+            | Self::WrongArchitecture { .. }
+            | Self::SlotTooSmall { .. }
+            | Self::BootPartitionFull { .. } => true,
+            _ => false,
+        }
     }
 }

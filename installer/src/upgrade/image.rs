@@ -5,6 +5,8 @@ use registry::{Reference, RegistriesFile, RegistryError};
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// The file that k3s reads as well. It survives restarts.
 const REGISTRIES: &str = "/etc/rancher/k3s/registries.yaml";
@@ -36,8 +38,13 @@ impl Image {
         Ok(registry::inspect(&self.reference, &self.registries).await?.release)
     }
 
-    /// Pulls the image into [`Self::FOLDER`]. Calls `progress` for every tenth with percent and MiB in all.
-    pub async fn fetch(&self, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<(), UpgradeError> {
+    /// Pulls the image into [`Self::FOLDER`], within `limit` if there is one. Calls `progress` for every tenth with percent
+    /// and MiB in all.
+    pub async fn fetch(
+        &self,
+        limit: Option<Duration>,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<(), UpgradeError> {
         let mut told = 0;
         let mut tenths = |bytes: u64, total: u64| {
             let tenth = bytes.saturating_mul(10) / total.max(1);
@@ -49,8 +56,8 @@ impl Image {
         let folder = Path::new(Self::FOLDER);
         let made = folder.parent().map_or(Ok(()), fs::create_dir_all);
         made.map_err(|source| RegistryError::StorageFailed { path: folder.to_owned(), source })?;
-        registry::pull(&self.reference, folder, &self.registries, &mut tenths).await?;
-        Ok(())
+        let pulled = registry::pull(&self.reference, folder, &self.registries, &mut tenths);
+        within(limit, &self.reference, pulled).await.map(drop)
     }
 
     /// Makes room again after the release was written.
@@ -61,8 +68,38 @@ impl Image {
     }
 }
 
+/// Ends the pull after `limit`. What came until then is kept.
+async fn within<T>(
+    limit: Option<Duration>,
+    reference: &Reference,
+    pull: impl Future<Output = Result<T, RegistryError>>,
+) -> Result<T, UpgradeError> {
+    let Some(limit) = limit else { return Ok(pull.await?) };
+    match timeout(limit, pull).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(UpgradeError::RegistryTooSlow { image: reference.to_string(), minutes: limit.as_secs() / 60 }),
+    }
+}
+
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reference.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+
+    #[tokio::test]
+    async fn a_registry_that_is_too_slow_has_its_own_reason() {
+        let reference: Reference = "registry.example.org/ros:1".parse().unwrap();
+        let limit = Some(Duration::from_millis(1));
+        let error = within::<()>(limit, &reference, pending()).await.unwrap_err();
+        assert_eq!(error.reason(), "RegistryTooSlow");
+        assert!(error.to_string().contains("registry.example.org/ros:1"), "{error}");
+        within(limit, &reference, ready(Ok(()))).await.unwrap();
+        within(None, &reference, ready(Ok(()))).await.unwrap();
     }
 }

@@ -9,6 +9,7 @@ use crate::installed::boot_progress;
 use boot_contract::Slot;
 use boot_contract::paths::{DEVICES, PERSISTENT};
 use disk::args_cfg;
+use disk::execute::Written;
 use disk::rewrite;
 use disk::target::{Disk, Target};
 use machine::installed;
@@ -42,20 +43,17 @@ pub(super) fn write(
     folder: &Path,
     trust: &Trust,
     progress: &mut dyn FnMut(&Progress),
-) -> Result<(), UpgradeError> {
+) -> Result<Written, UpgradeError> {
     let root = Path::new("/");
     let manifest = release.manifest();
     let device = device(slot);
-    let available = available_bytes(&device)?;
-    if available < manifest.root.size {
-        return Err(UpgradeError::SlotTooSmall { slot, image: manifest.root.size, available });
-    }
+    check_size(slot, manifest.root.size, available_bytes(&device)?)?;
     partition::with_mounted(true, |boot| slot_folder::check_room(boot, slot, manifest))?;
     let guid = installed::partition_guid_of(&device)?;
     let added = added_arguments(slots.running)?;
     state_file::change(|state| state.give_up(slot, slots.running))?;
     boot_progress::remove(Path::new(PERSISTENT), slot).map_err(UpgradeError::Progress)?;
-    rewrite::copy_root(&manifest.root, &folder.join(&manifest.root.name), &device, progress)
+    let written = rewrite::copy_root(&manifest.root, &folder.join(&manifest.root.name), &device, progress)
         .map_err(UpgradeError::Slot)?;
     let arguments = args_cfg::of_slot(slot, guid, manifest, &added);
     partition::with_mounted(false, |boot| slot_folder::write(boot, slot, release, &arguments))?;
@@ -67,8 +65,15 @@ pub(super) fn write(
     Record { attempt: Some(Attempt::new(slot, &name, minimum_version)), ..Record::read(root)? }.write(root)?;
     state_file::change(|state| {
         state.take_new(slot);
-    })
-    .map_err(UpgradeError::from)
+    })?;
+    Ok(written)
+}
+
+fn check_size(slot: Slot, image: u64, available: u64) -> Result<(), UpgradeError> {
+    if image > available {
+        return Err(UpgradeError::SlotTooSmall { slot, image, available });
+    }
+    Ok(())
 }
 
 /// Carries out a decision that writes no slot: the slot that is started next.
@@ -102,4 +107,29 @@ fn added_arguments(running: Slot) -> Result<String, UpgradeError> {
         let arguments = args_cfg::read(&text).zip(manifest);
         Ok(arguments.map(|(arguments, manifest)| args_cfg::added(arguments, &manifest)).unwrap_or_default())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use disk::fixtures::tiny_release;
+    use std::fs;
+
+    #[test]
+    fn a_release_that_this_machine_cannot_run_is_refused_before_anything_is_written() {
+        let folder = tiny_release(&[5; 8192]);
+        let path = folder.path().join("release.json");
+        check_release(&ReleaseSource::open(folder.path()).unwrap(), folder.path()).unwrap();
+        fs::write(folder.path().join("root.erofs"), [6; 8192]).unwrap();
+        let error = check_release(&ReleaseSource::open(folder.path()).unwrap(), folder.path()).unwrap_err();
+        assert_eq!(error.reason(), "ReleaseUnusable");
+        let text = fs::read_to_string(&path).unwrap().replace("x86_64", "aarch64");
+        fs::write(&path, text).unwrap();
+        let error = check_release(&ReleaseSource::open(folder.path()).unwrap(), folder.path()).unwrap_err();
+        assert!(error.reason() == "WrongArchitecture" && error.to_string().contains("aarch64"), "{error}");
+        let error = check_size(Slot::B, 300 << 20, 256 << 20).unwrap_err();
+        assert!(error.reason() == "SlotTooSmall" && error.to_string().contains("256.0 MiB"), "{error}");
+        check_size(Slot::B, 256 << 20, 256 << 20).unwrap();
+        assert!(error.is_about_the_release());
+    }
 }

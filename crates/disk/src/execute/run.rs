@@ -1,7 +1,7 @@
 //! Writes prepared steps to the target, in order, and removes the partition tables again when something fails.
 
 use super::prepare::PreparedStep;
-use super::{ExecuteError, Installed, root_image, sparse};
+use super::{ExecuteError, Written, root_image, sparse};
 use crate::layout::ALIGNMENT;
 use crate::marker;
 use crate::plan::InstallPlan;
@@ -19,15 +19,15 @@ pub fn run(
     release: &ReleaseSource,
     steps: &[PreparedStep],
     progress: &mut dyn FnMut(Progress),
-) -> Result<Installed, ExecuteError> {
-    let mut run = Run { target, plan, release, progress, installed: Installed::default() };
+) -> Result<Written, ExecuteError> {
+    let mut run = Run { target, plan, release, progress, written: Written::default() };
     for step in steps {
         if let Err(error) = run.perform(step, steps) {
             run.abandon(steps);
             return Err(error);
         }
     }
-    Ok(run.installed)
+    Ok(run.written)
 }
 
 struct Run<'a> {
@@ -35,7 +35,7 @@ struct Run<'a> {
     plan: &'a InstallPlan,
     release: &'a ReleaseSource,
     progress: &'a mut dyn FnMut(Progress),
-    installed: Installed,
+    written: Written,
 }
 
 impl Run<'_> {
@@ -48,7 +48,7 @@ impl Run<'_> {
             }
             PreparedStep::FileSystem { partition, image } => {
                 // File systems are not counted: the numbers stay those of the root image.
-                let bytes = self.installed.bytes;
+                let bytes = self.written.bytes;
                 (self.progress)(message(InstallPhase::Configuring, bytes, bytes, partition.role.label()));
                 sparse::write(image.as_file(), self.target, partition.offset).map_err(writing(partition.role.label()))
             }
@@ -97,8 +97,8 @@ impl Run<'_> {
             return Err(ExecuteError::SourceDigest { name, expected, actual });
         }
         self.target.flush().map_err(writing("the root image"))?;
-        self.installed.bytes += total;
-        self.installed.writing += started.elapsed();
+        self.written.bytes += total;
+        self.written.writing += started.elapsed();
         Ok(())
     }
 
@@ -140,7 +140,7 @@ impl Run<'_> {
                 PreparedStep::Clear { .. } | PreparedStep::Verify | PreparedStep::Commit { .. } => {}
             }
         }
-        self.installed.verifying = started.elapsed();
+        self.written.verifying = started.elapsed();
         Ok(())
     }
 

@@ -26,7 +26,7 @@ fn fixture() -> Fixture {
 }
 
 impl Fixture {
-    fn execute(&self) -> Result<Installed, ExecuteError> {
+    fn execute(&self) -> Result<Written, ExecuteError> {
         execute(&self.plan, &self.release, &mut |_| {})
     }
 
@@ -158,7 +158,7 @@ impl Target for Faulty {
 }
 
 impl Fixture {
-    fn execute_with(&self, fault: Fault) -> Result<Installed, ExecuteError> {
+    fn execute_with(&self, fault: Fault) -> Result<Written, ExecuteError> {
         let disk = Disk::open(self.disk.path()).unwrap();
         execute_on(&mut Faulty { disk, written: 0, fault }, &self.plan, &self.release, &mut |_| {})
     }

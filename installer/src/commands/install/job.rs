@@ -123,22 +123,13 @@ impl Job {
         let plan = self.plan(release.manifest())?;
         announce(Milestone::Planned, &plan);
         let mut console = InstallConsole::new();
-        let installed = execute(&plan, &release, &mut |report| {
+        let written = execute(&plan, &release, &mut |report| {
             console.show(&report);
             progress.send_replace(Some(report));
         })
         .map_err(|error| InstallError::Execute(format!("{} ({})", plan.target.display(), plan.description), error))?;
         console.written();
-        let rate = Size((installed.bytes as f64 / installed.writing.as_secs_f64().max(0.001)) as u64);
-        announce(
-            Milestone::Verified,
-            format!(
-                "{} written in {:.1} s ({rate}/s), read back in {:.1} s",
-                Size(installed.bytes),
-                installed.writing.as_secs_f64(),
-                installed.verifying.as_secs_f64(),
-            ),
-        );
+        announce(Milestone::Verified, &written);
         Ok(plan)
     }
 }
