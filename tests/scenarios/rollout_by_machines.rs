@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result};
 use harness::clusters::operator::NAMESPACE as OPERATOR_NAMESPACE;
-use harness::clusters::registration::NAMESPACE;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::objects::condition;
@@ -16,7 +15,7 @@ use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const IMAGES: &str = "managedosimages.rancheros.cattle.io";
+const IMAGE: &str = "edge";
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,11 +31,10 @@ async fn machines_are_told_one_after_the_other_and_a_failure_stops_it() {
         assert_eq!((answer.upgrade, answer.report_seconds), (None, None), "nothing goes on");
     }
     let spec = json!({"osImage": "registry.example.org/os2:v0.2.0", "engine": "Machine", "drain": {}});
-    apply(&world, &spec).unwrap();
+    world.apply_os_image(IMAGE, &spec).unwrap();
     let refused = reason(&world, "InvalidSpec").await.unwrap();
     assert!(message(&refused).contains("spec.drain"), "{}", message(&refused));
-    let spec = json!({"osImage": "registry.example.org/os2:v0.2.0", "engine": "Machine", "drain": null});
-    apply(&world, &spec).unwrap();
+    world.patch_os_image(IMAGE, &json!({"drain": null})).unwrap();
 
     // One machine is told, and the others report more often meanwhile.
     let first = told(&mut machines, &endpoint).await.unwrap();
@@ -82,7 +80,7 @@ async fn machines_are_told_one_after_the_other_and_a_failure_stops_it() {
     }
 
     // Another text lets it try once more, and the roll-out ends.
-    apply(&world, &json!({"retry": "the image is there now"})).unwrap();
+    world.patch_os_image(IMAGE, &json!({"retry": "the image is there now"})).unwrap();
     for _ in 0..2 {
         let next = told(&mut machines, &endpoint).await.unwrap();
         let order = machines[next].order.clone().unwrap();
@@ -93,7 +91,7 @@ async fn machines_are_told_one_after_the_other_and_a_failure_stops_it() {
     let done = reason(&world, "Upgraded").await.unwrap();
     assert_eq!(done["status"]["counts"]["done"], 3);
     let answer = machines[0].report(&endpoint).await.unwrap();
-    assert_eq!((answer.upgrade, answer.report_seconds), (None, None));
+    assert_eq!((answer.upgrade, answer.report_seconds), (None, Some(45)), "it waits for an edit");
 }
 
 /// A machine in memory. It acts on an order when the test says so.
@@ -169,43 +167,16 @@ async fn restart(world: &mut World) -> Result<()> {
     .await
 }
 
-fn apply(world: &World, spec: &Value) -> Result<()> {
-    if get(world)?.is_some() {
-        return world.cluster.patch(&format!("{IMAGES}/edge"), NAMESPACE, &json!({"spec": spec}));
-    }
-    let object = json!({
-        "apiVersion": "rancheros.cattle.io/v1", "kind": "ManagedOSImage",
-        "metadata": {"name": "edge", "namespace": NAMESPACE}, "spec": spec,
-    });
-    world.cluster.kubectl(&["create", "--filename", "-"], &object.to_string()).map(drop)
+/// Waits until the ManagedOSImage is Ready, or not, for this reason.
+async fn reason(world: &World, reason: &str) -> Result<Value> {
+    world.os_image_with_reason(IMAGE, reason, TIMEOUT).await
 }
 
-fn get(world: &World) -> Result<Option<Value>> {
-    let arguments = ["get", IMAGES, "edge", "--namespace", NAMESPACE, "--ignore-not-found", "--output=json"];
-    let found = world.cluster.kubectl(&arguments, "")?;
-    if found.trim().is_empty() {
-        return Ok(None);
-    }
-    serde_json::from_str(&found).map(Some).context("reading the ManagedOSImage")
+async fn counts(world: &World, counts: Value) -> Result<Value> {
+    let right = |object: &Value| object["status"]["counts"] == counts;
+    world.os_image_when(IMAGE, &format!("the counts {counts}"), TIMEOUT, right).await
 }
 
 fn message(object: &Value) -> String {
     condition(object, "Ready")["message"].as_str().unwrap_or_default().to_owned()
-}
-
-/// Waits until the ManagedOSImage is Ready, or not, for this reason.
-async fn reason(world: &World, reason: &str) -> Result<Value> {
-    found(world, &format!("the reason {reason}"), |object| condition(object, "Ready")["reason"] == reason).await
-}
-
-async fn counts(world: &World, counts: Value) -> Result<Value> {
-    found(world, &format!("the counts {counts}"), |object| object["status"]["counts"] == counts).await
-}
-
-async fn found(world: &World, what: &str, right: impl Fn(&Value) -> bool) -> Result<Value> {
-    until(what, TIMEOUT, async || {
-        let object = get(world)?.unwrap_or_default();
-        Ok(if right(&object) { Poll::Ready(object) } else { Poll::Pending(object["status"].to_string()) })
-    })
-    .await
 }

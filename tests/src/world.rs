@@ -2,6 +2,7 @@
 
 mod inventories;
 mod media;
+mod os_images;
 
 use crate::clusters::cluster::{Cluster, Controllers};
 use crate::clusters::operator::Operator;

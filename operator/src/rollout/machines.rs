@@ -10,15 +10,20 @@ use super::windows::Windows;
 use super::{DefaultRegistry, ImageReference, Release, Running, name};
 use crate::digest::Digest;
 use crate::inventory::index::KnownMachine;
-use api::{Conditions, Engine, ManagedOSImage, ManagedOSImageSpec, Problem, condition_type, reason};
+use api::{
+    Conditions, Engine, ManagedOSImage, ManagedOSImageSpec, ManagedOSImageStatus, Problem, condition_type, reason,
+};
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
 use protocol::UpgradeOrder;
 use std::collections::BTreeMap;
 
-/// Seconds between two reports of a machine that waits for its turn, or works on it. An edit of the ManagedOSImage then
-/// begins within a minute, and 10,000 machines report 333 times a second.
+/// Seconds between two reports of a machine that waits for its turn, or works on it. 10,000 machines report 333 times a
+/// second then.
 const REPORT_SECONDS: u64 = 30;
+/// Seconds between two reports of a machine that a ManagedOSImage selects and that has nothing to do for it, so that an
+/// edit of the ManagedOSImage begins within a minute. No report of such a machine writes anything but `lastSeen`.
+const STANDBY_SECONDS: u64 = 45;
 
 /// A valid ManagedOSImage that machines carry out themselves.
 #[derive(Clone, Debug)]
@@ -107,17 +112,29 @@ pub fn leftovers(object: &ManagedOSImage) -> DesiredObjects {
     DesiredObjects { apply: Vec::new(), delete, predecessor: None, finalizer: false }
 }
 
-/// When a machine should report again, in seconds, if one of these ManagedOSImages goes on with it. `None`: as usual.
+/// When a machine should report again, in seconds, if one of these ManagedOSImages is for it. `None`: as usual.
 pub fn report_seconds<'a>(images: impl Iterator<Item = &'a ManagedOSImage>, machine: &KnownMachine) -> Option<u64> {
-    let concerned = |image: &ManagedOSImage| {
-        goes_on(image) && image.namespace().as_ref() == Some(&machine.namespace) && {
-            let rollout = MachineRollout::of(image, &DefaultRegistry::default());
-            let runs = |release: &Release| machine.status.os.as_ref().map(|os| release.running(os));
-            rollout.is_ok_and(|rollout| rollout.selects(machine) && runs(&rollout.release) != Some(Running::Healthy))
-        }
+    if machine.cluster().is_some() {
+        return None;
+    }
+    images.filter_map(|image| seconds_for(image, machine)).min()
+}
+
+/// The same for one ManagedOSImage.
+fn seconds_for(image: &ManagedOSImage, machine: &KnownMachine) -> Option<u64> {
+    let status = image.status.as_ref().filter(|status| status.engine == Some(Engine::Machine))?;
+    if image.namespace().as_ref() != Some(&machine.namespace) {
+        return None;
+    }
+    let Ok(rollout) = MachineRollout::of(image, &DefaultRegistry::default()) else {
+        // It may select any machine when it is corrected.
+        return Some(STANDBY_SECONDS);
     };
-    let mut images = images;
-    (machine.cluster().is_none() && images.any(concerned)).then_some(REPORT_SECONDS)
+    if !rollout.selects(machine) {
+        return None;
+    }
+    let runs = machine.status.os.as_ref().map(|os| rollout.release.running(os));
+    Some(if goes_on(status) && runs != Some(Running::Healthy) { REPORT_SECONDS } else { STANDBY_SECONDS })
 }
 
 /// Whether the machine may be told what its turn says, as far as ManagedOSImages decide it: the one that gave the turn is
@@ -132,10 +149,7 @@ pub fn may_be_told<'a>(images: impl Iterator<Item = &'a ManagedOSImage>, machine
 }
 
 /// Whether machines may be told something soon.
-fn goes_on(image: &ManagedOSImage) -> bool {
-    let Some(status) = image.status.as_ref().filter(|status| status.engine == Some(Engine::Machine)) else {
-        return false;
-    };
+fn goes_on(status: &ManagedOSImageStatus) -> bool {
     let ready = status.conditions.find(condition_type::READY);
     let waits = |reason: &str| reason == reason::PAUSED || reason == reason::WINDOW_CLOSED;
     ready.is_some_and(|ready| !waits(&ready.reason))
@@ -166,7 +180,7 @@ fn unused(spec: &ManagedOSImageSpec) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::{ManagedOSImageStatus, OsStatus};
+    use api::OsStatus;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
@@ -221,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_reports_more_often_only_while_its_roll_out_goes_on() {
+    fn a_machine_reports_often_enough_for_an_edit_to_begin_within_a_minute() {
         let mut machine = KnownMachine { namespace: "fleet-default".into(), ..KnownMachine::default() };
         machine.status.os = Some(OsStatus { version: Some("1".into()), healthy: true, ..OsStatus::default() });
         let image = |reason: &str, stalled: bool| {
@@ -238,11 +252,19 @@ mod tests {
         let seconds = |image: &ManagedOSImage, machine: &KnownMachine| report_seconds([image].into_iter(), machine);
         let going = image(reason::PROGRESSING, false);
         assert_eq!(seconds(&going, &machine), Some(REPORT_SECONDS));
-        assert_eq!(seconds(&image(reason::UPGRADED, false), &machine), None);
-        assert_eq!(seconds(&image(reason::PAUSED, false), &machine), None);
-        assert_eq!(seconds(&image(reason::FAILED, true), &machine), None);
+        for waits_for_an_edit in [(reason::UPGRADED, false), (reason::PAUSED, false), (reason::FAILED, true)] {
+            let (reason, stalled) = waits_for_an_edit;
+            assert_eq!(seconds(&image(reason, stalled), &machine), Some(STANDBY_SECONDS), "{reason}");
+        }
+        let both = report_seconds([&image(reason::FAILED, true), &going].into_iter(), &machine);
+        assert_eq!(both, Some(REPORT_SECONDS));
         machine.status.os.as_mut().unwrap().version = Some("2".into());
-        assert_eq!(seconds(&going, &machine), None, "it runs the release");
+        assert_eq!(seconds(&going, &machine), Some(STANDBY_SECONDS), "it runs the release");
+        let mut invalid = image(reason::INVALID_SPEC, true);
+        invalid.spec.os_image = None;
+        assert_eq!(seconds(&invalid, &machine), Some(STANDBY_SECONDS), "it may be corrected");
+        let other = KnownMachine { namespace: "other".into(), ..machine };
+        assert_eq!(seconds(&going, &other), None, "nobody could edit a release for it");
     }
 
     #[test]
