@@ -26,13 +26,16 @@ BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay
   --container-installer $(STATIC_PROGRAMS)/container-installer $(IMAGE_OPTIONS)
 STAGE := tools/stage
 
-.PHONY: help demo demo-stop test ci qemu-test matrix fuzz power-cuts bench image hardware-image chart build packages clean
+.PHONY: help demo demo-upgrade demo-stop test ci qemu-test matrix fuzz power-cuts bench image hardware-image chart build packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: image ## Power on an empty machine, get it installed and registered: FIRMWARE=uefi|secureboot|bios
 	$(PROGRAMS)/demo start --firmware $(FIRMWARE)
+
+demo-upgrade: ## Upgrade the machine of a running demo by editing a ManagedOSImage
+	@if [ -x $(PROGRAMS)/demo ]; then $(PROGRAMS)/demo upgrade; else echo "no demo was built here; start one with: make demo"; exit 1; fi
 
 demo-stop: ## End what the demo left running
 	@if [ -x $(PROGRAMS)/demo ]; then $(PROGRAMS)/demo stop; else echo "no demo was built here"; fi

@@ -135,9 +135,11 @@ fn carry_out(candidate: &Candidate, slots: &Slots, decision: Decision) -> Result
     }
     let (output, redraws) = progress_output();
     let mut display = ProgressDisplay::new(output, redraws, Instant::now());
-    let _written = candidate.carry_out(slots, decision, &mut |progress| display.show(progress, Instant::now()))?;
+    let written = candidate.carry_out(slots, decision, &mut |progress| display.show(progress, Instant::now()))?;
     display.end_line();
-    announce(Milestone::Verified, format!("release {version} is on the disk and is started next"));
+    if let Some(written) = written {
+        announce(Milestone::Verified, format!("release {version}: {written}"));
+    }
     Ok(())
 }
 

@@ -44,6 +44,8 @@ struct Running {
 }
 
 const CONTROL: &str = "qmp.sock";
+/// What the console prints, as QEMU keeps it.
+const RAW_LOG: &str = "console.log";
 const SERIAL: &str = "serial.sock";
 const SECOND_PORT: &str = "second-port.sock";
 /// The PCIe port at which a machine without disks takes one while it is on.
@@ -118,6 +120,12 @@ impl Machine {
     /// Where the console's lines since the last power-on are written.
     pub fn console_log(&self) -> PathBuf {
         self.log("serial")
+    }
+
+    /// What the console prints, byte by byte, since the machine was assembled. QEMU writes it, also when this program has
+    /// ended.
+    pub fn raw_console_log(&self) -> PathBuf {
+        self.folder.join(RAW_LOG)
     }
 
     fn log(&self, name: &str) -> PathBuf {

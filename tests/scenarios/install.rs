@@ -19,6 +19,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use upgrade::Releases;
 
 /// A busy host takes several times as long as an idle one.
 const INSTALLED: Duration = Duration::from_secs(900);
@@ -85,7 +86,16 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     registration["cloudConfig"]["rancherd"] = json!({"role": "server", "labels": ["from=registration"]});
     // Even with this, a medium that stays in its drive must not install a second time.
     registration["cloudConfig"]["rancheros"] = json!({"install": {"wipe": true}});
+    // One combination suffices for what differs between no two of them.
+    let upgrades = firmware == Firmware::Uefi && drive == Drive::Cd && first == BootFirst::Disk;
+    let releases = if upgrades { Some(Releases::new(&world).await) } else { None };
+    if let Some(releases) = &releases {
+        releases.add_to(&mut registration);
+    }
     let medium = world.medium_from(iso, registration).await.unwrap();
+    if let Some(releases) = &releases {
+        releases.adopt(&world);
+    }
     let mut spec = MachineSpec::new(firmware, "INSTALL-7");
     spec.first = first;
     let disk = Disk::empty(world.path(), "root", 4 * GIB).unwrap();
@@ -118,9 +128,9 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
         assert_eq!(&inventory["status"]["hardware"]["firmware"][field], value, "{}", inventory["status"]);
     }
     a_change_of_its_inventory_reaches_the_machine(&world, &machine, &machines[0]).await;
-    // Only from a CD, because the machine takes the files of the next release from it.
-    if firmware == Firmware::Uefi && drive == Drive::Cd && first == BootFirst::Disk {
-        upgrade::upgrades_and_falls_back(&world, &mut machine, &machines[0], &iso.with_file_name("release")).await;
+    if let Some(releases) = &releases {
+        let release = iso.with_file_name("release");
+        releases.upgrade_and_fall_back(&world, &mut machine, &machines[0], &release).await;
     }
     // With the firmware that checks the signature of what the release brings.
     if firmware == Firmware::SecureBoot && drive == Drive::Disk && first == BootFirst::Disk {

@@ -11,6 +11,8 @@ mod registrations;
 mod report;
 mod round;
 mod scale;
+mod self_upgrades;
+mod upgrade;
 
 pub use figure::{Figure, Outcome, Sample, Target};
 pub use registrations::Load;
@@ -30,7 +32,9 @@ pub enum Measurement {
     Scale,
     /// Hostile machines that send the largest allowed messages, beside honest machines with another token
     Hostile,
-    /// A virtual machine from power-on to its report, and the speed of its disk
+    /// The operator while 10,000 machines in memory upgrade themselves
+    SelfUpgrades,
+    /// A virtual machine from power-on to its report and through an upgrade, and the speed of its disk
     Installation,
 }
 
@@ -46,16 +50,18 @@ pub struct Settings {
 
 impl Measurement {
     pub const ALL: &'static [Self] =
-        &[Self::Medium, Self::Registrations, Self::Scale, Self::Hostile, Self::Installation];
+        &[Self::Medium, Self::Registrations, Self::Scale, Self::Hostile, Self::SelfUpgrades, Self::Installation];
 
-    pub fn figures(self) -> &'static [&'static Figure] {
-        match self {
+    pub fn figures(self) -> Vec<&'static Figure> {
+        let figures = match self {
             Self::Medium => medium::FIGURES,
             Self::Registrations => registrations::FIGURES,
             Self::Scale => scale::FIGURES,
             Self::Hostile => hostile_machines::FIGURES,
-            Self::Installation => installation::FIGURES,
-        }
+            Self::SelfUpgrades => self_upgrades::FIGURES,
+            Self::Installation => return [installation::FIGURES, upgrade::FIGURES].concat(),
+        };
+        figures.to_vec()
     }
 
     /// Whether two runs can give different values.
@@ -69,6 +75,7 @@ impl Measurement {
             Self::Registrations => registrations::measure(&settings.load).await,
             Self::Scale => scale::measure().await,
             Self::Hostile => hostile_machines::measure(settings.hostile).await,
+            Self::SelfUpgrades => self_upgrades::measure().await,
             Self::Installation => installation::measure().await,
         }
     }

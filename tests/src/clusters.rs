@@ -8,5 +8,6 @@ pub mod control_plane;
 pub mod etcd;
 pub mod go_program;
 pub mod helm;
+pub mod image_registry;
 pub mod operator;
 pub mod registration;

@@ -7,4 +7,5 @@ pub mod clusters;
 pub mod fakes;
 pub mod lifecycle;
 pub mod objects;
+pub mod other_release;
 pub mod world;

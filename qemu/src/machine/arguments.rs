@@ -1,6 +1,6 @@
 //! The command line of QEMU for one machine.
 
-use super::{BootFirst, CONTROL, Drive, HOTPLUG_PORT, Machine, MachineSpec, SECOND_PORT, SERIAL};
+use super::{BootFirst, CONTROL, Drive, HOTPLUG_PORT, Machine, MachineSpec, RAW_LOG, SECOND_PORT, SERIAL};
 use crate::accelerator::Accelerator;
 use anyhow::Result;
 
@@ -21,7 +21,7 @@ impl Machine {
             add("-chardev", format!("socket,id=second,path={SECOND_PORT},server=on,wait=off"));
         }
         // The guest starts when somebody listens, so that no line is lost; the raw log goes on without us.
-        add("-chardev", format!("socket,id=serial,path={SERIAL},server=on,wait=on,logfile=console.log,logappend=on"));
+        add("-chardev", format!("socket,id=serial,path={SERIAL},server=on,wait=on,logfile={RAW_LOG},logappend=on"));
         add("-serial", "chardev:serial".to_owned());
         if spec.screen {
             add("-serial", "chardev:second".to_owned());

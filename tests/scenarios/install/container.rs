@@ -1,13 +1,14 @@
 //! An upgrade from a container: the files of the upgrade image, unpacked by umoci, are the root folder of a process on the
 //! machine, as those of a container are, and the host's root folder is mounted in it.
 
-use super::upgrade::reported;
 use super::{INSTALLED, SHORT};
+use api::Phase;
 use harness::world::World;
 use qemu::machine::Machine;
 use qemu::process::printed;
+use qemu::wait::{Poll, until};
 use release::ReleaseManifest;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -73,6 +74,20 @@ pub(super) async fn upgrades_its_host(world: &World, machine: &mut Machine, name
     let reason = "17\nrelease 0.3.0 did not come up on this machine and was left again; its last start reached the stage \
                   Checks (the network is not up): use another release\n";
     assert_eq!(root(&pods, port).await, reason.repeat(2));
+}
+
+/// The inventory when it is ready again and the machine has reported what is `expected`.
+async fn reported(world: &World, name: &str, expected: impl Fn(&Value) -> bool) -> Value {
+    until("the report of the restarted machine", SHORT, async || {
+        let inventory = world.inventory_in_phase(name, Phase::Ready, SHORT).await?;
+        Ok(if expected(&inventory) {
+            Poll::Ready(inventory)
+        } else {
+            Poll::Pending(inventory["status"]["os"].to_string())
+        })
+    })
+    .await
+    .unwrap()
 }
 
 /// The files of an image.

@@ -1,85 +1,142 @@
-//! Upgrades of an installed machine: a good release, one that does not start, and the way back. The releases differ from
-//! the installed one by name, and the bad one by its initrd.
+//! Upgrades of an installed machine by the operator (`engine: Machine`), from a container registry: a good release, one by
+//! a key that is not trusted any more, and one that does not start. They differ from the installed release by name and
+//! signature, and the last one by its initrd.
 
 use super::{INSTALLED, SHORT};
-use api::Phase;
+use api::{Phase, reason};
+use harness::clusters::image_registry::{self, ImageRegistry, REPOSITORY};
 use harness::objects::condition;
+use harness::other_release::OtherRelease;
 use harness::world::World;
 use qemu::machine::Machine;
-use qemu::wait::{Poll, until};
-use release::{ReleaseFile, ReleaseManifest, digest};
-use serde_json::Value;
-use std::fs;
+use release::signature::PrivateKey;
+use serde_json::{Value, json};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// Where the medium is mounted on the machine.
-const MEDIUM: &str = "/run/medium";
+const OS_IMAGE: &str = "edge";
+/// Shorter than the time between two usual reports, and long enough for one that is early on a busy host.
+const BEGUN: Duration = Duration::from_secs(240);
 
-/// The machine runs from slot A and has its medium, a CD, in the drive. `release` is the folder of the release on it. In
-/// the end the machine runs release 0.2.0 from slot B.
-pub(super) async fn upgrades_and_falls_back(world: &World, machine: &mut Machine, name: &str, release: &Path) {
-    let installed = ReleaseManifest::parse(&fs::read(release.join("release.json")).unwrap()).unwrap();
-    let mount = format!("mkdir -p {MEDIUM}; mount -o ro /dev/sr0 {MEDIUM}");
-    root(world, machine, &mount).await;
-
-    let next = ReleaseManifest { version: "0.2.0".into(), ..installed.clone() };
-    lay_out(world, machine, &next, "").await;
-    let checked = root(world, machine, "ros-installer upgrade --release /var/tmp/0.2.0 --check").await;
-    assert!(checked.contains("release 0.2.0") && checked.contains("would be written to slot B"), "{checked}");
-    root(world, machine, "ros-installer upgrade --release /var/tmp/0.2.0 --reboot").await;
-    machine.console().wait_for_text("healthy: slot B is good", INSTALLED).await.unwrap();
-    let os = |inventory: &Value| inventory["status"]["os"].clone();
-    let inventory = reported(world, name, |inventory| os(inventory)["version"] == "0.2.0").await;
-    assert_eq!(os(&inventory)["slot"], "B", "{inventory}");
-    root(world, machine, &mount).await;
-    let again = root(world, machine, "ros-installer upgrade --release /var/tmp/0.2.0").await;
-    assert!(again.contains("runs already"), "{again}");
-
-    let initrd = ReleaseFile { size: 4096, sha256: digest::of_bytes(&[0; 4096]), name: "no-initrd".into() };
-    let bad = ReleaseManifest { version: "0.3.0".into(), initrd, ..installed };
-    lay_out(world, machine, &bad, "head -c 4096 /dev/zero > no-initrd").await;
-    root(world, machine, "ros-installer upgrade --release /var/tmp/0.3.0 --reboot").await;
-    machine.console().wait_for_text("ros-boot: slot A has used up its starts", INSTALLED).await.unwrap();
-    machine.console().wait_for_text("healthy: slot B is good", INSTALLED).await.unwrap();
-    let inventory = reported(world, name, |inventory| os(inventory)["lastFailure"].is_object()).await;
-    assert_eq!((&os(&inventory)["version"], &os(&inventory)["slot"]), (&"0.2.0".into(), &"B".into()), "{inventory}");
-    let failure = &os(&inventory)["lastFailure"];
-    assert_eq!((&failure["version"], &failure["stage"]), (&"0.3.0".into(), &"Grub".into()), "{inventory}");
-    let ready = condition(&inventory, "Ready");
-    assert!(ready["message"].as_str().unwrap().contains("release 0.3.0 did not come up"), "{ready}");
-    let status = root(world, machine, "ros-installer status").await;
-    assert!(status.contains("0.3.0") && status.contains("failed"), "{status}");
-
-    root(world, machine, &mount).await;
-    let refused = "ros-installer upgrade --release /var/tmp/0.3.0 2>&1; echo ends with $?; ros-installer rollback 2>&1";
-    let refused = root(world, machine, &format!("{refused}; echo ends with $?")).await;
-    assert!(refused.contains("release 0.3.0 was tried on this machine and did not come up"), "{refused}");
-    assert_eq!(refused.matches("ends with 17").count(), 2, "{refused}");
+/// Where the releases come from, and who signs them.
+pub(super) struct Releases {
+    registry: ImageRegistry,
+    keys: [PrivateKey; 2],
 }
 
-/// The inventory when it is ready again and the machine has reported what is `expected`.
-pub(super) async fn reported(world: &World, name: &str, expected: impl Fn(&Value) -> bool) -> Value {
-    until("the report of the restarted machine", SHORT, async || {
-        let inventory = world.inventory_in_phase(name, Phase::Ready, SHORT).await?;
-        Ok(if expected(&inventory) {
-            Poll::Ready(inventory)
-        } else {
-            Poll::Pending(inventory["status"]["os"].to_string())
-        })
-    })
-    .await
-    .unwrap()
+impl Releases {
+    pub(super) async fn new(world: &World) -> Self {
+        let registry = ImageRegistry::start(&world.folder("registry").unwrap()).await.unwrap();
+        Self { registry, keys: [PrivateKey::generate(), PrivateKey::generate()] }
+    }
+
+    /// Machines of the registration use this registry, and trust the first key alone.
+    pub(super) fn add_to(&self, registration: &mut Value) {
+        let config = &mut registration["cloudConfig"];
+        config["write_files"].as_array_mut().unwrap().push(self.registry.for_machines());
+        config["rancheros"]["release"] = json!({"keys": [self.keys[0].public_key().to_pem()]});
+    }
+
+    /// The ManagedOSImage of the machines, with the release that they are installed with.
+    pub(super) fn adopt(&self, world: &World) {
+        let spec = json!({"engine": "Machine", "osImage": format!("{REPOSITORY}:0.1.0")});
+        world.apply_os_image(OS_IMAGE, &spec).unwrap();
+    }
+
+    async fn push(&self, world: &World, release: OtherRelease<'_>) {
+        let tag = release.version.to_owned();
+        let archive = release.image(&world.folder("releases").unwrap()).unwrap();
+        image_registry::push(&archive, self.registry.port(), &tag).await.unwrap();
+    }
+
+    /// The machine runs from slot A, and has just reported. In the end it runs release 0.2.0 from slot B. Nobody tells
+    /// it to report: it asks by itself what it should run.
+    pub(super) async fn upgrade_and_fall_back(&self, world: &World, machine: &mut Machine, name: &str, of: &Path) {
+        let [first, second] = &self.keys;
+        let release = |version, signed_by| OtherRelease { of, version, initrd: None, signed_by: Some(signed_by) };
+        self.push(world, release("0.2.0", first)).await;
+        world.os_image_with_reason(OS_IMAGE, reason::UPGRADED, SHORT).await.unwrap();
+        let edited = Instant::now();
+        edit(world, "0.2.0");
+        let fetching = format!("fetching {REPOSITORY}:0.2.0");
+        machine.console().wait_for_text(&fetching, BEGUN).await.unwrap();
+        println!("upgrade begun {:.0} s after the edit", edited.elapsed().as_secs_f64());
+        machine.console().wait_for_text("healthy: slot B is good", INSTALLED).await.unwrap();
+        let done = world.os_image_with_reason(OS_IMAGE, reason::UPGRADED, SHORT).await.unwrap();
+        println!("upgraded {:.0} s after the edit", edited.elapsed().as_secs_f64());
+        assert_eq!(done["status"]["counts"], json!({"desired": 1, "done": 1, "updating": 0, "failed": 0}));
+        let inventory = ready(world, name).await;
+        assert_eq!(os(&inventory)["version"], "0.2.0", "{inventory}");
+        assert_eq!(os(&inventory)["slot"], "B", "{inventory}");
+
+        // The machine moves to the second key. Then the first one is refused.
+        self.push(world, release("0.2.1", first)).await;
+        trust(world, machine, second).await;
+        let again = root(world, machine, &format!("ros-installer upgrade {REPOSITORY}:0.2.0")).await;
+        assert!(again.contains("runs already"), "{again}");
+        edit(world, "0.2.1");
+        let failed = world.os_image_with_reason(OS_IMAGE, reason::FAILED, SHORT).await.unwrap();
+        let [first, second_id] = [first, second].map(|key| key.public_key().id().to_string());
+        for part in [name, "SignatureInvalid", &first, &second_id] {
+            assert!(message(&failed).contains(part), "{part} is not in: {}", message(&failed));
+        }
+        let left = root(world, machine, "ls /var/lib/ros/upgrade 2>&1 || true").await;
+        assert!(left.contains("No such file"), "a release that was refused takes no room: {left}");
+
+        let bad = OtherRelease { initrd: Some(&[0; 4096]), ..release("0.3.0", second) };
+        self.push(world, bad).await;
+        edit(world, "0.3.0");
+        machine.console().wait_for_text("ros-boot: slot A has used up its starts", INSTALLED).await.unwrap();
+        machine.console().wait_for_text("healthy: slot B is good", INSTALLED).await.unwrap();
+        let failed = world.os_image_with_reason(OS_IMAGE, reason::FAILED, SHORT).await.unwrap();
+        for part in [name, "ReleaseDidNotComeUp", "Grub"] {
+            assert!(message(&failed).contains(part), "{part} is not in: {}", message(&failed));
+        }
+        let inventory = ready(world, name).await;
+        assert_eq!(
+            (&os(&inventory)["version"], &os(&inventory)["slot"]),
+            (&"0.2.0".into(), &"B".into()),
+            "{inventory}"
+        );
+        let failure = &os(&inventory)["lastFailure"];
+        assert_eq!((&failure["version"], &failure["stage"]), (&"0.3.0".into(), &"Grub".into()), "{inventory}");
+        let ready = condition(&inventory, "Ready");
+        assert!(ready["message"].as_str().unwrap().contains("release 0.3.0 did not come up"), "{ready}");
+        let status = root(world, machine, "ros-installer status").await;
+        assert!(status.contains("0.3.0") && status.contains("failed"), "{status}");
+
+        let refused = format!("ros-installer upgrade {REPOSITORY}:0.3.0 2>&1; echo ends with $?");
+        let refused = format!("{refused}; ros-installer rollback 2>&1; echo ends with $?");
+        let refused = root(world, machine, &refused).await;
+        assert!(refused.contains("release 0.3.0 was tried on this machine and did not come up"), "{refused}");
+        assert_eq!(refused.matches("ends with 17").count(), 2, "{refused}");
+    }
 }
 
-/// Makes the folder of a release on the machine, with the files of the medium. `more` is run in it.
-async fn lay_out(world: &World, machine: &Machine, manifest: &ReleaseManifest, more: &str) {
-    let folder = format!("/var/tmp/{}", manifest.version);
-    let text = serde_json::to_string(manifest).unwrap();
-    let command = format!(
-        "mkdir -p {folder} && cd {folder} && ln -sf {MEDIUM}/release/* . && rm release.json && cat > release.json <<'END'\n\
-         {text}\nEND\n{more}"
-    );
-    root(world, machine, &command).await;
+fn edit(world: &World, version: &str) {
+    world.patch_os_image(OS_IMAGE, &json!({"osImage": format!("{REPOSITORY}:{version}")})).unwrap();
+}
+
+fn os(inventory: &Value) -> &Value {
+    &inventory["status"]["os"]
+}
+
+fn message(object: &Value) -> String {
+    condition(object, "Ready")["message"].as_str().unwrap_or_default().to_owned()
+}
+
+/// The machine trusts this key alone from now on.
+async fn trust(world: &World, machine: &Machine, key: &PrivateKey) {
+    const FILE: &str = "/oem/cloud-config.yaml";
+    let mut config: Value = serde_yaml::from_str(&root(world, machine, &format!("cat {FILE}")).await).unwrap();
+    config["rancheros"]["release"]["keys"] = json!([key.public_key().to_pem()]);
+    // JSON is YAML as well, but the first line says what the file is.
+    let text = format!("#cloud-config\n{config}");
+    root(world, machine, &format!("cat > {FILE} <<'END'\n{text}\nEND")).await;
+}
+
+async fn ready(world: &World, name: &str) -> Value {
+    world.inventory_in_phase(name, Phase::Ready, SHORT).await.unwrap()
 }
 
 async fn root(world: &World, machine: &Machine, command: &str) -> String {

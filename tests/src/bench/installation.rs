@@ -2,6 +2,8 @@
 //! the live system supports.
 
 use super::figure::{Figure, Sample};
+use super::upgrade;
+use crate::clusters::image_registry::ImageRegistry;
 use crate::world::World;
 use anyhow::{Context, Result};
 use boot_contract::Milestone;
@@ -30,14 +32,18 @@ pub static FIGURES: &[&Figure] = &[&MEMORY, &KERNEL, &NETWORK, &REGISTERED, &WRI
 const MEMORY_MIB: u32 = 512;
 /// Too small for an installation, so that the other disk is chosen.
 const SPARE_BYTES: u64 = GIB / 4;
-const TIMEOUT: Duration = Duration::from_secs(1800);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// One run, with a machine, a cluster and an operator of its own.
 pub async fn measure() -> Result<Vec<Sample>> {
     let world = World::builder("bench-installation")?.start().await?;
     let mut registration = world.example_registration()?;
     registration["cloudConfig"]["users"] = json!([{"name": "root", "ssh_authorized_keys": [world.key.public]}]);
+    let registry = ImageRegistry::start(&world.folder("registry")?).await?;
+    let files = registration["cloudConfig"]["write_files"].as_array_mut();
+    files.context("finding write_files of the example")?.push(registry.for_machines());
     let medium = world.medium(registration).await?;
+    upgrade::adopt(&world)?;
     let image = Extent::of_root_image(&medium)?;
 
     let folder = world.folder("machine")?;
@@ -61,7 +67,8 @@ pub async fn measure() -> Result<Vec<Sample>> {
     machine.spec.medium = None;
     machine.power_on().await?;
     let booted = machine.wait_for_milestone(Milestone::Booted, TIMEOUT).await?.at;
-    Ok(vec![
+    let upgraded = upgrade::measure(&world, &mut machine, &registry).await?;
+    let installed = vec![
         MEMORY.is(f64::from(MEMORY_MIB)),
         KERNEL.is(at("firmware")?),
         NETWORK.is(at("network")?),
@@ -69,11 +76,12 @@ pub async fn measure() -> Result<Vec<Sample>> {
         WRITING.beside(writing_speed(&writing)?, copying),
         INSTALLED.is(at("booted")?),
         BOOTED.is(booted.as_secs_f64()),
-    ])
+    ];
+    Ok([installed, upgraded].concat())
 }
 
 /// MiB/s, from the installer's message: `123.0 MiB written in 5.2 s (23.6 MiB/s), read back in 2.0 s`.
-fn writing_speed(line: &str) -> Result<f64> {
+pub(super) fn writing_speed(line: &str) -> Result<f64> {
     let number = || line.split_once(" s (")?.1.split_once(" MiB/s)")?.0.parse().ok();
     number().with_context(|| format!("finding a speed in {line:?}"))
 }
@@ -115,7 +123,7 @@ impl Extent {
 }
 
 /// From `62914560 bytes (63 MB, 60 MiB) copied, 1.23 s, 51.1 MB/s`.
-fn dd_seconds(said: &str) -> Result<f64> {
+pub(super) fn dd_seconds(said: &str) -> Result<f64> {
     let number = || said.split_once("copied, ")?.1.split_once(" s,")?.0.parse().ok();
     number().with_context(|| format!("finding the seconds in {said:?}"))
 }

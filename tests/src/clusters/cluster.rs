@@ -80,11 +80,7 @@ impl Cluster {
     }
 
     pub async fn client(&self) -> Result<kube::Client> {
-        let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).context("reading kubeconfig")?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .context("creating a client's configuration from kubeconfig")?;
-        kube::Client::try_from(config).context("creating a client")
+        client_of(&self.kubeconfig()).await
     }
 
     /// Runs kubectl as the admin and gives its standard output.
@@ -241,6 +237,15 @@ impl Cluster {
         let all = self.controllers.iter().chain(&self.api_server).chain([&self.etcd]);
         all.map(Process::identity).collect()
     }
+}
+
+/// A client of the cluster that a kubeconfig names.
+pub async fn client_of(kubeconfig: &Path) -> Result<kube::Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).context("reading kubeconfig")?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .context("creating a client's configuration from kubeconfig")?;
+    kube::Client::try_from(config).context("creating a client")
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {

@@ -23,7 +23,7 @@ pub struct Operator {
 /// The operator's own namespace.
 pub const NAMESPACE: &str = "cattle-rancheros-operator-system";
 /// The host's loopback interface as a machine in QEMU's user network sees it.
-const HOST_SEEN_BY_MACHINES: &str = "10.0.2.2";
+pub const HOST_SEEN_BY_MACHINES: &str = "10.0.2.2";
 const READY: Duration = Duration::from_secs(90);
 
 impl Operator {

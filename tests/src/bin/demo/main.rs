@@ -1,10 +1,14 @@
 //! `make demo`: an empty machine is powered on and gets installed, configured and inventoried without being touched.
+//! `make demo-upgrade`: it runs another release because somebody edits a ManagedOSImage.
+
+mod upgrade;
 
 use anyhow::{Context, Result, bail};
 use api::Phase;
 use boot_contract::Milestone;
 use clap::{Parser, Subcommand};
 use harness::clusters::cluster::Controllers;
+use harness::clusters::image_registry::ImageRegistry;
 use harness::world::{USER, World};
 use qemu::console::Line;
 use qemu::disk::{Disk, GIB};
@@ -13,6 +17,7 @@ use qemu::machine::{Drive, MachineSpec, Medium};
 use qemu::paths;
 use qemu::process::KeptProcess;
 use qemu::timeline::timeline;
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -34,12 +39,16 @@ enum Action {
         #[arg(long, default_value = "uefi")]
         firmware: Firmware,
     },
+    /// Upgrade the machine that `start` left running to a release with a higher version
+    Upgrade,
     /// Stop everything that `start` left running
     Stop,
 }
 
 /// The kept processes, in the order of ending.
 const PROCESSES: &str = "processes.json";
+/// What `upgrade` has to know about the demo.
+const DEMO: &str = "demo.json";
 const SERIAL: &str = "DEMO-0001";
 /// An idle host takes two minutes under translation.
 const INSTALLED: Duration = Duration::from_secs(1800);
@@ -49,12 +58,24 @@ async fn main() -> Result<()> {
     let folder = paths::output().join("demo");
     match Options::parse().command {
         Action::Stop => stop(&folder),
+        Action::Upgrade => upgrade::upgrade(&folder, &running(&folder)?).await,
         Action::Start { firmware } => tokio::select! {
             outcome = start(&folder, firmware) => outcome,
             // Dropping the other branch ends what it started.
             () = interruption()? => bail!("interrupted; everything that was started has been stopped"),
         },
     }
+}
+
+/// A demo that runs.
+#[derive(Serialize, Deserialize)]
+struct Demo {
+    registry_port: u16,
+    kubeconfig: PathBuf,
+    /// The programs of Kubernetes.
+    programs: PathBuf,
+    /// What the machine prints, as it comes.
+    console: PathBuf,
 }
 
 /// SIGINT or SIGTERM.
@@ -84,7 +105,12 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     let world = World::builder_in(folder).controllers(Controllers::Running).start().await?;
 
     progress.step("applying examples/machine-registration.yaml and putting its URL into the ISO");
-    let medium = world.medium(world.example_registration()?).await?;
+    let registry = ImageRegistry::start(&world.folder("registry")?).await?;
+    let mut registration = world.example_registration()?;
+    let files = registration["cloudConfig"]["write_files"].as_array_mut();
+    files.context("finding write_files of the example")?.push(registry.for_machines());
+    let medium = world.medium(registration).await?;
+    upgrade::adopt(&world)?;
 
     progress.step(&format!("powering on a machine with an empty disk, a TPM and {} firmware", firmware.name()));
     let machine_folder = world.folder("machine")?;
@@ -120,13 +146,22 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     println!("  kubectl describe machineinventory -n fleet-default {inventory}");
     println!("  {}", world.key.login(USER, machine.ssh_port()).join(" "));
     println!("  less {}", machine.console_log().display());
+    println!("To upgrade it:\n  make demo-upgrade");
     println!("To stop it:\n  make demo-stop");
 
-    let processes = [machine.processes()?, world.processes()?].concat();
+    let demo = Demo {
+        registry_port: registry.port(),
+        kubeconfig: world.cluster.kubeconfig(),
+        programs: world.cluster.programs().to_owned(),
+        console: machine.raw_console_log(),
+    };
+    let text = serde_json::to_string_pretty(&demo).context("describing the demo")?;
+    fs::write(folder.join(DEMO), text).with_context(|| format!("writing {}/{DEMO}", folder.display()))?;
+    let processes = [machine.processes()?, vec![registry.process()?], world.processes()?].concat();
     let text = serde_json::to_string_pretty(&processes).context("listing the running processes")?;
     fs::write(folder.join(PROCESSES), text).with_context(|| format!("writing {}/{PROCESSES}", folder.display()))?;
     // Dropping them would end the processes.
-    std::mem::forget((machine, world));
+    std::mem::forget((machine, registry, world));
     Ok(())
 }
 
@@ -147,6 +182,17 @@ fn stop(folder: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The demo that `start` left running.
+fn running(folder: &Path) -> Result<Demo> {
+    let all = kept_processes(folder)?;
+    if all.is_empty() || !all.iter().all(KeptProcess::is_running) {
+        bail!("no demo is running, or not all of it; start one with: make demo-stop demo");
+    }
+    let file = folder.join(DEMO);
+    let text = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("parsing {}", file.display()))
 }
 
 fn kept_processes(folder: &Path) -> Result<Vec<KeptProcess>> {
