@@ -1,5 +1,6 @@
 //! Disks of virtual machines: sparse files, perhaps with a fault built in.
 
+use crate::write_log;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -13,6 +14,8 @@ pub struct Disk {
     /// What the guest sees as serial number (virtio: at most 20 bytes).
     pub serial: String,
     pub fault: Option<WriteFault>,
+    /// Where QEMU logs every write and flush; see [`crate::write_log`].
+    pub log: Option<PathBuf>,
 }
 
 /// Every write that touches this byte ends in an input/output error.
@@ -30,11 +33,18 @@ impl Disk {
         File::create(&file)
             .and_then(|created| created.set_len(bytes))
             .with_context(|| format!("creating the disk {}", file.display()))?;
-        Ok(Self { file, serial: serial.to_owned(), fault: None })
+        Ok(Self { file, serial: serial.to_owned(), fault: None, log: None })
     }
 
     pub fn with_fault(self, fault: WriteFault) -> Self {
         Self { fault: Some(fault), ..self }
+    }
+
+    /// Every write and flush from now on is logged in a file beside the disk's.
+    pub fn recorded(self) -> Result<Self> {
+        let log = self.file.with_extension("writes");
+        File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        Ok(Self { log: Some(log), ..self })
     }
 
     /// Puts bytes onto it while no machine runs.
@@ -99,6 +109,18 @@ impl Disk {
                 "image": file,
                 // The event `none` arms the rule when the node is made.
                 "inject-error": [{"event": "none", "iotype": "write", "sector": fault.at_byte / 512, "errno": 5, "once": false}],
+            }),
+        };
+        let below = match &self.log {
+            None => below,
+            Some(log) => json!({
+                "driver": "blklogwrites",
+                "file": below,
+                "log": {"driver": "file", "filename": log, "cache": {"no-flush": true}},
+                "log-sector-size": write_log::SECTOR,
+                // A log of an earlier power-on goes on.
+                "log-append": log.metadata().is_ok_and(|log| log.len() > 0),
+                "discard": "unmap",
             }),
         };
         json!({"driver": "raw", "node-name": node, "discard": "unmap", "file": below})

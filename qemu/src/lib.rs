@@ -18,3 +18,4 @@ pub mod terminal;
 pub mod timeline;
 pub mod vm_slot;
 pub mod wait;
+pub mod write_log;

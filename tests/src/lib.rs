@@ -8,4 +8,5 @@ pub mod fakes;
 pub mod lifecycle;
 pub mod objects;
 pub mod other_release;
+pub mod power_cut;
 pub mod world;

@@ -6,8 +6,8 @@
 //! 3. Everything is written where its partition will be. No partition exists yet, so nothing can mount or boot it.
 //! 4. Everything is read back from the disk and compared.
 //! 5. The tables are written: the backup; the marker, which now says that a whole table is a complete installation; the
-//!    primary table, which was held back until here; and the marker again, which says that the installation is
-//!    complete.
+//!    first sector with boot code and protective record; the primary table, which was held back until here; and the
+//!    marker again, which says that the installation is complete.
 
 mod prepare;
 pub(crate) mod root_image;

@@ -213,13 +213,16 @@ impl Ends {
         let is_head_zero = is_zero(&head);
         let marker_at = marker::OFFSET as usize;
         let marker_state = Marker::parse(bytes(&head, marker_at, marker::LENGTH)).map(|marker| marker.state);
+        // A power cut may leave our entries without the header in front of them.
+        let table_at = primary.unwrap_or(sector as usize);
+        let has_entries = primary.is_some() || Ours::judge(bytes(&head, 2 * table_at, GPT_ENTRIES_BYTES)) != Ours::No;
         let mut clear = |from: usize, length: usize| {
             let end = head.len().min(from + length);
             head.get_mut(from..end).unwrap_or_default().fill(0);
         };
         clear(marker_at, marker::LENGTH);
-        if let Some(size) = primary {
-            clear(size, size + GPT_ENTRIES_BYTES);
+        if has_entries {
+            clear(table_at, table_at + GPT_ENTRIES_BYTES);
         }
         if is_protective(&head) {
             head[..512].fill(0);

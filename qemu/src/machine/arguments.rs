@@ -40,7 +40,9 @@ impl Machine {
             let node = format!("disk{number}");
             add("-blockdev", disk.block_device(&node).to_string());
             let index = disk_index.map(|first| format!(",bootindex={}", first + number)).unwrap_or_default();
-            add("-device", format!("virtio-blk-pci,drive={node},serial={}{index}", disk.serial));
+            // Merged requests fail below `blklogwrites`: a request has more pieces then than it can pass on.
+            let merging = if disk.log.is_some() { ",request-merging=off" } else { "" };
+            add("-device", format!("virtio-blk-pci,drive={node},serial={}{index}{merging}", disk.serial));
         }
         if spec.disks.is_empty() {
             add("-device", format!("pcie-root-port,id={HOTPLUG_PORT},chassis=1"));

@@ -145,13 +145,21 @@ impl Run<'_> {
     }
 
     /// Writes the backup table first, because firmware may restore a primary table from it. By now everything that it
-    /// points to is on the medium. The marker is written separately, before and after the table: a power cut during one
-    /// write of both could leave the marker without the table.
+    /// points to is on the medium. The first sector has a flush of its own: if the rest of the primary table reached the
+    /// disk without it, the table would look whole, but neither firmware nor Linux would use it. The marker is written
+    /// separately, before and after the table: a power cut during one write of both could leave the marker without the
+    /// table.
     fn commit(&mut self, switching: &[u8], head: &[u8], (tail, tail_offset): (&[u8], u64)) -> io::Result<()> {
         let (tables, rest) = head.split_at(marker::OFFSET as usize);
-        for (offset, bytes) in
-            [(tail_offset, tail), (marker::OFFSET, switching), (0, tables), (marker::OFFSET, &rest[..marker::LENGTH])]
-        {
+        let sector = self.target.sector_bytes();
+        let (protective, primary) = tables.split_at(sector as usize);
+        for (offset, bytes) in [
+            (tail_offset, tail),
+            (marker::OFFSET, switching),
+            (0, protective),
+            (u64::from(sector), primary),
+            (marker::OFFSET, &rest[..marker::LENGTH]),
+        ] {
             self.target.write_at(offset, bytes)?;
             self.target.flush()?;
         }

@@ -24,7 +24,8 @@ struct PowerCut {
     unflushed: Vec<(u64, Vec<u8>)>,
 }
 
-const PHYSICAL_SECTOR: usize = 4096;
+/// The smallest. A disk with larger ones loses whole groups of these.
+const PHYSICAL_SECTOR: usize = 512;
 
 impl PowerCut {
     fn new(disk: &Path, writes_left: usize, seed: u64) -> Self {
