@@ -71,6 +71,8 @@ enum Outcome {
     /// The slot is on trial and is started next, or runs.
     Pending,
     Failed,
+    /// The slot was marked as good. The record is not changed in the same moment, so a power cut may come between.
+    Blessed,
     /// Another slot was chosen, or the slot was given another system.
     Withdrawn,
 }
@@ -85,6 +87,7 @@ impl Attempt {
         let Some(slot) = Slot::from_letter(&self.slot) else { return Outcome::Withdrawn };
         match state.slot(slot).map(|boot| boot.state) {
             Some(SlotState::Failed) => Outcome::Failed,
+            Some(SlotState::Good) => Outcome::Blessed,
             Some(SlotState::Trial) if state.active == slot => Outcome::Pending,
             _ => Outcome::Withdrawn,
         }
@@ -123,6 +126,7 @@ impl Record {
         let attempt = self.attempt.as_ref()?;
         match attempt.outcome(state) {
             Outcome::Pending => None,
+            Outcome::Blessed => Some(self.after_blessing(attempt)),
             Outcome::Withdrawn => Some(Self { attempt: None, ..self.clone() }),
             Outcome::Failed => {
                 let failure = UpgradeFailure {
@@ -141,8 +145,12 @@ impl Record {
     /// The record after `slot` was blessed. `None` if nothing changes.
     fn blessed(&self, slot: Slot) -> Option<Self> {
         let attempt = self.attempt.as_ref().filter(|attempt| attempt.slot == slot.letter())?;
+        Some(self.after_blessing(attempt))
+    }
+
+    fn after_blessing(&self, attempt: &Attempt) -> Self {
         let both = [&self.minimum_version, &attempt.minimum_version];
-        Some(Self { minimum_version: both.into_iter().flatten().max().cloned(), ..Self::default() })
+        Self { minimum_version: both.into_iter().flatten().max().cloned(), ..Self::default() }
     }
 }
 
@@ -263,6 +271,12 @@ mod tests {
         assert_eq!(blessed(version("0.1.0"), version("0.2.0")), version("0.2.0"));
         assert_eq!(blessed(version("0.10.0"), version("0.9.0")), version("0.10.0"));
         assert_eq!(blessed(version("0.1.0"), None), version("0.1.0"));
+        // The power was cut after the slot was marked as good and before the record said so.
+        for active in [Slot::A, Slot::B] {
+            let cut =
+                with(version("0.1.0"), version("0.2.0")).settled(&state(SlotState::Good, active), None, Vec::new, 1);
+            assert_eq!(cut.unwrap(), Record { minimum_version: version("0.2.0"), ..Record::default() });
+        }
         let fallen_back =
             with(version("0.1.0"), version("9.0.0")).settled(&state(SlotState::Failed, Slot::A), None, Vec::new, 1);
         assert_eq!(fallen_back.unwrap().minimum_version, version("0.1.0"));
