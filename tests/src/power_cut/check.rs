@@ -8,14 +8,17 @@ use super::selection::{Examiner, Selection};
 use super::state::DiskState;
 use anyhow::{Context, Result, ensure};
 use disk::layout::Role;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Faults that are told; there may be very many of one kind.
+/// Different faults that are told.
 const MOST_FAULTS: usize = 20;
+
+/// An epoch in which fewer sectors change has few states.
+const FEW: usize = 10;
 
 /// How to visit the states.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +41,8 @@ pub struct Figures {
     /// States from which nothing starts and an installation begins again.
     pub nothing: usize,
     pub bad: usize,
-    /// The first of them.
-    pub faults: Vec<String>,
+    /// What is wrong with them, and how often.
+    pub faults: BTreeMap<String, usize>,
     pub took: Duration,
     pub sample: Vec<Sample>,
 }
@@ -72,18 +75,13 @@ impl Check {
         let mut random = Random::new(self.seed);
         let mut distinct = HashSet::new();
         let mut figures = Figures { epochs: recording.epochs.len(), ..Figures::default() };
-        let about = |epoch: &Epoch| About::of(epoch, recording);
-        let deciding = || recording.epochs.iter().filter(|epoch| about(epoch) != About::Ext4);
-        let always: usize = deciding().map(|epoch| epoch.always()).sum();
-        let weights: usize = deciding().map(|epoch| about(epoch).weight()).sum();
-        // Some random states are the same as others.
-        let more = (self.states.saturating_sub(always) * 5 / 4).max(self.states / 2);
+        let shares = self.shares(recording);
         let picking: Vec<usize> = self.epochs_to_pick_from(recording, &mut random);
         for (index, epoch) in recording.epochs.iter().enumerate() {
             let about = About::of(epoch, recording);
             figures.writes += epoch.writes().len();
             let allowed = outcomes(epoch, &mut disk, &mut examiner, index, &mut figures)?;
-            let extent = Extent { torn: about.torn(), random: (more * about.weight()).div_ceil(weights.max(1)) };
+            let extent = Extent { torn: about.torn(), random: shares[index] };
             let mut picks = Picks::new(picking.iter().filter(|picked| **picked == index).count());
             epoch.states(&mut disk, extent, &mut random, &mut |disk| {
                 figures.states += 1;
@@ -110,6 +108,26 @@ impl Check {
         figures.distinct = distinct.len();
         figures.took = begun.elapsed();
         Ok(figures)
+    }
+
+    /// How many random states each epoch gets. One in which few sectors change has few states; the others share the rest.
+    fn shares(&self, recording: &Recording) -> Vec<usize> {
+        let mut disk = recording.blank();
+        let mut changing = Vec::new();
+        for epoch in &recording.epochs {
+            changing.push((About::of(epoch, recording), epoch.changing(&disk)));
+            epoch.apply(&mut disk);
+        }
+        let weight = |(about, sectors): &(About, usize)| if *sectors < FEW { 0 } else { about.weight() };
+        let weights: usize = changing.iter().map(weight).sum();
+        // Many random states are the same as others.
+        let all = self.states * 2;
+        let share = |it: &(About, usize)| match it {
+            (About::Ext4, _) => 0,
+            (_, sectors) if *sectors < FEW => 4 << *sectors,
+            _ => (all * weight(it)).div_ceil(weights.max(1)),
+        };
+        changing.iter().map(share).collect()
     }
 
     /// Epochs of the installation and later ones, in turn. Each one that decides what starts has the same chance.
@@ -215,14 +233,15 @@ impl Picks {
 impl Figures {
     fn fault(&mut self, epoch: usize, text: &str) {
         self.bad += 1;
-        if self.faults.len() < MOST_FAULTS {
-            self.faults.push(format!("epoch {epoch}: {text}"));
+        let text = format!("epoch {epoch}: {text}");
+        if self.faults.len() < MOST_FAULTS || self.faults.contains_key(&text) {
+            *self.faults.entry(text).or_default() += 1;
         }
     }
 
     /// Fails if a state was bad, or if fewer states were visited than wanted.
     pub fn expect_none_bad(&self, wanted: usize) -> Result<()> {
-        ensure!(self.bad == 0, "{self}:\n  {}", self.faults.join("\n  "));
+        ensure!(self.bad == 0, "{self}:\n{:#?}", self.faults);
         ensure!(self.distinct >= wanted, "{self}; wanted {wanted} distinct ones");
         Ok(())
     }

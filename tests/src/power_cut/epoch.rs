@@ -24,6 +24,12 @@ struct Touched {
     versions: Vec<(usize, u32)>,
 }
 
+impl Touched {
+    fn changes(&self, before: u32) -> bool {
+        self.versions.iter().any(|(_, number)| *number != before)
+    }
+}
+
 /// A state of the disk within an epoch: which version each sector has, 0 for what was there before.
 struct Choice<'a> {
     epoch: &'a Epoch,
@@ -101,14 +107,9 @@ impl Epoch {
         Ok(())
     }
 
-    /// How many states are always visited, with writes torn.
-    pub fn always(&self) -> usize {
-        let count = |write: &Write| match write.numbers.len() {
-            0 | 1 => 2,
-            length if length <= SMALL => 1 + 2 * length,
-            _ => 2 + TEARS,
-        };
-        self.writes.iter().map(count).sum::<usize>() + 1
+    /// How many sectors may differ from the disk before the epoch.
+    pub fn changing(&self, disk: &DiskState) -> usize {
+        self.touched.iter().filter(|touched| touched.changes(disk.number(touched.sector))).count()
     }
 
     /// What a state of this epoch differs in from the disk before it, whose contents are not known here: every sector that
@@ -268,26 +269,21 @@ impl<'a> Choice<'a> {
         random: &mut Random,
         visit: &mut dyn FnMut(&DiskState) -> Result<()>,
     ) -> Result<()> {
-        let total = self.epoch.touched.len();
-        let small: Vec<usize> = (0..self.taken.len())
-            .map(|write| self.sectors_of(write))
-            .filter(|sectors| sectors.len() <= SMALL)
-            .flatten()
-            .collect();
-        if total < 2 {
+        let changes = |index: &usize| self.epoch.touched[*index].changes(self.before[*index]);
+        let small = (0..self.taken.len()).map(|write| self.sectors_of(write)).filter(|sectors| sectors.len() <= SMALL);
+        let small: Vec<usize> = small.flatten().filter(changes).collect();
+        let all: Vec<usize> = (0..self.before.len()).filter(changes).collect();
+        if all.len() < 2 {
             return Ok(());
         }
-        for index in 0..total {
-            self.random_version(index, random);
+        for index in &all {
+            self.random_version(*index, random);
         }
         for _ in 0..count {
-            for _ in 0..=random.below(total.min(32)) {
-                let index = match small.len() {
-                    0 => random.below(total),
-                    length if random.below(2) == 0 => small[random.below(length)],
-                    _ => random.below(total),
-                };
-                self.random_version(index, random);
+            for _ in 0..=random.below(all.len().min(32)) {
+                let is_small = !small.is_empty() && random.below(2) == 0;
+                let from = if is_small { &small } else { &all };
+                self.random_version(from[random.below(from.len())], random);
             }
             visit(self.disk)?;
         }

@@ -1,5 +1,5 @@
-//! The ext4 file systems after a power cut: `e2fsck -p` repairs each, as the kernel does by the journal, and nothing is
-//! left to repair afterwards.
+//! The ext4 file systems after a power cut: `e2fsck -fp` replays the journal of each and finds nothing that a person must
+//! decide, and nothing is left to repair afterwards.
 
 use super::contents::BYTES;
 use super::random::Random;
@@ -76,7 +76,7 @@ fn check(disk: &DiskState, role: Role) -> Result<()> {
     };
     write(image.as_file()).context("writing an image")?;
     // 1: something was repaired.
-    for (option, most) in [("-p", 1), ("-fn", 0)] {
+    for (option, most) in [("-fp", 1), ("-fn", 0)] {
         let output = Command::new("e2fsck").arg(option).arg(image.path()).output().context("running e2fsck")?;
         let code = output.status.code();
         ensure!(
