@@ -34,6 +34,11 @@ pub enum Command {
     Report(ReportOptions),
     /// Apply the cloud-config in /oem to this system
     Apply(ApplyOptions),
+    /// Join this machine to its cluster, by the programs in /usr/lib/ros/join.d and /etc/ros/join.d
+    ///
+    /// The programs run if they failed the last time, or if the configuration has changed since. `status` says what came of
+    /// it.
+    Join(JoinOptions),
     /// Wait until this system is up, and mark its slot as good for the boot loader
     Healthy(HealthyOptions),
     /// Write a release to the slot that does not run, and start it on trial at the next restart
@@ -103,6 +108,13 @@ pub struct ProbeOptions {
     pub output: OutputOptions,
     #[command(flatten)]
     pub tpm: TpmOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct JoinOptions {
+    /// Run the programs even if nothing has changed
+    #[arg(long)]
+    pub again: bool,
 }
 
 #[derive(Debug, Args)]

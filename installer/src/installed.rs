@@ -1,6 +1,7 @@
 //! The installed system: its health, status and recovery, and the data that it keeps.
 
 pub mod boot_progress;
+pub mod drop_ins;
 pub mod files;
 pub mod health_checks;
 pub mod healthy;

@@ -11,6 +11,7 @@ pub mod console;
 pub mod container;
 pub mod exit_code;
 pub mod installed;
+pub mod join;
 pub mod path_error;
 pub mod provision;
 #[cfg(feature = "agent")]

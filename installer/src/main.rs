@@ -7,6 +7,7 @@ use installer::commands::{boot, install, probe, register, report, rollback, stat
 use installer::console::{self, announce, log};
 use installer::exit_code::ExitCode;
 use installer::installed::{healthy, issue, recovery, trial};
+use installer::join;
 use installer::provision;
 use std::path::Path;
 
@@ -23,6 +24,7 @@ fn main() -> std::process::ExitCode {
             Command::Install(_)
             | Command::Report(_)
             | Command::Apply(_)
+            | Command::Join(_)
             | Command::Healthy(_)
             | Command::Recover
             | Command::Upgrade(_),
@@ -52,6 +54,7 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
         Command::Probe(options) => probe::run(options, root),
         Command::Status(options) => status::run(options),
         Command::Apply(options) => Ok(provision::run(options.stage.into()).map(|_| ())?),
+        Command::Join(options) => Ok(join::run(root, options.again)?),
         Command::Healthy(options) if options.deadline => Ok(trial::end()?),
         Command::Healthy(_) => Ok(healthy::run()?),
         Command::Upgrade(options) => block_on(upgrade::run(options)),

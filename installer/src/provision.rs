@@ -3,7 +3,6 @@
 
 mod accounts;
 mod change;
-pub mod join;
 mod network;
 pub mod oem;
 mod password;
@@ -12,6 +11,7 @@ mod system;
 
 use crate::console::announce;
 use crate::installed::boot_progress;
+use crate::join::answer::StoredJoin;
 use crate::path_error::PathError;
 use boot_contract::boot_stage::BootStage;
 use boot_contract::{
@@ -22,7 +22,6 @@ use change::Change;
 use cloud_config::document::Document;
 use cloud_config::keys::unapplied;
 use cloud_config::{CloudConfig, CloudConfigError};
-use join::StoredJoin;
 use protocol::error_chain;
 use std::fs;
 use std::io::ErrorKind;
@@ -82,7 +81,7 @@ pub fn run_in(root: &Path, stage: Stage) -> Result<Applied, ProvisionError> {
     let (mut document, _) = Document::read(&config);
     if let Some(rancherd) = &mut document.rancherd {
         match StoredJoin::read(root) {
-            Ok(stored) => *rancherd = stored.merge_over(rancherd),
+            Ok(stored) => *rancherd = stored.unwrap_or_default().merge_over(rancherd),
             Err(error) => {
                 let problem = error_chain(&error);
                 problems

@@ -51,7 +51,7 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     std::fs::create_dir_all(root.join("oem")).unwrap();
     let cloud_config = registered.cloud_config.to_yaml();
     std::fs::write(root.join("oem/cloud-config.yaml"), cloud_config).unwrap();
-    let news = installer::provision::join::take(&root, &join).unwrap().unwrap().to_string();
+    let news = installer::join::answer::take(&root, &join).unwrap().unwrap().to_string();
     assert!(news.starts_with("to cluster one; changed: nodeName, role, taints, token;"), "{news}");
     let written = std::fs::read_to_string(root.join("etc/rancher/rancherd/config.yaml")).unwrap();
     let written: Value = serde_yaml::from_str(&written).unwrap();
@@ -67,7 +67,7 @@ async fn a_machine_is_handed_over_moved_and_forgotten() {
     assert_eq!(rancher.tokens("c-m-one").unwrap(), [] as [Value; 0]);
     let join = report(&endpoint, &tpm).await.unwrap();
     assert_eq!(join.configuration.as_ref().unwrap().0["token"], "token-two");
-    let news = installer::provision::join::take(&root, &join).unwrap().unwrap().to_string();
+    let news = installer::join::answer::take(&root, &join).unwrap().unwrap().to_string();
     assert!(news.starts_with("to cluster two; changed: token;"), "{news}");
 
     let before = world.inventories().unwrap();

@@ -78,7 +78,7 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
     let root = world.folder("root").unwrap();
     std::fs::create_dir_all(root.join("oem")).unwrap();
     std::fs::write(root.join("oem/cloud-config.yaml"), serde_yaml::to_string(&answer["cloudConfig"]).unwrap()).unwrap();
-    installer::provision::join::take(&root, &join).unwrap().unwrap();
+    installer::join::answer::take(&root, &join).unwrap().unwrap();
     let written = std::fs::read_to_string(root.join("etc/rancher/rancherd/config.yaml")).unwrap();
     let written: Value = serde_yaml::from_str(&written).unwrap();
     assert_eq!((&written["role"], &written["token"]), (&json!("agent"), &json!("joins-the-cluster")));

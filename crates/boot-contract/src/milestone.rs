@@ -17,6 +17,7 @@ pub enum Milestone {
     Healthy,
     Booted,
     Assigned,
+    Joined,
     Refused,
     Failed,
 }
@@ -36,6 +37,7 @@ impl Milestone {
             Self::Healthy => "healthy",
             Self::Booted => "booted",
             Self::Assigned => "assigned",
+            Self::Joined => "joined",
             Self::Refused => "refused",
             Self::Failed => "failed",
         }

@@ -42,6 +42,11 @@ pub const HEALTH_CHECKS: &str = "/usr/lib/ros/health.d";
 /// The same of the user. A file replaces the release's of the same name.
 pub const USER_HEALTH_CHECKS: &str = "/etc/ros/health.d";
 
+/// Programs of the release that make the machine a node of its cluster.
+pub const JOIN_PROGRAMS: &str = "/usr/lib/ros/join.d";
+/// The same of the user. A file replaces the release's of the same name.
+pub const USER_JOIN_PROGRAMS: &str = "/etc/ros/join.d";
+
 /// An absolute path of the system whose root is `root`.
 pub fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))

@@ -69,7 +69,11 @@ pub const KEYS: &[(&str, &str)] = &[
     ("ntp.servers", "Names."),
     ("password", "Password of `user`, or of root without `user`. Not applied if `chpasswd` names users."),
     ("prefer_fqdn_over_hostname", "If true, the whole `fqdn` is the host name."),
-    ("rancherd", "The configuration of rancherd, `/etc/rancher/rancherd/config.yaml`."),
+    (
+        "rancherd",
+        "The configuration of rancherd, `/etc/rancher/rancherd/config.yaml`, and of the programs that join a cluster \
+         ([how](join.md)).",
+    ),
     (
         "rancheros.release.keys",
         "Public keys as PEM, in addition to those of the image. One of these keys must have signed an upgrade \

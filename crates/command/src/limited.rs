@@ -32,6 +32,11 @@ impl Command {
     /// Runs the program for at most `limit` with empty standard input. It may write any amount. When this returns, nothing
     /// of its process group runs. Processes that left the group are not waited for.
     pub fn run_within(&self, limit: Duration) -> Result<Outcome, CommandError> {
+        self.run_watched_within(limit, |_| {})
+    }
+
+    /// The same. `watch` gets all output, each part as soon as it comes.
+    pub fn run_watched_within(&self, limit: Duration, mut watch: impl FnMut(&[u8])) -> Result<Outcome, CommandError> {
         let start = |source| CommandError::Start { command: self.to_string(), source };
         let deadline = Instant::now() + limit;
         let (mut output, writer) = io::pipe().map_err(start)?;
@@ -41,9 +46,14 @@ impl Command {
         // It holds the writing end, without which the reading end can end.
         drop(process);
         let (mut output_end, mut is_open) = (Vec::new(), true);
+        let mut keep = |part: &[u8]| {
+            watch(part);
+            output_end.extend_from_slice(part);
+            output_end.drain(..output_end.len().saturating_sub(KEPT));
+        };
         let has_ended = loop {
             if is_open {
-                is_open = read_within(&mut output, &mut output_end, PAUSE);
+                is_open = read_within(&mut output, PAUSE, &mut keep);
             } else {
                 sleep(PAUSE);
             }
@@ -60,7 +70,7 @@ impl Command {
         // What was written last is still in the pipe. A process that left the group may go on writing.
         let mut rest = PIPE / KEPT;
         while is_open && rest > 0 {
-            is_open = read_within(&mut output, &mut output_end, Duration::ZERO);
+            is_open = read_within(&mut output, Duration::ZERO, &mut keep);
             rest -= 1;
         }
         Ok(Outcome { status: has_ended.then_some(status), output_end })
@@ -90,7 +100,7 @@ impl Command {
 }
 
 /// Reads what is there, or comes within `limit`. Returns false at the end of the output.
-fn read_within(output: &mut PipeReader, output_end: &mut Vec<u8>, limit: Duration) -> bool {
+fn read_within(output: &mut PipeReader, limit: Duration, keep: &mut impl FnMut(&[u8])) -> bool {
     let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
     if !matches!(poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLIN)], limit), Ok(1..)) {
         return true;
@@ -99,8 +109,7 @@ fn read_within(output: &mut PipeReader, output_end: &mut Vec<u8>, limit: Duratio
     match output.read(&mut part) {
         Ok(0) | Err(_) => false,
         Ok(length) => {
-            output_end.extend_from_slice(&part[..length]);
-            output_end.drain(..output_end.len().saturating_sub(KEPT));
+            keep(&part[..length]);
             true
         }
     }
@@ -143,6 +152,15 @@ mod tests {
     fn both_outputs_come_in_order_with_the_status() {
         let outcome = shell("echo one; echo two >&2; echo three; exit 3").run_within(LONG).unwrap();
         assert_eq!((text(&outcome).as_str(), outcome.status.unwrap().code()), ("one\ntwo\nthree\n", Some(3)));
+    }
+
+    #[test]
+    fn all_output_is_watched_as_it_comes() {
+        let mut watched = Vec::new();
+        let command = shell("head -c 100000 /dev/zero; echo last");
+        let outcome = command.run_watched_within(LONG, |part| watched.extend_from_slice(part)).unwrap();
+        assert_eq!((watched.len(), outcome.output_end.len()), (100_005, KEPT));
+        assert!(watched.ends_with(b"\0last\n"));
     }
 
     #[test]

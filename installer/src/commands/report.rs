@@ -11,7 +11,7 @@ use crate::installed::issue;
 use crate::installed::operator_settings::{self, Kept, by_either};
 use crate::installed::reinstall;
 use crate::installed::status::{LAST_REPORT, LastReport, Status};
-use crate::provision::join;
+use crate::join::{self, answer};
 use crate::session::identity::Identity;
 use crate::session::websocket::WebSocketTransport;
 use crate::session::{Exchange, ExchangeError};
@@ -139,15 +139,16 @@ fn keep(settings: &OperatorSettings, way: Kept, root: &Path) {
     }
 }
 
-/// Applies how this machine joins its cluster, and prints the changes.
+/// Applies how this machine joins its cluster, prints the changes, and lets the machine join.
 fn take(join: &Join, root: &Path) -> anyhow::Result<()> {
     if let Some(pending) = &join.pending {
         console::note(format!("the operator cannot say yet how to join the cluster: {pending}"));
     }
-    if let Some(change) = join::take(root, join).context("storing how this machine joins its cluster")? {
+    if let Some(change) = answer::take(root, join).context("storing how this machine joins its cluster")? {
         announce(Milestone::Assigned, change);
     }
-    Ok(())
+    // Also without a change: the programs may have failed, or have run while the change came.
+    Ok(join::start_if_due(root)?)
 }
 
 /// Describes the running system. Fails on a live system, because it is not installed.

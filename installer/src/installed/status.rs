@@ -3,9 +3,12 @@
 mod boot_state_json;
 mod text;
 
+pub use text::Utc;
+
 use crate::boot::{partition, state_file};
 use crate::installed::recovery::{Cause, CauseError};
 use crate::installed::reinstall;
+use crate::join::JoinStatus;
 use crate::path_error::PathError;
 use crate::upgrade::attempt;
 use boot_contract::boot_state::{SlotBoot, SlotState};
@@ -44,6 +47,9 @@ pub struct Status {
     /// Why the recovery system runs. Absent in other systems.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovery: Option<String>,
+    /// Whether the machine has joined its cluster. Absent if it is to join none, and in the recovery system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join: Option<JoinStatus>,
     /// Host of the operator, without the token in its address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
@@ -105,6 +111,7 @@ impl Status {
             slots,
             last_failure: attempt::last_failure(root),
             recovery: (slot == message::Slot::Recovery).then(cause).transpose()?,
+            join: (boot.mode == BootMode::System).then(|| JoinStatus::read(root)).flatten(),
             operator: fs::read_to_string(OEM_REGISTRATION).ok().and_then(|text| operator(&text)),
             last_report: fs::read(LAST_REPORT).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
         })
@@ -172,6 +179,7 @@ impl Status {
             slots: Vec::new(),
             last_failure: None,
             recovery: (slot == message::Slot::Recovery).then(|| "slot A is damaged".into()),
+            join: None,
             operator: None,
             last_report: None,
         }

@@ -79,7 +79,7 @@ fn the_operators_answer_completes_rancherds_configuration() {
         configuration: Some(serde_json::from_str(r#"{"token": "s3cret"}"#).unwrap()),
         ..protocol::Join::default()
     };
-    join::take(root.path(), &said).unwrap();
+    crate::join::answer::take(root.path(), &said).unwrap();
     fs::remove_file(root.path().join("etc/rancher/rancherd/config.yaml")).unwrap();
     assert_eq!(apply(&root, Stage::Early).problems, Vec::<String>::new());
     assert_eq!(read(&root, "etc/rancher/rancherd/config.yaml"), "#cloud-config\nrole: server\ntoken: s3cret\n");

@@ -34,6 +34,9 @@ impl fmt::Display for Status {
         if let Some(failure) = &self.last_failure {
             writeln!(f, "Last failure: {}", FailureInWords(failure))?;
         }
+        if let Some(join) = &self.join {
+            writeln!(f, "Cluster:     {join}")?;
+        }
         writeln!(f, "Operator:    {}", self.operator.as_deref().unwrap_or("none"))?;
         match &self.last_report {
             Some(report) => write!(f, "Last report: {}", Utc(report.at)),
@@ -74,7 +77,7 @@ impl fmt::Display for FailureInWords<'_> {
 }
 
 /// A time in seconds since 1 January 1970. `Display` shows date and time.
-struct Utc(u64);
+pub struct Utc(pub u64);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,5 +1,6 @@
-//! How this machine joins its cluster. The operator's latest answer is stored. Whenever rancherd's configuration is
-//! written, at each boot and after a report, it is merged over `rancherd` of the cloud-config.
+//! The operator's latest answer about how this machine joins its cluster. It is stored, and merged over `rancherd` of the
+//! cloud-config whenever rancherd's configuration is written, at each boot and after a report, and for the programs of
+//! `join.d`.
 
 use crate::installed::files::{RANCHERD_CONFIG, write_secret};
 use crate::path_error::PathError;
@@ -22,7 +23,7 @@ const JOIN_FILE: &str = "/var/lib/ros/join.json";
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StoredJoin {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    cluster: Option<String>,
+    pub(super) cluster: Option<String>,
     #[serde(default)]
     configuration: JoinConfiguration,
 }
@@ -36,7 +37,7 @@ pub struct JoinChange {
 
 /// Why the operator's answer was not applied.
 #[derive(Debug, thiserror::Error)]
-pub enum JoinError {
+pub enum AnswerError {
     #[error("reading {OEM_CLOUD_CONFIG}")]
     CloudConfig(#[from] CloudConfigError),
     #[error(transparent)]
@@ -44,12 +45,12 @@ pub enum JoinError {
 }
 
 impl StoredJoin {
-    /// Reads the answer stored below `root`. Empty if there is none yet.
-    pub fn read(root: &Path) -> Result<Self, PathError> {
+    /// Reads the answer stored below `root`. `None` if there is none yet.
+    pub fn read(root: &Path) -> Result<Option<Self>, PathError> {
         let path = below(root, JOIN_FILE);
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(PathError::of("reading", &path)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(PathError::of("reading", &path)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(PathError::of("reading", &path)(error)),
         }
     }
@@ -64,23 +65,29 @@ impl StoredJoin {
 }
 
 /// Applies the operator's answer to a report: writes rancherd's configuration, if the cloud-config asks for rancherd,
-/// and stores the answer. `None` if the answer is already stored, or if the operator has none yet.
-pub fn take(root: &Path, join: &Join) -> Result<Option<JoinChange>, JoinError> {
+/// and stores the answer. `None` if nothing has changed, or if the operator has no answer yet.
+pub fn take(root: &Path, join: &Join) -> Result<Option<JoinChange>, AnswerError> {
     let Some(configuration) = join.configuration.clone() else { return Ok(None) };
     let stored = StoredJoin { cluster: join.cluster.clone(), configuration };
     let before = StoredJoin::read(root)?;
     let Some(rancherd) = rancherd(root)? else { return Ok(None) };
     let [config, answer] = [RANCHERD_CONFIG, JOIN_FILE].map(|file| below(root, file));
     let is_written = stored.configuration.is_empty() || config.exists();
-    if stored == before && is_written {
+    if before.as_ref() == Some(&stored) && is_written {
         return Ok(None);
     }
-    write_secret(&config, stored.merge_over(&rancherd).to_yaml().as_bytes())
-        .map_err(PathError::of("writing", &config))?;
+    let before = before.unwrap_or_default();
+    // An empty answer is stored as well: it says that the cloud-config alone counts.
+    let has_changed = before != stored || !is_written;
+    if has_changed {
+        write_secret(&config, stored.merge_over(&rancherd).to_yaml().as_bytes())
+            .map_err(PathError::of("writing", &config))?;
+    }
     // The answer is stored last. If this fails, the next report repeats everything.
     let kept = serde_json::to_vec(&stored).map_err(PathError::of("writing", &answer))?;
     write_secret(&answer, &kept).map_err(PathError::of("writing", &answer))?;
-    Ok(Some(JoinChange { keys: changed(&before.configuration, &stored.configuration), cluster: stored.cluster }))
+    let keys = changed(&before.configuration, &stored.configuration);
+    Ok(has_changed.then_some(JoinChange { keys, cluster: stored.cluster }))
 }
 
 impl fmt::Display for JoinChange {
@@ -96,7 +103,8 @@ impl fmt::Display for JoinChange {
     }
 }
 
-fn rancherd(root: &Path) -> Result<Option<CloudConfig>, JoinError> {
+/// `rancherd` of the cloud-config. `None` if the cloud-config does not ask for it.
+pub(super) fn rancherd(root: &Path) -> Result<Option<CloudConfig>, AnswerError> {
     let path = below(root, OEM_CLOUD_CONFIG);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -186,5 +194,6 @@ mod tests {
         let nothing = Join { configuration: Some(JoinConfiguration::default()), ..Join::default() };
         assert_eq!(take(root.path(), &nothing).unwrap(), None);
         assert!(!below(root.path(), RANCHERD_CONFIG).exists());
+        assert_eq!(StoredJoin::read(root.path()).unwrap(), Some(StoredJoin::default()), "the operator has answered");
     }
 }
