@@ -77,10 +77,12 @@ hardware-image: build ## Make the ISO for real hardware in out/hardware-image/: 
 chart: build ## Pack the operator's Helm chart in out/chart/
 	$(PROGRAMS)/ros-image chart --output out/chart --version $(VERSION)
 
+# container-installer is chosen by --bin from the whole workspace, not by --package: macros then have the features with which
+# they are compiled already, and are not compiled again.
 build: packages ## Build all programs
 	$(CARGO) build --release --workspace
 	$(STATIC) --package ros-init
-	$(STATIC) --package installer --bin container-installer --no-default-features
+	$(STATIC) --workspace --bin container-installer --no-default-features
 
 packages: ## Install the Debian packages that are missing, and say why each is needed
 	@tools/install-packages

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Upgrades the RancherOS host on which this container runs.
 #[derive(Debug, Parser)]
-#[command(name = "ros-installer", version, max_term_width = 100)]
+#[command(name = "ros-installer", version, max_term_width = 100, args_override_self = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -71,8 +71,9 @@ mod tests {
         let options = parsed(&["/usr/sbin/suc-upgrade"]);
         assert_eq!((options.release.to_str(), options.host.to_str()), (Some("/release"), Some("/host")));
         assert!(options.reboot && options.termination_message.ends_with("dev/termination-log"));
-        let options = parsed(&["suc-upgrade", "--termination-message", "/t"]);
+        let options = parsed(&["suc-upgrade", "--termination-message", "/t", "--host", "/elsewhere", "--reboot"]);
         assert!(options.reboot && options.termination_message == Path::new("/t"));
+        assert_eq!(options.host, Path::new("/elsewhere"), "the last one counts");
         let options = parsed(&["ros-installer", "upgrade", "--release", "/r", "--host", "/h"]);
         assert!(!options.reboot && options.host == Path::new("/h"));
     }
