@@ -3,6 +3,7 @@
 mod container;
 mod upgrade;
 
+use crate::power_cut;
 use api::{Phase, condition_type, reason};
 use boot_contract::Milestone;
 use harness::objects::condition;
@@ -98,7 +99,10 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     }
     let mut spec = MachineSpec::new(firmware, "INSTALL-7");
     spec.first = first;
-    let disk = Disk::empty(world.path(), "root", 4 * GIB).unwrap();
+    let mut disk = Disk::empty(world.path(), "root", 4 * GIB).unwrap();
+    if upgrades {
+        disk = disk.recorded().unwrap();
+    }
     spec.disks.push(disk.clone());
     spec.medium = Some(Medium { file: medium, drive });
     let mut machine = world.machine(spec).await.unwrap();
@@ -151,6 +155,10 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     machine.wait_for_power_off(SHORT).await.unwrap();
     the_slot_holds_the_released_root(&disk, &iso.with_file_name("release"));
     other_tools_find_nothing_wrong(&disk, world.path());
+    if upgrades {
+        let root = iso.with_file_name("release").join("root.erofs");
+        power_cut::survives(&mut machine, world.path(), &disk, &root, &["0.3.0"]).await.unwrap();
+    }
     // Only with the firmware that starts quickest, because this takes seven starts.
     if firmware == Firmware::Bios {
         machine.spec.first = BootFirst::Disk;

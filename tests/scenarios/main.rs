@@ -26,6 +26,7 @@ mod operator_media;
 mod operator_replicas;
 mod oracles;
 mod os_image;
+mod power_cut;
 mod reinstall;
 mod rollout_by_machines;
 mod tpm_device;
