@@ -7,7 +7,7 @@ use anyhow::Result;
 
 /// Of this many writes, or sectors, every subset is a state.
 const ALL_SUBSETS: usize = 8;
-/// A write of more sectors carries content, and is torn in random places.
+/// A write that changes more sectors carries content, and is torn in random places.
 const SMALL: usize = 64;
 /// How often a large write is torn.
 const TEARS: usize = 8;
@@ -171,6 +171,16 @@ impl<'a> Choice<'a> {
         start..start + write.numbers.len()
     }
 
+    fn changes(&self, index: usize) -> bool {
+        self.epoch.touched[index].changes(self.before[index])
+    }
+
+    /// The sectors of a write that may differ from the disk before the epoch. `None` if they are many.
+    fn few_changing(&self, write: usize) -> Option<Vec<usize>> {
+        let changing: Vec<usize> = self.sectors_of(write).filter(|index| self.changes(*index)).collect();
+        (changing.len() <= SMALL).then_some(changing)
+    }
+
     /// Gives a sector the version of the last write that the disk took.
     fn settle(&mut self, index: usize) {
         let versions = &self.epoch.touched[index].versions;
@@ -185,7 +195,8 @@ impl<'a> Choice<'a> {
         }
     }
 
-    /// Every prefix. A small write is torn after each of its sectors. In the end everything is taken.
+    /// Every prefix. A write that changes few sectors is torn before each of these, another one in random places. In the
+    /// end everything is taken.
     fn in_order(
         &mut self,
         torn: bool,
@@ -195,15 +206,15 @@ impl<'a> Choice<'a> {
         visit(self.disk)?;
         for write in 0..self.taken.len() {
             let sectors = self.sectors_of(write);
-            let length = sectors.len();
-            let tears: Vec<usize> = match () {
+            let tears = match () {
                 () if !torn => Vec::new(),
-                () if length <= SMALL => (1..length).collect(),
-                () => (0..TEARS).map(|_| 1 + random.below(length - 1)).collect(),
+                () => self
+                    .few_changing(write)
+                    .unwrap_or_else(|| (0..TEARS).map(|_| sectors.start + random.below(sectors.len())).collect()),
             };
             self.taken[write] = true;
-            for (done, index) in sectors.enumerate() {
-                if tears.contains(&done) {
+            for index in sectors {
+                if tears.contains(&index) {
                     visit(self.disk)?;
                 }
                 self.settle(index);
@@ -213,19 +224,16 @@ impl<'a> Choice<'a> {
         Ok(())
     }
 
-    /// Everything is taken but one write, or one sector of a small write.
+    /// Everything is taken but one write, or one sector of a write that changes few.
     fn single_losses(&mut self, torn: bool, visit: &mut dyn FnMut(&DiskState) -> Result<()>) -> Result<()> {
         for write in 0..self.taken.len() {
             self.take(write, false);
             visit(self.disk)?;
             self.take(write, true);
-            let sectors = self.sectors_of(write);
-            if torn && (2..=SMALL).contains(&sectors.len()) {
-                for index in sectors {
-                    self.version(index, 0);
-                    visit(self.disk)?;
-                    self.settle(index);
-                }
+            for index in self.few_changing(write).filter(|_| torn).unwrap_or_default() {
+                self.version(index, 0);
+                visit(self.disk)?;
+                self.settle(index);
             }
         }
         Ok(())
@@ -269,10 +277,8 @@ impl<'a> Choice<'a> {
         random: &mut Random,
         visit: &mut dyn FnMut(&DiskState) -> Result<()>,
     ) -> Result<()> {
-        let changes = |index: &usize| self.epoch.touched[*index].changes(self.before[*index]);
-        let small = (0..self.taken.len()).map(|write| self.sectors_of(write)).filter(|sectors| sectors.len() <= SMALL);
-        let small: Vec<usize> = small.flatten().filter(changes).collect();
-        let all: Vec<usize> = (0..self.before.len()).filter(changes).collect();
+        let small: Vec<usize> = (0..self.taken.len()).filter_map(|write| self.few_changing(write)).flatten().collect();
+        let all: Vec<usize> = (0..self.before.len()).filter(|index| self.changes(*index)).collect();
         if all.len() < 2 {
             return Ok(());
         }
