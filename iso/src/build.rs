@@ -12,7 +12,7 @@ pub mod release_folder;
 mod root;
 mod signing;
 pub(crate) mod tools;
-pub(crate) mod tree;
+pub mod tree;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let tools = Tools::prepare(&cache, &archive)?;
     let boot = BootFiles::prepare(&cache, &archive, &tools)?;
     let kernel = Kernel::prepare(&cache, &archive, &tools, options.kernel)?;
-    let base = base::prepare(&cache, &archive, options.epoch)?;
+    let base = base::prepare(&cache, &archive, &options.package, options.epoch)?;
 
     let root = root_image(options, &signing, &cache, &tools, &kernel, &base)?;
     let initrd_key = Key::new()
@@ -135,7 +135,9 @@ fn check(options: &BuildOptions) -> Result<()> {
              form 1.4.0"
         );
     }
-    ensure!(options.overlay.is_dir(), "--overlay {}: no such folder", options.overlay.display());
+    for overlay in &options.overlay {
+        ensure!(overlay.is_dir(), "--overlay {}: no such folder", overlay.display());
+    }
     Ok(())
 }
 
@@ -148,7 +150,9 @@ fn root_image(
     base: &Path,
 ) -> Result<PathBuf> {
     let mut overlay = Tree::default();
-    overlay.lay_over(&options.overlay, "")?;
+    for folder in &options.overlay {
+        overlay.lay_over(folder, "")?;
+    }
     let mut overlay_archive = Vec::new();
     overlay.write_tar(&mut overlay_archive, options.epoch).context("reading the overlay")?;
     let key = Key::new()
@@ -163,7 +167,7 @@ fn root_image(
         .text("epoch", options.epoch.to_string());
     let inputs = RootInputs {
         base,
-        overlay: &options.overlay,
+        overlays: &options.overlay,
         installer: &options.installer,
         kernel,
         version: &options.release_version,

@@ -1,6 +1,7 @@
 //! Options and their help text.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use release::SemanticVersion;
@@ -49,9 +50,14 @@ pub struct BuildOptions {
     /// The statically linked container-installer program to put into the upgrade image
     #[arg(long, value_name = "FILE")]
     pub container_installer: PathBuf,
-    /// Folder of files to copy over the base system, at their final paths
+    /// Folder whose etc/ and usr/ are copied over the base system; may be given more than once, and a file of a later one
+    /// replaces one of an earlier one. The first must be the project's own
     #[arg(long, value_name = "DIR", default_value = "overlay")]
-    pub overlay: PathBuf,
+    pub overlay: Vec<PathBuf>,
+    /// Debian package to install beside those that every release has, with what it depends on; may be given more than
+    /// once
+    #[arg(long, value_name = "NAME")]
+    pub package: Vec<PackageName>,
     /// Sign the release with this private key, as release/release.json.sig.d/<KEY ID>; may be given more than once
     #[arg(long, value_name = "FILE")]
     pub sign: Vec<PathBuf>,
@@ -161,6 +167,34 @@ pub struct ChartOptions {
     pub epoch: u32,
 }
 
+/// Name of a Debian package.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PackageName(String);
+
+impl PackageName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PackageName {
+    type Err = &'static str;
+
+    /// Debian Policy, section 5.6.7. Other words have a meaning for apt, such as `?essential` or `-NAME`.
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let is_name = name.len() >= 2 && name.bytes().next().is_some_and(is_plain);
+        if is_name && name.bytes().all(|byte| is_plain(byte) || b"+-.".contains(&byte)) {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(
+                "the name of a Debian package has at least two of a-z, 0-9, `+`, `-` and `.`, and begins with one of the \
+                 first two",
+            )
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KernelFlavour {
     /// Drivers for virtual machines only; smaller, and boots faster
@@ -211,4 +245,19 @@ pub struct VerifyOptions {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_packages_reach_apt() {
+        for name in ["containerd", "libc6", "g++", "linux-image-6.12"] {
+            assert_eq!(name.parse(), Ok(PackageName(name.to_owned())));
+        }
+        for word in ["", "a", "?essential", "-runc", "runc,curl", "runc=1", "a b", "./x.deb", "Runc"] {
+            assert!(word.parse::<PackageName>().is_err(), "{word}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The base system: Debian packages in a tar archive, without a kernel.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -8,6 +9,7 @@ use super::archive::{Archive, SUITE};
 use super::lists;
 use super::program::program;
 use crate::cache::{Cache, Key};
+use crate::cli::PackageName;
 
 /// The packages that are installed in addition to Debian's essential ones.
 const PACKAGES: &str = include_str!("lists/packages.txt");
@@ -20,9 +22,9 @@ const EXCLUDED: &str = include_str!("lists/dpkg-exclude.txt");
 const CLEAN_UP: &str = "cd \"$1\" && rm -rf etc/hostname etc/resolv.conf etc/machine-id etc/apt/sources.list* \
                         etc/ssh/ssh_host_* && : > etc/machine-id";
 
-/// Builds the archive `base.tar`. Needs no privileges where the host allows user namespaces.
-pub fn prepare(cache: &Cache, archive: &Archive, epoch: u32) -> Result<PathBuf> {
-    let packages: Vec<_> = lists::lines(PACKAGES).collect();
+/// Builds the archive `base.tar` with `more` packages. Needs no privileges where the host allows user namespaces.
+pub fn prepare(cache: &Cache, archive: &Archive, more: &[PackageName], epoch: u32) -> Result<PathBuf> {
+    let packages = packages(more);
     let mut arguments = vec![
         "--mode=unshare".to_owned(),
         "--variant=essential".to_owned(),
@@ -47,4 +49,24 @@ pub fn prepare(cache: &Cache, archive: &Archive, epoch: u32) -> Result<PathBuf> 
         Ok(())
     })?;
     Ok(folder.join("base.tar"))
+}
+
+/// The packages of every release, then the others by name, so that their order on the command line changes nothing.
+fn packages(more: &[PackageName]) -> Vec<&str> {
+    let own: Vec<_> = lists::lines(PACKAGES).collect();
+    let more: BTreeSet<_> = more.iter().map(PackageName::as_str).filter(|name| !own.contains(name)).collect();
+    own.into_iter().chain(more).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_packages_come_after_the_others_once_and_by_name() {
+        let more = ["runc", "systemd", "containerd", "runc"].map(|name| name.parse().unwrap());
+        let (all, own) = (packages(&more), packages(&[]));
+        assert_eq!(all[..own.len()], own);
+        assert_eq!(all[own.len()..], ["containerd", "runc"]);
+    }
 }

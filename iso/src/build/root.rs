@@ -26,7 +26,8 @@ const FILESYSTEM_ID: &str = "-U526f734f-7353-4c6f-a401-000000000000";
 
 pub struct RootInputs<'a> {
     pub base: &'a Path,
-    pub overlay: &'a Path,
+    /// Later ones over earlier ones.
+    pub overlays: &'a [PathBuf],
     pub installer: &'a Path,
     pub kernel: &'a Kernel,
     pub version: &'a str,
@@ -67,12 +68,8 @@ fn verity_path(folder: &Path) -> PathBuf {
 fn compose(inputs: &RootInputs) -> Result<Tree> {
     let mut tree = Tree::from_tar(inputs.base)?;
     tree.remove_listed(REMOVED)?;
-    ensure!(inputs.overlay.is_dir(), "the overlay {} is not a folder; give --overlay", inputs.overlay.display());
-    for part in ["etc", "usr"] {
-        let part_folder = inputs.overlay.join(part);
-        if part_folder.is_dir() {
-            tree.lay_over(&part_folder, part)?;
-        }
+    for overlay in inputs.overlays {
+        lay_over(&mut tree, overlay)?;
     }
     let modules = format!("usr/lib/modules/{}", inputs.kernel.version);
     tree.insert(&modules, Node::folder(0o755))?;
@@ -91,6 +88,29 @@ fn compose(inputs: &RootInputs) -> Result<Tree> {
     name_version(&mut tree, inputs.version)?;
     check_read_ahead(&tree)?;
     Ok(tree)
+}
+
+/// Folders of an overlay that the root image takes.
+const PARTS: [&str; 2] = ["etc", "usr"];
+
+/// Lays an overlay over the tree. Another folder than the two is an error, because it would be missing on the machine. Files
+/// beside them, such as a README, stay out.
+fn lay_over(tree: &mut Tree, overlay: &Path) -> Result<()> {
+    let entries = fs::read_dir(overlay).with_context(|| format!("reading the overlay {}", overlay.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("reading the overlay {}", overlay.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() {
+            ensure!(
+                PARTS.contains(&name.as_str()),
+                "the overlay {} has a folder {name}; only etc and usr are copied, the rest of the system is made at each boot \
+                 or kept on COS_PERSISTENT",
+                overlay.display()
+            );
+            tree.lay_over(&entry.path(), &name)?;
+        }
+    }
+    Ok(())
 }
 
 fn updated(epoch: u32) -> String {
@@ -120,6 +140,26 @@ fn name_version(tree: &mut Tree, version: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_later_overlay_replaces_files_of_an_earlier_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let overlay = |name: &str, files: &[&str]| {
+            let overlay = folder.path().join(name);
+            for file in files {
+                fs::create_dir_all(overlay.join(file).parent().unwrap()).unwrap();
+                fs::write(overlay.join(file), name).unwrap();
+            }
+            overlay
+        };
+        let mut tree = Tree::default();
+        lay_over(&mut tree, &overlay("a", &["README.md", "etc/x", "usr/y"])).unwrap();
+        lay_over(&mut tree, &overlay("b", &["etc/x"])).unwrap();
+        assert_eq!([tree.text("etc/x").unwrap(), tree.text("usr/y").unwrap()], ["b", "a"]);
+        assert!(tree.get("README.md").is_none());
+        let error = lay_over(&mut tree, &overlay("c", &["opt/z"])).unwrap_err().to_string();
+        assert!(error.contains("a folder opt"), "{error}");
+    }
 
     #[test]
     fn os_release_names_the_image_and_its_version() {
