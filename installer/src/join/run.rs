@@ -15,19 +15,26 @@ use std::path::Path;
 /// with the new one.
 pub fn run(root: &Path, again: bool) -> Result<(), JoinError> {
     let result = run_in(root, again);
-    // The status stands above the login.
-    issue::refresh(root);
-    result
+    if !matches!(result, Ok(HasRun(false))) {
+        // The status stands above the login.
+        issue::refresh(root);
+    }
+    result.map(drop)
 }
 
-fn run_in(root: &Path, again: bool) -> Result<(), JoinError> {
-    let mut must_run = again;
+/// Whether the programs have run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HasRun(bool);
+
+fn run_in(root: &Path, again: bool) -> Result<HasRun, JoinError> {
+    let mut has_run = HasRun(false);
     loop {
-        let State::Asked(job) = State::read(root)? else { return Ok(()) };
+        let State::Asked(job) = State::read(root)? else { return Ok(has_run) };
+        let must_run = again && !has_run.0;
         if !must_run && !job.is_due() {
-            return Ok(());
+            return Ok(has_run);
         }
-        must_run = false;
+        has_run = HasRun(true);
         let Some(why) = attempt(&job, root)? else { continue };
         if !is_another(&State::read(root)?, &job) {
             return Err(JoinError::Program { role: job.configuration.role().to_owned(), why });
@@ -118,8 +125,8 @@ mod tests {
         assert_eq!((runs(&root).len(), status(&root).as_str()), (0, "waits for the operator to say how"));
         answered(&root, json!({"labels": ["a=1"]}));
         assert_eq!(status(&root), "as server, not done yet");
-        for _ in 0..2 {
-            run_in(root.path(), false).unwrap();
+        for has_run in [true, false] {
+            assert_eq!(run_in(root.path(), false).unwrap(), HasRun(has_run));
         }
         assert_eq!(runs(&root), ["a=1"]);
         assert!(status(&root).ends_with(" UTC by 50-own") && status(&root).starts_with("as server, done at 2"));
