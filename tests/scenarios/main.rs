@@ -18,6 +18,7 @@ mod installation_failures;
 mod installer_register;
 mod interactive;
 mod inventory;
+mod join_examples;
 mod machine_phases;
 mod operator_clock;
 mod operator_image;
