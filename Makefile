@@ -27,7 +27,7 @@ BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay
   --container-installer $(STATIC_PROGRAMS)/container-installer $(IMAGE_OPTIONS)
 STAGE := tools/stage
 
-.PHONY: help demo demo-upgrade demo-stop test ci qemu-test matrix fuzz power-cut bench image hardware-image chart build packages clean
+.PHONY: help demo demo-upgrade demo-stop test ci qemu-test matrix node-test node-image fuzz power-cut bench image hardware-image chart build packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -61,6 +61,12 @@ matrix: image ## Test all combinations of firmware, drive and boot order, an hou
 
 fuzz: packages ## Run the property tests with many inputs, simulated power cuts included: CASES=1000000 for more
 	PROPTEST_CASES=$(CASES) $(CARGO) test --release --workspace --lib --bins
+
+node-test: image ## Install a machine that becomes a node of a cluster, and run a pod on it
+	$(CARGO) test --release --workspace --test scenarios -- matrix_node --nocapture
+
+node-image: build ## Make the ISO of a node in out/node-image/: containerd, and the kubelet that the tests build
+	$(PROGRAMS)/node-image --version $(VERSION)
 
 power-cut: image ## Check each state that a power cut may leave, and start some, resumable: SAMPLE=200 SEED=1
 	[ -e out/power-cut/disk.writes ] || ROS_POWER_CUT_KEEP=1 $(CARGO) test --release --workspace --test scenarios -- --exact install::vm_installs_on_uefi_from_a_cd --nocapture

@@ -20,6 +20,7 @@ mod interactive;
 mod inventory;
 mod join_examples;
 mod machine_phases;
+mod nodes;
 mod operator_clock;
 mod operator_image;
 mod operator_killed;

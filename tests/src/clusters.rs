@@ -9,5 +9,7 @@ pub mod etcd;
 pub mod go_program;
 pub mod helm;
 pub mod image_registry;
+pub mod nodes;
 pub mod operator;
+pub mod pod_image;
 pub mod registration;

@@ -6,6 +6,7 @@ pub mod clients;
 pub mod clusters;
 pub mod fakes;
 pub mod lifecycle;
+pub mod node_image;
 pub mod objects;
 pub mod other_release;
 pub mod power_cut;

@@ -39,6 +39,8 @@ pub struct Cluster {
     etcd: Process,
 }
 
+/// File with the certificate of the cluster's authority.
+const AUTHORITY: &str = "ca.crt";
 /// A start takes 2.4 s on an idle host, and ten times as long on a busy one.
 const READY: Duration = Duration::from_secs(120);
 
@@ -77,6 +79,16 @@ impl Cluster {
     /// The kubeconfig of the admin.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
+    }
+
+    /// PEM of the cluster's authority.
+    pub fn authority_file(&self) -> PathBuf {
+        self.folder.join(AUTHORITY)
+    }
+
+    /// URL of the API server, as a machine in QEMU's user network sees it.
+    pub fn url_for_machines(&self) -> String {
+        format!("https://10.0.2.2:{}", self.api_port.number())
     }
 
     pub async fn client(&self) -> Result<kube::Client> {
@@ -173,7 +185,8 @@ impl Cluster {
                 // No client here uses the address of the service `kubernetes`.
                 .args(["--bind-address=127.0.0.1", "--advertise-address=10.0.2.2", "--endpoint-reconciler-type=none"])
                 .args(["--cert-dir=certificates", "--tls-cert-file=server.crt", "--tls-private-key-file=server.key"])
-                .args(["--client-ca-file=ca.crt", "--authorization-mode=RBAC", "--allow-privileged=true"])
+                .args(["--client-ca-file=ca.crt", "--authorization-mode=Node,RBAC", "--allow-privileged=true"])
+                .args(["--enable-admission-plugins=NodeRestriction", "--enable-bootstrap-token-auth"])
                 .args(["--service-account-key-file=service-account.pub"])
                 .args(["--service-account-signing-key-file=service-account.key"])
                 .args(["--service-account-issuer=https://kubernetes.default.svc"])
@@ -203,6 +216,8 @@ impl Cluster {
                 &[
                     "--service-account-private-key-file=service-account.key",
                     "--root-ca-file=ca.crt",
+                    "--cluster-signing-cert-file=ca.crt",
+                    "--cluster-signing-key-file=ca.key",
                     "--use-service-account-credentials=true",
                 ],
             ),
@@ -273,7 +288,8 @@ fn write_identities(folder: &Path, api_port: u16) -> Result<()> {
         "current-context": "test",
     });
     let files = [
-        ("ca.crt", authority.certificate()),
+        (AUTHORITY, authority.certificate()),
+        ("ca.key", authority.key()),
         ("server.crt", server.certificate),
         ("server.key", server.key),
         ("service-account.key", service_accounts.serialize_pem()),

@@ -12,7 +12,7 @@ use std::time::Instant;
 pub struct GoProgram {
     /// Folder in `tests/go/`, and below the cache.
     pub name: &'static str,
-    /// The package to build: `.`, or an import path.
+    /// The package to build: `.`, a folder below that one as `./FOLDER`, or an import path.
     pub package: &'static str,
     pub linker_flags: &'static str,
     /// Names of the links to the program.
@@ -48,7 +48,7 @@ impl GoProgram {
         hash.update(&version.stdout);
         hash.update(self.linker_flags.as_bytes());
         hash.update(self.package.trim_start_matches('.').as_bytes());
-        for path in source_files(sources)? {
+        for path in self.source_files(sources)? {
             hash.update(&fs::read(&path).with_context(|| format!("reading {}", path.display()))?);
         }
         Ok(hex::encode(hash.finish()))
@@ -79,20 +79,22 @@ impl GoProgram {
         eprintln!("built in {} s: {}", started.elapsed().as_secs(), folder.display());
         Ok(())
     }
-}
 
-/// All Go files, in the order of their names, and the two that pin the modules.
-fn source_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))? {
-        let path = entry.with_context(|| format!("listing {}", folder.display()))?.path();
-        if path.extension().is_some_and(|extension| extension == "go") {
-            files.push(path);
+    /// The package's Go files, in the order of their names, and the two that pin the modules.
+    fn source_files(&self, sources: &Path) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        // The sources of an import path are in the module cache, and go.sum pins them.
+        let folder = sources.join(self.package.strip_prefix("./").unwrap_or_default());
+        for entry in fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))? {
+            let path = entry.with_context(|| format!("listing {}", folder.display()))?.path();
+            if path.extension().is_some_and(|extension| extension == "go") {
+                files.push(path);
+            }
         }
+        files.sort();
+        files.extend(["go.mod", "go.sum"].map(|name| sources.join(name)));
+        Ok(files)
     }
-    files.sort();
-    files.extend(["go.mod", "go.sum"].map(|name| folder.join(name)));
-    Ok(files)
 }
 
 #[cfg(test)]
@@ -100,16 +102,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_source_counts() {
+    fn every_source_of_the_package_counts() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["main.go", "go.mod", "go.sum", "exchange.go", "README.md"] {
+        fs::create_dir(folder.path().join("own")).unwrap();
+        for name in ["main.go", "go.mod", "go.sum", "exchange.go", "README.md", "own/own.go"] {
             fs::write(folder.path().join(name), name).unwrap();
         }
-        let names: Vec<String> = source_files(folder.path())
-            .unwrap()
-            .iter()
-            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
-            .collect();
-        assert_eq!(names, ["exchange.go", "main.go", "go.mod", "go.sum"]);
+        let names = |package: &'static str| -> Vec<String> {
+            let program = GoProgram { name: "", package, linker_flags: "", links: &[], effort: "" };
+            let files = program.source_files(folder.path()).unwrap();
+            files.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+        };
+        assert_eq!(names("."), ["exchange.go", "main.go", "go.mod", "go.sum"]);
+        assert_eq!(names("./own"), ["own.go", "go.mod", "go.sum"]);
     }
 }

@@ -1,0 +1,3 @@
+module example.org/pod
+
+go 1.26.0

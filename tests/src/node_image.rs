@@ -1,0 +1,47 @@
+//! The image of a machine that is a node, as `docs/node-image.md` describes it, with the kubelet that the tests build.
+
+use crate::clusters::control_plane;
+use anyhow::{Context, Result, bail};
+use qemu::paths;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PACKAGES: [&str; 3] = ["containerd", "containernetworking-plugins", "runc"];
+
+/// Builds a release of this version with its ISO and its upgrade image. Gives their folder, which is
+/// `out/node-image/VERSION/`. Quick when nothing has changed.
+pub fn build(version: &str) -> Result<PathBuf> {
+    let (workspace, parent) = (paths::workspace(), paths::output().join("node-image"));
+    let (overlay, output) = (parent.join("overlay"), parent.join(version));
+    put(&control_plane::kubelet()?, &overlay.join("usr/bin/kubelet"))?;
+    put(&workspace.join("examples/join/kubelet"), &overlay.join("usr/lib/ros/join.d/50-kubelet"))?;
+    let installer = paths::program("ros-installer")?;
+    let target = installer.ancestors().nth(2).context("finding the target folder")?;
+    let mut build = Command::new(paths::program("ros-image")?);
+    build.args(["build", "--version", version, "--output"]).arg(&output).arg("--installer").arg(&installer);
+    // Linked statically, as `make build` does.
+    build.arg("--init").arg(target.join(format!("{}-unknown-linux-gnu/release/ros-init", std::env::consts::ARCH)));
+    for folder in [workspace.join("overlay"), workspace.join("examples/node"), overlay] {
+        build.arg("--overlay").arg(folder);
+    }
+    for package in PACKAGES {
+        build.args(["--package", package]);
+    }
+    let status = build.status().context("running ros-image build")?;
+    if !status.success() {
+        bail!("building the image of a node: ros-image build ended with {status}");
+    }
+    Ok(output)
+}
+
+/// The live ISO that `build` has written to this folder.
+pub fn iso(folder: &Path, version: &str) -> PathBuf {
+    folder.join(format!("ros-{version}-{}.iso", std::env::consts::ARCH))
+}
+
+fn put(from: &Path, to: &Path) -> Result<()> {
+    let folder = to.parent().context("finding a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    fs::copy(from, to).map(drop).with_context(|| format!("copying {}", from.display()))
+}
