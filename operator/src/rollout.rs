@@ -7,6 +7,7 @@ pub mod desired;
 pub mod engine;
 mod image;
 pub mod machines;
+mod names;
 pub mod objects;
 mod plan;
 pub mod progress;
@@ -17,8 +18,9 @@ pub mod turns;
 pub mod verdict;
 mod windows;
 
-pub use engine::{FLEET, PLAN, PLAN_NAMESPACE, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, choose};
+pub use engine::{FLEET, PLAN, PLAN_NAMESPACE, Presence, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, choose};
 pub use image::{ImageReference, MalformedImage};
+pub use names::name;
 pub use plan::{Container, PlanDrain, PlanSecret, PlanSpec, UnsupportedByPlan};
 pub use registry::{DefaultRegistry, UnusableRegistry};
 pub use release::{Release, Running};
@@ -26,11 +28,17 @@ pub use release::{Release, Running};
 use api::Problem;
 use api::{ClusterTarget, ManagedOSImage, reason};
 use cloud_config::CloudConfig;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
 use kube::ResourceExt;
 use kube::core::Selector;
+use std::collections::BTreeSet;
+use windows::Windows;
 
 /// The namespace whose ManagedOSImages are for the nodes of this cluster.
 pub const LOCAL_NAMESPACE: &str = "fleet-local";
+
+/// The label that the kubelet sets on its Node.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// A valid ManagedOSImage that an engine carries out.
 #[derive(Clone, Debug)]
@@ -48,6 +56,7 @@ pub struct Upgrade {
     pub release: Option<Release>,
     /// Selects the nodes.
     pub selector: Selector,
+    pub windows: Windows,
 }
 
 impl Upgrade {
@@ -100,7 +109,23 @@ impl Upgrade {
             targets,
             release: Release::of(spec.release.as_deref(), image.as_ref()),
             selector,
+            windows: Windows::of(spec.windows.as_deref().unwrap_or_default())
+                .map_err(|error| invalid(error.to_string()))?,
         })
+    }
+
+    /// Leaves out the nodes with these hostnames, for which another ManagedOSImage counts.
+    pub fn leave_out(&mut self, hostnames: BTreeSet<String>) {
+        if hostnames.is_empty() {
+            return;
+        }
+        let values: Vec<String> = hostnames.into_iter().collect();
+        let requirement =
+            LabelSelectorRequirement { key: HOSTNAME.to_owned(), operator: "NotIn".to_owned(), values: Some(values) };
+        self.plan.node_selector.match_expressions.get_or_insert_default().push(requirement);
+        if let Ok(selector) = Selector::try_from(self.plan.node_selector.clone()) {
+            self.selector = selector;
+        }
     }
 
     /// Whether it is for the nodes of this cluster.
@@ -114,15 +139,12 @@ impl Upgrade {
     }
 }
 
-/// Name of a ManagedOSImage's Bundle and Plan. The kind's definition keeps it within 63 characters.
-pub fn name(image: &str) -> String {
-    format!("mos-{image}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube::core::SelectorExt;
     use serde_json::{Value, json};
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     /// Names of the cases in `testdata/os-image/`, each with the default registry of the cluster. A user applies
@@ -191,6 +213,21 @@ mod tests {
         let problem = upgrade(&object(LOCAL_NAMESPACE, targets.clone())).unwrap_err();
         assert!(problem.message.contains("spec.targets"), "{}", problem.message);
         assert_eq!(upgrade(&object("fleet-default", targets)).unwrap().targets.len(), 1);
+    }
+
+    #[test]
+    fn nodes_of_an_older_object_are_left_out() {
+        let spec = json!({"osImage": "a:1", "nodeSelector": {"matchLabels": {"a": "b"}}});
+        let mut upgrade = upgrade(&object("n", spec)).unwrap();
+        let node = |hostname: &str| -> BTreeMap<String, String> {
+            let labels = [("a", "b"), (HOSTNAME, hostname)];
+            labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().collect()
+        };
+        upgrade.leave_out(BTreeSet::from(["n1".to_owned()]));
+        let selects = |hostname: &str| upgrade.selector.matches(&node(hostname));
+        assert!(!selects("n1") && selects("n2"));
+        let kept = json!({"key": HOSTNAME, "operator": "NotIn", "values": ["n1"]});
+        assert_eq!(json!(upgrade.plan.node_selector)["matchExpressions"], json!([kept]));
     }
 
     #[test]

@@ -177,8 +177,9 @@ async fn without_fleet_the_plan_is_applied_here_and_taken_away_again() {
     let plan = rollout.found("plans.upgrade.cattle.io", "system-upgrade", "mos-x", mirrored).await.unwrap();
     assert_eq!(plan["spec"]["version"], changed["status"]["version"]);
 
-    // Fleet is installed and takes over. The objects of the Plan are deleted.
+    // Fleet is installed, and the Plan stays until the spec asks for Fleet. Then its objects are deleted.
     Kinds::Strict.install_fleet(&rollout.world.cluster).unwrap();
+    rollout.patch("x", "fleet-local", &json!({"spec": {"cloudConfig": null, "engine": "Fleet"}})).unwrap();
     rollout.bundle("x", "fleet-local").await.unwrap();
     for kind in OBJECTS {
         assert_eq!(rollout.get(kind, "system-upgrade", "mos-x").unwrap(), None, "{kind}");

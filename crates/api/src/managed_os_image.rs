@@ -1,7 +1,8 @@
 //! ManagedOSImage: the release that the nodes of selected clusters should run.
 
+use super::duration::grace_period;
 use super::{Condition, NO_CONTROL_CHARACTERS, SecondsOrDuration, free_form, free_form_list};
-use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar};
+use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, LocalObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -27,9 +28,10 @@ use serde_json::{Map, Value};
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
     printcolumn = r#"{"name":"Done","type":"integer","jsonPath":".status.counts.done"}"#,
     printcolumn = r#"{"name":"Nodes","type":"integer","jsonPath":".status.counts.desired"}"#,
+    printcolumn = r#"{"name":"Updating","type":"integer","jsonPath":".status.counts.updating"}"#,
     printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.counts.failed"}"#,
+    printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".status.engine"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
-    printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".status.engine","priority":1}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","priority":1}"#,
     validation = Rule::new("self.metadata.name.size() <= 59")
         .message("the name is longer than 59 characters, and the Fleet Bundle is called mos-<name>; use a shorter name")
@@ -86,10 +88,15 @@ pub struct ManagedOSImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade_container: Option<ContainerSpec>,
     /// What upgrades the nodes. `Auto` (default): Fleet if it is installed, otherwise System Upgrade Controller if it
-    /// is installed, otherwise `Machine`: the machines of this namespace's MachineInventories fetch the release and
-    /// upgrade themselves, if they are assigned to no cluster and are no node of this one.
+    /// is installed; and beside it `Machine`: the machines of this namespace's MachineInventories fetch the release and
+    /// upgrade themselves, if they are assigned to no cluster and are no node of this one. `status.engines` names those
+    /// at work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
+    /// The Secrets with which the image is pulled, in the namespace of the upgrade Plan in each cluster. With the engine
+    /// `Machine` they are not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_secrets: Option<Vec<LocalObjectReference>>,
     /// When nodes may be upgraded. Absent means at any time. An upgrade Plan can have only one window; with the engine
     /// `Machine` it is enough that one of several is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,8 +167,9 @@ pub struct Drain {
     /// How long a drain may take before it counts as failed, such as `5m`, or in seconds. Absent or 0 means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<SecondsOrDuration>,
-    /// How long pods may take to terminate, such as `5m`, or in seconds. The default is the grace period of each pod.
+    /// How long pods may take to terminate, such as `5m`, or in seconds. Absent or -1: the grace period of each pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "grace_period")]
     pub grace_period: Option<SecondsOrDuration>,
     /// Whether pods with emptyDir volumes are evicted. Their data in these volumes is lost. Absent means no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -248,14 +256,19 @@ pub struct ManagedOSImageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// What upgrades the nodes.
+    /// What upgrades the nodes. It changes when `spec.engine` asks for another one, or when the kinds of this one have
+    /// been absent for ten minutes. `Machine`: only machines that upgrade themselves take part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
+    /// The engines at work, each with the nodes that it upgrades.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["engine"]))]
+    pub engines: Vec<EngineProgress>,
     /// Namespace and name of the upgrade Plan in each cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// Version of the upgrade Plan. When it changes, every node is upgraded again. With the engine `Machine`, a digest
-    /// of image, release and `retry`.
+    /// Version of the upgrade Plan. When it changes, every node is upgraded again. If only machines that upgrade
+    /// themselves take part, a digest of image, release and `retry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// The time at which the phase of a node last changed.
@@ -285,6 +298,34 @@ pub struct ManagedOSImageStatus {
     pub partitions: Option<Vec<Value>>,
 }
 
+/// The part of a roll-out that one engine carries out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineProgress {
+    /// What upgrades these nodes.
+    pub engine: Engine,
+    /// How far it is, in the words of the condition `Ready`.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub reason: String,
+    /// An explanation for people.
+    #[serde(default)]
+    #[schemars(length(max = 4096))]
+    pub message: String,
+    /// Whether nothing happens until a person acts.
+    #[serde(default)]
+    pub stalled: bool,
+    /// What nodes are upgraded to. When it changes, every node is upgraded again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The time at which the phase of a node last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progressed_at: Option<Time>,
+    /// Number of nodes in each state.
+    #[serde(default)]
+    pub counts: NodeCounts,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeCounts {
@@ -310,6 +351,12 @@ pub struct NodeProgress {
     /// Name of the node's cluster. Absent means this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// What upgrades it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
+    /// By what it is recognized under another name: the machine-id of a node, or the uid of a MachineInventory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// The release from which the node is upgraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
@@ -317,7 +364,8 @@ pub struct NodeProgress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// State of the node's upgrade: `Waiting`, `Upgrading`, `Proving` (the node runs the release but is not healthy
-    /// yet), `Unknown` (the machine has missed three reports), `Done` or `Failed`.
+    /// yet), `Unknown` (the machine has missed three reports), `Done`, `Failed` or `Gone` (it was deleted during its
+    /// upgrade, and does not count any more).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// Why the node is in this phase.

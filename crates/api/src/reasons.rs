@@ -41,8 +41,17 @@ pub mod condition_type {
         pub const CLOUD_CONFIG_APPLICABLE: &str = "CloudConfigApplicable";
         /// The engine does not use some fields of the spec; the message names them. Absent otherwise.
         pub const FIELDS_NOT_USED: &str = "FieldsNotUsed";
-        /// Some selected machines are not upgraded by this object; the message says which and why. Absent otherwise.
-        pub const NOT_REACHED: &str = "NotReached";
+        /// No engine reaches some of the selected machines; the message names them. They are not restarted undrained.
+        /// Absent otherwise.
+        pub const NO_ENGINE: &str = "NoEngine";
+        /// An older ManagedOSImage counts for some of the selected machines; the message names both. Absent otherwise.
+        pub const OLDER_COUNTS: &str = "OlderCounts";
+        /// Control planes are not upgraded before other nodes, or not one at a time; the message says what does. Absent
+        /// otherwise.
+        pub const CONTROL_PLANE_UNORDERED: &str = "ControlPlaneUnordered";
+        /// The engine is about to change, or its kinds are not served at the moment; the message says what is waited
+        /// for. Absent otherwise.
+        pub const ENGINE_CHANGE: &str = "EngineChange";
     }
 }
 
@@ -150,8 +159,15 @@ pub mod reason {
         pub const INVALID_SPEC: &str = "InvalidSpec";
         /// `cloudConfig` contains a secret, which everybody who may read the Bundle could read.
         pub const SECRET_IN_CLOUD_CONFIG: &str = "SecretInCloudConfig";
-        /// Nothing carries out the roll-out, or not what `engine` asks for; or it does not reach some machines.
+        /// Nothing carries out the roll-out, or not what `engine` asks for; or nothing reaches some machines.
         pub const NO_ENGINE: &str = "NoEngine";
+        /// The kinds of the engine so far are not served. It stays the engine until they have been absent for ten
+        /// minutes, or `spec.engine` names another one.
+        pub const ENGINE_ABSENT: &str = "EngineAbsent";
+        /// Another engine takes over when the Jobs of the one so far have ended, at most at their deadline.
+        pub const JOBS_RUNNING: &str = "JobsRunning";
+        /// An object with the name that the operator would use belongs to somebody else. It is left alone.
+        pub const NAME_TAKEN: &str = "NameTaken";
         /// The API server refused an object that the operator applied.
         pub const NOT_ACCEPTED: &str = "NotAccepted";
         /// Fleet has not applied the Bundle in every cluster yet.
@@ -174,9 +190,11 @@ pub mod reason {
         pub const FAILED: &str = "Failed";
         /// `engine` is `Auto`, and machines upgrade themselves, which has no use for these fields.
         pub const NOT_USED_BY_MACHINE: &str = "NotUsedByMachine";
-        /// An older ManagedOSImage of the namespace selects some of the machines as well, and counts for them.
+        /// An older ManagedOSImage selects some of the machines as well, and counts for them.
         pub const OLDER_COUNTS: &str = "OlderCounts";
-        /// None of `windows` is open.
+        /// One upgrade Plan is for control planes and for others, and takes its nodes in any order.
+        pub const ONE_PLAN: &str = "OnePlan";
+        /// None of `windows` is open. The message says until when.
         pub const WINDOW_CLOSED: &str = "WindowClosed";
         /// Every selected node runs the release and is healthy.
         pub const UPGRADED: &str = "Upgraded";

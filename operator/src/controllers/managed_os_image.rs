@@ -7,7 +7,10 @@
 mod apply;
 mod discovery;
 mod fetch;
+mod handover;
 mod machines;
+mod node_events;
+mod older;
 mod status;
 mod validate;
 
@@ -16,16 +19,16 @@ use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
 use crate::kube::apply::resource;
 use crate::kube::watch::keep_watching;
-use crate::rollout::desired::{Desired, Rollout};
+use crate::rollout::desired::{Desired, Part, Rollout};
 use crate::rollout::engine::fleet::BUNDLE_API;
 use crate::rollout::machines::MachineRollout;
 use crate::rollout::objects::PLAN_API;
-use api::Problem;
-use api::{ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, reason};
+use api::{Engine, ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, Problem, reason};
 use apply::{Applied, apply_all, delete_all};
 use discovery::Discovered;
 use fetch::{Found, fetch};
 use futures::{Stream, StreamExt, stream};
+use handover::Wait;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
@@ -33,6 +36,10 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
+use machines::{LeftOut, Reach};
+use older::{OlderNode, nodes_of_older};
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -57,8 +64,10 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
     let all = Api::<ManagedOSImage>::all(context.client.clone());
     let objects = keep_watching(all, watcher::Config::default(), "ManagedOSImage").reflect(writer).applied_objects();
     let client = &context.client;
-    let bundles = made_for(client, resource(BUNDLE_API, "Bundle"), discovered.clone(), |found| found.served.bundles);
-    let plans = made_for(client, resource(PLAN_API, "Plan"), discovered.clone(), |found| found.served.plans);
+    let bundles =
+        made_for(client, resource(BUNDLE_API, "Bundle"), discovered.clone(), |found| found.served.bundles.is_served());
+    let plans =
+        made_for(client, resource(PLAN_API, "Plan"), discovered.clone(), |found| found.served.plans.is_served());
     let discovery = discovery::run(context.client.clone(), context.default_registry.clone(), found);
     let controller = Controller::for_stream(objects, reader.clone())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(2))
@@ -143,11 +152,30 @@ enum Outcome {
     Problem(Problem),
     /// Something must be deleted first.
     Waiting(String),
-    Applied {
+    /// Another engine takes over, later.
+    Changing(Wait),
+    Carried(Carried),
+}
+
+/// What engines do for an object.
+#[derive(Default)]
+struct Carried {
+    parts: Vec<CarriedPart>,
+    /// The engine for nodes, whose kinds are not served at the moment.
+    absent: Option<Engine>,
+    /// Machines that could upgrade themselves and are not told.
+    left_out: Option<LeftOut>,
+    /// Nodes for which an older ManagedOSImage counts.
+    of_older: BTreeSet<OlderNode>,
+}
+
+/// What one engine does.
+enum CarriedPart {
+    Nodes {
         desired: Box<Desired>,
         found: Box<Found>,
     },
-    /// Machines carry it out themselves.
+    /// Machines upgrade themselves.
     Machines {
         rollout: Box<MachineRollout>,
         found: Box<machines::Found>,
@@ -168,40 +196,90 @@ async fn reconcile(object: Arc<ManagedOSImage>, shared: &ControllerContext) -> R
     let Some(discovered) = discovered else { return Ok(Action::requeue(DEBOUNCE)) };
     let outcome = match validate(&object, &discovered) {
         Err(problem) => Outcome::Problem(problem),
-        Ok(rollout) => match (apply_all(&object, context, &rollout.objects(&object)).await?, rollout) {
-            (Applied::Refused(problem), _) => Outcome::Problem(problem),
-            (Applied::Waiting(message), _) => Outcome::Waiting(message),
-            (Applied::As(applied), Rollout::Engine(desired)) => {
-                let found = fetch(context, &desired, applied).await?;
-                Outcome::Applied { desired, found: Box::new(found) }
-            }
-            (Applied::As(_), Rollout::Machines(rollout)) => {
-                match machines::carry_out(&object, context, &rollout).await? {
-                    Some(found) => Outcome::Machines { rollout, found: Box::new(found) },
-                    None => return Ok(Action::requeue(DEBOUNCE)),
-                }
-            }
+        Ok(rollout) => match carry_out(&object, context, rollout).await? {
+            Some(outcome) => outcome,
+            None => return Ok(Action::requeue(DEBOUNCE)),
         },
     };
     let status = status::status(&object, &outcome, &context.now());
     write_status(&*object, context, &status, |status| &status.conditions).await?;
+    node_events::publish(&object, context, &status);
     Ok(requeue_after(&outcome, status::settles_in(&status, &outcome, &context.now())))
+}
+
+/// Applies the objects of a roll-out, and gives machines their turn. `None`: too little is known yet.
+async fn carry_out(
+    object: &ManagedOSImage,
+    context: &Context,
+    mut rollout: Rollout,
+) -> Result<Option<Outcome>, ReconcileError> {
+    if let Some(former) = rollout.former(object)
+        && let Some(wait) = handover::waits_for(object, context, former).await?
+    {
+        return Ok(Some(Outcome::Changing(wait)));
+    }
+    let mut of_older = BTreeSet::new();
+    if let Some(desired) = rollout.nodes_mut() {
+        of_older = nodes_of_older(object, context, desired).await?;
+        desired.upgrade.leave_out(of_older.iter().map(|node| node.hostname.clone()).collect());
+    }
+    let mut applied = Value::Null;
+    if let Some(objects) = rollout.objects(object) {
+        match apply_all(object, context, &objects).await? {
+            Applied::Refused(problem) => return Ok(Some(Outcome::Problem(problem))),
+            Applied::Waiting(message) => return Ok(Some(Outcome::Waiting(message))),
+            Applied::As(last) => applied = last,
+        }
+    }
+    let reach = Reach::of(&rollout);
+    let left_out = match rollout.machines_problem {
+        Some(problem) => Some(machines::left_out(object, context, problem).await?),
+        None => None,
+    };
+    let mut carried = Carried { absent: rollout.absent, left_out, of_older, parts: Vec::new() };
+    for part in rollout.parts {
+        carried.parts.push(match part {
+            Part::Nodes(desired) => {
+                let found = fetch(context, &desired, std::mem::take(&mut applied)).await?;
+                CarriedPart::Nodes { desired, found: Box::new(found) }
+            }
+            Part::Machines(rollout) => match machines::carry_out(object, context, &rollout, reach).await? {
+                Some(found) => CarriedPart::Machines { rollout, found: Box::new(found) },
+                None => return Ok(None),
+            },
+        });
+    }
+    Ok(Some(Outcome::Carried(carried)))
 }
 
 /// When to reconcile without an event.
 fn requeue_after(outcome: &Outcome, settles_in: Option<Duration>) -> Action {
     match outcome {
-        Outcome::Problem(problem) if problem.reason == reason::NOT_ACCEPTED => Action::requeue(SETTLED_EVERY),
-        Outcome::Problem(_) => Action::await_change(),
-        Outcome::Waiting(_) => Action::requeue(DEBOUNCE),
-        Outcome::Applied { desired, .. } => {
-            let every = if desired.upgrade.is_local() && settles_in.is_some() { NODES_EVERY } else { SETTLED_EVERY };
-            Action::requeue(settles_in.map_or(every, |left| left.clamp(DEBOUNCE, every)))
+        Outcome::Problem(problem) if matches!(problem.reason, reason::NOT_ACCEPTED | reason::NAME_TAKEN) => {
+            Action::requeue(SETTLED_EVERY)
         }
-        Outcome::Machines { rollout, found } => {
-            let every = if machines::goes_on(found, rollout) { NODES_EVERY } else { SETTLED_EVERY };
-            let again = found.turns.look_again.and_then(|seconds| u64::try_from(seconds).ok());
-            Action::requeue(again.map_or(every, |seconds| Duration::from_secs(seconds).clamp(DEBOUNCE, every)))
+        Outcome::Problem(_) => Action::await_change(),
+        Outcome::Waiting(_) | Outcome::Changing(_) => Action::requeue(DEBOUNCE),
+        Outcome::Carried(carried) => {
+            let times = carried.parts.iter().map(|part| part.look_again(settles_in));
+            Action::requeue(times.min().unwrap_or(SETTLED_EVERY))
+        }
+    }
+}
+
+impl CarriedPart {
+    fn look_again(&self, settles_in: Option<Duration>) -> Duration {
+        match self {
+            Self::Nodes { desired, .. } => {
+                let goes_on = desired.upgrade.is_local() && settles_in.is_some();
+                let every = if goes_on { NODES_EVERY } else { SETTLED_EVERY };
+                settles_in.map_or(every, |left| left.clamp(DEBOUNCE, every))
+            }
+            Self::Machines { rollout, found } => {
+                let every = if machines::goes_on(found, rollout) { NODES_EVERY } else { SETTLED_EVERY };
+                let again = found.turns.look_again.and_then(|seconds| u64::try_from(seconds).ok());
+                again.map_or(every, |seconds| Duration::from_secs(seconds).clamp(DEBOUNCE, every))
+            }
         }
     }
 }

@@ -4,9 +4,10 @@ use crate::kube::absence::is_absent;
 use crate::kube::client::patching;
 use kube::Client;
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, ValidationDirective,
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams, Preconditions,
+    ValidationDirective,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The resource of an `apiVersion` and a kind. The plural is derived by Kubernetes' rule, which all kinds used here
 /// follow.
@@ -32,10 +33,24 @@ pub async fn apply(client: &Client, object: &Value) -> kube::Result<Value> {
     serde_json::to_value(applied).map_err(kube::Error::SerdeError)
 }
 
-/// Deletes the object with this kind, name and namespace. Returns whether it existed.
-pub async fn delete(client: &Client, object: &Value) -> kube::Result<bool> {
+/// The metadata of the object with this kind, name and namespace. It needs the right to patch the kind and no other: the
+/// answer to a patch without content is the object as it is.
+pub async fn metadata(client: &Client, object: &Value) -> kube::Result<Option<ObjectMeta>> {
     let target = Target::of(object);
-    match target.api(client).delete(target.name, &DeleteParams::background()).await {
+    let parameters = PatchParams { dry_run: true, ..patching() };
+    match target.api(client).patch_metadata(target.name, &parameters, &Patch::Merge(json!({}))).await {
+        Ok(found) => Ok(Some(found.metadata)),
+        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes the object with this kind, name and namespace if it is still the one that was `found`. Returns whether it was.
+pub async fn delete(client: &Client, object: &Value, found: &ObjectMeta) -> kube::Result<bool> {
+    let target = Target::of(object);
+    let preconditions = Preconditions { uid: found.uid.clone(), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+    match target.api(client).delete(target.name, &parameters).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if is_absent(&status) => Ok(false),
         Err(error) => Err(error),

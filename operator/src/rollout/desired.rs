@@ -1,14 +1,14 @@
 //! The desired state of a roll-out: who carries it out, and the objects to apply and to delete.
 
-use super::engine::ChosenEngine;
+use super::engine::{ChosenEngine, Presence};
 use super::machines::{self, MachineRollout};
 use super::objects::identities;
 use super::{DefaultRegistry, PLAN_NAMESPACE, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, Upgrade, choose};
-use api::{ManagedOSImage, OS_IMAGE_FINALIZER, Problem};
+use api::{Engine, ManagedOSImage, OS_IMAGE_FINALIZER, Problem};
 use kube::ResourceExt;
 use serde_json::Value;
 
-/// A valid roll-out by an engine.
+/// A valid roll-out by an engine for nodes.
 pub struct Desired {
     pub engine: &'static dyn RolloutEngine,
     pub upgrade: Upgrade,
@@ -18,34 +18,86 @@ pub struct Desired {
     pub served: ServedKinds,
 }
 
-/// A valid roll-out, by its engine.
-pub enum Rollout {
-    Engine(Box<Desired>),
+/// A valid roll-out.
+pub struct Rollout {
+    /// What each engine does. Not both can be absent, unless `absent` says why.
+    pub parts: Vec<Part>,
+    /// The engine for nodes so far, which stays, although its kinds are not served at the moment.
+    pub absent: Option<Engine>,
+    /// Why machines that upgrade themselves take no part in a roll-out that an engine for nodes carries out.
+    pub machines_problem: Option<Problem>,
+    served: ServedKinds,
+}
+
+/// What one engine does.
+pub enum Part {
+    Nodes(Box<Desired>),
     Machines(Box<MachineRollout>),
 }
 
 impl Rollout {
-    /// Chooses the engine, and parses the spec. `registry`: for images that name none.
+    /// Chooses the engines, and parses the spec. `registry`: for images that name none.
     pub fn of(object: &ManagedOSImage, served: ServedKinds, registry: &DefaultRegistry) -> Result<Self, Problem> {
         let asked = object.spec.engine.unwrap_or_default();
-        let before = object.status.as_ref().and_then(|status| status.engine);
-        match choose(asked, &object.namespace().unwrap_or_default(), served, before)? {
-            ChosenEngine::WithObjects(engine) => {
-                let upgrade = Upgrade::of(object, engine, registry)?;
-                let plan_namespace = engine.plan_namespace(served);
-                Ok(Self::Engine(Box::new(Desired { engine, upgrade, plan_namespace, served })))
+        let choice = choose(asked, &object.namespace().unwrap_or_default(), served, engine_so_far(object))?;
+        let (mut parts, mut machines_problem) = (Vec::new(), None);
+        for engine in choice.engines {
+            match engine {
+                ChosenEngine::WithObjects(engine) => {
+                    let upgrade = Upgrade::of(object, engine, registry)?;
+                    let plan_namespace = engine.plan_namespace(served);
+                    parts.push(Part::Nodes(Box::new(Desired { engine, upgrade, plan_namespace, served })));
+                }
+                ChosenEngine::Machine => match MachineRollout::of(object, registry) {
+                    Ok(rollout) => parts.push(Part::Machines(Box::new(rollout))),
+                    // What machines cannot be told must not keep nodes from their upgrade.
+                    Err(problem) if !parts.is_empty() => machines_problem = Some(problem),
+                    Err(problem) => return Err(problem),
+                },
             }
-            ChosenEngine::Machine => Ok(Self::Machines(Box::new(MachineRollout::of(object, registry)?))),
+        }
+        Ok(Self { parts, absent: choice.absent, machines_problem, served })
+    }
+
+    /// The roll-out of nodes.
+    pub fn nodes(&self) -> Option<&Desired> {
+        self.parts.iter().find_map(|part| match part {
+            Part::Nodes(desired) => Some(&**desired),
+            Part::Machines(_) => None,
+        })
+    }
+
+    pub fn nodes_mut(&mut self) -> Option<&mut Desired> {
+        self.parts.iter_mut().find_map(|part| match part {
+            Part::Nodes(desired) => Some(&mut **desired),
+            Part::Machines(_) => None,
+        })
+    }
+
+    /// The objects to apply and to delete. `None`: those of the engine so far stay as they are.
+    pub fn objects(&self, object: &ManagedOSImage) -> Option<DesiredObjects> {
+        match self.nodes() {
+            Some(desired) => Some(desired.objects(object)),
+            None if self.absent.is_some() => None,
+            None => Some(machines::leftovers(object)),
         }
     }
 
-    /// The objects to apply and to delete.
-    pub fn objects(&self, object: &ManagedOSImage) -> DesiredObjects {
-        match self {
-            Self::Engine(desired) => desired.objects(object),
-            Self::Machines(_) => machines::leftovers(object),
-        }
+    /// The engine with objects that another one takes over from, and whether its kinds are served.
+    pub fn former(&self, object: &ManagedOSImage) -> Option<(Engine, Presence)> {
+        let former = engine_so_far(object)?;
+        let presence = match former {
+            Engine::Fleet => self.served.bundles,
+            Engine::Plan => self.served.plans,
+            Engine::Auto | Engine::Operator | Engine::Machine => return None,
+        };
+        let stays = self.absent == Some(former) || self.nodes().is_some_and(|desired| desired.engine.kind() == former);
+        (!stays).then_some((former, presence))
     }
+}
+
+fn engine_so_far(object: &ManagedOSImage) -> Option<Engine> {
+    object.status.as_ref()?.engine
 }
 
 impl Desired {
@@ -100,9 +152,10 @@ mod tests {
         object
     }
     fn built(object: &ManagedOSImage, bundles: bool) -> DesiredObjects {
-        let served = ServedKinds { bundles, plans: true, standalone: true };
+        let bundles = if bundles { Presence::Served } else { Presence::Gone };
+        let served = ServedKinds { bundles, plans: Presence::Served, standalone: true };
         let rollout = Rollout::of(object, served, &DefaultRegistry::default()).unwrap();
-        rollout.objects(object)
+        rollout.objects(object).unwrap()
     }
     fn kinds(objects: &[Value]) -> Vec<&str> {
         objects.iter().map(|object| object["kind"].as_str().unwrap()).collect()
@@ -155,6 +208,34 @@ mod tests {
         assert_eq!(here, ["ClusterRole", "ClusterRoleBinding", "Secret"]);
         object.status = Some(status(2));
         assert!(built(&object, false).delete.is_empty());
+        object.spec.engine = Some(Engine::Fleet);
         assert_eq!(kinds(&built(&object, true).delete)[..2], ["Plan", "Plan"]);
+    }
+
+    #[test]
+    fn an_engine_that_is_absent_for_a_moment_keeps_its_objects() {
+        let mut object = object(json!({"osImage": "a:1"}));
+        object.status = Some(ManagedOSImageStatus { engine: Some(Engine::Fleet), ..Default::default() });
+        let of = |object: &ManagedOSImage, bundles| {
+            let served = ServedKinds { bundles, plans: Presence::Served, standalone: true };
+            Rollout::of(object, served, &DefaultRegistry::default()).unwrap()
+        };
+        let missing = of(&object, Presence::Missing);
+        assert!(missing.objects(&object).is_none() && missing.former(&object).is_none());
+        assert_eq!((missing.absent, missing.parts.len()), (Some(Engine::Fleet), 1));
+        let gone = of(&object, Presence::Gone);
+        assert_eq!(kinds(&gone.objects(&object).unwrap().apply).last(), Some(&"Plan"));
+        assert_eq!(gone.former(&object), Some((Engine::Fleet, Presence::Gone)));
+        object.spec.engine = Some(Engine::Machine);
+        assert_eq!(of(&object, Presence::Missing).former(&object), Some((Engine::Fleet, Presence::Missing)));
+    }
+
+    #[test]
+    fn what_machines_cannot_be_told_does_not_stop_nodes() {
+        let object = object(json!({"osImage": "a"}));
+        let served = ServedKinds { plans: Presence::Served, ..ServedKinds::default() };
+        let rollout = Rollout::of(&object, served, &DefaultRegistry::default()).unwrap();
+        assert_eq!(rollout.machines_problem.unwrap().reason, api::reason::RELEASE_UNKNOWN);
+        assert!(Rollout::of(&object, ServedKinds::default(), &DefaultRegistry::default()).is_err());
     }
 }

@@ -7,14 +7,36 @@ use super::LOCAL_NAMESPACE;
 use super::desired::{Desired, DesiredObjects};
 use super::verdict::{Observation, Verdict};
 use api::{Engine, ManagedOSImage, Problem, reason};
+use std::time::Duration;
+
+/// Whether the API server serves a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Presence {
+    Served,
+    /// Not served, though perhaps only for a moment: an API group is absent while its server or its definitions are
+    /// replaced.
+    Missing,
+    /// Not served for [`GONE_AFTER`].
+    #[default]
+    Gone,
+}
+
+/// The time after which a kind that is not served counts as uninstalled.
+pub const GONE_AFTER: Duration = Duration::from_secs(600);
+
+impl Presence {
+    pub fn is_served(self) -> bool {
+        self == Self::Served
+    }
+}
 
 /// Which of the engines' kinds the API server serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServedKinds {
     /// Fleet's Bundles.
-    pub bundles: bool,
+    pub bundles: Presence,
     /// System Upgrade Controller's Plans.
-    pub plans: bool,
+    pub plans: Presence,
     /// Whether the namespace exists in which System Upgrade Controller runs if it was installed without Rancher.
     pub standalone: bool,
 }
@@ -64,39 +86,55 @@ pub enum ChosenEngine {
     Machine,
 }
 
-/// Chooses the engine of a ManagedOSImage in this namespace. `before`: the engine so far. The error says what is missing.
-pub fn choose(
-    engine: Engine,
-    namespace: &str,
-    served: ServedKinds,
-    before: Option<Engine>,
-) -> Result<ChosenEngine, Problem> {
+/// The engines of a ManagedOSImage.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// Those at work: one for nodes at most, and then [`ChosenEngine::Machine`], or one of both.
+    pub engines: Vec<ChosenEngine>,
+    /// The engine for nodes so far, which stays, although its kinds are not served at the moment.
+    pub absent: Option<Engine>,
+}
+
+/// Chooses the engines of a ManagedOSImage in this namespace. `before`: its `status.engine`. The error says what is
+/// missing.
+///
+/// The engine for nodes stays as long as it can: objects of two engines over the same nodes would restart them twice, and
+/// ending those of the former one ends its Jobs.
+pub fn choose(engine: Engine, namespace: &str, served: ServedKinds, before: Option<Engine>) -> Result<Choice, Problem> {
     let local = namespace == LOCAL_NAMESPACE;
+    let kinds = |engine: Engine| match engine {
+        Engine::Fleet => Some((FLEET, served.bundles)),
+        Engine::Plan if local => Some((PLAN, served.plans)),
+        _ => None,
+    };
+    let only = |engine| Ok(Choice { engines: vec![ChosenEngine::WithObjects(engine)], absent: None });
     let missing = match engine {
-        Engine::Machine => return Ok(ChosenEngine::Machine),
-        Engine::Auto | Engine::Fleet if served.bundles => return Ok(ChosenEngine::WithObjects(FLEET)),
-        Engine::Auto | Engine::Plan if served.plans && local => return Ok(ChosenEngine::WithObjects(PLAN)),
-        // An API that is not served for a moment must not make machines restart undrained.
-        Engine::Auto if before == Some(Engine::Fleet) => {
-            "Fleet (bundles.fleet.cattle.io), which carried it out so far, is not installed any more; install it, or \
-             set spec.engine"
-        }
-        Engine::Auto if before == Some(Engine::Plan) => {
-            "System Upgrade Controller (plans.upgrade.cattle.io), which carried it out so far, is not installed any \
-             more; install it, or set spec.engine"
-        }
-        Engine::Auto => return Ok(ChosenEngine::Machine),
-        Engine::Fleet => {
-            "spec.engine is Fleet, and this API server does not serve bundles.fleet.cattle.io; install Fleet"
+        Engine::Machine => return Ok(Choice { engines: vec![ChosenEngine::Machine], absent: None }),
+        Engine::Auto => {
+            let former = before.and_then(kinds).filter(|(_, presence)| *presence != Presence::Gone);
+            let served = || [Engine::Fleet, Engine::Plan].into_iter().filter_map(kinds).find(|(_, p)| p.is_served());
+            let nodes = former.or_else(served);
+            let by = nodes.filter(|(_, presence)| presence.is_served()).map(|(by, _)| ChosenEngine::WithObjects(by));
+            let absent = nodes.filter(|(_, presence)| !presence.is_served()).map(|(by, _)| by.kind());
+            return Ok(Choice { engines: by.into_iter().chain([ChosenEngine::Machine]).collect(), absent });
         }
         Engine::Plan if !local => {
             "spec.engine is Plan, and a Plan reaches the nodes of its own cluster only; use Fleet, or the namespace \
              fleet-local"
         }
-        Engine::Plan => {
-            "spec.engine is Plan, and this API server does not serve plans.upgrade.cattle.io; install System Upgrade \
-             Controller"
-        }
+        Engine::Fleet | Engine::Plan => match kinds(engine) {
+            Some((by, Presence::Served)) => return only(by),
+            Some((by, Presence::Missing)) if before == Some(engine) => {
+                return Ok(Choice { engines: Vec::new(), absent: Some(by.kind()) });
+            }
+            _ if engine == Engine::Fleet => {
+                "spec.engine is Fleet, and this API server does not serve bundles.fleet.cattle.io; install Fleet"
+            }
+            _ => {
+                "spec.engine is Plan, and this API server does not serve plans.upgrade.cattle.io; install System \
+                 Upgrade Controller"
+            }
+        },
         Engine::Operator => "spec.engine is Operator, and this operator cannot upgrade nodes by itself; use Auto",
     };
     Err(Problem { reason: reason::NO_ENGINE, message: missing.to_owned() })
@@ -105,36 +143,100 @@ pub fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Presence::{Gone, Missing, Served};
+    use proptest::prelude::*;
+
+    const LOCAL: &str = LOCAL_NAMESPACE;
+    const OTHER: &str = "fleet-default";
+
+    /// The names of the engines at work, and of the one that is absent.
+    fn chosen(asked: Engine, namespace: &str, kinds: (Presence, Presence), before: Option<Engine>) -> Option<String> {
+        let served = ServedKinds { bundles: kinds.0, plans: kinds.1, standalone: false };
+        let choice = choose(asked, namespace, served, before).ok()?;
+        let names = choice.engines.iter().map(|engine| match engine {
+            ChosenEngine::WithObjects(engine) => format!("{:?}", engine.kind()),
+            ChosenEngine::Machine => "Machine".to_owned(),
+        });
+        let absent = choice.absent.map(|engine| format!("no {engine:?}"));
+        Some(names.chain(absent).collect::<Vec<_>>().join(", "))
+    }
 
     #[test]
-    fn fleet_is_preferred_and_machines_are_last() {
-        let served = |bundles, plans| ServedKinds { bundles, plans, standalone: false };
-        let (fleet, plan, machines) = (
-            Some(ChosenEngine::WithObjects(FLEET)),
-            Some(ChosenEngine::WithObjects(PLAN)),
-            Some(ChosenEngine::Machine),
-        );
-        let cases = [
-            (Engine::Auto, "fleet-local", served(true, true), None, fleet),
-            (Engine::Auto, "fleet-local", served(false, true), None, plan),
-            (Engine::Auto, "fleet-local", served(false, true), Some(Engine::Fleet), plan),
-            (Engine::Auto, "fleet-local", served(false, false), None, machines),
-            (Engine::Auto, "fleet-local", served(false, false), Some(Engine::Machine), machines),
-            (Engine::Auto, "fleet-local", served(false, false), Some(Engine::Plan), None),
-            (Engine::Auto, "fleet-local", served(false, false), Some(Engine::Fleet), None),
-            (Engine::Auto, "fleet-default", served(true, false), None, fleet),
-            (Engine::Auto, "fleet-default", served(false, true), None, machines),
-            (Engine::Fleet, "fleet-local", served(false, true), None, None),
-            (Engine::Plan, "fleet-local", served(true, true), None, plan),
-            (Engine::Plan, "fleet-default", served(true, true), None, None),
-            (Engine::Plan, "fleet-local", served(true, false), None, None),
-            (Engine::Operator, "fleet-local", served(true, true), None, None),
-            (Engine::Machine, "fleet-local", served(true, true), Some(Engine::Plan), machines),
-            (Engine::Machine, "fleet-default", served(true, true), None, machines),
-        ];
-        for (asked, namespace, served, before, expected) in cases {
-            let chosen = choose(asked, namespace, served, before).ok();
-            assert_eq!(chosen, expected, "{asked:?} {namespace} {served:?} {before:?}");
+    fn fleet_is_preferred_and_machines_upgrade_themselves_beside_it() {
+        for (asked, namespace, kinds, expected) in [
+            (Engine::Auto, LOCAL, (Served, Served), Some("Fleet, Machine")),
+            (Engine::Auto, LOCAL, (Missing, Served), Some("Plan, Machine")),
+            (Engine::Auto, LOCAL, (Gone, Gone), Some("Machine")),
+            (Engine::Auto, OTHER, (Served, Gone), Some("Fleet, Machine")),
+            (Engine::Auto, OTHER, (Gone, Served), Some("Machine")),
+            (Engine::Fleet, LOCAL, (Gone, Served), None),
+            (Engine::Fleet, LOCAL, (Missing, Served), None),
+            (Engine::Fleet, OTHER, (Served, Served), Some("Fleet")),
+            (Engine::Plan, LOCAL, (Served, Served), Some("Plan")),
+            (Engine::Plan, OTHER, (Served, Served), None),
+            (Engine::Plan, LOCAL, (Served, Gone), None),
+            (Engine::Operator, LOCAL, (Served, Served), None),
+            (Engine::Machine, OTHER, (Served, Served), Some("Machine")),
+        ] {
+            let chosen = chosen(asked, namespace, kinds, None);
+            assert_eq!(chosen.as_deref(), expected, "{asked:?} {namespace} {kinds:?}");
+        }
+    }
+
+    #[test]
+    fn the_engine_stays_until_its_kinds_are_gone_or_another_is_asked_for() {
+        for (asked, namespace, kinds, before, expected) in [
+            (Engine::Auto, LOCAL, (Missing, Served), Engine::Fleet, Some("Machine, no Fleet")),
+            (Engine::Auto, LOCAL, (Gone, Served), Engine::Fleet, Some("Plan, Machine")),
+            (Engine::Auto, LOCAL, (Gone, Gone), Engine::Fleet, Some("Machine")),
+            (Engine::Auto, LOCAL, (Served, Served), Engine::Plan, Some("Plan, Machine")),
+            (Engine::Auto, LOCAL, (Served, Missing), Engine::Plan, Some("Machine, no Plan")),
+            (Engine::Auto, LOCAL, (Served, Gone), Engine::Plan, Some("Fleet, Machine")),
+            (Engine::Auto, OTHER, (Missing, Gone), Engine::Fleet, Some("Machine, no Fleet")),
+            (Engine::Auto, OTHER, (Served, Gone), Engine::Machine, Some("Fleet, Machine")),
+            (Engine::Fleet, LOCAL, (Missing, Served), Engine::Fleet, Some("no Fleet")),
+            (Engine::Fleet, LOCAL, (Gone, Served), Engine::Fleet, None),
+            (Engine::Plan, LOCAL, (Served, Served), Engine::Fleet, Some("Plan")),
+            (Engine::Machine, LOCAL, (Missing, Served), Engine::Fleet, Some("Machine")),
+        ] {
+            let chosen = chosen(asked, namespace, kinds, Some(before));
+            assert_eq!(chosen.as_deref(), expected, "{asked:?} {namespace} {kinds:?} {before:?}");
+        }
+    }
+
+    fn presence() -> impl Strategy<Value = Presence> {
+        prop_oneof![4 => Just(Served), 2 => Just(Missing), 1 => Just(Gone)]
+    }
+
+    proptest! {
+        /// Whatever is asked for and served over time, the engine for nodes changes only when another one is asked for, or
+        /// when its kinds are gone; and it is never another one's turn while it is only missing.
+        #[test]
+        fn no_moment_without_an_api_changes_the_engine(
+            local in any::<bool>(),
+            steps in prop::collection::vec((0usize..4, presence(), presence()), 1..40),
+        ) {
+            let namespace = if local { LOCAL } else { OTHER };
+            let mut before: Option<Engine> = None;
+            for (asked, bundles, plans) in steps {
+                let asked = [Engine::Auto, Engine::Auto, Engine::Fleet, Engine::Plan][asked];
+                let served = ServedKinds { bundles, plans, standalone: false };
+                let Ok(choice) = choose(asked, namespace, served, before) else { continue };
+                let by_nodes = choice.engines.iter().find_map(|engine| match engine {
+                    ChosenEngine::WithObjects(engine) => Some(engine.kind()),
+                    ChosenEngine::Machine => None,
+                });
+                prop_assert!(by_nodes.is_none() || choice.absent.is_none());
+                let after = by_nodes.or(choice.absent);
+                if let Some(former) = before.filter(|former| *former != Engine::Machine && after != Some(*former)) {
+                    let presence = if former == Engine::Fleet { bundles } else { plans };
+                    prop_assert!(after == Some(asked) || presence == Gone, "{former:?} became {after:?}: {served:?}");
+                }
+                if let Some(engine) = by_nodes {
+                    prop_assert!(if engine == Engine::Fleet { bundles } else { plans }.is_served());
+                }
+                before = Some(after.unwrap_or(Engine::Machine));
+            }
         }
     }
 }

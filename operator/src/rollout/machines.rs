@@ -10,9 +10,7 @@ use super::windows::Windows;
 use super::{DefaultRegistry, ImageReference, Release, Running, name};
 use crate::digest::Digest;
 use crate::inventory::index::KnownMachine;
-use api::{
-    Conditions, Engine, ManagedOSImage, ManagedOSImageSpec, ManagedOSImageStatus, Problem, condition_type, reason,
-};
+use api::{Engine, EngineProgress, ManagedOSImage, ManagedOSImageSpec, Problem, reason};
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
 use protocol::UpgradeOrder;
@@ -122,7 +120,8 @@ pub fn report_seconds<'a>(images: impl Iterator<Item = &'a ManagedOSImage>, mach
 
 /// The same for one ManagedOSImage.
 fn seconds_for(image: &ManagedOSImage, machine: &KnownMachine) -> Option<u64> {
-    let status = image.status.as_ref().filter(|status| status.engine == Some(Engine::Machine))?;
+    let engines = &image.status.as_ref()?.engines;
+    let by_machines = engines.iter().find(|engine| engine.engine == Engine::Machine)?;
     if image.namespace().as_ref() != Some(&machine.namespace) {
         return None;
     }
@@ -134,7 +133,7 @@ fn seconds_for(image: &ManagedOSImage, machine: &KnownMachine) -> Option<u64> {
         return None;
     }
     let runs = machine.status.os.as_ref().map(|os| rollout.release.running(os));
-    Some(if goes_on(status) && runs != Some(Running::Healthy) { REPORT_SECONDS } else { STANDBY_SECONDS })
+    Some(if goes_on(by_machines) && runs != Some(Running::Healthy) { REPORT_SECONDS } else { STANDBY_SECONDS })
 }
 
 /// Whether the machine may be told what its turn says, as far as ManagedOSImages decide it: the one that gave the turn is
@@ -144,20 +143,19 @@ pub fn may_be_told<'a>(images: impl Iterator<Item = &'a ManagedOSImage>, machine
     let mut images = images;
     images.any(|image| {
         let own = image.name_any() == turn.managed_os_image && image.namespace().as_ref() == Some(&machine.namespace);
-        own && (turn.told.is_some() || image.spec.concurrency != Some(0))
+        let by_machines = matches!(image.spec.engine.unwrap_or_default(), Engine::Auto | Engine::Machine);
+        own && (turn.told.is_some() || (by_machines && image.spec.concurrency != Some(0)))
     })
 }
 
 /// Whether machines may be told something soon.
-fn goes_on(status: &ManagedOSImageStatus) -> bool {
-    let ready = status.conditions.find(condition_type::READY);
-    let waits = |reason: &str| reason == reason::PAUSED || reason == reason::WINDOW_CLOSED;
-    ready.is_some_and(|ready| !waits(&ready.reason))
-        && !status.conditions.holds(condition_type::READY)
-        && !status.conditions.holds(condition_type::STALLED)
+fn goes_on(by_machines: &EngineProgress) -> bool {
+    let waits = |reason: &str| matches!(reason, reason::PAUSED | reason::WINDOW_CLOSED | reason::UPGRADED);
+    !by_machines.stalled && !waits(&by_machines.reason)
 }
 
-fn selects(selector: &Selector, machine: &KnownMachine) -> bool {
+/// Whether a selector selects a machine by the labels of its inventory.
+pub fn selects(selector: &Selector, machine: &KnownMachine) -> bool {
     let labels = machine.labels.iter();
     let labels: BTreeMap<String, String> =
         labels.map(|(key, value)| (String::from(&**key), String::from(&**value))).collect();
@@ -170,6 +168,7 @@ fn unused(spec: &ManagedOSImageSpec) -> Vec<&'static str> {
         (spec.drain.is_some(), "spec.drain"),
         (spec.upgrade_container.is_some(), "spec.upgradeContainer"),
         (spec.cluster_rollout_strategy.is_some(), "spec.clusterRolloutStrategy"),
+        (spec.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty()), "spec.imagePullSecrets"),
         (spec.cloud_config.as_ref().is_some_and(|config| !config.is_empty()), "spec.cloudConfig"),
         (spec.targets.as_ref().is_some_and(|targets| !targets.is_empty()), "spec.targets"),
         (spec.cluster_targets.as_ref().is_some_and(|targets| !targets.is_empty()), "spec.clusterTargets"),
@@ -180,7 +179,7 @@ fn unused(spec: &ManagedOSImageSpec) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::OsStatus;
+    use api::{ManagedOSImageStatus, NodeCounts, OsStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
@@ -240,13 +239,17 @@ mod tests {
         machine.status.os = Some(OsStatus { version: Some("1".into()), healthy: true, ..OsStatus::default() });
         let image = |reason: &str, stalled: bool| {
             let mut image = object(json!({"osImage": "a:2"}));
-            let mut status = ManagedOSImageStatus { engine: Some(Engine::Machine), ..Default::default() };
-            let now = Time(Timestamp::UNIX_EPOCH);
-            status.conditions.put(condition_type::READY, reason == reason::UPGRADED, reason, "", None, &now);
-            if stalled {
-                status.conditions.put(condition_type::STALLED, true, reason, "", None, &now);
-            }
-            image.status = Some(status);
+            let by = |engine, reason: &str, stalled| EngineProgress {
+                engine,
+                reason: reason.to_owned(),
+                message: String::new(),
+                stalled,
+                version: None,
+                progressed_at: None,
+                counts: NodeCounts::default(),
+            };
+            let engines = vec![by(Engine::Fleet, reason::PROGRESSING, false), by(Engine::Machine, reason, stalled)];
+            image.status = Some(ManagedOSImageStatus { engines, ..Default::default() });
             image
         };
         let seconds = |image: &ManagedOSImage, machine: &KnownMachine| report_seconds([image].into_iter(), machine);
@@ -276,6 +279,8 @@ mod tests {
         machine.status.upgrade = Some(Box::new(turn));
         assert!(may_be_told([&image].into_iter(), &machine) && !may_be_told([].into_iter(), &machine));
         image.spec.concurrency = Some(0);
+        assert!(!may_be_told([&image].into_iter(), &machine));
+        image.spec = ManagedOSImageSpec { concurrency: None, engine: Some(Engine::Fleet), ..image.spec };
         assert!(!may_be_told([&image].into_iter(), &machine));
         machine.status.upgrade.as_mut().unwrap().told = Some(now);
         assert!(may_be_told([&image].into_iter(), &machine));

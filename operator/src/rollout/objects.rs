@@ -1,9 +1,9 @@
 //! The objects of a roll-out, for a Bundle or to be applied without Fleet.
 //!
-//! All have the same name, which contains the name of the ManagedOSImage: two Bundles with an object of the same name
+//! All have the same name (the Secret a similar one), which contains the name of the ManagedOSImage: two Bundles with an object of the same name
 //! could not be applied.
 
-use super::Upgrade;
+use super::{Upgrade, names};
 use api::{OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL};
 use serde_json::{Value, json};
 
@@ -38,6 +38,7 @@ pub fn identities(name: &str, namespace: &str) -> [Value; 5] {
         (PLAN_API, "Plan", true),
     ];
     kinds.map(|(api_version, kind, namespaced)| {
+        let name = if kind == "Secret" { names::secret(name) } else { name.to_owned() };
         let mut object = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}});
         if namespaced {
             object["metadata"]["namespace"] = json!(namespace);
@@ -88,7 +89,9 @@ fn secret(upgrade: &Upgrade, namespace: &str, cloud_config: &str) -> Value {
     // Not `stringData`: the API server converts it to `data`, so that each apply would look like a change.
     let data = base64::engine::general_purpose::STANDARD.encode(cloud_config);
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": {CLOUD_CONFIG: data}});
-    with(secret, upgrade, Some(namespace))
+    let mut secret = with(secret, upgrade, Some(namespace));
+    secret["metadata"]["name"] = json!(names::secret(&upgrade.name));
+    secret
 }
 
 fn plan(upgrade: &Upgrade, namespace: &str) -> Value {
@@ -112,8 +115,9 @@ mod tests {
     #[test]
     fn identities_match_the_objects() {
         let spec = json!({"osImage": "a:1", "drain": {}, "cloudConfig": {"hostname": "h"}});
-        let object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
+        let object = ManagedOSImage::new("update-to-2.0.2", serde_json::from_value(spec).unwrap());
         let upgrade = Upgrade::of(&object, PLAN, &DefaultRegistry::default()).unwrap();
+        assert_eq!(secret(&upgrade, "n", "")["metadata"]["name"], upgrade.plan.secrets[0].name);
         for (identity, (_, object)) in identities(&upgrade.name, "n").into_iter().zip(objects(&upgrade, "n")) {
             let object = object.unwrap();
             for pointer in ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace"] {

@@ -5,10 +5,11 @@
 //! neither a Job nor an error. `env` is pruned silently, so `envs` is used. If `drain` is given, its absent fields
 //! count as true.
 
-use super::{DefaultRegistry, ImageReference, MalformedImage};
+use super::windows::Windows;
+use super::{DefaultRegistry, ImageReference, MalformedImage, names};
 use crate::digest::Digest;
 use api::{ContainerSpec, Drain, HostVolume, ManagedOSImageSpec, SecondsOrDuration, Window};
-use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, Toleration};
+use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, LocalObjectReference, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -20,6 +21,8 @@ const VERSION_DIGEST: usize = 16;
 /// The command that upgrades a machine from an image with a release. The entry point of the first release's images does
 /// nothing.
 const UPGRADE: &str = "/usr/sbin/suc-upgrade";
+/// Seconds that a Job has beside its drain: the deadline of the controller's own manifest.
+const UPGRADE_SECONDS: i64 = 900;
 /// Path of the Secret in the upgrade container, as in the first release, so that its images find it.
 const SECRET_PATH: &str = "/run/data";
 
@@ -38,6 +41,13 @@ pub struct PlanSpec {
     pub prepare: Option<Container>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<PlanSecret>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Never two upgrades of one node at once, whatever Plans select it.
+    pub exclusive: bool,
+    /// Seconds. Absent: the controller's own value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_active_deadline_secs: Option<i64>,
     pub upgrade: Container,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
@@ -49,6 +59,8 @@ pub struct PlanDrain {
     /// A Go duration, such as `300s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
+    #[serde(skip)]
+    timeout_seconds: Option<u64>,
     /// Seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<i32>,
@@ -107,6 +119,9 @@ pub fn plan(
     // From the user's text, without the default registry: the same image from another registry is no upgrade.
     let version = version(&upgrade, spec.os_image.as_deref(), cloud_config)?;
     let mut prepare = spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?;
+    if let Some(prepare) = &prepare {
+        add_volumes(&mut upgrade, prepare)?;
+    }
     for container in [&mut upgrade].into_iter().chain(&mut prepare) {
         let image = registry.complete(&image(&container.image)?);
         container.image = image.map_err(|error| UnsupportedByPlan(error.to_string()))?.to_string();
@@ -120,6 +135,9 @@ pub fn plan(
             (concurrency - 1).max(0)
         )));
     }
+    let drain = spec.drain.as_ref().map(drain).transpose()?;
+    let windows = Windows::of(spec.windows.as_deref().unwrap_or_default());
+    let windows = windows.map_err(|error| UnsupportedByPlan(error.to_string()))?;
     Ok(PlanSpec {
         concurrency,
         version,
@@ -128,16 +146,45 @@ pub fn plan(
         // A node is upgraded whatever its taints are.
         tolerations: vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }],
         cordon: spec.cordon.unwrap_or(true),
-        drain: spec.drain.as_ref().map(drain).transpose()?,
+        job_active_deadline_secs: drain.as_ref().and_then(|drain| deadline(drain.timeout_seconds)),
+        drain,
         prepare,
         secrets: cloud_config.map(|_| secret(name)).into_iter().collect(),
+        image_pull_secrets: spec.image_pull_secrets.clone().unwrap_or_default(),
+        exclusive: true,
         upgrade,
-        window: window(spec.windows.as_deref().unwrap_or_default())?,
+        window: window(&windows)?,
     })
 }
 
 fn secret(name: &str) -> PlanSecret {
-    PlanSecret { name: name.to_owned(), path: SECRET_PATH.to_owned() }
+    PlanSecret { name: names::secret(name), path: SECRET_PATH.to_owned() }
+}
+
+/// A Job that ends before its drain does would fail each time.
+fn deadline(drain: Option<u64>) -> Option<i64> {
+    drain
+        .filter(|seconds| *seconds > 0)
+        .map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX - UPGRADE_SECONDS) + UPGRADE_SECONDS)
+}
+
+/// Adds the volumes of `prepare`: the pod has only those of the upgrade container.
+fn add_volumes(upgrade: &mut Container, prepare: &Container) -> Result<(), UnsupportedByPlan> {
+    for volume in &prepare.volumes {
+        match upgrade.volumes.iter().find(|other| other.name == volume.name || other.destination == volume.destination)
+        {
+            None => upgrade.volumes.push(volume.clone()),
+            Some(other) if other.name == volume.name && other.source == volume.source => {}
+            Some(other) => {
+                return Err(UnsupportedByPlan(format!(
+                    "spec.prepare.volumes: {:?} has the name or the destination of {:?} in spec.upgradeContainer.volumes, \
+                     and both containers are in one pod; give it others",
+                    volume.name, other.name
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn upgrade_container(spec: &ManagedOSImageSpec) -> Result<Container, UnsupportedByPlan> {
@@ -193,9 +240,13 @@ fn drain(drain: &Drain) -> Result<PlanDrain, UnsupportedByPlan> {
         seconds.map_err(|_| UnsupportedByPlan(format!("spec.drain.{field} is longer than {} s", i32::MAX)))
     };
     let delete_local_data = drain.delete_local_data.unwrap_or(false);
+    let timeout_seconds = seconds("timeout", &drain.timeout)?;
+    // -1 is each pod's own, as for `kubectl drain`, which the controller says by saying nothing.
+    let grace_period = drain.grace_period.clone().filter(|period| *period != SecondsOrDuration::Seconds(-1));
     Ok(PlanDrain {
-        timeout: seconds("timeout", &drain.timeout)?.map(|seconds| format!("{seconds}s")),
-        grace_period: short("gracePeriod", &drain.grace_period)?,
+        timeout: timeout_seconds.map(|seconds| format!("{seconds}s")),
+        timeout_seconds,
+        grace_period: short("gracePeriod", &grace_period)?,
         delete_local_data,
         delete_emptydir_data: delete_local_data,
         ignore_daemon_sets: drain.ignore_daemon_sets.unwrap_or(true),
@@ -206,16 +257,16 @@ fn drain(drain: &Drain) -> Result<PlanDrain, UnsupportedByPlan> {
     })
 }
 
-fn window(windows: &[Window]) -> Result<Option<Window>, UnsupportedByPlan> {
-    match windows {
-        [] => Ok(None),
-        [window] => Ok(Some(window.clone())),
-        more => Err(UnsupportedByPlan(format!(
+fn window(windows: &Windows) -> Result<Option<Window>, UnsupportedByPlan> {
+    let mut windows = windows.to_plan();
+    if windows.len() > 1 {
+        return Err(UnsupportedByPlan(format!(
             "spec.windows has {} windows, and a Plan can have only one; combine them, or create a ManagedOSImage for \
              each",
-            more.len()
-        ))),
+            windows.len()
+        )));
     }
+    Ok(windows.pop())
 }
 
 #[cfg(test)]
@@ -304,6 +355,62 @@ mod tests {
         }
         assert!(of(json!({"osImage": "a", "maxFailures": 1, "concurrency": 2})).is_ok());
         assert!(of(json!({"osImage": "a", "maxFailures": 0, "concurrency": 0})).is_ok());
+    }
+
+    #[test]
+    fn windows_that_the_controller_never_opens_are_completed_or_refused_by_name() {
+        let window = |window: Value| of(json!({"osImage": "a", "windows": [window]})).map(|plan| plan.window.unwrap());
+        let completed = window(json!({"startTime": "01:00", "endTime": "04:00"})).unwrap();
+        assert_eq!(completed.days.as_ref().map(Vec::len), Some(7));
+        assert_eq!(window(json!({"days": ["Sunday"]})).unwrap().days.unwrap(), ["sunday"]);
+        assert_eq!(window(json!({"endTime": "24:00"})).unwrap().end_time.unwrap(), "23:59");
+        for (wrong, field) in [
+            (json!({"timeZone": "Nowhere/Land"}), "spec.windows[0].timeZone"),
+            (json!({"startTime": "25:00"}), "spec.windows[0].startTime"),
+            (json!({"days": ["someday"]}), "spec.windows[0].days"),
+        ] {
+            let error = window(wrong).unwrap_err().to_string();
+            assert!(error.starts_with(field), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_job_lives_longer_than_its_drain() {
+        let deadline = |drain: Value| of(json!({"osImage": "a", "drain": drain})).unwrap().job_active_deadline_secs;
+        assert_eq!(deadline(json!({"timeout": "30m"})), Some(2700));
+        assert_eq!(deadline(json!({"timeout": "1.5h"})), Some(6300));
+        assert_eq!((deadline(json!({})), deadline(json!({"timeout": 0}))), (None, None));
+    }
+
+    #[test]
+    fn a_grace_period_of_minus_one_is_each_pods_own() {
+        let drain = of(json!({"osImage": "a", "drain": {"gracePeriod": -1}})).unwrap().drain.unwrap();
+        assert_eq!(drain.grace_period, None);
+        for (field, value) in [("timeout", json!(-1)), ("gracePeriod", json!(-2))] {
+            let error = of(json!({"osImage": "a", "drain": {field: value}})).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("spec.drain.{field}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_pod_has_the_volumes_of_prepare_and_its_pull_secrets() {
+        let volume = |name: &str, source: &str, destination: &str| json!({"name": name, "source": source, "destination": destination});
+        let spec = |own: Value| {
+            json!({"osImage": "a", "imagePullSecrets": [{"name": "registry-login"}], "upgradeContainer": {"volumes": own},
+                "prepare": {"image": "busybox", "volumes": [volume("scripts", "/opt/scripts", "/scripts")]}})
+        };
+        let plan = of(spec(json!([volume("own", "/own", "/own")]))).unwrap();
+        let names: Vec<&str> = plan.upgrade.volumes.iter().map(|volume| volume.name.as_str()).collect();
+        assert_eq!((names, plan.image_pull_secrets[0].name.as_str()), (vec!["own", "scripts"], "registry-login"));
+        assert_eq!(
+            plan.version,
+            version_of(json!({"osImage": "a", "upgradeContainer": {"volumes": [volume("own", "/own", "/own")]}}))
+        );
+        assert!(of(spec(json!([volume("scripts", "/opt/scripts", "/elsewhere")]))).is_ok());
+        for other in [volume("scripts", "/other", "/x"), volume("other", "/opt/scripts", "/scripts")] {
+            let error = of(spec(json!([other]))).unwrap_err().to_string();
+            assert!(error.starts_with("spec.prepare.volumes"), "{error}");
+        }
     }
 
     proptest! {

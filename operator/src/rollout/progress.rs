@@ -7,19 +7,25 @@ pub use plan_status::{JobEnd, LocalPlan, PlanCondition, PlanStatus};
 
 use super::{Release, Running, Upgrade};
 use api::{NodeCounts, NodeProgress, OsStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::core::SelectorExt;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Prefix of the label of a Node with the hash of the Plan that was carried out on it. The Plan's name follows.
 const PLAN_LABEL: &str = "plan.upgrade.cattle.io/";
 /// The value of that label on a Node that is not to be upgraded.
 const DISABLED: &str = "disabled";
+/// Prefix of the labels of a Node with its roles.
+const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
+/// The labels of a control plane, of which `master` is the former name.
+pub const CONTROL_PLANE: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
+/// What follows the reason of a failed node that is cordoned.
+const CORDONED: &str = "; its Node is still cordoned, which ends with: kubectl uncordon ";
 /// Nodes in a status, at most: people read it, and the object must stay small.
 const LISTED: usize = 50;
 
 /// The phase of a node, in the order of listing: nodes that need attention, or must be remembered, come first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Failed,
     /// It runs the release in a trial boot and is not healthy yet. If it falls back, the release has failed.
@@ -27,16 +33,19 @@ pub enum Phase {
     Upgrading,
     /// It has missed three reports.
     Unknown,
+    #[default]
     Waiting,
     Done,
+    /// It was deleted during its upgrade. It does not count any more; under another name it is recognized.
+    Gone,
 }
 
 impl Phase {
-    const ALL: [Self; 6] = [Self::Failed, Self::Proving, Self::Upgrading, Self::Unknown, Self::Waiting, Self::Done];
+    const COUNTED: [Self; 6] = [Self::Failed, Self::Proving, Self::Upgrading, Self::Unknown, Self::Waiting, Self::Done];
 
-    fn of(progress: &NodeProgress) -> Option<Self> {
+    pub fn of(progress: &NodeProgress) -> Option<Self> {
         let text = progress.phase.as_deref()?;
-        Self::ALL.into_iter().find(|phase| phase.to_string() == text)
+        Self::COUNTED.into_iter().chain([Self::Gone]).find(|phase| phase.to_string() == text)
     }
 }
 
@@ -51,35 +60,57 @@ impl std::fmt::Display for Phase {
 pub struct Machine {
     /// Name of its Node, according to the inventory.
     pub name: String,
+    /// The uid of its inventory.
+    pub id: Option<String>,
     pub cluster: Option<String>,
     /// Labels of its Node, according to the inventory.
     pub labels: BTreeMap<String, String>,
+    /// Whether the inventory says which role it has in its cluster.
+    pub has_role: bool,
     pub os: OsStatus,
+}
+
+impl Machine {
+    /// Whether the inventory tells if this selector selects the Node: labels of roles come from the cluster.
+    fn tells(&self, selector: &LabelSelector) -> bool {
+        let labels = selector.match_labels.iter().flatten().map(|(key, _)| key);
+        let mut keys = labels.chain(selector.match_expressions.iter().flatten().map(|one| &one.key));
+        keys.all(|key| {
+            let by_role = self.has_role && CONTROL_PLANE.contains(&key.as_str());
+            !key.starts_with(ROLE_PREFIX) || by_role || self.labels.contains_key(key)
+        })
+    }
 }
 
 /// A Node of this cluster.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
     pub name: String,
+    /// By what it is recognized under another name: its machine-id, or the object's uid.
+    pub id: Option<String>,
     pub labels: BTreeMap<String, String>,
     /// `status.nodeInfo.osImage`.
     pub os_image: String,
     pub ready: bool,
+    pub cordoned: bool,
 }
 
 /// The state of a node, without its history.
-#[derive(Clone, Debug, PartialEq)]
-struct Seen {
-    name: String,
-    cluster: Option<String>,
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    pub name: String,
+    pub id: Option<String>,
+    pub cluster: Option<String>,
     /// The release it runs.
-    runs: Option<String>,
-    phase: Phase,
-    reason: String,
+    pub runs: Option<String>,
+    pub phase: Phase,
+    pub reason: String,
     /// Whether a Job is running on it.
-    has_job: bool,
+    pub has_job: bool,
     /// Whether it runs the release, healthy or not.
-    is_there: bool,
+    pub is_there: bool,
+    pub cordoned: bool,
+    pub control_plane: bool,
 }
 
 /// The progress of all nodes.
@@ -87,19 +118,27 @@ struct Seen {
 pub struct Progress {
     pub counts: NodeCounts,
     pub nodes: Vec<NodeProgress>,
+    /// Control planes among those that should run the release.
+    pub control_planes: u32,
+    /// Machines of which the inventory does not tell whether they are selected. They are not counted.
+    pub unclear: Vec<String>,
 }
 
 /// The progress of machines in other clusters. Empty if the release is not known.
-pub fn downstream(upgrade: &Upgrade, machines: &[Machine], before: &[NodeProgress], now: &Time) -> Progress {
+pub fn downstream(upgrade: &Upgrade, machines: &[Machine], before: &[&NodeProgress], now: &Time) -> Progress {
     let Some(release) = &upgrade.release else { return Progress::default() };
-    let concerned = machines.iter().filter(|machine| upgrade.selector.matches(&machine.labels));
+    let (told, unclear): (Vec<&Machine>, Vec<&Machine>) =
+        machines.iter().partition(|machine| machine.tells(&upgrade.plan.node_selector));
+    let concerned = told.into_iter().filter(|machine| upgrade.selector.matches(&machine.labels));
     let seen = concerned.map(|machine| {
         let (phase, reason) = by_report(release, &machine.os, None);
-        let (name, cluster) = (machine.name.clone(), machine.cluster.clone());
-        let is_there = is_there(phase);
-        Seen { name, cluster, runs: machine.os.version.clone(), phase, reason, has_job: false, is_there }
+        let (name, id, cluster) = (machine.name.clone(), machine.id.clone(), machine.cluster.clone());
+        let (is_there, control_plane) = (is_there(phase), is_control_plane(&machine.labels));
+        let runs = machine.os.version.clone();
+        Seen { name, id, cluster, runs, phase, reason, is_there, control_plane, ..Seen::default() }
     });
-    remembered(upgrade, seen.collect(), before, now)
+    let unclear = unclear.into_iter().map(|machine| machine.name.clone()).collect();
+    Progress { unclear, ..remembered(upgrade, seen.collect(), before, now) }
 }
 
 /// The progress of the Nodes of this cluster. `machines`: machines of the inventory that may be among them.
@@ -108,7 +147,7 @@ pub fn local(
     nodes: &[Node],
     machines: &[Machine],
     plan: &LocalPlan,
-    before: &[NodeProgress],
+    before: &[&NodeProgress],
     now: &Time,
 ) -> Progress {
     let reports: HashMap<&str, &Machine> = machines.iter().map(|machine| (machine.name.as_str(), machine)).collect();
@@ -135,9 +174,15 @@ pub fn local(
         };
         let runs = report.and_then(|machine| machine.os.version.clone()).unwrap_or_else(|| node.os_image.clone());
         let has_job = plan.jobs.get(&node.name) == Some(&None);
-        Seen { name: node.name.clone(), cluster: None, runs: Some(runs), phase, reason, has_job, is_there }
+        let (name, id) = (node.name.clone(), node.id.clone());
+        let (cordoned, control_plane) = (node.cordoned, is_control_plane(&node.labels));
+        Seen { name, id, cluster: None, runs: Some(runs), phase, reason, has_job, is_there, cordoned, control_plane }
     });
     remembered(upgrade, seen.collect(), before, now)
+}
+
+fn is_control_plane(labels: &BTreeMap<String, String>) -> bool {
+    CONTROL_PLANE.iter().any(|label| labels.contains_key(*label))
 }
 
 fn is_there(phase: Phase) -> bool {
@@ -180,12 +225,12 @@ fn by_node(upgrade: &Upgrade, node: &Node, carried_out: bool, under_way: Option<
 
 /// Adds that a node has failed, which nothing else may show any more. A Job is deleted 15 minutes after its end, and the
 /// node stays in the Plan without one.
-fn remembered(upgrade: &Upgrade, mut seen: Vec<Seen>, before: &[NodeProgress], now: &Time) -> Progress {
-    let known = by_name(before);
+fn remembered(upgrade: &Upgrade, mut seen: Vec<Seen>, before: &[&NodeProgress], now: &Time) -> Progress {
+    let known = Known::of(before);
     for node in &mut seen {
-        let earlier = known.get(&(node.name.as_str(), node.cluster.as_deref()));
+        let earlier = known.find(node);
         let said = || earlier.and_then(|earlier| earlier.reason.clone()).unwrap_or_default();
-        match (earlier.and_then(|earlier| Phase::of(earlier)), node.phase) {
+        match (earlier.and_then(Phase::of), node.phase) {
             (Some(Phase::Failed), Phase::Waiting | Phase::Upgrading) if !node.has_job => {
                 (node.phase, node.reason) = (Phase::Failed, said());
             }
@@ -195,49 +240,73 @@ fn remembered(upgrade: &Upgrade, mut seen: Vec<Seen>, before: &[NodeProgress], n
             }
             _ => {}
         }
+        // A Job that failed leaves its node cordoned, and neither Plan nor Bundle says so.
+        if node.phase == Phase::Failed {
+            let reason = node.reason.split(CORDONED).next().unwrap_or_default();
+            let cordoned = if node.cordoned { format!("{CORDONED}{}", node.name) } else { String::new() };
+            node.reason = format!("{reason}{cordoned}");
+        }
     }
-    let to = upgrade.release.as_ref().map(ToString::to_string);
-    let seen = seen.into_iter().map(|node| (node.name, node.cluster, node.runs, node.phase, node.reason));
-    listed(to, seen, before, now)
+    listed(upgrade.release.as_ref().map(ToString::to_string), seen, before, now)
 }
 
-/// By name and cluster.
-fn by_name(nodes: &[NodeProgress]) -> HashMap<(&str, Option<&str>), &NodeProgress> {
-    nodes.iter().map(|node| ((node.name.as_str(), node.cluster.as_deref()), node)).collect()
+/// Nodes as they were, by identity; by name and cluster where one of both has no identity.
+struct Known<'a> {
+    by_id: HashMap<&'a str, &'a NodeProgress>,
+    by_name: HashMap<(&'a str, Option<&'a str>), &'a NodeProgress>,
 }
 
-/// The list in the status, and the counts. Adds since when a node is in its phase, and what it ran before. `seen`: name,
-/// cluster, the release it runs, phase and reason.
-pub fn listed(
-    to: Option<String>,
-    seen: impl Iterator<Item = (String, Option<String>, Option<String>, Phase, String)>,
-    before: &[NodeProgress],
-    now: &Time,
-) -> Progress {
-    let known = by_name(before);
+impl<'a> Known<'a> {
+    fn of(nodes: &[&'a NodeProgress]) -> Self {
+        let by_id = nodes.iter().filter_map(|node| Some((node.id.as_deref()?, *node)));
+        let by_name = nodes.iter().map(|node| ((node.name.as_str(), node.cluster.as_deref()), *node));
+        Self { by_id: by_id.collect(), by_name: by_name.collect() }
+    }
+
+    fn find(&self, seen: &Seen) -> Option<&'a NodeProgress> {
+        let by_id = seen.id.as_deref().and_then(|id| self.by_id.get(id));
+        let by_name = || {
+            let node = self.by_name.get(&(seen.name.as_str(), seen.cluster.as_deref()));
+            node.filter(|node| node.id.is_none() || seen.id.is_none())
+        };
+        by_id.or_else(by_name).copied()
+    }
+}
+
+/// The list in the status, and the counts. Adds since when a node is in its phase, what it ran before, and those that were
+/// in flight and are gone.
+pub fn listed(to: Option<String>, seen: Vec<Seen>, before: &[&NodeProgress], now: &Time) -> Progress {
+    let known = Known::of(before);
+    let control_planes = u32::try_from(seen.iter().filter(|node| node.control_plane).count()).unwrap_or(u32::MAX);
+    let mut found: HashSet<*const NodeProgress> = HashSet::new();
     let mut nodes: Vec<(Phase, NodeProgress)> = Vec::new();
-    for (name, cluster, runs, phase, reason) in seen {
-        let earlier = known.get(&(name.as_str(), cluster.as_deref()));
-        let same = |earlier: &&&NodeProgress| Phase::of(earlier) == Some(phase);
-        let since = earlier.filter(same).and_then(|earlier| earlier.since.clone());
+    for node in seen {
+        let earlier = known.find(&node);
+        found.extend(earlier.map(std::ptr::from_ref));
+        let since = earlier.filter(|earlier| Phase::of(earlier) == Some(node.phase));
+        let since = since.and_then(|earlier| earlier.since.clone()).unwrap_or_else(|| now.clone());
         let from = earlier.and_then(|earlier| earlier.from.clone());
-        let from = from.or_else(|| runs.filter(|_| !is_there(phase)));
+        let from = from.or_else(|| node.runs.filter(|_| !is_there(node.phase)));
         let progress = NodeProgress {
-            name,
-            cluster,
+            name: node.name,
+            cluster: node.cluster,
+            engine: None,
+            id: node.id,
             from,
             to: to.clone(),
-            phase: Some(phase.to_string()),
-            reason: (!reason.is_empty()).then_some(reason),
-            since: Some(since.unwrap_or_else(|| now.clone())),
+            phase: Some(node.phase.to_string()),
+            reason: (!node.reason.is_empty()).then_some(node.reason),
+            since: Some(since),
         };
-        nodes.push((phase, progress));
+        nodes.push((node.phase, progress));
     }
+    let gone = before.iter().filter(|node| !found.contains(&std::ptr::from_ref(**node)));
+    nodes.extend(gone.filter_map(|node| Some((Phase::Gone, gone_since(node, now)?))));
     let count = |phases: &[Phase]| {
         u32::try_from(nodes.iter().filter(|(phase, _)| phases.contains(phase)).count()).unwrap_or(u32::MAX)
     };
     let counts = NodeCounts {
-        desired: count(&Phase::ALL),
+        desired: count(&Phase::COUNTED),
         done: count(&[Phase::Done]),
         updating: count(&[Phase::Upgrading, Phase::Proving]),
         failed: count(&[Phase::Failed]),
@@ -249,7 +318,38 @@ pub fn listed(
         let order = if *a_phase == Phase::Done { order.then_with(done) } else { order };
         order.then_with(|| (&a.cluster, &a.name).cmp(&(&b.cluster, &b.name)))
     });
-    Progress { counts, nodes: nodes.into_iter().take(LISTED).map(|(_, node)| node).collect() }
+    let nodes = nodes.into_iter().take(LISTED).map(|(_, node)| node).collect();
+    Progress { counts, nodes, control_planes, unclear: Vec::new() }
+}
+
+/// A node that is not there any more, if it was in flight.
+fn gone_since(node: &NodeProgress, now: &Time) -> Option<NodeProgress> {
+    let phase = Phase::of(node)?;
+    match phase {
+        Phase::Gone => Some(node.clone()),
+        Phase::Upgrading | Phase::Proving => Some(NodeProgress {
+            phase: Some(Phase::Gone.to_string()),
+            reason: Some(format!("NodeGone: it was deleted, or is not selected any more, while it was {phase}")),
+            since: Some(now.clone()),
+            ..node.clone()
+        }),
+        Phase::Failed | Phase::Unknown | Phase::Waiting | Phase::Done => None,
+    }
+}
+
+/// The progress of several engines.
+pub fn of_all<'a>(all: impl Iterator<Item = &'a Progress>) -> Progress {
+    let mut whole = Progress::default();
+    for Progress { counts, nodes, .. } in all {
+        whole.counts.desired += counts.desired;
+        whole.counts.done += counts.done;
+        whole.counts.updating += counts.updating;
+        whole.counts.failed += counts.failed;
+        whole.nodes.extend(nodes.iter().cloned());
+    }
+    whole.nodes.sort_by_key(Phase::of);
+    whole.nodes.truncate(LISTED);
+    whole
 }
 
 #[cfg(test)]

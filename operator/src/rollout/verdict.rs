@@ -2,7 +2,8 @@
 
 use super::engine::fleet::BundleStatus;
 use super::{RolloutEngine, Upgrade};
-use api::{NodeCounts, reason};
+use api::{Engine, NodeCounts, reason};
+use k8s_openapi::jiff::Timestamp;
 
 /// Seconds. A roll-out without progress for this long is stuck: twice the deadline of an upgrade Job.
 const STUCK_AFTER: i64 = 30 * 60;
@@ -21,6 +22,10 @@ pub struct Observation<'a> {
     pub counts: &'a NodeCounts,
     /// Name of a node that failed, and why.
     pub failure: Option<(&'a str, &'a str)>,
+    /// Machines of which it is not known whether they are selected.
+    pub unclear: &'a [String],
+    /// When the next window opens, in seconds since 1970, if none is open.
+    pub opens_at: Option<i64>,
     /// Seconds since the last progress of a node.
     pub idle: i64,
 }
@@ -53,7 +58,7 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
     let NodeCounts { desired, done, updating, failed } = *counts;
     let clusters = clusters(observation);
     let everywhere = clusters.is_none_or(|(ready, all)| ready == all);
-    if everywhere && desired > 0 && done == desired {
+    if everywhere && desired > 0 && done == desired && observation.unclear.is_empty() {
         return not_stalled(reason::UPGRADED, format!("{}{} run {}", done, nodes(done), release(upgrade)));
     }
     if let Some(trouble) = observation.plan_trouble {
@@ -65,7 +70,14 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
                        spec.release to its name, or give osImage a tag with that name";
         return stalled(reason::RELEASE_UNKNOWN, message.to_owned());
     }
-    let so_far = format!("{done} of {desired}{} run {}", nodes(desired), release(upgrade));
+    let mut so_far = format!("{done} of {desired}{} run {}", nodes(desired), release(upgrade));
+    if let Some(name) = observation.unclear.first() {
+        so_far += &format!(
+            "; of {}, such as {name}, it is not known whether spec.nodeSelector selects them: set spec.config.role or \
+             spec.config.labels of their MachineInventory",
+            observation.unclear.len()
+        );
+    }
     let failures = observation.failure.map(|(node, why)| format!("; {failed} failed, such as {node}: {why}"));
     if upgrade.is_paused() {
         let message = format!("spec.concurrency is 0; {so_far}{}", failures.unwrap_or_default());
@@ -81,6 +93,12 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
     if desired == 0 && upgrade.is_local() {
         return stalled(reason::NO_NODE_MATCHED, "spec.nodeSelector selects no node of this cluster".to_owned());
     }
+    if desired > 0 && desired == done {
+        return not_stalled(reason::APPLIED_NOT_UPGRADED, so_far);
+    }
+    if desired == 0 && !observation.unclear.is_empty() {
+        return not_stalled(reason::APPLIED_NOT_UPGRADED, so_far);
+    }
     if desired == 0 {
         let (_, all) = clusters.unwrap_or_default();
         let message = format!(
@@ -92,12 +110,34 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
     if updating > 0 {
         return waiting(observation, reason::PROGRESSING, format!("{so_far}, {updating} under way"));
     }
+    if let Some(time) = observation.opens_at {
+        return not_stalled(reason::WINDOW_CLOSED, format!("{}; {so_far}", closed_until(time)));
+    }
     waiting(observation, reason::APPLIED_NOT_UPGRADED, format!("applied; {so_far}, none under way"))
+}
+
+/// The verdict on several engines at work. What goes on counts more than what is stuck: nobody has to act yet.
+pub fn of_all<'a>(verdicts: impl Iterator<Item = (Engine, &'a Verdict)>) -> Verdict {
+    let verdicts: Vec<(Engine, &Verdict)> = verdicts.collect();
+    let open = || verdicts.iter().filter(|(_, verdict)| !verdict.is_ready());
+    let first = open().find(|(_, verdict)| !verdict.stalled).or_else(|| open().next()).or(verdicts.first());
+    let message = match &verdicts[..] {
+        [(_, only)] => only.message.clone(),
+        all => all.iter().map(|(engine, one)| format!("{engine:?}: {}", one.message)).collect::<Vec<_>>().join("; "),
+    };
+    let (reason, stalled) = first.map_or((reason::PROGRESSING, false), |(_, one)| (one.reason, one.stalled));
+    Verdict { reason, message, stalled }
 }
 
 /// The number of clusters in which the Bundle is applied, and of all selected clusters.
 fn clusters(observation: Observation<'_>) -> Option<(u32, u32)> {
     observation.bundle.map(|bundle| (bundle.summary.ready, bundle.summary.desired_ready))
+}
+
+/// `time`: in seconds since 1970.
+pub(super) fn closed_until(time: i64) -> String {
+    let time = Timestamp::from_second(time).unwrap_or(Timestamp::MAX);
+    format!("no window of spec.windows is open until {time}")
 }
 
 fn release(upgrade: &Upgrade) -> String {
@@ -183,11 +223,58 @@ mod tests {
                 plan_trouble: None,
                 counts: &counts(nodes),
                 failure: (nodes[3] > 0).then_some(("m", "JobFailed")),
+                unclear: &[],
+                opens_at: None,
                 idle,
             });
             assert_eq!((verdict.reason, verdict.stalled), (reason, stalled), "{spec} {clusters:?} {nodes:?} {idle}");
             assert_eq!(verdict.is_ready(), reason == "Upgraded");
         }
+    }
+
+    #[test]
+    fn what_is_waited_for_or_not_known_is_said() {
+        let upgrade = upgrade("n", json!({"osImage": "a:2", "targets": [{"clusterName": "c"}]}));
+        let bundle = bundle(1, 1);
+        let unclear = ["silent".to_owned()];
+        let of = |nodes, unclear, opens_at| {
+            verdict(Observation {
+                upgrade: &upgrade,
+                engine: FLEET,
+                bundle: Some(&bundle),
+                plan_trouble: None,
+                counts: &counts(nodes),
+                failure: None,
+                unclear,
+                opens_at,
+                idle: STUCK_AFTER,
+            })
+        };
+        let closed = of([2, 1, 0, 0], &[], Some(1_800_000_000));
+        assert_eq!((closed.reason, closed.stalled), (reason::WINDOW_CLOSED, false));
+        assert!(closed.message.contains("until 2027-01-15T08:00:00Z"), "{}", closed.message);
+        assert_eq!(of([2, 1, 1, 0], &[], Some(1_800_000_000)).reason, reason::STUCK);
+        for counts in [[0, 0, 0, 0], [2, 2, 0, 0]] {
+            let said = of(counts, &unclear, None);
+            assert_eq!((said.reason, said.stalled), (reason::APPLIED_NOT_UPGRADED, false));
+            assert!(said.message.contains("such as silent"), "{}", said.message);
+        }
+    }
+
+    #[test]
+    fn what_goes_on_counts_more_than_what_is_stuck() {
+        let one = |reason, stalled| Verdict { reason, message: reason.to_lowercase(), stalled };
+        let of = |a: &Verdict, b: &Verdict| {
+            let all = of_all([(Engine::Fleet, a), (Engine::Machine, b)].into_iter());
+            (all.reason, all.stalled, all.message)
+        };
+        let (done, fails) = (one(reason::UPGRADED, false), one(reason::FAILED, true));
+        let goes_on = one(reason::PROGRESSING, false);
+        let text = "Fleet: failed; Machine: progressing".to_owned();
+        assert_eq!(of(&fails, &goes_on), (reason::PROGRESSING, false, text));
+        assert_eq!(of(&done, &fails), (reason::FAILED, true, "Fleet: upgraded; Machine: failed".to_owned()));
+        assert_eq!(of(&done, &done).0, reason::UPGRADED);
+        assert_eq!(of_all([(Engine::Plan, &fails)].into_iter()), fails);
     }
 
     #[test]
@@ -202,6 +289,8 @@ mod tests {
             plan_trouble: None,
             counts: &counts([1, 0, 0, 0]),
             failure: None,
+            unclear: &[],
+            opens_at: None,
             idle: 0,
         };
         assert_eq!(verdict(observation).reason, reason::NOT_APPLIED);

@@ -1,4 +1,4 @@
-//! When machines may be upgraded: the windows of a ManagedOSImage that no Plan carries out.
+//! When machines may be upgraded: the windows of a ManagedOSImage, and how a Plan says them.
 //!
 //! A window is open as in `timewindow` of kured v1.13.1, which System Upgrade Controller uses: `days` are days on the
 //! clock of the time zone, so that a window over midnight is open on a named day both until `endTime` and from
@@ -10,6 +10,11 @@ use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::tz::TimeZone;
 
 const DAY: i32 = 24 * 3600;
+
+/// Names of the days as a Plan takes them, from Sunday on.
+const DAYS: [&str; 7] = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+/// Days after which every window has opened: a week, and one in which a clock may skip an hour.
+const OPENS_WITHIN: i64 = 15;
 
 /// Windows of which one must be open. Without any it is always open.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +28,8 @@ struct OpenTime {
     start: i32,
     end: i32,
     zone: TimeZone,
+    /// Its name in the time zone database.
+    zone_name: String,
 }
 
 /// A window that cannot be understood. The text names the field.
@@ -47,6 +54,20 @@ impl Windows {
     /// Whether it is open. `now`: seconds since 1970.
     pub fn are_open(&self, now: i64) -> bool {
         self.0.is_empty() || self.0.iter().any(|window| window.is_open(now))
+    }
+
+    /// When the next window opens, in seconds since 1970, to the minute. `None`: one is open.
+    pub fn opens_at(&self, now: i64) -> Option<i64> {
+        if self.are_open(now) {
+            return None;
+        }
+        let minute = now.div_euclid(60);
+        (minute + 1..=minute + OPENS_WITHIN * 24 * 60).map(|minute| minute * 60).find(|&time| self.are_open(time))
+    }
+
+    /// The same windows as a Plan takes them: nothing is absent, and no time is 24:00.
+    pub fn to_plan(&self) -> Vec<Window> {
+        self.0.iter().map(OpenTime::to_plan).collect()
     }
 
     /// How long it stays open without a pause, in seconds from `now`, not more than `most`. It may be up to a minute
@@ -77,12 +98,27 @@ impl OpenTime {
             time_of_day(text).ok_or_else(|| format!("{}: {text:?} is no time of day; write `22:00`", field(name)))
         };
         let zone = window.time_zone.as_deref().map(str::trim).filter(|zone| !zone.is_empty()).unwrap_or("UTC");
-        let zone = TimeZone::get(zone).map_err(|_| {
-            format!("{}: the time zone database has no {zone:?}; write `Europe/Berlin` or `UTC`", field("timeZone"))
+        let given = zone;
+        let zone = TimeZone::get(given).map_err(|_| {
+            format!("{}: the time zone database has no {given:?}; write `Europe/Berlin` or `UTC`", field("timeZone"))
         })?;
+        // As the database writes it: the upgrade controller does not take `europe/berlin`.
+        let zone_name = zone.iana_name().unwrap_or(given).to_owned();
         let start = time("startTime", &window.start_time, 0)?;
         let end = time("endTime", &window.end_time, DAY - 1)?;
-        Ok(Self { days, start: start % DAY, end: end.min(DAY - 1), zone })
+        Ok(Self { days, start: start % DAY, end: end.min(DAY - 1), zone, zone_name })
+    }
+
+    fn to_plan(&self) -> Window {
+        let days = DAYS.iter().zip(self.days).filter(|(_, is_open)| *is_open).map(|(day, _)| (*day).to_owned());
+        // The last second of the day stands for its end, which people write as 23:59.
+        let end = if self.end == DAY - 1 { self.end - 59 } else { self.end };
+        Window {
+            days: Some(days.collect()),
+            start_time: Some(as_time(self.start)),
+            end_time: Some(as_time(end)),
+            time_zone: Some(self.zone_name.clone()),
+        }
     }
 
     fn is_open(&self, now: i64) -> bool {
@@ -95,9 +131,14 @@ impl OpenTime {
     }
 }
 
+/// A time of day, of seconds since midnight.
+fn as_time(second: i32) -> String {
+    let (hour, minute, rest) = (second / 3600, second / 60 % 60, second % 60);
+    if rest == 0 { format!("{hour:02}:{minute:02}") } else { format!("{hour:02}:{minute:02}:{rest:02}") }
+}
+
 /// The number of days since Sunday.
 fn weekday(text: &str) -> Option<usize> {
-    const DAYS: [&str; 7] = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
     let text = text.trim().to_ascii_lowercase();
     let short = matches!(text.len(), 2 | 3);
     DAYS.iter().position(|day| *day == text || (short && day.starts_with(&text)))
@@ -164,6 +205,51 @@ mod tests {
         assert_eq!(minutes_a_week(json!([{"endTime": "11:59:59", "days": ["Sunday"]}])), 12 * 60);
         let two = json!([{"days": ["mo"], "endTime": "00:59"}, {"days": ["tu"], "endTime": "00:59"}]);
         assert_eq!(minutes_a_week(two), 120);
+    }
+
+    #[test]
+    fn a_plan_gets_complete_windows() {
+        let to_plan = |window: Value| windows(json!([window])).unwrap().to_plan().remove(0);
+        let week = DAYS.map(str::to_owned).to_vec();
+        let window = |days: Vec<String>, start: &str, end: &str, zone: &str| Window {
+            days: Some(days),
+            start_time: Some(start.into()),
+            end_time: Some(end.into()),
+            time_zone: Some(zone.into()),
+        };
+        assert_eq!(to_plan(json!({"days": ["Sunday"]})), window(vec!["sunday".into()], "00:00", "23:59", "UTC"));
+        let berlin = json!({"startTime": "1:00", "endTime": "24:00", "timeZone": "Europe/Berlin"});
+        assert_eq!(to_plan(berlin), window(week.clone(), "01:00", "23:59", "Europe/Berlin"));
+        assert_eq!(
+            to_plan(json!({"startTime": "24:00", "endTime": "03:00:30"})),
+            window(week, "00:00", "03:00:30", "UTC")
+        );
+    }
+
+    /// In a week in which Berlin's clocks go forward. A test of `tests/scenarios/oracles.rs` has kured's library say when the
+    /// Plan's windows are open.
+    #[test]
+    fn windows_and_what_a_plan_gets_are_open_in_the_same_minutes() {
+        let cases: Value = serde_json::from_str(include_str!("../../testdata/windows.json")).unwrap();
+        let (from, minutes) = (cases["from"].as_i64().unwrap(), cases["minutes"].as_i64().unwrap());
+        for case in cases["windows"].as_array().unwrap() {
+            let windows = windows(json!([case["given"]])).unwrap();
+            assert_eq!(json!(windows.to_plan()[0]), case["plan"]);
+            let periods: Vec<[i64; 2]> = serde_json::from_value(case["open"].clone()).unwrap();
+            for minute in 0..minutes {
+                let open = periods.iter().any(|[from, to]| (*from..*to).contains(&minute));
+                assert_eq!(windows.are_open(from + minute * 60), open, "minute {minute} of {}", case["given"]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_closed_window_says_when_it_opens() {
+        let windows = windows(json!([{"days": ["sa"], "startTime": "22:00", "endTime": "23:00"}])).unwrap();
+        let at = |time: &str| time.parse::<Timestamp>().unwrap().as_second();
+        assert_eq!(windows.opens_at(at("2027-01-10T00:00:30Z")), Some(at("2027-01-16T22:00:00Z")));
+        assert_eq!(windows.opens_at(at("2027-01-09T22:30:00Z")), None);
+        assert_eq!(Windows::default().opens_at(0), None);
     }
 
     #[test]

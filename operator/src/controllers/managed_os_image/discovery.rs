@@ -3,13 +3,15 @@
 
 use crate::kube::absence::is_absent;
 use crate::kube::rancher_setting::rancher_setting;
+use crate::rollout::engine::GONE_AFTER;
 use crate::rollout::engine::fleet::BUNDLE_API;
 use crate::rollout::objects::PLAN_API;
-use crate::rollout::{DefaultRegistry, STANDALONE_NAMESPACE, ServedKinds};
+use crate::rollout::{DefaultRegistry, Presence, STANDALONE_NAMESPACE, ServedKinds};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Time between two checks, shortest and longest: it grows while nothing changes.
 const FIRST: Duration = Duration::from_secs(5);
@@ -26,8 +28,9 @@ pub(super) struct Discovered {
 /// Updates the channel as long as it has receivers. `registry`: the operator's option.
 pub(super) async fn run(client: Client, registry: DefaultRegistry, found: watch::Sender<Option<Discovered>>) {
     let mut pause = FIRST;
+    let mut absences = [Absence::default(), Absence::default()];
     while !found.is_closed() {
-        match discover(&client, &registry).await {
+        match discover(&client, &registry, &mut absences, Instant::now()).await {
             Ok(discovered) => {
                 let served = discovered.served;
                 let changed = found.send_if_modified(|known| {
@@ -36,12 +39,14 @@ pub(super) async fn run(client: Client, registry: DefaultRegistry, found: watch:
                     changed
                 });
                 if changed {
-                    tracing::info!(fleet = served.bundles, plans = served.plans, "found the upgrade engines");
+                    tracing::info!(fleet = ?served.bundles, plans = ?served.plans, "found the upgrade engines");
                 }
                 pause = if changed { FIRST } else { (pause * 2).min(SELDOM) };
             }
             Err(error) => {
                 tracing::warn!(%error, "finding the upgrade engines");
+                // Between two looks at an API server that restarts nobody looked.
+                absences = Default::default();
                 pause = (pause * 2).min(SELDOM);
             }
         }
@@ -49,10 +54,30 @@ pub(super) async fn run(client: Client, registry: DefaultRegistry, found: watch:
     }
 }
 
-async fn discover(client: &Client, given: &DefaultRegistry) -> kube::Result<Discovered> {
-    let bundles = serves(client, BUNDLE_API, "bundles").await?;
-    let plans = serves(client, PLAN_API, "plans").await?;
-    let standalone = plans && has_namespace(client, STANDALONE_NAMESPACE).await?;
+/// Since when a kind has not been served. An operator that has just started counts from its first look.
+#[derive(Debug, Default)]
+struct Absence(Option<Instant>);
+
+impl Absence {
+    fn seen(&mut self, served: bool, now: Instant) -> Presence {
+        if served {
+            self.0 = None;
+            return Presence::Served;
+        }
+        let since = *self.0.get_or_insert(now);
+        if now - since < GONE_AFTER { Presence::Missing } else { Presence::Gone }
+    }
+}
+
+async fn discover(
+    client: &Client,
+    given: &DefaultRegistry,
+    [no_bundles, no_plans]: &mut [Absence; 2],
+    now: Instant,
+) -> kube::Result<Discovered> {
+    let bundles = no_bundles.seen(serves(client, BUNDLE_API, "bundles").await?, now);
+    let plans = no_plans.seen(serves(client, PLAN_API, "plans").await?, now);
+    let standalone = plans.is_served() && has_namespace(client, STANDALONE_NAMESPACE).await?;
     let registry = DefaultRegistry::new(&rancher_setting(client, "system-default-registry").await?).or(given);
     Ok(Discovered { served: ServedKinds { bundles, plans, standalone }, registry })
 }
@@ -71,5 +96,20 @@ async fn has_namespace(client: &Client, name: &str) -> kube::Result<bool> {
         Ok(namespace) => Ok(namespace.is_some()),
         Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_gone_when_it_was_absent_all_the_time() {
+        let (mut absence, start, moment) = (Absence::default(), Instant::now(), Duration::from_secs(1));
+        assert_eq!(absence.seen(false, start), Presence::Missing);
+        assert_eq!(absence.seen(false, start + GONE_AFTER - moment), Presence::Missing);
+        assert_eq!(absence.seen(true, start + GONE_AFTER), Presence::Served);
+        assert_eq!(absence.seen(false, start + GONE_AFTER + moment), Presence::Missing);
+        assert_eq!(absence.seen(false, start + 2 * GONE_AFTER + moment), Presence::Gone);
     }
 }

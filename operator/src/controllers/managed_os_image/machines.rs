@@ -5,13 +5,15 @@ use super::fetch::machine_of;
 use super::{Context, ReconcileError};
 use crate::controllers::machine_inventory;
 use crate::inventory::index::KnownMachine;
-use crate::rollout::machines::MachineRollout;
+use crate::rollout::desired::Rollout;
+use crate::rollout::machines::{MachineRollout, selects};
 use crate::rollout::turns::{Candidate, Limits, Turns, decide};
 use crate::rollout::{DefaultRegistry, Running};
-use api::{Engine, ManagedOSImage, UpgradeTurn};
+use api::{Engine, ManagedOSImage, Problem, UpgradeTurn};
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
+use kube::core::Selector;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -21,10 +23,36 @@ pub(super) struct Found {
     /// The machines, in the order of the candidates.
     pub(super) machines: Vec<Arc<KnownMachine>>,
     pub(super) turns: Turns,
-    /// Names of selected machines that are assigned to a cluster, or are nodes of this one.
+    /// Names of selected machines that are assigned to a cluster, or are nodes of this one, and that no engine reaches.
     pub(super) not_reached: Vec<String>,
     /// Names of selected machines for which an older ManagedOSImage counts, and its name.
     pub(super) of_others: Vec<(String, String)>,
+}
+
+/// Which machines the engine for nodes of the same roll-out reaches.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reach {
+    /// Those that are nodes of this cluster.
+    nodes: bool,
+    /// Those that are assigned to a cluster, as far as `targets` select it.
+    clusters: bool,
+}
+
+impl Reach {
+    pub(super) fn of(rollout: &Rollout) -> Self {
+        match rollout.nodes() {
+            Some(desired) => {
+                let nodes = desired.upgrade.is_local();
+                Self { nodes, clusters: !nodes && !desired.upgrade.targets.is_empty() }
+            }
+            // An engine that is back in a moment still reaches what it reached.
+            None => Self { nodes: rollout.absent.is_some(), clusters: rollout.absent.is_some() },
+        }
+    }
+
+    fn reaches(self, machine: &KnownMachine, is_node: bool) -> bool {
+        (self.nodes && is_node) || (self.clusters && machine.cluster().is_some())
+    }
 }
 
 /// Decides and writes. Without a complete index nothing is decided.
@@ -32,6 +60,7 @@ pub(super) async fn carry_out(
     object: &ManagedOSImage,
     context: &Context,
     rollout: &MachineRollout,
+    reach: Reach,
 ) -> Result<Option<Found>, ReconcileError> {
     if !context.inventory.index.is_complete() {
         return Ok(None);
@@ -43,17 +72,18 @@ pub(super) async fn carry_out(
     for machine in context.inventory.index.installed(&rollout.namespace) {
         let selected = rollout.selects(&machine);
         let other = older.iter().find(|other| selected && other.selects(&machine));
-        let is_node = || machine_of(&machine).is_some_and(|node| nodes.contains(&node.name));
-        let concerned = selected && other.is_none() && machine.cluster().is_none() && !is_node();
+        let is_node = machine_of(&machine).is_some_and(|node| nodes.contains(&node.name));
+        let undrained = machine.cluster().is_none() && !is_node;
+        let concerned = selected && undrained && other.is_none();
         let turn = machine.status.upgrade.as_deref();
         if turn.is_some_and(|turn| rollout.is_superfluous(turn, concerned, &now)) {
             write(&machine, context, None).await?;
         }
         if concerned {
             machines.push(machine);
-        } else if let Some(other) = other {
+        } else if let Some(other) = other.filter(|_| undrained) {
             of_others.push((machine.name.clone(), other.name.clone()));
-        } else if selected {
+        } else if selected && !undrained && !reach.reaches(&machine, is_node) {
             not_reached.push(machine.name.clone());
         }
     }
@@ -71,6 +101,32 @@ pub(super) async fn carry_out(
     Ok(Some(Found { machines, turns, not_reached, of_others }))
 }
 
+/// Machines that could upgrade themselves, and why they are not told.
+pub(super) struct LeftOut {
+    pub(super) names: Vec<String>,
+    pub(super) problem: Problem,
+}
+
+/// The selected machines that are assigned to no cluster and are no node of this one.
+pub(super) async fn left_out(
+    object: &ManagedOSImage,
+    context: &Context,
+    problem: Problem,
+) -> Result<LeftOut, ReconcileError> {
+    let selector = Selector::try_from(object.spec.node_selector.clone().unwrap_or_default());
+    let installed = context.inventory.index.installed(&object.namespace().unwrap_or_default());
+    let mut free: Vec<_> = installed.into_iter().filter(|machine| machine.cluster().is_none()).collect();
+    free.retain(|machine| selector.as_ref().is_ok_and(|selector| selects(selector, machine)));
+    // Most clusters have none, and need no list of their Nodes for it.
+    if !free.is_empty() {
+        let nodes = node_names(context).await?;
+        free.retain(|machine| machine_of(machine).is_none_or(|node| !nodes.contains(&node.name)));
+    }
+    let mut names: Vec<String> = free.iter().map(|machine| machine.name.clone()).collect();
+    names.sort();
+    Ok(LeftOut { names, problem })
+}
+
 /// The names of the Nodes of this cluster.
 async fn node_names(context: &Context) -> Result<BTreeSet<String>, ReconcileError> {
     let nodes = Api::<Node>::all(context.client.clone()).list_metadata(&ListParams::default()).await;
@@ -78,18 +134,14 @@ async fn node_names(context: &Context) -> Result<BTreeSet<String>, ReconcileErro
     Ok(nodes.items.iter().map(ResourceExt::name_any).collect())
 }
 
-/// The older ManagedOSImages of the namespace that machines carry out. Of several that select a machine the oldest counts.
+/// What older ManagedOSImages of the namespace have machines do. Of several that select a machine the oldest counts.
 fn older(object: &ManagedOSImage, context: &Context) -> Vec<MachineRollout> {
-    let age = |image: &ManagedOSImage| (image.creation_timestamp().map(|time| time.0), image.name_any());
-    let is_older = |image: &ManagedOSImage| {
-        let by_machines = image.status.as_ref().is_some_and(|status| status.engine == Some(Engine::Machine));
-        image.namespace() == object.namespace()
-            && image.uid() != object.uid()
-            && by_machines
-            && age(image) < age(object)
+    let by_machines = |image: &&Arc<ManagedOSImage>| {
+        let engines = image.status.iter().flat_map(|status| &status.engines);
+        engines.into_iter().any(|engine| engine.engine == Engine::Machine)
     };
-    let images = context.os_images.state();
-    let images = images.iter().filter(|image| is_older(image));
+    let images = super::older::older(object, context);
+    let images = images.iter().filter(by_machines);
     images.filter_map(|image| MachineRollout::of(image, &DefaultRegistry::default()).ok()).collect()
 }
 

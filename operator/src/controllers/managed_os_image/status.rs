@@ -1,33 +1,40 @@
-//! The status of a roll-out.
+//! The status of a roll-out: what each engine has done, and the whole.
 
 use super::fetch::Found;
-use super::{Desired, ManagedOSImage, Outcome, machines};
+use super::handover::{Wait, absent};
+use super::{Carried, CarriedPart, Desired, ManagedOSImage, Outcome, machines};
 use crate::rollout::engine::fleet::{BundleStatus, carried_back};
 use crate::rollout::machines::{MachineRollout, verdict as machines_verdict};
-use crate::rollout::progress::{self, Phase};
+use crate::rollout::progress::{self, Phase, Progress, Seen};
 use crate::rollout::verdict::{self, Observation, Verdict};
-use api::{Conditions, Engine, ManagedOSImageStatus, condition_type, reason};
+use api::{Conditions, Engine, EngineProgress, ManagedOSImageStatus, NodeProgress, condition_type, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Map, Value};
 use std::time::Duration;
 
 pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> ManagedOSImageStatus {
     let before = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation;
+    let progressing = |message: &str| Verdict { reason: reason::PROGRESSING, message: message.into(), stalled: false };
+    let mut unordered = None;
     let (mut status, verdict) = match outcome {
         Outcome::Problem(problem) => {
             let verdict = Verdict { reason: problem.reason, message: problem.message.clone(), stalled: true };
             (before, verdict)
         }
         Outcome::Waiting(message) => {
-            let message = message.clone();
             // No object of the roll-out exists, so the status begins as that of a new object.
             let status = ManagedOSImageStatus { conditions: before.conditions, ..ManagedOSImageStatus::default() };
-            (status, Verdict { reason: reason::PROGRESSING, message, stalled: false })
+            (status, progressing(message))
         }
-        Outcome::Applied { desired, found } => counted(before, generation, desired, found, now),
-        Outcome::Machines { rollout, found } => machines_status(before, generation, rollout, found, now),
+        Outcome::Changing(wait) => (before, progressing(&wait.message)),
+        Outcome::Carried(carried) => {
+            let (status, verdict, said) = whole(before, generation, carried, now);
+            unordered = said;
+            (status, verdict)
+        }
     };
-    machines_conditions(&mut status, outcome, generation, now);
+    conditions(&mut status, outcome, unordered, generation, now);
     status.observed_generation = generation;
     let Verdict { reason, message, stalled } = &verdict;
     status.conditions.put(condition_type::READY, verdict.is_ready(), reason, message, generation, now);
@@ -39,23 +46,165 @@ pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> 
     status
 }
 
-fn counted(
+/// What one engine has done.
+struct PartStatus {
+    engine: Engine,
+    version: Option<String>,
+    progressed_at: Option<Time>,
+    progress: Progress,
+    verdict: Verdict,
+    /// `namespace/name` of the Plan.
+    plan: Option<String>,
+    /// Of the Bundle's status.
+    bundle: Option<Map<String, Value>>,
+}
+
+impl PartStatus {
+    /// Whether there is nobody for this engine.
+    fn is_idle(&self) -> bool {
+        let nobody = [reason::NO_NODE_MATCHED, reason::NO_TARGET_MATCHED, reason::NO_ENGINE];
+        self.progress.counts.desired == 0 && nobody.contains(&self.verdict.reason)
+    }
+}
+
+/// The status of all engines together.
+fn whole(
     before: ManagedOSImageStatus,
+    generation: Option<i64>,
+    carried: &Carried,
+    now: &Time,
+) -> (ManagedOSImageStatus, Verdict, Option<Said>) {
+    let mut parts: Vec<PartStatus> = carried.absent.map(|engine| as_before(engine, &before)).into_iter().collect();
+    parts.extend(carried.parts.iter().map(|part| match part {
+        CarriedPart::Nodes { desired, found } => nodes_status(&before, generation, desired, found, now),
+        CarriedPart::Machines { rollout, found } => machines_status(&before, generation, rollout, found, now),
+    }));
+    let unordered = carried.parts.iter().find_map(|part| match part {
+        CarriedPart::Nodes { desired, .. } => {
+            let part = parts.iter().find(|known| known.engine == desired.engine.kind())?;
+            unordered(&part.progress, desired.upgrade.plan.concurrency)
+        }
+        CarriedPart::Machines { .. } => None,
+    });
+    // The engine for nodes comes first.
+    let engine = parts.first().map(|part| part.engine);
+    let plan = parts.iter().find_map(|part| part.plan.clone());
+    let version = parts.first().and_then(|part| part.version.clone());
+    let bundle = parts.iter_mut().find_map(|part| part.bundle.take());
+    if parts.iter().any(|part| !part.is_idle()) {
+        parts.retain(|part| !part.is_idle());
+    } else {
+        parts.truncate(1);
+    }
+    let verdict = verdict::of_all(parts.iter().map(|part| (part.engine, &part.verdict)));
+    let progress = progress::of_all(parts.iter().map(|part| &part.progress));
+    let part = |name: &str| bundle.as_ref().and_then(|status| status.get(name)).cloned();
+    let status = ManagedOSImageStatus {
+        observed_generation: generation,
+        conditions: before.conditions,
+        engine,
+        plan,
+        version,
+        progressed_at: parts.iter().filter_map(|part| part.progressed_at.clone()).max_by_key(|time| time.0),
+        counts: Some(progress.counts),
+        nodes: Some(progress.nodes),
+        summary: part("summary").and_then(|value| value.as_object().cloned()),
+        display: part("display").and_then(|value| value.as_object().cloned()),
+        partitions: part("partitions").and_then(|value| value.as_array().cloned()),
+        bundle,
+        engines: parts.into_iter().map(engine_progress).collect(),
+    };
+    (status, verdict, unordered)
+}
+
+/// A reason and a message.
+type Said = (&'static str, String);
+
+fn engine_progress(part: PartStatus) -> EngineProgress {
+    EngineProgress {
+        engine: part.engine,
+        reason: part.verdict.reason.to_owned(),
+        message: part.verdict.message,
+        stalled: part.verdict.stalled,
+        version: part.version,
+        progressed_at: part.progressed_at,
+        counts: part.progress.counts,
+    }
+}
+
+/// What is known of an engine from before.
+struct Memory<'a> {
+    nodes: Vec<&'a NodeProgress>,
+    engine: Option<&'a EngineProgress>,
+    /// Whether it had the same to do.
+    same: bool,
+    same_generation: bool,
+}
+
+impl<'a> Memory<'a> {
+    fn of(before: &'a ManagedOSImageStatus, engine: Engine, version: &str, generation: Option<i64>) -> Self {
+        let known = before.engines.iter().find(|known| known.engine == engine);
+        let same = known.is_some_and(|known| known.version.as_deref() == Some(version));
+        let own = |node: &&NodeProgress| same && node.engine == Some(engine);
+        Self {
+            nodes: before.nodes.iter().flatten().filter(own).collect(),
+            engine: known,
+            same,
+            same_generation: before.observed_generation == generation,
+        }
+    }
+
+    /// When a node last changed its phase, as far as the counts tell.
+    fn progressed_at(&self, progress: &Progress, now: &Time) -> Time {
+        let known = self.engine.filter(|known| self.same && self.same_generation && known.counts == progress.counts);
+        known.and_then(|known| known.progressed_at.clone()).unwrap_or_else(|| now.clone())
+    }
+}
+
+/// An engine whose kinds are not served at the moment stays as it was.
+fn as_before(engine: Engine, before: &ManagedOSImageStatus) -> PartStatus {
+    let known = before.engines.iter().find(|known| known.engine == engine);
+    let nodes = before.nodes.iter().flatten().filter(|node| node.engine == Some(engine)).cloned();
+    let verdict = known.map_or_else(
+        || Verdict { reason: reason::PROGRESSING, message: absent(engine).message, stalled: false },
+        |known| Verdict {
+            reason: reason::ALL.iter().find(|word| **word == known.reason).copied().unwrap_or(reason::PROGRESSING),
+            message: known.message.clone(),
+            stalled: known.stalled,
+        },
+    );
+    PartStatus {
+        engine,
+        version: known.and_then(|known| known.version.clone()),
+        progressed_at: known.and_then(|known| known.progressed_at.clone()),
+        progress: Progress {
+            counts: known.map(|known| known.counts.clone()).unwrap_or_default(),
+            nodes: nodes.collect(),
+            ..Progress::default()
+        },
+        verdict,
+        plan: before.plan.clone(),
+        bundle: before.bundle.clone(),
+    }
+}
+
+fn nodes_status(
+    before: &ManagedOSImageStatus,
     generation: Option<i64>,
     desired: &Desired,
     found: &Found,
     now: &Time,
-) -> (ManagedOSImageStatus, Verdict) {
+) -> PartStatus {
     let upgrade = &desired.upgrade;
-    let same_version = before.version.as_ref() == Some(&upgrade.plan.version);
-    let known = before.nodes.as_deref().filter(|_| same_version).unwrap_or_default();
-    let progress = if upgrade.is_local() {
-        progress::local(upgrade, &found.nodes, &found.machines, &found.plan, known, now)
+    let engine = desired.engine.kind();
+    let memory = Memory::of(before, engine, &upgrade.plan.version, generation);
+    let mut progress = if upgrade.is_local() {
+        progress::local(upgrade, &found.nodes, &found.machines, &found.plan, &memory.nodes, now)
     } else {
-        progress::downstream(upgrade, &found.machines, known, now)
+        progress::downstream(upgrade, &found.machines, &memory.nodes, now)
     };
-    let unchanged = before.counts.as_ref() == Some(&progress.counts) && before.observed_generation == generation;
-    let progressed_at = before.progressed_at.filter(|_| unchanged).unwrap_or_else(|| now.clone());
+    progress.nodes.iter_mut().for_each(|node| node.engine = Some(engine));
+    let progressed_at = memory.progressed_at(&progress, now);
     let failed = progress.nodes.iter().find(|node| node.phase == Some(Phase::Failed.to_string()));
     let bundle = found.bundle.as_ref().and_then(BundleStatus::of);
     let verdict = verdict::verdict(Observation {
@@ -65,105 +214,171 @@ fn counted(
         plan_trouble: found.plan.status.trouble().as_deref(),
         counts: &progress.counts,
         failure: failed.map(|node| (node.name.as_str(), node.reason.as_deref().unwrap_or_default())),
+        unclear: &progress.unclear,
+        opens_at: upgrade.windows.opens_at(now.0.as_second()),
         idle: now.0.as_second() - progressed_at.0.as_second(),
     });
-    let carried = found.bundle.as_ref().and_then(carried_back);
-    let part = |name: &str| carried.as_ref().and_then(|status| status.get(name)).cloned();
-    let status = ManagedOSImageStatus {
-        observed_generation: generation,
-        conditions: before.conditions,
-        engine: Some(desired.engine.kind()),
-        plan: Some(desired.plan()),
+    PartStatus {
+        engine,
         version: Some(upgrade.plan.version.clone()),
         progressed_at: Some(progressed_at),
-        counts: Some(progress.counts),
-        nodes: Some(progress.nodes),
-        summary: part("summary").and_then(|value| value.as_object().cloned()),
-        display: part("display").and_then(|value| value.as_object().cloned()),
-        partitions: part("partitions").and_then(|value| value.as_array().cloned()),
-        bundle: carried,
-    };
-    (status, verdict)
+        progress,
+        verdict,
+        plan: Some(desired.plan()),
+        bundle: found.bundle.as_ref().and_then(carried_back),
+    }
 }
 
-/// The status of a roll-out in which machines upgrade themselves.
+/// The part of machines that upgrade themselves.
 fn machines_status(
-    before: ManagedOSImageStatus,
+    before: &ManagedOSImageStatus,
     generation: Option<i64>,
     rollout: &MachineRollout,
     found: &machines::Found,
     now: &Time,
-) -> (ManagedOSImageStatus, Verdict) {
+) -> PartStatus {
     let version = rollout.version();
-    let same = before.version.as_ref() == Some(&version) && before.engine == Some(Engine::Machine);
-    let known = before.nodes.as_deref().filter(|_| same).unwrap_or_default();
+    let memory = Memory::of(before, Engine::Machine, &version, generation);
     let places = found.turns.places.iter().zip(&found.machines);
-    let seen = places.map(|(place, machine)| {
-        (machine.name.clone(), None, machines::runs(machine), place.phase, place.reason.clone())
+    let seen = places.map(|(place, machine)| Seen {
+        name: machine.name.clone(),
+        id: Some(machine.uid.clone()),
+        runs: machines::runs(machine),
+        phase: place.phase,
+        reason: place.reason.clone(),
+        ..Seen::default()
     });
-    let progress = progress::listed(Some(rollout.release.to_string()), seen, known, now);
-    let unchanged = before.counts.as_ref() == Some(&progress.counts) && before.observed_generation == generation;
-    let progressed_at = before.progressed_at.filter(|_| unchanged && same).unwrap_or_else(|| now.clone());
+    let to = Some(rollout.release.to_string());
+    let mut progress = progress::listed(to, seen.collect(), &memory.nodes, now);
+    progress.nodes.iter_mut().for_each(|node| node.engine = Some(Engine::Machine));
+    let progressed_at = memory.progressed_at(&progress, now);
     let verdict = machines_verdict::verdict(machines_verdict::Observation {
         rollout,
         progress: &progress,
         unknown: found.turns.places.iter().filter(|place| place.phase == Phase::Unknown).count(),
         hold: found.turns.hold,
+        opens_at: rollout.windows.opens_at(now.0.as_second()),
         idle: now.0.as_second() - progressed_at.0.as_second(),
     });
-    let status = ManagedOSImageStatus {
-        observed_generation: generation,
-        conditions: before.conditions,
-        engine: Some(Engine::Machine),
+    PartStatus {
+        engine: Engine::Machine,
         version: Some(version),
         progressed_at: Some(progressed_at),
-        counts: Some(progress.counts),
-        nodes: Some(progress.nodes),
-        ..ManagedOSImageStatus::default()
-    };
-    (status, verdict)
+        progress,
+        verdict,
+        plan: None,
+        bundle: None,
+    }
 }
 
-/// The conditions that only a roll-out has in which machines upgrade themselves.
-fn machines_conditions(status: &mut ManagedOSImageStatus, outcome: &Outcome, generation: Option<i64>, now: &Time) {
-    let Outcome::Machines { rollout, found } = outcome else {
-        status.conditions.remove_type(condition_type::FIELDS_NOT_USED);
-        status.conditions.remove_type(condition_type::NOT_REACHED);
-        return;
+/// A Plan takes nodes in the order of a hash: control planes among others, and several at once.
+fn unordered(progress: &Progress, concurrency: i64) -> Option<Said> {
+    let (planes, counts) = (progress.control_planes, &progress.counts);
+    let mixed = planes < counts.desired || (planes > 1 && concurrency > 1);
+    if planes == 0 || !mixed || counts.done == counts.desired {
+        return None;
+    }
+    let message = format!(
+        "{planes} of the {} nodes are control planes, and a Plan upgrades its nodes in any order, up to {concurrency} at once; \
+         to have them first and one at a time, give them a ManagedOSImage of their own (nodeSelector \
+         node-role.kubernetes.io/control-plane, concurrency 1), and this one the nodes without that label",
+        counts.desired
+    );
+    Some((reason::ONE_PLAN, message))
+}
+
+/// The conditions beside `Ready` and `Stalled`.
+fn conditions(
+    status: &mut ManagedOSImageStatus,
+    outcome: &Outcome,
+    unordered: Option<Said>,
+    generation: Option<i64>,
+    now: &Time,
+) {
+    let mut say = |type_: &str, said: Option<Said>| {
+        // Another reason has its own time.
+        let same = |reason: &str| status.conditions.find(type_).is_some_and(|condition| &*condition.reason == reason);
+        if !said.as_ref().is_some_and(|(reason, _)| same(reason)) {
+            status.conditions.remove_type(type_);
+        }
+        if let Some((reason, message)) = said {
+            status.conditions.put(type_, true, reason, &message, generation, now);
+        }
     };
-    let mut say = |type_: &str, reason: &str, message: Option<String>| match message {
-        Some(message) => status.conditions.put(type_, true, reason, &message, generation, now),
-        None => status.conditions.remove_type(type_),
+    let none = Carried::default();
+    let (carried, wait) = match outcome {
+        Outcome::Carried(carried) => (carried, carried.absent.map(absent)),
+        Outcome::Changing(wait) => (&none, Some(wait.clone())),
+        Outcome::Problem(_) | Outcome::Waiting(_) => (&none, None),
     };
-    let unused = (!rollout.unused.is_empty()).then(|| {
-        let fields = rollout.unused.join(", ");
-        format!("machines upgrade themselves, which does not use {fields}; remove them, or set spec.engine")
+    say(condition_type::ENGINE_CHANGE, wait.map(|Wait { reason, message }| (reason, message)));
+    let machines = carried.parts.iter().find_map(|part| match part {
+        CarriedPart::Machines { rollout, found } => Some((rollout, found)),
+        CarriedPart::Nodes { .. } => None,
     });
-    say(condition_type::FIELDS_NOT_USED, reason::NOT_USED_BY_MACHINE, unused);
-    let (assigned, others) = (&found.not_reached, &found.of_others);
-    let (reason, message) = if let Some(name) = assigned.first() {
-        let message = format!(
-            "{} selected, such as {name}, are assigned to a cluster or are nodes of this one, and machines do not \
-             restart themselves undrained; Fleet or System Upgrade Controller reaches them",
-            assigned.len()
-        );
-        (reason::NO_ENGINE, Some(message))
-    } else {
-        let message = others.first().map(|(name, image)| {
-            format!("{} selected, such as {name}, are those of {image}, which is older", others.len())
-        });
-        (reason::OLDER_COUNTS, message)
+    say(condition_type::FIELDS_NOT_USED, machines.and_then(|(rollout, found)| not_used(rollout, found)));
+    say(condition_type::NO_ENGINE, no_engine(carried, machines.map(|(_, found)| &**found)));
+    say(condition_type::OLDER_COUNTS, older_counts(carried, machines.map(|(_, found)| &**found)));
+    say(condition_type::CONTROL_PLANE_UNORDERED, unordered);
+}
+
+fn not_used(rollout: &MachineRollout, found: &machines::Found) -> Option<Said> {
+    if rollout.unused.is_empty() || found.machines.is_empty() {
+        return None;
+    }
+    let (count, fields) = (found.machines.len(), rollout.unused.join(", "));
+    let message = format!(
+        "{count} of the machines upgrade themselves, such as {}, which does not use {fields}",
+        found.machines[0].name
+    );
+    Some((reason::NOT_USED_BY_MACHINE, message))
+}
+
+fn no_engine(carried: &Carried, machines: Option<&machines::Found>) -> Option<Said> {
+    let message = match (machines, &carried.left_out) {
+        (Some(found), _) => {
+            let name = found.not_reached.first()?;
+            format!(
+                "{} selected, such as {name}, are assigned to a cluster or are nodes of this one, where no engine of this \
+                 object reaches them, and machines do not restart themselves undrained; spec.targets with Fleet reaches \
+                 clusters, and fleet-local the nodes of this one",
+                found.not_reached.len()
+            )
+        }
+        (None, Some(left_out)) => {
+            let name = left_out.names.first()?;
+            let (count, why) = (left_out.names.len(), &left_out.problem.message);
+            format!("{count} selected, such as {name}, could upgrade themselves, and are not told: {why}")
+        }
+        (None, None) => return None,
     };
-    say(condition_type::NOT_REACHED, reason, message);
+    Some((reason::NO_ENGINE, message))
+}
+
+fn older_counts(carried: &Carried, machines: Option<&machines::Found>) -> Option<Said> {
+    let nodes = carried.of_older.iter().map(|node| (&node.hostname, &node.image));
+    let machines = machines.iter().flat_map(|found| &found.of_others).map(|(name, image)| (name, image));
+    let all: Vec<(&String, &String)> = nodes.chain(machines).collect();
+    let (name, image) = all.first()?;
+    let message = format!(
+        "{} selected, such as {name}, are those of the ManagedOSImage {image}, which is older; this one leaves them out",
+        all.len()
+    );
+    Some((reason::OLDER_COUNTS, message))
 }
 
 /// How long until a roll-out without progress counts as stuck. `None`: it is done, or waits for somebody to act.
 pub(super) fn settles_in(status: &ManagedOSImageStatus, outcome: &Outcome, now: &Time) -> Option<Duration> {
-    let Outcome::Applied { desired, .. } = outcome else { return None };
-    if status.conditions.holds(condition_type::READY) || status.conditions.holds(condition_type::STALLED) {
+    let Outcome::Carried(carried) = outcome else { return None };
+    let desired = carried.parts.iter().find_map(|part| match part {
+        CarriedPart::Nodes { desired, .. } => Some(desired),
+        CarriedPart::Machines { .. } => None,
+    })?;
+    let engine = status.engines.iter().find(|known| known.engine == desired.engine.kind())?;
+    if engine.stalled || engine.reason == reason::UPGRADED {
         return None;
     }
-    let idle = now.0.as_second() - status.progressed_at.as_ref()?.0.as_second();
+    let idle = now.0.as_second() - engine.progressed_at.as_ref()?.0.as_second();
     let left = u64::try_from(verdict::stuck_after(&desired.upgrade) - idle).unwrap_or(0);
     Some(Duration::from_secs(left))
 }
@@ -173,9 +388,9 @@ mod tests {
     use super::super::discovery::Discovered;
     use super::super::validate::validate;
     use super::*;
-    use crate::rollout::ServedKinds;
-    use crate::rollout::desired::Rollout;
+    use crate::rollout::desired::Part;
     use crate::rollout::progress::Machine;
+    use crate::rollout::{Presence, ServedKinds};
     use api::Problem;
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
@@ -191,7 +406,7 @@ mod tests {
     }
     fn outcome(object: &ManagedOSImage, versions: &[&str]) -> Outcome {
         let discovered = Discovered {
-            served: ServedKinds { bundles: true, plans: true, standalone: false },
+            served: ServedKinds { bundles: Presence::Served, plans: Presence::Served, standalone: false },
             ..Discovered::default()
         };
         let machine = |version: &&str| Machine {
@@ -205,8 +420,11 @@ mod tests {
         }});
         let found =
             Found { bundle: Some(bundle), machines: versions.iter().map(machine).collect(), ..Found::default() };
-        let Rollout::Engine(desired) = validate(object, &discovered).unwrap() else { panic!("Fleet is served") };
-        Outcome::Applied { desired, found: Box::new(found) }
+        let Some(Part::Nodes(desired)) = validate(object, &discovered).unwrap().parts.into_iter().next() else {
+            panic!("Fleet is served")
+        };
+        let parts = vec![CarriedPart::Nodes { desired, found: Box::new(found) }];
+        Outcome::Carried(Carried { parts, ..Carried::default() })
     }
     fn reason_of(status: &ManagedOSImageStatus) -> &str {
         &status.conditions.find(condition_type::READY).unwrap().reason
@@ -257,5 +475,45 @@ mod tests {
         let said = status(&object, &Outcome::Problem(problem), &at(1));
         assert_eq!((reason_of(&said), said.conditions.holds(condition_type::STALLED)), (reason::NO_ENGINE, true));
         assert_eq!(said.counts, object.status.unwrap().counts);
+    }
+
+    #[test]
+    fn an_engine_that_is_absent_for_a_moment_changes_only_its_condition() {
+        let mut object = object(json!({"osImage": "a:v2", "targets": [{"clusterName": "c"}]}));
+        let before = status(&object, &outcome(&object, &["2"]), &at(0));
+        assert!(before.conditions.holds(condition_type::READY));
+        object.status = Some(before.clone());
+        let away = Outcome::Carried(Carried { absent: Some(Engine::Fleet), ..Carried::default() });
+        let during = status(&object, &away, &at(60));
+        let change = during.conditions.find(condition_type::ENGINE_CHANGE).unwrap();
+        assert_eq!(&*change.reason, reason::ENGINE_ABSENT);
+        let without = |mut status: ManagedOSImageStatus| {
+            status.conditions.remove_type(condition_type::ENGINE_CHANGE);
+            status
+        };
+        assert_eq!(without(during.clone()), before);
+        object.status = Some(during);
+        assert_eq!(status(&object, &outcome(&object, &["2"]), &at(120)), before);
+    }
+
+    #[test]
+    fn a_change_of_the_engine_says_what_it_waits_for_and_since_when() {
+        let mut object = object(json!({"osImage": "a:v2"}));
+        let wait = |reason| Outcome::Changing(Wait { reason, message: "m".into() });
+        object.status = Some(status(&object, &wait(reason::ENGINE_ABSENT), &at(0)));
+        let jobs = status(&object, &wait(reason::JOBS_RUNNING), &at(60));
+        let change = jobs.conditions.find(condition_type::ENGINE_CHANGE).unwrap();
+        assert_eq!((&*change.reason, change.last_transition_time.clone()), (reason::JOBS_RUNNING, Some(at(60))));
+        assert_eq!((reason_of(&jobs), jobs.conditions.holds(condition_type::STALLED)), (reason::PROGRESSING, false));
+    }
+
+    #[test]
+    fn control_planes_among_others_are_said_as_long_as_it_matters() {
+        let of = |planes, desired, done, concurrency| {
+            let counts = api::NodeCounts { desired, done, ..Default::default() };
+            unordered(&Progress { counts, control_planes: planes, ..Progress::default() }, concurrency).is_some()
+        };
+        assert!(of(1, 3, 0, 1) && of(3, 3, 0, 2));
+        assert!(!of(0, 3, 0, 1) && !of(3, 3, 0, 1) && !of(1, 3, 3, 1) && !of(1, 1, 0, 2));
     }
 }

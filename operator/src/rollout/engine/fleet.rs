@@ -1,10 +1,10 @@
 //! The engine Fleet: a Bundle applies the objects of a roll-out in each selected cluster.
 
 use super::{PLAN_NAMESPACE, RolloutEngine, ServedKinds};
-use crate::rollout::Upgrade;
 use crate::rollout::desired::{Desired, DesiredObjects, everything, has_finalizer};
 use crate::rollout::objects::{labels, objects};
 use crate::rollout::verdict::{Observation, Verdict, stalled, waiting};
+use crate::rollout::{Upgrade, names};
 use api::{Engine, ManagedOSImage, reason};
 use kube::Resource;
 use serde::Deserialize;
@@ -76,7 +76,9 @@ pub fn bundle(object: &ManagedOSImage, upgrade: &Upgrade) -> Value {
         true => json!([{"clusterName": LOCAL_CLUSTER}]),
         false => json!(upgrade.targets),
     };
-    let mut spec = json!({"defaultNamespace": PLAN_NAMESPACE, "resources": resources, "targets": targets});
+    let helm = json!({"releaseName": names::release(&upgrade.name)});
+    let mut spec =
+        json!({"defaultNamespace": PLAN_NAMESPACE, "helm": helm, "resources": resources, "targets": targets});
     if let Some(strategy) = &object.spec.cluster_rollout_strategy {
         spec["rolloutStrategy"] = json!(strategy);
     }

@@ -32,7 +32,7 @@ impl RolloutEngine for PlanEngine {
         DesiredObjects {
             apply: apply.collect(),
             delete: superfluous(object, desired),
-            predecessor: (desired.served.bundles && engine_before(object) != Some(Engine::Plan))
+            predecessor: (desired.served.bundles.is_served() && engine_before(object) != Some(Engine::Plan))
                 .then(|| identity_of_bundle(object)),
             finalizer: true,
         }

@@ -3,7 +3,7 @@
 use super::MachineRollout;
 use crate::rollout::progress::{Phase, Progress};
 use crate::rollout::turns::Hold;
-use crate::rollout::verdict::{Verdict, not_stalled, stalled};
+use crate::rollout::verdict::{Verdict, closed_until, not_stalled, stalled};
 use api::{NodeCounts, reason};
 
 /// Seconds. A roll-out without progress for this long is stuck: twice the time that a machine has for its upgrade.
@@ -18,12 +18,14 @@ pub struct Observation<'a> {
     pub unknown: usize,
     /// Why no machine is begun, though some wait.
     pub hold: Option<Hold>,
+    /// When the next window opens, in seconds since 1970, if none is open.
+    pub opens_at: Option<i64>,
     /// Seconds since the last progress of a machine.
     pub idle: i64,
 }
 
 pub fn verdict(observation: Observation<'_>) -> Verdict {
-    let Observation { rollout, progress, unknown, hold, idle } = observation;
+    let Observation { rollout, progress, unknown, hold, opens_at, idle } = observation;
     let NodeCounts { desired, done, updating, failed } = progress.counts;
     let machines = |count: u32| if count == 1 { "machine" } else { "machines" };
     if desired == 0 {
@@ -58,7 +60,8 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
             stalled(reason::FAILED, format!("{text}; another spec.osImage or spec.retry begins anew"))
         }
         Some(Hold::WindowClosed) if updating == 0 => {
-            not_stalled(reason::WINDOW_CLOSED, format!("no window of spec.windows is open; {text}"))
+            let closed = opens_at.map_or_else(|| "no window of spec.windows is open".to_owned(), closed_until);
+            not_stalled(reason::WINDOW_CLOSED, format!("{closed}; {text}"))
         }
         _ if idle >= STUCK_AFTER && hold.is_none() => {
             let minutes = idle / 60;
@@ -120,12 +123,15 @@ mod tests {
             let progress = Progress {
                 counts: NodeCounts { desired, done, updating, failed },
                 nodes: if failed > 0 { vec![node] } else { Vec::new() },
+                ..Progress::default()
             };
-            let verdict = verdict(Observation { rollout: &explicit, progress: &progress, unknown, hold, idle });
+            let verdict =
+                verdict(Observation { rollout: &explicit, progress: &progress, unknown, hold, opens_at: None, idle });
             assert_eq!((verdict.reason, verdict.stalled), (reason, is_stalled), "{counts:?} {hold:?}: {verdict:?}");
         }
         let none = Progress::default();
-        let nobody = verdict(Observation { rollout: &auto, progress: &none, unknown: 0, hold: None, idle: 0 });
+        let nobody =
+            verdict(Observation { rollout: &auto, progress: &none, unknown: 0, hold: None, opens_at: None, idle: 0 });
         assert_eq!((nobody.reason, nobody.stalled), (reason::NO_ENGINE, true));
     }
 }
