@@ -1,7 +1,8 @@
-//! Programs of other origin check our results: cloud-init, dmidecode, tpm2-tools, OpenSSL. `install.rs` and the unit
+//! Programs of other origin check our results: cloud-init, dmidecode, tpm2-tools, OpenSSL, kured. `install.rs` and the unit
 //! tests of the crate `disk` check disks in the same way.
 
 use cloud_config::CloudConfig;
+use harness::clusters::go_program::GoProgram;
 use harness::fakes::software_machine::usual_report;
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::world::World;
@@ -11,8 +12,9 @@ use qemu::scratch::Scratch;
 use qemu::swtpm::{EkCertificate, Tpm};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("starting {program}: {error}"))
@@ -137,4 +139,35 @@ async fn openssl_trusts_the_operator_by_its_authority_and_by_nothing_else() {
     assert!(trusted.contains("Verify return code: 0 (ok)"), "{trusted}");
     let untrusted = run("openssl", &connect);
     assert!(!untrusted.status.success(), "trusted by the host's authorities: {}", printed(&untrusted));
+}
+
+/// kured's package, which System Upgrade Controller asks whether a window is open.
+const TIMEWINDOW: GoProgram = GoProgram {
+    name: "timewindow",
+    package: ".",
+    linker_flags: "-s -w",
+    links: &["timewindow"],
+    effort: "kured's windows, seconds",
+};
+
+/// The operator's own tests compare its windows with the same file.
+#[test]
+fn kured_opens_the_windows_of_plans_when_we_say() {
+    let file = paths::workspace().join("operator/testdata/windows.json");
+    let cases: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let part = |field: &str| -> Vec<Value> {
+        cases["windows"].as_array().unwrap().iter().map(|case| case[field].clone()).collect()
+    };
+    let asked = |windows: Vec<Value>| {
+        let question = json!({"from": cases["from"], "minutes": cases["minutes"], "windows": windows});
+        let program = TIMEWINDOW.folder().unwrap().join("timewindow");
+        let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(question.to_string().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        serde_json::from_slice::<Vec<Value>>(&output.stdout).unwrap()
+    };
+    assert_eq!(asked(part("plan")), part("open"));
+    // What users write is not always what the controller opens: the reason why windows are completed.
+    assert_ne!(asked(part("given")), part("open"));
 }
