@@ -232,9 +232,8 @@ mod tests {
                     let presence = if former == Engine::Fleet { bundles } else { plans };
                     prop_assert!(after == Some(asked) || presence == Gone, "{former:?} became {after:?}: {served:?}");
                 }
-                if let Some(engine) = by_nodes {
-                    prop_assert!(if engine == Engine::Fleet { bundles } else { plans }.is_served());
-                }
+                let presence = by_nodes.map(|engine| if engine == Engine::Fleet { bundles } else { plans });
+                prop_assert!(presence.is_none_or(Presence::is_served));
                 before = Some(after.unwrap_or(Engine::Machine));
             }
         }
