@@ -18,8 +18,7 @@ use crate::inventory::index::{Key, KnownMachine};
 use crate::registration::endpoint::Endpoint;
 use crate::registration::index::{Authorities, TokenScope};
 use api::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, Problem, reason};
-use cloud_config::CloudConfig;
-use cloud_config::document;
+use cloud_config::{CloudConfig, Lists, document, keys};
 use kube::ResourceExt;
 use protocol::message::MAX_FRAME;
 use protocol::{OperatorSettings, Refusal, RefusalCode, RegistrationToken, SmbiosDocument};
@@ -70,8 +69,8 @@ impl Registration {
         (self.namespace.clone(), self.name.clone())
     }
 
-    /// The configuration for a machine: the registration's cloud-config with its templates filled in, and the
-    /// operator's settings merged over it. `token`: the token that the installed system reports with. `smbios`: as the
+    /// The configuration for a machine: the registration's cloud-config with its templates filled in, that of the
+    /// machine's inventory merged over it, and the operator's settings over both. `token`: the token that the installed system reports with. `smbios`: as the
     /// machine reports it now.
     pub fn answer(
         &self,
@@ -80,7 +79,9 @@ impl Registration {
         machine: &KnownMachine,
         smbios: &SmbiosDocument,
     ) -> Result<CloudConfig, Refusal> {
-        let mut config = self.filled_in(machine, smbios)?;
+        let mut config = CloudConfig(self.filled_in(machine, smbios)?);
+        config.merge(own_config(machine), Lists::Replace);
+        let mut config = config.0;
         let host_name = document::host_name(&config).unwrap_or_else(|| {
             let name = host_name(machine);
             config.insert("hostname".to_owned(), name.as_str().into());
@@ -162,6 +163,14 @@ fn given(config: &Map<String, Value>, key: &str) -> Option<String> {
         other => other.to_string(),
     };
     (!text.is_empty()).then_some(text)
+}
+
+/// The cloud-config of a machine alone: the keys of `spec.config` of its inventory that a system applies. The other keys are
+/// for joining a cluster. `host_name` takes the host name into account, for which the registration comes first.
+fn own_config(machine: &KnownMachine) -> CloudConfig {
+    let all = machine.config().map(|config| config.cloud_config.clone()).unwrap_or_default();
+    let is_own = |key: &str| keys::is_known(key) && !["hostname", "fqdn"].contains(&key);
+    CloudConfig(all.into_iter().filter(|(key, _)| is_own(key)).collect())
 }
 
 /// The registration URL of a token.

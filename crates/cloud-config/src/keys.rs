@@ -171,6 +171,12 @@ impl fmt::Display for Unapplied {
     }
 }
 
+/// Whether a key at the top of a document is one of a cloud-config, and not one that only rancherd knows.
+pub fn is_known(key: &str) -> bool {
+    let top = |path: &'static str| path.split(['.', '[']).next().unwrap_or_default();
+    key == "ca-certs" || KEYS.iter().any(|(path, _)| top(path) == key)
+}
+
 /// The parts of a document that the installed system does not apply.
 pub fn unapplied(config: &CloudConfig) -> Vec<Unapplied> {
     let (_, mut unapplied) = Document::read(config);

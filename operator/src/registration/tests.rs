@@ -40,6 +40,31 @@ fn machine(name: &str, config: Value) -> KnownMachine {
     object.metadata.namespace = Some("n".into());
     KnownMachine::of(object)
 }
+
+#[test]
+fn the_inventory_adds_a_cloud_config_of_its_own() {
+    let door = with(json!({"cloudConfig": {
+        "hostname": "a", "timezone": "UTC", "runcmd": ["one", "two"], "rancherd": {"role": "server"},
+    }}));
+    let edge = machine(
+        "edge",
+        json!({
+            "role": "agent", "kubernetesVersion": "v1.36", "hostname": "b", "timezone": "Europe/Berlin", "runcmd": ["three"],
+            "rancheros": {"install": {"device": "/dev/sdb", "automatic": false}}, "rancherd": {"token": "own"},
+        }),
+    );
+    let answer = door.answer(&endpoint(), TokenScope::KnownMachines, &edge, &SmbiosDocument::default()).unwrap().0;
+    assert_eq!((&answer["timezone"], &answer["runcmd"]), (&json!("Europe/Berlin"), &json!(["three"])));
+    let install = &answer["rancheros"]["install"];
+    assert_eq!((&install["device"], &install["automatic"]), (&json!("/dev/sdb"), &json!(true)), "the operator's count");
+    assert_eq!(answer["rancherd"]["token"], "tpm://");
+    assert_eq!(answer["hostname"], "a", "the registration's counts");
+    assert!(
+        answer.get("role").is_none() && answer.get("kubernetesVersion").is_none(),
+        "they are for joining a cluster"
+    );
+}
+
 /// Host name and Node name of a machine with this serial number.
 fn names(cloud_config: Value, machine: &KnownMachine, serial: &str) -> (String, String) {
     let smbios = serde_json::from_value(json!({"System Information": {"Serial Number": serial}})).unwrap();
