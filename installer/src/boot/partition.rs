@@ -3,6 +3,7 @@
 use crate::path_error::PathError;
 use boot_contract::partition_label;
 use boot_contract::paths::DEVICES;
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs::{self, File};
 use std::path::Path;
@@ -34,12 +35,30 @@ pub fn with_mounted_device<T, E: From<PathError>>(
     while umount2(MOUNT_POINT, MntFlags::MNT_DETACH).is_ok() {}
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     flags.set(MsFlags::MS_RDONLY, read_only);
-    mount(Some(device), MOUNT_POINT, Some("vfat"), flags, Some("umask=0077"))
-        .map_err(PathError::of("mounting", device))?;
+    mount_beside_copies(device, flags).map_err(PathError::of("mounting", device))?;
     let mounted = Mounted;
     let result = action(Path::new(MOUNT_POINT));
     drop(mounted);
     result
+}
+
+/// A container that was started while the partition was mounted holds a copy of that mount until it ends. The kernel refuses
+/// another mount if only one of the two is read-only. Then this one is made as the copy is, and made writable if it must be.
+fn mount_beside_copies(device: &Path, flags: MsFlags) -> nix::Result<()> {
+    let mount_with = |flags| mount(Some(device), MOUNT_POINT, Some("vfat"), flags, Some("umask=0077"));
+    match mount_with(flags) {
+        Err(Errno::EBUSY) => {}
+        result => return result,
+    }
+    mount_with(flags ^ MsFlags::MS_RDONLY)?;
+    if flags.contains(MsFlags::MS_RDONLY) {
+        return Ok(());
+    }
+    let writable = mount(None::<&str>, MOUNT_POINT, None::<&str>, flags | MsFlags::MS_REMOUNT, Some("umask=0077"));
+    if writable.is_err() {
+        drop(Mounted);
+    }
+    writable
 }
 
 /// Unmounts when dropped, so also if the action panics.

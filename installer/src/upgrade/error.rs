@@ -102,6 +102,7 @@ impl UpgradeError {
     /// Whether another attempt with the same release ends in the same way.
     pub fn is_about_the_release(&self) -> bool {
         match self {
+            #[cfg(feature = "agent")]
             Self::Registry(error) => error.is_about_the_image(),
             Self::Plan(_)
             | Self::Signature(_)
