@@ -70,12 +70,16 @@ impl Run<'_> {
         }
     }
 
-    /// Erases the backup first: while the primary table exists, the disk still has its old partitions.
+    /// Erases the backup first: while the primary table exists, the disk still has its old partitions. The header of the
+    /// primary table has a flush of its own: after a power cut, a header without its entries would look like a table of
+    /// somebody else, and the installation would not be begun again unasked.
     fn clear(&mut self, head: &[u8]) -> io::Result<()> {
         let sector = u64::from(self.target.sector_bytes());
         let tail_offset = (self.target.length() - ALIGNMENT) / sector * sector;
         let tail = vec![0; (self.target.length() - tail_offset) as usize];
         self.target.write_at(tail_offset, &tail)?;
+        self.target.flush()?;
+        self.target.write_at(sector, &vec![0; sector as usize])?;
         self.target.flush()?;
         self.target.write_at(0, head)?;
         self.target.flush()
