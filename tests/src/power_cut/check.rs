@@ -75,10 +75,11 @@ impl Check {
         let mut random = Random::new(self.seed);
         let mut distinct = HashSet::new();
         let mut figures = Figures { epochs: recording.epochs.len(), ..Figures::default() };
-        let shares = self.shares(recording);
-        let picking: Vec<usize> = self.epochs_to_pick_from(recording, &mut random);
+        let changing = changing(recording);
+        let shares = self.shares(&changing);
+        let picking: Vec<usize> = self.epochs_to_pick_from(&changing, recording.installed(), &mut random);
         for (index, epoch) in recording.epochs.iter().enumerate() {
-            let about = About::of(epoch, recording);
+            let (about, _) = changing[index];
             figures.writes += epoch.writes().len();
             let allowed = outcomes(epoch, &mut disk, &mut examiner, index, &mut figures)?;
             let extent = Extent { torn: about.torn(), random: shares[index] };
@@ -111,13 +112,7 @@ impl Check {
     }
 
     /// How many random states each epoch gets. One in which few sectors change has few states; the others share the rest.
-    fn shares(&self, recording: &Recording) -> Vec<usize> {
-        let mut disk = recording.blank();
-        let mut changing = Vec::new();
-        for epoch in &recording.epochs {
-            changing.push((About::of(epoch, recording), epoch.changing(&disk)));
-            epoch.apply(&mut disk);
-        }
+    fn shares(&self, changing: &[(About, usize)]) -> Vec<usize> {
         let weight = |(about, sectors): &(About, usize)| if *sectors < FEW { 0 } else { about.weight() };
         let weights: usize = changing.iter().map(weight).sum();
         // Many random states are the same as others.
@@ -130,19 +125,30 @@ impl Check {
         changing.iter().map(share).collect()
     }
 
-    /// Epochs of the installation and later ones, in turn. Each one that decides what starts has the same chance.
-    fn epochs_to_pick_from(&self, recording: &Recording, random: &mut Random) -> Vec<usize> {
-        let installed = recording.installed();
+    /// Epochs of the installation and later ones, in turn. Each one that may change what starts has the same chance.
+    /// `installed`: the first one with a complete installation before it.
+    fn epochs_to_pick_from(&self, changing: &[(About, usize)], installed: usize, random: &mut Random) -> Vec<usize> {
         let deciding = |range: Range<usize>| -> Vec<usize> {
-            range.filter(|index| About::of(&recording.epochs[*index], recording) == About::Selection).collect()
+            range.filter(|index| matches!(changing[*index], (About::Selection, 1..))).collect()
         };
-        let halves = [deciding(0..installed), deciding(installed..recording.epochs.len())];
+        let halves = [deciding(0..installed), deciding(installed..changing.len())];
         let pick = |number: usize| {
             let half = &halves[number % 2];
             half.get(random.below(half.len())).copied()
         };
         (0..self.sample).filter_map(pick).collect()
     }
+}
+
+/// What each epoch is about, and how many sectors it changes.
+fn changing(recording: &Recording) -> Vec<(About, usize)> {
+    let mut disk = recording.blank();
+    let of = |epoch: &Epoch| {
+        let changing = (About::of(epoch, recording), epoch.changing(&disk));
+        epoch.apply(&mut disk);
+        changing
+    };
+    recording.epochs.iter().map(of).collect()
 }
 
 /// What boot selection finds after each whole write. Any other outcome is neither the old nor the new system.

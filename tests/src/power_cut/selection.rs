@@ -179,7 +179,7 @@ impl Examiner {
         Ok(Starts { table, uefi, bios })
     }
 
-    /// Asks the installer's own probe. It looks at the ends of a disk.
+    /// Asks the installer's own probe, which reads the ends of a disk.
     fn begins_again(&self, disk: &DiskState) -> Result<(), String> {
         const END: u32 = (1 << 20) / BYTES as u32;
         let write = |file: &File| -> std::io::Result<()> {
