@@ -16,12 +16,12 @@ mod restart;
 mod step;
 mod termination;
 
-use crate::console::{self, ProgressDisplay, announce, progress_output};
+use crate::console::{self, announce, progress_output};
 use crate::exit_code::ExitCode;
 use crate::path_error::PathError;
 use crate::settings::document::{self, DocumentError};
 use crate::upgrade::attempt::Record;
-use crate::upgrade::{self, Candidate, Decision, Slots, UpgradeError, UpgradeLock};
+use crate::upgrade::{self, Candidate, Decision, UpgradeError, UpgradeLock};
 use boot_contract::Milestone;
 use cli::UpgradeOptions;
 pub use host::HostError;
@@ -122,25 +122,12 @@ fn take_step(candidate: &Candidate, has_new_config: bool) -> Result<Step, Contai
     let record = Record::read(Path::new("/")).map_err(UpgradeError::from)?;
     let step = step::next(&slots, &record, candidate.name(), has_new_config)?;
     if let Step::CarryOut(decision) = step {
-        carry_out(candidate, &slots, decision)?;
+        if let Decision::Write(_) = decision {
+            candidate.check()?;
+        }
+        candidate.carry_out(&slots, decision, progress_output(), announce)?;
     }
     Ok(step)
-}
-
-fn carry_out(candidate: &Candidate, slots: &Slots, decision: Decision) -> Result<(), UpgradeError> {
-    let version = &candidate.name().version;
-    if let Decision::Write(slot) = decision {
-        candidate.check()?;
-        announce(Milestone::Planned, format!("release {version} in slot {slot}"));
-    }
-    let (output, redraws) = progress_output();
-    let mut display = ProgressDisplay::new(output, redraws, Instant::now());
-    let written = candidate.carry_out(slots, decision, &mut |progress| display.show(progress, Instant::now()))?;
-    display.end_line();
-    if let Some(written) = written {
-        announce(Milestone::Verified, format!("release {version}: {written}"));
-    }
-    Ok(())
 }
 
 /// What is waited for, and since when.

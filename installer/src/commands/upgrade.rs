@@ -1,20 +1,19 @@
 //! `upgrade`: writes a release to the other slot and makes it the one that is started next.
 
 use crate::cli::{Output, UpgradeOptions};
-use crate::console::{self, ProgressDisplay, announce, progress_output};
+use crate::console::{self, announce, progress_output};
 use crate::exit_code::ExitCode;
 use crate::upgrade::order::{self, OrderError, TakenOrder};
 use crate::upgrade::{self, Candidate, Decision, Image, ReleaseName, Slots, UpgradeError, UpgradeLock};
 use anyhow::Context;
 use boot_contract::{Milestone, Slot};
 use command::Command;
-use protocol::message::Progress;
 use protocol::{UpgradeOrder, error_chain};
 use release::signature::Trust;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// For a release that the operator orders. Shorter than the hour after which `ros-upgrade.service` is ended and the operator
 /// gives the order up, so that the machine can say why.
@@ -129,22 +128,11 @@ fn carry_out(
     decision: Decision,
     candidate: &Candidate,
 ) -> Result<(), UpgradeError> {
-    let version = &candidate.name().version;
-    if let Decision::Write(slot) = decision {
-        tell(options, Milestone::Planned, format!("release {version} in slot {slot}"));
-    }
-    let (output, redraws) = match options.output {
+    let output = match options.output {
         Output::Text => progress_output(),
         Output::Json => (Box::new(io::stderr()) as Box<dyn Write>, io::stderr().is_terminal()),
     };
-    let mut display = ProgressDisplay::new(output, redraws, Instant::now());
-    let mut show = |progress: &Progress| display.show(progress, Instant::now());
-    let written = candidate.carry_out(slots, decision, &mut show)?;
-    display.end_line();
-    if let Some(written) = written {
-        tell(options, Milestone::Verified, format!("release {version}: {written}"));
-    }
-    Ok(())
+    candidate.carry_out(slots, decision, output, |milestone, text| tell(options, milestone, text))
 }
 
 /// Announces a milestone. JSON has stdout for itself.

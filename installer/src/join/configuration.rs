@@ -42,7 +42,7 @@ impl Configuration {
     /// SHA-256 of the configuration, as hex digits.
     pub fn digest(&self) -> String {
         let whole = json!({"cluster": self.cluster, "configuration": self.values});
-        hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, whole.to_string().as_bytes()))
+        release::digest::of_bytes(whole.to_string().as_bytes())
     }
 
     fn text(&self, key: &str) -> Option<String> {

@@ -5,13 +5,15 @@ use super::attempt::Record;
 use super::error::UpgradeError;
 use super::plan::{Decision, ReleaseName, Slots};
 use super::write::{check_release, choose, write};
-use crate::console;
+use crate::console::{self, ProgressDisplay};
 use crate::installed::release_keys;
-use disk::execute::Written;
+use boot_contract::Milestone;
 use protocol::message::Progress;
 use release::signature::{self, Trust};
 use release::{ReleaseSource, manifest_digest, read_manifest_bytes};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// A release that this machine may take, as far as can be told without its root image.
 #[derive(Debug)]
@@ -56,16 +58,23 @@ impl Candidate {
         check_release(&self.source, &self.folder)
     }
 
-    /// Does what was decided. [`Self::check`] comes before. `progress` hears of the root image. `None`: nothing was written.
+    /// Does what was decided, with a progress bar on `output` that is redrawn if `redraws`. [`Self::check`] comes before.
+    /// `tell` gets the milestones.
     pub fn carry_out(
         &self,
         slots: &Slots,
         decision: Decision,
-        progress: &mut dyn FnMut(&Progress),
-    ) -> Result<Option<Written>, UpgradeError> {
-        match decision {
-            Decision::Write(slot) => write(slots, slot, &self.source, &self.folder, &self.trust, progress).map(Some),
-            decision => choose(slots, decision).map(|()| None),
-        }
+        (output, redraws): (Box<dyn Write>, bool),
+        tell: impl Fn(Milestone, String),
+    ) -> Result<(), UpgradeError> {
+        let Decision::Write(slot) = decision else { return choose(slots, decision) };
+        let version = &self.name.version;
+        tell(Milestone::Planned, format!("release {version} in slot {slot}"));
+        let mut display = ProgressDisplay::new(output, redraws, Instant::now());
+        let mut show = |progress: &Progress| display.show(progress, Instant::now());
+        let written = write(slots, slot, &self.source, &self.folder, &self.trust, &mut show)?;
+        display.end_line();
+        tell(Milestone::Verified, format!("release {version}: {written}"));
+        Ok(())
     }
 }
