@@ -45,7 +45,7 @@ pub(super) async fn run(client: Client, registry: DefaultRegistry, found: watch:
             }
             Err(error) => {
                 tracing::warn!(%error, "finding the upgrade engines");
-                // Between two looks at an API server that restarts nobody looked.
+                // While the API server restarts, it is not known whether a kind is absent.
                 absences = Default::default();
                 pause = (pause * 2).min(SELDOM);
             }
@@ -54,7 +54,7 @@ pub(super) async fn run(client: Client, registry: DefaultRegistry, found: watch:
     }
 }
 
-/// Since when a kind has not been served. An operator that has just started counts from its first look.
+/// Since when a kind has not been served. An operator that has just started counts from its first discovery.
 #[derive(Debug, Default)]
 struct Absence(Option<Instant>);
 

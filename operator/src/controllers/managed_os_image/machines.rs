@@ -72,7 +72,8 @@ pub(super) async fn carry_out(
     for machine in context.inventory.index.installed(&rollout.namespace) {
         let selected = rollout.selects(&machine);
         let other = older.iter().find(|other| selected && other.selects(&machine));
-        let is_node = machine_of(&machine).is_some_and(|node| nodes.contains(&node.name));
+        // Only of a selected one: its name as a Node is made anew from its inventory.
+        let is_node = selected && machine_of(&machine).is_some_and(|node| nodes.contains(&node.name));
         let undrained = machine.cluster().is_none() && !is_node;
         let concerned = selected && undrained && other.is_none();
         let turn = machine.status.upgrade.as_deref();
