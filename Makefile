@@ -18,13 +18,9 @@ IMAGE_OPTIONS ?=
 
 CARGO := cargo --locked
 PROGRAMS := $(CARGO_TARGET_DIR)/release
-# The initrd and the upgrade image hold no libraries, so the one program of each is linked statically.
-STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
-STATIC_PROGRAMS = $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release
-STATIC := RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(STATIC_TARGET)
 BUILD_IMAGE = $(PROGRAMS)/ros-image build --version $(VERSION) --overlay overlay \
-  --installer $(PROGRAMS)/ros-installer --init $(STATIC_PROGRAMS)/ros-init \
-  --container-installer $(STATIC_PROGRAMS)/container-installer $(IMAGE_OPTIONS)
+  --installer $(PROGRAMS)/ros-installer --init $(PROGRAMS)/ros-init \
+  --container-installer $(PROGRAMS)/container-installer $(IMAGE_OPTIONS)
 STAGE := tools/stage
 
 .PHONY: help demo demo-upgrade demo-stop test ci qemu-test matrix node-test node-image fuzz power-cut bench image hardware-image chart build packages clean
@@ -43,7 +39,7 @@ demo-stop: ## End what the demo left running
 
 test: packages ## Check style and dependencies, then test everything, virtual machines included
 	$(STAGE) format  $(CARGO) fmt --all --check
-	$(STAGE) lint    $(CARGO) clippy --release --workspace --all-targets -- --deny warnings
+	$(STAGE) lint    $(CARGO) clippy --release --workspace --all-targets --features installer/container -- --deny warnings
 	$(STAGE) deny    tools/deny
 	$(STAGE) build   $(MAKE) --no-print-directory build
 	$(STAGE) test    $(CARGO) test --release --workspace -- --skip vm_ --skip iso_ --skip matrix_
@@ -85,12 +81,11 @@ hardware-image: build ## Make the ISO for real hardware in out/hardware-image/: 
 chart: build ## Pack the operator's Helm chart in out/chart/
 	$(PROGRAMS)/ros-image chart --output out/chart --version $(VERSION)
 
-# container-installer is chosen by --bin from the whole workspace, not by --package: macros then have the features with which
-# they are compiled already, and are not compiled again.
+# container-installer is chosen by --bin from the whole workspace, not by --package: its dependencies then have the features
+# with which they are compiled already. tools/rustc links it and ros-init statically.
 build: packages ## Build all programs
 	$(CARGO) build --release --workspace
-	$(STATIC) --package ros-init
-	$(STATIC) --workspace --bin container-installer --no-default-features
+	$(CARGO) build --release --workspace --bin container-installer --no-default-features --features installer/container
 
 packages: ## Install the Debian packages that are missing, and say why each is needed
 	@tools/install-packages

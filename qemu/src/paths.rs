@@ -33,17 +33,6 @@ pub fn program(name: &str) -> Result<PathBuf> {
     }
 }
 
-/// A program of this workspace that `make build` linked statically.
-pub fn static_program(name: &str) -> Result<PathBuf> {
-    let this = std::env::current_exe().context("finding the running program")?;
-    let built = format!("{}-unknown-linux-gnu/release/{name}", std::env::consts::ARCH);
-    // Programs run from `release/`, tests from `release/deps/`.
-    match this.ancestors().skip(2).take(2).map(|folder| folder.join(&built)).find(|path| path.is_file()) {
-        Some(path) => Ok(path),
-        None => bail!("no {built} for {}; build it first: make build", this.display()),
-    }
-}
-
 /// The live ISO: `$ROS_ISO`, or the one that `make image` left in `out/image/`.
 pub fn iso() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("ROS_ISO") {

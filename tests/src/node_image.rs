@@ -16,12 +16,13 @@ pub fn build(version: &str) -> Result<PathBuf> {
     let (overlay, output) = (parent.join("overlay"), parent.join(version));
     put(&control_plane::kubelet()?, &overlay.join("usr/bin/kubelet"))?;
     put(&workspace.join("examples/join/kubelet"), &overlay.join("usr/lib/ros/join.d/50-kubelet"))?;
-    let installer = paths::program("ros-installer")?;
-    let target = installer.ancestors().nth(2).context("finding the target folder")?;
     let mut build = Command::new(paths::program("ros-image")?);
-    build.args(["build", "--version", version, "--output"]).arg(&output).arg("--installer").arg(&installer);
-    // Linked statically, as `make build` does.
-    build.arg("--init").arg(target.join(format!("{}-unknown-linux-gnu/release/ros-init", std::env::consts::ARCH)));
+    build.args(["build", "--version", version, "--output"]).arg(&output);
+    for (option, program) in
+        [("--installer", "ros-installer"), ("--init", "ros-init"), ("--container-installer", "container-installer")]
+    {
+        build.arg(option).arg(paths::program(program)?);
+    }
     for folder in [workspace.join("overlay"), workspace.join("examples/node"), overlay] {
         build.arg("--overlay").arg(folder);
     }

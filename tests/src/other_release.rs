@@ -54,7 +54,7 @@ impl OtherRelease<'_> {
         if let Some(key) = self.signed_by {
             signature::write(&release, key.public_key().id(), &key.sign(&text))?;
         }
-        let program = paths::static_program("container-installer")?;
+        let program = paths::program("container-installer")?;
         Ok(iso::upgrade_image::write(&release, &manifest, &program, 0, folder)?.image)
     }
 }
