@@ -49,3 +49,11 @@ volume
 url
 {{- end -}}
 {{- end }}
+
+{{- /* "true" if the operator may upgrade the nodes of its cluster by itself, else empty. */ -}}
+{{- define "operatorUpgrades" -}}
+{{- $given := toString .Values.operatorUpgrades -}}
+{{- $fleet := .Capabilities.APIVersions.Has "fleet.cattle.io/v1alpha1/Bundle" -}}
+{{- $plans := .Capabilities.APIVersions.Has "upgrade.cattle.io/v1/Plan" -}}
+{{- if or (eq $given "true") (and (eq $given "auto") (not (or $fleet $plans))) -}}true{{- end -}}
+{{- end }}

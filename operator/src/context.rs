@@ -35,6 +35,9 @@ pub struct Context {
     pub tpm_vendors: Authorities,
     /// The registry of upgrade images that name none, where Rancher has no Setting for it.
     pub default_registry: DefaultRegistry,
+    /// The operator's own namespace, where upgrade Jobs run, and the name of its pod.
+    pub namespace: String,
+    pub replica: String,
     /// All ManagedOSImages, for the answers to reports of machines that carry them out.
     pub os_images: Store<ManagedOSImage>,
     pub clock: Clock,

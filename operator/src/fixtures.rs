@@ -289,6 +289,8 @@ pub fn context(api: &FakeApi) -> Context {
         endpoint: watch::channel(endpoint).1,
         tpm_vendors: Authorities::default(),
         default_registry: DefaultRegistry::default(),
+        namespace: "ros".to_owned(),
+        replica: "pod".to_owned(),
         os_images: kube::runtime::reflector::store().0,
         clock,
     };

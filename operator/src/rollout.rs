@@ -8,6 +8,7 @@ pub mod engine;
 mod image;
 pub mod machines;
 mod names;
+pub mod nodes;
 pub mod objects;
 mod plan;
 pub mod progress;

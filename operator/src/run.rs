@@ -116,6 +116,8 @@ pub async fn run(
         endpoint,
         tpm_vendors: settings.tpm_vendors,
         default_registry: settings.default_registry,
+        namespace: settings.namespace,
+        replica: settings.replica,
         os_images,
         clock,
     });

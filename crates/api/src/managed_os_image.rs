@@ -88,26 +88,27 @@ pub struct ManagedOSImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade_container: Option<ContainerSpec>,
     /// What upgrades the nodes. `Auto` (default): Fleet if it is installed, otherwise System Upgrade Controller if it
-    /// is installed; and beside it `Machine`: the machines of this namespace's MachineInventories fetch the release and
+    /// is installed, otherwise in `fleet-local` `Operator`: this operator cordons, drains and upgrades the nodes of its own
+    /// cluster; and beside it `Machine`: the machines of this namespace's MachineInventories fetch the release and
     /// upgrade themselves, if they are assigned to no cluster and are no node of this one. `status.engines` names those
     /// at work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
-    /// The Secrets with which the image is pulled, in the namespace of the upgrade Plan in each cluster. With the engine
-    /// `Machine` they are not used.
+    /// The Secrets with which the image is pulled, in the namespace of the upgrade Plan in each cluster; with the engine
+    /// `Operator`, in the operator's namespace. With the engine `Machine` they are not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_secrets: Option<Vec<LocalObjectReference>>,
-    /// When nodes may be upgraded. Absent means at any time. An upgrade Plan can have only one window; with the engine
-    /// `Machine` it is enough that one of several is open.
+    /// When nodes may be upgraded. Absent means at any time. An upgrade Plan can have only one window; with the
+    /// engines `Machine` and `Operator` it is enough that one of several is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Vec<Window>>,
     /// The number of nodes that may fail before the roll-out stops. With Plans, a failed node still counts as one of
-    /// the `concurrency` nodes in progress, so the only possible value is `concurrency` minus 1. With the engine
-    /// `Machine`, absent means 0: the first failure stops the roll-out.
+    /// the `concurrency` nodes in progress, so the only possible value is `concurrency` minus 1. With the engines
+    /// `Machine` and `Operator`, absent means 0: the first failure stops the roll-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<u32>,
-    /// Asks machines on which the release failed to try it once more, with the engine `Machine`. A free text, such as a
-    /// date and a reason; each text counts once on each machine.
+    /// Asks machines on which the release failed to try it once more, with the engines `Machine` and `Operator`. A free
+    /// text, such as a date and a reason; each text counts once on each machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), regex(pattern = NO_CONTROL_CHARACTERS))]
     pub retry: Option<String>,

@@ -121,7 +121,7 @@ pub mod reason {
         pub const TOKEN_ISSUED: &str = "TokenIssued";
         /// This API server does not serve Rancher's Clusters.
         pub const RANCHER_NOT_INSTALLED: &str = "RancherNotInstalled";
-        /// The operator may not read Clusters or create tokens. Its RBAC permissions are not those of the chart.
+        /// The operator may not read Clusters, create tokens or upgrade nodes. The chart gives it the right to do so.
         pub const NOT_PERMITTED: &str = "NotPermitted";
         /// There is no Cluster with the name in `clusterName` in this namespace.
         pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";

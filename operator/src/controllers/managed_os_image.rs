@@ -10,6 +10,7 @@ mod fetch;
 mod handover;
 mod machines;
 mod node_events;
+mod nodes;
 mod older;
 mod status;
 mod validate;
@@ -22,7 +23,9 @@ use crate::kube::watch::keep_watching;
 use crate::rollout::desired::{Desired, Part, Rollout};
 use crate::rollout::engine::fleet::BUNDLE_API;
 use crate::rollout::machines::MachineRollout;
+use crate::rollout::nodes::NodeRollout;
 use crate::rollout::objects::PLAN_API;
+use crate::rollout::progress::Phase;
 use api::{Engine, ManagedOSImage, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL, Problem, reason};
 use apply::{Applied, apply_all, delete_all};
 use discovery::Discovered;
@@ -42,19 +45,23 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use validate::validate;
 
 /// How often it is checked whether machines have reported another system.
 const MACHINES_EVERY: Duration = Duration::from_secs(2);
 /// How often Nodes and Jobs are read during a roll-out in this cluster, and otherwise.
 const NODES_EVERY: Duration = Duration::from_secs(10);
+/// How often they are read while the operator upgrades a node: the pause of `kubectl drain` between two evictions.
+const IN_FLIGHT_EVERY: Duration = Duration::from_secs(5);
 const SETTLED_EVERY: Duration = Duration::from_secs(60);
 
 /// The context of a reconciliation: the operator's context, and what was discovered (`None`: not known yet).
 struct ControllerContext {
     context: Arc<Context>,
     discovered: watch::Receiver<Option<Discovered>>,
+    /// Held while nodes of this cluster are read, decided on and written.
+    nodes: Mutex<()>,
 }
 
 pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
@@ -76,7 +83,7 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
         .reconcile_on(bundles)
         .reconcile_on(plans)
         .graceful_shutdown_on(stop);
-    let shared = Arc::new(ControllerContext { context: context.clone(), discovered });
+    let shared = Arc::new(ControllerContext { context: context.clone(), discovered, nodes: Mutex::new(()) });
     let on_error = |object, error: &_, shared: Arc<ControllerContext>| on_error(object, error, shared.context.clone());
     let controlling = drain(controller.run(timed, on_error, shared));
     tokio::select! {
@@ -180,6 +187,16 @@ enum CarriedPart {
         rollout: Box<MachineRollout>,
         found: Box<machines::Found>,
     },
+    /// The operator upgrades the nodes of its cluster.
+    Operator {
+        rollout: Box<NodeRollout>,
+        found: Box<nodes::Found>,
+    },
+    /// It would, and the API server refuses something that cannot go on without.
+    Refused {
+        engine: Engine,
+        problem: Problem,
+    },
 }
 
 async fn timed(object: Arc<ManagedOSImage>, shared: Arc<ControllerContext>) -> Result<Action, ReconcileError> {
@@ -189,6 +206,7 @@ async fn timed(object: Arc<ManagedOSImage>, shared: Arc<ControllerContext>) -> R
 async fn reconcile(object: Arc<ManagedOSImage>, shared: &ControllerContext) -> Result<Action, ReconcileError> {
     let context = &shared.context;
     if object.metadata.deletion_timestamp.is_some() {
+        nodes::end(&object, context, false).await?;
         delete_all(&object, context).await?;
         return Ok(Action::await_change());
     }
@@ -196,7 +214,7 @@ async fn reconcile(object: Arc<ManagedOSImage>, shared: &ControllerContext) -> R
     let Some(discovered) = discovered else { return Ok(Action::requeue(DEBOUNCE)) };
     let outcome = match validate(&object, &discovered) {
         Err(problem) => Outcome::Problem(problem),
-        Ok(rollout) => match carry_out(&object, context, rollout).await? {
+        Ok(rollout) => match carry_out(&object, shared, rollout).await? {
             Some(outcome) => outcome,
             None => return Ok(Action::requeue(DEBOUNCE)),
         },
@@ -207,12 +225,13 @@ async fn reconcile(object: Arc<ManagedOSImage>, shared: &ControllerContext) -> R
     Ok(requeue_after(&outcome, status::settles_in(&status, &outcome, &context.now())))
 }
 
-/// Applies the objects of a roll-out, and gives machines their turn. `None`: too little is known yet.
+/// Applies the objects of a roll-out, and gives nodes and machines their turn. `None`: too little is known yet.
 async fn carry_out(
     object: &ManagedOSImage,
-    context: &Context,
+    shared: &ControllerContext,
     mut rollout: Rollout,
 ) -> Result<Option<Outcome>, ReconcileError> {
+    let context = &shared.context;
     if let Some(former) = rollout.former(object)
         && let Some(wait) = handover::waits_for(object, context, former).await?
     {
@@ -247,6 +266,14 @@ async fn carry_out(
                 Some(found) => CarriedPart::Machines { rollout, found: Box::new(found) },
                 None => return Ok(None),
             },
+            Part::Operator(rollout) => {
+                let _alone = shared.nodes.lock().await;
+                match nodes::carry_out(object, context, &rollout).await? {
+                    nodes::Outcome::Done(found) => CarriedPart::Operator { rollout, found },
+                    nodes::Outcome::Refused(problem) => CarriedPart::Refused { engine: Engine::Operator, problem },
+                    nodes::Outcome::NotYet => return Ok(None),
+                }
+            }
         });
     }
     Ok(Some(Outcome::Carried(carried)))
@@ -280,6 +307,17 @@ impl CarriedPart {
                 let again = found.turns.look_again.and_then(|seconds| u64::try_from(seconds).ok());
                 again.map_or(every, |seconds| Duration::from_secs(seconds).clamp(DEBOUNCE, every))
             }
+            Self::Operator { found, .. } => {
+                let places = &found.decision.places;
+                let goes_on = || places.iter().any(|place| !matches!(place.phase, Phase::Done | Phase::Failed));
+                match () {
+                    () if found.acted => DEBOUNCE,
+                    () if places.iter().any(|place| place.in_flight) => IN_FLIGHT_EVERY,
+                    () if goes_on() => NODES_EVERY,
+                    () => SETTLED_EVERY,
+                }
+            }
+            Self::Refused { .. } => SETTLED_EVERY,
         }
     }
 }

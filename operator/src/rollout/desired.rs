@@ -2,6 +2,7 @@
 
 use super::engine::{ChosenEngine, Presence};
 use super::machines::{self, MachineRollout};
+use super::nodes::{self, NodeRollout};
 use super::objects::identities;
 use super::{DefaultRegistry, PLAN_NAMESPACE, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, Upgrade, choose};
 use api::{Engine, ManagedOSImage, OS_IMAGE_FINALIZER, Problem};
@@ -33,6 +34,8 @@ pub struct Rollout {
 pub enum Part {
     Nodes(Box<Desired>),
     Machines(Box<MachineRollout>),
+    /// The operator upgrades the nodes of its cluster.
+    Operator(Box<NodeRollout>),
 }
 
 impl Rollout {
@@ -48,6 +51,7 @@ impl Rollout {
                     let plan_namespace = engine.plan_namespace(served);
                     parts.push(Part::Nodes(Box::new(Desired { engine, upgrade, plan_namespace, served })));
                 }
+                ChosenEngine::Operator => parts.push(Part::Operator(Box::new(NodeRollout::of(object, registry)?))),
                 ChosenEngine::Machine => match MachineRollout::of(object, registry) {
                     Ok(rollout) => parts.push(Part::Machines(Box::new(rollout))),
                     // What machines cannot be told must not keep nodes from their upgrade.
@@ -59,18 +63,23 @@ impl Rollout {
         Ok(Self { parts, absent: choice.absent, machines_problem, served })
     }
 
-    /// The roll-out of nodes.
+    /// The roll-out of nodes by an engine with objects.
     pub fn nodes(&self) -> Option<&Desired> {
         self.parts.iter().find_map(|part| match part {
             Part::Nodes(desired) => Some(&**desired),
-            Part::Machines(_) => None,
+            Part::Machines(_) | Part::Operator(_) => None,
         })
+    }
+
+    /// Whether the operator upgrades the nodes of its cluster.
+    pub fn is_by_operator(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Operator(_)))
     }
 
     pub fn nodes_mut(&mut self) -> Option<&mut Desired> {
         self.parts.iter_mut().find_map(|part| match part {
             Part::Nodes(desired) => Some(&mut **desired),
-            Part::Machines(_) => None,
+            Part::Machines(_) | Part::Operator(_) => None,
         })
     }
 
@@ -79,16 +88,18 @@ impl Rollout {
         match self.nodes() {
             Some(desired) => Some(desired.objects(object)),
             None if self.absent.is_some() => None,
+            None if self.is_by_operator() => Some(nodes::leftovers(object)),
             None => Some(machines::leftovers(object)),
         }
     }
 
-    /// The engine with objects that another one takes over from, and whether its kinds are served.
+    /// The engine for nodes that another one takes over from, and whether its kinds are served.
     pub fn former(&self, object: &ManagedOSImage) -> Option<(Engine, Presence)> {
         let former = engine_so_far(object)?;
         let presence = match former {
             Engine::Fleet => self.served.bundles,
             Engine::Plan => self.served.plans,
+            Engine::Operator if !self.is_by_operator() => return Some((former, Presence::Served)),
             Engine::Auto | Engine::Operator | Engine::Machine => return None,
         };
         let stays = self.absent == Some(former) || self.nodes().is_some_and(|desired| desired.engine.kind() == former);
@@ -231,11 +242,33 @@ mod tests {
     }
 
     #[test]
+    fn the_operator_upgrades_nodes_where_no_other_engine_is_and_hands_them_over() {
+        let mut object = object(json!({"osImage": "a:1"}));
+        let of = |object: &ManagedOSImage, bundles| {
+            let served = ServedKinds { bundles, ..ServedKinds::default() };
+            Rollout::of(object, served, &DefaultRegistry::default())
+        };
+        let alone = of(&object, Presence::Gone).unwrap();
+        assert!(matches!(&alone.parts[..], [Part::Operator(_), Part::Machines(_)]));
+        let objects = alone.objects(&object).unwrap();
+        assert!(objects.apply.is_empty() && objects.delete.is_empty() && objects.finalizer);
+        object.status = Some(ManagedOSImageStatus { engine: Some(Engine::Operator), ..Default::default() });
+        assert_eq!(of(&object, Presence::Gone).unwrap().former(&object), None);
+        let fleet = of(&object, Presence::Served).unwrap();
+        assert_eq!(fleet.former(&object), Some((Engine::Operator, Presence::Served)));
+        object.spec.cloud_config = serde_json::from_value(json!({"hostname": "h"})).unwrap();
+        let problem = of(&object, Presence::Gone).map(|_| ()).unwrap_err();
+        assert!(problem.message.contains("spec.cloudConfig"), "{}", problem.message);
+    }
+
+    #[test]
     fn what_machines_cannot_be_told_does_not_stop_nodes() {
         let object = object(json!({"osImage": "a"}));
         let served = ServedKinds { plans: Presence::Served, ..ServedKinds::default() };
         let rollout = Rollout::of(&object, served, &DefaultRegistry::default()).unwrap();
         assert_eq!(rollout.machines_problem.unwrap().reason, api::reason::RELEASE_UNKNOWN);
-        assert!(Rollout::of(&object, ServedKinds::default(), &DefaultRegistry::default()).is_err());
+        let mut elsewhere = object;
+        elsewhere.metadata.namespace = Some("fleet-default".into());
+        assert!(Rollout::of(&elsewhere, ServedKinds::default(), &DefaultRegistry::default()).is_err());
     }
 }

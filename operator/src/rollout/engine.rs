@@ -84,6 +84,8 @@ pub enum ChosenEngine {
     WithObjects(&'static dyn RolloutEngine),
     /// [`Engine::Machine`]: the answers to the machines' reports.
     Machine,
+    /// [`Engine::Operator`]: this operator, on the nodes of its own cluster.
+    Operator,
 }
 
 /// The engines of a ManagedOSImage.
@@ -99,7 +101,8 @@ pub struct Choice {
 /// missing.
 ///
 /// The engine for nodes stays as long as it can: objects of two engines over the same nodes would restart them twice, and
-/// ending those of the former one ends its Jobs.
+/// ending those of the former one ends its Jobs. Only [`ChosenEngine::Operator`] makes way as soon as the kinds of another one
+/// are served: the chart gives no rights for it beside them.
 pub fn choose(engine: Engine, namespace: &str, served: ServedKinds, before: Option<Engine>) -> Result<Choice, Problem> {
     let local = namespace == LOCAL_NAMESPACE;
     let kinds = |engine: Engine| match engine {
@@ -110,12 +113,14 @@ pub fn choose(engine: Engine, namespace: &str, served: ServedKinds, before: Opti
     let only = |engine| Ok(Choice { engines: vec![ChosenEngine::WithObjects(engine)], absent: None });
     let missing = match engine {
         Engine::Machine => return Ok(Choice { engines: vec![ChosenEngine::Machine], absent: None }),
+        Engine::Operator => return Ok(Choice { engines: vec![ChosenEngine::Operator], absent: None }),
         Engine::Auto => {
             let former = before.and_then(kinds).filter(|(_, presence)| *presence != Presence::Gone);
             let served = || [Engine::Fleet, Engine::Plan].into_iter().filter_map(kinds).find(|(_, p)| p.is_served());
             let nodes = former.or_else(served);
             let by = nodes.filter(|(_, presence)| presence.is_served()).map(|(by, _)| ChosenEngine::WithObjects(by));
             let absent = nodes.filter(|(_, presence)| !presence.is_served()).map(|(by, _)| by.kind());
+            let by = by.or_else(|| (local && absent.is_none()).then_some(ChosenEngine::Operator));
             return Ok(Choice { engines: by.into_iter().chain([ChosenEngine::Machine]).collect(), absent });
         }
         Engine::Plan if !local => {
@@ -135,7 +140,6 @@ pub fn choose(engine: Engine, namespace: &str, served: ServedKinds, before: Opti
                  Upgrade Controller"
             }
         },
-        Engine::Operator => "spec.engine is Operator, and this operator cannot upgrade nodes by itself; use Auto",
     };
     Err(Problem { reason: reason::NO_ENGINE, message: missing.to_owned() })
 }
@@ -156,6 +160,7 @@ mod tests {
         let names = choice.engines.iter().map(|engine| match engine {
             ChosenEngine::WithObjects(engine) => format!("{:?}", engine.kind()),
             ChosenEngine::Machine => "Machine".to_owned(),
+            ChosenEngine::Operator => "Operator".to_owned(),
         });
         let absent = choice.absent.map(|engine| format!("no {engine:?}"));
         Some(names.chain(absent).collect::<Vec<_>>().join(", "))
@@ -166,7 +171,9 @@ mod tests {
         for (asked, namespace, kinds, expected) in [
             (Engine::Auto, LOCAL, (Served, Served), Some("Fleet, Machine")),
             (Engine::Auto, LOCAL, (Missing, Served), Some("Plan, Machine")),
-            (Engine::Auto, LOCAL, (Gone, Gone), Some("Machine")),
+            (Engine::Auto, LOCAL, (Gone, Gone), Some("Operator, Machine")),
+            (Engine::Auto, LOCAL, (Missing, Missing), Some("Operator, Machine")),
+            (Engine::Auto, OTHER, (Gone, Gone), Some("Machine")),
             (Engine::Auto, OTHER, (Served, Gone), Some("Fleet, Machine")),
             (Engine::Auto, OTHER, (Gone, Served), Some("Machine")),
             (Engine::Fleet, LOCAL, (Gone, Served), None),
@@ -175,7 +182,7 @@ mod tests {
             (Engine::Plan, LOCAL, (Served, Served), Some("Plan")),
             (Engine::Plan, OTHER, (Served, Served), None),
             (Engine::Plan, LOCAL, (Served, Gone), None),
-            (Engine::Operator, LOCAL, (Served, Served), None),
+            (Engine::Operator, LOCAL, (Served, Served), Some("Operator")),
             (Engine::Machine, OTHER, (Served, Served), Some("Machine")),
         ] {
             let chosen = chosen(asked, namespace, kinds, None);
@@ -188,7 +195,10 @@ mod tests {
         for (asked, namespace, kinds, before, expected) in [
             (Engine::Auto, LOCAL, (Missing, Served), Engine::Fleet, Some("Machine, no Fleet")),
             (Engine::Auto, LOCAL, (Gone, Served), Engine::Fleet, Some("Plan, Machine")),
-            (Engine::Auto, LOCAL, (Gone, Gone), Engine::Fleet, Some("Machine")),
+            (Engine::Auto, LOCAL, (Gone, Gone), Engine::Fleet, Some("Operator, Machine")),
+            (Engine::Auto, LOCAL, (Gone, Missing), Engine::Operator, Some("Operator, Machine")),
+            (Engine::Auto, LOCAL, (Gone, Served), Engine::Operator, Some("Plan, Machine")),
+            (Engine::Operator, LOCAL, (Missing, Gone), Engine::Fleet, Some("Operator")),
             (Engine::Auto, LOCAL, (Served, Served), Engine::Plan, Some("Plan, Machine")),
             (Engine::Auto, LOCAL, (Served, Missing), Engine::Plan, Some("Machine, no Plan")),
             (Engine::Auto, LOCAL, (Served, Gone), Engine::Plan, Some("Fleet, Machine")),
@@ -217,6 +227,7 @@ mod tests {
             steps in prop::collection::vec((0usize..4, presence(), presence()), 1..40),
         ) {
             let namespace = if local { LOCAL } else { OTHER };
+            let has_kinds = |engine: Engine| matches!(engine, Engine::Fleet | Engine::Plan);
             let mut before: Option<Engine> = None;
             for (asked, bundles, plans) in steps {
                 let asked = [Engine::Auto, Engine::Auto, Engine::Fleet, Engine::Plan][asked];
@@ -224,15 +235,16 @@ mod tests {
                 let Ok(choice) = choose(asked, namespace, served, before) else { continue };
                 let by_nodes = choice.engines.iter().find_map(|engine| match engine {
                     ChosenEngine::WithObjects(engine) => Some(engine.kind()),
+                    ChosenEngine::Operator => Some(Engine::Operator),
                     ChosenEngine::Machine => None,
                 });
                 prop_assert!(by_nodes.is_none() || choice.absent.is_none());
                 let after = by_nodes.or(choice.absent);
-                if let Some(former) = before.filter(|former| *former != Engine::Machine && after != Some(*former)) {
+                if let Some(former) = before.filter(|former| has_kinds(*former) && after != Some(*former)) {
                     let presence = if former == Engine::Fleet { bundles } else { plans };
                     prop_assert!(after == Some(asked) || presence == Gone, "{former:?} became {after:?}: {served:?}");
                 }
-                let presence = by_nodes.map(|engine| if engine == Engine::Fleet { bundles } else { plans });
+                let presence = by_nodes.filter(|engine| has_kinds(*engine)).map(|engine| if engine == Engine::Fleet { bundles } else { plans });
                 prop_assert!(presence.is_none_or(Presence::is_served));
                 before = Some(after.unwrap_or(Engine::Machine));
             }

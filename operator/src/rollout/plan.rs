@@ -59,8 +59,6 @@ pub struct PlanDrain {
     /// A Go duration, such as `300s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
-    #[serde(skip)]
-    timeout_seconds: Option<u64>,
     /// Seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<i32>,
@@ -106,6 +104,32 @@ pub struct PlanSecret {
 #[error("{0}")]
 pub struct UnsupportedByPlan(pub String);
 
+/// The containers that upgrade a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Containers {
+    pub upgrade: Container,
+    pub prepare: Option<Container>,
+    /// A valid label value. It changes exactly when nodes must be upgraded again.
+    pub version: String,
+}
+
+/// The containers for a ManagedOSImage, with the registry for images that name none.
+pub fn containers(
+    spec: &ManagedOSImageSpec,
+    cloud_config: Option<&str>,
+    registry: &DefaultRegistry,
+) -> Result<Containers, UnsupportedByPlan> {
+    let mut upgrade = upgrade_container(spec)?;
+    // From the user's text, without the default registry: the same image from another registry is no upgrade.
+    let version = version(&upgrade, spec.os_image.as_deref(), cloud_config)?;
+    let mut prepare = spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?;
+    for container in [&mut upgrade].into_iter().chain(&mut prepare) {
+        let image = registry.complete(&image(&container.image)?);
+        container.image = image.map_err(|error| UnsupportedByPlan(error.to_string()))?.to_string();
+    }
+    Ok(Containers { upgrade, prepare, version })
+}
+
 /// The Plan for a ManagedOSImage. `cloud_config`: the document in the Secret of the same name. `registry`: for images
 /// that name none.
 pub fn plan(
@@ -115,16 +139,9 @@ pub fn plan(
     registry: &DefaultRegistry,
 ) -> Result<PlanSpec, UnsupportedByPlan> {
     let concurrency = spec.concurrency.unwrap_or(1);
-    let mut upgrade = upgrade_container(spec)?;
-    // From the user's text, without the default registry: the same image from another registry is no upgrade.
-    let version = version(&upgrade, spec.os_image.as_deref(), cloud_config)?;
-    let mut prepare = spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?;
+    let Containers { mut upgrade, prepare, version } = containers(spec, cloud_config, registry)?;
     if let Some(prepare) = &prepare {
         add_volumes(&mut upgrade, prepare)?;
-    }
-    for container in [&mut upgrade].into_iter().chain(&mut prepare) {
-        let image = registry.complete(&image(&container.image)?);
-        container.image = image.map_err(|error| UnsupportedByPlan(error.to_string()))?.to_string();
     }
     if let Some(most) = spec.max_failures
         && i64::from(most) != (concurrency - 1).max(0)
@@ -135,7 +152,7 @@ pub fn plan(
             (concurrency - 1).max(0)
         )));
     }
-    let drain = spec.drain.as_ref().map(drain).transpose()?;
+    let drain = spec.drain.as_ref().map(DrainOptions::of).transpose()?;
     let windows = Windows::of(spec.windows.as_deref().unwrap_or_default());
     let windows = windows.map_err(|error| UnsupportedByPlan(error.to_string()))?;
     Ok(PlanSpec {
@@ -146,8 +163,8 @@ pub fn plan(
         // A node is upgraded whatever its taints are.
         tolerations: vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }],
         cordon: spec.cordon.unwrap_or(true),
-        job_active_deadline_secs: drain.as_ref().and_then(|drain| deadline(drain.timeout_seconds)),
-        drain,
+        job_active_deadline_secs: drain.as_ref().and_then(|drain| deadline(drain.timeout)),
+        drain: drain.map(PlanDrain::from),
         prepare,
         secrets: cloud_config.map(|_| secret(name)).into_iter().collect(),
         image_pull_secrets: spec.image_pull_secrets.clone().unwrap_or_default(),
@@ -230,31 +247,61 @@ fn version(
     Ok(format!("{tag}-{}", &digest[..VERSION_DIGEST]).trim_start_matches('-').to_owned())
 }
 
-fn drain(drain: &Drain) -> Result<PlanDrain, UnsupportedByPlan> {
-    let seconds = |field: &str, value: &Option<SecondsOrDuration>| {
-        let seconds = value.as_ref().map(SecondsOrDuration::seconds).transpose();
-        seconds.map_err(|error| UnsupportedByPlan(format!("spec.drain.{field}: {error}")))
-    };
-    let short = |field: &str, value: &Option<SecondsOrDuration>| {
-        let seconds = seconds(field, value)?.map(i32::try_from).transpose();
-        seconds.map_err(|_| UnsupportedByPlan(format!("spec.drain.{field} is longer than {} s", i32::MAX)))
-    };
-    let delete_local_data = drain.delete_local_data.unwrap_or(false);
-    let timeout_seconds = seconds("timeout", &drain.timeout)?;
-    // -1 is each pod's own, as for `kubectl drain`, which the controller says by saying nothing.
-    let grace_period = drain.grace_period.clone().filter(|period| *period != SecondsOrDuration::Seconds(-1));
-    Ok(PlanDrain {
-        timeout: timeout_seconds.map(|seconds| format!("{seconds}s")),
-        timeout_seconds,
-        grace_period: short("gracePeriod", &grace_period)?,
-        delete_local_data,
-        delete_emptydir_data: delete_local_data,
-        ignore_daemon_sets: drain.ignore_daemon_sets.unwrap_or(true),
-        force: drain.force.unwrap_or(false),
-        disable_eviction: drain.disable_eviction.unwrap_or(false),
-        skip_wait_for_delete_timeout: short("skipWaitForDeleteTimeout", &drain.skip_wait_for_delete_timeout)?,
-        pod_selector: drain.pod_selector.clone(),
-    })
+/// How a node is drained, with durations in seconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DrainOptions {
+    /// `None` or 0: no limit.
+    pub timeout: Option<u64>,
+    /// `None`: the grace period of each pod.
+    pub grace_period: Option<i32>,
+    pub delete_local_data: bool,
+    pub ignore_daemon_sets: bool,
+    pub force: bool,
+    pub disable_eviction: bool,
+    /// `None` or 0: deleted pods are waited for, however long it takes.
+    pub skip_wait_for_delete_timeout: Option<i32>,
+    pub pod_selector: Option<LabelSelector>,
+}
+
+impl DrainOptions {
+    pub fn of(drain: &Drain) -> Result<Self, UnsupportedByPlan> {
+        let seconds = |field: &str, value: &Option<SecondsOrDuration>| {
+            let seconds = value.as_ref().map(SecondsOrDuration::seconds).transpose();
+            seconds.map_err(|error| UnsupportedByPlan(format!("spec.drain.{field}: {error}")))
+        };
+        let short = |field: &str, value: &Option<SecondsOrDuration>| {
+            let seconds = seconds(field, value)?.map(i32::try_from).transpose();
+            seconds.map_err(|_| UnsupportedByPlan(format!("spec.drain.{field} is longer than {} s", i32::MAX)))
+        };
+        // -1 is each pod's own, as for `kubectl drain`, which the controller says by saying nothing.
+        let grace_period = drain.grace_period.clone().filter(|period| *period != SecondsOrDuration::Seconds(-1));
+        Ok(Self {
+            timeout: seconds("timeout", &drain.timeout)?,
+            grace_period: short("gracePeriod", &grace_period)?,
+            delete_local_data: drain.delete_local_data.unwrap_or(false),
+            ignore_daemon_sets: drain.ignore_daemon_sets.unwrap_or(true),
+            force: drain.force.unwrap_or(false),
+            disable_eviction: drain.disable_eviction.unwrap_or(false),
+            skip_wait_for_delete_timeout: short("skipWaitForDeleteTimeout", &drain.skip_wait_for_delete_timeout)?,
+            pod_selector: drain.pod_selector.clone(),
+        })
+    }
+}
+
+impl From<DrainOptions> for PlanDrain {
+    fn from(options: DrainOptions) -> Self {
+        Self {
+            timeout: options.timeout.map(|seconds| format!("{seconds}s")),
+            grace_period: options.grace_period,
+            delete_local_data: options.delete_local_data,
+            delete_emptydir_data: options.delete_local_data,
+            ignore_daemon_sets: options.ignore_daemon_sets,
+            force: options.force,
+            disable_eviction: options.disable_eviction,
+            skip_wait_for_delete_timeout: options.skip_wait_for_delete_timeout,
+            pod_selector: options.pod_selector,
+        }
+    }
 }
 
 fn window(windows: &Windows) -> Result<Option<Window>, UnsupportedByPlan> {

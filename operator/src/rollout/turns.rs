@@ -49,6 +49,8 @@ pub struct Limits<'a> {
     pub concurrency: usize,
     /// Machines that may fail before no further one is begun.
     pub max_failures: usize,
+    /// Failures of those that are not among the places any more.
+    pub failed_before: usize,
     pub windows: &'a Windows,
 }
 
@@ -85,9 +87,20 @@ pub struct Turns {
     pub look_again: Option<i64>,
 }
 
-pub fn decide(machines: &[Candidate], limits: &Limits<'_>, now: i64) -> Turns {
-    let mut places: Vec<Place> = machines.iter().map(|machine| place(machine, now)).collect();
-    let failed = places.iter().filter(|place| place.phase == Phase::Failed).count();
+/// Who begins, of those that wait.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    pub begin: Vec<usize>,
+    /// The others. Their places say why they wait.
+    pub later: Vec<usize>,
+    pub hold: Option<Hold>,
+    /// Seconds until the window closes, at most `TURN`.
+    left: i64,
+}
+
+/// Lets as many begin as the limits allow. `waiting`: those that would, in their order.
+pub fn begin(places: &mut [Place], mut waiting: Vec<usize>, limits: &Limits<'_>, now: i64) -> Begin {
+    let failed = places.iter().filter(|place| place.phase == Phase::Failed).count() + limits.failed_before;
     let in_flight = places.iter().filter(|place| place.in_flight).count();
     let left = limits.windows.open_for(now, TURN);
     let hold = match () {
@@ -96,19 +109,26 @@ pub fn decide(machines: &[Candidate], limits: &Limits<'_>, now: i64) -> Turns {
         () if left == 0 => Some(Hold::WindowClosed),
         () => None,
     };
-    let mut waiting: Vec<usize> = (0..machines.len()).filter(|&at| may_begin(&machines[at], &places[at])).collect();
     let free = if hold.is_some() { 0 } else { limits.concurrency.saturating_sub(in_flight) };
+    let later = waiting.split_off(free.min(waiting.len()));
+    for &at in &later {
+        places[at].reason = why(hold, failed, limits);
+    }
+    Begin { begin: waiting, later, hold, left }
+}
+
+pub fn decide(machines: &[Candidate], limits: &Limits<'_>, now: i64) -> Turns {
+    let mut places: Vec<Place> = machines.iter().map(|machine| place(machine, now)).collect();
+    let in_flight = places.iter().filter(|place| place.in_flight).count();
+    let mut waiting: Vec<usize> = (0..machines.len()).filter(|&at| may_begin(&machines[at], &places[at])).collect();
     // First those whose next report is nearest: the one heard of longest ago, unless it should have reported by now.
     waiting.sort_by_key(|&at| {
         let age = now - machines[at].last_seen;
         (age > REPORTED_WITHIN, Reverse(age), machines[at].name.clone())
     });
-    let later = waiting.split_off(free.min(waiting.len()));
-    for &at in &waiting {
+    let Begin { begin, later, hold, left } = begin(&mut places, waiting, limits, now);
+    for &at in &begin {
         places[at] = told_next();
-    }
-    for &at in &later {
-        places[at].reason = why(hold, failed, limits);
     }
     let surplus = if hold.is_some() { in_flight } else { in_flight.saturating_sub(limits.concurrency) };
     let untold = (0..machines.len()).filter(|&at| is_untold(&machines[at], now));
@@ -116,7 +136,7 @@ pub fn decide(machines: &[Candidate], limits: &Limits<'_>, now: i64) -> Turns {
     let times = machines.iter().flat_map(|machine| times(machine, now));
     let look_again = times.chain((!later.is_empty()).then_some(60)).min();
     let until = Time(Timestamp::from_second(now + left).unwrap_or(Timestamp::MAX));
-    Turns { places, begin: waiting, until, withdraw, hold: hold.filter(|_| !later.is_empty()), look_again }
+    Turns { places, begin, until, withdraw, hold: hold.filter(|_| !later.is_empty()), look_again }
 }
 
 fn why(hold: Option<Hold>, failed: usize, limits: &Limits<'_>) -> String {

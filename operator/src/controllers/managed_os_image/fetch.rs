@@ -16,7 +16,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use protocol::bounded::cut;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Fleet's labels of a BundleDeployment. There is one for each cluster that a Bundle selects.
 const BUNDLE_NAME: &str = "fleet.cattle.io/bundle-name";
@@ -171,7 +171,7 @@ fn termination(pod: &v1::Pod) -> Option<(Option<Time>, String)> {
     })
 }
 
-fn end_of(job: &Job) -> Option<JobEnd> {
+pub(super) fn end_of(job: &Job) -> Option<JobEnd> {
     let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     conditions.iter().filter(|condition| condition.status == "True").find_map(|condition| {
         match condition.type_.as_str() {
@@ -192,16 +192,23 @@ pub(super) async fn nodes(context: &Context) -> Result<Vec<Node>, ReconcileError
     Ok(nodes_of(nodes.items))
 }
 
-/// The Nodes, each with what it is recognized by. Copied disks have one machine-id between them, which then tells nothing.
+/// The Nodes, each with what it is recognized by.
 fn nodes_of(nodes: Vec<v1::Node>) -> Vec<Node> {
-    let machine_id = |node: &v1::Node| {
-        let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
-        info.map(|info| info.machine_id.clone()).filter(|id| !id.is_empty())
-    };
-    let mut owners: HashMap<String, usize> = HashMap::new();
-    nodes.iter().filter_map(machine_id).for_each(|id| *owners.entry(id).or_default() += 1);
-    let id = |node: &v1::Node| machine_id(node).filter(|id| owners[id] == 1).or_else(|| node.uid());
+    let copied = copied_ids(&nodes);
+    let id = |node: &v1::Node| machine_id(node).filter(|id| !copied.contains(id)).or_else(|| node.uid());
     nodes.iter().map(|node| Node { id: id(node), ..node_of(node) }).collect()
+}
+
+/// A node's machine-id, if its kubelet has said it.
+pub(super) fn machine_id(node: &v1::Node) -> Option<String> {
+    let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+    info.map(|info| info.machine_id.clone()).filter(|id| !id.is_empty())
+}
+
+/// The machine-ids that several nodes have. Copied disks have one between them, which then tells nothing.
+pub(super) fn copied_ids(nodes: &[v1::Node]) -> HashSet<String> {
+    let mut seen = HashSet::new();
+    nodes.iter().filter_map(machine_id).filter(|id| !seen.insert(id.clone())).collect()
 }
 
 fn node_of(node: &v1::Node) -> Node {

@@ -3,7 +3,7 @@
 
 use super::apply::is_own;
 use super::fetch::{JOB_SECONDS, plan_jobs, running_until};
-use super::{Context, ManagedOSImage, ReconcileError};
+use super::{Context, ManagedOSImage, ReconcileError, nodes};
 use crate::kube::absence::is_absent;
 use crate::kube::apply;
 use crate::kube::client::patching;
@@ -29,6 +29,12 @@ pub(super) async fn waits_for(
     context: &Context,
     (former, presence): (Engine, Presence),
 ) -> Result<Option<Wait>, ReconcileError> {
+    let wait = |message: String| Some(Wait { reason: reason::JOBS_RUNNING, message });
+    if former == Engine::Operator {
+        let held = nodes::end(object, context, true).await?;
+        let nodes = if held == 1 { "node" } else { "nodes" };
+        return Ok((held > 0).then(|| format!("upgrade Jobs on {held} {nodes} are waited for")).and_then(wait));
+    }
     if presence == Presence::Missing {
         return Ok(Some(absent(former)));
     }
@@ -36,7 +42,6 @@ pub(super) async fn waits_for(
         Engine::Fleet if presence.is_served() => hold_bundle(object, context).await?,
         _ => hold_plan(object, context).await?,
     };
-    let wait = |message: String| Some(Wait { reason: reason::JOBS_RUNNING, message });
     if object.namespace().as_deref() != Some(LOCAL_NAMESPACE) {
         // Of other clusters nobody sees the Jobs.
         return Ok(downstream(object, context.now().0.as_second()).and_then(wait));

@@ -45,6 +45,7 @@ impl Reach {
                 let nodes = desired.upgrade.is_local();
                 Self { nodes, clusters: !nodes && !desired.upgrade.targets.is_empty() }
             }
+            None if rollout.is_by_operator() => Self { nodes: true, clusters: false },
             // An engine that is back in a moment still reaches what it reached.
             None => Self { nodes: rollout.absent.is_some(), clusters: rollout.absent.is_some() },
         }
@@ -90,8 +91,12 @@ pub(super) async fn carry_out(
     }
     machines.sort_by(|a, b| a.name.cmp(&b.name));
     let candidates: Vec<Candidate> = machines.iter().map(|machine| rollout.candidate(machine)).collect();
-    let limits =
-        Limits { concurrency: rollout.concurrency, max_failures: rollout.max_failures, windows: &rollout.windows };
+    let limits = Limits {
+        concurrency: rollout.concurrency,
+        max_failures: rollout.max_failures,
+        failed_before: 0,
+        windows: &rollout.windows,
+    };
     let turns = decide(&candidates, &limits, now.0.as_second());
     for &at in &turns.withdraw {
         write(&machines[at], context, None).await?;

@@ -4,7 +4,7 @@ mod conditions;
 
 use super::fetch::Found;
 use super::handover::absent;
-use super::{Carried, CarriedPart, Desired, ManagedOSImage, Outcome, machines};
+use super::{Carried, CarriedPart, Desired, ManagedOSImage, Outcome, machines, nodes};
 use crate::rollout::engine::fleet::{BundleStatus, carried_back};
 use crate::rollout::machines::{MachineRollout, verdict as machines_verdict};
 use crate::rollout::progress::{self, Phase, Progress, Seen};
@@ -50,16 +50,16 @@ pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> 
 }
 
 /// What one engine has done.
-struct PartStatus {
-    engine: Engine,
-    version: Option<String>,
-    progressed_at: Option<Time>,
-    progress: Progress,
-    verdict: Verdict,
+pub(super) struct PartStatus {
+    pub(super) engine: Engine,
+    pub(super) version: Option<String>,
+    pub(super) progressed_at: Option<Time>,
+    pub(super) progress: Progress,
+    pub(super) verdict: Verdict,
     /// `namespace/name` of the Plan.
-    plan: Option<String>,
+    pub(super) plan: Option<String>,
     /// Of the Bundle's status.
-    bundle: Option<Map<String, Value>>,
+    pub(super) bundle: Option<Map<String, Value>>,
 }
 
 impl PartStatus {
@@ -81,13 +81,18 @@ fn whole(
     parts.extend(carried.parts.iter().map(|part| match part {
         CarriedPart::Nodes { desired, found } => nodes_status(&before, generation, desired, found, now),
         CarriedPart::Machines { rollout, found } => machines_status(&before, generation, rollout, found, now),
+        CarriedPart::Operator { rollout, found } => nodes::status(&before, generation, rollout, found, now),
+        CarriedPart::Refused { engine, problem } => {
+            let verdict = Verdict { reason: problem.reason, message: problem.message.clone(), stalled: true };
+            PartStatus { verdict, plan: None, bundle: None, ..as_before(*engine, &before) }
+        }
     }));
     let unordered = carried.parts.iter().find_map(|part| match part {
         CarriedPart::Nodes { desired, .. } => {
             let part = parts.iter().find(|known| known.engine == desired.engine.kind())?;
             conditions::unordered(&part.progress, desired.upgrade.plan.concurrency)
         }
-        CarriedPart::Machines { .. } => None,
+        _ => None,
     });
     // The engine for nodes comes first.
     let engine = parts.first().map(|part| part.engine);
@@ -133,8 +138,8 @@ fn engine_progress(part: PartStatus) -> EngineProgress {
 }
 
 /// What is known of an engine from before.
-struct Memory<'a> {
-    nodes: Vec<&'a NodeProgress>,
+pub(super) struct Memory<'a> {
+    pub(super) nodes: Vec<&'a NodeProgress>,
     engine: Option<&'a EngineProgress>,
     /// Whether it had the same to do.
     same: bool,
@@ -142,7 +147,7 @@ struct Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
-    fn of(before: &'a ManagedOSImageStatus, engine: Engine, version: &str, generation: Option<i64>) -> Self {
+    pub(super) fn of(before: &'a ManagedOSImageStatus, engine: Engine, version: &str, generation: Option<i64>) -> Self {
         let known = before.engines.iter().find(|known| known.engine == engine);
         let same = known.is_some_and(|known| known.version.as_deref() == Some(version));
         let own = |node: &&NodeProgress| same && node.engine == Some(engine);
@@ -155,7 +160,7 @@ impl<'a> Memory<'a> {
     }
 
     /// When a node last changed its phase, as far as the counts tell.
-    fn progressed_at(&self, progress: &Progress, now: &Time) -> Time {
+    pub(super) fn progressed_at(&self, progress: &Progress, now: &Time) -> Time {
         let known = self.engine.filter(|known| self.same && self.same_generation && known.counts == progress.counts);
         known.and_then(|known| known.progressed_at.clone()).unwrap_or_else(|| now.clone())
     }
@@ -276,7 +281,7 @@ pub(super) fn settles_in(status: &ManagedOSImageStatus, outcome: &Outcome, now: 
     let Outcome::Carried(carried) = outcome else { return None };
     let desired = carried.parts.iter().find_map(|part| match part {
         CarriedPart::Nodes { desired, .. } => Some(desired),
-        CarriedPart::Machines { .. } => None,
+        _ => None,
     })?;
     let engine = status.engines.iter().find(|known| known.engine == desired.engine.kind())?;
     if engine.stalled || engine.reason == reason::UPGRADED {
@@ -380,6 +385,16 @@ mod tests {
         let said = status(&object, &Outcome::Problem(problem), &at(1));
         assert_eq!((reason_of(&said), said.conditions.holds(condition_type::STALLED)), (reason::NO_ENGINE, true));
         assert_eq!(said.counts, object.status.unwrap().counts);
+    }
+
+    #[test]
+    fn an_operator_without_the_right_to_upgrade_nodes_says_so() {
+        let object = object(json!({"osImage": "a:v2"}));
+        let problem = Problem { reason: reason::NOT_PERMITTED, message: "no".into() };
+        let parts = vec![CarriedPart::Refused { engine: Engine::Operator, problem }];
+        let said = status(&object, &Outcome::Carried(Carried { parts, ..Carried::default() }), &at(0));
+        assert_eq!((reason_of(&said), said.engine), (reason::NOT_PERMITTED, Some(Engine::Operator)));
+        assert!(said.conditions.holds(condition_type::STALLED));
     }
 
     #[test]

@@ -26,12 +26,40 @@ pub struct Observation<'a> {
 
 pub fn verdict(observation: Observation<'_>) -> Verdict {
     let Observation { rollout, progress, unknown, hold, opens_at, idle } = observation;
-    let NodeCounts { desired, done, updating, failed } = progress.counts;
-    let machines = |count: u32| if count == 1 { "machine" } else { "machines" };
-    if desired == 0 {
+    if progress.counts.desired == 0 {
         return nobody(rollout);
     }
-    let release = &rollout.release;
+    let release = rollout.release.to_string();
+    let words = Words { one: "machine", many: "machines", hint: "see the machines' MachineInventories" };
+    of_turns(Turns { words, release: &release, progress, unknown, hold, opens_at, idle })
+}
+
+/// How those that are upgraded are called.
+#[derive(Clone, Copy, Debug)]
+pub struct Words {
+    pub one: &'static str,
+    pub many: &'static str,
+    /// Where to look if the roll-out is stuck.
+    pub hint: &'static str,
+}
+
+/// A roll-out in which turns are given, to one or more.
+#[derive(Clone, Copy, Debug)]
+pub struct Turns<'a> {
+    pub words: Words,
+    pub release: &'a str,
+    pub progress: &'a Progress,
+    pub unknown: usize,
+    pub hold: Option<Hold>,
+    /// See [`Observation::opens_at`].
+    pub opens_at: Option<i64>,
+    pub idle: i64,
+}
+
+pub fn of_turns(turns: Turns<'_>) -> Verdict {
+    let Turns { words, release, progress, unknown, hold, opens_at, idle } = turns;
+    let NodeCounts { desired, done, updating, failed } = progress.counts;
+    let machines = |count: u32| if count == 1 { words.one } else { words.many };
     if done == desired {
         let run = if done == 1 { "runs" } else { "run" };
         return not_stalled(reason::UPGRADED, format!("{done} {} {run} {release}", machines(done)));
@@ -53,8 +81,8 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
     match hold {
         Some(Hold::Paused) => not_stalled(reason::PAUSED, format!("spec.concurrency is 0; {text}")),
         Some(Hold::Failures) => {
-            let next = "no further machine is begun until spec.osImage, spec.retry or spec.maxFailures changes";
-            stalled(reason::FAILED, format!("{text}; {next}"))
+            let next = "is begun until spec.osImage, spec.retry or spec.maxFailures changes";
+            stalled(reason::FAILED, format!("{text}; no further {} {next}", words.one))
         }
         _ if failed > 0 && updating == 0 && !waiting => {
             stalled(reason::FAILED, format!("{text}; another spec.osImage or spec.retry begins anew"))
@@ -64,11 +92,8 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
             not_stalled(reason::WINDOW_CLOSED, format!("{closed}; {text}"))
         }
         _ if idle >= STUCK_AFTER && hold.is_none() => {
-            let minutes = idle / 60;
-            stalled(
-                reason::STUCK,
-                format!("no step for {minutes} minutes: {text}; see the machines' MachineInventories"),
-            )
+            let (minutes, hint) = (idle / 60, words.hint);
+            stalled(reason::STUCK, format!("no step for {minutes} minutes: {text}; {hint}"))
         }
         _ => not_stalled(reason::PROGRESSING, text),
     }
@@ -80,9 +105,9 @@ fn nobody(rollout: &MachineRollout) -> Verdict {
                        and is no node of this one";
         return stalled(reason::NO_NODE_MATCHED, message.to_owned());
     }
-    let message = "neither Fleet (bundles.fleet.cattle.io) nor System Upgrade Controller (plans.upgrade.cattle.io) \
-                   reaches this namespace, this operator cannot upgrade nodes by itself, and spec.nodeSelector selects \
-                   no machine that upgrades itself; install one of them";
+    let message = "Fleet (bundles.fleet.cattle.io), which reaches the clusters of this namespace, is not installed, and \
+                   spec.nodeSelector selects no machine that upgrades itself; install Fleet, or for the nodes of this \
+                   cluster use the namespace fleet-local";
     stalled(reason::NO_ENGINE, message.to_owned())
 }
 

@@ -35,8 +35,12 @@ fn machine(name: &str, version: &str) -> KnownMachine {
 }
 fn decided(rollout: &MachineRollout, machines: &[KnownMachine], now: i64) -> Turns {
     let candidates: Vec<Candidate> = machines.iter().map(|machine| rollout.candidate(machine)).collect();
-    let limits =
-        Limits { concurrency: rollout.concurrency, max_failures: rollout.max_failures, windows: &rollout.windows };
+    let limits = Limits {
+        concurrency: rollout.concurrency,
+        max_failures: rollout.max_failures,
+        failed_before: 0,
+        windows: &rollout.windows,
+    };
     decide(&candidates, &limits, now)
 }
 fn with_turn(mut machine: KnownMachine, rollout: &MachineRollout, told: Option<i64>) -> KnownMachine {

@@ -37,11 +37,11 @@ pub(super) fn put(
     say(condition_type::ENGINE_CHANGE, wait.map(|Wait { reason, message }| (reason, message)));
     let machines = carried.parts.iter().find_map(|part| match part {
         CarriedPart::Machines { rollout, found } => Some((rollout, found)),
-        CarriedPart::Nodes { .. } => None,
+        _ => None,
     });
     say(condition_type::FIELDS_NOT_USED, machines.and_then(|(rollout, found)| not_used(rollout, found)));
     say(condition_type::NO_ENGINE, no_engine(carried, machines.map(|(_, found)| &**found)));
-    say(condition_type::OLDER_COUNTS, older_counts(carried, machines.map(|(_, found)| &**found)));
+    say(condition_type::OLDER_COUNTS, older_counts(carried));
     say(condition_type::CONTROL_PLANE_UNORDERED, unordered);
 }
 
@@ -78,10 +78,14 @@ fn no_engine(carried: &Carried, machines: Option<&machines::Found>) -> Option<Sa
     Some((reason::NO_ENGINE, message))
 }
 
-fn older_counts(carried: &Carried, machines: Option<&machines::Found>) -> Option<Said> {
+fn older_counts(carried: &Carried) -> Option<Said> {
     let nodes = carried.of_older.iter().map(|node| (&node.hostname, &node.image));
-    let machines = machines.iter().flat_map(|found| &found.of_others).map(|(name, image)| (name, image));
-    let all: Vec<(&String, &String)> = nodes.chain(machines).collect();
+    let others = carried.parts.iter().flat_map(|part| match part {
+        CarriedPart::Machines { found, .. } => &found.of_others[..],
+        CarriedPart::Operator { found, .. } => &found.decision.of_others[..],
+        CarriedPart::Nodes { .. } | CarriedPart::Refused { .. } => &[],
+    });
+    let all: Vec<(&String, &String)> = nodes.chain(others.map(|(name, image)| (name, image))).collect();
     let (name, image) = all.first()?;
     let message = format!(
         "{} selected, such as {name}, are those of the ManagedOSImage {image}, which is older; this one leaves them out",

@@ -1,0 +1,178 @@
+//! Reads the Nodes of this cluster with their Jobs and pods.
+
+use super::{Context, ReconcileError};
+use crate::controllers::managed_os_image::fetch::{copied_ids, end_of, machine_id, machine_of};
+use crate::rollout::LOCAL_NAMESPACE;
+use crate::rollout::nodes::NodeRollout;
+use crate::rollout::nodes::decide::needs_pods;
+use crate::rollout::nodes::job::{ATTEMPT_LABEL, NODE_LABEL, label_of_attempt};
+use crate::rollout::nodes::memory::{Memory, UPGRADE_ANNOTATION};
+use crate::rollout::nodes::node::{Job, JobState, Node, Pod};
+use crate::rollout::progress::JobEnd;
+use api::OS_IMAGE_LABEL;
+use k8s_openapi::api::batch::v1;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// The annotation of a pod that is defined by a file on its node.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The label that the Job controller puts on pods.
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
+
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    pub(super) nodes: Vec<Node>,
+    jobs: Vec<v1::Job>,
+}
+
+impl Cluster {
+    /// Names of the Jobs of a ManagedOSImage whose Nodes are gone.
+    pub(super) fn abandoned(&self, image: &str) -> Vec<String> {
+        let uids: HashSet<&str> = self.nodes.iter().map(|node| node.uid.as_str()).collect();
+        let gone = |job: &&v1::Job| job.labels().get(NODE_LABEL).is_some_and(|uid| !uids.contains(uid.as_str()));
+        self.jobs.iter().filter(|job| is_of(job, image)).filter(gone).map(ResourceExt::name_any).collect()
+    }
+
+    /// Names of all Jobs of a ManagedOSImage.
+    pub(super) fn jobs_of(&self, image: &str) -> Vec<String> {
+        self.jobs.iter().filter(|job| is_of(job, image)).map(ResourceExt::name_any).collect()
+    }
+}
+
+fn is_of(job: &v1::Job, image: &str) -> bool {
+    job.labels().get(OS_IMAGE_LABEL).is_some_and(|label| label == image)
+}
+
+/// The Nodes as the roll-out sees them. Their pods are not read yet.
+pub(super) async fn cluster(context: &Context, rollout: &NodeRollout) -> Result<Cluster, ReconcileError> {
+    let mut cluster = all(context).await?;
+    let attempt = label_of_attempt(rollout);
+    let said = if cluster.jobs.is_empty() { HashMap::new() } else { said(context).await? };
+    let mut by_node: HashMap<&str, Vec<&v1::Job>> = HashMap::new();
+    for job in &cluster.jobs {
+        by_node.entry(job.labels().get(NODE_LABEL).map_or("", String::as_str)).or_default().push(job);
+    }
+    let machines = context.inventory.index.installed(LOCAL_NAMESPACE);
+    let machines = machines.iter().filter_map(|machine| machine_of(machine));
+    let reports: HashMap<String, _> = machines.map(|machine| (machine.name, machine.os)).collect();
+    for node in &mut cluster.nodes {
+        node.report = reports.get(&node.name).cloned();
+        let own = |job: &&&v1::Job| is_of(job, &rollout.name) && job.labels().get(ATTEMPT_LABEL) == Some(&attempt);
+        let jobs = by_node.remove(node.uid.as_str()).unwrap_or_default();
+        node.other_job = jobs.iter().any(|job| !own(&job) && end_of(job).is_none());
+        node.job = jobs.iter().find(own).map(|job| Job {
+            state: match end_of(job) {
+                None => JobState::Running,
+                Some(JobEnd::Complete) => JobState::Complete,
+                Some(JobEnd::Failed(words)) => JobState::Failed(words),
+            },
+            said: said.get(&job.name_any()).cloned(),
+        });
+    }
+    Ok(cluster)
+}
+
+/// The Nodes and Jobs, without what depends on a roll-out but for unfinished Jobs.
+pub(super) async fn all(context: &Context) -> Result<Cluster, ReconcileError> {
+    let nodes = Api::<core::Node>::all(context.client.clone()).list(&ListParams::default()).await;
+    let nodes = nodes.map_err(|source| ReconcileError::Reading { what: "Nodes".to_owned(), source })?;
+    let jobs = Api::<v1::Job>::namespaced(context.client.clone(), &context.namespace);
+    let jobs = jobs.list(&ListParams::default().labels(&format!("{NODE_LABEL},{OS_IMAGE_LABEL}"))).await;
+    let jobs = jobs.map_err(|source| ReconcileError::Reading { what: "upgrade Jobs".to_owned(), source })?.items;
+    let copied = copied_ids(&nodes.items);
+    let mut nodes: Vec<Node> = nodes.items.into_iter().map(node_of).collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    let busy: HashSet<&String> =
+        jobs.iter().filter(|job| end_of(job).is_none()).filter_map(|job| job.labels().get(NODE_LABEL)).collect();
+    for node in &mut nodes {
+        node.is_copy = node.machine.as_ref().is_some_and(|machine| copied.contains(machine));
+        node.other_job = busy.contains(&node.uid);
+    }
+    Ok(Cluster { nodes, jobs })
+}
+
+fn node_of(node: core::Node) -> Node {
+    let machine = machine_id(&node);
+    let annotations = node.metadata.annotations.unwrap_or_default();
+    let spec = node.spec.unwrap_or_default();
+    let status = node.status.unwrap_or_default();
+    let ready = status.conditions.unwrap_or_default().into_iter().find(|condition| condition.type_ == "Ready");
+    let info = status.node_info.unwrap_or_default();
+    Node {
+        name: node.metadata.name.unwrap_or_default(),
+        uid: node.metadata.uid.unwrap_or_default(),
+        resource_version: node.metadata.resource_version.unwrap_or_default(),
+        machine,
+        labels: node.metadata.labels.unwrap_or_default(),
+        ready: ready.as_ref().is_some_and(|ready| ready.status == "True"),
+        heartbeat: ready.and_then(|ready| ready.last_heartbeat_time).map_or(0, |time| time.0.as_second()),
+        boot_id: info.boot_id,
+        os_image: info.os_image,
+        unschedulable: spec.unschedulable.unwrap_or(false),
+        deleting: node.metadata.deletion_timestamp.is_some(),
+        memory: annotations.get(UPGRADE_ANNOTATION).map(|text| Memory::parse(text).ok_or(())),
+        ..Node::default()
+    }
+}
+
+/// What the last ended container of each Job said, by the Job's name.
+async fn said(context: &Context) -> Result<HashMap<String, (i32, String)>, ReconcileError> {
+    let api = Api::<core::Pod>::namespaced(context.client.clone(), &context.namespace);
+    let pods = api.list(&ListParams::default().labels(NODE_LABEL)).await;
+    let pods = pods.map_err(|source| ReconcileError::Reading { what: "pods of upgrade Jobs".to_owned(), source })?;
+    let mut last: HashMap<String, (Option<Timestamp>, i32, String)> = HashMap::new();
+    for pod in pods.items {
+        let Some(job) = pod.labels().get(JOB_NAME).cloned() else { continue };
+        let status = pod.status.unwrap_or_default();
+        let containers = [status.init_container_statuses, status.container_statuses];
+        for container in containers.into_iter().flatten().flatten() {
+            let Some(end) = container.state.and_then(|state| state.terminated) else { continue };
+            let when = end.finished_at.map(|time| time.0);
+            let words = end.message.or(end.reason).unwrap_or_default();
+            let entry = (when, end.exit_code, words);
+            let newer = last.get(&job).is_none_or(|(earlier, _, _)| *earlier <= when);
+            if newer {
+                last.insert(job.clone(), entry);
+            }
+        }
+    }
+    Ok(last.into_iter().map(|(job, (_, code, words))| (job, (code, words))).collect())
+}
+
+/// Reads the pods of the nodes that are being drained.
+pub(super) async fn pods(context: &Context, rollout: &NodeRollout, nodes: &mut [Node]) -> Result<(), ReconcileError> {
+    let api = Api::<core::Pod>::all(context.client.clone());
+    for node in nodes.iter_mut().filter(|node| needs_pods(node, rollout)) {
+        let pods = api.list(&ListParams::default().fields(&format!("spec.nodeName={}", node.name))).await;
+        let what = || format!("pods of Node {}", node.name);
+        let pods = pods.map_err(|source| ReconcileError::Reading { what: what(), source })?;
+        node.pods = Some(pods.items.into_iter().map(|pod| pod_of(context, pod)).collect());
+    }
+    Ok(())
+}
+
+fn pod_of(context: &Context, pod: core::Pod) -> Pod {
+    let labels: BTreeMap<String, String> = pod.metadata.labels.unwrap_or_default();
+    let namespace = pod.metadata.namespace.unwrap_or_default();
+    let name = pod.metadata.name.unwrap_or_default();
+    let volumes = pod.spec.and_then(|spec| spec.volumes).unwrap_or_default();
+    let owners = pod.metadata.owner_references.unwrap_or_default();
+    let controller = owners.into_iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.kind);
+    let phase = pod.status.and_then(|status| status.phase);
+    let in_own = namespace == context.namespace;
+    Pod {
+        uid: pod.metadata.uid.unwrap_or_default(),
+        own: in_own && (name == context.replica || labels.contains_key(NODE_LABEL)),
+        mirror: pod.metadata.annotations.is_some_and(|annotations| annotations.contains_key(MIRROR)),
+        empty_dir: volumes.iter().any(|volume| volume.empty_dir.is_some()),
+        finished: matches!(phase.as_deref(), Some("Succeeded" | "Failed")),
+        deleted: pod.metadata.deletion_timestamp.map(|time| time.0.as_second()),
+        controller,
+        labels,
+        namespace,
+        name,
+    }
+}

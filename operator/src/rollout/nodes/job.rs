@@ -1,0 +1,181 @@
+//! The Job that upgrades a node: what System Upgrade Controller makes of a Plan, on the one node, without rights in the
+//! cluster. The upgrade container finds the host at `/host`.
+
+use super::NodeRollout;
+use super::node::Node;
+use crate::digest::Digest;
+use crate::inventory::upgrade::DEADLINE;
+use crate::rollout::LOCAL_NAMESPACE;
+use crate::rollout::plan::Container;
+use api::{HostVolume, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL};
+use serde_json::{Value, json};
+
+/// Label with the uid of the Node.
+pub const NODE_LABEL: &str = "rancheros.cattle.io/node-uid";
+/// Label with [`label_of_attempt`].
+pub const ATTEMPT_LABEL: &str = "rancheros.cattle.io/upgrade-attempt";
+/// Pods that may fail. A restart costs one, and a release on trial may restart three times before the node goes back.
+const BACKOFF_LIMIT: u32 = 6;
+/// Seconds that an ended Job stays, for its log.
+const KEPT: u32 = 24 * 3600;
+/// Longest part of the name that is the node's.
+const LONGEST_NODE: usize = 36;
+const LABEL_DIGITS: usize = 16;
+
+/// The attempt as a label value.
+pub fn label_of_attempt(rollout: &NodeRollout) -> String {
+    rollout.attempt()[..LABEL_DIGITS].to_owned()
+}
+
+/// Name of a node's Job: one for each attempt and Node.
+pub fn name(rollout: &NodeRollout, node: &Node) -> String {
+    let digest = Digest::of(&(&rollout.name, rollout.attempt(), &node.uid)).to_string();
+    let readable = node.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' });
+    let readable: String = readable.take(LONGEST_NODE).collect();
+    format!("upgrade-{readable}-{}", &digest[..LABEL_DIGITS])
+}
+
+/// `namespace`: the operator's.
+pub fn job(rollout: &NodeRollout, node: &Node, namespace: &str) -> Value {
+    let labels = json!({
+        OS_IMAGE_LABEL: rollout.name,
+        OS_IMAGE_NAMESPACE_LABEL: LOCAL_NAMESPACE,
+        NODE_LABEL: node.uid,
+        ATTEMPT_LABEL: label_of_attempt(rollout),
+    });
+    let sources = Sources::of(rollout);
+    let containers: Vec<Value> = vec![container("upgrade", &rollout.upgrade, rollout, &sources)];
+    let prepare = rollout.prepare.as_ref().map(|prepare| container("prepare", prepare, rollout, &sources));
+    json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name(rollout, node), "namespace": namespace, "labels": labels},
+        "spec": {
+            "backoffLimit": BACKOFF_LIMIT,
+            "activeDeadlineSeconds": DEADLINE,
+            "ttlSecondsAfterFinished": KEPT,
+            "template": {"metadata": {"labels": labels}, "spec": {
+                "nodeName": node.name,
+                "restartPolicy": "Never",
+                "hostPID": true,
+                "hostIPC": true,
+                "hostNetwork": true,
+                "dnsPolicy": "ClusterFirstWithHostNet",
+                "automountServiceAccountToken": false,
+                "tolerations": [{"operator": "Exists"}],
+                "imagePullSecrets": rollout.image_pull_secrets,
+                "initContainers": prepare.into_iter().collect::<Vec<_>>(),
+                "containers": containers,
+                "volumes": sources.volumes(),
+            }},
+        },
+    })
+}
+
+fn container(name: &str, container: &Container, rollout: &NodeRollout, sources: &Sources) -> Value {
+    let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
+    // What images that were made for System Upgrade Controller expect.
+    let mut env = vec![
+        json!({"name": "SYSTEM_UPGRADE_NODE_NAME", "valueFrom": field("spec.nodeName")}),
+        json!({"name": "SYSTEM_UPGRADE_POD_NAME", "valueFrom": field("metadata.name")}),
+        json!({"name": "SYSTEM_UPGRADE_POD_UID", "valueFrom": field("metadata.uid")}),
+        json!({"name": "SYSTEM_UPGRADE_PLAN_NAME", "value": crate::rollout::name(&rollout.name)}),
+        json!({"name": "SYSTEM_UPGRADE_PLAN_LATEST_VERSION", "value": rollout.version}),
+    ];
+    env.extend(container.envs.iter().map(|variable| json!(variable)));
+    let privileged = json!({"privileged": true});
+    let mut rendered = json!({
+        "name": name,
+        "image": container.image,
+        "env": env,
+        "envFrom": container.env_from,
+        "securityContext": container.security_context.as_ref().map_or(privileged, |context| json!(context)),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": sources.mounts(&container.volumes),
+    });
+    for (field, words) in [("command", &container.command), ("args", &container.args)] {
+        if !words.is_empty() {
+            rendered[field] = json!(words);
+        }
+    }
+    rendered
+}
+
+/// The paths of the host that are mounted. Both containers may name the same one, under any names.
+struct Sources(Vec<String>);
+
+impl Sources {
+    fn of(rollout: &NodeRollout) -> Self {
+        let mut sources = vec!["/".to_owned()];
+        let containers = [Some(&rollout.upgrade), rollout.prepare.as_ref()];
+        for volume in containers.into_iter().flatten().flat_map(|container| &container.volumes) {
+            if !sources.contains(&volume.source) {
+                sources.push(volume.source.clone());
+            }
+        }
+        Self(sources)
+    }
+
+    fn name(number: usize) -> String {
+        format!("host-{number}")
+    }
+
+    fn volumes(&self) -> Vec<Value> {
+        let volume = |(number, path): (usize, &String)| json!({"name": Self::name(number), "hostPath": {"path": path}});
+        self.0.iter().enumerate().map(volume).collect()
+    }
+
+    fn mounts(&self, volumes: &[HostVolume]) -> Vec<Value> {
+        let mount = |volume: &HostVolume| {
+            let number = self.0.iter().position(|source| *source == volume.source)?;
+            Some(json!({"name": Self::name(number), "mountPath": volume.destination}))
+        };
+        let host = json!({"name": Self::name(0), "mountPath": "/host"});
+        [host].into_iter().chain(volumes.iter().filter_map(mount)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::DefaultRegistry;
+    use api::ManagedOSImage;
+    use k8s_openapi::api::batch::v1::Job;
+
+    fn rendered(spec: Value, node: &str) -> Value {
+        let mut object = ManagedOSImage::new("x", serde_json::from_value(spec).unwrap());
+        object.metadata.namespace = Some(LOCAL_NAMESPACE.to_owned());
+        let rollout = NodeRollout::of(&object, &DefaultRegistry::new("mirror.example.org")).unwrap();
+        job(&rollout, &Node { name: node.into(), uid: "u".into(), ..Node::default() }, "ros")
+    }
+
+    #[test]
+    fn it_runs_the_releases_upgrade_on_its_node_with_the_host() {
+        let spec = json!({"osImage": "os2:v2", "imagePullSecrets": [{"name": "login"}], "prepare": {"image": "busybox", "volumes": [
+            {"name": "s", "source": "/opt/s", "destination": "/s"}]}});
+        let value = rendered(spec, "n1");
+        serde_json::from_value::<Job>(value.clone()).unwrap();
+        let pod = &value["spec"]["template"]["spec"];
+        assert_eq!((&pod["nodeName"], &pod["hostPID"]), (&json!("n1"), &json!(true)));
+        assert_eq!(pod["imagePullSecrets"], json!([{"name": "login"}]));
+        let container = &pod["containers"][0];
+        assert_eq!(container["image"], "mirror.example.org/os2:v2");
+        assert_eq!(container["command"], json!(["/usr/sbin/suc-upgrade"]));
+        assert_eq!(container["securityContext"], json!({"privileged": true}));
+        assert_eq!(container["volumeMounts"], json!([{"name": "host-0", "mountPath": "/host"}]));
+        let prepare = &pod["initContainers"][0];
+        assert_eq!(prepare["volumeMounts"][1], json!({"name": "host-1", "mountPath": "/s"}));
+        assert_eq!(pod["volumes"][1], json!({"name": "host-1", "hostPath": {"path": "/opt/s"}}));
+    }
+
+    #[test]
+    fn its_name_is_a_label_value_whatever_the_nodes_name_is() {
+        let name = |node: &str, retry: &str| {
+            let value = rendered(json!({"osImage": "a:1", "retry": retry}), node);
+            value["metadata"]["name"].as_str().unwrap().to_owned()
+        };
+        let long = name(&"node.example.org".repeat(10), "");
+        assert!(long.len() <= 63 && !long.contains('.'), "{long}");
+        assert_ne!(name("n", ""), name("n", "again"));
+    }
+}
