@@ -8,6 +8,7 @@ use harness::clusters::cluster::{Cluster, Controllers};
 use harness::clusters::helm::helm;
 use harness::clusters::operator::{NAMESPACE, Operator};
 use harness::clusters::registration::{self, Registration};
+use harness::fakes::nodes::{FakeNodes, Fate};
 use harness::fakes::rancher::Rancher;
 use harness::fakes::software_machine::{Endpoint, usual_report};
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
@@ -75,6 +76,7 @@ async fn it_installs_as_the_reference_says_and_its_rights_suffice_and_are_no_mor
     })
     .await
     .unwrap();
+    upgrades_a_node(&cluster).await.unwrap();
     let log = std::fs::read_to_string(folder.join("ros-operator.log")).unwrap();
     assert!(!log.contains("forbidden"), "{log}");
     refuses_the_rest(&cluster);
@@ -221,6 +223,43 @@ async fn a_certificate_that_is_given_is_served_and_its_authority_is_handed_out()
     assert!(cluster.kubectl(&["get", "secret", "ros-operator-tls", "-n", NAMESPACE], "").is_err());
 }
 
+/// A node is drained by both ways, and its Job begins and is deleted, with the rights that the chart gives.
+async fn upgrades_a_node(cluster: &Cluster) -> Result<()> {
+    let nodes = FakeNodes::start(cluster).await?;
+    nodes.fate(Fate::Runs);
+    nodes.node("n1", json!({}), "RancherOS 0.1.0").await?;
+    let image = kubectl_name::<ManagedOSImage>("default-os-image");
+    let drained = |number: usize, drain: Value| {
+        let nodes = &nodes;
+        let image = &image;
+        async move {
+            nodes.pod(&format!("web-{number}"), "n1").await?;
+            let spec = json!({"osImage": format!("r.example.org/os2:v{number}"), "drain": drain});
+            cluster.patch(image, "fleet-local", &json!({"spec": spec}))?;
+            until("a Job on a drained node", Duration::from_secs(60), async || {
+                let begun = nodes.seen.lock().unwrap().begun.len();
+                let image = || cluster.get(image, "fleet-local").map(|image| image["status"].to_string());
+                Ok(if begun == number { Poll::Ready(()) } else { Poll::Pending(image()?) })
+            })
+            .await
+        }
+    };
+    drained(1, json!({})).await?;
+    // Its Job ends, and the next spec deletes pods in place of evicting them.
+    nodes.fate(Fate::Succeeds);
+    until("the end of the Job", Duration::from_secs(60), async || {
+        let image = cluster.get(&image, "fleet-local")?;
+        let done = image["status"]["counts"]["done"] == 1;
+        Ok(if done { Poll::Ready(()) } else { Poll::Pending(image["status"].to_string()) })
+    })
+    .await?;
+    nodes.fate(Fate::Runs);
+    drained(2, json!({"disableEviction": true})).await?;
+    anyhow::ensure!(nodes.seen.lock().unwrap().wrong.is_empty(), "{:?}", nodes.seen.lock().unwrap().wrong);
+    cluster.patch(&image, "fleet-local", &json!({"spec": {"osImage": ""}}))?;
+    cluster.kubectl(&["delete", "node", "n1"], "").map(drop)
+}
+
 /// A kubeconfig of the chart's ServiceAccount.
 fn account_kubeconfig(cluster: &Cluster, path: &Path) -> Result<PathBuf> {
     let token = cluster.kubectl(&["create", "token", RELEASE, "-n", NAMESPACE], "")?;
@@ -281,8 +320,9 @@ fn refuses_the_rest(cluster: &Cluster) {
         ("escalate", "rbac.authorization.k8s.io", "clusterroles", None, None),
         ("patch", "apiextensions.k8s.io", "customresourcedefinitions", None, None),
         ("impersonate", "", "users", Some("admin"), None),
-        ("patch", "", "nodes", None, None),
-        ("create", "batch", "jobs", None, own),
+        ("delete", "", "nodes", None, None),
+        ("create", "batch", "jobs", None, Some("kube-system")),
+        ("patch", "batch", "jobs", None, own),
         ("create", "upgrade.cattle.io", "plans", None, Some("kube-system")),
         ("create", "fleet.cattle.io", "bundles", None, Some("kube-system")),
         ("list", "management.cattle.io", "clusterregistrationtokens", None, None),

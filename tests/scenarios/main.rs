@@ -31,6 +31,7 @@ mod os_image;
 mod power_cut;
 mod reinstall;
 mod rollout_by_machines;
+mod rollout_by_operator;
 mod tpm_device;
 mod upgrade_reasons;
 mod without_tpm;

@@ -1,0 +1,221 @@
+//! `engine: Operator`: the operator cordons, drains and upgrades the Nodes of a real API server. Their kubelets, and the
+//! controllers of Jobs, pods and budgets, are fakes.
+
+use anyhow::{Context, Result};
+use api::{ManagedOSImage, condition_type, reason};
+use harness::clusters::operator::NAMESPACE as OPERATOR_NAMESPACE;
+use harness::fakes::nodes::{FakeNodes, Fate};
+use harness::objects::{condition, kubectl_name, manifest};
+use harness::world::World;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use kube::api::DeleteParams;
+use qemu::wait::{Poll, until};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const NAMESPACE: &str = "fleet-local";
+const NAME: &str = "default-os-image";
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_drained_and_upgraded_one_after_the_other_though_the_operator_is_killed() {
+    let mut world = World::builder("rollout-by-operator").unwrap().start().await.unwrap();
+    let nodes = FakeNodes::start(&world.cluster).await.unwrap();
+    let plane = json!({"node-role.kubernetes.io/control-plane": ""});
+    nodes.node("z-plane", plane, "RancherOS 0.1.0").await.unwrap();
+    for (node, pod) in [("w1", "web-1"), ("w2", "web-2"), ("w3", "web-3")] {
+        nodes.node(node, json!({"pool": "workers"}), "RancherOS 0.1.0").await.unwrap();
+        nodes.pod(pod, node).await.unwrap();
+    }
+    nodes.budget(2).await.unwrap();
+    let rollout = Rollout { nodes };
+
+    // The budget holds, and so does the order, though the operator is killed at each kind of step.
+    let spec = json!({"osImage": "registry.example.org/os2:v0.2.0", "drain": {"timeout": "10m", "gracePeriod": 7}});
+    world.cluster.apply(&manifest::<ManagedOSImage>(NAMESPACE, NAME, &spec)).unwrap();
+    rollout.cordoned(&world, "z-plane").await.unwrap();
+    restart(&mut world).await.unwrap();
+    rollout.begun(2).await.unwrap();
+    restart(&mut world).await.unwrap();
+    let done = rollout.reason(&world, reason::UPGRADED).await.unwrap();
+    assert_eq!(done["status"]["engine"], "Operator");
+    assert_eq!(done["status"]["counts"], json!({"desired": 4, "done": 4, "updating": 0, "failed": 0}));
+    {
+        let seen = rollout.nodes.seen.lock().unwrap();
+        assert_eq!(seen.wrong, [""; 0]);
+        assert_eq!((seen.begun[0].as_str(), seen.begun.len(), seen.most), ("z-plane", 4, 1));
+        assert_eq!(seen.grace, [7].into());
+    }
+    assert_eq!(rollout.all_cordoned(&world).unwrap(), [""; 0]);
+
+    // A release that cannot be installed: one node tries, says why and is used again. The others are not touched.
+    rollout.nodes.fate(Fate::Fails("NotARelease: it has no release.json".to_owned()));
+    rollout.edit(&world, json!({"osImage": "registry.example.org/os2:v0.3.0", "concurrency": 3})).unwrap();
+    let failed = rollout.reason(&world, reason::FAILED).await.unwrap();
+    assert!(
+        message(&failed).contains("z-plane: JobFailed: NotARelease: it has no release.json"),
+        "{}",
+        message(&failed)
+    );
+    assert_eq!(condition(&failed, condition_type::STALLED)["status"], "True");
+    rollout.nobody_cordoned(&world).await.unwrap();
+    restart(&mut world).await.unwrap();
+    rollout.reason(&world, reason::FAILED).await.unwrap();
+    assert_eq!(rollout.nodes.seen.lock().unwrap().begun.len(), 5);
+
+    // Another digest goes on by itself, two at a time, but for a node whose pods nothing may move.
+    rollout.nodes.fate(Fate::Succeeds);
+    rollout.nodes.budget(3).await.unwrap();
+    let workers = json!({"matchLabels": {"pool": "workers"}});
+    rollout
+        .edit(
+            &world,
+            json!({"osImage": "registry.example.org/os2:v0.4.0", "nodeSelector": workers, "concurrency": 1,
+        "drain": {"timeout": "12s"}}),
+        )
+        .unwrap();
+    let stuck = rollout.found(&world, "an eviction that is refused", |image| {
+        let text = image["status"]["nodes"][0]["reason"].as_str().unwrap_or_default();
+        text.contains("Cannot evict pod as it would violate the pod's disruption budget")
+    });
+    stuck.await.unwrap();
+    let failed = rollout.reason(&world, reason::FAILED).await.unwrap();
+    assert!(message(&failed).contains("DrainFailed: global timeout reached: 12s"), "{}", message(&failed));
+    assert!(message(&failed).contains("disruption budget"), "{}", message(&failed));
+    rollout.nobody_cordoned(&world).await.unwrap();
+    rollout.nodes.budget(1).await.unwrap();
+    rollout.edit(&world, json!({"retry": "the budget is smaller", "concurrency": 2})).unwrap();
+    rollout.reason(&world, reason::UPGRADED).await.unwrap();
+    assert_eq!((rollout.nodes.boots("w1"), rollout.nodes.boots("z-plane")), (2, 1));
+    assert_eq!(rollout.nodes.seen.lock().unwrap().wrong, [""; 0]);
+
+    // A Node that is deleted while its Job runs. Then the ManagedOSImage is deleted: every node is given back.
+    rollout.nodes.fate(Fate::Runs);
+    rollout.edit(&world, json!({"osImage": "registry.example.org/os2:v0.5.0"})).unwrap();
+    rollout.begun(10).await.unwrap();
+    let gone = rollout.nodes.seen.lock().unwrap().begun[8].clone();
+    world.cluster.kubectl(&["delete", "node", &gone], "").unwrap();
+    let failed = rollout.reason(&world, reason::FAILED).await.unwrap();
+    assert!(message(&failed).contains(&format!("{gone}: NodeGone")), "{}", message(&failed));
+    let object = kubectl_name::<ManagedOSImage>(NAME);
+    world.cluster.kubectl(&["delete", &object, "--namespace", NAMESPACE, "--timeout=60s"], "").unwrap();
+    assert_eq!(rollout.all_cordoned(&world).unwrap(), [""; 0]);
+    let left = world.cluster.get("nodes", "").unwrap();
+    assert!(!left.to_string().contains("rancheros.cattle.io/upgrade"), "{left}");
+    let jobs = world.cluster.get("jobs", OPERATOR_NAMESPACE).unwrap();
+    assert_eq!(jobs["items"], json!([]));
+}
+
+/// A large cluster with failures, delays and kills of the operator. Part of `make matrix`.
+#[tokio::test(flavor = "multi_thread")]
+async fn matrix_a_thousand_nodes_end_on_the_release_or_say_why_not() {
+    const NODES: usize = 1000;
+    const PLANES: usize = 5;
+    const CONCURRENCY: usize = 50;
+    let mut world = World::builder("rollout-thousand-nodes").unwrap().start().await.unwrap();
+    let nodes = FakeNodes::start(&world.cluster).await.unwrap();
+    for number in 0..NODES {
+        let labels = if number < PLANES { json!({"node-role.kubernetes.io/control-plane": ""}) } else { json!({}) };
+        nodes.node(&format!("n{number}"), labels, "RancherOS 0.1.0").await.unwrap();
+    }
+    nodes.fate(Fate::Mixed);
+    let rollout = Rollout { nodes };
+    let begin = std::time::Instant::now();
+    let spec = json!({"osImage": "registry.example.org/os2:v0.2.0", "drain": {}, "concurrency": CONCURRENCY,
+        "maxFailures": NODES});
+    world.cluster.apply(&manifest::<ManagedOSImage>(NAMESPACE, NAME, &spec)).unwrap();
+    for jobs in [2, 30, 200, 500, 800] {
+        rollout.begun_within(jobs, Duration::from_secs(900)).await.unwrap();
+        restart(&mut world).await.unwrap();
+    }
+    let ended = until("the end of the roll-out", Duration::from_secs(900), async || {
+        let image = world.cluster.get(&kubectl_name::<ManagedOSImage>(NAME), NAMESPACE)?;
+        let counts = &image["status"]["counts"];
+        let ended = counts["done"].as_u64().unwrap_or(0) + counts["failed"].as_u64().unwrap_or(0);
+        Ok(if ended == NODES as u64 { Poll::Ready(image) } else { Poll::Pending(counts.to_string()) })
+    });
+    let ended = ended.await.unwrap();
+    eprintln!("{NODES} nodes in {:?}: {}", begin.elapsed(), ended["status"]["counts"]);
+    rollout.nobody_cordoned(&world).await.unwrap();
+    let seen = rollout.nodes.seen.lock().unwrap();
+    assert_eq!(seen.wrong, [""; 0]);
+    assert_eq!(seen.begun.len(), NODES, "each node once");
+    assert!(seen.most <= CONCURRENCY && seen.most_cordoned <= CONCURRENCY, "{} {}", seen.most, seen.most_cordoned);
+}
+
+struct Rollout {
+    nodes: FakeNodes,
+}
+
+impl Rollout {
+    fn edit(&self, world: &World, spec: Value) -> Result<()> {
+        world.cluster.patch(&kubectl_name::<ManagedOSImage>(NAME), NAMESPACE, &json!({"spec": spec}))
+    }
+
+    /// Waits until so many Jobs have begun.
+    async fn begun(&self, count: usize) -> Result<()> {
+        self.begun_within(count, TIMEOUT).await
+    }
+
+    async fn begun_within(&self, count: usize, limit: Duration) -> Result<()> {
+        until(&format!("{count} Jobs"), limit, async || {
+            let begun = self.nodes.seen.lock().unwrap().begun.clone();
+            Ok(if begun.len() >= count { Poll::Ready(()) } else { Poll::Pending(format!("{begun:?}")) })
+        })
+        .await
+    }
+
+    /// Names of the cordoned nodes.
+    fn all_cordoned(&self, world: &World) -> Result<Vec<String>> {
+        let nodes = world.cluster.get("nodes", "")?;
+        let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
+        let cordoned = nodes.into_iter().filter(|node| node["spec"]["unschedulable"] == true);
+        Ok(cordoned.map(|node| node["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect())
+    }
+
+    async fn cordoned(&self, world: &World, name: &str) -> Result<()> {
+        until(&format!("{name} to be cordoned"), TIMEOUT, async || {
+            let cordoned = self.all_cordoned(world)?;
+            Ok(if cordoned == [name] { Poll::Ready(()) } else { Poll::Pending(cordoned.join(", ")) })
+        })
+        .await
+    }
+
+    async fn nobody_cordoned(&self, world: &World) -> Result<()> {
+        until("all nodes to be given back", TIMEOUT, async || {
+            let cordoned = self.all_cordoned(world)?;
+            Ok(if cordoned.is_empty() { Poll::Ready(()) } else { Poll::Pending(cordoned.join(", ")) })
+        })
+        .await
+    }
+
+    /// Waits until the status is of this spec and `Ready` has this reason.
+    async fn reason(&self, world: &World, reason: &str) -> Result<Value> {
+        let right = |image: &Value| {
+            let ready = condition(image, condition_type::READY);
+            ready["reason"] == reason && ready["observedGeneration"] == image["metadata"]["generation"]
+        };
+        self.found(world, &format!("the reason {reason}"), right).await
+    }
+
+    async fn found(&self, world: &World, what: &str, right: impl Fn(&Value) -> bool) -> Result<Value> {
+        until(what, TIMEOUT, async || {
+            let image = world.cluster.get(&kubectl_name::<ManagedOSImage>(NAME), NAMESPACE)?;
+            Ok(if right(&image) { Poll::Ready(image) } else { Poll::Pending(image["status"].to_string()) })
+        })
+        .await
+    }
+}
+
+/// Kills the operator, and starts another one as soon as it may lead.
+async fn restart(world: &mut World) -> Result<()> {
+    world.operator.kill();
+    let leases = Api::<Lease>::namespaced(world.cluster.client().await?, OPERATOR_NAMESPACE);
+    leases.delete("ros-operator", &DeleteParams::default()).await.context("deleting the dead leader's Lease")?;
+    world.operator.resume().await
+}
+
+fn message(object: &Value) -> String {
+    condition(object, condition_type::READY)["message"].as_str().unwrap_or_default().to_owned()
+}
