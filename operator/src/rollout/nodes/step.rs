@@ -109,7 +109,11 @@ pub fn begin(node: &Node, rollout: &NodeRollout, now: i64) -> Step {
     let cordoned = rollout.cordon && !node.unschedulable;
     let drained = rollout.drain.is_none().then_some(now);
     let memory = Memory { cordoned, drained, ..new_memory(node, rollout, now) };
-    let step = Step::in_flight(Phase::Upgrading, "its turn begins");
+    let mut step = Step::in_flight(Phase::Upgrading, "its turn begins");
+    // It ended in an earlier turn, before an edit that was taken back: its end says nothing of this one.
+    if node.job.is_some() {
+        step = step.then(Action::DeleteJob);
+    }
     step.then(Action::Write { memory: Some(memory), unschedulable: cordoned.then_some(true) })
 }
 

@@ -247,6 +247,16 @@ fn an_edit_gives_a_node_back_that_is_not_upgraded_yet_and_waits_for_a_job() {
 }
 
 #[test]
+fn an_edit_that_is_taken_back_does_not_count_the_job_of_the_first_time() {
+    let rollout = rollout(json!({"osImage": "a:2"}));
+    let mut nodes = vec![node("a", 3)];
+    nodes[0].job = Some(Job { state: JobState::Complete, ..Job::default() });
+    let decision = decided(&rollout, &nodes, START);
+    let actions: Vec<&Action> = decision.actions.iter().map(|(_, action)| action).collect();
+    assert!(matches!(actions[..], [Action::DeleteJob, Action::Write { memory: Some(_), .. }]), "{actions:?}");
+}
+
+#[test]
 fn a_node_that_is_not_selected_any_more_is_given_back() {
     let all = rollout(json!({"osImage": "a:2", "drain": {}}));
     let none = rollout(json!({"osImage": "a:2", "drain": {}, "nodeSelector": {"matchLabels": {"a": "b"}}}));
