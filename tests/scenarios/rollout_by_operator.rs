@@ -1,21 +1,29 @@
 //! `engine: Operator`: the operator cordons, drains and upgrades the Nodes of a real API server. Their kubelets, and the
 //! controllers of Jobs, pods and budgets, are fakes.
 
-use anyhow::{Context, Result};
-use api::{ManagedOSImage, condition_type, reason};
+use anyhow::{Context, Result, bail, ensure};
+use api::{MachineInventory, ManagedOSImage, condition_type, reason};
+use harness::clusters::cluster::Cluster;
 use harness::clusters::operator::NAMESPACE as OPERATOR_NAMESPACE;
 use harness::fakes::nodes::{FakeNodes, Fate};
 use harness::objects::{condition, kubectl_name, manifest};
 use harness::world::World;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::DeleteParams;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const NAMESPACE: &str = "fleet-local";
 const NAME: &str = "default-os-image";
+/// The inventory of a machine that is no node.
+const KIOSK: &str = "kiosk";
+const HOSTNAME: &str = "kubernetes.io/hostname";
+/// The namespace of pods that are not those of the workload.
+const KEPT: &str = "kept";
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +71,7 @@ async fn nodes_are_drained_and_upgraded_one_after_the_other_though_the_operator_
     restart(&mut world).await.unwrap();
     rollout.reason(&world, reason::FAILED).await.unwrap();
     assert_eq!(rollout.nodes.seen.lock().unwrap().begun.len(), 5);
+    rollout.drains_as_kubectl_does(&world).await.unwrap();
 
     // Another digest goes on by itself, two at a time, but for a node whose pods nothing may move.
     rollout.nodes.fate(Fate::Succeeds);
@@ -81,20 +90,34 @@ async fn nodes_are_drained_and_upgraded_one_after_the_other_though_the_operator_
     });
     stuck.await.unwrap();
     let failed = rollout.reason(&world, reason::FAILED).await.unwrap();
-    assert!(message(&failed).contains("DrainFailed: global timeout reached: 12s"), "{}", message(&failed));
+    assert!(message(&failed).contains("global timeout reached: 12s"), "{}", message(&failed));
     assert!(message(&failed).contains("disruption budget"), "{}", message(&failed));
     rollout.nobody_cordoned(&world).await.unwrap();
     rollout.nodes.budget(1).await.unwrap();
+    // Beside the nodes a machine that is none upgrades itself.
+    let mut kiosk = manifest::<MachineInventory>(NAMESPACE, KIOSK, &json!({}));
+    kiosk["metadata"]["labels"] = json!({"pool": "workers"});
+    world.cluster.apply(&kiosk).unwrap();
+    rollout.kiosk_runs(&world, "0.2.0").unwrap();
     rollout.edit(&world, json!({"retry": "the budget is smaller", "concurrency": 2})).unwrap();
-    rollout.reason(&world, reason::UPGRADED).await.unwrap();
+    let both = rollout.found(&world, "the roll-outs of two engines", |image| {
+        let engines = &image["status"]["engines"];
+        engines[0]["counts"]["done"] == 3 && engines[1]["counts"]["updating"] == 1
+    });
+    let both = both.await.unwrap();
+    assert_eq!(both["status"]["engines"][0]["engine"], "Operator", "{}", both["status"]);
+    assert_eq!(both["status"]["engines"][1]["engine"], "Machine", "{}", both["status"]);
+    rollout.kiosk_runs(&world, "0.4.0").unwrap();
+    let done = rollout.reason(&world, reason::UPGRADED).await.unwrap();
+    assert_eq!(done["status"]["counts"]["done"], 4, "{}", done["status"]);
     assert_eq!((rollout.nodes.boots("w1"), rollout.nodes.boots("z-plane")), (2, 1));
     assert_eq!(rollout.nodes.seen.lock().unwrap().wrong, [""; 0]);
 
     // A Node that is deleted while its Job runs. Then the ManagedOSImage is deleted: every node is given back.
     rollout.nodes.fate(Fate::Runs);
     rollout.edit(&world, json!({"osImage": "registry.example.org/os2:v0.5.0"})).unwrap();
-    rollout.begun(10).await.unwrap();
-    let gone = rollout.nodes.seen.lock().unwrap().begun[8].clone();
+    rollout.begun(11).await.unwrap();
+    let gone = rollout.nodes.seen.lock().unwrap().begun[9].clone();
     world.cluster.kubectl(&["delete", "node", &gone], "").unwrap();
     let failed = rollout.reason(&world, reason::FAILED).await.unwrap();
     assert!(message(&failed).contains(&format!("{gone}: NodeGone")), "{}", message(&failed));
@@ -153,6 +176,13 @@ impl Rollout {
         world.cluster.patch(&kubectl_name::<ManagedOSImage>(NAME), NAMESPACE, &json!({"spec": spec}))
     }
 
+    /// Sets the status of the inventory as if its machine had reported this release.
+    fn kiosk_runs(&self, world: &World, version: &str) -> Result<()> {
+        let status = json!({"phase": "Ready", "lastSeen": Timestamp::now().to_string(),
+            "os": {"version": version, "slot": "A", "healthy": true}});
+        world.cluster.patch_status(&kubectl_name::<MachineInventory>(KIOSK), NAMESPACE, &status)
+    }
+
     /// Waits until so many Jobs have begun.
     async fn begun(&self, count: usize) -> Result<()> {
         self.begun_within(count, TIMEOUT).await
@@ -164,6 +194,43 @@ impl Rollout {
             Ok(if begun.len() >= count { Poll::Ready(()) } else { Poll::Pending(format!("{begun:?}")) })
         })
         .await
+    }
+
+    /// `kubectl drain` says which pods of a node may not be deleted; the operator says the same. With the options that allow it
+    /// they are evicted.
+    async fn drains_as_kubectl_does(&self, world: &World) -> Result<()> {
+        pods_of_all_kinds(&world.cluster)?;
+        let Err(said) = world.cluster.kubectl(&["drain", "w1", "--dry-run=server"], "") else {
+            bail!("kubectl drain does not refuse anything")
+        };
+        let expected = refusals(&format!("{said:#}"));
+        ensure!(expected.len() == 4, "{said:#}");
+        let only = json!({"matchLabels": {HOSTNAME: "w1"}});
+        let spec = json!({"osImage": "registry.example.org/os2:v0.3.1", "nodeSelector": only,
+            "drain": {"ignoreDaemonSets": false}});
+        self.edit(world, spec)?;
+        let failed = self.reason(world, reason::FAILED).await?;
+        let found = refusals(&message(&failed));
+        ensure!(found == expected, "the operator refuses {found:?}, kubectl {expected:?}");
+
+        // Nobody ends these pods, so that they are not waited for either.
+        let drain = json!({"ignoreDaemonSets": true, "force": true, "deleteLocalData": true, "gracePeriod": 1,
+            "skipWaitForDeleteTimeout": 1});
+        self.edit(world, json!({"drain": drain, "retry": "with all options"}))?;
+        self.begun(6).await?;
+        let pods = world.cluster.get("pods", KEPT)?;
+        let pods = pods["items"].as_array().cloned().unwrap_or_default();
+        let left = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let left: Vec<&Value> = left.map(|pod| &pod["metadata"]["name"]).collect();
+        ensure!(left == ["of-daemon-set"], "{left:?}");
+        self.reason(world, reason::FAILED).await?;
+        let before =
+            json!({"ignoreDaemonSets": null, "force": null, "deleteLocalData": null, "skipWaitForDeleteTimeout": null});
+        self.edit(world, json!({"nodeSelector": null, "drain": before}))?;
+        world
+            .cluster
+            .kubectl(&["delete", "pods", "--all", "--namespace", KEPT, "--grace-period=0", "--force"], "")
+            .map(drop)
     }
 
     /// Names of the cordoned nodes.
@@ -206,6 +273,43 @@ impl Rollout {
         })
         .await
     }
+}
+
+/// Pods of every kind that `kubectl drain` makes a difference of.
+fn pods_of_all_kinds(cluster: &Cluster) -> Result<()> {
+    cluster.ensure_namespace(KEPT)?;
+    let metadata = json!({"name": "default", "namespace": KEPT});
+    cluster.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}))?;
+    let template = json!({"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    cluster.apply(
+        &json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "here", "namespace": KEPT},
+        "spec": {"selector": {"matchLabels": {"app": "d"}}, "template": template}}),
+    )?;
+    let owner = |kind: &str, name: &str| {
+        json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "controller": true,
+            "uid": "00000000-0000-0000-0000-000000000002"}])
+    };
+    for (name, owners, volumes) in [
+        ("of-daemon-set", owner("DaemonSet", "here"), json!([])),
+        ("of-deleted-daemon-set", owner("DaemonSet", "gone"), json!([])),
+        ("of-nobody", json!([]), json!([])),
+        ("with-local-data", owner("ReplicaSet", "r"), json!([{"name": "v", "emptyDir": {}}])),
+    ] {
+        let metadata = json!({"name": name, "namespace": KEPT, "ownerReferences": owners});
+        cluster.apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata,
+            "spec": {"nodeName": "w1", "containers": [{"name": "c", "image": "i"}], "volumes": volumes}}))?;
+    }
+    Ok(())
+}
+
+/// What a drain refuses, in the words of kubectl, each with its pod.
+fn refusals(text: &str) -> BTreeSet<String> {
+    let refusal = |part: &str| {
+        let pod = part.find(&format!(": {KEPT}/"))?;
+        let end = part[pod..].find([',', ';', ']']).map_or(part.len(), |end| pod + end);
+        Some(part[..end].to_owned())
+    };
+    text.split("cannot delete ").skip(1).filter_map(refusal).collect()
 }
 
 /// Kills the operator, and starts another one as soon as it may lead.

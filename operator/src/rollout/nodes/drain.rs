@@ -2,8 +2,17 @@
 //! cannot be done. The texts are those of `kubectl drain` (k8s.io/kubectl/pkg/drain, v0.36), with the field to set.
 
 use super::Drain;
-use super::node::Pod;
+use super::node::{Controller, Pod};
 use kube::core::SelectorExt;
+use std::collections::BTreeMap;
+
+/// Seconds after the cordon from which on a new pod can only be one that is scheduled in spite of it. `kubectl drain` lists the
+/// pods once, and does not see it either. Longer than the clocks of the operator and of the API server may differ.
+const LATE: i64 = 60;
+
+const DAEMON_SET: &str = "DaemonSet-managed Pods (use --ignore-daemonsets to ignore)";
+const LOCAL_STORAGE: &str = "Pods with local storage (use --delete-emptydir-data to override)";
+const UNMANAGED: &str = "Pods that declare no controller (use --force to override)";
 
 /// What a drain does next.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,50 +28,56 @@ pub enum DrainStep {
     Failed(String),
 }
 
-/// `since`: when it began, `said`: what was said about it last. Times in seconds since 1970.
+/// `since`: when the node was cordoned, `said`: what was said about the drain last. Times in seconds since 1970.
 pub fn drain(pods: &[Pod], drain: &Drain, since: i64, said: Option<&str>, now: i64) -> DrainStep {
     let options = &drain.options;
-    let mut refusals: Vec<(&str, &str, Vec<String>)> = [
-        ("cannot delete DaemonSet-managed Pods (use --ignore-daemonsets to ignore)", "ignoreDaemonSets"),
-        ("cannot delete Pods with local storage (use --delete-emptydir-data to override)", "deleteLocalData"),
-        ("cannot delete Pods declare no controller (use --force to override)", "force"),
-    ]
-    .map(|(text, field)| (text, field, Vec::new()))
-    .into();
+    // By kubectl's words and the field to set.
+    let mut refusals: BTreeMap<(String, &str), Vec<String>> = BTreeMap::new();
     let mut remove = Vec::new();
     for pod in pods.iter().filter(|pod| !pod.own && drain.selector.matches(&pod.labels)) {
-        let of_daemon_set = pod.controller.as_deref() == Some("DaemonSet") && !pod.finished;
-        let refused = match () {
-            () if is_given_up(pod, options.skip_wait_for_delete_timeout, now) => continue,
-            () if of_daemon_set && options.ignore_daemon_sets => continue,
-            () if of_daemon_set => Some(0),
-            () if pod.mirror => continue,
-            () if pod.empty_dir && !pod.finished && !options.delete_local_data => Some(1),
-            () if pod.controller.is_none() && !pod.finished && !options.force => Some(2),
-            () => None,
+        let daemon_set = match &pod.controller {
+            Some(Controller::DaemonSet { name, exists }) if !pod.finished => Some((name, *exists)),
+            _ => None,
+        };
+        let refused = match daemon_set {
+            _ if pod.created > since + LATE => continue,
+            _ if is_given_up(pod, options.skip_wait_for_delete_timeout, now) => continue,
+            Some((name, false)) if !options.force => Some((format!("daemonsets.apps {name:?} not found"), "force")),
+            Some((_, true)) if options.ignore_daemon_sets => continue,
+            Some((_, true)) => Some((DAEMON_SET.to_owned(), "ignoreDaemonSets")),
+            _ if pod.mirror => continue,
+            _ if pod.empty_dir && !pod.finished && !options.delete_local_data => {
+                Some((LOCAL_STORAGE.to_owned(), "deleteLocalData"))
+            }
+            _ if pod.controller.is_none() && !pod.finished && !options.force => Some((UNMANAGED.to_owned(), "force")),
+            _ => None,
         };
         match refused {
-            Some(which) => refusals[which].2.push(called(pod)),
+            Some(why) => refusals.entry(why).or_default().push(called(pod)),
             None => remove.push(pod),
         }
     }
-    refusals.retain(|(_, _, pods)| !pods.is_empty());
     if !refusals.is_empty() {
-        let texts = refusals
-            .iter()
-            .map(|(text, field, pods)| format!("{text}: {}; spec.drain.{field}: true allows it", few(pods)));
+        let texts = refusals.iter().map(|((text, field), pods)| {
+            format!("cannot delete {text}: {}; spec.drain.{field}: true allows it", few(pods))
+        });
         return DrainStep::Failed(texts.collect::<Vec<_>>().join("; "));
     }
-    if remove.is_empty() {
-        return DrainStep::Drained;
-    }
-    let names: Vec<String> = remove.iter().map(|pod| called(pod)).collect();
+    let Some(first) = remove.first() else { return DrainStep::Drained };
     let limit = options.timeout.filter(|limit| *limit > 0).and_then(|limit| i64::try_from(limit).ok());
     if let Some(limit) = limit.filter(|limit| now - since >= *limit) {
         let said = said.map(|said| format!("; last: {said}")).unwrap_or_default();
-        let text = format!("global timeout reached: {}: {} still there{said}", go_duration(limit), few(&names));
+        let others = if remove.len() > 1 { format!(" (and {} more)", remove.len() - 1) } else { String::new() };
+        let what = match first.deleted {
+            Some(_) => {
+                format!("error when waiting for pod {:?} in namespace {:?} to terminate", first.name, first.namespace)
+            }
+            None => format!("error when evicting {}", quoted(first)),
+        };
+        let text = format!("{what}: global timeout reached: {}{others}{said}", go_duration(limit));
         return DrainStep::Failed(text);
     }
+    let names: Vec<String> = remove.iter().map(|pod| called(pod)).collect();
     let evict = remove.iter().filter(|pod| pod.deleted.is_none()).map(|pod| (*pod).clone()).collect();
     DrainStep::Remove { evict, left: remove.len(), text: format!("draining: {}", few(&names)) }
 }
@@ -73,9 +88,14 @@ fn is_given_up(pod: &Pod, timeout: Option<i32>, now: i64) -> bool {
     pod.deleted.zip(timeout).is_some_and(|(deleted, timeout)| now - deleted > i64::from(timeout))
 }
 
-/// As kubectl names it.
-pub fn called(pod: &Pod) -> String {
+/// As kubectl names it in a list.
+fn called(pod: &Pod) -> String {
     format!("{}/{}", pod.namespace, pod.name)
+}
+
+/// As kubectl names it in an error.
+pub fn quoted(pod: &Pod) -> String {
+    format!("pods/{:?} -n {:?}", pod.name, pod.namespace)
 }
 
 /// The first of them, and how many more there are.
@@ -113,7 +133,7 @@ mod tests {
         Drain { options, selector }
     }
     fn pod(name: &str) -> Pod {
-        Pod { namespace: "shop".into(), name: name.into(), controller: Some("ReplicaSet".into()), ..Pod::default() }
+        Pod { namespace: "shop".into(), name: name.into(), controller: Some(Controller::Other), ..Pod::default() }
     }
     fn step(options: Value, pods: &[Pod]) -> DrainStep {
         drain(pods, &with(options), NOW - 300, Some("why"), NOW)
@@ -128,10 +148,12 @@ mod tests {
 
     #[test]
     fn each_option_does_what_it_does_for_kubectl() {
-        let daemon = Pod { controller: Some("DaemonSet".into()), ..pod("d") };
+        let of_daemon_set =
+            |exists| Pod { controller: Some(Controller::DaemonSet { name: "ds".into(), exists }), ..pod("d") };
+        let (daemon, orphan) = (of_daemon_set(true), of_daemon_set(false));
         let local = Pod { empty_dir: true, ..pod("l") };
         let naked = Pod { controller: None, ..pod("n") };
-        let mirror = Pod { mirror: true, controller: Some("Node".into()), ..pod("m") };
+        let mirror = Pod { mirror: true, controller: Some(Controller::Other), ..pod("m") };
         let own = Pod { own: true, ..naked.clone() };
         let ended = Pod { finished: true, empty_dir: true, controller: None, ..pod("e") };
         let deleted = |ago: i64| Pod { deleted: Some(NOW - ago), ..pod("x") };
@@ -161,10 +183,16 @@ mod tests {
                 json!({}),
                 vec![naked.clone()],
                 refused(
-                    "Pods declare no controller (use --force to override): shop/n; spec.drain.force: true allows it",
+                    "Pods that declare no controller (use --force to override): shop/n; spec.drain.force: true allows it",
                 ),
             ),
             (json!({"force": true}), vec![naked], vec!["n".into()]),
+            (
+                json!({}),
+                vec![orphan.clone()],
+                refused("daemonsets.apps \"ds\" not found: shop/d; spec.drain.force: true allows it"),
+            ),
+            (json!({"force": true}), vec![orphan], vec!["d".into()]),
             (json!({}), vec![ended], vec!["e".into()]),
             (json!({"skipWaitForDeleteTimeout": 5}), vec![deleted(6)], vec![]),
             (json!({"skipWaitForDeleteTimeout": 5}), vec![deleted(4), pod("a")], vec!["a".into()]),
@@ -180,9 +208,29 @@ mod tests {
         let text = "draining: shop/a".to_owned();
         assert_eq!(step(json!({}), &going), DrainStep::Remove { evict: vec![], left: 1, text: text.clone() });
         assert_eq!(step(json!({"timeout": "5m1s"}), &going), DrainStep::Remove { evict: vec![], left: 1, text });
-        let text = "global timeout reached: 5m0s: shop/a still there; last: why".to_owned();
-        assert_eq!(step(json!({"timeout": "5m"}), &going), DrainStep::Failed(text));
+        for (pods, text) in [
+            (
+                &going[..],
+                "error when waiting for pod \"a\" in namespace \"shop\" to terminate: global timeout reached: 5m0s; last: why",
+            ),
+            (
+                &[pod("a"), pod("b")],
+                "error when evicting pods/\"a\" -n \"shop\": global timeout reached: 5m0s (and 1 more); last: why",
+            ),
+        ] {
+            assert_eq!(step(json!({"timeout": "5m"}), pods), DrainStep::Failed(text.to_owned()));
+        }
         assert_eq!(step(json!({"timeout": "5m"}), &[]), DrainStep::Drained);
+    }
+
+    #[test]
+    fn a_pod_that_is_made_again_in_spite_of_the_cordon_is_not_waited_for() {
+        let made = |at: i64| [Pod { created: NOW - 300 + at, empty_dir: true, ..pod("a") }];
+        let options = || json!({"deleteLocalData": true});
+        assert_eq!(step(options(), &made(LATE + 1)), DrainStep::Drained);
+        assert_eq!(step(json!({}), &made(LATE + 1)), DrainStep::Drained);
+        // It may have been scheduled before the scheduler saw the cordon.
+        assert_eq!(evicted(options(), &made(LATE)), ["a"]);
     }
 
     #[test]

@@ -65,17 +65,31 @@ pub struct Pod {
     pub name: String,
     pub uid: String,
     pub labels: BTreeMap<String, String>,
-    /// Kind of the controller that owns it.
-    pub controller: Option<String>,
+    /// The controller that owns it.
+    pub controller: Option<Controller>,
     /// It is defined by a file on the node.
     pub mirror: bool,
     pub empty_dir: bool,
     /// Its containers have ended for good.
     pub finished: bool,
+    /// Its `creationTimestamp`, in seconds since 1970.
+    pub created: i64,
     /// Its `deletionTimestamp`, in seconds since 1970.
     pub deleted: Option<i64>,
     /// It belongs to the operator: the pod itself, and those of upgrade Jobs.
     pub own: bool,
+}
+
+/// The controller that owns a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Controller {
+    /// A DaemonSet of `apps/v1`. Those of others are not known to `kubectl drain` either.
+    DaemonSet {
+        name: String,
+        /// Whether it exists: one that was deleted may have left its pods.
+        exists: bool,
+    },
+    Other,
 }
 
 impl Node {

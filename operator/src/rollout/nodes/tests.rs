@@ -2,7 +2,7 @@
 
 use super::decide::{Decision, Observed, decide, give_back, needs_pods, seen};
 use super::memory::{End, Memory};
-use super::node::{Job, JobState, Node, Pod};
+use super::node::{Controller, Job, JobState, Node, Pod};
 use super::step::{Action, LIMIT};
 use super::*;
 use crate::rollout::progress::{Phase, listed};
@@ -43,7 +43,7 @@ fn pod(name: &str) -> Pod {
         namespace: "shop".into(),
         name: name.into(),
         uid: name.into(),
-        controller: Some("ReplicaSet".into()),
+        controller: Some(Controller::Other),
         ..Pod::default()
     }
 }
@@ -197,13 +197,15 @@ fn a_drain_that_cannot_be_done_fails_and_the_node_is_given_back() {
     let mut nodes = vec![node("a", 1)];
     pass(&rollout, &mut nodes, START);
     nodes[0].pods = Some(vec![pod("web")]);
-    let said = "draining: shop/web; error when evicting pod shop/web: Cannot evict pod as it would violate the pod's \
-                disruption budget";
+    let said = "draining: shop/web; error when evicting pods/\"web\" -n \"shop\" (will retry after 5s): Cannot evict pod as \
+                it would violate the pod's disruption budget.";
     let before = NodeProgress { id: Some("machine-a".into()), reason: Some(said.into()), ..NodeProgress::default() };
     let observed = Observed { nodes: &nodes, others: &[], before: &[&before], now: START + 300 };
     let decision = decide(&rollout, observed);
     let reason = reasons(&decision)[0];
-    assert!(reason.starts_with("DrainFailed: global timeout reached: 5m0s: shop/web still there"), "{reason}");
+    let begins =
+        "DrainFailed: error when evicting pods/\"web\" -n \"shop\": global timeout reached: 5m0s; last: draining";
+    assert!(reason.starts_with(begins), "{reason}");
     assert!(reason.contains("would violate the pod's disruption budget"), "{reason}");
     write(&mut nodes[0], &decision.actions[0].1);
     pass(&rollout, &mut nodes, START + 301);

@@ -1,10 +1,11 @@
 //! Carries out what was decided for a node. Everything may be done twice.
 
+use super::super::IN_FLIGHT_EVERY;
 use super::{Context, ReconcileError};
 use crate::kube::absence::is_absent;
 use crate::kube::client::{patching, writing};
 use crate::rollout::nodes::NodeRollout;
-use crate::rollout::nodes::drain::called;
+use crate::rollout::nodes::drain::quoted;
 use crate::rollout::nodes::job;
 use crate::rollout::nodes::memory::UPGRADE_ANNOTATION;
 use crate::rollout::nodes::node::{Node, Pod};
@@ -154,13 +155,12 @@ async fn evict_one(context: &Context, pod: &Pod, delete: bool, grace: Option<u32
     match answer {
         Ok(()) => Ok(None),
         Err(kube::Error::Api(status)) if is_absent(&status) || status.code == 409 => Ok(None),
-        // The budget does not allow it now.
-        Err(kube::Error::Api(status)) if status.code == 429 => {
-            Ok(Some(format!("error when evicting pod {}: {}", called(pod), cut(&status.message))))
-        }
-        // Several budgets cover the pod, for example; or the namespace is being deleted.
-        Err(kube::Error::Api(status)) if status.code == 500 || is_terminating(&status) => {
-            Ok(Some(format!("error when evicting pod {}: {}", called(pod), status.message)))
+        // The budget does not allow it now; or several cover the pod; or its namespace is being deleted.
+        Err(kube::Error::Api(status)) if matches!(status.code, 429 | 500) || is_terminating(&status) => {
+            let what = if delete { "deleting" } else { "evicting" };
+            let retry = IN_FLIGHT_EVERY.as_secs();
+            let message = status.message.lines().next().unwrap_or_default();
+            Ok(Some(format!("error when {what} {} (will retry after {retry}s): {message}", quoted(pod))))
         }
         Err(error) => Err(error),
     }
@@ -169,9 +169,4 @@ async fn evict_one(context: &Context, pod: &Pod, delete: bool, grace: Option<u32
 fn is_terminating(status: &kube::core::Status) -> bool {
     let mut causes = status.details.iter().flat_map(|details| &details.causes);
     status.is_forbidden() && causes.any(|cause| cause.reason == "NamespaceTerminating")
-}
-
-/// kubectl's words, without the full stop.
-fn cut(message: &str) -> &str {
-    message.trim_end_matches('.').lines().next().unwrap_or_default()
 }

@@ -7,11 +7,13 @@ use crate::rollout::nodes::NodeRollout;
 use crate::rollout::nodes::decide::needs_pods;
 use crate::rollout::nodes::job::{ATTEMPT_LABEL, NODE_LABEL, label_of_attempt};
 use crate::rollout::nodes::memory::{Memory, UPGRADE_ANNOTATION};
-use crate::rollout::nodes::node::{Job, JobState, Node, Pod};
+use crate::rollout::nodes::node::{Controller, Job, JobState, Node, Pod};
 use crate::rollout::progress::JobEnd;
 use api::OS_IMAGE_LABEL;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1;
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -145,13 +147,45 @@ async fn said(context: &Context) -> Result<HashMap<String, (i32, String)>, Recon
 /// Reads the pods of the nodes that are being drained.
 pub(super) async fn pods(context: &Context, rollout: &NodeRollout, nodes: &mut [Node]) -> Result<(), ReconcileError> {
     let api = Api::<core::Pod>::all(context.client.clone());
+    let mut daemon_sets = HashMap::new();
     for node in nodes.iter_mut().filter(|node| needs_pods(node, rollout)) {
         let pods = api.list(&ListParams::default().fields(&format!("spec.nodeName={}", node.name))).await;
         let what = || format!("pods of Node {}", node.name);
         let pods = pods.map_err(|source| ReconcileError::Reading { what: what(), source })?;
-        node.pods = Some(pods.items.into_iter().map(|pod| pod_of(context, pod)).collect());
+        let mut pods: Vec<Pod> = pods.items.into_iter().map(|pod| pod_of(context, pod)).collect();
+        find_orphans(context, &mut pods, &mut daemon_sets).await?;
+        node.pods = Some(pods);
     }
     Ok(())
+}
+
+/// Notes which pods belong to a DaemonSet that was deleted without them. `known`: whether a DaemonSet exists, by namespace and
+/// name.
+async fn find_orphans(
+    context: &Context,
+    pods: &mut [Pod],
+    known: &mut HashMap<(String, String), bool>,
+) -> Result<(), ReconcileError> {
+    for pod in pods {
+        let Some(Controller::DaemonSet { name, exists }) = &mut pod.controller else { continue };
+        let key = (pod.namespace.clone(), name.clone());
+        if !known.contains_key(&key) {
+            let api = Api::<DaemonSet>::namespaced(context.client.clone(), &pod.namespace);
+            let what = || format!("DaemonSet {}/{name}", pod.namespace);
+            let found = api.get_metadata_opt(name).await;
+            let found = found.map_err(|source| ReconcileError::Reading { what: what(), source })?;
+            known.insert(key.clone(), found.is_some());
+        }
+        *exists = known[&key];
+    }
+    Ok(())
+}
+
+fn controller_of(owner: OwnerReference) -> Controller {
+    match (owner.api_version.as_str(), owner.kind.as_str()) {
+        ("apps/v1", "DaemonSet") => Controller::DaemonSet { name: owner.name, exists: true },
+        _ => Controller::Other,
+    }
 }
 
 fn pod_of(context: &Context, pod: core::Pod) -> Pod {
@@ -160,7 +194,7 @@ fn pod_of(context: &Context, pod: core::Pod) -> Pod {
     let name = pod.metadata.name.unwrap_or_default();
     let volumes = pod.spec.and_then(|spec| spec.volumes).unwrap_or_default();
     let owners = pod.metadata.owner_references.unwrap_or_default();
-    let controller = owners.into_iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.kind);
+    let controller = owners.into_iter().find(|owner| owner.controller == Some(true)).map(controller_of);
     let phase = pod.status.and_then(|status| status.phase);
     let in_own = namespace == context.namespace;
     Pod {
@@ -169,6 +203,7 @@ fn pod_of(context: &Context, pod: core::Pod) -> Pod {
         mirror: pod.metadata.annotations.is_some_and(|annotations| annotations.contains_key(MIRROR)),
         empty_dir: volumes.iter().any(|volume| volume.empty_dir.is_some()),
         finished: matches!(phase.as_deref(), Some("Succeeded" | "Failed")),
+        created: pod.metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
         deleted: pod.metadata.deletion_timestamp.map(|time| time.0.as_second()),
         controller,
         labels,

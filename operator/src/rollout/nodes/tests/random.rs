@@ -43,7 +43,8 @@ impl Simulated {
     fn new(number: usize, planes: usize) -> Self {
         let name = format!("n{number}");
         let node = if number < planes { plane(&name, 1) } else { super::node(&name, 1) };
-        let daemon = Pod { controller: Some("DaemonSet".into()), ..pod("daemon") };
+        let daemon =
+            Pod { controller: Some(Controller::DaemonSet { name: "daemon".into(), exists: true }), ..pod("daemon") };
         Self {
             node,
             runs: 1,
@@ -291,9 +292,9 @@ impl World {
             Action::CreateJob => {
                 let drained = self.rollout.drain.is_none();
                 let attempt = label_of_attempt(&self.rollout);
-                let release = self.spec["release"].as_str().unwrap().parse().unwrap();
+                let release = self.release();
                 let node = &mut self.nodes[at];
-                let daemons = node.pods.iter().all(|pod| pod.controller.as_deref() == Some("DaemonSet"));
+                let daemons = node.pods.iter().all(|pod| matches!(pod.controller, Some(Controller::DaemonSet { .. })));
                 assert!(drained || daemons, "a Job on a node that is not drained");
                 assert!(node.node.unschedulable, "a Job on a node that is not cordoned");
                 if node.jobs.iter().all(|job| job.attempt != attempt) {
@@ -319,7 +320,20 @@ impl World {
             for other in others {
                 assert!(!other.is_in_flight() && other.node.ready, "two control planes at once");
             }
+        } else {
+            let all_ended = self.nodes.iter().filter(planes).all(|plane| self.has_ended(plane));
+            assert!(all_ended, "a worker was begun before the control planes");
         }
+    }
+
+    /// Whether the node runs the release, or its upgrade has ended.
+    fn has_ended(&self, node: &Simulated) -> bool {
+        let current = node.node.remembered().filter(|memory| memory.is_current(&self.rollout));
+        node.runs == self.release() || current.is_some_and(|memory| memory.end.is_some())
+    }
+
+    fn release(&self) -> u8 {
+        self.spec["release"].as_str().unwrap().parse().unwrap()
     }
 
     /// From now on everything goes well, at any time of day. Whoever has not failed before ends on the release.
@@ -328,7 +342,7 @@ impl World {
         self.edit("maxFailures", json!(1000));
         self.edit("windows", Value::Null);
         self.window = None;
-        let release: u8 = self.spec["release"].as_str().unwrap().parse().unwrap();
+        let release = self.release();
         for node in &mut self.nodes {
             (node.fate, node.held) = (Fate::Succeeds, false);
         }
