@@ -8,6 +8,7 @@ mod apply;
 mod discovery;
 mod fetch;
 mod handover;
+mod listing;
 mod machines;
 mod node_events;
 mod nodes;
@@ -39,6 +40,7 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
+use listing::NodeListing;
 use machines::{LeftOut, Reach};
 use older::{OlderNode, nodes_of_older};
 use serde_json::Value;
@@ -237,9 +239,12 @@ async fn carry_out(
     {
         return Ok(Some(Outcome::Changing(wait)));
     }
+    // Nodes are read in this time and not before, see `nodes::carry_out`.
+    let _alone = if rollout.is_by_operator() { Some(shared.nodes.lock().await) } else { None };
+    let listing = NodeListing::default();
     let mut of_older = BTreeSet::new();
     if let Some(desired) = rollout.nodes_mut() {
-        of_older = nodes_of_older(object, context, desired).await?;
+        of_older = nodes_of_older(object, context, desired, &listing).await?;
         desired.upgrade.leave_out(of_older.iter().map(|node| node.hostname.clone()).collect());
     }
     let mut applied = Value::Null;
@@ -251,30 +256,26 @@ async fn carry_out(
         }
     }
     let reach = Reach::of(&rollout);
-    let left_out = match rollout.machines_problem {
-        Some(problem) => Some(machines::left_out(object, context, problem).await?),
-        None => None,
-    };
-    let mut carried = Carried { absent: rollout.absent, left_out, of_older, parts: Vec::new() };
+    let mut carried = Carried { absent: rollout.absent, left_out: None, of_older, parts: Vec::new() };
     for part in rollout.parts {
         carried.parts.push(match part {
             Part::Nodes(desired) => {
-                let found = fetch(context, &desired, std::mem::take(&mut applied)).await?;
+                let found = fetch(context, &desired, std::mem::take(&mut applied), &listing).await?;
                 CarriedPart::Nodes { desired, found: Box::new(found) }
             }
-            Part::Machines(rollout) => match machines::carry_out(object, context, &rollout, reach).await? {
+            Part::Machines(rollout) => match machines::carry_out(object, context, &rollout, reach, &listing).await? {
                 Some(found) => CarriedPart::Machines { rollout, found: Box::new(found) },
                 None => return Ok(None),
             },
-            Part::Operator(rollout) => {
-                let _alone = shared.nodes.lock().await;
-                match nodes::carry_out(object, context, &rollout).await? {
-                    nodes::Outcome::Done(found) => CarriedPart::Operator { rollout, found },
-                    nodes::Outcome::Refused(problem) => CarriedPart::Refused { engine: Engine::Operator, problem },
-                    nodes::Outcome::NotYet => return Ok(None),
-                }
-            }
+            Part::Operator(rollout) => match nodes::carry_out(object, context, &rollout, &listing).await? {
+                nodes::Outcome::Done(found) => CarriedPart::Operator { rollout, found },
+                nodes::Outcome::Refused(problem) => CarriedPart::Refused { engine: Engine::Operator, problem },
+                nodes::Outcome::NotYet => return Ok(None),
+            },
         });
+    }
+    if let Some(problem) = rollout.machines_problem {
+        carried.left_out = Some(machines::left_out(object, context, problem, &listing).await?);
     }
     Ok(Some(Outcome::Carried(carried)))
 }

@@ -1,6 +1,7 @@
 //! Reads everything that shows the progress of a roll-out: Fleet's Bundle, the Plan of this cluster with its Jobs and
 //! Nodes, and the machines of the inventory.
 
+use super::listing::NodeListing;
 use super::{Context, Desired, ReconcileError};
 use crate::inventory::index::KnownMachine;
 use crate::kube::apply;
@@ -44,7 +45,12 @@ pub(super) struct Found {
 }
 
 /// `applied`: the Bundle or the Plan as stored.
-pub(super) async fn fetch(context: &Context, desired: &Desired, applied: Value) -> Result<Found, ReconcileError> {
+pub(super) async fn fetch(
+    context: &Context,
+    desired: &Desired,
+    applied: Value,
+    listing: &NodeListing,
+) -> Result<Found, ReconcileError> {
     let upgrade = &desired.upgrade;
     let machines = context.inventory.index.installed(&upgrade.image_namespace);
     if !upgrade.is_local() {
@@ -59,7 +65,7 @@ pub(super) async fn fetch(context: &Context, desired: &Desired, applied: Value) 
         (Some(applied), plan(context, desired).await?)
     };
     let jobs = jobs(context, desired, &plan).await?;
-    let nodes = nodes(context).await?;
+    let nodes = nodes_of(listing.nodes(context).await?);
     Ok(Found {
         bundle,
         plan: LocalPlan { status: plan, jobs },
@@ -185,16 +191,9 @@ pub(super) fn end_of(job: &Job) -> Option<JobEnd> {
     })
 }
 
-/// The Nodes of this cluster.
-pub(super) async fn nodes(context: &Context) -> Result<Vec<Node>, ReconcileError> {
-    let nodes = Api::<v1::Node>::all(context.client.clone()).list(&ListParams::default()).await;
-    let nodes = nodes.map_err(|source| ReconcileError::Reading { what: "Nodes".to_owned(), source })?;
-    Ok(nodes_of(nodes.items))
-}
-
 /// The Nodes, each with what it is recognized by.
-fn nodes_of(nodes: Vec<v1::Node>) -> Vec<Node> {
-    let copied = copied_ids(&nodes);
+fn nodes_of(nodes: &[v1::Node]) -> Vec<Node> {
+    let copied = copied_ids(nodes);
     let id = |node: &v1::Node| machine_id(node).filter(|id| !copied.contains(id)).or_else(|| node.uid());
     nodes.iter().map(|node| Node { id: id(node), ..node_of(node) }).collect()
 }
@@ -326,7 +325,7 @@ mod tests {
             node["status"]["nodeInfo"]["machineID"] = json!(id);
             serde_json::from_value(node).unwrap()
         };
-        let nodes = nodes_of(vec![node("a", "1"), node("b", "2"), node("c", "2"), node("d", "")]);
+        let nodes = nodes_of(&[node("a", "1"), node("b", "2"), node("c", "2"), node("d", "")]);
         let ids: Vec<&str> = nodes.iter().map(|node| node.id.as_deref().unwrap()).collect();
         assert_eq!(ids, ["1", "uid-b", "uid-c", "uid-d"]);
     }

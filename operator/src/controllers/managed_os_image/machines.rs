@@ -2,6 +2,7 @@
 //! that to their inventories. The server tells them when they report.
 
 use super::fetch::machine_of;
+use super::listing::NodeListing;
 use super::{Context, ReconcileError};
 use crate::controllers::machine_inventory;
 use crate::inventory::index::KnownMachine;
@@ -10,11 +11,8 @@ use crate::rollout::machines::{MachineRollout, selects};
 use crate::rollout::turns::{Candidate, Limits, Turns, decide};
 use crate::rollout::{DefaultRegistry, Running};
 use api::{Engine, ManagedOSImage, Problem, UpgradeTurn};
-use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams};
 use kube::core::Selector;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The machines of a roll-out, and what was decided.
@@ -62,12 +60,13 @@ pub(super) async fn carry_out(
     context: &Context,
     rollout: &MachineRollout,
     reach: Reach,
+    listing: &NodeListing,
 ) -> Result<Option<Found>, ReconcileError> {
     if !context.inventory.index.is_complete() {
         return Ok(None);
     }
     let now = context.now();
-    let nodes = node_names(context).await?;
+    let nodes = listing.names(context).await?;
     let older = older(object, context);
     let (mut machines, mut not_reached, mut of_others) = (Vec::new(), Vec::new(), Vec::new());
     for machine in context.inventory.index.installed(&rollout.namespace) {
@@ -118,6 +117,7 @@ pub(super) async fn left_out(
     object: &ManagedOSImage,
     context: &Context,
     problem: Problem,
+    listing: &NodeListing,
 ) -> Result<LeftOut, ReconcileError> {
     let selector = Selector::try_from(object.spec.node_selector.clone().unwrap_or_default());
     let installed = context.inventory.index.installed(&object.namespace().unwrap_or_default());
@@ -125,19 +125,12 @@ pub(super) async fn left_out(
     free.retain(|machine| selector.as_ref().is_ok_and(|selector| selects(selector, machine)));
     // Most clusters have none, and need no list of their Nodes for it.
     if !free.is_empty() {
-        let nodes = node_names(context).await?;
+        let nodes = listing.names(context).await?;
         free.retain(|machine| machine_of(machine).is_none_or(|node| !nodes.contains(&node.name)));
     }
     let mut names: Vec<String> = free.iter().map(|machine| machine.name.clone()).collect();
     names.sort();
     Ok(LeftOut { names, problem })
-}
-
-/// The names of the Nodes of this cluster.
-async fn node_names(context: &Context) -> Result<BTreeSet<String>, ReconcileError> {
-    let nodes = Api::<Node>::all(context.client.clone()).list_metadata(&ListParams::default()).await;
-    let nodes = nodes.map_err(|source| ReconcileError::Reading { what: "Nodes".to_owned(), source })?;
-    Ok(nodes.items.iter().map(ResourceExt::name_any).collect())
 }
 
 /// What older ManagedOSImages of the namespace have machines do. Of several that select a machine the oldest counts.

@@ -4,6 +4,7 @@ mod act;
 mod fetch;
 mod status;
 
+use super::listing::NodeListing;
 use super::older::older;
 use super::status::Memory;
 use super::{Context, ReconcileError};
@@ -38,17 +39,19 @@ pub(super) enum Outcome {
     NotYet,
 }
 
-/// Decides and writes. Only one roll-out does so at a time, so that two of them never begin two control planes.
+/// Decides and writes. Only one roll-out does so at a time, and reads the Nodes in that time, so that two of them never begin two
+/// control planes.
 pub(super) async fn carry_out(
     object: &ManagedOSImage,
     context: &Context,
     rollout: &NodeRollout,
+    listing: &NodeListing,
 ) -> Result<Outcome, ReconcileError> {
     if !context.inventory.index.is_complete() {
         return Ok(Outcome::NotYet);
     }
     let older = selectors_of_older(object, context);
-    let mut cluster = fetch::cluster(context, rollout).await?;
+    let mut cluster = fetch::cluster(context, rollout, listing).await?;
     for node in &mut cluster.nodes {
         let older = older.iter().find(|(_, selector)| selector.matches(&node.labels));
         node.older = older.map(|(name, _)| name.clone());
@@ -89,7 +92,7 @@ pub(super) async fn end(object: &ManagedOSImage, context: &Context, wait: bool) 
         return Ok(0);
     }
     let name = &object.name_any();
-    let cluster = fetch::all(context).await?;
+    let cluster = fetch::all(context, &NodeListing::default()).await?;
     let (actions, held) = give_back(&cluster.nodes, name, context.now().0.as_second(), wait);
     if held == 0 {
         act::delete_jobs(context, cluster.jobs_of(name)).await?;

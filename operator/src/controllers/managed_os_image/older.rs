@@ -1,6 +1,7 @@
 //! Two ManagedOSImages over one node: the older one counts, and the other leaves the node out.
 
-use super::fetch::{clusters, machine_of, nodes};
+use super::fetch::{clusters, machine_of};
+use super::listing::NodeListing;
 use super::{Context, Desired, ManagedOSImage, ReconcileError};
 use crate::rollout::{DefaultRegistry, HOSTNAME, Upgrade};
 use api::Engine;
@@ -31,6 +32,7 @@ pub(super) async fn nodes_of_older(
     object: &ManagedOSImage,
     context: &Context,
     desired: &Desired,
+    listing: &NodeListing,
 ) -> Result<BTreeSet<OlderNode>, ReconcileError> {
     let older: Vec<Upgrade> = older(object, context).iter().filter_map(|image| upgrade(image, desired)).collect();
     if older.is_empty() {
@@ -38,7 +40,8 @@ pub(super) async fn nodes_of_older(
     }
     let upgrade = &desired.upgrade;
     if upgrade.is_local() {
-        return Ok(shared(upgrade, &older, nodes(context).await?.into_iter().map(|node| node.labels)));
+        let labels = listing.nodes(context).await?.iter().map(|node| node.labels().clone());
+        return Ok(shared(upgrade, &older, labels));
     }
     let mut found = BTreeSet::new();
     for one in older {

@@ -2,6 +2,7 @@
 
 use super::{Context, ReconcileError};
 use crate::controllers::managed_os_image::fetch::{copied_ids, end_of, machine_id, machine_of};
+use crate::controllers::managed_os_image::listing::NodeListing;
 use crate::rollout::LOCAL_NAMESPACE;
 use crate::rollout::nodes::NodeRollout;
 use crate::rollout::nodes::decide::needs_pods;
@@ -49,8 +50,12 @@ fn is_of(job: &v1::Job, image: &str) -> bool {
 }
 
 /// The Nodes as the roll-out sees them. Their pods are not read yet.
-pub(super) async fn cluster(context: &Context, rollout: &NodeRollout) -> Result<Cluster, ReconcileError> {
-    let mut cluster = all(context).await?;
+pub(super) async fn cluster(
+    context: &Context,
+    rollout: &NodeRollout,
+    listing: &NodeListing,
+) -> Result<Cluster, ReconcileError> {
+    let mut cluster = all(context, listing).await?;
     let attempt = label_of_attempt(rollout);
     let said = if cluster.jobs.is_empty() { HashMap::new() } else { said(context).await? };
     let mut by_node: HashMap<&str, Vec<&v1::Job>> = HashMap::new();
@@ -78,14 +83,13 @@ pub(super) async fn cluster(context: &Context, rollout: &NodeRollout) -> Result<
 }
 
 /// The Nodes and Jobs, without what depends on a roll-out but for unfinished Jobs.
-pub(super) async fn all(context: &Context) -> Result<Cluster, ReconcileError> {
-    let nodes = Api::<core::Node>::all(context.client.clone()).list(&ListParams::default()).await;
-    let nodes = nodes.map_err(|source| ReconcileError::Reading { what: "Nodes".to_owned(), source })?;
+pub(super) async fn all(context: &Context, listing: &NodeListing) -> Result<Cluster, ReconcileError> {
+    let nodes = listing.nodes(context).await?;
     let jobs = Api::<v1::Job>::namespaced(context.client.clone(), &context.namespace);
     let jobs = jobs.list(&ListParams::default().labels(&format!("{NODE_LABEL},{OS_IMAGE_LABEL}"))).await;
     let jobs = jobs.map_err(|source| ReconcileError::Reading { what: "upgrade Jobs".to_owned(), source })?.items;
-    let copied = copied_ids(&nodes.items);
-    let mut nodes: Vec<Node> = nodes.items.into_iter().map(node_of).collect();
+    let copied = copied_ids(nodes);
+    let mut nodes: Vec<Node> = nodes.iter().cloned().map(node_of).collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     let busy: HashSet<&String> =
         jobs.iter().filter(|job| end_of(job).is_none()).filter_map(|job| job.labels().get(NODE_LABEL)).collect();
