@@ -3,6 +3,7 @@
 mod act;
 mod fetch;
 mod status;
+mod words;
 
 use super::listing::NodeListing;
 use super::older::older;

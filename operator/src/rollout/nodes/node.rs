@@ -48,6 +48,8 @@ pub struct Job {
     pub state: JobState,
     /// What the last ended container of its pods said, and with which exit code.
     pub said: Option<(i32, String)>,
+    /// What one of its containers waits for, such as an image that cannot be pulled.
+    pub waits: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -16,6 +16,9 @@ pub const LIMIT: i64 = DEADLINE + 300;
 /// The exit code of a container that the kubelet knows nothing of, because the node restarted under it.
 const LOST: i32 = 255;
 
+/// What is said of a Job that runs. What it waits for may follow.
+const JOB_RUNS: &str = "its Job runs";
+
 /// A write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -82,7 +85,7 @@ pub fn step(
             Some(End::Done) => done(node, memory, rollout),
             Some(End::Failed { reason, message }) => failed(node, memory, rollout, reason, message),
             None => match memory.drained {
-                Some(drained) => upgrading(node, memory, drained, rollout, now),
+                Some(drained) => upgrading(node, memory, drained, rollout, said, now),
                 None if !selected => let_go(memory, "spec.nodeSelector does not select it any more"),
                 None => draining(node, memory, rollout, said, now),
             },
@@ -158,7 +161,7 @@ fn draining(node: &Node, memory: &Memory, rollout: &NodeRollout, said: Option<&s
 }
 
 /// The node is drained; its Job upgrades it.
-fn upgrading(node: &Node, memory: &Memory, drained: i64, rollout: &NodeRollout, now: i64) -> Step {
+fn upgrading(node: &Node, memory: &Memory, drained: i64, rollout: &NodeRollout, said: Option<&str>, now: i64) -> Step {
     let over = now - drained >= LIMIT;
     let restarted = node.boot_id != memory.boot_id;
     let back = node.is_back(memory);
@@ -184,7 +187,10 @@ fn upgrading(node: &Node, memory: &Memory, drained: i64, rollout: &NodeRollout, 
             Some(Running::Healthy | Running::Unproven) if restarted => {
                 Step::in_flight(Phase::Proving, "it runs the release; its Job has not ended")
             }
-            _ => Step::in_flight(Phase::Upgrading, "its Job runs"),
+            _ => {
+                let waits = job.waits.iter().map(|waits| format!("; {waits}"));
+                Step::in_flight(Phase::Upgrading, &format!("{JOB_RUNS}{}", waits.collect::<String>()))
+            }
         },
         JobState::Failed(_) | JobState::Complete if there => finish(memory),
         JobState::Failed(_) if !node.ready && !over => {
@@ -192,7 +198,10 @@ fn upgrading(node: &Node, memory: &Memory, drained: i64, rollout: &NodeRollout, 
         }
         JobState::Failed(words) => {
             let reason = if restarted { "FellBack" } else { "JobFailed" };
-            fail(node, memory, reason, gave_up(job).unwrap_or(words))
+            // The pods of a Job whose deadline is over are gone.
+            let waited = said.and_then(|said| said.strip_prefix(JOB_RUNS)?.strip_prefix("; "));
+            let words = waited.map_or_else(|| words.clone(), |waited| format!("{words}; last: {waited}"));
+            fail(node, memory, reason, gave_up(job).unwrap_or(&words))
         }
         JobState::Complete if !back && over => {
             fail(node, memory, "NotBack", &format!("its Node was not Ready again within {minutes} minutes"))

@@ -117,7 +117,7 @@ fn control_planes_come_first_and_one_at_a_time() {
     assert_eq!(phases(&decision), [Phase::Waiting, Phase::Upgrading, Phase::Waiting, Phase::Waiting]);
     assert!(reasons(&decision)[0].contains("control planes come first"), "{decision:?}");
     let done = |node: &mut Node| {
-        node.job = Some(Job { state: JobState::Complete, said: None });
+        node.job = Some(Job { state: JobState::Complete, ..Job::default() });
         restarted(node, 2);
     };
     done(&mut nodes[1]);
@@ -148,7 +148,7 @@ fn a_node_that_somebody_cordoned_stays_cordoned() {
     let rollout = rollout(json!({"osImage": "a:2"}));
     let mut nodes = vec![Node { unschedulable: true, ..node("a", 1) }];
     pass(&rollout, &mut nodes, START);
-    nodes[0].job = Some(Job { state: JobState::Complete, said: None });
+    nodes[0].job = Some(Job { state: JobState::Complete, ..Job::default() });
     restarted(&mut nodes[0], 2);
     assert_eq!(phases(&pass(&rollout, &mut nodes, START + 9)), [Phase::Done]);
     assert!(nodes[0].unschedulable);
@@ -157,9 +157,13 @@ fn a_node_that_somebody_cordoned_stays_cordoned() {
 #[test]
 fn a_failure_says_why_and_the_node_is_used_again_when_it_is_ready() {
     let gave_up = Some((1, "NotARelease: no release.json".to_owned()));
-    let failed = |said: Option<(i32, String)>| Job { state: JobState::Failed("BackoffLimitExceeded".into()), said };
-    let done = Job { state: JobState::Complete, said: None };
-    let running = |said: Option<(i32, String)>| Job { state: JobState::Running, said };
+    let failed = |said: Option<(i32, String)>| Job {
+        state: JobState::Failed("BackoffLimitExceeded".into()),
+        said,
+        ..Job::default()
+    };
+    let done = Job { state: JobState::Complete, ..Job::default() };
+    let running = |said: Option<(i32, String)>| Job { said, ..Job::default() };
     for (job, boots, runs, after, reason) in [
         (Some(failed(gave_up.clone())), 0, 1, 9, "JobFailed: NotARelease: no release.json"),
         (Some(failed(None)), 0, 1, 9, "JobFailed: BackoffLimitExceeded"),
@@ -189,6 +193,26 @@ fn a_failure_says_why_and_the_node_is_used_again_when_it_is_ready() {
         }
         assert!(!nodes[0].unschedulable && nodes[0].job.as_ref().is_none_or(|job| job.state != JobState::Running));
     }
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_is_said_while_the_job_waits_and_when_its_time_is_over() {
+    let rollout = rollout(json!({"osImage": "a:2"}));
+    let mut nodes = vec![node("a", 1)];
+    pass(&rollout, &mut nodes, START);
+    pass(&rollout, &mut nodes, START + 1);
+    nodes[0].job = Some(Job { waits: Some("ImagePullBackOff: a:2: not found".into()), ..Job::default() });
+    let waits = decided(&rollout, &nodes, START + 2);
+    assert_eq!(reasons(&waits), ["its Job runs; ImagePullBackOff: a:2: not found"]);
+    nodes[0].job = Some(Job { state: JobState::Failed("DeadlineExceeded".into()), ..Job::default() });
+    let before = NodeProgress {
+        id: Some("machine-a".into()),
+        reason: Some(waits.places[0].reason.clone()),
+        ..NodeProgress::default()
+    };
+    let observed = Observed { nodes: &nodes, others: &[], before: &[&before], now: START + 3 };
+    let failed = decide(&rollout, observed);
+    assert_eq!(reasons(&failed), ["JobFailed: DeadlineExceeded; last: ImagePullBackOff: a:2: not found"]);
 }
 
 #[test]

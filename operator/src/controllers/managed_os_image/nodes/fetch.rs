@@ -1,5 +1,6 @@
 //! Reads the Nodes of this cluster with their Jobs and pods.
 
+use super::words::{self, Words};
 use super::{Context, ReconcileError};
 use crate::controllers::managed_os_image::fetch::{copied_ids, end_of, machine_id, machine_of};
 use crate::controllers::managed_os_image::listing::NodeListing;
@@ -15,15 +16,12 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The annotation of a pod that is defined by a file on its node.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// The label that the Job controller puts on pods.
-const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
@@ -57,7 +55,8 @@ pub(super) async fn cluster(
 ) -> Result<Cluster, ReconcileError> {
     let mut cluster = all(context, listing).await?;
     let attempt = label_of_attempt(rollout);
-    let said = if cluster.jobs.is_empty() { HashMap::new() } else { said(context).await? };
+    let pods = if cluster.jobs.is_empty() { Vec::new() } else { pods_of_jobs(context).await? };
+    let mut words = words::of_jobs(pods);
     let mut by_node: HashMap<&str, Vec<&v1::Job>> = HashMap::new();
     for job in &cluster.jobs {
         by_node.entry(job.labels().get(NODE_LABEL).map_or("", String::as_str)).or_default().push(job);
@@ -70,13 +69,14 @@ pub(super) async fn cluster(
         let own = |job: &&&v1::Job| is_of(job, &rollout.name) && job.labels().get(ATTEMPT_LABEL) == Some(&attempt);
         let jobs = by_node.remove(node.uid.as_str()).unwrap_or_default();
         node.other_job = jobs.iter().any(|job| !own(&job) && end_of(job).is_none());
-        node.job = jobs.iter().find(own).map(|job| Job {
-            state: match end_of(job) {
+        node.job = jobs.iter().find(own).map(|job| {
+            let Words { said, waits } = words.remove(&job.name_any()).unwrap_or_default();
+            let state = match end_of(job) {
                 None => JobState::Running,
                 Some(JobEnd::Complete) => JobState::Complete,
                 Some(JobEnd::Failed(words)) => JobState::Failed(words),
-            },
-            said: said.get(&job.name_any()).cloned(),
+            };
+            Job { state, said, waits }
         });
     }
     Ok(cluster)
@@ -124,28 +124,11 @@ fn node_of(node: core::Node) -> Node {
     }
 }
 
-/// What the last ended container of each Job said, by the Job's name.
-async fn said(context: &Context) -> Result<HashMap<String, (i32, String)>, ReconcileError> {
+/// The pods of upgrade Jobs.
+async fn pods_of_jobs(context: &Context) -> Result<Vec<core::Pod>, ReconcileError> {
     let api = Api::<core::Pod>::namespaced(context.client.clone(), &context.namespace);
     let pods = api.list(&ListParams::default().labels(NODE_LABEL)).await;
-    let pods = pods.map_err(|source| ReconcileError::Reading { what: "pods of upgrade Jobs".to_owned(), source })?;
-    let mut last: HashMap<String, (Option<Timestamp>, i32, String)> = HashMap::new();
-    for pod in pods.items {
-        let Some(job) = pod.labels().get(JOB_NAME).cloned() else { continue };
-        let status = pod.status.unwrap_or_default();
-        let containers = [status.init_container_statuses, status.container_statuses];
-        for container in containers.into_iter().flatten().flatten() {
-            let Some(end) = container.state.and_then(|state| state.terminated) else { continue };
-            let when = end.finished_at.map(|time| time.0);
-            let words = end.message.or(end.reason).unwrap_or_default();
-            let entry = (when, end.exit_code, words);
-            let newer = last.get(&job).is_none_or(|(earlier, _, _)| *earlier <= when);
-            if newer {
-                last.insert(job.clone(), entry);
-            }
-        }
-    }
-    Ok(last.into_iter().map(|(job, (_, code, words))| (job, (code, words))).collect())
+    Ok(pods.map_err(|source| ReconcileError::Reading { what: "pods of upgrade Jobs".to_owned(), source })?.items)
 }
 
 /// Reads the pods of the nodes that are being drained.
