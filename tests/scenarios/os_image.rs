@@ -8,6 +8,7 @@ use harness::fakes::rancher::Rancher;
 use harness::fakes::upgrade_engines::{Kinds, deploy_bundle, set_bundle_status};
 use harness::objects::{condition, contains, kubectl_kind, kubectl_name, manifest};
 use harness::world::World;
+use k8s_openapi::jiff::Timestamp;
 use qemu::paths;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
@@ -69,6 +70,19 @@ async fn machines_of_a_cluster_say_when_they_are_upgraded() {
         last["metadata"]["managedFields"],
         rollout.get("bundles.fleet.cattle.io", "fleet-default", "mos-edge").unwrap().unwrap()["metadata"]["managedFields"]
     );
+
+    // Beside Fleet, a machine that belongs to no cluster upgrades itself.
+    rollout.world.create_inventory("kiosk", json!({})).unwrap();
+    rollout.report("kiosk", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
+    let both = rollout.image_where("edge", "fleet-default", "/status/engines/1/engine", "Machine").await.unwrap();
+    assert_eq!(both["status"]["engines"][0]["counts"]["done"], 1, "{}", both["status"]);
+    let not_used = condition(&both, condition_type::FIELDS_NOT_USED);
+    assert!(not_used["message"].as_str().is_some_and(|text| text.contains("kiosk") && text.contains("spec.targets")));
+    let kiosk = rollout.get("machineinventories.rancheros.cattle.io", "fleet-default", "kiosk").unwrap().unwrap();
+    assert_eq!(kiosk["status"]["upgrade"]["managedOSImage"], "edge", "{}", kiosk["status"]);
+    rollout.report("kiosk", json!({"version": "0.2.0", "slot": "B", "healthy": true})).unwrap();
+    let done = rollout.reason("edge", "fleet-default", reason::UPGRADED).await.unwrap();
+    assert_eq!(done["status"]["counts"]["done"], 2, "{}", done["status"]);
 
     rollout.delete("edge", "fleet-default").unwrap();
     rollout.metrics_say(r#"rancheros_upgrade_nodes{phase="done"} 0"#).await.unwrap();
@@ -280,7 +294,7 @@ impl Rollout {
 
     /// Sets the status as if the machine had reported this.
     fn report(&self, name: &str, os: Value) -> Result<()> {
-        let status = json!({"phase": Phase::Ready, "os": os});
+        let status = json!({"phase": Phase::Ready, "lastSeen": Timestamp::now().to_string(), "os": os});
         self.world.cluster.patch_status(&kubectl_name::<MachineInventory>(name), NAMESPACE, &status)
     }
 
