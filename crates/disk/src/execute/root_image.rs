@@ -12,6 +12,8 @@ use std::thread;
 
 /// Bytes of one transfer.
 const CHUNK: usize = 4 << 20;
+/// Unit in which a place that cannot be read or written is looked for, in bytes: a multiple of every sector size.
+const BLOCK: usize = 4096;
 /// One buffer is filled while another is written. The third evens out delays.
 const BUFFERS: usize = 3;
 
@@ -40,7 +42,7 @@ pub fn copy(
             let padded = bytes.next_multiple_of(sector);
             buffer[bytes..padded].fill(0);
             for (index, offset) in (1..).zip(offsets) {
-                target.write_at(offset + done, &buffer[..padded]).map_err(CopyError::Write)?;
+                write(target, offset + done, &buffer[..padded]).map_err(CopyError::Write)?;
                 progress(done * offsets.len() as u64 + index * bytes as u64);
             }
             Ok(())
@@ -58,6 +60,36 @@ pub enum CopyError {
     Write(#[source] io::Error),
 }
 
+/// The first place of a transfer that failed. An operating system says only that the whole transfer did.
+#[derive(Debug, thiserror::Error)]
+#[error("at byte {byte}, which is sector {} of 512 bytes, of the partition or disk", .byte / 512)]
+struct FailedAt {
+    byte: u64,
+    source: io::Error,
+}
+
+fn write(target: &mut dyn Target, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    target.write_at(offset, bytes).map_err(|error| {
+        let parts = (offset..).step_by(BLOCK).zip(bytes.chunks(BLOCK));
+        first_failure(parts.map(|(byte, part)| (byte, target.write_at(byte, part)))).unwrap_or(error)
+    })
+}
+
+fn read(target: &mut dyn Target, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    target.read_at(offset, buffer).map_err(|error| {
+        let parts = (offset..).step_by(BLOCK).zip(buffer.chunks_mut(BLOCK));
+        first_failure(parts.map(|(byte, part)| (byte, target.read_at(byte, part)))).unwrap_or(error)
+    })
+}
+
+/// The first failure of a transfer that is tried again block by block. `None` if each block succeeds by itself.
+fn first_failure(mut parts: impl Iterator<Item = (u64, io::Result<()>)>) -> Option<io::Error> {
+    parts.find_map(|(byte, result)| {
+        let source = result.err()?;
+        Some(io::Error::new(source.kind(), FailedAt { byte, source }))
+    })
+}
+
 /// Reads `length` bytes back from `offset`. Returns their lower-case hex SHA-256.
 pub fn digest(target: &mut dyn Target, offset: u64, length: u64, mut progress: impl FnMut(u64)) -> io::Result<String> {
     let sector = target.sector_bytes() as usize;
@@ -72,7 +104,7 @@ pub fn digest(target: &mut dyn Target, offset: u64, length: u64, mut progress: i
             Ok(hex::encode(context.finish()))
         });
         filler.fill(length, |done, buffer, bytes| {
-            target.read_at(offset + done, &mut buffer[..bytes.next_multiple_of(sector)])?;
+            read(target, offset + done, &mut buffer[..bytes.next_multiple_of(sector)])?;
             progress(done + bytes as u64);
             Ok(())
         })?;
@@ -156,6 +188,62 @@ mod tests {
         for offset in [0, 16 << 20] {
             assert_eq!(digest(&mut disk, offset, length, |_| {}).unwrap(), read);
         }
+    }
+
+    /// A disk of which one sector can be neither written nor read.
+    struct BadSector {
+        disk: Disk,
+        byte: u64,
+        may_write: bool,
+    }
+
+    impl BadSector {
+        fn check(&self, offset: u64, length: usize) -> io::Result<()> {
+            let is_bad = (offset..offset + length as u64).contains(&self.byte);
+            if is_bad { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
+        }
+    }
+
+    impl Target for BadSector {
+        fn length(&self) -> u64 {
+            self.disk.length()
+        }
+        fn sector_bytes(&self) -> u32 {
+            self.disk.sector_bytes()
+        }
+        fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            if !self.may_write {
+                self.check(offset, bytes.len())?;
+            }
+            self.disk.write_at(offset, bytes)
+        }
+        fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            self.check(offset, buffer.len())?;
+            self.disk.read_at(offset, buffer)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            self.disk.flush()
+        }
+        fn announce(&mut self) -> io::Result<()> {
+            self.disk.announce()
+        }
+    }
+
+    #[test]
+    fn a_bad_sector_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(16 << 20).unwrap();
+        let byte = (CHUNK + 3 * BLOCK) as u64;
+        let image = vec![7; 2 * CHUNK];
+        let length = image.len() as u64;
+        let expected = format!("at byte {byte}, which is sector {} of", byte / 512);
+        let mut bad = BadSector { disk: Disk::open(file.path()).unwrap(), byte: byte + 1024, may_write: false };
+        let error = protocol::error_chain(&copy(&image[..], length, &mut bad, &[0], |_| {}).unwrap_err());
+        assert!(error.contains(&expected) && error.contains("Input/output error"), "{error}");
+        bad.may_write = true;
+        copy(&image[..], length, &mut bad, &[0], |_| {}).unwrap();
+        let error = protocol::error_chain(&digest(&mut bad, 0, length, |_| {}).unwrap_err());
+        assert!(error.contains(&expected), "{error}");
     }
 
     #[test]
