@@ -26,6 +26,10 @@ impl Machine {
         if spec.screen {
             add("-serial", "chardev:second".to_owned());
         }
+        if spec.watchdog {
+            add("-device", "i6300esb".to_owned());
+            add("-action", "watchdog=reset".to_owned());
+        }
         add("-qmp", format!("unix:{CONTROL},server=on,wait=off"));
         add("-device", "virtio-rng-pci".to_owned());
         add("-netdev", format!("user,id=network,hostfwd=tcp:127.0.0.1:{}-:22", self.ssh_port.number()));

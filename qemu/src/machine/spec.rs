@@ -21,6 +21,8 @@ pub struct MachineSpec {
     pub first: BootFirst,
     /// A screen, and a second serial port that is no console of the kernel. Every machine has a keyboard.
     pub screen: bool,
+    /// A hardware watchdog, QEMU's i6300ESB, which resets the machine.
+    pub watchdog: bool,
     /// Called with each line of the console as it comes.
     pub on_line: Option<fn(&Line)>,
 }
@@ -67,6 +69,7 @@ impl MachineSpec {
             tpm: Some(EkCertificate::Present),
             first: BootFirst::Disk,
             screen: false,
+            watchdog: false,
             on_line: None,
         }
     }
