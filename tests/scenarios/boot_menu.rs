@@ -134,6 +134,12 @@ fn vm_every_start_is_counted_by_grub_as_by_us() {
     let said = disk.start();
     assert!(said.contains("cannot be read") && said.contains("ros-boot: starting R "), "{said}");
 
+    disk.put("A/initrd", b"damaged");
+    disk.put("grub/grubenv", &BootState::INSTALLED.to_bytes());
+    let said = disk.start();
+    assert!(said.contains("A/vmlinuz or A/initrd is damaged") && said.contains("vmlinuz: OK"), "{said}");
+    assert_eq!(disk.state().a.left, 2);
+
     disk.put("A/args.cfg", b"");
     disk.put("grub/grubenv", &BootState::INSTALLED.to_bytes());
     let said = disk.start();

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod marker;
 pub mod plan;
 pub mod rewrite;
+pub mod sums;
 pub mod target;
 
 pub use description::DiskDescription;

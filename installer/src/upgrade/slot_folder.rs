@@ -6,7 +6,7 @@
 use super::error::UpgradeError;
 use crate::installed::files::{remove_if_present, sync_folder, write_in_place};
 use boot_contract::Slot;
-use disk::args_cfg;
+use disk::{args_cfg, sums};
 use nix::sys::statvfs::statvfs;
 use release::{MANIFEST, ReleaseFile, ReleaseManifest, ReleaseSource, digest};
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use std::path::Path;
 const KERNEL: &str = "vmlinuz";
 const INITRD: &str = "initrd";
 const ARGUMENTS: &str = "args.cfg";
-/// Bytes for the two small files and for what a cluster leaves unused.
+/// Bytes for the three small files and for what a cluster leaves unused.
 const SPARE: u64 = 1 << 20;
 
 /// Whether the files fit once those of the slot are removed. Nothing is written.
@@ -36,7 +36,7 @@ pub fn write(boot: &Path, slot: Slot, release: &ReleaseSource, arguments: &str) 
     let failed = |source| UpgradeError::BootFiles { folder: folder.clone(), source };
     fs::create_dir_all(&folder).map_err(failed)?;
     // The old files make room for the new ones.
-    for name in [KERNEL, INITRD, ARGUMENTS, MANIFEST] {
+    for name in [KERNEL, INITRD, sums::FILE, ARGUMENTS, MANIFEST] {
         remove_if_present(&folder.join(name)).map_err(failed)?;
     }
     sync_folder(&folder).map_err(failed)?;
@@ -44,6 +44,7 @@ pub fn write(boot: &Path, slot: Slot, release: &ReleaseSource, arguments: &str) 
     for (name, bytes) in [
         (KERNEL, release.read(&manifest.kernel)?),
         (INITRD, release.read(&manifest.initrd)?),
+        (sums::FILE, sums::of(manifest).into_bytes()),
         (ARGUMENTS, args_cfg::write(arguments).into_bytes()),
         (MANIFEST, release.manifest_bytes().to_vec()),
     ] {
@@ -103,6 +104,7 @@ mod tests {
         check(boot.path(), Slot::B, &release).unwrap();
         let read = |name: &str| fs::read(boot.path().join("B").join(name)).unwrap();
         assert_eq!(read("initrd"), b"initrd");
+        assert_eq!(read("sums.txt"), sums::of(release.manifest()).as_bytes());
         assert_eq!(read("release.json"), release.manifest_bytes());
         assert_eq!(args_cfg::read(std::str::from_utf8(&read("args.cfg")).unwrap()), Some("ros.slot=B"));
         for damaged in ["Initrd", "initrd and more"] {

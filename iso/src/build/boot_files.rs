@@ -17,7 +17,10 @@ const DISK_MENU: &str = include_str!("grub/disk.cfg");
 /// disk.
 const DISK_PREFIX: &str = "(,gpt2)/grub";
 
-/// The GRUB modules of both BIOS images. The image for disks also has FAT, the image for media also has ISO 9660.
+/// The GRUB modules of the BIOS image for disks alone: the boot partition's file system, and the digests of kernels.
+const DISK_MODULES: &[&str] = &["fat", "hashsum", "gcry_sha256"];
+
+/// The GRUB modules of both BIOS images. The image for media also has ISO 9660.
 const BIOS_MODULES: &[&str] = &[
     "biosdisk",
     "part_gpt",
@@ -88,7 +91,7 @@ impl BootFiles {
         }
         let menu = folder.join("grub.cfg");
         fs::write(&menu, DISK_MENU).with_context(|| format!("writing {}", menu.display()))?;
-        self.make_image(tools, "i386-pc", DISK_PREFIX, &["fat"], &folder.join("core.img"))
+        self.make_image(tools, "i386-pc", DISK_PREFIX, DISK_MODULES, &folder.join("core.img"))
     }
 
     /// Writes the El Torito image of GRUB, with which a BIOS starts a medium.
@@ -96,14 +99,14 @@ impl BootFiles {
         self.make_image(tools, "i386-pc-eltorito", "/boot/grub", &["iso9660", "part_msdos"], output)
     }
 
-    fn make_image(&self, tools: &Tools, format: &str, prefix: &str, filesystem: &[&str], output: &Path) -> Result<()> {
+    fn make_image(&self, tools: &Tools, format: &str, prefix: &str, own_modules: &[&str], output: &Path) -> Result<()> {
         tools
             .command("grub-mkimage", "grub-mkimage")
             .arg("-d")
             .arg(self.tools.join("usr/lib/grub/i386-pc"))
             .args(["-O", format, "-p", prefix, "-o"])
             .arg(output)
-            .args(filesystem)
+            .args(own_modules)
             .args(BIOS_MODULES)
             .run()?;
         Ok(())

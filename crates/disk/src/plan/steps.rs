@@ -1,8 +1,8 @@
 //! The steps of an installation as values, in the order in which they are carried out.
 
 use super::Request;
-use crate::args_cfg;
 use crate::layout::{Layout, Role};
+use crate::{args_cfg, sums};
 use boot_contract::{BootState, Slot, boot_state};
 use release::{ReleaseFile, ReleaseManifest};
 use serde::{Serialize, Serializer};
@@ -125,6 +125,7 @@ fn boot_files(request: &Request, release: &ReleaseManifest, layout: &Layout) -> 
         files.extend([
             from_release(&format!("{folder}/vmlinuz"), &release.kernel),
             from_release(&format!("{folder}/initrd"), &release.initrd),
+            file(&format!("{folder}/{}", sums::FILE), Content::Text(sums::of(release))),
             file(&format!("{folder}/args.cfg"), Content::Text(arguments)),
             file(&format!("{folder}/release.json"), Content::Manifest),
         ]);
