@@ -50,8 +50,13 @@ pub enum Command {
     Rollback(RollbackOptions),
     /// Choose the slot, or the recovery system, for the next start
     ///
-    /// The slot's counter of failed starts is reset. The machine is not restarted.
+    /// The slot's counter of failed starts is reset. The machine is not restarted. A reset or an installation that the
+    /// recovery system was to carry out is withdrawn, unless the operator asks for it again.
     Boot(BootOptions),
+    /// Erase the data of this machine, or its settings, or both, and restart
+    ///
+    /// The machine keeps its releases, its identity, and how it reaches its operator. docs/reset.md says what stays.
+    Reset(ResetOptions),
     /// In the recovery system: show why it runs, and restart into the slot after a while if that can help
     Recover,
     /// Write the text above the login prompt of an installed system: its address, slot and state
@@ -125,7 +130,7 @@ pub struct HealthyOptions {
 }
 
 #[derive(Clone, Debug, Args)]
-#[command(group(ArgGroup::new("source").args(["image", "release", "ordered"]).required(true)))]
+#[command(group(ArgGroup::new("source").args(["image", "release", "ordered", "recovery"]).required(true)))]
 pub struct UpgradeOptions {
     /// Image of the release in a registry, as `ros-image push` puts it there: HOST/REPOSITORY:TAG or …@DIGEST
     pub image: Option<String>,
@@ -135,6 +140,9 @@ pub struct UpgradeOptions {
     /// Carry out the order that the operator gave with the answer to a report, as ros-upgrade.service does
     #[arg(long)]
     pub ordered: bool,
+    /// Make the recovery system a copy of the running system
+    #[arg(long, conflicts_with_all = ["registries", "plain_http", "retry", "reboot"])]
+    pub recovery: bool,
     /// Mirrors, credentials and authorities of registries, in the form of k3s' registries.yaml [default: that of k3s]
     #[arg(long, value_name = "FILE")]
     pub registries: Option<PathBuf>,
@@ -159,6 +167,17 @@ pub struct RollbackOptions {
     /// Restart at once
     #[arg(long)]
     pub reboot: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").args(["persistent", "oem"]).required(true).multiple(true)))]
+pub struct ResetOptions {
+    /// Erase all data: COS_PERSISTENT
+    #[arg(long)]
+    pub persistent: bool,
+    /// Forget the settings on COS_OEM: the cloud-config, except host name, network, time servers and keys for releases
+    #[arg(long)]
+    pub oem: bool,
 }
 
 #[derive(Debug, Args)]
@@ -315,12 +334,24 @@ mod tests {
     #[test]
     fn an_upgrade_takes_an_image_or_a_folder() {
         let parse = |words: &[&str]| Cli::try_parse_from([&["ros-installer", "upgrade"], words].concat());
-        for good in [&["h/ros:2", "--plain-http", "--reboot"][..], &["--release", "/r", "--check", "--retry"]] {
+        let good = [&["h/ros:2", "--plain-http", "--reboot"][..], &["--release", "/r", "--check", "--retry"]];
+        for good in [&good[..], &[&["--recovery", "--check"]]].concat() {
             assert!(parse(good).is_ok(), "{good:?}");
         }
-        for bad in [&[][..], &["h/ros:2", "--release", "/r"], &["h/ros:2", "--check", "--reboot"]] {
+        for bad in
+            [&[][..], &["h/ros:2", "--release", "/r"], &["h/ros:2", "--check", "--reboot"], &["h/ros:2", "--recovery"]]
+        {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_reset_says_what_is_erased() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["ros-installer", "reset"], words].concat());
+        for good in [&["--persistent"][..], &["--oem"], &["--persistent", "--oem"]] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        assert!(parse(&[]).is_err());
     }
 
     #[test]

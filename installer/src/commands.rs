@@ -7,6 +7,7 @@ mod operator;
 pub mod probe;
 pub mod register;
 pub mod report;
+pub mod reset;
 pub mod rollback;
 pub mod status;
 pub mod tpm_hash;

@@ -8,11 +8,12 @@ pub mod questions;
 use boot_contract::Milestone;
 use consoles::{Consoles, Heading};
 pub use progress::ProgressDisplay;
+use protocol::message::Progress;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The kernel's log levels. The first number is that of its consoles (proc_sys_kernel(5), `printk`).
 pub const LOG_LEVELS: &str = "proc/sys/kernel/printk";
@@ -60,6 +61,17 @@ pub fn progress_output() -> (Box<dyn Write>, bool) {
         Some(consoles) => (Box::new(consoles), true),
         None => (Box::new(io::stdout()), io::stdout().is_terminal()),
     }
+}
+
+/// Shows the progress of an action on `output`, which is redrawn if the second value is true.
+pub fn with_progress<T>(
+    (output, redraws): (Box<dyn Write>, bool),
+    action: impl FnOnce(&mut dyn FnMut(&Progress)) -> T,
+) -> T {
+    let mut display = ProgressDisplay::new(output, redraws, Instant::now());
+    let done = action(&mut |progress| display.show(progress, Instant::now()));
+    display.end_line();
+    done
 }
 
 /// The output for whole lines of the log.

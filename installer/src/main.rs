@@ -3,7 +3,7 @@
 use boot_contract::Milestone;
 use clap::Parser;
 use installer::cli::{Cli, Command};
-use installer::commands::{boot, install, probe, register, report, rollback, status, tpm_hash, upgrade};
+use installer::commands::{boot, install, probe, register, report, reset, rollback, status, tpm_hash, upgrade};
 use installer::console::{self, announce, log};
 use installer::exit_code::ExitCode;
 use installer::installed::{healthy, issue, recovery, trial};
@@ -59,7 +59,8 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
         Command::Healthy(_) => Ok(healthy::run()?),
         Command::Upgrade(options) => block_on(upgrade::run(options)),
         Command::Rollback(options) => rollback::run(options),
-        Command::Boot(options) => boot::run(options),
+        Command::Boot(options) => boot::run(options, root),
+        Command::Reset(options) => reset::run(options, root),
         Command::Recover => Ok(recovery::run()?),
         Command::Issue => Ok(issue::write(root)?),
     }

@@ -85,6 +85,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
             kernel: &kernel.image(),
             initrd: &initrd.join("initrd"),
             initrd_modules: initrd::modules(&kernel)?.names(),
+            menu: options.boot_menu.as_deref(),
         };
         release_folder::write(&folder, parts)
     })?;

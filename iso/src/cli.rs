@@ -68,6 +68,9 @@ pub struct BuildOptions {
     /// Oldest version, such as 1.4.0, to which a machine can change after this release has come up on it
     #[arg(long, value_name = "VERSION", requires = "sign")]
     pub minimum_version: Option<SemanticVersion>,
+    /// GRUB script for machines that are upgraded to this release. It starts the slot $ros_slot; docs/boot.md says how
+    #[arg(long, value_name = "FILE")]
+    pub boot_menu: Option<PathBuf>,
     /// Folder in which stages are kept between builds [default: $HOME/.cache/rancheros]
     #[arg(long, value_name = "DIR", env = "ROS_CACHE")]
     pub cache: Option<PathBuf>,

@@ -68,7 +68,7 @@ fn small_files(folder: &Path, manifest: &ReleaseManifest) -> Result<Tree> {
     let mut tree = Tree::default();
     let mut add = |name: &str| tree.insert(&format!("{RELEASE}/{name}"), Node::stored(0o644, &folder.join(name))?);
     add(MANIFEST)?;
-    for (_, file) in manifest.files().into_iter().filter(|(_, file)| **file != manifest.root) {
+    for (_, file) in manifest.files().filter(|(_, file)| **file != manifest.root) {
         add(&file.name)?;
     }
     for key in signature::signers(folder).context("reading the signatures")? {

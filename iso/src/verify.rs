@@ -56,7 +56,7 @@ pub fn run(options: &VerifyOptions) -> Result<()> {
 fn verify(iso: impl Read + Seek) -> Result<Verified> {
     let mut volume = Volume::open(iso)?;
     let (manifest, _) = show::manifest(&mut volume)?;
-    let files: Vec<ReleaseFile> = manifest.files().into_iter().map(|(_, file)| file.clone()).collect();
+    let files: Vec<ReleaseFile> = manifest.files().map(|(_, file)| file.clone()).collect();
     for file in &files {
         let reader = volume.reader(&on_medium(file))?;
         let (sha256, size) = digest::of_reader(reader).with_context(|| format!("reading {}", file.name))?;

@@ -1,10 +1,10 @@
 //! The machines: an index over their inventories, the requests that read and write them, and the life of a machine.
 
+pub mod erase_request;
 pub mod index;
 pub mod life;
 pub mod limiter;
 pub mod lookup;
-pub mod reinstall;
 pub mod seen;
 pub mod store;
 pub mod upgrade;

@@ -1,6 +1,7 @@
 //! An installation without a person: from an empty disk to a machine that reports, on each firmware.
 
 mod container;
+mod fallback;
 mod upgrade;
 
 use crate::power_cut;
@@ -85,6 +86,7 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     // Only root may switch the machine off.
     registration["cloudConfig"]["ssh_authorized_keys"] = json!([world.key.public]);
     registration["cloudConfig"]["rancherd"] = json!({"role": "server", "labels": ["from=registration"]});
+    registration["cloudConfig"]["write_files"].as_array_mut().unwrap().push(fallback::check());
     // Even with this, a medium that stays in its drive must not install a second time.
     registration["cloudConfig"]["rancheros"] = json!({"install": {"wipe": true}});
     // One combination suffices for what differs between no two of them.
@@ -105,6 +107,8 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     }
     spec.disks.push(disk.clone());
     spec.medium = Some(Medium { file: medium, drive });
+    // Elsewhere the kernel's own watchdog is used.
+    spec.watchdog = firmware == Firmware::Bios;
     let mut machine = world.machine(spec).await.unwrap();
     machine.power_on().await.unwrap();
     machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
@@ -117,6 +121,13 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     let installed_at = lines[2].to_owned();
     assert!(lines[2].starts_with("installed at 2"), "{facts}");
     assert!(lines[3].contains("ros.mode=system ros.slot=A"), "{facts}");
+    let watchdog =
+        "cat /sys/class/watchdog/watchdog0/identity /sys/class/watchdog/watchdog0/state; wdctl /dev/watchdog0";
+    let watchdog = world.key.run("root", machine.ssh_port(), watchdog, SHORT).await.unwrap();
+    let expected = if machine.spec.watchdog { "i6300ESB timer\nactive" } else { "Software Watchdog\nactive" };
+    assert!(watchdog.starts_with(expected), "{watchdog}");
+    let armed = machine.console().lines().iter().any(|line| line.text.contains("the watchdog is armed"));
+    assert!(armed, "by the initrd");
 
     assert!(machines.len() == 1 && machines[0].starts_with("edge-install-7-"), "{machines:?}");
     let inventory = world.inventory_in_phase(&machines[0], Phase::Ready, SHORT).await.unwrap();
@@ -135,6 +146,7 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     if let Some(releases) = &releases {
         let release = iso.with_file_name("release");
         releases.upgrade_and_fall_back(&world, &mut machine, &machines[0], &release).await;
+        releases.upgrade_boot_code(&world, &mut machine, &release).await;
     }
     // With the firmware that checks the signature of what the release brings.
     if firmware == Firmware::SecureBoot && drive == Drive::Disk && first == BootFirst::Disk {
@@ -164,6 +176,9 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
         machine.spec.first = BootFirst::Disk;
         a_damaged_slot_ends_in_recovery(&world, &mut machine, &machines[0], &identity).await;
         recovery_installs_again(&world, &mut machine, &machines[0], &identity, &installed_at).await;
+        fallback::a_failing_check_falls_back(&world, &mut machine, &machines[0]).await;
+        fallback::the_recovery_system_is_made_anew(&world, &machine).await;
+        a_reset_forgets_data_and_settings(&world, &mut machine, &machines[0], &identity).await;
     }
 }
 
@@ -222,12 +237,42 @@ async fn recovery_installs_again(world: &World, machine: &mut Machine, name: &st
     assert_eq!(identity(world, machine).await, known, "machine-id and host keys");
     let made = world.key.run(USER, machine.ssh_port(), "cat /var/lib/installed-at", SHORT).await.unwrap();
     assert_ne!(made.trim(), installed_at, "COS_PERSISTENT is as it was");
-    let done = until("the condition Reinstall to be done", SHORT, async || {
+    is_done(world, name, condition_type::REINSTALL).await;
+}
+
+/// The request in the inventory, and the machine that has carried it out and is ready.
+async fn is_done(world: &World, name: &str, type_: &str) {
+    let done = until("the request to be done", SHORT, async || {
         let inventory = world.inventory_in_phase(name, Phase::Ready, SHORT).await?;
-        let reinstall = condition(&inventory, condition_type::REINSTALL);
-        Ok(if reinstall["status"] == "False" { Poll::Ready(reinstall) } else { Poll::Pending(reinstall.to_string()) })
+        let asked = condition(&inventory, type_);
+        Ok(if asked["status"] == "False" { Poll::Ready(asked) } else { Poll::Pending(asked.to_string()) })
     });
-    assert_eq!(done.await.unwrap()["reason"], reason::REINSTALL_DONE);
+    assert_eq!(done.await.unwrap()["reason"], reason::REQUEST_DONE);
+}
+
+/// A reset of everything. The machine runs the same slot, knows its operator, has its host keys, and lets nobody in, because
+/// its accounts came with the cloud-config.
+async fn a_reset_forgets_data_and_settings(world: &World, machine: &mut Machine, name: &str, known: &str) {
+    let port = machine.ssh_port();
+    let began = machine.console().lines().len();
+    world.patch_inventory(name, &json!({"reset": {"scope": "All", "request": "sold"}})).unwrap();
+    world.inventory_condition(name, condition_type::RESET, reason::REQUESTED).await.unwrap();
+    world.key.run("root", port, "systemctl start --no-block ros-report.service", SHORT).await.unwrap();
+    let console = machine.console();
+    console.wait_for_text("planned: to erase COS_PERSISTENT and the settings on COS_OEM", INSTALLED).await.unwrap();
+    console.wait_for_text("healthy: slot A is good", INSTALLED).await.unwrap();
+    is_done(world, name, condition_type::RESET).await;
+    let lines = console.lines();
+    let installed = lines[began..].iter().any(|line| line.text.contains("ros-installer: planned: release"));
+    assert!(!installed, "slot A was written");
+    let login = world.key.login(USER, port);
+    let refused = Command::new(&login[0]).args(["-o", "BatchMode=yes"]).args(&login[1..]).arg("true").output().unwrap();
+    assert!(printed(&refused).contains("Permission denied"), "{}", printed(&refused));
+    let keys =
+        Command::new("ssh-keyscan").args(["-t", "ed25519", "-p", &port.to_string(), "127.0.0.1"]).output().unwrap();
+    let keys = String::from_utf8(keys.stdout).unwrap();
+    let key = keys.split_whitespace().nth(2).unwrap_or_default();
+    assert!(!key.is_empty() && known.contains(key), "the host key is another one: {keys}");
 }
 
 /// Restarts twice. The restart at the end of the installation was the first one.

@@ -206,6 +206,7 @@ fn system(healthy: bool) -> OsReport {
         settings_revision: None,
         recovery: None,
         reinstall: None,
+        reset: None,
         last_failure: None,
         upgrade: None,
     }

@@ -1,5 +1,5 @@
-//! Releases that differ from the one of `make image` by name, by their initrd and by who signed them. Making one takes a
-//! second, in place of the minutes of a build.
+//! Releases that differ from the one of `make image` by name, by single boot files and by who signed them. Making one takes
+//! a second, in place of the minutes of a build.
 
 use anyhow::{Context, Result};
 use qemu::paths;
@@ -21,6 +21,8 @@ pub struct OtherRelease<'a> {
     pub version: &'a str,
     /// In place of the initrd.
     pub initrd: Option<&'a [u8]>,
+    /// In place of MokManager, the part of the boot code that nothing starts by itself.
+    pub mok_manager: Option<&'a [u8]>,
     pub signed_by: Option<&'a PrivateKey>,
 }
 
@@ -35,10 +37,15 @@ impl OtherRelease<'_> {
             fs::create_dir_all(path.parent().unwrap_or(&release))?;
             fs::write(path, bytes)
         };
-        if let Some(bytes) = self.initrd {
-            let name = format!("initrd-{}", self.version);
+        let replaced = [
+            ("initrd", self.initrd, &mut manifest.initrd),
+            ("boot/mmx64.efi", self.mok_manager, &mut manifest.boot.mok_manager),
+        ];
+        for (name, bytes, file) in replaced {
+            let Some(bytes) = bytes else { continue };
+            let name = format!("{name}-{}", self.version);
             put(&name, bytes).with_context(|| format!("writing {name}"))?;
-            manifest.initrd = ReleaseFile { size: bytes.len() as u64, sha256: digest::of_bytes(bytes), name };
+            *file = ReleaseFile { size: bytes.len() as u64, sha256: digest::of_bytes(bytes), name };
         }
         for (_, file) in manifest.files() {
             let (path, of) = (release.join(&file.name), self.of.join(&file.name));
@@ -75,10 +82,12 @@ mod tests {
         let [of, folder] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         release::fixtures::write_tiny_release(of.path(), &[5; 8192]);
         let key = PrivateKey::generate();
-        let other = OtherRelease { of: of.path(), version: "0.2.0", initrd: Some(b"none"), signed_by: Some(&key) };
+        let (initrd, mok_manager) = (Some(&b"none"[..]), Some(&b"other"[..]));
+        let other = OtherRelease { of: of.path(), version: "0.2.0", initrd, mok_manager, signed_by: Some(&key) };
         assert!(other.image(folder.path()).unwrap().ends_with("ros-0.2.0.oci.tar"));
         let source = release::ReleaseSource::open(&folder.path().join("release-0.2.0")).unwrap();
         assert_eq!(source.read(&source.manifest().initrd).unwrap(), b"none");
+        assert_eq!(source.read(&source.manifest().boot.mok_manager).unwrap(), b"other");
         let mut keys = TrustedKeys::default();
         keys.add_pem("key", key.public_key().to_pem().as_bytes()).unwrap();
         let trust = signature::verify(&folder.path().join("release-0.2.0"), source.manifest_bytes(), &keys).unwrap();

@@ -76,7 +76,7 @@ mod tests {
         let definition = MachineInventory::crd();
         let schema = serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
         let status = &schema["openAPIV3Schema"]["properties"]["status"];
-        for part in ["hardware", "addresses", "attestation", "os", "failure", "conditions", "reinstall"] {
+        for part in ["hardware", "addresses", "attestation", "os", "failure", "conditions", "reinstall", "reset"] {
             let unbounded = unbounded_fields(&status["properties"][part], part);
             assert!(
                 unbounded.is_empty() || unbounded == ["conditions"],

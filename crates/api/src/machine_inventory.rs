@@ -6,10 +6,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use protocol::TpmHash;
 use protocol::bounded::{line, list, optional_line, optional_list};
+use protocol::erase_request::{MAX_HONOURED, RequestText};
 use protocol::hardware::{Address, Hardware};
 use protocol::message::Failure;
-use protocol::reinstall::{MAX_HONOURED, ReinstallRequest};
 use protocol::upgrade::{FailedStage, MOST_JOURNAL_LINES};
+use protocol::{ResetRequest, ResetScope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -90,6 +91,22 @@ pub struct MachineInventorySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), regex(pattern = NO_CONTROL_CHARACTERS))]
     pub reinstall: Option<String>,
+    /// Asks the installed machine to forget its data, and perhaps its settings. It keeps its release. The condition `Reset`
+    /// shows the progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<Reset>,
+}
+
+/// A request to reset a machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reset {
+    /// What is erased.
+    pub scope: ResetScope,
+    /// Any text, such as a date and a reason. It counts like that of `reinstall`: each text causes one reset, whatever the
+    /// scope, and one that is set when the object is created or restored, or when the machine registers, causes none.
+    #[schemars(length(max = 256), regex(pattern = NO_CONTROL_CHARACTERS))]
+    pub request: String,
 }
 
 impl MachineInventorySpec {
@@ -103,8 +120,13 @@ impl MachineInventorySpec {
         self.identity()?.trim().to_ascii_lowercase().parse().ok()
     }
     /// The request to install again. An empty text is no request.
-    pub fn reinstall(&self) -> Option<ReinstallRequest> {
+    pub fn reinstall(&self) -> Option<RequestText> {
         self.reinstall.as_ref()?.parse().ok()
+    }
+    /// The request to reset. One with an empty text is no request.
+    pub fn reset(&self) -> Option<ResetRequest> {
+        let Reset { scope, request } = self.reset.as_ref()?;
+        Some(ResetRequest { scope: *scope, request: request.parse().ok()? })
     }
 }
 
@@ -148,7 +170,7 @@ pub struct MachineInventoryStatus {
     /// `Registered`, `Approved`, `Installed`, `Booted`: the machine has reached this step. `Ready`: the installed
     /// system runs and is healthy; the message says what happens at the moment. `Stalled`: nothing happens until a
     /// person acts. `Assigned`: the token for its cluster exists. `SharedSecret`: the machine can be identified by its
-    /// shared secret. `Reinstall`: the machine was asked to install itself again.
+    /// shared secret. `Reinstall`, `Reset`: the machine was asked to install or to reset itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -174,7 +196,10 @@ pub struct MachineInventoryStatus {
     pub settings_revision: Option<String>,
     /// State of the requests in `spec.reinstall`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reinstall: Option<Box<ReinstallStatus>>,
+    pub reinstall: Option<Box<RequestStatus>>,
+    /// State of the requests in `spec.reset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<Box<RequestStatus>>,
     /// The machine's turn in a roll-out by the engine `Machine`, the present or the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Box<UpgradeTurn>>,
@@ -343,11 +368,11 @@ pub struct ReleaseFailure {
     pub journal: Vec<String>,
 }
 
-/// The requests of `spec.reinstall` that count as honoured, and the one that was announced. Absent until the operator
-/// first sees the object. The request that it finds then counts as honoured.
+/// The requests of one kind that count as honoured, and the one that was announced. Absent until the operator first sees
+/// the object, or its first request of this kind. A request that it finds at first sight of the object counts as honoured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ReinstallStatus {
+pub struct RequestStatus {
     /// UID of the object for which the operator wrote this. If the object has another UID, because its status was
     /// restored from a backup, the operator starts again.
     #[serde(default)]
@@ -357,10 +382,13 @@ pub struct ReinstallStatus {
     #[serde(default, deserialize_with = "list::<MAX_HONOURED, _, _>", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 256)))]
     pub honoured: Vec<String>,
-    /// The text that the condition `Reinstall` has announced. The operator sends the machine only an announced text.
+    /// The text that the condition has announced. The operator sends the machine only an announced text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub announced: Option<String>,
+    /// The announced scope of a reset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<ResetScope>,
 }
 
 #[cfg(test)]

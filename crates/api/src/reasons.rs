@@ -36,6 +36,8 @@ pub mod condition_type {
         pub const SHARED_SECRET: &str = "SharedSecret";
         /// The machine was asked to install itself again and has not done so yet. Only on machines with a `reinstall`.
         pub const REINSTALL: &str = "Reinstall";
+        /// The machine was asked to reset itself and has not done so yet. Only on machines with a `reset`.
+        pub const RESET: &str = "Reset";
         /// Machines apply every key of `cloudConfig`. The message names the keys that they do not apply. Only on
         /// registrations with a `cloudConfig`.
         pub const CLOUD_CONFIG_APPLICABLE: &str = "CloudConfigApplicable";
@@ -139,18 +141,18 @@ pub mod reason {
         pub const SECRET_MALFORMED: &str = "SecretMalformed";
         /// Another machine has the same shared secret. The operator accepts it from neither.
         pub const SECRET_NOT_UNIQUE: &str = "SecretNotUnique";
-        /// The request in `reinstall` was announced. In answer to its next report, the machine is told to erase its
-        /// data and to install itself again.
-        pub const REINSTALL_REQUESTED: &str = "Requested";
-        /// The machine was told to install itself again and has not reported that it has done so.
-        pub const REINSTALL_SENT: &str = "Sent";
-        /// The machine has installed itself again.
-        pub const REINSTALL_DONE: &str = "Done";
-        /// The machine cannot install itself again. The message says why.
-        pub const REINSTALL_FAILED: &str = "Failed";
-        /// The text in `reinstall` counts as honoured. Write another text to ask the machine to install itself again.
+        /// The request in `reinstall` or `reset` was announced. In answer to its next report, the machine is told to erase
+        /// its data, and to install itself again where that was asked for.
+        pub const REQUESTED: &str = "Requested";
+        /// The machine was told to carry out the request and has not reported that it has done so.
+        pub const REQUEST_SENT: &str = "Sent";
+        /// The machine has carried out the request.
+        pub const REQUEST_DONE: &str = "Done";
+        /// The machine cannot carry out the request. The message says why.
+        pub const REQUEST_FAILED: &str = "Failed";
+        /// The text of the request counts as honoured. Write another text to ask the machine again.
         pub const ALREADY_HONOURED: &str = "AlreadyHonoured";
-        /// The machine's release does not support `reinstall`.
+        /// The machine's release does not support `reinstall` or `reset`.
         pub const NOT_SUPPORTED: &str = "NotSupported";
         // ManagedOSImage
         /// `osImage` is empty.

@@ -79,6 +79,13 @@ impl BootState {
         }
     }
 
+    /// Takes all starts off a slot that will not come up. GRUB then starts the other slot, or recovery.
+    pub fn fail(&mut self, slot: Slot) {
+        if let Some(boot) = self.slot_mut(slot) {
+            *boot = SlotBoot::new(SlotState::Failed);
+        }
+    }
+
     /// Makes `slot` the one that is started next, with all its starts. A failed slot is on trial again. Returns `false`
     /// if the slot holds no system.
     pub fn choose(&mut self, slot: Slot) -> bool {
@@ -89,7 +96,8 @@ impl BootState {
                 SlotState::Trial | SlotState::Failed => SlotBoot::new(SlotState::Trial),
             };
         }
-        (self.active, self.preferred) = (slot, slot);
+        self.activate(slot);
+        self.preferred = slot;
         true
     }
 
@@ -98,7 +106,8 @@ impl BootState {
         if let Some(boot) = self.slot_mut(slot) {
             *boot = SlotBoot::new(SlotState::Empty);
         }
-        (self.active, self.preferred) = (instead, instead);
+        self.activate(instead);
+        self.preferred = instead;
     }
 
     /// Puts `slot` on trial after it was written, with the default menu. Returns `false` if this was done before; see
@@ -127,7 +136,7 @@ impl BootState {
         }
     }
 
-    /// A fallback also leaves the menu of the slot that has no starts left.
+    /// A slot that is left takes its menu with it.
     fn activate(&mut self, slot: Slot) {
         if self.active != slot {
             self.active = slot;

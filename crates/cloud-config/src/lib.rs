@@ -6,10 +6,12 @@ pub mod keys;
 mod node;
 mod parse;
 mod release_keys;
+mod reset;
 mod write;
 
 pub use parse::CloudConfigError;
 pub use release_keys::release_keys;
+pub use reset::kept_over_reset;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

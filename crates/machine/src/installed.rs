@@ -2,7 +2,7 @@
 //! is not enough, because another installer may leave it in place.
 
 use crate::disks::logical_sector;
-use disk::description::InstalledSystem;
+use disk::description::{BootPartition, InstalledSystem};
 use disk::gpt::{boot_partition, partition_guid};
 use disk::marker::{Marker, OFFSET, State};
 use std::fs::{self, File};
@@ -33,11 +33,32 @@ pub enum PartitionGuidError {
 /// The GUID of the partition with this device node, from the table of its disk. The name of the node is the partition's
 /// label.
 pub fn partition_guid_of(node: &Path) -> Result<Uuid, PartitionGuidError> {
+    let Table { disk, head, sector_bytes, label } = table_of(node)?;
+    partition_guid(&head, sector_bytes, &label).ok_or(PartitionGuidError::NotNamed { disk, label })
+}
+
+/// COS_BOOT, which has this device node, as the firmware identifies it.
+pub fn boot_partition_of(node: &Path) -> Result<BootPartition, PartitionGuidError> {
+    let Table { disk, head, sector_bytes, label } = table_of(node)?;
+    boot_partition(&head, sector_bytes, &disk.to_string_lossy()).ok_or(PartitionGuidError::NotNamed { disk, label })
+}
+
+/// The partition table of the disk that a partition is on.
+struct Table {
+    disk: PathBuf,
+    /// The first bytes of the disk.
+    head: Vec<u8>,
+    sector_bytes: u32,
+    /// The label of the partition.
+    label: String,
+}
+
+fn table_of(node: &Path) -> Result<Table, PartitionGuidError> {
     let missing = |path: &Path| {
         let path = path.to_owned();
         |error| PartitionGuidError::Missing(path, error)
     };
-    let label = node.file_name().unwrap_or_default().to_string_lossy();
+    let label = node.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let partition = fs::canonicalize(node).map_err(missing(node))?;
     // In sysfs the folder of a partition is in the folder of its disk.
     let class = Path::new("/sys/class/block").join(partition.file_name().unwrap_or_default());
@@ -45,8 +66,7 @@ pub fn partition_guid_of(node: &Path) -> Result<Uuid, PartitionGuidError> {
     let disk_folder = folder.parent().unwrap_or(Path::new("/"));
     let disk = Path::new("/dev").join(disk_folder.file_name().unwrap_or_default());
     let head = head(&disk).map_err(|error| PartitionGuidError::Read(disk.clone(), error))?;
-    partition_guid(&head, logical_sector(disk_folder), &label)
-        .ok_or_else(|| PartitionGuidError::NotNamed { disk, label: label.into_owned() })
+    Ok(Table { disk, head, sector_bytes: logical_sector(disk_folder), label })
 }
 
 /// The first bytes of a disk, up to the marker. The table ends before it.

@@ -3,6 +3,7 @@
 
 pub mod attestation;
 pub mod bounded;
+pub mod erase_request;
 pub mod error_chain;
 pub mod exchange;
 pub mod first_release;
@@ -11,7 +12,7 @@ pub mod join;
 pub mod message;
 pub mod operator_settings;
 pub mod refusal;
-pub mod reinstall;
+pub mod reset;
 pub mod shared_secret;
 pub mod smbios;
 pub mod token;
@@ -19,12 +20,13 @@ pub mod tpm_hash;
 pub mod upgrade;
 pub mod upgrade_order;
 
+pub use erase_request::{EraseRequest, RequestReport, RequestText};
 pub use error_chain::error_chain;
 pub use join::{Join, JoinConfiguration};
 pub use message::{FromMachine, FromOperator};
 pub use operator_settings::{OperatorSettings, SettingsRevision};
 pub use refusal::{Refusal, RefusalCode};
-pub use reinstall::{ReinstallReport, ReinstallRequest};
+pub use reset::{ResetRequest, ResetScope};
 pub use shared_secret::SharedSecret;
 pub use smbios::SmbiosDocument;
 pub use token::RegistrationToken;

@@ -130,7 +130,7 @@ mod tests {
             "revision": "a1", "registrationURL": "https://a/t", "authorities": ["PEM"],
         }, "upgrade": {"image": "r/os2:v2", "release": "v2"}, "reportSeconds": 30});
         let Ok(FromOperator::Done(recorded)) = decode(&done.to_string()) else { panic!("not read") };
-        assert_eq!(recorded.reinstall.as_ref().map(crate::ReinstallRequest::as_str), Some("again"));
+        assert_eq!(recorded.reinstall.as_ref().map(crate::RequestText::as_str), Some("again"));
         assert_eq!(recorded.settings.unwrap().registration_url, "https://a/t");
         assert_eq!((recorded.upgrade.unwrap().image.as_str(), recorded.report_seconds), ("r/os2:v2", Some(30)));
         let unfit = decode::<FromOperator>(r#"{"type": "done", "reinstall": "a\nb"}"#).unwrap_err();

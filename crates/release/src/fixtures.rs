@@ -30,12 +30,14 @@ pub fn write_tiny_release(folder: &Path, root: &[u8]) {
             grub: file("boot/grubx64.efi", b"grub"),
             mok_manager: file("boot/mmx64.efi", b"mok"),
             grub_config: file("boot/grub.cfg", b"# menu"),
+            menu: None,
             bios_boot: file("boot/boot.img", &[1; 512]),
             bios_core: file("boot/core.img", &[2; 5000]),
         },
         minimum_slot_bytes: 16 << 20,
         kernel_arguments: "console=tty0".into(),
         initrd_modules: Some(vec!["virtio_blk".into(), "virtio_pci".into()]),
+        recovery_resets: true,
     };
     let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is JSON");
     fs::write(folder.join(MANIFEST), text).expect("writing the manifest");

@@ -38,6 +38,10 @@ pub struct ReleaseManifest {
     /// booted. Absent in releases that are older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initrd_modules: Option<Vec<String>>,
+    /// Whether the recovery system of this release carries out a request to reset. False in releases that are older than
+    /// this field.
+    #[serde(default)]
+    pub recovery_resets: bool,
 }
 
 /// The part of a manifest that says how to read the rest.
@@ -74,8 +78,12 @@ pub struct BootFiles {
     pub grub: ReleaseFile,
     /// MokManager: `EFI/BOOT/mmx64.efi`.
     pub mok_manager: ReleaseFile,
-    /// The one menu of installed systems: `grub/grub.cfg`.
+    /// The menu that an installation writes, once: `grub/grub.cfg`.
     pub grub_config: ReleaseFile,
+    /// The menu that an upgrade brings, as `grub/menu-N.cfg`: it starts the slot `$ros_slot`. Absent: the one in
+    /// `grub/grub.cfg`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub menu: Option<ReleaseFile>,
     /// First 440 bytes of a BIOS disk.
     pub bios_boot: ReleaseFile,
     /// GRUB's core image for the BIOS boot partition.
@@ -124,8 +132,8 @@ impl ReleaseManifest {
     }
 
     /// Every file beside the manifest, by its role.
-    pub fn files(&self) -> [(&'static str, &ReleaseFile); 9] {
-        [
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &ReleaseFile)> {
+        let always = [
             ("root", &self.root),
             ("kernel", &self.kernel),
             ("initrd", &self.initrd),
@@ -135,7 +143,8 @@ impl ReleaseManifest {
             ("boot.grubConfig", &self.boot.grub_config),
             ("boot.biosBoot", &self.boot.bios_boot),
             ("boot.biosCore", &self.boot.bios_core),
-        ]
+        ];
+        always.into_iter().chain(self.boot.menu.iter().map(|menu| ("boot.menu", menu)))
     }
 
     fn check(&self) -> Result<(), ManifestError> {
@@ -243,7 +252,7 @@ mod tests {
     fn a_manifest_parses_for_ever() {
         let manifest = ReleaseManifest::parse(MANIFEST_OF_0_1.as_bytes()).unwrap();
         assert_eq!(manifest.version, "0.1.0");
-        assert_eq!(manifest.files().len(), 9);
+        assert_eq!(manifest.files().count(), 9);
         assert_eq!(manifest.verity.argument().to_string().parse(), Ok(manifest.verity.argument()));
     }
 

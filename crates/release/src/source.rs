@@ -38,7 +38,7 @@ impl ReleaseSource {
         let (manifest, manifest_bytes) = read_manifest(folder)?;
         let source = Self { folder: folder.to_owned(), manifest, manifest_bytes };
         source.open_root()?;
-        for (_, file) in source.manifest.files().into_iter().filter(|(_, file)| **file != source.manifest.root) {
+        for (_, file) in source.manifest.files().filter(|(_, file)| **file != source.manifest.root) {
             source.read(file)?;
         }
         Ok(source)

@@ -1,7 +1,8 @@
 //! Keeps our entry in the firmware's boot menu, so that a machine boots its disk first.
 //!
-//! Exactly one entry is ours, recognised by its description. It is replaced and never added a second time. Section
-//! numbers are those of the UEFI specification 2.10.
+//! Exactly one entry in the order is ours, recognised by its description. It is replaced and never added a second time. A
+//! second one, outside the order, is for boot code that is to be started once. Section numbers are those of the UEFI
+//! specification 2.10.
 
 mod load_option;
 mod order;
@@ -18,8 +19,11 @@ use variables::{GLOBAL, Variables};
 
 /// Description of our entry in the firmware's menu.
 const DESCRIPTION: &str = "RancherOS";
-/// Path of the boot loader on COS_BOOT. It is the removable media path, which firmware starts even without an entry.
-const LOADER: &str = r"\EFI\BOOT\BOOTX64.EFI";
+/// Description of the entry for boot code on trial.
+const TRIAL: &str = "RancherOS on trial";
+/// Path of the boot loader on COS_BOOT as it was installed. It is the removable media path, which firmware starts even
+/// without an entry.
+pub const REMOVABLE_LOADER: &str = r"\EFI\BOOT\BOOTX64.EFI";
 /// Variable with the GUID of COS_BOOT on the disk that the firmware was last asked to start. It is removed when the
 /// disk has started. Its vendor is a GUID of ours.
 const ATTEMPT: &str = "RancherOSAttempt";
@@ -34,8 +38,7 @@ pub fn has_led_elsewhere(root: &Path, boot: &BootPartition) -> bool {
 /// Makes the firmware start this disk at the next start, once, and keeps our entry in its menu.
 pub fn start_next(root: &Path, boot: &BootPartition, position: Position) -> io::Result<()> {
     let variables = Variables::below(root);
-    let option = LoadOption { description: DESCRIPTION.to_owned(), partition: boot.clone(), loader: LOADER.to_owned() };
-    let option = option.to_bytes();
+    let option = entry(DESCRIPTION, boot, REMOVABLE_LOADER);
     let before = read_menu(&variables)?;
     let after = arrange(&before, position);
     // An entry is written before the order that refers to it.
@@ -47,6 +50,71 @@ pub fn start_next(root: &Path, boot: &BootPartition, position: Position) -> io::
     // If the machine starts from the medium again, the variable is still there and the other way is tried.
     variables.write(ATTEMPT, VENDOR, &boot.guid.to_bytes_le())?;
     variables.write("BootNext", GLOBAL, &after.number.to_le_bytes())
+}
+
+/// Whether the firmware has variables.
+pub fn is_there(root: &Path) -> bool {
+    Variables::below(root).names(GLOBAL).is_ok_and(|names| !names.is_empty())
+}
+
+/// Whether our entry is for this loader, a path on COS_BOOT. Without an entry the firmware starts [`REMOVABLE_LOADER`].
+pub fn uses_loader(root: &Path, boot: &BootPartition, loader: &str) -> io::Result<bool> {
+    let variables = Variables::below(root);
+    let Some(number) = read_menu(&variables)?.ours() else { return Ok(loader == REMOVABLE_LOADER) };
+    Ok(variables.read(&entry_name(number), GLOBAL)?.as_deref() == Some(&entry(DESCRIPTION, boot, loader)))
+}
+
+/// Has the firmware start this loader at the next start, once. Our entry in the order stays as it is.
+pub fn try_loader(root: &Path, boot: &BootPartition, loader: &str) -> io::Result<()> {
+    let variables = Variables::below(root);
+    let number = match described(&variables, TRIAL)? {
+        Some(number) => number,
+        None => read_menu(&variables)?.free(),
+    };
+    write_changed(&variables, &entry_name(number), &entry(TRIAL, boot, loader))?;
+    variables.write("BootNext", GLOBAL, &number.to_le_bytes())
+}
+
+/// What became of boot code on trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    NothingOnTrial,
+    /// This system was started by it, and it is the one of our entry now.
+    Yes,
+    /// This system was started by other boot code.
+    NotStarted,
+}
+
+/// Makes the loader on trial that of our entry if this system was started by it. In any case the trial is over.
+pub fn adopt_loader(root: &Path, boot: &BootPartition, loader: &str) -> io::Result<Adopted> {
+    let variables = Variables::below(root);
+    let Some(trial) = described(&variables, TRIAL)? else { return Ok(Adopted::NothingOnTrial) };
+    let current = variables.read("BootCurrent", GLOBAL)?;
+    let is_this = variables.read(&entry_name(trial), GLOBAL)?.as_deref() == Some(&entry(TRIAL, boot, loader));
+    let adopted = is_this && current.as_deref() == Some(&trial.to_le_bytes());
+    if adopted {
+        let after = arrange(&read_menu(&variables)?, Position::Kept);
+        write_changed(&variables, &entry_name(after.number), &entry(DESCRIPTION, boot, loader))?;
+        write_changed(&variables, "BootOrder", &numbers(&after.order))?;
+    }
+    variables.remove(&entry_name(trial), GLOBAL)?;
+    Ok(if adopted { Adopted::Yes } else { Adopted::NotStarted })
+}
+
+fn entry(description: &str, boot: &BootPartition, loader: &str) -> Vec<u8> {
+    let (description, loader) = (description.to_owned(), loader.to_owned());
+    LoadOption { description, partition: boot.clone(), loader }.to_bytes()
+}
+
+/// The number of the entry with this description.
+fn described(variables: &Variables, description: &str) -> io::Result<Option<u16>> {
+    for number in variables.names(GLOBAL)?.iter().filter_map(|name| entry_number(name)) {
+        let option = variables.read(&entry_name(number), GLOBAL)?.unwrap_or_default();
+        if load_option::description(&option).as_deref() == Some(description) {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
 }
 
 /// Records that the disk has started, so that the firmware may be asked again.
@@ -126,6 +194,33 @@ mod tests {
         assert_eq!((read("BootOrder"), read("Boot0002")), (Some(vec![1, 0, 0, 0]), None));
         assert_ne!(read("Boot0001").unwrap(), first);
         assert_eq!(load_option::description(&first).as_deref(), Some("RancherOS"));
+    }
+
+    #[test]
+    fn boot_code_is_started_once_and_kept_if_it_has_started_this_system() {
+        let root = firmware();
+        let variables = Variables::below(root.path());
+        let read = |name: &str| variables.read(name, GLOBAL).unwrap();
+        let (disk, new) = (boot(1), r"\EFI\ros-1\shimx64.efi");
+        assert!(uses_loader(root.path(), &disk, REMOVABLE_LOADER).unwrap(), "without an entry");
+        start_next(root.path(), &disk, Position::First).unwrap();
+        let before = read("Boot0001");
+        assert_eq!(adopt_loader(root.path(), &disk, new).unwrap(), Adopted::NothingOnTrial);
+        for started_by in [1u16, 2] {
+            try_loader(root.path(), &disk, new).unwrap();
+            assert_eq!((read("BootNext"), read("BootOrder")), (Some(vec![2, 0]), Some(vec![1, 0, 0, 0])));
+            assert_eq!(read("Boot0001"), before, "power may be cut now");
+            variables.write("BootCurrent", GLOBAL, &started_by.to_le_bytes()).unwrap();
+            let adopted = adopt_loader(root.path(), &disk, new).unwrap();
+            assert_eq!(adopted, if started_by == 2 { Adopted::Yes } else { Adopted::NotStarted });
+            assert_eq!(uses_loader(root.path(), &disk, new).unwrap(), started_by == 2);
+            assert_eq!(read("Boot0002"), None, "the trial is over");
+        }
+        assert_eq!(read("BootOrder"), Some(vec![1, 0, 0, 0]));
+        assert!(!uses_loader(root.path(), &boot(2), new).unwrap(), "another disk");
+        try_loader(root.path(), &disk, REMOVABLE_LOADER).unwrap();
+        variables.write("BootCurrent", GLOBAL, &[2, 0]).unwrap();
+        assert_eq!(adopt_loader(root.path(), &disk, new).unwrap(), Adopted::NotStarted, "that of another release");
     }
 
     #[test]

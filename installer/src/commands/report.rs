@@ -7,9 +7,10 @@ use crate::cli::ReportOptions;
 use crate::clock::unix_seconds;
 use crate::console::{self, announce};
 use crate::exit_code::{ExitCode, OrExit};
+use crate::installed::erase_request::{self, Reinstall, Request, Reset};
 use crate::installed::issue;
+use crate::installed::kubelet;
 use crate::installed::operator_settings::{self, Kept, by_either};
-use crate::installed::reinstall;
 use crate::installed::status::{LAST_REPORT, LastReport, Status};
 use crate::join::{self, answer};
 use crate::session::identity::Identity;
@@ -57,6 +58,10 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     let (way, answer) = operator::retry(attempt, Some(operator::note_retry_on_console)).await?;
     remember(Path::new(LAST_REPORT))?;
     issue::refresh(root);
+    // What the next release has to reach. The report is made whatever becomes of this.
+    if let Err(error) = kubelet::remember_if_ready(root).await {
+        tracing::warn!("{}", error_chain(&error));
+    }
     if is_first {
         std::fs::write(&recorded, &report.boot_id).with_context(|| format!("writing {}", recorded.display()))?;
         announce(Milestone::Booted, format!("{} from slot {}, recorded by the operator", report.version, report.slot));
@@ -64,14 +69,11 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     if let Some(settings) = &answer.settings {
         keep(settings, way, root);
     }
-    match reinstall::take(answer.reinstall.as_ref(), report.slot, root) {
-        Ok(true) => return Ok(()),
-        Ok(false) => {}
-        // The next report tells the operator. The rest of the answer is still applied.
-        Err(error) => {
-            let request =
-                answer.reinstall.as_ref().map(|request| format!(", as spec.reinstall {:?} asks", request.as_str()));
-            console::note(format!("installing again{}: {}", request.unwrap_or_default(), error_chain(&error)));
+    if let Some(slot) = report.slot.installed() {
+        let reinstall = answer.reinstall.clone().map(Reinstall);
+        let reset = answer.reset.as_ref().map(|reset| Reset::of_operator(reset, slot));
+        if erases(reinstall, slot, root) || erases(reset, slot, root) {
+            return Ok(());
         }
     }
     if let Some(order) = &answer.upgrade
@@ -87,6 +89,16 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         Some(join) if report.slot != Slot::Recovery => take(&join, root),
         _ => Ok(()),
     }
+}
+
+/// Takes a request to erase data. Returns whether the machine restarts for it. The next report tells the operator why it
+/// does not. The rest of the answer is still applied.
+fn erases<R: Request>(request: Option<R>, slot: boot_contract::Slot, root: &Path) -> bool {
+    let words = request.as_ref().map(|request| format!("{} {:?}: ", R::FIELD, request.text().as_str()));
+    erase_request::take(request, slot, root).unwrap_or_else(|error| {
+        console::note(format!("{}{}", words.unwrap_or_default(), error_chain(&error)));
+        false
+    })
 }
 
 /// Reports again earlier than the timer would. A failure is only logged, because the timer reports as well.
@@ -169,7 +181,8 @@ fn os_report(status: &Status, root: &Path) -> anyhow::Result<OsReport> {
         hostname: kernel("hostname").ok(),
         recovery: status.recovery.clone(),
         settings_revision: None,
-        reinstall: Some(reinstall::report(root)),
+        reinstall: Some(erase_request::report::<Reinstall>(root)),
+        reset: Some(erase_request::report::<Reset>(root)),
         last_failure: status.last_failure.clone(),
         upgrade: Some(order::report(root)),
     })

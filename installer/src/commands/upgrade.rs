@@ -1,7 +1,7 @@
 //! `upgrade`: writes a release to the other slot and makes it the one that is started next.
 
 use crate::cli::{Output, UpgradeOptions};
-use crate::console::{self, announce, progress_output};
+use crate::console::{self, announce, progress_output, with_progress};
 use crate::exit_code::ExitCode;
 use crate::upgrade::order::{self, OrderError, TakenOrder};
 use crate::upgrade::{self, Candidate, Decision, Image, ReleaseName, Slots, UpgradeError, UpgradeLock};
@@ -21,6 +21,9 @@ const LONGEST_FETCH: Duration = Duration::from_secs(50 * 60);
 
 pub async fn run(options: &UpgradeOptions) -> anyhow::Result<()> {
     let _lock = UpgradeLock::take()?.context("another upgrade runs on this machine: wait for it")?;
+    if options.recovery {
+        return upgrade_recovery(options).map_err(|error| ExitCode::from(&error).with(error))?;
+    }
     let outcome = if options.ordered { ordered(options).await } else { upgrade(options, None).await };
     let upgrade = outcome.map_err(|error| ExitCode::from(&error).with(error))?;
     if options.check {
@@ -33,6 +36,31 @@ pub async fn run(options: &UpgradeOptions) -> anyhow::Result<()> {
         Command::new("systemctl").args(["--no-block", "reboot"]).run().context("restarting")?;
     }
     Ok(())
+}
+
+/// Makes the recovery system a copy of the running one. The inner result is that of printing.
+fn upgrade_recovery(options: &UpgradeOptions) -> Result<anyhow::Result<()>, UpgradeError> {
+    let plan = upgrade::plan_recovery(&upgrade::slots()?)?;
+    let ReleaseName { version, digest } = &plan.release;
+    let text = if plan.is_held {
+        "is the recovery system already; there is nothing to do"
+    } else if options.check {
+        "would become the recovery system"
+    } else {
+        tell(options, Milestone::Planned, format!("release {version} as the recovery system"));
+        let written = with_progress(output(options), |show| upgrade::write_recovery(&plan, show))?;
+        tell(options, Milestone::Verified, format!("release {version}: {written}"));
+        "is the recovery system"
+    };
+    let is_written = !plan.is_held && !options.check;
+    Ok(match options.output {
+        Output::Text => console::print(format!("release {version} ({digest}): {text}")),
+        Output::Json => {
+            let value = json!({"version": version, "release": digest, "written": is_written, "message": text});
+            console::print(format!("{value:#}"))
+        }
+    }
+    .map_err(anyhow::Error::from))
 }
 
 /// A release, and what was decided.
@@ -128,11 +156,15 @@ fn carry_out(
     decision: Decision,
     candidate: &Candidate,
 ) -> Result<(), UpgradeError> {
-    let output = match options.output {
+    candidate.carry_out(slots, decision, output(options), |milestone, text| tell(options, milestone, text))
+}
+
+/// The output for progress, and whether it is a terminal. JSON has stdout for itself.
+fn output(options: &UpgradeOptions) -> (Box<dyn Write>, bool) {
+    match options.output {
         Output::Text => progress_output(),
-        Output::Json => (Box::new(io::stderr()) as Box<dyn Write>, io::stderr().is_terminal()),
-    };
-    candidate.carry_out(slots, decision, output, |milestone, text| tell(options, milestone, text))
+        Output::Json => (Box::new(io::stderr()), io::stderr().is_terminal()),
+    }
 }
 
 /// Announces a milestone. JSON has stdout for itself.

@@ -34,6 +34,14 @@ pub struct Output<'a> {
     pub secret: &'a str,
 }
 
+/// A program that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub why: String,
+    /// `None` for a program that was not started, was killed, or took too long.
+    pub exit_status: Option<i32>,
+}
+
 impl DropIn {
     pub fn new(name: &str, program: &Path) -> Self {
         let command = Command::new(program).without_environment().env("PATH", SEARCH_PATH).current_dir(Path::new("/"));
@@ -71,12 +79,14 @@ impl DropIn {
         Self { command: self.command.env(name, value), ..self }
     }
 
-    /// Runs the program for at most `limit`. Returns why it failed, or `None`. Nothing of its process group runs any more.
-    pub fn why_fails(&self, limit: Duration, output: Output<'_>) -> Option<String> {
+    /// Runs the program for at most `limit`. Returns `None` if it succeeded. Nothing of its process group runs any more.
+    pub fn failure(&self, limit: Duration, output: Output<'_>) -> Option<Failure> {
         let mut lines = Lines { begun: Vec::new(), output };
         let outcome = self.command.run_watched_within(limit, |part| lines.add(part));
         lines.end();
-        why_failed(&outcome, limit, output.secret)
+        let why = why_failed(&outcome, limit, output.secret)?;
+        let status = outcome.ok().and_then(|outcome| outcome.status);
+        Some(Failure { why, exit_status: status.and_then(|status| status.code()) })
     }
 }
 
@@ -192,7 +202,7 @@ mod tests {
 
     fn failure(script: &str, limit: Duration) -> Option<String> {
         let root = system(&[("/etc/x.d/own", script)]);
-        DropIn::find(root.path(), FOLDERS, "test")[0].why_fails(limit, Output::default())
+        DropIn::find(root.path(), FOLDERS, "test")[0].failure(limit, Output::default()).map(|failure| failure.why)
     }
 
     #[test]
@@ -245,7 +255,7 @@ mod tests {
         fs::set_permissions(root.path().join("usr/lib/x.d/text"), fs::Permissions::from_mode(0o644)).unwrap();
         install(&root.path().join("etc/x.d/binary"), "\x7fELF");
         let found = DropIn::find(root.path(), FOLDERS, "test");
-        let why = |number: usize| found[number].why_fails(LONG, Output::default()).unwrap();
+        let why = |number: usize| found[number].failure(LONG, Output::default()).unwrap().why;
         assert_eq!(found.iter().map(|program| program.name.as_str()).collect::<Vec<_>>(), ["binary", "replaced"]);
         assert!(why(0).starts_with("it cannot be started: Exec format error"), "{}", why(0));
         assert_eq!(why(1), "own");
@@ -264,7 +274,7 @@ mod tests {
                       echo; echo s3cret/s3cret >&2; exit 1";
         let root = system(&[("/etc/x.d/own", script)]);
         let output = Output { show: Some(|line| SEEN.lock().unwrap().push(line.to_owned())), secret: "s3cret" };
-        let why = DropIn::find(root.path(), FOLDERS, "test")[0].why_fails(LONG, output);
+        let why = DropIn::find(root.path(), FOLDERS, "test")[0].failure(LONG, output).map(|failure| failure.why);
         assert_eq!(why.as_deref(), Some("***/***"));
         let seen = SEEN.lock().unwrap();
         assert_eq!((seen[0].as_str(), seen[1].len(), seen[3].as_str()), ("the token is ***", LONGEST_LINE, "***/***"));

@@ -3,13 +3,14 @@
 use crate::boot::{start, state_file};
 use crate::console::{self, announce};
 use crate::installed::boot_progress;
-use crate::installed::health_checks::HealthChecks;
+use crate::installed::health_checks::{CheckFailure, HealthChecks};
 use crate::installed::host_identity;
 use crate::installed::issue;
+use crate::installed::kubelet;
 use crate::installed::recovery;
 use crate::installed::trial;
 use crate::path_error::PathError;
-use crate::upgrade::attempt;
+use crate::upgrade::{attempt, loader};
 use boot_contract::Milestone;
 use boot_contract::boot_stage::BootStage;
 use boot_contract::paths::PERSISTENT;
@@ -55,13 +56,20 @@ pub fn run() -> Result<(), HealthyError> {
     let mut recorded = String::new();
     // The cloud-config has written all its files when the start-up job is over.
     let checks = LazyCell::new(|| HealthChecks::find(Path::new("/")));
-    while let Verdict::NotYet(reason) =
-        judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE, || checks.first_failure())
-    {
+    loop {
+        let (reason, is_final) =
+            match judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE, || first_failure(&checks)) {
+                Verdict::Good => break,
+                Verdict::NotYet(reason) => (reason, false),
+                Verdict::Failed(reason) => (reason, true),
+            };
         let is_late = begun.elapsed() >= PATIENCE;
         if recorded != reason {
             boot_progress::reached(BootStage::Checks, &reason);
             recorded.clone_from(&reason);
+        }
+        if is_final && trial::fail(slot, &reason)? {
+            return Ok(());
         }
         if is_late && !was_announced {
             announce(Milestone::Failed, format!("slot {slot} is not marked as good: {reason}"));
@@ -86,14 +94,22 @@ pub fn run() -> Result<(), HealthyError> {
         tracing::warn!("{}", error_chain(&error));
     }
     start::has_started(Path::new("/"));
+    loader::adopt_or_say(Path::new("/"), slot);
     announce(Milestone::Healthy, format!("slot {slot} is good"));
     issue::refresh(Path::new("/"));
-    if is_alone && let Some(failure) = checks.first_failure() {
+    if is_alone && let Some(failure) = first_failure(&checks) {
         console::note(format!(
-            "{failure}; beside another system this would keep slot {slot} from being marked as good"
+            "{}; beside another system this would keep slot {slot} from being marked as good",
+            failure.reason
         ));
     }
     Ok(())
+}
+
+/// The drop-in checks, and the node that this machine was before.
+fn first_failure(checks: &HealthChecks) -> Option<CheckFailure> {
+    let missing = || kubelet::what_is_missing(Path::new("/"));
+    checks.first_failure().or_else(|| missing().map(|reason| CheckFailure { reason, is_final: false }))
 }
 
 /// The observed state of the system.
@@ -110,11 +126,18 @@ enum Verdict {
     Good,
     /// The text names what is missing.
     NotYet(String),
+    /// The text says why. Waiting does not help.
+    Failed(String),
 }
 
 /// `is_alone`: no other slot holds a system. `is_late`: [`PATIENCE`] is over. `failing_check` runs the drop-in checks, which
 /// happens last, because they may count on a network.
-fn judge(seen: &Observation, is_alone: bool, is_late: bool, failing_check: impl FnOnce() -> Option<String>) -> Verdict {
+fn judge(
+    seen: &Observation,
+    is_alone: bool,
+    is_late: bool,
+    failing_check: impl FnOnce() -> Option<CheckFailure>,
+) -> Verdict {
     let failed: Vec<&str> =
         seen.failed_units.iter().map(String::as_str).filter(|unit| !TOLERATED.contains(unit)).collect();
     // A job of the user that never ends keeps the system `starting` for ever.
@@ -133,7 +156,11 @@ fn judge(seen: &Observation, is_alone: bool, is_late: bool, failing_check: impl 
     if !is_up {
         return Verdict::NotYet("the network is not up".into());
     }
-    failing_check().map_or(Verdict::Good, Verdict::NotYet)
+    match failing_check() {
+        None => Verdict::Good,
+        Some(CheckFailure { reason, is_final: false }) => Verdict::NotYet(reason),
+        Some(CheckFailure { reason, is_final: true }) => Verdict::Failed(reason),
+    }
 }
 
 fn observe() -> Result<Observation, CommandError> {
@@ -185,9 +212,10 @@ mod tests {
     fn checks_run_last_and_only_beside_another_system() {
         let up =
             |network: &str| Observation { system: "running".into(), failed_units: vec![], network: network.into() };
-        let failing = || Some("the check own failed: no".to_owned());
-        let not_yet = Verdict::NotYet("the check own failed: no".into());
-        assert_eq!(judge(&up("OPER_STATE=routable"), false, false, failing), not_yet);
+        let failing = |is_final| move || Some(CheckFailure { reason: "own: no".to_owned(), is_final });
+        let seen = |is_final| judge(&up("OPER_STATE=routable"), false, false, failing(is_final));
+        assert_eq!(seen(false), Verdict::NotYet("own: no".into()));
+        assert_eq!(seen(true), Verdict::Failed("own: no".into()));
         assert_eq!(judge(&up("OPER_STATE=routable"), false, false, || None), Verdict::Good);
         judge(&up(""), false, true, || panic!("there is no network"));
         assert_eq!(judge(&up(""), true, false, || panic!("they could not change anything")), Verdict::Good);

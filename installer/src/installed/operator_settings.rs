@@ -5,16 +5,13 @@ use crate::installed::files::{remove_if_present, write_secret};
 use crate::path_error::PathError;
 use crate::session::ExchangeError;
 use crate::session::websocket::{EndpointError, WebSocketTransport};
-use crate::settings::document::{self, DocumentError, INSTALLED_FILE};
+use crate::settings::document::{self, DocumentError, INSTALLED_FILE, PREVIOUS_FILE};
 use boot_contract::paths::below;
 use cloud_config::CloudConfig;
 use cloud_config::normal_key;
 use protocol::OperatorSettings;
 use serde_json::{Map, Value};
 use std::path::Path;
-
-/// File with the settings before the newest.
-const PREVIOUS_FILE: &str = "oem/registration.previous.yaml";
 
 const URL: &str = "registrationURL";
 const AUTHORITIES: &str = "registrationCACert";

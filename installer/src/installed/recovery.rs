@@ -2,15 +2,14 @@
 
 use crate::boot::{partition, state_file};
 use crate::console::{self, announce};
+use crate::installed::erase_request::{self, EraseError};
 use crate::installed::issue;
-use crate::installed::reinstall::{self, ReinstallError};
 use crate::path_error::PathError;
 use crate::upgrade::attempt;
 use boot_contract::boot_state::{MOST_RETURNS, SlotState};
 use boot_contract::paths::{DEVICES, PERSISTENT};
 use boot_contract::{BootState, Milestone, Slot};
 use command::{Command, CommandError};
-use protocol::ReinstallRequest;
 use protocol::error_chain;
 use protocol::message;
 use release::{ReleaseError, ReleaseFile, digest, read_manifest};
@@ -36,11 +35,10 @@ const SHORT_WAIT: Duration = Duration::from_secs(60);
 /// Why the recovery system runs. `Display` is the text for the console and the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
-    /// Requested by `spec.reinstall` of the machine's inventory.
-    Reinstall {
-        request: ReinstallRequest,
-        /// Version of the recovery system's own release.
-        version: String,
+    /// Asked to erase data: `spec.reinstall` or `spec.reset` of the machine's inventory, or `ros-installer reset`.
+    EraseRequest {
+        /// What the recovery system does.
+        deeds: Vec<String>,
     },
     /// Requested in the boot state, as by `ros-installer boot recovery`.
     Asked,
@@ -73,8 +71,8 @@ pub enum CauseError {
 pub enum RecoveryError {
     #[error(transparent)]
     Cause(#[from] CauseError),
-    #[error("installing again")]
-    Reinstall(#[source] ReinstallError),
+    #[error("doing what was asked for")]
+    EraseRequest(#[source] EraseError),
     #[error(transparent)]
     Path(#[from] PathError),
     #[error(transparent)]
@@ -121,13 +119,13 @@ impl Cause {
     }
 
     fn determine() -> Result<Self, CauseError> {
-        // An unreadable request counts as none here: the caller needs a cause, and `reinstall::go_on` reports the
+        // An unreadable request counts as none here: the caller needs a cause, and `erase_request::go_on` reports the
         // error.
-        let asked = reinstall::asked(Path::new("/")).unwrap_or_default();
+        let deeds = |version: &str| erase_request::asked(Path::new("/"), version).unwrap_or_default();
         partition::with_mounted(true, |boot| {
-            if let Some(request) = asked {
+            if !deeds("").is_empty() {
                 let version = read_manifest(&boot.join(Slot::Recovery.letter()))?.0.version;
-                return Ok(Self::Reinstall { request, version });
+                return Ok(Self::EraseRequest { deeds: deeds(&version) });
             }
             let state = state_file::read(boot)?;
             Ok(judge(state.as_ref(), |slot| damage(boot, Path::new(DEVICES), slot)))
@@ -135,7 +133,7 @@ impl Cause {
     }
 
     fn is_failure(&self) -> bool {
-        !matches!(self, Self::Reinstall { .. } | Self::Asked | Self::ByHand)
+        !matches!(self, Self::EraseRequest { .. } | Self::Asked | Self::ByHand)
     }
 
     /// How long recovery waits before it goes back to a slot. `None` if it stays.
@@ -143,7 +141,7 @@ impl Cause {
         match self {
             Self::StateUnreadable => Some(SHORT_WAIT),
             Self::NotUp { .. } => WAITS.get(usize::from(returns)).copied(),
-            Self::Reinstall { .. } | Self::Asked | Self::ByHand | Self::NoSystem | Self::Damaged { .. } => None,
+            Self::EraseRequest { .. } | Self::Asked | Self::ByHand | Self::NoSystem | Self::Damaged { .. } => None,
         }
     }
 }
@@ -151,11 +149,7 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Reinstall { request, version } => write!(
-                f,
-                "installs release {version} again and erases COS_PERSISTENT, as spec.reinstall {:?} asks",
-                request.as_str()
-            ),
+            Self::EraseRequest { deeds } => write!(f, "{}", deeds.join(", and ")),
             Self::Asked => write!(f, "the recovery system was requested"),
             Self::ByHand => write!(f, "the recovery system was chosen in the boot menu"),
             Self::StateUnreadable => write!(f, "the boot state (grub/grubenv on COS_BOOT) could not be read"),
@@ -180,14 +174,14 @@ pub fn run() -> Result<(), RecoveryError> {
     } else {
         console::note(text);
     }
-    match reinstall::go_on(Path::new("/")) {
+    match erase_request::go_on(Path::new("/")) {
         Ok(false) => {}
         Ok(true) => return Ok(()),
         // The unit tries again. Until then the login and the operator show the error.
         Err(error) => {
             issue::refresh(Path::new("/"));
             Command::new("systemctl").args(["start", "--no-block", "ros-report.service"]).run()?;
-            return Err(RecoveryError::Reinstall(error));
+            return Err(RecoveryError::EraseRequest(error));
         }
     }
     let Some(wait) = cause.wait(state_file::current()?.returns) else {

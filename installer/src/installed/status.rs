@@ -6,8 +6,8 @@ mod text;
 pub use text::Utc;
 
 use crate::boot::{partition, state_file};
+use crate::installed::erase_request;
 use crate::installed::recovery::{Cause, CauseError};
-use crate::installed::reinstall;
 use crate::join::JoinStatus;
 use crate::path_error::PathError;
 use crate::upgrade::attempt;
@@ -130,7 +130,7 @@ impl Status {
 /// Why the recovery system runs, and why a request could not be honoured.
 fn cause() -> Result<String, CauseError> {
     let cause = Cause::find()?;
-    Ok(match reinstall::failure() {
+    Ok(match erase_request::failure() {
         Some(failure) => format!("{cause}; it failed: {failure}"),
         None => cause.to_string(),
     })

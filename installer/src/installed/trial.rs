@@ -50,6 +50,19 @@ pub fn restart_if_on_trial(slot: Slot) -> Result<(), HealthyError> {
     Ok(())
 }
 
+/// Ends the trial of a slot that will not come up, whatever starts it has left. Returns whether the machine restarts: a
+/// slot that is not on trial, or that nothing can take the place of, goes on waiting.
+pub fn fail(slot: Slot, reason: &str) -> Result<bool, HealthyError> {
+    if !is_given_up(&state_file::current()?, slot) {
+        return Ok(false);
+    }
+    announce(Milestone::Failed, format!("slot {slot} has failed: {reason}"));
+    state_file::change(|state| state.fail(slot))?;
+    announce(Milestone::Rebooting, format!("slot {slot} is on trial and the other slot holds a system"));
+    restart()?;
+    Ok(true)
+}
+
 /// An orderly restart, or one that stops no service first where systemd does not accept it, as in a start-up that hangs.
 fn restart() -> Result<(), CommandError> {
     let orderly = Command::new("systemctl").arg("reboot").run_within(RESTART_LIMIT);

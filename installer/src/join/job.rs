@@ -70,7 +70,7 @@ impl Job {
         let secret = self.configuration.token();
         let output = Output { show: Some(show), secret: &secret };
         Ok(self.programs.iter().find_map(|program| {
-            let why = handed_over.to(program).why_fails(LIMIT, output)?;
+            let why = handed_over.to(program).failure(LIMIT, output)?.why;
             Some(format!("the program {} failed: {why}", program.name))
         }))
     }

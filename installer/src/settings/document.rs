@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 /// Paths relative to the root: the settings on the medium of a live system, and the registration of an installed one.
 pub const MEDIUM_FILE: &str = MEDIUM_REGISTRATION.split_at(1).1;
 pub const INSTALLED_FILE: &str = OEM_REGISTRATION.split_at(1).1;
+/// The registration of an installed system before the newest one.
+pub const PREVIOUS_FILE: &str = "oem/registration.previous.yaml";
 /// One byte above the limit is read, so that the parser refuses larger documents.
 pub(super) const READ_LIMIT: u64 = CloudConfig::MAX_DOCUMENT as u64 + 1;
 

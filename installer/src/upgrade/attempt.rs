@@ -22,7 +22,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-const FILE: &str = "/oem/upgrade.json";
+/// The file.
+pub const FILE: &str = "/oem/upgrade.json";
 
 /// Why the record cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +89,8 @@ impl Attempt {
         match state.slot(slot).map(|boot| boot.state) {
             Some(SlotState::Failed) => Outcome::Failed,
             Some(SlotState::Good) => Outcome::Blessed,
-            Some(SlotState::Trial) if state.active == slot => Outcome::Pending,
+            // From the recovery system the machine may come back to the slot.
+            Some(SlotState::Trial) if state.active == slot || state.active == Slot::Recovery => Outcome::Pending,
             _ => Outcome::Withdrawn,
         }
     }
@@ -249,7 +251,9 @@ mod tests {
 
     #[test]
     fn an_attempt_is_pending_until_its_slot_is_good_or_failed_and_may_be_withdrawn() {
-        assert_eq!(tried().settled(&state(SlotState::Trial, Slot::B), None, Vec::new, 1), None);
+        for active in [Slot::B, Slot::Recovery] {
+            assert_eq!(tried().settled(&state(SlotState::Trial, active), None, Vec::new, 1), None);
+        }
         for withdrawn in [state(SlotState::Trial, Slot::A), state(SlotState::Empty, Slot::A)] {
             assert_eq!(tried().settled(&withdrawn, None, Vec::new, 1), Some(Record::default()));
         }

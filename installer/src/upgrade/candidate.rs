@@ -5,15 +5,13 @@ use super::attempt::Record;
 use super::error::UpgradeError;
 use super::plan::{Decision, ReleaseName, Slots};
 use super::write::{check_release, choose, write};
-use crate::console::{self, ProgressDisplay};
+use crate::console::{self, with_progress};
 use crate::installed::release_keys;
 use boot_contract::Milestone;
-use protocol::message::Progress;
 use release::signature::{self, Trust};
 use release::{ReleaseSource, manifest_digest, read_manifest_bytes};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// A release that this machine may take, as far as can be told without its root image.
 #[derive(Debug)]
@@ -58,22 +56,18 @@ impl Candidate {
         check_release(&self.source, &self.folder)
     }
 
-    /// Does what was decided, with a progress bar on `output` that is redrawn if `redraws`. [`Self::check`] comes before.
-    /// `tell` gets the milestones.
+    /// Does what was decided, and shows the progress on `output`. [`Self::check`] comes before. `tell` gets the milestones.
     pub fn carry_out(
         &self,
         slots: &Slots,
         decision: Decision,
-        (output, redraws): (Box<dyn Write>, bool),
+        output: (Box<dyn Write>, bool),
         tell: impl Fn(Milestone, String),
     ) -> Result<(), UpgradeError> {
         let Decision::Write(slot) = decision else { return choose(slots, decision) };
         let version = &self.name.version;
         tell(Milestone::Planned, format!("release {version} in slot {slot}"));
-        let mut display = ProgressDisplay::new(output, redraws, Instant::now());
-        let mut show = |progress: &Progress| display.show(progress, Instant::now());
-        let written = write(slots, slot, &self.source, &self.folder, &self.trust, &mut show)?;
-        display.end_line();
+        let written = with_progress(output, |show| write(slots, slot, &self.source, &self.folder, &self.trust, show))?;
         tell(Milestone::Verified, format!("release {version}: {written}"));
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Why a release is not on its way to run. Unless an error says otherwise, the machine starts what it started before.
 
 use super::plan::PlanError;
+use crate::installed::recovery::DamageError;
+use crate::installed::slot_copy::SlotCopyError;
 use crate::path_error::PathError;
 use crate::upgrade::attempt::AttemptError;
 use crate::upgrade::order::OrderError;
@@ -49,6 +51,12 @@ pub enum UpgradeError {
     Progress(#[source] io::Error),
     #[error("writing the root image of the slot; the slot is empty now, and the running system stays")]
     Slot(#[source] RewriteError),
+    #[error("writing the recovery system; until that has succeeded the machine has none, and the running system stays")]
+    Recovery(#[source] RewriteError),
+    #[error(transparent)]
+    SlotCopy(#[from] SlotCopyError),
+    #[error("the recovery system reads back differently from what was written: the disk is failing, replace it")]
+    RecoveryDiffers(#[from] DamageError),
     #[error("writing {}", .folder.display())]
     BootFiles { folder: PathBuf, source: io::Error },
     #[error(
@@ -56,6 +64,8 @@ pub enum UpgradeError {
         free = Size(*.free), needed = Size(*.needed)
     )]
     BootPartitionFull { needed: u64, free: u64 },
+    #[error("changing the firmware's boot menu")]
+    Firmware(#[source] io::Error),
     #[error("{} reads back differently from what was written: the disk is failing, replace it", .0.display())]
     BootFileDiffers(PathBuf),
     #[error(transparent)]
@@ -90,12 +100,13 @@ impl UpgradeError {
             Self::Path(_)
             | Self::Device(..)
             | Self::Progress(_)
+            | Self::Firmware(_)
             | Self::PartitionGuid(_)
             | Self::BootFiles { .. }
             | Self::Attempt(_) => "WriteFailed",
-            Self::Slot(_) => "WriteFailed",
+            Self::Slot(_) | Self::Recovery(_) | Self::SlotCopy(_) => "WriteFailed",
             Self::BootPartitionFull { .. } => "BootPartitionFull",
-            Self::BootFileDiffers(_) => "VerificationFailed",
+            Self::BootFileDiffers(_) | Self::RecoveryDiffers(_) => "VerificationFailed",
         }
     }
 

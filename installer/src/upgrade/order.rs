@@ -15,7 +15,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-const FILE: &str = "/oem/upgrade-order.json";
+/// The file.
+pub const FILE: &str = "/oem/upgrade-order.json";
 /// Carries out the order. It runs beside the reports, because fetching a release takes longer than a report may.
 const UNIT: &str = "ros-upgrade.service";
 /// Longest message of a failure on the wire, in bytes.

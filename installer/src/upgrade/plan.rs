@@ -53,6 +53,15 @@ pub enum PlanError {
     NothingToGoBackTo(Slot),
     #[error("the release in slot {0} did not come up on this machine; `ros-installer boot {0}` starts it all the same")]
     GoesBackToFailed(Slot),
+    #[error("the recovery system runs, and would overwrite itself: start a slot first (`ros-installer boot A`)")]
+    RunsRecovery,
+    #[error(
+        "slot {0} is not marked as good: wait until `ros-installer status` says so; a recovery system that may not come up is \
+         none"
+    )]
+    RunningNotGood(Slot),
+    #[error("slot {next} is started next, and slot {running} runs: restart first, or choose with `ros-installer boot`")]
+    AnotherIsNext { running: Slot, next: Slot },
 }
 
 impl PlanError {
@@ -60,7 +69,9 @@ impl PlanError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::FailedBefore { .. } | Self::GoesBackToFailed(_) => "ReleaseFailedBefore",
-            Self::OnTrial { .. } => "SlotOnTrial",
+            Self::OnTrial { .. } | Self::RunningNotGood(_) => "SlotOnTrial",
+            Self::RunsRecovery => "RecoveryRuns",
+            Self::AnotherIsNext { .. } => "AnotherSlotIsNext",
             Self::NothingToGoBackTo(_) => "NoOtherSystem",
         }
     }
@@ -111,6 +122,22 @@ impl Slots {
             SlotState::Failed => Err(PlanError::GoesBackToFailed(other)),
             SlotState::Trial | SlotState::Good => Ok(other),
         }
+    }
+
+    /// The release that the recovery system becomes: the running one, which has proved on this machine that it comes up.
+    /// While the recovery system is written, the running slot must be sure to start.
+    pub fn for_recovery(&self) -> Result<Slot, PlanError> {
+        let running = self.running;
+        if running == Slot::Recovery {
+            return Err(PlanError::RunsRecovery);
+        }
+        if self.slot_state(running) != SlotState::Good {
+            return Err(PlanError::RunningNotGood(running));
+        }
+        if self.state.active != running {
+            return Err(PlanError::AnotherIsNext { running, next: self.state.active });
+        }
+        Ok(running)
     }
 
     /// The slot that may be written while this system runs. From recovery, a slot that was never good is preferred.
@@ -193,6 +220,18 @@ mod tests {
         assert_eq!(slots(Good, Good, Slot::A, Some("older")).rollback(), Ok(Slot::B));
         assert_eq!(slots(Good, Empty, Slot::A, None).rollback().unwrap_err().reason(), "NoOtherSystem");
         assert_eq!(slots(Good, Failed, Slot::A, Some("bad")).rollback().unwrap_err().reason(), "ReleaseFailedBefore");
+    }
+
+    #[test]
+    fn only_a_good_system_that_is_started_next_becomes_the_recovery_system() {
+        use SlotState::{Empty, Good, Trial};
+        assert_eq!(slots(Good, Empty, Slot::A, None).for_recovery(), Ok(Slot::A));
+        let reason = |slots: Slots| slots.for_recovery().unwrap_err().reason();
+        assert_eq!(reason(slots(Trial, Good, Slot::A, None)), "SlotOnTrial");
+        assert_eq!(reason(slots(Good, Trial, Slot::B, Some("new"))), "AnotherSlotIsNext");
+        assert_eq!(reason(slots(Good, Good, Slot::Recovery, None)), "AnotherSlotIsNext");
+        let recovery = Slots { running: Slot::Recovery, ..slots(Good, Good, Slot::A, None) };
+        assert_eq!(reason(recovery), "RecoveryRuns");
     }
 
     fn any_state() -> impl Strategy<Value = SlotState> {

@@ -3,8 +3,9 @@
 use super::attempt::{Attempt, Record};
 use super::error::UpgradeError;
 use super::plan::{Decision, ReleaseName, Slots};
-use super::slot_folder;
+use super::{loader, menu, slot_folder};
 use crate::boot::{partition, state_file};
+use crate::console;
 use crate::installed::boot_progress;
 use boot_contract::Slot;
 use boot_contract::paths::{DEVICES, PERSISTENT};
@@ -13,6 +14,7 @@ use disk::execute::Written;
 use disk::rewrite;
 use disk::target::{Disk, Target};
 use machine::installed;
+use protocol::error_chain;
 use protocol::message::Progress;
 use release::signature::Trust;
 use release::{ReleaseManifest, ReleaseSource, digest, read_manifest};
@@ -57,7 +59,11 @@ pub(super) fn write(
         .map_err(UpgradeError::Slot)?;
     let arguments = args_cfg::of_slot(slot, guid, manifest, &added);
     partition::with_mounted(false, |boot| slot_folder::write(boot, slot, release, &arguments))?;
-    partition::with_mounted(true, |boot| slot_folder::check(boot, slot, release))?;
+    let menu = partition::with_mounted(false, |boot| menu::write(boot, &slots.state, release))?;
+    partition::with_mounted(true, |boot| {
+        slot_folder::check(boot, slot, release)?;
+        menu::check(boot, menu, release)
+    })?;
     let name =
         ReleaseName { version: manifest.version.clone(), digest: release::manifest_digest(release.manifest_bytes()) };
     // Only who signs releases may rule out older ones.
@@ -65,7 +71,14 @@ pub(super) fn write(
     Record { attempt: Some(Attempt::new(slot, &name, minimum_version)), ..Record::read(root)? }.write(root)?;
     state_file::change(|state| {
         state.take_new(slot);
+        state.menu = menu;
     })?;
+    // The boot code of before starts the release as well.
+    match loader::try_once(root, release) {
+        Ok(true) => console::note("the firmware starts the boot code of the release next, on trial"),
+        Ok(false) => {}
+        Err(error) => console::note(format!("the boot code stays as it is: {}", error_chain(&error))),
+    }
     Ok(written)
 }
 

@@ -27,6 +27,8 @@ pub struct Parts<'a> {
     pub initrd: &'a Path,
     /// Names of the modules in the initrd.
     pub initrd_modules: Vec<String>,
+    /// The menu that the release brings to machines that are upgraded to it.
+    pub menu: Option<&'a Path>,
 }
 
 /// Copies the parts into `folder`, where the boot files already are in `boot/`, and writes the manifest.
@@ -54,16 +56,24 @@ pub fn write(folder: &Path, parts: Parts) -> Result<ReleaseManifest> {
             grub: file("boot/grubx64.efi")?,
             mok_manager: file("boot/mmx64.efi")?,
             grub_config: file("boot/grub.cfg")?,
+            menu: parts.menu.map(|menu| add_menu(menu, folder)).transpose()?,
             bios_boot: file("boot/boot.img")?,
             bios_core: file("boot/core.img")?,
         },
         kernel_arguments: KERNEL_ARGUMENTS.to_owned(),
         initrd_modules: Some(parts.initrd_modules),
+        recovery_resets: true,
     };
     let path = folder.join(MANIFEST);
     let text = serde_json::to_string_pretty(&manifest)? + "\n";
     fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     Ok(manifest)
+}
+
+fn add_menu(menu: &Path, folder: &Path) -> Result<ReleaseFile> {
+    const NAME: &str = "boot/menu.cfg";
+    fs::copy(menu, folder.join(NAME)).with_context(|| format!("copying {}", menu.display()))?;
+    Ok(ReleaseFile::describe(&folder.join(NAME), NAME)?)
 }
 
 fn minimum_slot_bytes(root: u64) -> u64 {

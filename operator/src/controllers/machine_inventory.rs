@@ -11,8 +11,8 @@ mod triggers;
 
 use super::{DEBOUNCE, ReconcileError, drain, on_error};
 use crate::context::Context;
+use crate::inventory::erase_request;
 use crate::inventory::index::KnownMachine;
-use crate::inventory::reinstall;
 use crate::inventory::seen::SeenInventory;
 use crate::kube::status_writer::StatusPatch;
 use crate::kube::watch::keep_watching;
@@ -112,7 +112,7 @@ async fn reconcile_as_leader(
     }
     let (finding, now) = (find(&newer, context), context.now());
     let mut status = build(&newer, &finding, &now);
-    update_reinstall(&newer, &finding, &mut status, &now);
+    update_requests(&newer, &finding, &mut status, &now);
     cluster::set_condition(&newer, &cluster, &mut status, &now);
     secret::set_condition(&newer, secret, &mut status, &now);
     write(&newer, context, &status).await?;
@@ -125,15 +125,15 @@ async fn reconcile_as_leader(
     Ok(times.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue))
 }
 
-/// Updates the request to reinstall. Before the first status the server does that.
-fn update_reinstall(machine: &KnownMachine, finding: &Finding, status: &mut MachineInventoryStatus, now: &Time) {
+/// Updates the requests to erase data. Before the first status the server does that.
+fn update_requests(machine: &KnownMachine, finding: &Finding, status: &mut MachineInventoryStatus, now: &Time) {
     let counts = match finding {
         Finding::TooEarly => return,
         Finding::Duplicate(_) | Finding::MalformedIdentity => false,
         Finding::Nothing | Finding::Unrecorded | Finding::Expected => true,
         Finding::NowApproved | Finding::Released => true,
     };
-    reinstall::update(machine, counts, status, now);
+    erase_request::update(machine, counts, status, now);
 }
 
 /// Writes the status of an inventory, for the version of it that was read.
@@ -146,7 +146,7 @@ pub(super) async fn write(
     let Some(patch) = patch else { return Ok(()) };
     let api = Api::<SeenInventory>::namespaced(context.client.clone(), &machine.namespace);
     enter_written(machine, context, patch.write(&api, &machine.name).await)?;
-    if let Some((warning, reason, message)) = reinstall::news(&machine.status, status) {
+    for (warning, reason, message) in erase_request::news(&machine.status, status) {
         context.events.publish(machine.reference(), warning, &reason, &message);
     }
     Ok(())

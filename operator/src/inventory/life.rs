@@ -15,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use protocol::bounded::cut;
 use protocol::hardware::{Address, Hardware};
 use protocol::message::{Failure, InstallPhase, OsReport, Progress, Slot};
-use protocol::{Refusal, ReinstallRequest, UpgradeFailure, UpgradeOrder};
+use protocol::{EraseRequest, Refusal, UpgradeFailure, UpgradeOrder};
 
 /// Seconds between two writes of `lastSeen`. Reports that contain nothing new cost the API server nothing in between.
 pub const LAST_SEEN_SECONDS: i64 = 300;
@@ -39,7 +39,7 @@ pub enum Step {
     /// The installed system sent a report.
     Reported(Box<OsReport>),
     /// It is about to be sent the request to install itself again.
-    SentReinstall(ReinstallRequest),
+    SentRequest(EraseRequest),
     /// It is about to be told to run another release.
     SentUpgrade(UpgradeOrder),
 }
@@ -142,7 +142,7 @@ pub fn after(
                 status.failure = None;
             }
         }
-        Step::SentReinstall(_) | Step::SentUpgrade(_) => {}
+        Step::SentRequest(_) | Step::SentUpgrade(_) => {}
     }
     if status.failure.is_none() {
         status.conditions.remove_type(types::STALLED);

@@ -1,7 +1,7 @@
 //! A MachineInventory as the operator reads it: without `managedFields` and `spec.smbios`. These are most of an object,
 //! are the most expensive parts to parse, and are not used.
 
-use api::{MachineConfig, MachineInventory, MachineInventorySpec, MachineInventoryStatus};
+use api::{MachineConfig, MachineInventory, MachineInventorySpec, MachineInventoryStatus, Reset};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
@@ -50,6 +50,7 @@ struct Spec {
     config: Option<MachineConfig>,
     approved: Option<bool>,
     reinstall: Option<String>,
+    reset: Option<Reset>,
 }
 
 impl<'de> Deserialize<'de> for SeenInventory {
@@ -64,6 +65,7 @@ impl<'de> Deserialize<'de> for SeenInventory {
             config: spec.config,
             approved: spec.approved,
             reinstall: spec.reinstall,
+            reset: spec.reset,
         };
         Ok(Self(MachineInventory { metadata: metadata.into(), spec, status }))
     }
@@ -140,7 +142,7 @@ mod tests {
             },
             "spec": {
                 "tpm": "a".repeat(64), "tpmHash": "a".repeat(64), "clusterName": "c", "machineTokenSecretName": "s",
-                "config": {"role": "agent", "hostname": "h"}, "approved": false, "reinstall": "again",
+                "config": {"role": "agent", "hostname": "h"}, "approved": false, "reinstall": "again", "reset": {"scope": "All", "request": "x"},
                 "smbios": {"System": {"Serial": "1"}},
             },
             "status": {"phase": "Ready", "conditions": [{"type": "Ready", "status": "True"}]},

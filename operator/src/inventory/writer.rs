@@ -5,16 +5,16 @@
 //! again.
 
 use crate::inventory::Inventory;
+use crate::inventory::erase_request::{self, EventText};
 use crate::inventory::index::{KnownMachine, Owner};
 use crate::inventory::life::{self, Step};
-use crate::inventory::reinstall;
 use crate::inventory::store::StoreError;
 use crate::inventory::upgrade;
 use crate::kube::status_writer::StatusPatch;
 use api::{Conditions, MachineInventoryStatus, Phase, condition_type};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::message::OsReport;
-use protocol::{Refusal, RefusalCode, ReinstallRequest, UpgradeOrder};
+use protocol::{EraseRequest, Refusal, RefusalCode, UpgradeOrder};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -33,9 +33,6 @@ struct Outcome {
     status: MachineInventoryStatus,
     news: Vec<EventText>,
 }
-
-/// An event to publish: whether it is a warning, its reason, and its message.
-type EventText = (bool, String, String);
 
 impl InventoryWriter {
     /// For a machine that has proved its identity.
@@ -91,7 +88,7 @@ impl InventoryWriter {
         }
     }
 
-    /// Returns the events to publish: new phases, and changes of a request to reinstall.
+    /// Returns the events to publish: new phases, and changes of a request to erase data.
     async fn try_to_write(&mut self, inventory: &Inventory) -> Result<Vec<EventText>, StoreError> {
         if self.noted.is_empty() {
             return Ok(Vec::new());
@@ -132,44 +129,44 @@ impl InventoryWriter {
         let (mut status, mut news) = (self.machine.status.clone(), Vec::new());
         for (step, time) in &self.noted {
             let mut after = life::after(&status, step, self.machine.generation, time);
-            reinstall::after(&self.machine, step, &mut after, time);
+            erase_request::after(&self.machine, step, &mut after, time);
             upgrade::after(&status, step, &mut after, time);
             if let Some(phase) = after.phase.filter(|phase| status.phase != Some(*phase)) {
                 let ready = after.conditions.find(condition_type::READY);
                 let message = ready.map(|ready| ready.message.to_string()).unwrap_or_default();
                 news.push((phase == Phase::Failed, format!("{phase:?}"), message));
             }
-            news.extend(reinstall::news(&status, &after));
+            news.extend(erase_request::news(&status, &after));
             status = after;
         }
         Outcome { status: life::settled(&self.machine.status, status, &inventory.clock.now()), news }
     }
 
-    /// The request to reinstall that the answer to this report contains. It is decided on the object that the API
+    /// The request to erase data that the answer to this report contains. It is decided on the object that the API
     /// server has now, and recorded before it is sent. Without an API server nothing is sent.
-    pub async fn send_reinstall(&mut self, inventory: &Inventory, report: &OsReport) -> Option<ReinstallRequest> {
-        reinstall::due(&self.machine, report, self.counts(inventory))?;
-        match self.try_to_send_reinstall(inventory, report).await {
-            Ok(text) => text,
+    pub async fn send_request(&mut self, inventory: &Inventory, report: &OsReport) -> Option<EraseRequest> {
+        erase_request::due(&self.machine, report, self.counts(inventory))?;
+        match self.try_to_send_request(inventory, report).await {
+            Ok(request) => request,
             Err(error) => {
-                tracing::warn!(inventory = self.name(), ?error, "the machine is not told to install itself again");
+                tracing::warn!(inventory = self.name(), ?error, "the machine is not told to install or reset itself");
                 None
             }
         }
     }
 
-    async fn try_to_send_reinstall(
+    async fn try_to_send_request(
         &mut self,
         inventory: &Inventory,
         report: &OsReport,
-    ) -> Result<Option<ReinstallRequest>, StoreError> {
+    ) -> Result<Option<EraseRequest>, StoreError> {
         self.read_again(inventory).await?;
-        let due = |writer: &Self| reinstall::due(&writer.machine, report, writer.counts(inventory)).cloned();
-        let Some(text) = due(self) else { return Ok(None) };
-        self.note(inventory, Step::SentReinstall(text.clone()));
+        let due = |writer: &Self| erase_request::due(&writer.machine, report, writer.counts(inventory));
+        let Some(request) = due(self) else { return Ok(None) };
+        self.note(inventory, Step::SentRequest(request.clone()));
         self.write(inventory).await.map_err(StoreError::Refused)?;
         // The write may have read a newer version.
-        Ok(due(self).filter(|still| *still == text))
+        Ok(due(self).filter(|still| *still == request))
     }
 
     /// The order to upgrade that the answer to this report contains. It is decided and recorded like a request to

@@ -1,6 +1,6 @@
 //! Upgrades of an installed machine by the operator (`engine: Machine`), from a container registry: a good release, one by
-//! a key that is not trusted any more, and one that does not start. They differ from the installed release by name and
-//! signature, and the last one by its initrd.
+//! a key that is not trusted any more, one that does not start, and one with boot code of its own. They differ from the
+//! installed release by name and signature, and the last two by one file.
 
 use super::{INSTALLED, SHORT};
 use api::{Phase, reason};
@@ -53,7 +53,7 @@ impl Releases {
     /// it to report: it asks by itself what it should run.
     pub(super) async fn upgrade_and_fall_back(&self, world: &World, machine: &mut Machine, name: &str, of: &Path) {
         let [first, second] = &self.keys;
-        let release = |version, signed_by| OtherRelease { of, version, initrd: None, signed_by: Some(signed_by) };
+        let release = |version, signed_by| plain(of, version, signed_by);
         self.push(world, release("0.2.0", first)).await;
         world.os_image_with_reason(OS_IMAGE, reason::UPGRADED, SHORT).await.unwrap();
         let edited = Instant::now();
@@ -111,6 +111,33 @@ impl Releases {
         assert!(refused.contains("release 0.3.0 was tried on this machine and did not come up"), "{refused}");
         assert_eq!(refused.matches("ends with 17").count(), 2, "{refused}");
     }
+
+    /// Follows [`Self::upgrade_and_fall_back`]. The next release has another MokManager, so that it brings boot code of its
+    /// own.
+    pub(super) async fn upgrade_boot_code(&self, world: &World, machine: &mut Machine, of: &Path) {
+        let other = OtherRelease { mok_manager: Some(b"other\n"), ..plain(of, "0.4.0", &self.keys[1]) };
+        self.push(world, other).await;
+        edit(world, "0.4.0");
+        let console = machine.console();
+        console
+            .wait_for_text("the firmware starts the boot code of the release next, on trial", INSTALLED)
+            .await
+            .unwrap();
+        console.wait_for_text(r"the firmware starts \EFI\ros-", INSTALLED).await.unwrap();
+        let look = "cd /sys/firmware/efi/efivars; number=$(od -An -tx2 -j4 BootOrder-* | cut -c2-5 | tr a-f A-F); \
+                    tr -d '\\0' < Boot$number-*; ls Boot0*; mount -o ro /run/ros/dev/COS_BOOT /mnt; \
+                    wc -c /mnt/EFI/*/mmx64.efi; umount /mnt";
+        let found = root(world, machine, look).await;
+        assert!(found.contains(r"\EFI\ros-") && found.contains("RancherOS"), "the first of the boot order: {found}");
+        assert!(found.lines().any(|line| line.trim_start().starts_with("6 /mnt/EFI/ros-")), "{found}");
+        let removable = found.lines().find(|line| line.ends_with("/mnt/EFI/BOOT/mmx64.efi")).unwrap();
+        assert!(!removable.trim_start().starts_with("6 "), "{removable}");
+    }
+}
+
+/// Differs by name and signature alone.
+fn plain<'a>(of: &'a Path, version: &'a str, signed_by: &'a PrivateKey) -> OtherRelease<'a> {
+    OtherRelease { of, version, initrd: None, mok_manager: None, signed_by: Some(signed_by) }
 }
 
 fn edit(world: &World, version: &str) {

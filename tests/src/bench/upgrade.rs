@@ -40,7 +40,7 @@ pub fn adopt(world: &World) -> Result<()> {
 pub async fn measure(world: &World, machine: &mut Machine, registry: &ImageRegistry) -> Result<Vec<Sample>> {
     let (manifest, _) = release::read_manifest(&original())?;
     let version = next_version(&manifest.version).context("counting the release's version on")?;
-    let other = OtherRelease { of: &original(), version: &version, initrd: None, signed_by: None };
+    let other = OtherRelease { of: &original(), version: &version, initrd: None, mok_manager: None, signed_by: None };
     image_registry::push(&other.image(&world.folder("releases")?)?, registry.port(), &version).await?;
     let image = format!("{REPOSITORY}:{version}");
     let size = image_registry::inspect(registry.port(), &version).await?.bytes;

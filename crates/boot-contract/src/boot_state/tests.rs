@@ -161,3 +161,11 @@ fn a_block_without_a_slot_is_refused() {
     }
     assert_eq!(BootState::parse(&[0; LENGTH]), Err(BlockError::Magic));
 }
+
+#[test]
+fn a_slot_that_failed_before_its_starts_were_used_up_is_left() {
+    let good = SlotBoot::new(SlotState::Good);
+    let mut state = BootState { a: good, active: Slot::B, b: SlotBoot::new(SlotState::Trial), ..BootState::INSTALLED };
+    state.fail(Slot::B);
+    assert_eq!((state.start(), state.active, state.b.left), (Slot::A, Slot::A, 0));
+}

@@ -1,10 +1,11 @@
 //! The reports of a machine, and the operator's answers.
 
 use crate::bounded::{line, list, optional_line, word};
+use crate::erase_request::{RequestReport, RequestText};
 use crate::hardware::{Address, Hardware};
 use crate::join::Join;
 use crate::operator_settings::{OperatorSettings, SettingsRevision};
-use crate::reinstall::{ReinstallReport, ReinstallRequest};
+use crate::reset::ResetRequest;
 use crate::smbios::SmbiosDocument;
 use crate::upgrade::UpgradeFailure;
 use crate::upgrade_order::{UpgradeOrder, UpgradeReport};
@@ -79,7 +80,10 @@ pub struct Recorded {
     /// After `booted` and `report`: the machine is to install itself again, once for each text; it remembers the texts
     /// that it has honoured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reinstall: Option<ReinstallRequest>,
+    pub reinstall: Option<RequestText>,
+    /// After `booted` and `report`: the machine is to reset itself, once for each text, like `reinstall`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<ResetRequest>,
     /// After `booted` and `report`: the release that the machine is to run now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeOrder>,
@@ -131,7 +135,10 @@ pub struct OsReport {
     pub recovery: Option<String>,
     /// Absent from a release that cannot be asked to install again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reinstall: Option<ReinstallReport>,
+    pub reinstall: Option<RequestReport>,
+    /// Absent from a release that cannot be asked to reset itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<RequestReport>,
     /// The last release that did not come up. Absent if there is none, and after another upgrade has succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<UpgradeFailure>,

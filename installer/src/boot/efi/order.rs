@@ -11,6 +11,19 @@ pub struct Menu {
     pub order: Vec<u16>,
 }
 
+impl Menu {
+    /// The number of our entry, the first if there are several.
+    pub fn ours(&self) -> Option<u16> {
+        self.entries.iter().find(|(_, is_ours)| **is_ours).map(|(number, _)| *number)
+    }
+
+    /// A number without an entry. One that is in the order is not used: it may mean something to the firmware.
+    pub fn free(&self) -> u16 {
+        let is_free = |number: &u16| !self.entries.contains_key(number) && !self.order.contains(number);
+        (0..=u16::MAX).find(is_free).unwrap_or_default()
+    }
+}
+
 /// The position of our entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
@@ -32,9 +45,7 @@ pub struct ArrangedMenu {
 
 pub fn arrange(menu: &Menu, position: Position) -> ArrangedMenu {
     let mut ours = menu.entries.iter().filter(|(_, is_ours)| **is_ours).map(|(number, _)| *number);
-    // A number that is in the order but has no entry is not used: it may mean something to the firmware.
-    let is_free = |number: &u16| !menu.entries.contains_key(number) && !menu.order.contains(number);
-    let number = ours.next().or_else(|| (0..=u16::MAX).find(is_free)).unwrap_or_default();
+    let number = ours.next().unwrap_or_else(|| menu.free());
     let surplus: Vec<u16> = ours.collect();
     let mut order: Vec<u16> = menu.order.iter().copied().filter(|other| !surplus.contains(other)).collect();
     match position {

@@ -1,9 +1,9 @@
 //! Which inventories must be reconciled: in a healthy fleet, hardly any.
 
-use super::{Finding, Name, STATUS_GRACE, build, cluster, find, secret, update_reinstall};
+use super::{Finding, Name, STATUS_GRACE, build, cluster, find, secret, update_requests};
 use crate::context::Context;
+use crate::inventory::erase_request;
 use crate::inventory::index::KnownMachine;
-use crate::inventory::reinstall;
 use crate::inventory::seen::SeenInventory;
 use futures::{Stream, StreamExt, stream};
 use kube::api::ObjectMeta;
@@ -92,8 +92,8 @@ fn is_settled(machine: &KnownMachine, context: &Context) -> bool {
         return finding == Finding::TooEarly;
     }
     let mut status = build(machine, &finding, &now);
-    if reinstall::concerns(machine) {
-        update_reinstall(machine, &finding, &mut status, &now);
+    if erase_request::concerns(machine) {
+        update_requests(machine, &finding, &mut status, &now);
     }
     cluster::set_condition(machine, &cluster::State::Unassigned, &mut status, &now);
     secret::set_condition(machine, &secret::State::NotNamed, &mut status, &now);

@@ -8,7 +8,7 @@ use api::{
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::ObjectMeta;
 use kube::{Resource, ResourceExt};
-use protocol::{ReinstallRequest, TpmHash};
+use protocol::{RequestText, ResetRequest, TpmHash};
 
 /// A MachineInventory without its large parts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,7 +26,9 @@ pub struct KnownMachine {
     pub registered_digest: Option<String>,
     pub approved: Option<bool>,
     /// `spec.reinstall`.
-    pub reinstall: Option<ReinstallRequest>,
+    pub reinstall: Option<RequestText>,
+    /// `spec.reset`.
+    pub reset: Option<Box<ResetRequest>>,
     /// The object's labels, sorted. Pairs need a fifth of the memory of a map.
     pub labels: Box<[(Box<str>, Box<str>)]>,
     /// Absent if the machine joins no cluster.
@@ -75,6 +77,7 @@ impl KnownMachine {
             registered_digest: annotation(REGISTERED_DIGEST_ANNOTATION),
             approved: object.spec.approved,
             reinstall: object.spec.reinstall(),
+            reset: object.spec.reset().map(Box::new),
             labels: labels(&object.metadata),
             deleting: object.metadata.deletion_timestamp.is_some(),
             finalizers: object.metadata.finalizers.take().unwrap_or_default(),

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::fixtures::{self, FakeApi};
 use api::AttestationStatus;
 use api::Phase;
-use protocol::ReinstallRequest;
+use protocol::EraseRequest;
 use protocol::hardware::Hardware;
 use protocol::message::Failure;
 use protocol::message::OsReport;
@@ -342,12 +342,12 @@ async fn a_request_is_read_and_recorded_before_it_is_sent() {
     let scene = Scene::new(json!({}));
     let (mut writer, report) = asked(&scene).await;
     scene.api.take_requests();
-    let sent = writer.send_reinstall(&scene.context.inventory, &report).await;
-    assert_eq!(sent.as_ref().map(ReinstallRequest::as_str), Some("again"));
+    let sent = writer.send_request(&scene.context.inventory, &report).await;
+    assert_eq!(sent, Some(EraseRequest::Reinstall("again".parse().unwrap())));
     assert_eq!(scene.api.take_requests(), ["GET machineinventories", "PATCH status"]);
     let conditions = scene.inventories()[0]["status"]["conditions"].clone();
     assert!(conditions.as_array().unwrap().iter().any(|condition| condition["reason"] == "Sent"), "{conditions}");
-    assert_eq!(writer.send_reinstall(&scene.context.inventory, &OsReport::default()).await, None, "an older release");
+    assert_eq!(writer.send_request(&scene.context.inventory, &OsReport::default()).await, None, "an older release");
 }
 
 #[tokio::test]
@@ -373,6 +373,6 @@ async fn a_request_that_is_withdrawn_or_unreadable_is_not_sent() {
         let mut starting = fixtures::context(&scene.api);
         starting.inventory.index = Default::default();
         let context = if case == "starting" { &starting } else { &scene.context };
-        assert_eq!(writer.send_reinstall(&context.inventory, &report).await, None, "{case}");
+        assert_eq!(writer.send_request(&context.inventory, &report).await, None, "{case}");
     }
 }

@@ -17,7 +17,7 @@ use crate::server::frames::{End, Frames, Socket};
 use identify::Peer;
 use protocol::exchange::{Installing, OperatorSide, Statement};
 use protocol::message::{Config, EXCHANGE_SECONDS, InstallPhase, MachineReport, OsReport, Recorded};
-use protocol::{Refusal, RefusalCode};
+use protocol::{EraseRequest, Refusal, RefusalCode};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -296,21 +296,26 @@ impl<S: Socket> Exchange<S> {
             None => None,
         };
         let settings = self.registration.operator_settings(&self.context.endpoint());
-        let reinstall = match &mut self.writer {
-            Some(writer) => writer.send_reinstall(&self.context.inventory, &report).await,
+        let request = match &mut self.writer {
+            Some(writer) => writer.send_request(&self.context.inventory, &report).await,
             None => None,
         };
         let images = self.context.os_images.state();
         let images = || images.iter().map(AsRef::as_ref);
         // A machine that erases its data does nothing else.
         let upgrade = match &mut self.writer {
-            Some(writer) if reinstall.is_none() && may_be_told(images(), writer.machine()) => {
+            Some(writer) if request.is_none() && may_be_told(images(), writer.machine()) => {
                 writer.send_upgrade(&self.context.inventory, &report).await
             }
             _ => None,
         };
         let report_seconds = self.writer.as_ref().and_then(|writer| report_seconds(images(), writer.machine()));
-        let frame = self.side.send_done(Recorded { join, settings, reinstall, upgrade, report_seconds })?;
+        let (reinstall, reset) = match request {
+            Some(EraseRequest::Reinstall(text)) => (Some(text), None),
+            Some(EraseRequest::Reset(reset)) => (None, Some(reset)),
+            None => (None, None),
+        };
+        let frame = self.side.send_done(Recorded { join, settings, reinstall, reset, upgrade, report_seconds })?;
         self.frames.send_last(frame).await?;
         Ok(After::Nothing)
     }

@@ -42,7 +42,7 @@ pub async fn upgrade(folder: &Path, demo: &Demo) -> Result<()> {
     progress.step(&format!("making release {version} out of the demo's, and pushing it to the registry on this host"));
     let releases = folder.join("releases");
     fs::create_dir_all(&releases).with_context(|| format!("creating {}", releases.display()))?;
-    let other = OtherRelease { of: &original(), version: &version, initrd: None, signed_by: None };
+    let other = OtherRelease { of: &original(), version: &version, initrd: None, mok_manager: None, signed_by: None };
     image_registry::push(&other.image(&releases)?, demo.registry_port, &version).await?;
 
     let wanted = format!("{REPOSITORY}:{version}");

@@ -1,4 +1,4 @@
-//! `spec.reinstall`: a machine in memory is asked to install itself again.
+//! `spec.reinstall` and `spec.reset`: a machine in memory is asked to erase its data.
 
 use anyhow::Result;
 use api::{MachineInventory, condition_type, reason};
@@ -8,7 +8,7 @@ use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::objects::{kubectl_kind, kubectl_name};
 use harness::world::World;
 use protocol::message::OsReport;
-use protocol::{ReinstallReport, ReinstallRequest};
+use protocol::{RequestReport, RequestText};
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -16,8 +16,8 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_is_asked_to_install_again_once_for_each_text() {
-    let world = World::start("reinstall", json!({})).await.unwrap();
+async fn a_machine_is_asked_to_install_or_to_reset_itself_once_for_each_text() {
+    let world = World::start("erase-requests", json!({})).await.unwrap();
     let endpoint = world.endpoint().await.unwrap();
     let tpm = SoftwareTpm::new(KeyKind::P256).unwrap();
     let registered = endpoint.register(&tpm, usual_report("SN-1")).await.unwrap();
@@ -31,25 +31,42 @@ async fn a_machine_is_asked_to_install_again_once_for_each_text() {
     }
     let text = "2026-12-01 new disk layout";
     world.patch_inventory(&name, &json!({"reinstall": text})).unwrap();
-    let announced =
-        world.inventory_condition(&name, condition_type::REINSTALL, reason::REINSTALL_REQUESTED).await.unwrap();
+    let announced = world.inventory_condition(&name, condition_type::REINSTALL, reason::REQUESTED).await.unwrap();
     assert!(announced["status"] == "True" && announced["message"].as_str().unwrap().contains("erases COS_PERSISTENT"));
     assert_eq!(told(&[]).await.as_deref(), Some(text));
     assert_eq!(told(&[]).await.as_deref(), Some(text), "the answer may have been lost");
-    world.inventory_condition(&name, condition_type::REINSTALL, reason::REINSTALL_SENT).await.unwrap();
+    world.inventory_condition(&name, condition_type::REINSTALL, reason::REQUEST_SENT).await.unwrap();
     assert_eq!(told(&[text]).await, None);
     let done = format!("--for=condition={}=False", condition_type::REINSTALL);
     let wait = ["wait", &kubectl_kind::<MachineInventory>(), "--all", &done, "--timeout=10s", "--namespace", NAMESPACE];
     world.cluster.kubectl(&wait, "").unwrap();
-    world.inventory_condition(&name, condition_type::REINSTALL, reason::REINSTALL_DONE).await.unwrap();
+    world.inventory_condition(&name, condition_type::REINSTALL, reason::REQUEST_DONE).await.unwrap();
     assert_eq!(told(&[]).await, None, "the inventory remembers it, too");
 
     // The request is withdrawn before the machine reports.
     world.patch_inventory(&name, &json!({"reinstall": "another"})).unwrap();
-    world.inventory_condition(&name, condition_type::REINSTALL, reason::REINSTALL_REQUESTED).await.unwrap();
+    world.inventory_condition(&name, condition_type::REINSTALL, reason::REQUESTED).await.unwrap();
     world.patch_inventory(&name, &json!({"reinstall": null})).unwrap();
     world.inventory_condition(&name, condition_type::REINSTALL, "").await.unwrap();
     assert_eq!(told(&[text]).await, None);
+
+    for unfit in [json!({"scope": "Everything", "request": "a"}), json!({"scope": "All"}), json!({"request": "a"})] {
+        let error = world.patch_inventory(&name, &json!({"reset": unfit})).unwrap_err().to_string();
+        assert!(error.contains("spec.reset"), "{error}");
+    }
+    let reset = json!({"scope": "All", "request": "2026-12-02 sold"});
+    world.patch_inventory(&name, &json!({"reset": reset})).unwrap();
+    let announced = world.inventory_condition(&name, condition_type::RESET, reason::REQUESTED).await.unwrap();
+    assert!(announced["message"].as_str().unwrap().contains("its cloud-config"), "{announced}");
+    let told_to_reset = async |honoured: &[&str]| {
+        let report = OsReport { reset: Some(honoured_report(honoured)?), ..system(&[text])? };
+        anyhow::Ok(endpoint.report(&tpm, report).await?.reset)
+    };
+    let asked = told_to_reset(&[]).await.unwrap().unwrap();
+    assert_eq!(serde_json::to_value(asked).unwrap(), reset);
+    world.inventory_condition(&name, condition_type::RESET, reason::REQUEST_SENT).await.unwrap();
+    assert_eq!(told_to_reset(&["2026-12-02 sold"]).await.unwrap(), None);
+    world.inventory_condition(&name, condition_type::RESET, reason::REQUEST_DONE).await.unwrap();
 
     // The inventory is recreated without its status, as from a backup, with a text that the machine has never honoured.
     let [mut object] = <[Value; 1]>::try_from(world.inventories().unwrap()).unwrap();
@@ -65,16 +82,23 @@ async fn a_machine_is_asked_to_install_again_once_for_each_text() {
     }
     world.inventory_condition(&name, condition_type::REINSTALL, reason::ALREADY_HONOURED).await.unwrap();
     world.patch_inventory(&name, &json!({"reinstall": "one more"})).unwrap();
-    world.inventory_condition(&name, condition_type::REINSTALL, reason::REINSTALL_REQUESTED).await.unwrap();
+    world.inventory_condition(&name, condition_type::REINSTALL, reason::REQUESTED).await.unwrap();
     assert_eq!(told(&[text]).await.as_deref(), Some("one more"));
 }
 
 /// The request in the answer to a report of a machine that has honoured these texts.
 async fn report(endpoint: &Endpoint, tpm: &SoftwareTpm, honoured: &[&str]) -> Result<Option<String>> {
-    let honoured = honoured.iter().map(|text| text.parse()).collect::<Result<Vec<ReinstallRequest>, _>>()?;
-    let reinstall = Some(ReinstallReport { honoured, failure: None });
-    let system = OsReport { healthy: true, reinstall, ..OsReport::default() };
-    Ok(endpoint.report(tpm, system).await?.reinstall.map(String::from))
+    Ok(endpoint.report(tpm, system(honoured)?).await?.reinstall.map(String::from))
+}
+
+/// The report of a machine that has honoured these texts of `spec.reinstall`.
+fn system(honoured: &[&str]) -> Result<OsReport> {
+    Ok(OsReport { healthy: true, reinstall: Some(honoured_report(honoured)?), ..OsReport::default() })
+}
+
+fn honoured_report(honoured: &[&str]) -> Result<RequestReport> {
+    let honoured = honoured.iter().map(|text| text.parse()).collect::<Result<Vec<RequestText>, _>>()?;
+    Ok(RequestReport { honoured, failure: None })
 }
 
 /// The same for a machine whose inventory the operator may not have seen yet.

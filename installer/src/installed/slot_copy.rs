@@ -1,33 +1,45 @@
-//! Makes slot A's folder on COS_BOOT from that of recovery.
+//! Makes a slot's folder on COS_BOOT from that of another slot.
 
-use crate::installed::files::{sync_folder, write_in_place};
+use crate::installed::files::{remove_if_present, sync_folder, write_in_place};
 use crate::installed::recovery::{self, CompareError};
 use crate::path_error::PathError;
 use boot_contract::kernel_arguments::{MODE, ROOT, SLOT};
 use boot_contract::{BootMode, Slot};
-use disk::args_cfg;
+use disk::{args_cfg, sums};
 use release::{ReleaseError, read_manifest};
 use std::fs;
 use std::path::Path;
 use uuid::Uuid;
 
-/// Why slot A's folder is not that of recovery.
+/// Why a slot's folder is not a copy.
 #[derive(Debug, thiserror::Error)]
-pub enum SlotFilesError {
-    #[error("slot A's {file}")]
-    File { file: &'static str, source: CompareError },
-    #[error("recovery's args.cfg contains no arguments")]
-    NoArguments,
+pub enum SlotCopyError {
+    #[error("slot {slot}'s {file}")]
+    File { slot: Slot, file: &'static str, source: CompareError },
+    #[error("slot {0}'s args.cfg contains no arguments")]
+    NoArguments(Slot),
     #[error(transparent)]
     Release(#[from] ReleaseError),
     #[error(transparent)]
     Path(#[from] PathError),
 }
 
-/// Gives slot A, whose partition has the GUID `root`, the kernel, initrd, arguments and manifest of recovery. A file
-/// that is already right is not touched.
-pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<(), SlotFilesError> {
-    let (from, to) = (boot.join(Slot::Recovery.letter()), boot.join(Slot::A.letter()));
+/// Removes arguments and manifest of a slot that is about to be written: GRUB starts another slot instead of it.
+pub fn begin(boot: &Path, slot: Slot) -> Result<(), SlotCopyError> {
+    let folder = boot.join(slot.letter());
+    for path in [folder.join("args.cfg"), folder.join("release.json")] {
+        remove_if_present(&path).map_err(PathError::of("removing", &path))?;
+    }
+    match sync_folder(&folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => Ok(result.map_err(PathError::of("writing", &folder))?),
+    }
+}
+
+/// Gives slot `target`, whose partition has the GUID `root`, the kernel, initrd, arguments and manifest of slot `source`. A
+/// file that is already right is not touched.
+pub fn copy(boot: &Path, source: Slot, target: Slot, root: Uuid) -> Result<(), SlotCopyError> {
+    let (from, to) = (boot.join(source.letter()), boot.join(target.letter()));
     let (manifest, manifest_bytes) = read_manifest(&from)?;
     fs::create_dir_all(&to).map_err(PathError::of("creating", &to))?;
     for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
@@ -35,13 +47,14 @@ pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<(), SlotFilesError>
         if recovery::compare(&copy, file).is_err() {
             write(&copy, &read(&from.join(name))?)?;
         }
-        recovery::compare(&copy, file).map_err(|source| SlotFilesError::File { file: name, source })?;
+        recovery::compare(&copy, file).map_err(|source| SlotCopyError::File { slot: target, file: name, source })?;
     }
     let arguments = from.join("args.cfg");
     let arguments = fs::read_to_string(&arguments).map_err(PathError::of("reading", &arguments))?;
-    let arguments = args_cfg::read(&arguments).ok_or(SlotFilesError::NoArguments)?;
-    let arguments = args_cfg::write(&of_slot_a(arguments, root));
-    for (name, bytes) in [("args.cfg", arguments.into_bytes()), ("release.json", manifest_bytes)] {
+    let arguments = args_cfg::read(&arguments).ok_or(SlotCopyError::NoArguments(source))?;
+    let arguments = args_cfg::write(&of_slot(arguments, target, root));
+    let sums = sums::of(&manifest).into_bytes();
+    for (name, bytes) in [(sums::FILE, sums), ("args.cfg", arguments.into_bytes()), ("release.json", manifest_bytes)] {
         if fs::read(to.join(name)).ok().as_deref() != Some(&bytes[..]) {
             write(&to.join(name), &bytes)?;
         }
@@ -49,11 +62,12 @@ pub fn copy_recovery_to_a(boot: &Path, root: Uuid) -> Result<(), SlotFilesError>
     Ok(sync_folder(&to).map_err(PathError::of("writing", &to))?)
 }
 
-/// The kernel arguments of slot A, made from those of recovery.
-fn of_slot_a(arguments: &str, root: Uuid) -> String {
+/// The kernel arguments of a slot, made from those of another one.
+fn of_slot(arguments: &str, slot: Slot, root: Uuid) -> String {
+    let mode = if slot == Slot::Recovery { BootMode::Recovery } else { BootMode::System };
     let own = |argument: &str| match argument.split_once('=') {
-        Some((MODE, _)) => format!("{MODE}={}", BootMode::System),
-        Some((SLOT, _)) => format!("{SLOT}={}", Slot::A.letter()),
+        Some((MODE, _)) => format!("{MODE}={mode}"),
+        Some((SLOT, _)) => format!("{SLOT}={}", slot.letter()),
         Some((ROOT, _)) => format!("{ROOT}={root}"),
         _ => argument.to_owned(),
     };
@@ -104,7 +118,7 @@ mod tests {
             if let Some(name) = damage {
                 fs::write(boot.path().join("A").join(name), "damaged").unwrap();
             }
-            copy_recovery_to_a(boot.path(), guid).unwrap();
+            copy(boot.path(), Slot::Recovery, Slot::A, guid).unwrap();
             for name in ["vmlinuz", "initrd", "release.json"] {
                 let of = |slot: &str| fs::read(boot.path().join(slot).join(name)).unwrap();
                 assert!(of("A") == of("R"), "{name}");
@@ -114,12 +128,27 @@ mod tests {
     }
 
     #[test]
+    fn recovery_becomes_a_copy_of_a_slot() {
+        let (boot, _, guid) = installed();
+        let arguments = fs::read_to_string(boot.path().join("R/args.cfg")).unwrap();
+        let recovery: Uuid = arguments.split("ros.root=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        copy(boot.path(), Slot::Recovery, Slot::A, guid).unwrap();
+        fs::write(boot.path().join("R/initrd"), "older").unwrap();
+        begin(boot.path(), Slot::Recovery).unwrap();
+        assert!(!boot.path().join("R/args.cfg").exists() && !boot.path().join("R/release.json").exists());
+        begin(boot.path(), Slot::B).unwrap();
+        copy(boot.path(), Slot::A, Slot::Recovery, recovery).unwrap();
+        assert_eq!(fs::read_to_string(boot.path().join("R/args.cfg")).unwrap(), arguments);
+        assert_eq!(fs::read(boot.path().join("R/initrd")).unwrap(), b"initrd");
+    }
+
+    #[test]
     fn a_damaged_recovery_is_copied_nowhere() {
         let (boot, _, guid) = installed();
         fs::write(boot.path().join("R/initrd"), "damaged").unwrap();
-        let error = copy_recovery_to_a(boot.path(), guid).unwrap_err().to_string();
+        let error = copy(boot.path(), Slot::Recovery, Slot::A, guid).unwrap_err().to_string();
         assert!(error.contains("slot A's initrd"), "{error}");
         fs::write(boot.path().join("R/args.cfg"), "").unwrap();
-        assert!(copy_recovery_to_a(boot.path(), guid).is_err());
+        assert!(copy(boot.path(), Slot::Recovery, Slot::A, guid).is_err());
     }
 }

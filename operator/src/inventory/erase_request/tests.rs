@@ -1,12 +1,13 @@
-//! Tests of `inventory::reinstall`.
+//! Tests of `inventory::erase_request`.
 
 use super::*;
 use crate::inventory::life;
-use api::{Condition, ConditionStatus, MachineInventory, MachineInventorySpec};
+use api::condition_type::{REINSTALL, RESET};
+use api::{Condition, ConditionStatus, MachineInventory, MachineInventorySpec, Reset};
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
-use protocol::ReinstallReport;
-use protocol::reinstall::MAX_HONOURED;
+use protocol::erase_request::MAX_HONOURED;
+use protocol::{RequestReport, ResetScope};
 use std::collections::HashSet;
 
 fn now() -> Time {
@@ -19,12 +20,13 @@ struct Stored {
     uid: String,
     generation: i64,
     text: Option<String>,
+    reset: Option<Reset>,
     status: Option<MachineInventoryStatus>,
 }
 
 impl Stored {
     fn made(uid: &str, text: Option<&str>) -> Self {
-        Self { uid: uid.into(), generation: 1, text: text.map(str::to_owned), status: None }
+        Self { uid: uid.into(), generation: 1, text: text.map(str::to_owned), ..Self::default() }
     }
     fn edit(&mut self, text: Option<&str>) {
         self.text = text.map(str::to_owned);
@@ -32,7 +34,8 @@ impl Stored {
     }
     /// The object as a replica reads it that was just started.
     fn known(&self) -> KnownMachine {
-        let spec = MachineInventorySpec { reinstall: self.text.clone(), ..MachineInventorySpec::default() };
+        let (reinstall, reset) = (self.text.clone(), self.reset.clone());
+        let spec = MachineInventorySpec { reinstall, reset, ..MachineInventorySpec::default() };
         let mut object = MachineInventory::new("m", spec);
         object.metadata.uid = Some(self.uid.clone());
         object.metadata.generation = Some(self.generation);
@@ -59,9 +62,21 @@ impl Stored {
     /// Records a report and returns the text in its answer.
     fn report(&mut self, report: &OsReport) -> Option<String> {
         self.step(&Step::Reported(Box::new(report.clone())));
-        let text = due(&self.known(), report, true).cloned()?;
-        self.step(&Step::SentReinstall(text.clone()));
-        Some(text.into())
+        match self.report_to_either(report)? {
+            EraseRequest::Reinstall(text) => Some(text.into()),
+            EraseRequest::Reset(reset) => panic!("{reset:?}"),
+        }
+    }
+    /// Records a report and returns the request in its answer.
+    fn report_to_either(&mut self, report: &OsReport) -> Option<EraseRequest> {
+        self.step(&Step::Reported(Box::new(report.clone())));
+        let request = due(&self.known(), report, true)?;
+        self.step(&Step::SentRequest(request.clone()));
+        Some(request)
+    }
+    fn edit_reset(&mut self, scope: ResetScope, text: &str) {
+        self.reset = Some(Reset { scope, request: text.to_owned() });
+        self.generation += 1;
     }
     fn condition(&self) -> Option<Condition> {
         self.status.as_ref()?.conditions.find(REINSTALL).cloned()
@@ -81,7 +96,7 @@ fn says(holds: bool, reason: &str, warns: bool) -> Option<(bool, String, bool)> 
 
 fn running(honoured: &[&str]) -> OsReport {
     let honoured = honoured.iter().map(|text| text.parse().unwrap()).collect();
-    OsReport { reinstall: Some(ReinstallReport { honoured, failure: None }), ..OsReport::default() }
+    OsReport { reinstall: Some(RequestReport { honoured, failure: None }), ..OsReport::default() }
 }
 
 /// The inventory of a running machine without a request.
@@ -98,13 +113,13 @@ fn a_request_is_announced_then_sent_then_done_and_each_text_counts_once() {
     stored.edit(Some("a"));
     assert_eq!(stored.report(&running(&[])), None, "it was not announced yet");
     stored.update();
-    assert_eq!(stored.says(), says(true, reason::REINSTALL_REQUESTED, true));
+    assert_eq!(stored.says(), says(true, reason::REQUESTED, true));
     for _ in 0..2 {
         assert_eq!(stored.report(&running(&[])).as_deref(), Some("a"));
-        assert_eq!(stored.says(), says(true, reason::REINSTALL_SENT, true));
+        assert_eq!(stored.says(), says(true, reason::REQUEST_SENT, true));
     }
     assert_eq!(stored.report(&running(&["a"])), None);
-    assert_eq!(stored.says(), says(false, reason::REINSTALL_DONE, false));
+    assert_eq!(stored.says(), says(false, reason::REQUEST_DONE, false));
     let done = stored.status.clone();
     stored.update();
     assert_eq!(stored.status, done, "nothing is to be said");
@@ -183,7 +198,7 @@ fn the_condition_says_why_a_request_is_not_honoured() {
     failing.reinstall.as_mut().unwrap().failure = Some("recovery is gone".into());
     for _ in 0..2 {
         assert_eq!(stored.report(&failing).as_deref(), Some("a"), "what failed may have passed");
-        assert_eq!(stored.says(), says(true, reason::REINSTALL_FAILED, false));
+        assert_eq!(stored.says(), says(true, reason::REQUEST_FAILED, false));
         assert!(stored.condition().unwrap().message.contains("recovery is gone"));
     }
     // The request is sent to a slot and to the recovery system, but not to a medium.
@@ -191,7 +206,7 @@ fn the_condition_says_why_a_request_is_not_honoured() {
     assert_eq!(stored.report(&from(Slot::Live)), None);
     assert_eq!(stored.report(&from(Slot::Recovery)).as_deref(), Some("a"));
     assert_eq!(stored.report(&running(&["a"])), None);
-    assert_eq!(stored.says(), says(false, reason::REINSTALL_DONE, false));
+    assert_eq!(stored.says(), says(false, reason::REQUEST_DONE, false));
 }
 
 #[test]
@@ -211,7 +226,7 @@ fn no_request_is_sent_to_a_machine_that_does_not_count_or_is_not_approved() {
     stored.edit(Some("a"));
     stored.update();
     let machine = stored.known();
-    assert_eq!(due(&machine, &running(&[]), true).map(ReinstallRequest::as_str), Some("a"));
+    assert_eq!(due(&machine, &running(&[]), true), Some(EraseRequest::Reinstall("a".parse().unwrap())));
     assert_eq!(due(&machine, &running(&[]), false), None);
     assert_eq!(due(&KnownMachine { deleting: true, ..machine.clone() }, &running(&[]), true), None);
     let disapproved = KnownMachine { approved: Some(false), ..machine };
@@ -241,9 +256,10 @@ fn a_text_that_the_machine_reports_as_honoured_stays_honoured() {
 
 #[test]
 fn the_oldest_of_too_many_texts_are_forgotten() {
-    let mut status = MachineInventoryStatus { reinstall: Some(Box::default()), ..Default::default() };
+    let mut status = MachineInventoryStatus::default();
     for n in 0..MAX_HONOURED + 3 {
-        honour(&mut status, &n.to_string().parse().unwrap());
+        let text = n.to_string().parse().unwrap();
+        honour(&KnownMachine::default(), Asked { kind: Kind::Reinstall, text: &text, scope: None }, &mut status);
     }
     let honoured = status.reinstall.unwrap().honoured;
     assert_eq!((honoured.len(), honoured[0].as_str()), (MAX_HONOURED, "3"));
@@ -270,6 +286,72 @@ fn each_change_publishes_one_event() {
     let told: Vec<_> = told.iter().map(|(warning, reason)| (*warning, reason.as_str())).collect();
     let requested = (true, "ReinstallRequested");
     assert_eq!(told, [requested, (false, "ReinstallSent"), (false, "ReinstallDone"), requested]);
+}
+
+/// A machine that knows both kinds of request and has honoured these texts.
+fn resets(reinstalls: &[&str], resets: &[&str]) -> OsReport {
+    let honoured = resets.iter().map(|text| text.parse().unwrap()).collect();
+    OsReport { reset: Some(RequestReport { honoured, failure: None }), ..running(reinstalls) }
+}
+
+fn reset(scope: ResetScope, text: &str) -> Option<EraseRequest> {
+    Some(EraseRequest::Reset(protocol::ResetRequest { scope, request: text.parse().unwrap() }))
+}
+
+fn reset_says(stored: &Stored) -> (bool, String) {
+    let condition = stored.status.as_ref().unwrap().conditions.find(RESET).unwrap();
+    (condition.status == ConditionStatus::True, condition.reason.to_string())
+}
+
+#[test]
+fn a_reset_is_announced_with_its_scope_then_sent_then_done() {
+    let mut stored = ready();
+    stored.edit_reset(ResetScope::Persistent, "a");
+    stored.update();
+    assert_eq!(reset_says(&stored), (true, reason::REQUESTED.into()));
+    assert_eq!(stored.report_to_either(&running(&[])), None, "its release knows no reset");
+    assert_eq!(reset_says(&stored), (true, reason::NOT_SUPPORTED.into()));
+    // What was announced is not what would be erased.
+    stored.edit_reset(ResetScope::All, "a");
+    assert_eq!(stored.report_to_either(&resets(&[], &[])), None);
+    stored.update();
+    let condition = stored.status.as_ref().unwrap().conditions.find(RESET).unwrap().clone();
+    assert!(condition.message.contains("cloud-config"), "{}", condition.message);
+    assert_eq!(stored.report_to_either(&resets(&[], &[])), reset(ResetScope::All, "a"));
+    assert_eq!(reset_says(&stored), (true, reason::REQUEST_SENT.into()));
+    assert_eq!(stored.report_to_either(&resets(&[], &["a"])), None);
+    assert_eq!(reset_says(&stored), (false, reason::REQUEST_DONE.into()));
+    stored.edit_reset(ResetScope::Persistent, "a");
+    stored.update();
+    assert_eq!(reset_says(&stored), (false, reason::ALREADY_HONOURED.into()), "the text counts, not the scope");
+    assert_eq!(stored.report_to_either(&resets(&[], &[])), None);
+}
+
+#[test]
+fn a_machine_is_asked_for_one_thing_after_the_other_and_a_text_counts_for_its_kind() {
+    let mut stored = ready();
+    stored.edit(Some("a"));
+    stored.edit_reset(ResetScope::Persistent, "a");
+    stored.update();
+    assert_eq!(stored.report_to_either(&resets(&[], &[])), Some(EraseRequest::Reinstall("a".parse().unwrap())));
+    assert_eq!(stored.report_to_either(&resets(&["a"], &[])), reset(ResetScope::Persistent, "a"));
+}
+
+#[test]
+fn a_reset_that_exists_from_the_beginning_counts_as_honoured() {
+    let mut stored = Stored::made("u", None);
+    stored.edit_reset(ResetScope::All, "a");
+    stored.update();
+    assert_eq!(reset_says(&stored), (false, reason::ALREADY_HONOURED.into()));
+    // Restored under another UID, with a status in which the text was announced.
+    let mut before = ready();
+    before.edit_reset(ResetScope::All, "b");
+    before.update();
+    let mut restored = Stored { uid: "u2".into(), ..before.clone() };
+    assert_eq!(restored.report_to_either(&resets(&[], &[])), None);
+    assert_eq!(reset_says(&restored), (false, reason::ALREADY_HONOURED.into()));
+    before.register();
+    assert_eq!(reset_says(&before), (false, reason::ALREADY_HONOURED.into()), "it is being installed");
 }
 
 #[derive(Clone, Debug)]
