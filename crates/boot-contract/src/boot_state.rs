@@ -17,7 +17,7 @@ pub const MOST_RETURNS: u8 = 3;
 pub struct BootState {
     /// The slot that is started.
     pub active: Slot,
-    /// The slot that was asked for. Another one is active after a fallback.
+    /// The slot that was asked for. Another one is active after a fallback, and is preferred when it was marked as good.
     pub preferred: Slot,
     pub a: SlotBoot,
     pub b: SlotBoot,
@@ -64,10 +64,15 @@ impl BootState {
         Slot::Recovery
     }
 
-    /// Marks the running slot as good. It gets all its starts back, and the count of returns from recovery is 0 again.
+    /// Marks the running slot as good. It gets all its starts back, and the count of returns from recovery is 0 again. After
+    /// a fallback it is preferred from now on, so that recovery does not go back to the one that failed.
     pub fn mark_good(&mut self, slot: Slot) {
         if let Some(boot) = self.slot_mut(slot) {
             *boot = SlotBoot::new(SlotState::Good);
+            // Another slot is active if it is to be started next, or if this one was chosen in GRUB's menu.
+            if self.active == slot {
+                self.preferred = slot;
+            }
         }
         self.returns = 0;
     }

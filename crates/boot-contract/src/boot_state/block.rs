@@ -8,7 +8,7 @@
 //! | variable | values | |
 //! |---|---|---|
 //! | `active` | `A`, `B`, `R` | what GRUB starts; GRUB changes it when it falls back |
-//! | `preferred` | `A`, `B`, `R` | what an installation, an upgrade or a person asked for |
+//! | `preferred` | `A`, `B`, `R` | what an installation, an upgrade or a person asked for, or came up in its place |
 //! | `slot_a`, `slot_b` | `empty`, `trial`, `good`, `failed` | what the slot holds |
 //! | `left_a`, `left_b` | 0 to 5 | starts left; each start takes one before it is made |
 //! | `menu` | 0 to 65535 | `grub/menu-N.cfg` is loaded after the start was counted; 0 is the one in `grub/grub.cfg` |

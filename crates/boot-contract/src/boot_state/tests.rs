@@ -125,6 +125,19 @@ fn a_trial_has_three_starts_and_a_good_slot_five_then_the_other_slot_then_recove
 }
 
 #[test]
+fn after_a_fallback_the_slot_that_came_up_is_preferred() {
+    let good = SlotBoot::new(SlotState::Good);
+    let upgraded = BootState { a: good, ..BootState::INSTALLED };
+    let mut upgraded =
+        BootState { b: SlotBoot::new(SlotState::Trial), active: Slot::B, preferred: Slot::B, ..upgraded };
+    upgraded.mark_good(Slot::A);
+    assert_eq!(upgraded.preferred, Slot::B, "it has not been started yet");
+    while upgraded.start() == Slot::B {}
+    upgraded.mark_good(Slot::A);
+    assert_eq!((upgraded.active, upgraded.preferred, upgraded.a), (Slot::A, Slot::A, good));
+}
+
+#[test]
 fn a_slot_is_chosen_if_it_holds_something() {
     let mut state = BootState { a: SlotBoot::new(SlotState::Failed), active: Slot::Recovery, ..BootState::INSTALLED };
     assert!(!state.choose(Slot::B));
