@@ -10,6 +10,7 @@
 //! upgrade begins anew.
 
 pub mod attempt;
+mod bios_loader;
 mod candidate;
 mod error;
 #[cfg(feature = "agent")]

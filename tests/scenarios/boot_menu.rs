@@ -4,13 +4,16 @@
 use boot_contract::boot_state::{SlotBoot, SlotState};
 use boot_contract::{BootState, Slot};
 use disk::DiskDescription;
+use disk::bios::renew::{Loader, Place, Renewed, renew};
 use disk::execute::execute;
 use disk::layout::Role;
 use disk::plan::{Host, InstallPlan, Request, plan};
+use disk::target;
 use qemu::paths;
 use qemu::scratch::Scratch;
 use release::{ReleaseFile, ReleaseManifest, ReleaseSource};
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -65,6 +68,19 @@ impl Disk {
     fn state(&self) -> BootState {
         let block = Command::new("mtype").args(["-i", &self.boot(), "::/grub/grubenv"]).output().unwrap();
         BootState::parse(&block.stdout).unwrap()
+    }
+
+    /// Makes the disk start a GRUB that is one sector longer. The old core image is overwritten, so that it cannot start.
+    fn renew_grub(&self) {
+        let image = |name: &str| fs::read(paths::output().join("image/release/boot").join(name)).unwrap();
+        let (boot_image, mut core_image) = (image("boot.img"), image("core.img"));
+        core_image.extend([0; 512]);
+        let bios = self.plan.layout.partition(Role::Bios);
+        let place = Place { offset: bios.offset, length: bios.length };
+        let mut disk = target::Disk::open_in_use(&self.file).unwrap();
+        let loader = Loader { boot_image: &boot_image, core_image: &core_image };
+        assert_eq!(renew(&mut disk, place, &loader).unwrap(), Renewed::Yes);
+        File::options().write(true).open(&self.file).unwrap().write_all_at(&[0; 4096], bios.offset).unwrap();
     }
 
     /// GRUB's output from power-on to its own reset.
@@ -145,6 +161,11 @@ fn vm_every_start_is_counted_by_grub_as_by_us() {
     let said = disk.start();
     assert!(said.contains("args.cfg is missing or empty"), "{said}");
     assert_eq!(disk.state().a.left, 2);
+
+    disk.renew_grub();
+    let said = disk.start();
+    assert!(said.contains("args.cfg is missing or empty"), "{said}");
+    assert_eq!(disk.state().a.left, 1);
 }
 
 #[test]

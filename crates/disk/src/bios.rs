@@ -2,6 +2,11 @@
 //!
 //! Offsets are those of GRUB 2.12's `grub-core/boot/i386/pc/boot.S` and `diskboot.S`, as in `include/grub/i386/pc/boot.h`.
 
+pub mod renew;
+
+/// Names in the folder of a slot on COS_BOOT: GRUB of the slot's release. An installation does not write them.
+pub const BOOT_IMAGE: &str = "boot.img";
+pub const CORE_IMAGE: &str = "core.img";
 /// Boot code in front of the partition record of a master boot record.
 pub const BOOT_CODE_BYTES: usize = 440;
 /// GRUB counts in sectors of this size, whatever the sector size of the disk is.

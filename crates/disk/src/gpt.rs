@@ -13,7 +13,7 @@ use gpt::disk::LogicalBlockSize;
 use gpt::mbr::ProtectiveMBR;
 use gpt::partition_types::{OperatingSystem, Type};
 use gpt::{GptConfig, GptError};
-pub use read::{boot_partition, partition_guid, partition_path};
+pub use read::{bios_partition, boot_partition, partition_guid, partition_path};
 
 /// The standard asks for at least 128 entries of 128 bytes.
 const ENTRIES_BYTES: u64 = 128 * 128;

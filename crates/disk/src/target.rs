@@ -24,7 +24,7 @@ pub trait Target {
     fn announce(&mut self) -> io::Result<()>;
 }
 
-/// A block device, opened exclusively and written without the page cache, or an image file.
+/// A block device, written without the page cache, or an image file.
 pub struct Disk {
     file: File,
     length: u64,
@@ -51,11 +51,17 @@ impl Disk {
     /// Opens a block device or a file for an installation. The kernel refuses a device that is mounted or otherwise in
     /// use with `EBUSY`.
     pub fn open(path: &Path) -> io::Result<Self> {
-        if std::fs::metadata(path)?.file_type().is_block_device() { Self::device(path) } else { Self::image(path) }
+        let is_device = std::fs::metadata(path)?.file_type().is_block_device();
+        if is_device { Self::device(path, libc::O_EXCL) } else { Self::image(path) }
     }
 
-    fn device(path: &Path) -> io::Result<Self> {
-        let flags = libc::O_EXCL | libc::O_DIRECT | libc::O_CLOEXEC;
+    /// Opens a block device whose partitions are in use, or a file. The caller writes only what is on no partition in use.
+    pub fn open_in_use(path: &Path) -> io::Result<Self> {
+        if std::fs::metadata(path)?.file_type().is_block_device() { Self::device(path, 0) } else { Self::image(path) }
+    }
+
+    fn device(path: &Path, flags: libc::c_int) -> io::Result<Self> {
+        let flags = flags | libc::O_DIRECT | libc::O_CLOEXEC;
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
         let mut length = 0;
         let mut sector = 0;

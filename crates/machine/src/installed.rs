@@ -2,8 +2,10 @@
 //! is not enough, because another installer may leave it in place.
 
 use crate::disks::logical_sector;
+use boot_contract::partition_label;
+use disk::bios::renew::Place;
 use disk::description::{BootPartition, InstalledSystem};
-use disk::gpt::{boot_partition, partition_guid};
+use disk::gpt::{bios_partition, boot_partition, partition_guid};
 use disk::marker::{Marker, OFFSET, State};
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -41,6 +43,15 @@ pub fn partition_guid_of(node: &Path) -> Result<Uuid, PartitionGuidError> {
 pub fn boot_partition_of(node: &Path) -> Result<BootPartition, PartitionGuidError> {
     let Table { disk, head, sector_bytes, label } = table_of(node)?;
     boot_partition(&head, sector_bytes, &disk.to_string_lossy()).ok_or(PartitionGuidError::NotNamed { disk, label })
+}
+
+/// The disk that the partition with this device node is on, and COS_BIOS on that disk.
+pub fn bios_partition_beside(node: &Path) -> Result<(PathBuf, Place), PartitionGuidError> {
+    let Table { disk, head, sector_bytes, .. } = table_of(node)?;
+    match bios_partition(&head, sector_bytes) {
+        Some(place) => Ok((disk, place)),
+        None => Err(PartitionGuidError::NotNamed { disk, label: partition_label::BIOS.into() }),
+    }
 }
 
 /// The partition table of the disk that a partition is on.

@@ -5,6 +5,7 @@ use crate::installed::recovery::{self, CompareError};
 use crate::path_error::PathError;
 use boot_contract::kernel_arguments::{MODE, ROOT, SLOT};
 use boot_contract::{BootMode, Slot};
+use disk::bios::{BOOT_IMAGE, CORE_IMAGE};
 use disk::{args_cfg, sums};
 use release::{ReleaseError, read_manifest};
 use std::fs;
@@ -37,7 +38,7 @@ pub fn begin(boot: &Path, slot: Slot) -> Result<(), SlotCopyError> {
 }
 
 /// Gives slot `target`, whose partition has the GUID `root`, the kernel, initrd, arguments and manifest of slot `source`. A
-/// file that is already right is not touched.
+/// file that is already right is not touched. GRUB of another release goes: the disk keeps the one that it starts.
 pub fn copy(boot: &Path, source: Slot, target: Slot, root: Uuid) -> Result<(), SlotCopyError> {
     let (from, to) = (boot.join(source.letter()), boot.join(target.letter()));
     let (manifest, manifest_bytes) = read_manifest(&from)?;
@@ -48,6 +49,9 @@ pub fn copy(boot: &Path, source: Slot, target: Slot, root: Uuid) -> Result<(), S
             write(&copy, &read(&from.join(name))?)?;
         }
         recovery::compare(&copy, file).map_err(|source| SlotCopyError::File { slot: target, file: name, source })?;
+    }
+    for path in [to.join(BOOT_IMAGE), to.join(CORE_IMAGE)] {
+        remove_if_present(&path).map_err(PathError::of("removing", &path))?;
     }
     let arguments = from.join("args.cfg");
     let arguments = fs::read_to_string(&arguments).map_err(PathError::of("reading", &arguments))?;

@@ -6,6 +6,7 @@ use crate::installed::slot_copy::SlotCopyError;
 use crate::path_error::PathError;
 use crate::upgrade::attempt::AttemptError;
 use crate::upgrade::order::OrderError;
+use disk::bios::renew::RenewError;
 use disk::layout::Size;
 use disk::rewrite::RewriteError;
 use machine::installed::PartitionGuidError;
@@ -64,6 +65,8 @@ pub enum UpgradeError {
         free = Size(*.free), needed = Size(*.needed)
     )]
     BootPartitionFull { needed: u64, free: u64 },
+    #[error(transparent)]
+    BiosLoader(#[from] RenewError),
     #[error("changing the firmware's boot menu")]
     Firmware(#[source] io::Error),
     #[error("{} reads back differently from what was written: the disk is failing, replace it", .0.display())]
@@ -101,6 +104,7 @@ impl UpgradeError {
             | Self::Device(..)
             | Self::Progress(_)
             | Self::Firmware(_)
+            | Self::BiosLoader(_)
             | Self::PartitionGuid(_)
             | Self::BootFiles { .. }
             | Self::Attempt(_) => "WriteFailed",

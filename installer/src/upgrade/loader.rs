@@ -6,6 +6,7 @@
 //! upgrade: folder complete ─► entry "RancherOS on trial" ─► BootNext      good slot: entry "RancherOS" ─► other folders go
 //! ```
 
+use super::bios_loader;
 use super::error::UpgradeError;
 use crate::boot::efi::{self, Adopted};
 use crate::boot::partition;
@@ -86,10 +87,10 @@ pub fn try_once(root: &Path, release: &ReleaseSource) -> Result<bool, UpgradeErr
 }
 
 /// Keeps the boot code of the release in `slot`, which was marked as good, if this system was started by it. Removes the
-/// boot code that is not in use any more.
+/// boot code that is not in use any more. On a machine that was started by BIOS, see [`bios_loader`].
 pub fn adopt(root: &Path, slot: Slot) -> Result<(), UpgradeError> {
     if !efi::is_there(root) {
-        return Ok(());
+        return bios_loader::adopt(slot);
     }
     let boot = boot_partition()?;
     let loader = partition::with_mounted(true, |folder| {

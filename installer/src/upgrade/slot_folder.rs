@@ -6,6 +6,7 @@
 use super::error::UpgradeError;
 use crate::installed::files::{remove_if_present, sync_folder, write_in_place};
 use boot_contract::Slot;
+use disk::bios::{BOOT_IMAGE, CORE_IMAGE};
 use disk::{args_cfg, sums};
 use nix::sys::statvfs::statvfs;
 use release::{MANIFEST, ReleaseFile, ReleaseManifest, ReleaseSource, digest};
@@ -24,8 +25,9 @@ pub fn check_room(boot: &Path, slot: Slot, release: &ReleaseManifest) -> Result<
     let folder = boot.join(slot.letter());
     let failed = |source| UpgradeError::BootFiles { folder: folder.clone(), source };
     let length = |name: &&str| fs::metadata(folder.join(name)).map_or(0, |file| file.len());
-    let held: u64 = [KERNEL, INITRD].iter().map(length).sum();
-    let needed = release.kernel.size.saturating_add(release.initrd.size).saturating_add(SPARE);
+    let held: u64 = [KERNEL, INITRD, BOOT_IMAGE, CORE_IMAGE].iter().map(length).sum();
+    let files = [&release.kernel, &release.initrd, &release.boot.bios_boot, &release.boot.bios_core];
+    let needed = files.iter().fold(SPARE, |sum, file| sum.saturating_add(file.size));
     let free = free_bytes(boot).map_err(failed)? + held;
     if free < needed { Err(UpgradeError::BootPartitionFull { needed, free }) } else { Ok(()) }
 }
@@ -36,7 +38,7 @@ pub fn write(boot: &Path, slot: Slot, release: &ReleaseSource, arguments: &str) 
     let failed = |source| UpgradeError::BootFiles { folder: folder.clone(), source };
     fs::create_dir_all(&folder).map_err(failed)?;
     // The old files make room for the new ones.
-    for name in [KERNEL, INITRD, sums::FILE, ARGUMENTS, MANIFEST] {
+    for name in [KERNEL, INITRD, BOOT_IMAGE, CORE_IMAGE, sums::FILE, ARGUMENTS, MANIFEST] {
         remove_if_present(&folder.join(name)).map_err(failed)?;
     }
     sync_folder(&folder).map_err(failed)?;
@@ -44,6 +46,8 @@ pub fn write(boot: &Path, slot: Slot, release: &ReleaseSource, arguments: &str) 
     for (name, bytes) in [
         (KERNEL, release.read(&manifest.kernel)?),
         (INITRD, release.read(&manifest.initrd)?),
+        (BOOT_IMAGE, release.read(&manifest.boot.bios_boot)?),
+        (CORE_IMAGE, release.read(&manifest.boot.bios_core)?),
         (sums::FILE, sums::of(manifest).into_bytes()),
         (ARGUMENTS, args_cfg::write(arguments).into_bytes()),
         (MANIFEST, release.manifest_bytes().to_vec()),

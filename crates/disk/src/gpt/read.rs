@@ -1,6 +1,7 @@
 //! Finds our partitions in the partition table of a disk. The crate gpt refuses a table whose checksums are wrong. Such
 //! a table still means that the disk must not be erased, so it is read here without checking them.
 
+use crate::bios::renew::Place;
 use crate::description::BootPartition;
 use crate::layout::Role;
 use uuid::Uuid;
@@ -9,14 +10,29 @@ use uuid::Uuid;
 pub fn boot_partition(head: &[u8], sector_bytes: u32, disk: &str) -> Option<BootPartition> {
     let entries = own_entries(head, sector_bytes)?;
     let (_, number, entry) = entries.iter().find(|(label, ..)| label == Role::Boot.label())?;
-    let (first, last) = (u64_at(entry, 32)?, u64_at(entry, 40)?);
+    let (first_sector, sectors) = sectors(entry)?;
     Some(BootPartition {
         path: partition_path(disk, *number),
         number: *number,
-        first_sector: first,
-        sectors: last.checked_sub(first)?.checked_add(1)?,
+        first_sector,
+        sectors,
         guid: guid(entry)?,
     })
+}
+
+/// The partition COS_BIOS. `None` unless the table has all our partitions.
+pub fn bios_partition(head: &[u8], sector_bytes: u32) -> Option<Place> {
+    let entries = own_entries(head, sector_bytes)?;
+    let (_, _, entry) = entries.iter().find(|(label, ..)| label == Role::Bios.label())?;
+    let (first, sectors) = sectors(entry)?;
+    let bytes = |sectors: u64| sectors.checked_mul(sector_bytes.into());
+    Some(Place { offset: bytes(first)?, length: bytes(sectors)? })
+}
+
+/// The first sector of a partition, and how many it has.
+fn sectors(entry: &[u8]) -> Option<(u64, u64)> {
+    let (first, last) = (u64_at(entry, 32)?, u64_at(entry, 40)?);
+    Some((first, last.checked_sub(first)?.checked_add(1)?))
 }
 
 /// The GUID of the partition with this label. `None` unless the table has all our partitions.
@@ -99,6 +115,7 @@ mod tests {
             assert!(partition_guid(&head, sector_bytes, "COS_STATE_A").is_some_and(|guid| guid != expected.guid));
             assert_eq!(partition_guid(&head, sector_bytes, "COS_OTHER"), None);
             assert_eq!(boot_partition(&head, sector_bytes, "/dev/nvme0n1"), Some(expected));
+            assert_eq!(bios_partition(&head, sector_bytes), Some(Place { offset: 1 << 20, length: 1 << 20 }));
         }
         assert_eq!(partition_path("/dev/vda", 2), "/dev/vda2");
     }
@@ -114,7 +131,7 @@ mod tests {
                     place.copy_from_slice(bytes);
                 }
             }
-            let _ = boot_partition(&head, 512, "/dev/vda");
+            let _ = (boot_partition(&head, 512, "/dev/vda"), bios_partition(&head, 512));
         }
     }
 }
