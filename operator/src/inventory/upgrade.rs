@@ -16,7 +16,7 @@ use protocol::upgrade_order::is_release;
 /// Seconds after which a silent machine is `Unknown`: three missed reports. A machine reports every five to six minutes,
 /// or more often, and each of them is recorded if the last record is five minutes old.
 pub const UNKNOWN_AFTER: i64 = 1200;
-/// Seconds. A machine that does not run the release this long after it was told has failed.
+/// Seconds. A machine that does not run the release this long after it was told has failed. An upgrade Job has as long.
 pub const DEADLINE: i64 = 3600;
 
 /// Whether the machine may be told the order now.

@@ -8,6 +8,7 @@
 use super::windows::Windows;
 use super::{DefaultRegistry, ImageReference, MalformedImage, names};
 use crate::digest::Digest;
+use crate::inventory::upgrade::DEADLINE;
 use api::{ContainerSpec, Drain, HostVolume, ManagedOSImageSpec, SecondsOrDuration, Window};
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, LocalObjectReference, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -21,8 +22,6 @@ const VERSION_DIGEST: usize = 16;
 /// The command that upgrades a machine from an image with a release. The entry point of the first release's images does
 /// nothing.
 const UPGRADE: &str = "/usr/sbin/suc-upgrade";
-/// Seconds that a Job has beside its drain: the deadline of the controller's own manifest.
-const UPGRADE_SECONDS: i64 = 900;
 /// Path of the Secret in the upgrade container, as in the first release, so that its images find it.
 const SECRET_PATH: &str = "/run/data";
 
@@ -45,9 +44,9 @@ pub struct PlanSpec {
     pub image_pull_secrets: Vec<LocalObjectReference>,
     /// Never two upgrades of one node at once, whatever Plans select it.
     pub exclusive: bool,
-    /// Seconds. Absent: the controller's own value.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job_active_deadline_secs: Option<i64>,
+    /// Seconds; 0 is for ever. The controller's own value, 10 or 15 minutes, ends the Job of a node that is slow to start and
+    /// to prove itself.
+    pub job_active_deadline_secs: i64,
     pub upgrade: Container,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
@@ -163,7 +162,7 @@ pub fn plan(
         // A node is upgraded whatever its taints are.
         tolerations: vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }],
         cordon: spec.cordon.unwrap_or(true),
-        job_active_deadline_secs: drain.as_ref().and_then(|drain| deadline(drain.timeout)),
+        job_active_deadline_secs: deadline(drain.as_ref().and_then(|drain| drain.timeout)),
         drain: drain.map(PlanDrain::from),
         prepare,
         secrets: cloud_config.map(|_| secret(name)).into_iter().collect(),
@@ -178,11 +177,13 @@ fn secret(name: &str) -> PlanSecret {
     PlanSecret { name: names::secret(name), path: SECRET_PATH.to_owned() }
 }
 
-/// A Job that ends before its drain does would fail each time.
-fn deadline(drain: Option<u64>) -> Option<i64> {
-    drain
-        .filter(|seconds| *seconds > 0)
-        .map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX - UPGRADE_SECONDS) + UPGRADE_SECONDS)
+/// A Job that ends before its drain does would fail each time. A timeout of 0 is a drain for ever.
+fn deadline(drain: Option<u64>) -> i64 {
+    match drain {
+        Some(0) => 0,
+        Some(seconds) => i64::try_from(seconds).unwrap_or(i64::MAX).saturating_add(DEADLINE),
+        None => DEADLINE,
+    }
 }
 
 /// Adds the volumes of `prepare`: the pod has only those of the upgrade container.
@@ -424,9 +425,9 @@ mod tests {
     #[test]
     fn a_job_lives_longer_than_its_drain() {
         let deadline = |drain: Value| of(json!({"osImage": "a", "drain": drain})).unwrap().job_active_deadline_secs;
-        assert_eq!(deadline(json!({"timeout": "30m"})), Some(2700));
-        assert_eq!(deadline(json!({"timeout": "1.5h"})), Some(6300));
-        assert_eq!((deadline(json!({})), deadline(json!({"timeout": 0}))), (None, None));
+        assert_eq!(deadline(json!({"timeout": "30m"})), 1800 + DEADLINE);
+        assert_eq!(deadline(json!({"timeout": "1.5h"})), 5400 + DEADLINE);
+        assert_eq!((deadline(json!({})), deadline(json!({"timeout": 0}))), (DEADLINE, 0));
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use super::engine::fleet::BundleStatus;
 use super::{RolloutEngine, Upgrade};
+use crate::inventory::upgrade::DEADLINE;
 use api::{Engine, NodeCounts, reason};
 use k8s_openapi::jiff::Timestamp;
 
-/// Seconds. A roll-out without progress for this long is stuck: twice the deadline of an upgrade Job.
-const STUCK_AFTER: i64 = 30 * 60;
+/// Seconds. A roll-out without progress for this long is stuck: twice the time that a machine has for its upgrade.
+pub const STUCK_AFTER: i64 = 2 * DEADLINE;
 /// The same if nodes are upgraded only in a window: a week and a day.
 const STUCK_AFTER_WITH_WINDOW: i64 = 8 * 24 * 3600;
 

@@ -4,6 +4,7 @@
 use super::listing::NodeListing;
 use super::{Context, Desired, ReconcileError};
 use crate::inventory::index::KnownMachine;
+use crate::inventory::upgrade::DEADLINE;
 use crate::kube::apply;
 use crate::registration::node_name;
 use crate::rollout::engine::fleet::BUNDLE_API;
@@ -30,8 +31,6 @@ const JOB_PLAN: &str = "upgrade.cattle.io/plan";
 const JOB_NODE: &str = "upgrade.cattle.io/node";
 /// The most of a pod's termination message in a status, in bytes.
 const LONGEST_REASON: usize = 1024;
-/// Seconds in which a Job of System Upgrade Controller ends, by its own manifest.
-pub(super) const JOB_SECONDS: i64 = 900;
 
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -149,7 +148,7 @@ pub(super) fn running_until(job: &Job) -> Option<(String, i64)> {
     }
     let started = job.status.as_ref().and_then(|status| status.start_time.clone());
     let begun = started.or_else(|| job.creation_timestamp())?;
-    let deadline = job.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).unwrap_or(JOB_SECONDS);
+    let deadline = job.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).unwrap_or(DEADLINE);
     let node = job.labels().get(JOB_NODE).cloned().unwrap_or_else(|| job.name_any());
     Some((node, begun.0.as_second() + deadline))
 }
@@ -299,7 +298,7 @@ mod tests {
         };
         let started = json!({"startTime": "1970-01-01T00:01:40Z"});
         assert_eq!(until(started.clone(), json!(60)), Some(("n1".to_owned(), 160)));
-        assert_eq!(until(started, json!(null)), Some(("n1".to_owned(), 100 + JOB_SECONDS)));
+        assert_eq!(until(started, json!(null)), Some(("n1".to_owned(), 100 + DEADLINE)));
         assert_eq!(until(json!({"conditions": [{"type": "Complete", "status": "True"}]}), json!(60)), None);
     }
 

@@ -2,8 +2,9 @@
 //! for. Meanwhile the former engine begins no further node.
 
 use super::apply::is_own;
-use super::fetch::{JOB_SECONDS, plan_jobs, running_until};
+use super::fetch::{plan_jobs, running_until};
 use super::{Context, ManagedOSImage, ReconcileError, nodes};
+use crate::inventory::upgrade::DEADLINE;
 use crate::kube::absence::is_absent;
 use crate::kube::apply;
 use crate::kube::client::patching;
@@ -82,7 +83,7 @@ fn downstream(object: &ManagedOSImage, now: i64) -> Option<String> {
     }
     let held = status.conditions.find(condition_type::ENGINE_CHANGE).filter(|held| held.reason == reason::JOBS_RUNNING);
     let since = held.and_then(|held| held.last_transition_time.as_ref()).map_or(now, |time| time.0.as_second());
-    let until = since + JOB_SECONDS;
+    let until = since + DEADLINE;
     let time = Timestamp::from_second(until).unwrap_or(Timestamp::MAX);
     (now < until).then(|| format!("Jobs may run in the clusters; they are waited for until {time}"))
 }
@@ -190,8 +191,8 @@ mod tests {
         let put = (condition_type::ENGINE_CHANGE, reason::JOBS_RUNNING);
         status.conditions.put(put.0, true, put.1, "", None, &at(1000));
         object.status = Some(status.clone());
-        assert!(downstream(&object, 1000 + JOB_SECONDS - 1).is_some());
-        assert_eq!(downstream(&object, 1000 + JOB_SECONDS), None);
+        assert!(downstream(&object, 1000 + DEADLINE - 1).is_some());
+        assert_eq!(downstream(&object, 1000 + DEADLINE), None);
         status.counts = Some(NodeCounts { desired: 2, done: 2, ..NodeCounts::default() });
         object.status = Some(status);
         assert_eq!(downstream(&object, 1000), None, "everything is done");

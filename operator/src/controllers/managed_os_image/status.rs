@@ -353,13 +353,13 @@ mod tests {
 
         object.status = Some(first.clone());
         assert_eq!(status(&object, &outcome(&object, &["1"]), &at(60)), first);
-        let stuck = status(&object, &outcome(&object, &["1"]), &at(3600));
+        let stuck = status(&object, &outcome(&object, &["1"]), &at(7200));
         assert_eq!((reason_of(&stuck), stuck.conditions.holds(condition_type::STALLED)), (reason::STUCK, true));
 
         object.status = Some(stuck);
-        let done = status(&object, &outcome(&object, &["2"]), &at(4000));
+        let done = status(&object, &outcome(&object, &["2"]), &at(7600));
         assert!(done.conditions.holds(condition_type::READY) && !done.conditions.holds(condition_type::STALLED));
-        assert_eq!(done.progressed_at, Some(at(4000)));
+        assert_eq!(done.progressed_at, Some(at(7600)));
     }
 
     #[test]

@@ -3,11 +3,8 @@
 use super::MachineRollout;
 use crate::rollout::progress::{Phase, Progress};
 use crate::rollout::turns::Hold;
-use crate::rollout::verdict::{Verdict, closed_until, not_stalled, stalled};
+use crate::rollout::verdict::{STUCK_AFTER, Verdict, closed_until, not_stalled, stalled};
 use api::{NodeCounts, reason};
-
-/// Seconds. A roll-out without progress for this long is stuck: twice the time that a machine has for its upgrade.
-pub const STUCK_AFTER: i64 = 2 * crate::inventory::upgrade::DEADLINE;
 
 /// Everything that the verdict depends on.
 #[derive(Clone, Copy, Debug)]
