@@ -11,17 +11,22 @@ pub enum Poll<T> {
     Pending(String),
 }
 
-/// Polls every 100 ms until the condition holds. An error of `poll` ends the waiting at once. Blocking code polls with
-/// [`until_blocking`].
+/// Shortest and longest pause between two polls.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// Polls until the condition holds. An error of `poll` ends the waiting at once. A poll that starts a program, such as
+/// kubectl or ssh, is made less often, so that polling takes a tenth of the time and not the processor of the machine that
+/// is waited for. Blocking code polls with [`until_blocking`].
 pub async fn until<T>(what: &str, limit: Duration, mut poll: impl AsyncFnMut() -> Result<Poll<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
+        let begun = Instant::now();
         match poll().await? {
             Poll::Ready(value) => return Ok(value),
             Poll::Pending(why) if Instant::now() >= deadline => {
                 bail!("{what}: not within {} s; last seen: {why}", limit.as_secs())
             }
-            Poll::Pending(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Poll::Pending(_) => tokio::time::sleep((9 * begun.elapsed()).clamp(PAUSE.0, PAUSE.1)).await,
         }
     }
 }
