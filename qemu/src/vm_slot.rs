@@ -11,7 +11,7 @@ pub struct VmSlot {
     _lock: File,
 }
 
-/// Two: a machine has two processors, and under translation each is a busy thread.
+/// Two: under translation, each processor of a machine is a busy thread.
 const SLOTS: usize = 2;
 /// Other tests may hold the slots for several installations.
 const LIMIT: Duration = Duration::from_secs(3600);

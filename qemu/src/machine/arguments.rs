@@ -11,7 +11,7 @@ impl Machine {
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
         add("-machine", spec.firmware.machine_type().to_owned());
         add("-m", spec.memory_mib.to_string());
-        add("-smp", "2".to_owned());
+        add("-smp", spec.processors.to_string());
         add("-display", "none".to_owned());
         add("-boot", "strict=on".to_owned());
         add("-smbios", smbios(spec));

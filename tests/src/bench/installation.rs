@@ -48,6 +48,7 @@ pub async fn measure() -> Result<Vec<Sample>> {
 
     let folder = world.folder("machine")?;
     let mut spec = MachineSpec::new(Firmware::Uefi, "BENCH-0001");
+    spec.processors = 2;
     spec.memory_mib = MEMORY_MIB;
     spec.disks = vec![Disk::empty(&folder, "root", 8 * GIB)?, Disk::empty(&folder, "spare", SPARE_BYTES)?];
     spec.medium = Some(Medium { file: medium, drive: Drive::Cd });

@@ -115,6 +115,7 @@ async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
     progress.step(&format!("powering on a machine with an empty disk, a TPM and {} firmware", firmware.name()));
     let machine_folder = world.folder("machine")?;
     let mut spec = MachineSpec::new(firmware, SERIAL);
+    spec.processors = 2;
     spec.disks.push(Disk::empty(&machine_folder, "root", 8 * GIB)?);
     spec.medium = Some(Medium { file: medium, drive: Drive::Cd });
     spec.on_line = Some(show);
