@@ -3,12 +3,16 @@
 
 use super::{INSTALLED, SHORT};
 use harness::world::World;
+use qemu::disk::Disk;
 use qemu::machine::Machine;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 
 /// While this file is on the machine, the check fails in slot B.
 const CLOSED: &str = "/var/lib/shop-is-closed";
+
+const MOUNT_MEDIUM: &str = "mkdir -p /run/medium && { mountpoint -q /run/medium || \
+    mount -o ro \"$(blkid -o device -t TYPE=iso9660 | head -n 1)\" /run/medium; }";
 
 /// The check for the registration's cloud-config.
 pub(super) fn check() -> Value {
@@ -21,10 +25,27 @@ pub(super) fn check() -> Value {
     })
 }
 
-/// The machine runs slot A, which is good, and has its medium, a CD, in the drive.
-pub(super) async fn a_failing_check_falls_back(world: &World, machine: &mut Machine, name: &str) {
+/// Makes slot A, which is good and has its medium in the drive, what an upgrade leaves: it holds the GRUB of its release. The
+/// one that the BIOS starts is made another one. The next start of the slot brings that of the release.
+pub(super) async fn slot_a_brings_its_grub(world: &World, machine: &Machine) {
+    let command = format!(
+        "{MOUNT_MEDIUM} && mount /run/ros/dev/COS_BOOT /mnt && cp /run/medium/release/boot/boot.img \
+         /run/medium/release/boot/core.img /mnt/A && sync && umount /mnt && \
+         echo | dd of=/run/ros/dev/COS_BIOS bs=1 conv=notrunc,fsync seek=$(stat -c %s /run/medium/release/boot/core.img)"
+    );
+    root(world, machine, &command).await;
+}
+
+/// The BIOS starts GRUB from the second half of COS_BIOS.
+pub(super) fn the_bios_starts_grub_from_its_other_place(disk: &Disk) {
+    let half = disk.partition("COS_BIOS").unwrap().unwrap() + (512 << 10);
+    assert_eq!(disk.read_at(0x5c, 8).unwrap(), (half / 512).to_le_bytes());
+}
+
+/// The machine runs slot A, which is good, and has its medium in the drive. It restarts twice.
+pub(super) async fn a_failing_check_falls_back(world: &World, machine: &mut Machine) {
     let other_release = format!(
-        "touch {CLOSED}; mkdir -p /run/medium /var/tmp/next && mount -o ro /dev/sr0 /run/medium && cd /var/tmp/next && \
+        "touch {CLOSED}; {MOUNT_MEDIUM} && mkdir /var/tmp/next && cd /var/tmp/next && \
          ln -s /run/medium/release/* . && rm release.json && \
          sed -E 's/(\"version\": ?)\"[^\"]+\"/\\1\"0.2.0\"/' /run/medium/release/release.json > release.json && \
          ros-installer upgrade --release . --reboot"
@@ -39,7 +60,7 @@ pub(super) async fn a_failing_check_falls_back(world: &World, machine: &mut Mach
         Ok(if failure.is_object() { Poll::Ready(failure) } else { Poll::Pending("none".to_owned()) })
     });
     let failure = failure.await.unwrap();
-    assert_eq!((&failure["version"], &failure["stage"]), (&"0.2.0".into(), &"Checks".into()), "{name}: {failure}");
+    assert_eq!((&failure["version"], &failure["stage"]), (&"0.2.0".into(), &"Checks".into()), "{failure}");
     assert!(failure["message"].as_str().unwrap().contains("the shop is closed"), "{failure}");
 }
 

@@ -1,6 +1,6 @@
 //! Upgrades of an installed machine by the operator (`engine: Machine`), from a container registry: a good release, one by
-//! a key that is not trusted any more, one that does not start, and one with boot code of its own. They differ from the
-//! installed release by name and signature, and the last two by one file.
+//! a key that is not trusted any more, and one that does not start. They differ from the installed release by name and
+//! signature, the first one also by its boot code, and the last one by its initrd.
 
 use super::{INSTALLED, SHORT};
 use api::{Phase, reason};
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 const OS_IMAGE: &str = "edge";
 /// Shorter than the time between two usual reports, and long enough for one that is early on a busy host.
 const BEGUN: Duration = Duration::from_secs(240);
+
+/// Nothing starts it.
+const OTHER_MOK_MANAGER: &[u8] = b"other\n";
 
 /// Where the releases come from, and who signs them.
 pub(super) struct Releases {
@@ -50,24 +53,36 @@ impl Releases {
     }
 
     /// The machine runs from slot A, and has just reported. In the end it runs release 0.2.0 from slot B. Nobody tells
-    /// it to report: it asks by itself what it should run.
+    /// it to report: it asks by itself what it should run. That release has another MokManager, so that it brings boot code
+    /// of its own. The last one brings the boot code of the installation again.
     pub(super) async fn upgrade_and_fall_back(&self, world: &World, machine: &mut Machine, name: &str, of: &Path) {
         let [first, second] = &self.keys;
-        let release = |version, signed_by| plain(of, version, signed_by);
-        self.push(world, release("0.2.0", first)).await;
+        let release = |version, signed_by| OtherRelease {
+            of,
+            version,
+            initrd: None,
+            mok_manager: None,
+            signed_by: Some(signed_by),
+        };
+        let good = OtherRelease { mok_manager: Some(OTHER_MOK_MANAGER), ..release("0.2.0", first) };
+        self.push(world, good).await;
         world.os_image_with_reason(OS_IMAGE, reason::UPGRADED, SHORT).await.unwrap();
         let edited = Instant::now();
         edit(world, "0.2.0");
         let fetching = format!("fetching {REPOSITORY}:0.2.0");
-        machine.console().wait_for_text(&fetching, BEGUN).await.unwrap();
+        let console = machine.console();
+        console.wait_for_text(&fetching, BEGUN).await.unwrap();
         println!("upgrade begun {:.0} s after the edit", edited.elapsed().as_secs_f64());
-        machine.console().wait_for_text("healthy: slot B is good", INSTALLED).await.unwrap();
+        console.wait_for_text("starts the boot code of the release next, on trial", INSTALLED).await.unwrap();
+        console.wait_for_text(r"the firmware starts \EFI\ros-", INSTALLED).await.unwrap();
+        console.wait_for_text("healthy: slot B is good", INSTALLED).await.unwrap();
         let done = world.os_image_with_reason(OS_IMAGE, reason::UPGRADED, SHORT).await.unwrap();
         println!("upgraded {:.0} s after the edit", edited.elapsed().as_secs_f64());
         assert_eq!(done["status"]["counts"], json!({"desired": 1, "done": 1, "updating": 0, "failed": 0}));
         let inventory = ready(world, name).await;
         assert_eq!(os(&inventory)["version"], "0.2.0", "{inventory}");
         assert_eq!(os(&inventory)["slot"], "B", "{inventory}");
+        boot_code_is_that_of_the_release(world, machine).await;
 
         // The machine moves to the second key. Then the first one is refused.
         self.push(world, release("0.2.1", first)).await;
@@ -86,8 +101,10 @@ impl Releases {
         let bad = OtherRelease { initrd: Some(&[0; 4096]), ..release("0.3.0", second) };
         self.push(world, bad).await;
         edit(world, "0.3.0");
-        machine.console().wait_for_text("ros-boot: slot A has used up its starts", INSTALLED).await.unwrap();
-        machine.console().wait_for_text("healthy: slot B is good", INSTALLED).await.unwrap();
+        let console = machine.console();
+        console.wait_for_text("ros-boot: slot A has used up its starts", INSTALLED).await.unwrap();
+        console.wait_for_text("the boot code on trial has not started this system", INSTALLED).await.unwrap();
+        console.wait_for_text("healthy: slot B is good", INSTALLED).await.unwrap();
         let failed = world.os_image_with_reason(OS_IMAGE, reason::FAILED, SHORT).await.unwrap();
         for part in [name, "ReleaseDidNotComeUp", "Grub"] {
             assert!(message(&failed).contains(part), "{part} is not in: {}", message(&failed));
@@ -102,6 +119,7 @@ impl Releases {
         assert_eq!((&failure["version"], &failure["stage"]), (&"0.3.0".into(), &"Grub".into()), "{inventory}");
         let ready = condition(&inventory, "Ready");
         assert!(ready["message"].as_str().unwrap().contains("release 0.3.0 did not come up"), "{ready}");
+        boot_code_is_that_of_the_release(world, machine).await;
         let status = root(world, machine, "ros-installer status").await;
         assert!(status.contains("0.3.0") && status.contains("failed"), "{status}");
 
@@ -111,33 +129,21 @@ impl Releases {
         assert!(refused.contains("release 0.3.0 was tried on this machine and did not come up"), "{refused}");
         assert_eq!(refused.matches("ends with 17").count(), 2, "{refused}");
     }
-
-    /// Follows [`Self::upgrade_and_fall_back`]. The next release has another MokManager, so that it brings boot code of its
-    /// own.
-    pub(super) async fn upgrade_boot_code(&self, world: &World, machine: &mut Machine, of: &Path) {
-        let other = OtherRelease { mok_manager: Some(b"other\n"), ..plain(of, "0.4.0", &self.keys[1]) };
-        self.push(world, other).await;
-        edit(world, "0.4.0");
-        let console = machine.console();
-        console
-            .wait_for_text("the firmware starts the boot code of the release next, on trial", INSTALLED)
-            .await
-            .unwrap();
-        console.wait_for_text(r"the firmware starts \EFI\ros-", INSTALLED).await.unwrap();
-        let look = "cd /sys/firmware/efi/efivars; number=$(od -An -tx2 -j4 BootOrder-* | cut -c2-5 | tr a-f A-F); \
-                    tr -d '\\0' < Boot$number-*; ls Boot0*; mount -o ro /run/ros/dev/COS_BOOT /mnt; \
-                    wc -c /mnt/EFI/*/mmx64.efi; umount /mnt";
-        let found = root(world, machine, look).await;
-        assert!(found.contains(r"\EFI\ros-") && found.contains("RancherOS"), "the first of the boot order: {found}");
-        assert!(found.lines().any(|line| line.trim_start().starts_with("6 /mnt/EFI/ros-")), "{found}");
-        let removable = found.lines().find(|line| line.ends_with("/mnt/EFI/BOOT/mmx64.efi")).unwrap();
-        assert!(!removable.trim_start().starts_with("6 "), "{removable}");
-    }
 }
 
-/// Differs by name and signature alone.
-fn plain<'a>(of: &'a Path, version: &'a str, signed_by: &'a PrivateKey) -> OtherRelease<'a> {
-    OtherRelease { of, version, initrd: None, mok_manager: None, signed_by: Some(signed_by) }
+/// The first entry of the boot order leads to a folder with the release's boot code. The removable path is as installed.
+async fn boot_code_is_that_of_the_release(world: &World, machine: &Machine) {
+    let look = "cd /sys/firmware/efi/efivars; number=$(od -An -tx2 -j4 -N2 BootOrder-* | tr -d ' ' | tr a-f A-F); \
+                tr -cd '[:print:]' < Boot$number-*; echo; mount -o ro /run/ros/dev/COS_BOOT /mnt; \
+                wc -c /mnt/EFI/*/mmx64.efi; umount /mnt";
+    let found = root(world, machine, look).await;
+    assert!(found.contains(r"\EFI\ros-") && found.contains("RancherOS"), "the first of the boot order: {found}");
+    let size = |folder: &str| {
+        let line = found.lines().find(|line| line.contains(&format!("/mnt/EFI/{folder}")));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok())
+    };
+    assert_eq!(size("ros-"), Some(OTHER_MOK_MANAGER.len()), "{found}");
+    assert_ne!(size("BOOT/"), Some(OTHER_MOK_MANAGER.len()), "{found}");
 }
 
 fn edit(world: &World, version: &str) {
