@@ -78,8 +78,8 @@ async fn machines_of_a_cluster_say_when_they_are_upgraded() {
     assert_eq!(both["status"]["engines"][0]["counts"]["done"], 1, "{}", both["status"]);
     let not_used = condition(&both, condition_type::FIELDS_NOT_USED);
     assert!(not_used["message"].as_str().is_some_and(|text| text.contains("kiosk") && text.contains("spec.targets")));
-    let kiosk = rollout.get("machineinventories.rancheros.cattle.io", "fleet-default", "kiosk").unwrap().unwrap();
-    assert_eq!(kiosk["status"]["upgrade"]["managedOSImage"], "edge", "{}", kiosk["status"]);
+    let has_turn = |machine: &Value| machine["status"]["upgrade"]["managedOSImage"] == "edge";
+    rollout.found("machineinventories.rancheros.cattle.io", "fleet-default", "kiosk", has_turn).await.unwrap();
     rollout.report("kiosk", json!({"version": "0.2.0", "slot": "B", "healthy": true})).unwrap();
     let done = rollout.reason("edge", "fleet-default", reason::UPGRADED).await.unwrap();
     assert_eq!(done["status"]["counts"]["done"], 2, "{}", done["status"]);

@@ -115,6 +115,7 @@ async fn nodes_are_drained_and_upgraded_one_after_the_other_though_the_operator_
 
     // A Node that is deleted while its Job runs. Then the ManagedOSImage is deleted: every node is given back.
     rollout.nodes.fate(Fate::Runs);
+    rollout.kiosk_runs(&world, "0.5.0").unwrap();
     rollout.edit(&world, json!({"osImage": "registry.example.org/os2:v0.5.0"})).unwrap();
     rollout.begun(11).await.unwrap();
     let gone = rollout.nodes.seen.lock().unwrap().begun[9].clone();
@@ -306,7 +307,7 @@ fn pods_of_all_kinds(cluster: &Cluster) -> Result<()> {
 fn refusals(text: &str) -> BTreeSet<String> {
     let refusal = |part: &str| {
         let pod = part.find(&format!(": {KEPT}/"))?;
-        let end = part[pod..].find([',', ';', ']']).map_or(part.len(), |end| pod + end);
+        let end = part[pod..].find([',', ';', ']', '\n']).map_or(part.len(), |end| pod + end);
         Some(part[..end].to_owned())
     };
     text.split("cannot delete ").skip(1).filter_map(refusal).collect()
