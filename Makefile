@@ -58,8 +58,8 @@ matrix: image ## Test all combinations of firmware, drive and boot order, an hou
 fuzz: packages ## Run the property tests with many inputs, simulated power cuts included: CASES=1000000 for more
 	PROPTEST_CASES=$(CASES) $(CARGO) test --release --workspace --lib --bins
 
-node-test: image ## Install a machine that becomes a node of a cluster, and run a pod on it
-	$(CARGO) test --release --workspace --test scenarios -- matrix_node --nocapture
+node-test: build ## Upgrade virtual machines that are nodes of a cluster, one and then two, while their pods serve
+	$(CARGO) test --release --workspace --test scenarios -- nodes:: --include-ignored --test-threads 1 --nocapture
 
 node-image: build ## Make the ISO of a node in out/node-image/: containerd, and the kubelet that the tests build
 	$(PROGRAMS)/node-image --version $(VERSION)
