@@ -28,7 +28,7 @@ mod write;
 pub use candidate::Candidate;
 pub use error::UpgradeError;
 #[cfg(feature = "agent")]
-pub use image::Image;
+pub use image::{FetchLimits, Image};
 pub use lock::UpgradeLock;
 pub use plan::{Decision, PlanError, ReleaseName, Slots};
 pub use recovery::{RecoveryPlan, plan_recovery, write_recovery};

@@ -189,6 +189,8 @@ pub mod reason {
         /// No node has made progress for longer than an upgrade takes.
         pub const STUCK: &str = "Stuck";
         /// The upgrade of a node failed. `status.nodes` says of which one.
+        /// A machine could not fetch the release from its registry. It is told again by itself, and the others go on.
+        pub const REGISTRY_UNREACHABLE: &str = "RegistryUnreachable";
         pub const FAILED: &str = "Failed";
         /// `engine` is `Auto`, and machines upgrade themselves, which has no use for these fields.
         pub const NOT_USED_BY_MACHINE: &str = "NotUsedByMachine";

@@ -35,6 +35,12 @@ pub fn is_release(expected: &str, version: &str, digest: &str) -> bool {
     expected.strip_prefix('v').unwrap_or(expected) == version.strip_prefix('v').unwrap_or(version)
 }
 
+/// Whether a failure says nothing about the release: the machine could not fetch it, wrote nothing, and may succeed later.
+/// An order that failed for such a reason is begun again when it is sent again.
+pub fn passes(failure: &Failure) -> bool {
+    matches!(failure.reason.as_str(), "RegistryUnreachable" | "RegistryTooSlow")
+}
+
 /// What became of the last [`UpgradeOrder`]. A release that can upgrade itself always sends it; without it the operator
 /// gives the machine no order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -44,7 +50,8 @@ pub struct UpgradeReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<UpgradeOrder>,
     /// Why the machine does not carry it out, or why the release did not come up. The machine does not try again by
-    /// itself. Absent while it works on it, and after a success.
+    /// itself; where the failure [`passes`], it does when the order is sent again. Absent while it works on it, and after a
+    /// success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }

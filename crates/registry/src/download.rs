@@ -4,61 +4,36 @@ use crate::RegistryError;
 use crate::connection::{Connection, range_start};
 use crate::error::Failure;
 use crate::manifest::Layer;
+use crate::patience::{Attempts, Clock, Patience, PullStep};
 use aws_lc_rs::digest::{Context, SHA256};
 use http::StatusCode;
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
-/// How often something is tried, and how long to wait in between.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    /// Failures one after the other, each with less than [`GAIN_BYTES`] fetched before it.
-    pub(crate) attempts: u32,
-    /// Before the second attempt; it doubles up to [`LONGEST_WAIT`].
-    pub(crate) first_wait: Duration,
-}
-
-/// A failed attempt that fetched so much starts the count of attempts again.
+/// A failed attempt that fetched so much starts the time of failures again.
 const GAIN_BYTES: u64 = 1 << 20;
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-impl Patience {
-    /// A minute and a half for a registry that restarts.
-    pub(crate) const BLOB: Self = Self { attempts: 8, first_wait: Duration::from_secs(1) };
-    /// Somebody may be waiting for the answer that the registry's name is wrong.
-    pub(crate) const MANIFEST: Self = Self { attempts: 3, first_wait: Duration::from_secs(1) };
-
-    /// Waits before the next attempt. False after the last one.
-    pub(crate) async fn wait(&self, failures: u32) -> bool {
-        if failures >= self.attempts {
-            return false;
-        }
-        let wait = self.first_wait.saturating_mul(1 << (failures.max(1) - 1).min(16));
-        tokio::time::sleep(wait.min(LONGEST_WAIT)).await;
-        true
-    }
-}
-
-/// Downloads a blob to `path` and checks it while it is read. Every connection is asked in turn until one delivers. `fetched`
+/// Downloads a blob to `path` and checks it while it is read. Every connection is asked in turn until one delivers. `tell`
 /// is told how many bytes of the blob are there.
 pub(crate) async fn blob(
     connections: &mut [Connection],
     layer: &Layer,
     path: &Path,
-    patience: Patience,
-    fetched: &mut (dyn FnMut(u64) + Send),
+    (patience, clock): (Patience, &mut impl Clock),
+    tell: &mut (dyn FnMut(PullStep<'_>) + Send),
 ) -> Result<(), RegistryError> {
     let mut partial = Partial::open(path, layer.size).await?;
     let mut usable: Vec<&mut Connection> = connections.iter_mut().collect();
-    let (mut turn, mut failures, mut most, mut was_damaged) = (0, 0, partial.length, false);
+    let mut attempts = Attempts::new(patience, clock);
+    let (mut turn, mut most, mut was_damaged) = (0, partial.length, false);
     loop {
+        let mut fetched = |bytes| tell(PullStep::Fetched { bytes, total: layer.size });
         fetched(partial.length);
         let index = turn % usable.len();
         let connection = &mut *usable[index];
-        let failure = match attempt(connection, layer, &mut partial, fetched).await {
+        let failure = match attempt(connection, layer, &mut partial, &mut fetched).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
@@ -77,9 +52,11 @@ pub(crate) async fn blob(
             turn = index;
             continue;
         }
-        failures = if partial.length >= most + GAIN_BYTES { 1 } else { failures + 1 };
+        if partial.length >= most + GAIN_BYTES {
+            attempts.begin_again();
+        }
         most = most.max(partial.length);
-        if !patience.wait(failures).await {
+        if !attempts.wait(&failure.error, tell).await {
             return Err(failure.error);
         }
         turn += 1;

@@ -8,6 +8,7 @@ mod endpoint;
 mod error;
 mod folder;
 mod manifest;
+mod patience;
 mod pull;
 mod push;
 mod reference;
@@ -18,6 +19,7 @@ mod unpack;
 
 pub use error::RegistryError;
 pub use manifest::{CONTENT_ANNOTATION, CONTENT_INSTALLER, CONTENT_RELEASE, RELEASE_ANNOTATION};
+pub use patience::{Patience, PullStep};
 pub use pull::{Inspected, Pulled, inspect, pull};
 pub use push::{PushProgress, Pushed, push};
 pub use reference::Reference;

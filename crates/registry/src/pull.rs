@@ -1,10 +1,11 @@
 //! Pulls the image of a release into a folder.
 
 use crate::connection::Connection;
-use crate::download::{self, Patience};
+use crate::download;
 use crate::endpoint::Endpoint;
 use crate::folder::Folder;
 use crate::manifest::{self, ImageManifest, Layer};
+use crate::patience::{Attempts, Clock, Patience, PullStep, SystemClock};
 use crate::unpack::Unpacker;
 use crate::{Reference, RegistriesFile, RegistryError};
 use oci_client::RegistryOperation;
@@ -29,8 +30,14 @@ pub struct Inspected {
 }
 
 /// Fetches the manifest of an image, and nothing else.
-pub async fn inspect(reference: &Reference, registries: &RegistriesFile) -> Result<Inspected, RegistryError> {
-    let image = find(&mut connections(reference, registries)?, reference, Patience::MANIFEST).await?;
+pub async fn inspect(
+    reference: &Reference,
+    registries: &RegistriesFile,
+    patience: Patience,
+    tell: &mut (dyn FnMut(PullStep<'_>) + Send),
+) -> Result<Inspected, RegistryError> {
+    let clock = &mut SystemClock::start();
+    let image = find(&mut connections(reference, registries)?, reference, (patience, clock), tell).await?;
     let bytes = image.bytes();
     Ok(Inspected { digest: image.digest.to_string(), release: image.release.map(|digest| digest.to_string()), bytes })
 }
@@ -39,35 +46,38 @@ pub async fn inspect(reference: &Reference, registries: &RegistriesFile) -> Resu
 /// and nothing else but an empty `.blobs`. The digest of every blob was checked, the release's own digests were not.
 ///
 /// The folder is missing, empty, or was pulled into before. Then its files are removed, and a download that was interrupted
-/// goes on. Until then the blobs need as much space again as the release. `progress` is told how many bytes of how many are
-/// there.
+/// goes on. Until then the blobs need as much space again as the release. `tell` is told how many bytes of how many are
+/// there, and what is waited for: a registry that fails is asked again, as long as `patience` says.
 pub async fn pull(
     reference: &Reference,
     folder: &Path,
     registries: &RegistriesFile,
-    progress: &mut (dyn FnMut(u64, u64) + Send),
+    patience: Patience,
+    tell: &mut (dyn FnMut(PullStep<'_>) + Send),
 ) -> Result<Pulled, RegistryError> {
-    pull_with(reference, folder, registries, progress, Patience::MANIFEST, Patience::BLOB).await
+    pull_with(reference, folder, registries, (patience, &mut SystemClock::start()), tell).await
 }
 
 pub(crate) async fn pull_with(
     reference: &Reference,
     folder: &Path,
     registries: &RegistriesFile,
-    progress: &mut (dyn FnMut(u64, u64) + Send),
-    for_manifest: Patience,
-    for_blobs: Patience,
+    (patience, clock): (Patience, &mut impl Clock),
+    tell: &mut (dyn FnMut(PullStep<'_>) + Send),
 ) -> Result<Pulled, RegistryError> {
     let folder = Folder::take(folder)?;
     let mut connections = connections(reference, registries)?;
-    let image = find(&mut connections, reference, for_manifest).await?;
+    let image = find(&mut connections, reference, (patience, &mut *clock), tell).await?;
     folder.keep(&image.layers)?;
     let (mut before, total) = (0, image.bytes());
     for layer in &image.layers {
-        let mut fetched = |bytes| progress(before + bytes, total);
-        download::blob(&mut connections, layer, &folder.blob(layer), for_blobs, &mut fetched).await?;
+        let mut of_layer = |step: PullStep<'_>| match step {
+            PullStep::Fetched { bytes, .. } => tell(PullStep::Fetched { bytes: before + bytes, total }),
+            waits => tell(waits),
+        };
+        download::blob(&mut connections, layer, &folder.blob(layer), (patience, &mut *clock), &mut of_layer).await?;
         before += layer.size;
-        progress(before, total);
+        tell(PullStep::Fetched { bytes: before, total });
     }
     let (reference, layers) = (reference.clone(), image.layers);
     let unpacked = tokio::task::spawn_blocking(move || unpack(&reference, &folder, &layers));
@@ -81,40 +91,42 @@ fn connections(reference: &Reference, registries: &RegistriesFile) -> Result<Vec
     endpoints.map(|endpoint| Connection::new(endpoint, RegistryOperation::Pull)).collect()
 }
 
-/// Asks one host after the other for the manifest. Those that did not have it are left out of `connections`.
+/// Asks one host after the other for the manifest, again and again. Those that come before the one that has it are left out
+/// of `connections`.
 async fn find(
     connections: &mut Vec<Connection>,
     reference: &Reference,
-    patience: Patience,
+    (patience, clock): (Patience, &mut impl Clock),
+    tell: &mut (dyn FnMut(PullStep<'_>) + Send),
 ) -> Result<ImageManifest, RegistryError> {
+    let mut attempts = Attempts::new(patience, clock);
     loop {
-        let error = match manifest_from(&mut connections[0], reference, patience).await {
-            Ok(image) => return Ok(image),
-            Err(error) => error,
+        let mut at = 0;
+        let failure = loop {
+            let failure = match manifest::fetch(&mut connections[at], reference).await {
+                Ok(image) => {
+                    connections.drain(..at);
+                    return Ok(image);
+                }
+                Err(failure) => failure,
+            };
+            let host = connections[at].host();
+            tracing::warn!(
+                host,
+                error = &failure.error as &dyn std::error::Error,
+                "the image cannot be had from this host"
+            );
+            // The last one is the registry itself, whose failure counts.
+            if at + 1 == connections.len() {
+                break failure;
+            }
+            if failure.retry {
+                at += 1;
+            } else {
+                connections.remove(at);
+            }
         };
-        let host = connections[0].host();
-        tracing::warn!(host, error = &error as &dyn std::error::Error, "the image cannot be had from this host");
-        // The last one is the registry itself, whose error counts.
-        if connections.len() == 1 {
-            return Err(error);
-        }
-        connections.remove(0);
-    }
-}
-
-async fn manifest_from(
-    connection: &mut Connection,
-    reference: &Reference,
-    patience: Patience,
-) -> Result<ImageManifest, RegistryError> {
-    let mut failures = 0;
-    loop {
-        let failure = match manifest::fetch(connection, reference).await {
-            Ok(image) => return Ok(image),
-            Err(failure) => failure,
-        };
-        failures += 1;
-        if !failure.retry || !patience.wait(failures).await {
+        if !failure.retry || !attempts.wait(&failure.error, tell).await {
             return Err(failure.error);
         }
     }

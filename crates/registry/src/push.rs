@@ -2,9 +2,9 @@
 
 use crate::archive::{Blob, ImageArchive};
 use crate::connection::Connection;
-use crate::download::Patience;
 use crate::endpoint::Endpoint;
 use crate::error::Failure;
+use crate::patience::{Attempts, Patience, SystemClock};
 use crate::{Reference, RegistriesFile, RegistryError};
 use futures::Stream;
 use futures::stream::try_unfold;
@@ -77,11 +77,11 @@ async fn retried(
     connection: &mut Connection,
     mut attempt: impl AsyncFnMut(&mut Connection) -> Result<(), Failure>,
 ) -> Result<(), RegistryError> {
-    let mut failures = 0;
+    let mut clock = SystemClock::start();
+    let mut attempts = Attempts::new(Patience::BRIEF, &mut clock);
     loop {
         let Err(failure) = attempt(connection).await else { return Ok(()) };
-        failures += 1;
-        if !failure.retry || !Patience::MANIFEST.wait(failures).await {
+        if !failure.retry || !attempts.wait(&failure.error, &mut |_| ()).await {
             return Err(failure.error);
         }
     }

@@ -2,10 +2,11 @@
 
 mod fake;
 
-use crate::download::Patience;
+use crate::patience::Clock;
 use crate::pull::pull_with;
 use crate::{
-    CONTENT_ANNOTATION, CONTENT_INSTALLER, Inspected, Pulled, RELEASE_ANNOTATION, RegistriesFile, RegistryError, push,
+    CONTENT_ANNOTATION, CONTENT_INSTALLER, Inspected, Patience, PullStep, Pulled, RELEASE_ANNOTATION, RegistriesFile,
+    RegistryError, push,
 };
 use axum::http::StatusCode;
 use fake::FakeRegistry;
@@ -18,7 +19,28 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 
-const IMPATIENT: Patience = Patience { attempts: 3, first_wait: Duration::from_millis(1) };
+/// A clock that only waiting moves on, and what happens meanwhile.
+struct Scripted<F> {
+    now: Duration,
+    meanwhile: F,
+}
+
+impl<F: FnMut(Duration) + Send> Scripted<F> {
+    fn new(meanwhile: F) -> Self {
+        Self { now: Duration::ZERO, meanwhile }
+    }
+}
+
+impl<F: FnMut(Duration) + Send> Clock for Scripted<F> {
+    fn now(&self) -> Duration {
+        self.now
+    }
+
+    async fn sleep(&mut self, time: Duration) {
+        self.now += time;
+        (self.meanwhile)(self.now);
+    }
+}
 
 /// A layer with files below `release/`.
 fn layer(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -44,8 +66,8 @@ async fn pull_as(
     folder: &Path,
     file: &RegistriesFile,
 ) -> Result<Pulled, RegistryError> {
-    let mut progress = |_, _| ();
-    pull_with(&registry.reference(rest), folder, file, &mut progress, IMPATIENT, IMPATIENT).await
+    let mut clock = Scripted::new(|_| ());
+    pull_with(&registry.reference(rest), folder, file, (Patience::BRIEF, &mut clock), &mut |_| ()).await
 }
 
 async fn pull_into(registry: &FakeRegistry, rest: &str, folder: &Path) -> Result<Pulled, RegistryError> {
@@ -85,10 +107,13 @@ async fn an_image_is_pulled_by_tag_by_digest_and_out_of_an_index() {
     for rest in ["os/ros:1".to_owned(), format!("os/ros@{digest}"), "os/ros:index".to_owned()] {
         let folder = TempDir::new().unwrap();
         let mut steps = Vec::new();
-        let mut progress = |bytes, total| steps.push((bytes, total));
+        let mut tell = |step: PullStep<'_>| match step {
+            PullStep::Fetched { bytes, total } => steps.push((bytes, total)),
+            PullStep::Waits { error, .. } => panic!("{error}"),
+        };
         let reference = registry.reference(&rest);
         let file = RegistriesFile::default();
-        let pulled = crate::pull(&reference, folder.path(), &file, &mut progress).await.unwrap();
+        let pulled = crate::pull(&reference, folder.path(), &file, Patience::BRIEF, &mut tell).await.unwrap();
         assert_eq!(pulled.digest, digest);
         assert_eq!(fs::read(folder.path().join("root.erofs")).unwrap().len(), 3 << 20);
         assert!(fs::read_dir(folder.path().join(".blobs")).unwrap().next().is_none());
@@ -106,7 +131,8 @@ async fn an_image_says_its_release_before_it_is_pulled() {
     let release = format!("sha256:{}", "5".repeat(64));
     let annotated = json!({"layers": [layer], "annotations": {RELEASE_ANNOTATION: release}});
     let digest = registry.put_manifest("1", &annotated);
-    let inspected = crate::inspect(&registry.reference("os/ros:1"), &RegistriesFile::default()).await.unwrap();
+    let (reference, file) = (registry.reference("os/ros:1"), RegistriesFile::default());
+    let inspected = crate::inspect(&reference, &file, Patience::BRIEF, &mut |_| ()).await.unwrap();
     assert_eq!(inspected, Inspected { digest, release: Some(release), bytes: layer["size"].as_u64().unwrap() });
     assert!(registry.change(|content| content.log.iter().all(|line| !line.contains("/blobs/"))));
 }
@@ -172,6 +198,72 @@ async fn a_later_run_goes_on_where_an_earlier_one_gave_up() {
     let blobs: Vec<String> =
         registry.change(|content| content.log.iter().filter(|line| line.contains("/blobs/")).cloned().collect());
     assert!(blobs.len() == 1 && blobs[0].ends_with("bytes=1000-"), "{blobs:?}");
+}
+
+const FIVE_MINUTES: Patience = Patience::new(Duration::from_secs(300));
+
+#[tokio::test]
+async fn a_registry_that_is_down_half_way_is_waited_for_and_goes_on_by_range() {
+    let registry = FakeRegistry::start().await;
+    let layers = layers();
+    registry.put("1", &[layers[1].clone(), layers[0].clone()]);
+    registry.change(|content| content.faults.cuts = vec![2_000_000]);
+    // Down from the first failure on, for four minutes.
+    let mut clock = Scripted::new(|now| {
+        let unavailable = if now < Duration::from_secs(240) { usize::MAX } else { 0 };
+        registry.change(|content| content.faults.unavailable = unavailable);
+    });
+    let (folder, mut waits) = (TempDir::new().unwrap(), Vec::new());
+    let (reference, file) = (registry.reference("os/ros:1"), RegistriesFile::default());
+    let mut tell = |step: PullStep<'_>| {
+        if let PullStep::Waits { error, left, .. } = step {
+            waits.push((error.reason(), left.as_secs()));
+        }
+    };
+    pull_with(&reference, folder.path(), &file, (FIVE_MINUTES, &mut clock), &mut tell).await.unwrap();
+    assert!((240..300).contains(&clock.now.as_secs()), "{:?}", clock.now);
+    assert_eq!(&waits[..2], &[("RegistryUnreachable", 300), ("RegistryUnreachable", 299)]);
+    let ranges: Vec<String> =
+        registry.change(|content| content.log.iter().filter(|line| line.contains("bytes=")).cloned().collect());
+    assert!(ranges.iter().all(|line| line.ends_with("bytes=2000000-")), "{ranges:?}");
+}
+
+#[tokio::test]
+async fn a_registry_that_stays_down_is_given_up_in_time_and_what_came_is_kept() {
+    let registry = FakeRegistry::start().await;
+    let layers = layers();
+    registry.put("1", &[layers[1].clone(), layers[0].clone()]);
+    registry.change(|content| content.faults.cuts = vec![2_000_000]);
+    let mut clock = Scripted::new(|_| registry.change(|content| content.faults.unavailable = usize::MAX));
+    let folder = TempDir::new().unwrap();
+    let (reference, file) = (registry.reference("os/ros:1"), RegistriesFile::default());
+    let pulled = pull_with(&reference, folder.path(), &file, (FIVE_MINUTES, &mut clock), &mut |_| ()).await;
+    assert_eq!((pulled.unwrap_err().reason(), clock.now.as_secs()), ("RegistryUnreachable", 300));
+    registry.change(|content| {
+        content.faults.unavailable = 0;
+        content.log.clear();
+    });
+    pull_into(&registry, "os/ros:1", folder.path()).await.unwrap();
+    assert!(registry.change(|content| content.log.iter().any(|line| line.ends_with("bytes=2000000-"))));
+}
+
+#[tokio::test]
+async fn a_mirror_is_waited_for_where_the_registry_itself_cannot_be_reached() {
+    let (mirror, registry) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let endpoint = format!("http://{}/v2/cache", mirror.address);
+    let file = registries(&format!("mirrors: {{\"{}\": {{endpoint: [\"{endpoint}\"]}}}}", registry.address));
+    mirror.put("1", &layers());
+    for down in [&mirror, &registry] {
+        down.change(|content| content.faults.unavailable = usize::MAX);
+    }
+    let mut clock = Scripted::new(|_| mirror.change(|content| content.faults.unavailable = 0));
+    let (reference, folder) = (registry.reference("os/ros:1"), TempDir::new().unwrap());
+    pull_with(&reference, folder.path(), &file, (FIVE_MINUTES, &mut clock), &mut |_| ()).await.unwrap();
+    assert_eq!(clock.now.as_secs(), 1);
+    // A registry that has no such image is no registry that is down.
+    mirror.change(|content| content.faults.unavailable = usize::MAX);
+    registry.change(|content| content.faults.unavailable = 0);
+    assert_eq!(pull_as(&registry, "os/ros:1", folder.path(), &file).await.unwrap_err().reason(), "ImageNotFound");
 }
 
 #[tokio::test]

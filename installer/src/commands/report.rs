@@ -77,7 +77,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         }
     }
     if let Some(order) = &answer.upgrade
-        && let Err(error) = order::take(order, report.slot, root)
+        && let Err(error) = order::take(order, &report, root)
     {
         console::note(format!("upgrading to release {}: {}", order.release, error_chain(&error)));
     }

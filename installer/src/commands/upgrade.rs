@@ -4,7 +4,7 @@ use crate::cli::{Output, UpgradeOptions};
 use crate::console::{self, announce, progress_output, with_progress};
 use crate::exit_code::ExitCode;
 use crate::upgrade::order::{self, OrderError, TakenOrder};
-use crate::upgrade::{self, Candidate, Decision, Image, ReleaseName, Slots, UpgradeError, UpgradeLock};
+use crate::upgrade::{self, Candidate, Decision, FetchLimits, Image, ReleaseName, Slots, UpgradeError, UpgradeLock};
 use anyhow::Context;
 use boot_contract::{Milestone, Slot};
 use command::Command;
@@ -13,11 +13,6 @@ use release::signature::Trust;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::time::Duration;
-
-/// For a release that the operator orders. Shorter than the hour after which `ros-upgrade.service` is ended and the operator
-/// gives the order up, so that the machine can say why.
-const LONGEST_FETCH: Duration = Duration::from_secs(50 * 60);
 
 pub async fn run(options: &UpgradeOptions) -> anyhow::Result<()> {
     let _lock = UpgradeLock::take()?.context("another upgrade runs on this machine: wait for it")?;
@@ -93,8 +88,10 @@ async fn upgrade(options: &UpgradeOptions, order: Option<&UpgradeOrder>) -> Resu
         let folder = options.release.clone().unwrap_or_default();
         return from_folder(options, &slots, &folder, order);
     };
-    let image = Image::new(image, options.registries.as_deref(), options.plain_http)?;
-    if let Some(held) = image.release().await?.and_then(|digest| slots.held(&digest)) {
+    let limits = if order.is_some() { FetchLimits::ORDERED } else { FetchLimits::BY_HAND };
+    let image = Image::new(image, options.registries.as_deref(), options.plain_http, limits)?;
+    let mut say = |text| console::note(text);
+    if let Some(held) = image.release(&mut say).await?.and_then(|digest| slots.held(&digest)) {
         check_order(order, &held)?;
         // A release that a slot holds is not fetched again, unless it has to be written again.
         let decision = slots.decide(&held, options.retry)?;
@@ -106,9 +103,7 @@ async fn upgrade(options: &UpgradeOptions, order: Option<&UpgradeOrder>) -> Resu
         }
     }
     console::note(format!("fetching {image}"));
-    let limit = order.map(|_| LONGEST_FETCH);
-    let mut show = |percent, mib| console::note(format!("fetched {percent} % of {mib} MiB"));
-    let outcome = match image.fetch(limit, &mut show).await {
+    let outcome = match image.fetch(&mut say).await {
         Ok(()) => from_folder(options, &slots, Path::new(Image::FOLDER), order),
         Err(error) => Err(error),
     };

@@ -7,7 +7,8 @@ use crate::installed::files::write_secret;
 use boot_contract::paths::below;
 use command::{Command, CommandError};
 use protocol::bounded::cut;
-use protocol::message::{Failure, Slot};
+use protocol::message::{Failure, OsReport, Slot};
+use protocol::upgrade_order::passes;
 use protocol::{UpgradeOrder, UpgradeReport, error_chain};
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -87,19 +88,25 @@ pub fn report(root: &Path) -> UpgradeReport {
     UpgradeReport { order: taken.map(|taken| taken.order), failure }
 }
 
-/// Takes the order in the answer to a report, and starts to carry it out. An order that failed is not tried again. One
-/// that was interrupted is begun anew. `slot` is the running one: the recovery system takes no orders.
-pub fn take(order: &UpgradeOrder, slot: Slot, root: &Path) -> Result<(), OrderError> {
-    if matches!(slot, Slot::A | Slot::B) && must_begin(order, root, unix_seconds())? {
+/// Takes the order in the answer to a report, and starts to carry it out. An order that failed is not tried again, unless
+/// the failure passes and the report said it: the operator then orders again. One that was interrupted is begun anew. The
+/// recovery system takes no orders.
+pub fn take(order: &UpgradeOrder, report: &OsReport, root: &Path) -> Result<(), OrderError> {
+    let said = report.upgrade.as_ref().and_then(|said| said.failure.as_ref());
+    if matches!(report.slot, Slot::A | Slot::B) && must_begin(order, said, root, unix_seconds())? {
         Command::new("systemctl").args(["start", "--no-block", UNIT]).run().map_err(OrderError::Start)?;
     }
     Ok(())
 }
 
-fn must_begin(order: &UpgradeOrder, root: &Path, now: u64) -> Result<bool, OrderError> {
+fn must_begin(order: &UpgradeOrder, said: Option<&Failure>, root: &Path, now: u64) -> Result<bool, OrderError> {
     // What cannot be read is replaced: the operator says again what holds.
     if let Some(taken) = TakenOrder::read(root).unwrap_or_default().filter(|taken| taken.order == *order) {
-        return Ok(taken.failure(root).is_none());
+        match taken.failure(root) {
+            None => return Ok(true),
+            Some(failure) if !passes(&failure) || said != Some(&failure) => return Ok(false),
+            Some(_) => {}
+        }
     }
     TakenOrder { order: order.clone(), at: now, failure: None }.write(root)?;
     Ok(true)
@@ -143,15 +150,30 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         assert_eq!(report(root), UpgradeReport::default());
-        assert!(must_begin(&order(None), root, 10).unwrap());
-        assert!(must_begin(&order(None), root, 11).unwrap(), "it was interrupted");
+        assert!(must_begin(&order(None), None, root, 10).unwrap());
+        assert!(must_begin(&order(None), None, root, 11).unwrap(), "it was interrupted");
         assert_eq!(report(root), UpgradeReport { order: Some(order(None)), failure: None });
         fell_back(root, 20);
-        assert!(!must_begin(&order(None), root, 21).unwrap());
+        assert!(!must_begin(&order(None), None, root, 21).unwrap());
         let failure = report(root).failure.unwrap();
         assert_eq!((failure.reason.as_str(), failure.message.contains("Checks")), ("ReleaseDidNotComeUp", true));
-        assert!(must_begin(&order(Some("again")), root, 30).unwrap());
+        assert!(must_begin(&order(Some("again")), None, root, 30).unwrap());
         assert_eq!(report(root).failure, None, "the fallback was before this order");
+    }
+
+    #[test]
+    fn an_order_whose_image_could_not_be_fetched_is_begun_again_when_it_is_sent_again() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        for (reason, begins) in [("RegistryUnreachable", true), ("RegistryTooSlow", true), ("ImageNotFound", false)] {
+            let failure = Failure { reason: reason.into(), message: String::new() };
+            TakenOrder { order: order(None), at: 10, failure: Some(failure.clone()) }.write(root).unwrap();
+            assert_eq!(report(root).failure.as_ref(), Some(&failure));
+            let before = must_begin(&order(None), None, root, 20).unwrap();
+            assert!(!before, "the order is from before the failure was reported");
+            assert_eq!(must_begin(&order(None), Some(&failure), root, 20).unwrap(), begins, "{reason}");
+            assert_eq!(report(root).failure.is_none(), begins, "{reason}");
+        }
     }
 
     #[test]
@@ -160,7 +182,7 @@ mod tests {
         fs::create_dir(root.path().join("oem")).unwrap();
         fs::write(root.path().join("oem/upgrade-order.json"), "{").unwrap();
         assert_eq!(report(root.path()), UpgradeReport::default());
-        assert!(must_begin(&order(None), root.path(), 1).unwrap());
+        assert!(must_begin(&order(None), None, root.path(), 1).unwrap());
         assert_eq!(report(root.path()).order, Some(order(None)));
     }
 }

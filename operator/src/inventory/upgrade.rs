@@ -11,13 +11,21 @@ use api::{MachineInventoryStatus, OsStatus, UpgradeTurn};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::UpgradeOrder;
 use protocol::message::{Failure, OsReport, Slot};
-use protocol::upgrade_order::is_release;
+use protocol::upgrade_order::{is_release, passes};
 
 /// Seconds after which a silent machine is `Unknown`: three missed reports. A machine reports every five to six minutes,
 /// or more often, and each of them is recorded if the last record is five minutes old.
 pub const UNKNOWN_AFTER: i64 = 1200;
 /// Seconds. A machine that does not run the release this long after it was told has failed. An upgrade Job has as long.
 pub const DEADLINE: i64 = 3600;
+/// Seconds. A machine that could not fetch the release is told again this long after it was told.
+const TOLD_AGAIN_AFTER: i64 = 1800;
+
+/// When a machine whose registry failed may get another turn. `None`: the turn did not end that way.
+pub fn told_again_at(turn: &UpgradeTurn) -> Option<i64> {
+    let told = turn.told.as_ref().filter(|_| turn.failure.as_ref().is_some_and(passes))?;
+    Some(seconds(told) + TOLD_AGAIN_AFTER)
+}
 
 /// Whether the machine may be told the order now.
 pub fn is_open(turn: &UpgradeTurn, now: &Time) -> bool {

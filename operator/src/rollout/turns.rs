@@ -6,7 +6,7 @@
 use super::Running;
 use super::progress::Phase;
 use super::windows::Windows;
-use crate::inventory::upgrade::{DEADLINE, UNKNOWN_AFTER, is_open};
+use crate::inventory::upgrade::{DEADLINE, UNKNOWN_AFTER, is_open, told_again_at};
 use api::UpgradeTurn;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -120,7 +120,8 @@ pub fn begin(places: &mut [Place], mut waiting: Vec<usize>, limits: &Limits<'_>,
 pub fn decide(machines: &[Candidate], limits: &Limits<'_>, now: i64) -> Turns {
     let mut places: Vec<Place> = machines.iter().map(|machine| place(machine, now)).collect();
     let in_flight = places.iter().filter(|place| place.in_flight).count();
-    let mut waiting: Vec<usize> = (0..machines.len()).filter(|&at| may_begin(&machines[at], &places[at])).collect();
+    let mut waiting: Vec<usize> =
+        (0..machines.len()).filter(|&at| may_begin(&machines[at], &places[at], now)).collect();
     // First those whose next report is nearest: the one heard of longest ago, unless it should have reported by now.
     waiting.sort_by_key(|&at| {
         let age = now - machines[at].last_seen;
@@ -170,7 +171,13 @@ fn place(machine: &Candidate, now: i64) -> Place {
     }
     if let Some(turn) = &machine.turn {
         if let Some(failure) = &turn.failure {
-            return at(Phase::Failed, &format!("{}: {}", failure.reason, failure.message));
+            let text = format!("{}: {}", failure.reason, failure.message);
+            return match told_again_at(turn) {
+                Some(_) if silent => unknown(),
+                // Nothing was written, and the release is not to blame: it holds no place, and stops nobody.
+                Some(_) => at(Phase::Waiting, &format!("it is told again: {text}")),
+                None => at(Phase::Failed, &text),
+            };
         }
         if let Some(told) = turn.told.as_ref().filter(|_| !turn.lapsed) {
             let minutes = (now - seconds(told)) / 60;
@@ -210,8 +217,9 @@ fn told_next() -> Place {
 }
 
 /// Whether the machine would begin if a place were free.
-fn may_begin(machine: &Candidate, place: &Place) -> bool {
-    place.phase == Phase::Waiting && machine.hindrance.is_none() && machine.running == Running::Another
+fn may_begin(machine: &Candidate, place: &Place, now: i64) -> bool {
+    let rests = machine.turn.as_ref().and_then(told_again_at).is_some_and(|at| now < at);
+    place.phase == Phase::Waiting && machine.hindrance.is_none() && machine.running == Running::Another && !rests
 }
 
 /// Whether it may be told at any moment.
@@ -229,7 +237,7 @@ fn is_silent(machine: &Candidate, now: i64) -> bool {
 fn times(machine: &Candidate, now: i64) -> impl Iterator<Item = i64> {
     let turn = machine.turn.as_ref().filter(|_| machine.running != Running::Healthy);
     let ends = turn.map(|turn| match &turn.told {
-        Some(told) => seconds(told) + DEADLINE,
+        Some(told) => told_again_at(turn).unwrap_or(seconds(told) + DEADLINE),
         None => seconds(&turn.until) + SKEW,
     });
     let silent = turn.map(|_| machine.last_seen + UNKNOWN_AFTER + SKEW + 1);

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use qemu::port::Port;
 use qemu::process::{KeptProcess, Process};
 use qemu::wait::{Poll, until};
-use registry::{Inspected, Pushed, Reference, RegistriesFile};
+use registry::{Inspected, Patience, Pushed, Reference, RegistriesFile};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -82,7 +82,8 @@ pub async fn push(archive: &Path, port: u16, tag: &str) -> Result<Pushed> {
 
 /// What was pushed to the registry at this port.
 pub async fn inspect(port: u16, tag: &str) -> Result<Inspected> {
-    Ok(registry::inspect(&on_this_host(port, tag)?, &RegistriesFile::default()).await?)
+    let registries = RegistriesFile::default();
+    Ok(registry::inspect(&on_this_host(port, tag)?, &registries, Patience::BRIEF, &mut |_| ()).await?)
 }
 
 fn on_this_host(port: u16, tag: &str) -> Result<Reference> {

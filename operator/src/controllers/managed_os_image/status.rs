@@ -5,6 +5,7 @@ mod conditions;
 use super::fetch::Found;
 use super::handover::absent;
 use super::{Carried, CarriedPart, Desired, ManagedOSImage, Outcome, machines, nodes};
+use crate::inventory::upgrade::told_again_at;
 use crate::rollout::engine::fleet::{BundleStatus, carried_back};
 use crate::rollout::machines::{MachineRollout, verdict as machines_verdict};
 use crate::rollout::progress::{self, Phase, Progress, Seen};
@@ -265,6 +266,12 @@ fn machines_status(
         opens_at: rollout.windows.opens_at(now.0.as_second()),
         idle: now.0.as_second() - progressed_at.0.as_second(),
     });
+    let waiting = found.turns.places.iter().zip(&found.machines).filter(|(place, machine)| {
+        place.phase == Phase::Waiting && rollout.candidate(machine).turn.as_ref().and_then(told_again_at).is_some()
+    });
+    let waiting: Vec<(&str, &str)> =
+        waiting.map(|(place, machine)| (machine.name.as_str(), place.reason.as_str())).collect();
+    let verdict = machines_verdict::waiting_for_registry(verdict, &waiting);
     PartStatus {
         engine: Engine::Machine,
         version: Some(version),

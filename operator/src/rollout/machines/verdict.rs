@@ -96,6 +96,14 @@ pub fn of_turns(turns: Turns<'_>) -> Verdict {
     }
 }
 
+/// The verdict where machines wait because they could not fetch the release: the name of each, and why.
+pub fn waiting_for_registry(verdict: Verdict, waiting: &[(&str, &str)]) -> Verdict {
+    let Some((name, why)) = waiting.first().filter(|_| verdict.reason == reason::PROGRESSING) else { return verdict };
+    let (count, message) = (waiting.len(), verdict.message);
+    let message = format!("{message}; {count} could not fetch it, such as {name}: {why}");
+    not_stalled(reason::REGISTRY_UNREACHABLE, message)
+}
+
 fn nobody(rollout: &MachineRollout) -> Verdict {
     if rollout.is_explicit {
         let message = "spec.nodeSelector selects no installed machine of this namespace that is assigned to no cluster \
@@ -114,6 +122,17 @@ mod tests {
     use crate::rollout::DefaultRegistry;
     use api::{Engine, ManagedOSImage, NodeProgress};
     use serde_json::json;
+
+    #[test]
+    fn a_registry_that_is_down_is_said_and_stops_nothing() {
+        let going = || not_stalled(reason::PROGRESSING, "0 of 2 machines run 2".to_owned());
+        assert_eq!(waiting_for_registry(going(), &[]), going());
+        let said = waiting_for_registry(going(), &[("a", "refused"), ("b", "refused")]);
+        assert_eq!((said.reason, said.stalled), (reason::REGISTRY_UNREACHABLE, false));
+        assert_eq!(said.message, "0 of 2 machines run 2; 2 could not fetch it, such as a: refused");
+        let failed = stalled(reason::FAILED, "one did not come up".to_owned());
+        assert_eq!(waiting_for_registry(failed.clone(), &[("a", "refused")]), failed);
+    }
 
     #[test]
     fn each_observation_has_its_reason() {

@@ -9,6 +9,7 @@ use crate::rollout::machines::MachineRollout;
 use api::{MachineInventoryStatus, ManagedOSImage, OsStatus};
 use proptest::prelude::*;
 use protocol::message::{Failure, OsReport};
+use protocol::upgrade_order::passes;
 use protocol::{UpgradeOrder, UpgradeReport};
 use serde_json::{Value, json};
 
@@ -112,6 +113,27 @@ fn after_the_most_failures_none_is_begun_and_what_was_not_told_is_withdrawn() {
 }
 
 #[test]
+fn a_machine_whose_registry_is_down_gives_its_place_to_the_next_and_is_told_again() {
+    let rollout = rollout(json!({"osImage": "a:2"}));
+    let mut machines = [with_turn(machine("a", "1"), &rollout, Some(START)), machine("b", "1")];
+    let failure = Failure { reason: "RegistryUnreachable".into(), message: "refused".into() };
+    machines[0].status.upgrade.as_mut().unwrap().failure = Some(failure);
+    let turns = decided(&rollout, &machines, START + 900);
+    assert_eq!(
+        (phases(&turns), &turns.begin[..], turns.hold),
+        (vec![Phase::Waiting, Phase::Upgrading], &[1][..], None)
+    );
+    assert!(turns.places[0].reason.contains("RegistryUnreachable: refused"), "{}", turns.places[0].reason);
+    let soon = decided(&rollout, &machines[..1], START + 900);
+    assert_eq!((soon.begin.len(), soon.look_again), (0, Some(361)), "when it would be silent");
+    machines[0].status.last_seen = Some(time(START + 1799));
+    assert_eq!(decided(&rollout, &machines[..1], START + 1799).look_again, Some(1));
+    assert_eq!(decided(&rollout, &machines[..1], START + 1800).begin, [0]);
+    machines[0].status.upgrade.as_mut().unwrap().failure.as_mut().unwrap().reason = "ImageNotFound".into();
+    assert_eq!(phases(&decided(&rollout, &machines[..1], START + 1800)), [Phase::Failed]);
+}
+
+#[test]
 fn nothing_begins_while_it_is_paused_or_no_window_is_open() {
     let paused = rollout(json!({"osImage": "a:2", "concurrency": 0}));
     let machines = [machine("a", "1"), with_turn(machine("b", "1"), &paused, None)];
@@ -175,6 +197,7 @@ fn a_machine_that_takes_no_orders_gets_no_turn_and_says_why() {
 enum Fate {
     Succeeds,
     CannotFetch,
+    RegistryIsDown,
     FallsBack,
     Nothing,
 }
@@ -230,7 +253,7 @@ impl Simulated {
         let Some(order) = due(&self.known, &report, true, &time(now)) else { return false };
         let before = self.known.status.clone();
         after(&before, &Step::SentUpgrade(order.clone()), &mut self.known.status, &time(now));
-        if self.took.as_ref() != Some(&order) {
+        if self.took.as_ref() != Some(&order) || self.failure.as_ref().is_some_and(passes) {
             (self.took, self.failure) = (Some(order), None);
         }
         before.upgrade.is_some_and(|turn| turn.told.is_none())
@@ -250,6 +273,9 @@ impl Simulated {
             }
             Fate::CannotFetch if self.runs != release => {
                 self.failure = Some(Failure { reason: "NoSuchImage".into(), message: String::new() });
+            }
+            Fate::RegistryIsDown if self.runs != release => {
+                self.failure = Some(Failure { reason: "RegistryUnreachable".into(), message: String::new() });
             }
             _ => {}
         }
@@ -287,7 +313,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         6 => any::<usize>().prop_map(Event::Report),
         6 => prop_oneof![3 => Just(0u8), 1 => any::<u8>()].prop_map(Event::Decide),
         4 => prop_oneof![4 => 1u16..400, 1 => 400u16..9000].prop_map(Event::Later),
-        2 => (any::<usize>(), 0u8..4).prop_map(|(machine, fate)| Event::Fate(machine, fate)),
+        2 => (any::<usize>(), 0u8..5).prop_map(|(machine, fate)| Event::Fate(machine, fate)),
         1 => (0u8..4).prop_map(Event::Concurrency),
         1 => (0u8..3).prop_map(Event::MaxFailures),
         1 => (2u8..5).prop_map(Event::Release),
@@ -342,7 +368,7 @@ impl World {
             }
             Event::Later(seconds) => self.now += i64::from(*seconds),
             Event::Fate(machine, fate) => {
-                let fates = [Fate::Succeeds, Fate::CannotFetch, Fate::FallsBack, Fate::Nothing];
+                let fates = [Fate::Succeeds, Fate::CannotFetch, Fate::FallsBack, Fate::Nothing, Fate::RegistryIsDown];
                 self.machines[machine % count].fate = fates[usize::from(*fate)];
             }
             Event::Concurrency(most) => self.edit("concurrency", json!(most)),
