@@ -100,7 +100,8 @@ impl Report {
     }
 }
 
-/// Writes the table between the marks of a Markdown file. A file without marks is not changed.
+/// Writes the table between the marks of a Markdown file. Rows of the same host that the table does not have stay. A file
+/// without marks is not changed.
 pub fn write_table(file: &Path, table: &str) -> Result<()> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let changed = between_marks(&text, table)
@@ -110,8 +111,25 @@ pub fn write_table(file: &Path, table: &str) -> Result<()> {
 
 fn between_marks(text: &str, table: &str) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{table}{END}{after}"))
+    let (earlier, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{}{END}{after}", merged(earlier.trim_start(), table)))
+}
+
+/// The rows of both tables, those of the later one where both have one of the same title. The later table, if they are of
+/// different hosts.
+fn merged(earlier: &str, later: &str) -> String {
+    if earlier.lines().next() != later.lines().next() {
+        return later.to_owned();
+    }
+    let find = |table: &str, row: &str| table.lines().position(|other| title(other) == title(row));
+    let newer = |row| title(row).and_then(|_| later.lines().nth(find(later, row)?)).unwrap_or(row);
+    let added = later.lines().filter(|row| title(row).is_some() && find(earlier, row).is_none());
+    earlier.lines().map(newer).chain(added).flat_map(|row| [row, "\n"]).collect()
+}
+
+/// The first cell of a row.
+fn title(row: &str) -> Option<&str> {
+    row.strip_prefix("| ").and_then(|row| row.split_once(" |")).map(|(title, _)| title)
 }
 
 #[cfg(test)]
@@ -130,6 +148,20 @@ mod tests {
             met: Some(value >= 60.0),
             yardstick: Some(Yardstick { what: "bare creates".to_owned(), value: 300.0 }),
         }
+    }
+
+    #[test]
+    fn rows_that_were_not_measured_stay_where_the_host_is_the_same() {
+        let rows = |host: &str, rows: &[&str]| {
+            let rows: String = rows.iter().map(|row| format!("| {row} |\n")).collect();
+            format!("Medians on {host}.\n\n| what | value |\n|---|---|\n{rows}")
+        };
+        let text = format!("a\n{BEGIN}\n{}{END}\nb\n", rows("x", &["memory | 1", "speed | 2"]));
+        let after = |table: &str| between_marks(&text, table).unwrap();
+        let both = rows("x", &["memory | 1", "speed | 3", "size | 4"]);
+        assert_eq!(after(&rows("x", &["size | 4", "speed | 3"])), format!("a\n{BEGIN}\n{both}{END}\nb\n"));
+        let other = rows("y", &["size | 4"]);
+        assert_eq!(after(&other), format!("a\n{BEGIN}\n{other}{END}\nb\n"));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! `make bench`: measures, writes `out/bench.json`, and puts the table into the README.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use harness::bench::{Load, Measurement, Report, Settings, write_table};
 use harness::fakes::software_tpm::KeyKind;
+use harness::interruption::interruption;
 use qemu::paths;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -59,8 +60,12 @@ async fn main() -> Result<ExitCode> {
     let chosen = if options.measurements.is_empty() { Measurement::ALL } else { &options.measurements };
     let mut missed = false;
     for measurement in chosen {
-        let outcomes =
-            measurement.take(&settings, options.runs).await.with_context(|| format!("measuring {measurement:?}"))?;
+        let outcomes = tokio::select! {
+            outcomes = measurement.take(&settings, options.runs) => outcomes,
+            // Dropping the other branch ends what it started.
+            () = interruption()? => bail!("interrupted; what was measured before is in {}", json.display()),
+        };
+        let outcomes = outcomes.with_context(|| format!("measuring {measurement:?}"))?;
         missed |= outcomes.iter().any(|outcome| outcome.met == Some(false));
         report.add(outcomes);
         // After each measurement, so that a failure in the next one loses nothing.

@@ -9,6 +9,7 @@ use boot_contract::Milestone;
 use clap::{Parser, Subcommand};
 use harness::clusters::cluster::Controllers;
 use harness::clusters::image_registry::ImageRegistry;
+use harness::interruption::interruption;
 use harness::world::{USER, World};
 use qemu::console::Line;
 use qemu::disk::{Disk, GIB};
@@ -22,7 +23,6 @@ use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Install a virtual machine with an operator on this host, and leave everything running
 #[derive(Parser)]
@@ -76,17 +76,6 @@ struct Demo {
     programs: PathBuf,
     /// What the machine prints, as it comes.
     console: PathBuf,
-}
-
-/// SIGINT or SIGTERM.
-fn interruption() -> Result<impl Future<Output = ()>> {
-    let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    Ok(async move {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminated.recv() => {}
-        }
-    })
 }
 
 async fn start(folder: &Path, firmware: Firmware) -> Result<()> {
