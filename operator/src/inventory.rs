@@ -2,6 +2,7 @@
 
 pub mod erase_request;
 pub mod index;
+pub mod installed_config;
 pub mod life;
 pub mod limiter;
 pub mod lookup;

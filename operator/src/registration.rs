@@ -15,10 +15,11 @@ pub use settings::operator_settings;
 pub use templates::Templates;
 
 use crate::inventory::index::{Key, KnownMachine};
+use crate::inventory::installed_config::applied_once;
 use crate::registration::endpoint::Endpoint;
 use crate::registration::index::{Authorities, TokenScope};
 use api::{EkCertificatePolicy, MachineRegistration, MachineRegistrationSpec, Problem, reason};
-use cloud_config::{CloudConfig, Lists, document, keys};
+use cloud_config::{CloudConfig, Lists, document};
 use kube::ResourceExt;
 use protocol::message::MAX_FRAME;
 use protocol::{OperatorSettings, Refusal, RefusalCode, RegistrationToken, SmbiosDocument};
@@ -168,9 +169,8 @@ fn given(config: &Map<String, Value>, key: &str) -> Option<String> {
 /// The cloud-config of a machine alone: the keys of `spec.config` of its inventory that a system applies. The other keys are
 /// for joining a cluster. `host_name` takes the host name into account, for which the registration comes first.
 fn own_config(machine: &KnownMachine) -> CloudConfig {
-    let all = machine.config().map(|config| config.cloud_config.clone()).unwrap_or_default();
-    let is_own = |key: &str| keys::is_known(key) && !["hostname", "fqdn"].contains(&key);
-    CloudConfig(all.into_iter().filter(|(key, _)| is_own(key)).collect())
+    let own = applied_once(machine).filter(|(key, _)| !["hostname", "fqdn"].contains(&key.as_str()));
+    CloudConfig(own.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
 /// The registration URL of a token.

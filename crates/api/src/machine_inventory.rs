@@ -194,6 +194,10 @@ pub struct MachineInventoryStatus {
     /// the current one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings_revision: Option<String>,
+    /// The keys of `spec.config` that only an installation applies, as they were handed out for the last one, each with
+    /// the beginning of a digest of its value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub installed_config: BTreeMap<String, String>,
     /// State of the requests in `spec.reinstall`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reinstall: Option<Box<RequestStatus>>,

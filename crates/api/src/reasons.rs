@@ -38,6 +38,9 @@ pub mod condition_type {
         pub const REINSTALL: &str = "Reinstall";
         /// The machine was asked to reset itself and has not done so yet. Only on machines with a `reset`.
         pub const RESET: &str = "Reset";
+        /// `spec.config` has changed since the machine was installed, in keys that only an installation applies. The message
+        /// names them. Absent otherwise.
+        pub const CONFIG_NOT_APPLIED: &str = "ConfigNotApplied";
         /// Machines apply every key of `cloudConfig`. The message names the keys that they do not apply. Only on
         /// registrations with a `cloudConfig`.
         pub const CLOUD_CONFIG_APPLICABLE: &str = "CloudConfigApplicable";
@@ -125,6 +128,8 @@ pub mod reason {
         pub const RANCHER_NOT_INSTALLED: &str = "RancherNotInstalled";
         /// The operator may not read Clusters, create tokens or upgrade nodes. The chart gives it the right to do so.
         pub const NOT_PERMITTED: &str = "NotPermitted";
+        /// What the machine was given for its installation is not what `spec.config` says now.
+        pub const CHANGED_SINCE_INSTALLATION: &str = "ChangedSinceInstallation";
         /// There is no Cluster with the name in `clusterName` in this namespace.
         pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";
         /// Rancher does not manage the Cluster yet.
@@ -184,13 +189,13 @@ pub mod reason {
         pub const PAUSED: &str = "Paused";
         /// Nodes are being upgraded.
         pub const PROGRESSING: &str = "Progressing";
+        /// A machine could not fetch the release from its registry. It is told again by itself, and the others go on.
+        pub const REGISTRY_UNREACHABLE: &str = "RegistryUnreachable";
         /// The objects were applied. No node has started its upgrade yet.
         pub const APPLIED_NOT_UPGRADED: &str = "AppliedNotUpgraded";
         /// No node has made progress for longer than an upgrade takes.
         pub const STUCK: &str = "Stuck";
         /// The upgrade of a node failed. `status.nodes` says of which one.
-        /// A machine could not fetch the release from its registry. It is told again by itself, and the others go on.
-        pub const REGISTRY_UNREACHABLE: &str = "RegistryUnreachable";
         pub const FAILED: &str = "Failed";
         /// `engine` is `Auto`, and machines upgrade themselves, which has no use for these fields.
         pub const NOT_USED_BY_MACHINE: &str = "NotUsedByMachine";

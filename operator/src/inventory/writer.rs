@@ -7,6 +7,7 @@
 use crate::inventory::Inventory;
 use crate::inventory::erase_request::{self, EventText};
 use crate::inventory::index::{KnownMachine, Owner};
+use crate::inventory::installed_config;
 use crate::inventory::life::{self, Step};
 use crate::inventory::store::StoreError;
 use crate::inventory::upgrade;
@@ -131,6 +132,7 @@ impl InventoryWriter {
             let mut after = life::after(&status, step, self.machine.generation, time);
             erase_request::after(&self.machine, step, &mut after, time);
             upgrade::after(&status, step, &mut after, time);
+            installed_config::after(&self.machine, step, &mut after, time);
             if let Some(phase) = after.phase.filter(|phase| status.phase != Some(*phase)) {
                 let ready = after.conditions.find(condition_type::READY);
                 let message = ready.map(|ready| ready.message.to_string()).unwrap_or_default();

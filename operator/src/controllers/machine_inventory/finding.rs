@@ -3,6 +3,7 @@
 use super::STATUS_GRACE;
 use crate::context::Context;
 use crate::inventory::index::{KnownMachine, Owner};
+use crate::inventory::installed_config;
 use crate::inventory::life;
 use api::{Conditions, MachineInventoryStatus, Phase, condition_type, message, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -127,6 +128,7 @@ pub(super) fn build(machine: &KnownMachine, finding: &Finding, now: &Time) -> Ma
             status.phase = Some(Phase::Registered);
         }
     }
+    installed_config::set_condition(machine, &mut status, now);
     status.observed_generation = machine.generation;
     status
 }
