@@ -65,9 +65,9 @@ impl Clock for SystemClock {
     }
 }
 
-/// Failures of one after the other.
+/// Failures, one after the other.
 pub(crate) struct Attempts<'a, C> {
-    pub(crate) clock: &'a mut C,
+    clock: &'a mut C,
     patience: Patience,
     failures: u32,
     since: Duration,
