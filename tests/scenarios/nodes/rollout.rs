@@ -26,7 +26,7 @@ impl Site {
     /// Pushes a release that no machine can start: the one of this folder, with an initrd that is none.
     pub(super) async fn push_bad(&self, folder: &Path, version: &str) -> Result<()> {
         let of = folder.join("release");
-        let bad = OtherRelease { of: &of, version, initrd: Some(&[0; 4096]), signed_by: None };
+        let bad = OtherRelease { of: &of, version, initrd: Some(&[0; 4096]), mok_manager: None, signed_by: None };
         let archive = bad.image(&self.world.folder("bad")?)?;
         image_registry::push(&archive, self.registry.port(), version).await.map(drop)
     }
