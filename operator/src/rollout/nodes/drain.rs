@@ -28,8 +28,9 @@ pub enum DrainStep {
     Failed(String),
 }
 
-/// `since`: when the node was cordoned, `said`: what was said about the drain last. Times in seconds since 1970.
-pub fn drain(pods: &[Pod], drain: &Drain, since: i64, said: Option<&str>, now: i64) -> DrainStep {
+/// `cordoned`: when the node was cordoned, `since`: when its first pods were evicted, `said`: what was said about the drain last.
+/// Times in seconds since 1970.
+pub fn drain(pods: &[Pod], drain: &Drain, cordoned: i64, since: i64, said: Option<&str>, now: i64) -> DrainStep {
     let options = &drain.options;
     // By kubectl's words and the field to set.
     let mut refusals: BTreeMap<(String, &str), Vec<String>> = BTreeMap::new();
@@ -40,7 +41,7 @@ pub fn drain(pods: &[Pod], drain: &Drain, since: i64, said: Option<&str>, now: i
             _ => None,
         };
         let refused = match daemon_set {
-            _ if pod.created > since + LATE => continue,
+            _ if pod.created > cordoned + LATE => continue,
             _ if is_given_up(pod, options.skip_wait_for_delete_timeout, now) => continue,
             Some((name, false)) if !options.force => Some((format!("daemonsets.apps {name:?} not found"), "force")),
             Some((_, true)) if options.ignore_daemon_sets => continue,
@@ -136,7 +137,7 @@ mod tests {
         Pod { namespace: "shop".into(), name: name.into(), controller: Some(Controller::Other), ..Pod::default() }
     }
     fn step(options: Value, pods: &[Pod]) -> DrainStep {
-        drain(pods, &with(options), NOW - 300, Some("why"), NOW)
+        drain(pods, &with(options), NOW - 300, NOW - 300, Some("why"), NOW)
     }
     fn evicted(options: Value, pods: &[Pod]) -> Vec<String> {
         match step(options, pods) {

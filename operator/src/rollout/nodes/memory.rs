@@ -3,6 +3,7 @@
 
 use super::NodeRollout;
 use serde::{Deserialize, Serialize};
+use std::num::NonZero;
 
 /// The annotation.
 pub const UPGRADE_ANNOTATION: &str = "rancheros.cattle.io/upgrade";
@@ -30,6 +31,9 @@ pub struct Memory {
     pub from: String,
     /// Whether the operator cordoned the node and has not uncordoned it.
     pub cordoned: bool,
+    /// When its first pods were evicted. The drain's timeout counts from here: the operator may have been away since the cordon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<NonZero<i64>>,
     /// When the node was drained: from then on its Job runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained: Option<i64>,

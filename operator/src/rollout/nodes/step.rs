@@ -9,6 +9,7 @@ use crate::inventory::upgrade::DEADLINE;
 use crate::rollout::Running;
 use crate::rollout::progress::Phase;
 use crate::rollout::turns::Place;
+use std::num::NonZero;
 
 /// Seconds that a node has from the creation of its Job until it is back with the release. The Job itself is ended by its
 /// own deadline before.
@@ -144,7 +145,9 @@ fn draining(node: &Node, memory: &Memory, rollout: &NodeRollout, said: Option<&s
     let decided = match (&rollout.drain, &node.pods) {
         (None, _) => DrainStep::Drained,
         (Some(_), None) => return Step::in_flight(Phase::Upgrading, "draining"),
-        (Some(options), Some(pods)) => drain(pods, options, memory.since, said, now),
+        (Some(options), Some(pods)) => {
+            drain(pods, options, memory.since, memory.draining.map_or(now, NonZero::get), said, now)
+        }
     };
     match decided {
         DrainStep::Drained => {
@@ -153,7 +156,11 @@ fn draining(node: &Node, memory: &Memory, rollout: &NodeRollout, said: Option<&s
             step.then(Action::Write { memory: Some(memory), unschedulable: None }).then(Action::CreateJob)
         }
         DrainStep::Remove { evict, text, .. } => {
-            let step = Step::in_flight(Phase::Upgrading, &text);
+            let mut step = Step::in_flight(Phase::Upgrading, &text);
+            if memory.draining.is_none() {
+                let memory = Memory { draining: NonZero::new(now), ..memory.clone() };
+                step = step.then(Action::Write { memory: Some(memory), unschedulable: None });
+            }
             if evict.is_empty() { step } else { step.then(Action::Evict(evict)) }
         }
         DrainStep::Failed(text) => fail(node, memory, "DrainFailed", &text),
