@@ -19,6 +19,8 @@ use tokio::sync::watch;
 
 pub struct Context {
     pub client: Client,
+    /// For evictions, which a PodDisruptionBudget refuses with the status 429: no request is made again by itself.
+    pub evictions: Client,
     pub registrations: RegistrationIndex,
     pub inventory: Inventory,
     pub secrets: SharedSecrets,

@@ -270,6 +270,7 @@ pub fn context(api: &FakeApi) -> Context {
     let clock = Clock(|| Timestamp::from_second(1_800_000_000).unwrap());
     let context = Context {
         client: api.client(),
+        evictions: api.client(),
         registrations: RegistrationIndex::default(),
         inventory: Inventory {
             index: InventoryIndex::default(),

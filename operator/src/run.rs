@@ -80,6 +80,8 @@ pub async fn run(
         endpoint::hosts(url)?;
     }
     let metrics = Metrics::default();
+    let evictions = client::timed_without_retries(cluster.clone(), metrics.requests.clone());
+    let evictions = evictions.context("creating a client of the cluster")?;
     let client = client::timed(cluster, metrics.requests.clone()).context("creating a client of the cluster")?;
     let finder = AddressFinder::new(client.clone(), &settings.namespace, settings.address.clone());
     let endpoint_watcher = EndpointWatcher { address: finder, certificate: certificate_source(&client, &settings) };
@@ -97,6 +99,7 @@ pub async fn run(
     let (os_images, enter_os_images) = reflector::store();
     let context = Arc::new(Context {
         client: client.clone(),
+        evictions,
         registrations: RegistrationIndex::new(settings.max_machines),
         inventory: Inventory {
             index: InventoryIndex::default(),

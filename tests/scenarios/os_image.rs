@@ -73,14 +73,14 @@ async fn machines_of_a_cluster_say_when_they_are_upgraded() {
 
     // Beside Fleet, a machine that belongs to no cluster upgrades itself.
     rollout.world.create_inventory("kiosk", json!({})).unwrap();
-    rollout.report("kiosk", json!({"version": "0.1.0", "slot": "A", "healthy": true})).unwrap();
+    rollout.report("kiosk", json!({"version": "0.1.0", "slot": "A", "healthy": true, "selfUpgrading": true})).unwrap();
     let both = rollout.image_where("edge", "fleet-default", "/status/engines/1/engine", "Machine").await.unwrap();
     assert_eq!(both["status"]["engines"][0]["counts"]["done"], 1, "{}", both["status"]);
     let not_used = condition(&both, condition_type::FIELDS_NOT_USED);
     assert!(not_used["message"].as_str().is_some_and(|text| text.contains("kiosk") && text.contains("spec.targets")));
     let has_turn = |machine: &Value| machine["status"]["upgrade"]["managedOSImage"] == "edge";
     rollout.found("machineinventories.rancheros.cattle.io", "fleet-default", "kiosk", has_turn).await.unwrap();
-    rollout.report("kiosk", json!({"version": "0.2.0", "slot": "B", "healthy": true})).unwrap();
+    rollout.report("kiosk", json!({"version": "0.2.0", "slot": "B", "healthy": true, "selfUpgrading": true})).unwrap();
     let done = rollout.reason("edge", "fleet-default", reason::UPGRADED).await.unwrap();
     assert_eq!(done["status"]["counts"]["done"], 2, "{}", done["status"]);
 

@@ -180,7 +180,7 @@ impl Rollout {
     /// Sets the status of the inventory as if its machine had reported this release.
     fn kiosk_runs(&self, world: &World, version: &str) -> Result<()> {
         let status = json!({"phase": "Ready", "lastSeen": Timestamp::now().to_string(),
-            "os": {"version": version, "slot": "A", "healthy": true}});
+            "os": {"version": version, "slot": "A", "healthy": true, "selfUpgrading": true}});
         world.cluster.patch_status(&kubectl_name::<MachineInventory>(KIOSK), NAMESPACE, &status)
     }
 

@@ -37,6 +37,13 @@ pub fn timed(mut config: kube::Config, times: RequestTimes) -> kube::Result<Clie
     Ok(builder.with_layer(&Timed(times)).build())
 }
 
+/// The same for requests whose refusal is an answer. kube's client asks again by itself, for minutes, after the status 429,
+/// 503 or 504.
+pub fn timed_without_retries(mut config: kube::Config, times: RequestTimes) -> kube::Result<Client> {
+    config.default_retry = false;
+    timed(config, times)
+}
+
 struct Timed(RequestTimes);
 
 impl<S> Layer<S> for Timed {

@@ -136,7 +136,7 @@ async fn evict(context: &Context, pods: &[Pod], delete: bool, grace: Option<u32>
 
 /// What the API server says if it does not do it.
 async fn evict_one(context: &Context, pod: &Pod, delete: bool, grace: Option<u32>) -> kube::Result<Option<String>> {
-    let api = Api::<v1::Pod>::namespaced(context.client.clone(), &pod.namespace);
+    let api = Api::<v1::Pod>::namespaced(context.evictions.clone(), &pod.namespace);
     // Not another pod that has taken the name.
     let preconditions = Some(Preconditions { uid: Some(pod.uid.clone()), resource_version: None });
     let options = DeleteParams { grace_period_seconds: grace, preconditions, ..DeleteParams::default() };
