@@ -5,6 +5,9 @@
 //! `startTime` on; `endTime` is included to the end of its second. Where that library refuses a window, without saying
 //! so, or never opens it, this one is completed (absent days, absent times, `24:00`, days in capitals) or refused by name.
 
+#[cfg(test)]
+pub mod daily;
+
 use api::Window;
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::tz::TimeZone;

@@ -6,6 +6,7 @@ use crate::inventory::life::{LAST_SEEN_SECONDS, Step};
 use crate::inventory::upgrade::{after, due};
 use crate::rollout::DefaultRegistry;
 use crate::rollout::machines::MachineRollout;
+use crate::rollout::windows::daily::Daily;
 use api::{MachineInventoryStatus, ManagedOSImage, OsStatus};
 use proptest::prelude::*;
 use protocol::message::{Failure, OsReport};
@@ -320,20 +321,6 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (0u8..3).prop_map(Event::Retry),
     ];
     prop::collection::vec(event, 0..80)
-}
-
-/// A window on each day, given by its beginning and its length in minutes; in UTC, so that this is all there is to it.
-#[derive(Clone, Copy, Debug)]
-struct Daily(i64, i64);
-
-impl Daily {
-    fn spec(self) -> Value {
-        let at = |minute: i64| format!("{:02}:{:02}", minute / 60 % 24, minute % 60);
-        json!([{"startTime": at(self.0), "endTime": at(self.0 + self.1)}])
-    }
-    fn is_open(self, now: i64) -> bool {
-        (now - self.0 * 60).rem_euclid(86400) <= self.1 * 60
-    }
 }
 
 struct World {

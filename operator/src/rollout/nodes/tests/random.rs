@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::rollout::nodes::job::label_of_attempt;
+use crate::rollout::windows::daily::Daily;
 use proptest::prelude::*;
 
 /// What becomes of a node's Job.
@@ -139,20 +140,6 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => any::<usize>().prop_map(Event::Forget),
     ];
     prop::collection::vec(event, 0..120)
-}
-
-/// A window on each day: its beginning and its length in minutes, in UTC.
-#[derive(Clone, Copy, Debug)]
-struct Daily(i64, i64);
-
-impl Daily {
-    fn spec(self) -> Value {
-        let at = |minute: i64| format!("{:02}:{:02}", minute / 60 % 24, minute % 60);
-        json!([{"startTime": at(self.0), "endTime": at(self.0 + self.1)}])
-    }
-    fn is_open(self, now: i64) -> bool {
-        (now - self.0 * 60).rem_euclid(86400) <= self.1 * 60
-    }
 }
 
 struct World {
