@@ -267,7 +267,7 @@ fn machines_status(
         idle: now.0.as_second() - progressed_at.0.as_second(),
     });
     let waiting = found.turns.places.iter().zip(&found.machines).filter(|(place, machine)| {
-        place.phase == Phase::Waiting && rollout.candidate(machine).turn.as_ref().and_then(told_again_at).is_some()
+        place.phase == Phase::Waiting && rollout.turn_of(machine).and_then(told_again_at).is_some()
     });
     let waiting: Vec<(&str, &str)> =
         waiting.map(|(place, machine)| (machine.name.as_str(), place.reason.as_str())).collect();

@@ -31,6 +31,11 @@ impl MachineRollout {
         }
     }
 
+    /// The machine's turn, if it is one of this roll-out for what is to run now.
+    pub fn turn_of<'a>(&self, machine: &'a KnownMachine) -> Option<&'a UpgradeTurn> {
+        machine.status.upgrade.as_deref().filter(|turn| self.is_own(turn))
+    }
+
     /// The turn that begins now.
     pub fn turn(&self, until: &Time, now: &Time) -> UpgradeTurn {
         UpgradeTurn {
