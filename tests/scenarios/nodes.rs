@@ -7,10 +7,9 @@ mod site;
 mod two;
 
 use anyhow::Result;
-use api::{MachineInventory, Phase, reason};
-use harness::clusters::registration::NAMESPACE;
+use api::reason;
 use harness::node_image;
-use harness::objects::{condition, kubectl_name};
+use harness::objects::condition;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use site::{Member, Site};
@@ -51,7 +50,8 @@ async fn matrix_node_joins_and_is_upgraded() {
         "the restart ends the first pod, and the last one is done: {codes:?}"
     );
     shop::whole(&site.world.cluster).await.unwrap();
-    let inventory = reported(&site, &member, |inventory| inventory["status"]["os"]["version"] == "0.2.0").await;
+    let upgraded = |inventory: &Value| inventory["status"]["os"]["version"] == "0.2.0";
+    let inventory = site.world.inventory_ready_and(&member.name, LONG, upgraded).await.unwrap();
     assert_eq!(inventory["status"]["os"]["slot"], "B", "{inventory}");
     let joined =
         site.root(&member, "ros-installer status; journalctl --boot --output cat --unit ros-join.service").await;
@@ -66,7 +66,8 @@ async fn matrix_node_joins_and_is_upgraded() {
     assert!(os_image(&again).contains("0.2.0"), "{again}");
     assert_ne!(boot(&again), boot(&good), "it has tried");
     shop::whole(&site.world.cluster).await.unwrap();
-    let inventory = reported(&site, &member, |inventory| inventory["status"]["os"]["lastFailure"].is_object()).await;
+    let fell_back = |inventory: &Value| inventory["status"]["os"]["lastFailure"].is_object();
+    let inventory = site.world.inventory_ready_and(&member.name, LONG, fell_back).await.unwrap();
     let os = &inventory["status"]["os"];
     assert_eq!((&os["lastFailure"]["version"], &os["slot"]), (&json!("0.3.0"), &json!("B")), "{inventory}");
 
@@ -113,18 +114,6 @@ async fn status_with(site: &Site, member: &Member, shown: &str) -> Result<String
         Ok(if status.contains(shown) { Poll::Ready(status) } else { Poll::Pending(status) })
     })
     .await
-}
-
-/// The inventory when it is ready and the machine has reported what is `expected`.
-async fn reported(site: &Site, member: &Member, expected: impl Fn(&Value) -> bool) -> Value {
-    until("the report of the restarted machine", LONG, async || {
-        let inventory = site.world.cluster.get(&kubectl_name::<MachineInventory>(&member.name), NAMESPACE)?;
-        let status = &inventory["status"];
-        let is_there = status["phase"] == json!(Phase::Ready) && expected(&inventory);
-        Ok(if is_there { Poll::Ready(inventory) } else { Poll::Pending(status.to_string()) })
-    })
-    .await
-    .unwrap()
 }
 
 /// The folder of a release for nodes.

@@ -2,11 +2,9 @@
 //! machine, as those of a container are, and the host's root folder is mounted in it.
 
 use super::{INSTALLED, SHORT};
-use api::Phase;
 use harness::world::World;
 use qemu::machine::Machine;
 use qemu::process::printed;
-use qemu::wait::{Poll, until};
 use release::ReleaseManifest;
 use serde_json::{Value, json};
 use std::fs;
@@ -51,7 +49,8 @@ pub(super) async fn upgrades_its_host(world: &World, machine: &mut Machine, name
     let program = format!("chroot {CONTAINER} /usr/sbin/ros-installer upgrade --release /release --host /host");
     let second = root(&format!("cat /var/tmp/first-pod; {mount} && {program} && cat /proc/cmdline"), port).await;
     assert!(second.contains("release 0.2.0 runs") && second.contains("ros.slot=B"), "{second}");
-    let inventory = reported(world, name, |inventory| inventory["status"]["os"]["version"] == "0.2.0").await;
+    let upgraded = |inventory: &Value| inventory["status"]["os"]["version"] == "0.2.0";
+    let inventory = world.inventory_ready_and(name, SHORT, upgraded).await.unwrap();
     assert_eq!(inventory["status"]["os"]["slot"], "B", "{inventory}");
     assert_eq!(inventory["status"]["hardware"]["firmware"]["secureBoot"], true, "{inventory}");
 
@@ -74,20 +73,6 @@ pub(super) async fn upgrades_its_host(world: &World, machine: &mut Machine, name
     let reason = "17\nrelease 0.3.0 did not come up on this machine and was left again; its last start reached the stage \
                   Checks (the network is not up): use another release\n";
     assert_eq!(root(&pods, port).await, reason.repeat(2));
-}
-
-/// The inventory when it is ready again and the machine has reported what is `expected`.
-async fn reported(world: &World, name: &str, expected: impl Fn(&Value) -> bool) -> Value {
-    until("the report of the restarted machine", SHORT, async || {
-        let inventory = world.inventory_in_phase(name, Phase::Ready, SHORT).await?;
-        Ok(if expected(&inventory) {
-            Poll::Ready(inventory)
-        } else {
-            Poll::Pending(inventory["status"]["os"].to_string())
-        })
-    })
-    .await
-    .unwrap()
 }
 
 /// The files of an image.

@@ -133,10 +133,10 @@ impl Releases {
 
 /// The first entry of the boot order leads to a folder with the release's boot code. The removable path is as installed.
 async fn boot_code_is_that_of_the_release(world: &World, machine: &Machine) {
-    let look = "cd /sys/firmware/efi/efivars; number=$(od -An -tx2 -j4 -N2 BootOrder-* | tr -d ' ' | tr a-f A-F); \
+    let question = "cd /sys/firmware/efi/efivars; number=$(od -An -tx2 -j4 -N2 BootOrder-* | tr -d ' ' | tr a-f A-F); \
                 tr -cd '[:print:]' < Boot$number-*; echo; mount -o ro /run/ros/dev/COS_BOOT /mnt; \
                 wc -c /mnt/EFI/*/mmx64.efi; umount /mnt";
-    let found = root(world, machine, look).await;
+    let found = root(world, machine, question).await;
     assert!(found.contains(r"\EFI\ros-") && found.contains("RancherOS"), "the first of the boot order: {found}");
     let size = |folder: &str| {
         let line = found.lines().find(|line| line.contains(&format!("/mnt/EFI/{folder}")));

@@ -16,7 +16,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Pause between two looks at everything.
+/// Pause between two polls of everything.
 const PAUSE: Duration = Duration::from_millis(200);
 /// The namespace of the workload.
 pub const SHOP: &str = "shop";
@@ -49,7 +49,7 @@ pub struct Seen {
     pub most: usize,
     /// Cordoned nodes at once, at most.
     pub most_cordoned: usize,
-    looks: u64,
+    polls: u64,
     /// Grace periods of deleted pods, in seconds.
     pub grace: BTreeSet<i64>,
     boots: BTreeMap<String, u32>,
@@ -182,7 +182,7 @@ async fn look(client: &Client, seen: &Mutex<Seen>) -> Result<()> {
     }
     seen.most = seen.most.max(running);
     seen.most_cordoned = seen.most_cordoned.max(nodes.len() - schedulable.len());
-    seen.looks += 1;
+    seen.polls += 1;
     Ok(())
 }
 
@@ -236,7 +236,7 @@ async fn work(client: &Client, seen: &Mutex<Seen>, job: &Job, nodes: &[Node], po
         let seen = seen.lock().unwrap();
         let chance = |of: u64, salt: u64| hash((&name, salt)).is_multiple_of(of);
         let fate = match &seen.fate {
-            Fate::Mixed if !chance(3, seen.looks) => Fate::Runs,
+            Fate::Mixed if !chance(3, seen.polls) => Fate::Runs,
             Fate::Mixed if chance(20, 0) => Fate::Fails("NotARelease: by chance".to_owned()),
             Fate::Mixed => Fate::Succeeds,
             fate => fate.clone(),

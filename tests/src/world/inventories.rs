@@ -60,19 +60,40 @@ impl World {
 
     /// Waits until the MachineInventory of this name is in this phase.
     pub async fn inventory_in_phase(&self, name: &str, phase: Phase, limit: Duration) -> Result<Value> {
+        self.inventory_when(name, &format!("in phase {phase:?}"), limit, |machine| {
+            machine["status"]["phase"] == json!(phase)
+        })
+        .await
+    }
+
+    /// Waits until the machine is ready, and its last report is the `expected` one.
+    pub async fn inventory_ready_and(
+        &self,
+        name: &str,
+        limit: Duration,
+        expected: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let ready = |machine: &Value| machine["status"]["phase"] == json!(Phase::Ready) && expected(machine);
+        self.inventory_when(name, "ready, with the report of its present system", limit, ready).await
+    }
+
+    /// Waits until the MachineInventory of this name is `right`. `what` says how, for the message at the deadline.
+    pub async fn inventory_when(
+        &self,
+        name: &str,
+        what: &str,
+        limit: Duration,
+        right: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
         let object = kubectl_name::<MachineInventory>(name);
-        let what = format!("machine {name} in phase {phase:?}");
-        until(&what, limit, async || {
+        until(&format!("machine {name} {what}"), limit, async || {
             let arguments = ["get", "--ignore-not-found", "--output=json", "--namespace", NAMESPACE, &object];
             let found = self.cluster.kubectl(&arguments, "")?;
             if found.trim().is_empty() {
                 return Ok(Poll::Pending("no such machine".to_owned()));
             }
             let machine: Value = serde_json::from_str(&found).context("parsing what kubectl printed")?;
-            if machine["status"]["phase"] == json!(phase) {
-                return Ok(Poll::Ready(machine));
-            }
-            Ok(Poll::Pending(machine["status"].to_string()))
+            Ok(if right(&machine) { Poll::Ready(machine) } else { Poll::Pending(machine["status"].to_string()) })
         })
         .await
     }
