@@ -8,6 +8,7 @@ pub mod milestone;
 pub mod partition_label;
 pub mod paths;
 pub mod slot;
+pub mod slot_files;
 pub mod verity;
 pub mod volume_id;
 

@@ -1,6 +1,7 @@
 //! `sums.txt` in a slot's folder on the boot partition: the digests of kernel and initrd in the form of sha256sum(1). GRUB
 //! for BIOS checks them before it starts a slot (`hashsum` in `grub.cfg`): a kernel that was damaged would not come back.
 
+use boot_contract::slot_files::{INITRD, KERNEL};
 use release::ReleaseManifest;
 
 /// Name of the file.
@@ -9,7 +10,7 @@ pub const FILE: &str = "sums.txt";
 /// The content of the file.
 pub fn of(release: &ReleaseManifest) -> String {
     let line = |name: &str, sha256: &str| format!("{sha256}  {name}\n");
-    line("vmlinuz", &release.kernel.sha256) + &line("initrd", &release.initrd.sha256)
+    line(KERNEL, &release.kernel.sha256) + &line(INITRD, &release.initrd.sha256)
 }
 
 #[cfg(test)]

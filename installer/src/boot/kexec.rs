@@ -5,6 +5,7 @@ use crate::boot::{partition, state_file};
 use crate::console;
 use crate::path_error::PathError;
 use boot_contract::kernel_arguments::{LOADER, LOADER_KEXEC};
+use boot_contract::slot_files::{ARGUMENTS, INITRD, KERNEL};
 use boot_contract::{BootState, Slot};
 use command::{Command, CommandError};
 use disk::args_cfg;
@@ -92,7 +93,7 @@ impl KexecTarget {
             let path = folder.join(name);
             File::open(&path).map_err(PathError::of("opening", &path))
         };
-        let (kernel, initrd) = (open("vmlinuz")?, open("initrd")?);
+        let (kernel, initrd) = (open(KERNEL)?, open(INITRD)?);
         // The argument tells the started system that the firmware did not start it.
         let line =
             CString::new(format!("{} {LOADER}={LOADER_KEXEC}", self.arguments)).map_err(KexecError::Arguments)?;
@@ -117,14 +118,14 @@ impl KexecTarget {
 
 /// The kernel arguments in the folder, which must have every file that a start needs.
 fn arguments(folder: &Path) -> Result<String, SlotError> {
-    for name in ["vmlinuz", "initrd"] {
+    for name in [KERNEL, INITRD] {
         let path = folder.join(name);
         let length = fs::metadata(&path).map_err(PathError::of("inspecting", &path))?.len();
         if length == 0 {
             return Err(SlotError::Empty(path));
         }
     }
-    let path = folder.join("args.cfg");
+    let path = folder.join(ARGUMENTS);
     let text = fs::read_to_string(&path).map_err(PathError::of("reading", &path))?;
     args_cfg::read(&text).map(str::to_owned).ok_or(SlotError::NoArguments(path))
 }

@@ -8,6 +8,7 @@ use crate::path_error::PathError;
 use crate::upgrade::attempt;
 use boot_contract::boot_state::{MOST_RETURNS, SlotState};
 use boot_contract::paths::{DEVICES, PERSISTENT};
+use boot_contract::slot_files::{ARGUMENTS, INITRD, KERNEL};
 use boot_contract::{BootState, Milestone, Slot};
 use command::{Command, CommandError};
 use protocol::error_chain;
@@ -254,12 +255,12 @@ pub fn check(slot: Slot) -> Result<(), DamageError> {
 
 fn files_damage(folder: &Path, partition: &Path) -> Result<(), DamageError> {
     let (manifest, _) = read_manifest(folder).map_err(DamageError::Release)?;
-    let arguments = fs::read_to_string(folder.join("args.cfg")).map_err(DamageError::Arguments)?;
+    let arguments = fs::read_to_string(folder.join(ARGUMENTS)).map_err(DamageError::Arguments)?;
     if !arguments.contains("ros.root=") {
         return Err(DamageError::NoRoot);
     }
     let damaged = |part| move |source| DamageError::Part { part, source };
-    for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
+    for (name, file) in [(KERNEL, &manifest.kernel), (INITRD, &manifest.initrd)] {
         compare(&folder.join(name), file).map_err(damaged(name))?;
     }
     compare(partition, &manifest.root).map_err(damaged("root image"))

@@ -4,10 +4,11 @@ use crate::installed::files::{remove_if_present, sync_folder, write_in_place};
 use crate::installed::recovery::{self, CompareError};
 use crate::path_error::PathError;
 use boot_contract::kernel_arguments::{MODE, ROOT, SLOT};
+use boot_contract::slot_files::{ARGUMENTS, INITRD, KERNEL};
 use boot_contract::{BootMode, Slot};
 use disk::bios::{BOOT_IMAGE, CORE_IMAGE};
 use disk::{args_cfg, sums};
-use release::{ReleaseError, read_manifest};
+use release::{MANIFEST, ReleaseError, read_manifest};
 use std::fs;
 use std::path::Path;
 use uuid::Uuid;
@@ -28,7 +29,7 @@ pub enum SlotCopyError {
 /// Removes arguments and manifest of a slot that is about to be written: GRUB starts another slot instead of it.
 pub fn begin(boot: &Path, slot: Slot) -> Result<(), SlotCopyError> {
     let folder = boot.join(slot.letter());
-    for path in [folder.join("args.cfg"), folder.join("release.json")] {
+    for path in [folder.join(ARGUMENTS), folder.join(MANIFEST)] {
         remove_if_present(&path).map_err(PathError::of("removing", &path))?;
     }
     match sync_folder(&folder) {
@@ -43,7 +44,7 @@ pub fn copy(boot: &Path, source: Slot, target: Slot, root: Uuid) -> Result<(), S
     let (from, to) = (boot.join(source.letter()), boot.join(target.letter()));
     let (manifest, manifest_bytes) = read_manifest(&from)?;
     fs::create_dir_all(&to).map_err(PathError::of("creating", &to))?;
-    for (name, file) in [("vmlinuz", &manifest.kernel), ("initrd", &manifest.initrd)] {
+    for (name, file) in [(KERNEL, &manifest.kernel), (INITRD, &manifest.initrd)] {
         let copy = to.join(name);
         if recovery::compare(&copy, file).is_err() {
             write(&copy, &read(&from.join(name))?)?;
@@ -53,12 +54,12 @@ pub fn copy(boot: &Path, source: Slot, target: Slot, root: Uuid) -> Result<(), S
     for path in [to.join(BOOT_IMAGE), to.join(CORE_IMAGE)] {
         remove_if_present(&path).map_err(PathError::of("removing", &path))?;
     }
-    let arguments = from.join("args.cfg");
+    let arguments = from.join(ARGUMENTS);
     let arguments = fs::read_to_string(&arguments).map_err(PathError::of("reading", &arguments))?;
     let arguments = args_cfg::read(&arguments).ok_or(SlotCopyError::NoArguments(source))?;
     let arguments = args_cfg::write(&of_slot(arguments, target, root));
     let sums = sums::of(&manifest).into_bytes();
-    for (name, bytes) in [(sums::FILE, sums), ("args.cfg", arguments.into_bytes()), ("release.json", manifest_bytes)] {
+    for (name, bytes) in [(sums::FILE, sums), (ARGUMENTS, arguments.into_bytes()), (MANIFEST, manifest_bytes)] {
         if fs::read(to.join(name)).ok().as_deref() != Some(&bytes[..]) {
             write(&to.join(name), &bytes)?;
         }

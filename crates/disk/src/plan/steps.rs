@@ -3,8 +3,9 @@
 use super::Request;
 use crate::layout::{Layout, Role};
 use crate::{args_cfg, sums};
+use boot_contract::slot_files::{ARGUMENTS, INITRD, KERNEL};
 use boot_contract::{BootState, Slot, boot_state};
-use release::{ReleaseFile, ReleaseManifest};
+use release::{MANIFEST, ReleaseFile, ReleaseManifest};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use uuid::Uuid;
@@ -123,11 +124,11 @@ fn boot_files(request: &Request, release: &ReleaseManifest, layout: &Layout) -> 
         let folder = slot.letter();
         let arguments = slot_arguments(request, release, layout, slot, role);
         files.extend([
-            from_release(&format!("{folder}/vmlinuz"), &release.kernel),
-            from_release(&format!("{folder}/initrd"), &release.initrd),
+            from_release(&format!("{folder}/{KERNEL}"), &release.kernel),
+            from_release(&format!("{folder}/{INITRD}"), &release.initrd),
             file(&format!("{folder}/{}", sums::FILE), Content::Text(sums::of(release))),
-            file(&format!("{folder}/args.cfg"), Content::Text(arguments)),
-            file(&format!("{folder}/release.json"), Content::Manifest),
+            file(&format!("{folder}/{ARGUMENTS}"), Content::Text(arguments)),
+            file(&format!("{folder}/{MANIFEST}"), Content::Manifest),
         ]);
     }
     files
