@@ -10,6 +10,7 @@ pub mod commands;
 pub mod console;
 pub mod container;
 pub mod exit_code;
+mod free_space;
 pub mod installed;
 pub mod join;
 pub mod path_error;

@@ -13,6 +13,7 @@ pub mod attempt;
 mod bios_loader;
 mod candidate;
 mod error;
+mod failed_start_log;
 #[cfg(feature = "agent")]
 mod image;
 pub mod loader;

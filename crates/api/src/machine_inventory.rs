@@ -366,7 +366,8 @@ pub struct ReleaseFailure {
     #[serde(default, deserialize_with = "line::<1024, _>", skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub message: String,
-    /// The end of the journal of the last start, as far as it was written to the disk.
+    /// What the kernel said in its panic, where the firmware has kept it; otherwise the end of the journal of the last start, as
+    /// far as it was written to the disk.
     #[serde(default, deserialize_with = "list::<MOST_JOURNAL_LINES, _, _>", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(max = 200)))]
     pub journal: Vec<String>,

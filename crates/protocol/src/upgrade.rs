@@ -26,7 +26,7 @@ pub struct UpgradeFailure {
     /// What the last start waited for. Empty if it is not known.
     #[serde(default, deserialize_with = "line::<1024, _>", skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// The end of the journal of the last start. Empty if that start wrote none.
+    /// What the kernel said in its panic, or else the end of the journal of the last start. Empty if neither was kept.
     #[serde(default, deserialize_with = "journal", skip_serializing_if = "Vec::is_empty")]
     pub journal: Vec<String>,
 }

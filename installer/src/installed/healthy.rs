@@ -2,6 +2,7 @@
 
 use crate::boot::{start, state_file};
 use crate::console::{self, announce};
+use crate::free_space::{PERSISTENT_ROOM, free_bytes};
 use crate::installed::boot_progress;
 use crate::installed::health_checks::{CheckFailure, HealthChecks};
 use crate::installed::host_identity;
@@ -11,9 +12,10 @@ use crate::installed::recovery;
 use crate::installed::trial;
 use crate::path_error::PathError;
 use crate::upgrade::{attempt, loader};
-use boot_contract::Milestone;
 use boot_contract::boot_stage::BootStage;
+use boot_contract::boot_state::SlotState;
 use boot_contract::paths::PERSISTENT;
+use boot_contract::{BootState, Milestone, Slot};
 use command::{Command, CommandError};
 use protocol::error_chain;
 use std::cell::LazyCell;
@@ -50,7 +52,7 @@ pub enum HealthyError {
 pub fn run() -> Result<(), HealthyError> {
     let slot = trial::running_slot()?;
     attempt::note_failure();
-    let is_alone = !trial::other_slot_may_start(&state_file::current()?, slot);
+    let standing = Standing::of(&state_file::current()?, slot);
     let begun = Instant::now();
     let mut was_announced = false;
     let mut recorded = String::new();
@@ -58,7 +60,7 @@ pub fn run() -> Result<(), HealthyError> {
     let checks = LazyCell::new(|| HealthChecks::find(Path::new("/")));
     loop {
         let (reason, is_final) =
-            match judge(&observe()?, is_alone, begun.elapsed() >= PATIENCE, || first_failure(&checks)) {
+            match judge(&observe()?, standing, begun.elapsed() >= PATIENCE, || first_failure(&checks)) {
                 Verdict::Good => break,
                 Verdict::NotYet(reason) => (reason, false),
                 Verdict::Failed(reason) => (reason, true),
@@ -97,7 +99,9 @@ pub fn run() -> Result<(), HealthyError> {
     loader::adopt_or_say(Path::new("/"), slot);
     announce(Milestone::Healthy, format!("slot {slot} is good"));
     issue::refresh(Path::new("/"));
-    if is_alone && let Some(failure) = first_failure(&checks) {
+    if standing == Standing::Alone
+        && let Some(failure) = first_failure(&checks)
+    {
         console::note(format!(
             "{}; beside another system this would keep slot {slot} from being marked as good",
             failure.reason
@@ -112,6 +116,28 @@ fn first_failure(checks: &HealthChecks) -> Option<CheckFailure> {
     checks.first_failure().or_else(|| missing().map(|reason| CheckFailure { reason, is_final: false }))
 }
 
+/// What becomes of the machine if this slot is not marked as good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// No other slot holds a system.
+    Alone,
+    /// Another slot holds a system, and this one has been good before.
+    Proven,
+    /// Another slot holds a system, and this one is on trial.
+    OnTrial,
+}
+
+impl Standing {
+    fn of(state: &BootState, slot: Slot) -> Self {
+        let is_on_trial = state.slot(slot).is_some_and(|boot| boot.state == SlotState::Trial);
+        match (trial::other_slot_may_start(state, slot), is_on_trial) {
+            (false, _) => Self::Alone,
+            (true, false) => Self::Proven,
+            (true, true) => Self::OnTrial,
+        }
+    }
+}
+
 /// The observed state of the system.
 struct Observation {
     /// The output of `systemctl is-system-running`.
@@ -119,6 +145,8 @@ struct Observation {
     failed_units: Vec<String>,
     /// The content of [`NETWORK_STATE`].
     network: String,
+    /// Free bytes of COS_PERSISTENT.
+    free: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -130,14 +158,15 @@ enum Verdict {
     Failed(String),
 }
 
-/// `is_alone`: no other slot holds a system. `is_late`: [`PATIENCE`] is over. `failing_check` runs the drop-in checks, which
-/// happens last, because they may count on a network.
+/// `is_late`: [`PATIENCE`] is over. `failing_check` runs the drop-in checks, which happens last, because they may count on a
+/// network.
 fn judge(
     seen: &Observation,
-    is_alone: bool,
+    standing: Standing,
     is_late: bool,
     failing_check: impl FnOnce() -> Option<CheckFailure>,
 ) -> Verdict {
+    let is_alone = standing == Standing::Alone;
     let failed: Vec<&str> =
         seen.failed_units.iter().map(String::as_str).filter(|unit| !TOLERATED.contains(unit)).collect();
     // A job of the user that never ends keeps the system `starting` for ever.
@@ -156,6 +185,10 @@ fn judge(
     if !is_up {
         return Verdict::NotYet("the network is not up".into());
     }
+    // A release that fills the partition has failed. Data that fill it at any other time are not the slot's fault.
+    if standing == Standing::OnTrial && seen.free < PERSISTENT_ROOM {
+        return Verdict::NotYet(format!("COS_PERSISTENT is full ({} KiB are free)", seen.free >> 10));
+    }
     match failing_check() {
         None => Verdict::Good,
         Some(CheckFailure { reason, is_final: false }) => Verdict::NotYet(reason),
@@ -163,7 +196,7 @@ fn judge(
     }
 }
 
-fn observe() -> Result<Observation, CommandError> {
+fn observe() -> Result<Observation, HealthyError> {
     // The exit status has the same meaning as the word, so only the word is needed.
     let system = Command::new("systemctl").arg("is-system-running").output()?;
     let failed = Command::new("systemctl")
@@ -172,6 +205,7 @@ fn observe() -> Result<Observation, CommandError> {
     let first_words =
         |text: &str| text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
     Ok(Observation {
+        free: free_bytes(Path::new(PERSISTENT)).map_err(PathError::of("reading the free space of", PERSISTENT))?,
         system: String::from_utf8_lossy(&system).trim().to_owned(),
         failed_units: first_words(&String::from_utf8_lossy(&failed)),
         network: fs::read_to_string(NETWORK_STATE).unwrap_or_default(),
@@ -181,15 +215,20 @@ fn observe() -> Result<Observation, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use boot_contract::boot_state::SlotBoot;
 
-    fn seen(system: &str, failed: &[&str], network: &str, is_alone: bool, is_late: bool) -> Verdict {
+    fn observation(system: &str, failed: &[&str], network: &str) -> Observation {
         let failed_units = failed.iter().map(|unit| unit.to_string()).collect();
-        judge(&Observation { system: system.into(), failed_units, network: network.into() }, is_alone, is_late, || None)
+        Observation { system: system.into(), failed_units, network: network.into(), free: 1 << 30 }
+    }
+
+    fn seen(system: &str, failed: &[&str], network: &str, standing: Standing, is_late: bool) -> Verdict {
+        judge(&observation(system, failed, network), standing, is_late, || None)
     }
 
     #[test]
     fn a_system_is_good_when_it_runs_and_has_a_network() {
-        let beside_another = |system, failed, network| seen(system, failed, network, false, true);
+        let beside_another = |system, failed, network| seen(system, failed, network, Standing::Proven, true);
         let online = "# comment\nOPER_STATE=routable\n";
         assert_eq!(beside_another("running", &[], online), Verdict::Good);
         assert_eq!(beside_another("degraded", &["ros-report.service", "ros-upgrade.service"], online), Verdict::Good);
@@ -202,22 +241,41 @@ mod tests {
 
     #[test]
     fn no_network_and_failed_units_use_up_no_starts_if_nothing_else_holds_a_system() {
-        assert_eq!(seen("degraded", &["users-own.service"], "", true, false), Verdict::Good);
-        assert_eq!(seen("starting", &[], "", true, false), Verdict::NotYet("the system is starting".into()));
-        assert_eq!(seen("starting", &[], "", true, true), Verdict::Good);
-        assert_eq!(seen("maintenance", &[], "", true, true), Verdict::NotYet("the system is maintenance".into()));
+        assert_eq!(seen("degraded", &["users-own.service"], "", Standing::Alone, false), Verdict::Good);
+        assert_eq!(seen("starting", &[], "", Standing::Alone, false), Verdict::NotYet("the system is starting".into()));
+        assert_eq!(seen("starting", &[], "", Standing::Alone, true), Verdict::Good);
+        assert_eq!(
+            seen("maintenance", &[], "", Standing::Alone, true),
+            Verdict::NotYet("the system is maintenance".into())
+        );
     }
 
     #[test]
     fn checks_run_last_and_only_beside_another_system() {
-        let up =
-            |network: &str| Observation { system: "running".into(), failed_units: vec![], network: network.into() };
+        let up = |network: &str| observation("running", &[], network);
         let failing = |is_final| move || Some(CheckFailure { reason: "own: no".to_owned(), is_final });
-        let seen = |is_final| judge(&up("OPER_STATE=routable"), false, false, failing(is_final));
+        let seen = |is_final| judge(&up("OPER_STATE=routable"), Standing::OnTrial, false, failing(is_final));
         assert_eq!(seen(false), Verdict::NotYet("own: no".into()));
         assert_eq!(seen(true), Verdict::Failed("own: no".into()));
-        assert_eq!(judge(&up("OPER_STATE=routable"), false, false, || None), Verdict::Good);
-        judge(&up(""), false, true, || panic!("there is no network"));
-        assert_eq!(judge(&up(""), true, false, || panic!("they could not change anything")), Verdict::Good);
+        assert_eq!(judge(&up("OPER_STATE=routable"), Standing::OnTrial, false, || None), Verdict::Good);
+        judge(&up(""), Standing::OnTrial, true, || panic!("there is no network"));
+        assert_eq!(judge(&up(""), Standing::Alone, false, || panic!("they could not change anything")), Verdict::Good);
+    }
+
+    #[test]
+    fn a_full_partition_fails_only_a_trial() {
+        let full = Observation { free: PERSISTENT_ROOM - 1024, ..observation("running", &[], "OPER_STATE=routable") };
+        let judged = |standing| judge(&full, standing, true, || None);
+        assert_eq!(judged(Standing::OnTrial), Verdict::NotYet("COS_PERSISTENT is full (1023 KiB are free)".into()));
+        assert_eq!([Standing::Proven, Standing::Alone].map(judged), [Verdict::Good, Verdict::Good]);
+    }
+
+    #[test]
+    fn a_slot_is_on_trial_only_beside_another_system() {
+        let slots = |a, b| BootState { a: SlotBoot::new(a), b: SlotBoot::new(b), ..BootState::INSTALLED };
+        let standing = |a, b| Standing::of(&slots(a, b), Slot::B);
+        assert_eq!(standing(SlotState::Good, SlotState::Trial), Standing::OnTrial);
+        assert_eq!(standing(SlotState::Good, SlotState::Good), Standing::Proven);
+        assert_eq!(standing(SlotState::Failed, SlotState::Trial), Standing::Alone);
     }
 }

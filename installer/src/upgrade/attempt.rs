@@ -1,6 +1,7 @@
 //! The release that is on its way to run, and the last one that did not come up, in `/oem/upgrade.json`. COS_OEM survives
 //! an upgrade, and the recovery system reads it as well.
 
+use super::failed_start_log;
 use super::plan::ReleaseName;
 use crate::boot::state_file;
 use crate::clock::unix_seconds;
@@ -9,13 +10,11 @@ use crate::installed::boot_progress;
 use crate::installed::files::write_secret;
 use crate::path_error::PathError;
 use boot_contract::Slot;
-use boot_contract::boot_stage::{BootProgress, BootStage};
+use boot_contract::boot_stage::BootProgress;
 use boot_contract::boot_state::{BootState, SlotState};
 use boot_contract::paths::{PERSISTENT, below};
-use command::Command;
-use protocol::bounded::cut;
 use protocol::error_chain;
-use protocol::upgrade::{FailedStage, LONGEST_JOURNAL_LINE, MOST_JOURNAL_LINES, UpgradeFailure};
+use protocol::upgrade::{FailedStage, UpgradeFailure};
 use release::SemanticVersion;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -179,9 +178,11 @@ fn find_failure() -> Result<Option<UpgradeFailure>, AttemptError> {
 /// persistent partition is mounted.
 fn settle(root: &Path, persistent: &Path, state: &BootState, now: u64) -> Result<Option<UpgradeFailure>, AttemptError> {
     let record = Record::read(root)?;
-    let slot = record.attempt.as_ref().and_then(|attempt| Slot::from_letter(&attempt.slot));
-    let last = slot.and_then(|slot| boot_progress::read(persistent, slot));
-    let journal = || last.as_ref().map(journal_of).unwrap_or_default();
+    let Some(attempt) = &record.attempt else { return Ok(None) };
+    let last = Slot::from_letter(&attempt.slot).and_then(|slot| boot_progress::read(persistent, slot));
+    // The record was written when the attempt began.
+    let begun = fs::metadata(below(root, FILE)).and_then(|about| about.modified()).map_err(AttemptError::Read)?;
+    let journal = || failed_start_log::lines(root, last.as_ref(), begun);
     let Some(settled) = record.settled(state, last.as_ref(), journal, now) else { return Ok(None) };
     settled.write(root)?;
     Ok(settled.failure.filter(|failure| record.failure.as_ref() != Some(failure)))
@@ -202,28 +203,10 @@ pub fn succeed(root: &Path, slot: Slot) -> Result<(), AttemptError> {
     Record::read(root)?.blessed(slot).map_or(Ok(()), |record| record.write(root))
 }
 
-/// The end of the journal of a start. Empty if the start wrote none.
-fn journal_of(last: &BootProgress) -> Vec<String> {
-    if last.stage < BootStage::Systemd {
-        return Vec::new();
-    }
-    // journalctl writes boot ids without hyphens.
-    let boot = format!("--boot={}", last.boot_id.replace('-', ""));
-    let lines = format!("--lines={MOST_JOURNAL_LINES}");
-    let output = Command::new("journalctl")
-        .args([boot.as_str(), &lines, "--priority=warning", "--no-pager", "--quiet", "--output=short-monotonic"])
-        .output();
-    let output = output.unwrap_or_else(|error| {
-        tracing::warn!("reading the journal of the start that failed: {error}");
-        Vec::new()
-    });
-    let text = String::from_utf8_lossy(&output);
-    text.lines().take(MOST_JOURNAL_LINES).map(|line| cut(line, LONGEST_JOURNAL_LINE)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use boot_contract::boot_stage::BootStage;
     use boot_contract::boot_state::SlotBoot;
 
     fn tried() -> Record {

@@ -1,6 +1,7 @@
 //! Why a release is not on its way to run. Unless an error says otherwise, the machine starts what it started before.
 
 use super::plan::PlanError;
+use crate::free_space::PERSISTENT_ROOM;
 use crate::installed::recovery::DamageError;
 use crate::installed::slot_copy::SlotCopyError;
 use crate::path_error::PathError;
@@ -65,6 +66,11 @@ pub enum UpgradeError {
         free = Size(*.free), needed = Size(*.needed)
     )]
     BootPartitionFull { needed: u64, free: u64 },
+    #[error(
+        "COS_PERSISTENT has {free} free, and a release on trial needs {needed}: remove files from it",
+        free = Size(*.free), needed = Size(PERSISTENT_ROOM)
+    )]
+    PersistentFull { free: u64 },
     #[error(transparent)]
     BiosLoader(#[from] RenewError),
     #[error("changing the firmware's boot menu")]
@@ -110,6 +116,7 @@ impl UpgradeError {
             | Self::Attempt(_) => "WriteFailed",
             Self::Slot(_) | Self::Recovery(_) | Self::SlotCopy(_) => "WriteFailed",
             Self::BootPartitionFull { .. } => "BootPartitionFull",
+            Self::PersistentFull { .. } => "PersistentFull",
             Self::BootFileDiffers(_) | Self::RecoveryDiffers(_) => "VerificationFailed",
         }
     }

@@ -4,19 +4,17 @@
 //! The slot is empty in the boot state until everything here is on the disk.
 
 use super::error::UpgradeError;
+use crate::free_space::free_bytes;
 use crate::installed::files::{remove_if_present, sync_folder, write_in_place};
 use boot_contract::Slot;
+use boot_contract::slot_files::{ARGUMENTS, INITRD, KERNEL};
 use disk::bios::{BOOT_IMAGE, CORE_IMAGE};
 use disk::{args_cfg, sums};
-use nix::sys::statvfs::statvfs;
 use release::{MANIFEST, ReleaseFile, ReleaseManifest, ReleaseSource, digest};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-const KERNEL: &str = "vmlinuz";
-const INITRD: &str = "initrd";
-const ARGUMENTS: &str = "args.cfg";
 /// Bytes for the three small files and for what a cluster leaves unused.
 const SPARE: u64 = 1 << 20;
 
@@ -75,11 +73,6 @@ pub fn check(boot: &Path, slot: Slot, release: &ReleaseSource) -> Result<(), Upg
 fn has_digest(path: &Path, file: &ReleaseFile) -> io::Result<bool> {
     let (sha256, size) = digest::of_reader(File::open(path)?.take(file.size + 1))?;
     Ok(size == file.size && sha256 == file.sha256)
-}
-
-fn free_bytes(folder: &Path) -> io::Result<u64> {
-    let free = statvfs(folder)?;
-    Ok(free.blocks_available() * free.fragment_size())
 }
 
 #[cfg(test)]

@@ -6,9 +6,12 @@ use super::plan::{Decision, ReleaseName, Slots};
 use super::{loader, menu, slot_folder};
 use crate::boot::{partition, state_file};
 use crate::console;
+use crate::free_space::{PERSISTENT_ROOM, free_bytes};
 use crate::installed::boot_progress;
+use crate::path_error::PathError;
 use boot_contract::Slot;
 use boot_contract::paths::{DEVICES, PERSISTENT};
+use boot_contract::slot_files::ARGUMENTS;
 use disk::args_cfg;
 use disk::execute::Written;
 use disk::rewrite;
@@ -37,6 +40,11 @@ pub(super) fn check_release(release: &ReleaseSource, folder: &Path) -> Result<()
     Ok(())
 }
 
+/// A release would not come up on a full partition, through no fault of its own.
+fn check_persistent(free: u64) -> Result<(), UpgradeError> {
+    if free < PERSISTENT_ROOM { Err(UpgradeError::PersistentFull { free }) } else { Ok(()) }
+}
+
 /// Writes the release in `folder` to `slot` and makes it the one that is started next, on trial. `slot` does not run.
 pub(super) fn write(
     slots: &Slots,
@@ -51,6 +59,9 @@ pub(super) fn write(
     let device = device(slot);
     check_size(slot, manifest.root.size, available_bytes(&device)?)?;
     partition::with_mounted(true, |boot| slot_folder::check_room(boot, slot, manifest))?;
+    check_persistent(
+        free_bytes(Path::new(PERSISTENT)).map_err(PathError::of("reading the free space of", PERSISTENT))?,
+    )?;
     let guid = installed::partition_guid_of(&device)?;
     let added = added_arguments(slots.running)?;
     state_file::change(|state| state.give_up(slot, slots.running))?;
@@ -115,7 +126,7 @@ fn available_bytes(device: &Path) -> Result<u64, UpgradeError> {
 fn added_arguments(running: Slot) -> Result<String, UpgradeError> {
     partition::with_mounted(true, |boot| {
         let folder = boot.join(running.letter());
-        let text = std::fs::read_to_string(folder.join("args.cfg")).unwrap_or_default();
+        let text = std::fs::read_to_string(folder.join(ARGUMENTS)).unwrap_or_default();
         let manifest: Option<ReleaseManifest> = read_manifest(&folder).ok().map(|(manifest, _)| manifest);
         let arguments = args_cfg::read(&text).zip(manifest);
         Ok(arguments.map(|(arguments, manifest)| args_cfg::added(arguments, &manifest)).unwrap_or_default())
@@ -144,5 +155,13 @@ mod tests {
         assert!(error.reason() == "SlotTooSmall" && error.to_string().contains("256.0 MiB"), "{error}");
         check_size(Slot::B, 256 << 20, 256 << 20).unwrap();
         assert!(error.is_about_the_release());
+    }
+
+    #[test]
+    fn a_full_partition_for_data_is_named_before_a_release_is_tried_on_it() {
+        check_persistent(PERSISTENT_ROOM).unwrap();
+        let error = check_persistent(512 << 10).unwrap_err();
+        assert!(error.reason() == "PersistentFull" && error.to_string().contains("512.0 KiB free"), "{error}");
+        assert!(!error.is_about_the_release());
     }
 }
