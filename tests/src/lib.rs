@@ -5,6 +5,7 @@ pub mod bench;
 pub mod clients;
 pub mod clusters;
 pub mod fakes;
+pub mod image_build;
 pub mod interruption;
 pub mod lifecycle;
 pub mod node_image;

@@ -1,11 +1,11 @@
 //! The image of a machine that is a node, as `docs/node-image.md` describes it, with the kubelet that the tests build.
 
 use crate::clusters::control_plane;
+use crate::image_build;
 use anyhow::{Context, Result, bail};
 use qemu::paths;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 const PACKAGES: [&str; 3] = ["containerd", "containernetworking-plugins", "runc"];
 
@@ -16,13 +16,7 @@ pub fn build(version: &str) -> Result<PathBuf> {
     let (overlay, output) = (parent.join("overlay"), parent.join(version));
     put(&control_plane::kubelet()?, &overlay.join("usr/bin/kubelet"))?;
     put(&workspace.join("examples/join/kubelet"), &overlay.join("usr/lib/ros/join.d/50-kubelet"))?;
-    let mut build = Command::new(paths::program("ros-image")?);
-    build.args(["build", "--version", version, "--output"]).arg(&output);
-    for (option, program) in
-        [("--installer", "ros-installer"), ("--init", "ros-init"), ("--container-installer", "container-installer")]
-    {
-        build.arg(option).arg(paths::program(program)?);
-    }
+    let mut build = image_build::command(version, &output)?;
     for folder in [workspace.join("overlay"), workspace.join("examples/node"), overlay] {
         build.arg("--overlay").arg(folder);
     }
