@@ -65,8 +65,10 @@ node-image: build ## Make the ISO of a node in out/node-image/: containerd, and 
 	$(PROGRAMS)/node-image --version $(VERSION)
 
 power-cut: image ## Check each state that a power cut may leave, and start some, resumable: SAMPLE=200 SEED=1
-	[ -e out/power-cut/disk.writes ] || ROS_POWER_CUT_KEEP=1 $(CARGO) test --release --workspace --test scenarios -- --exact install::vm_installs_on_uefi_from_a_cd --nocapture
-	ROS_POWER_CUT_SAMPLE=$(SAMPLE) ROS_POWER_CUT_SEED=$(SEED) $(CARGO) test --release --workspace --test scenarios -- --exact power_cut::sampled_power_cuts --ignored --nocapture
+	[ -e out/power-cut/bios.writes ] || ROS_POWER_CUT_KEEP=1 $(CARGO) test --release --workspace --test scenarios -- --exact --nocapture \
+	  install::vm_installs_on_uefi_from_a_cd install::vm_installs_on_bios_from_a_cd_that_stays_first
+	ROS_POWER_CUT_SAMPLE=$(SAMPLE) ROS_POWER_CUT_SEED=$(SEED) $(CARGO) test --release --workspace --test scenarios -- \
+	  power_cut:: --ignored --nocapture --test-threads 1
 
 bench: image ## Measure speed, sizes and memory
 	$(PROGRAMS)/bench --table README.md

@@ -25,8 +25,8 @@ use std::time::Duration;
 use upgrade::Releases;
 
 /// A busy host takes several times as long as an idle one.
-const INSTALLED: Duration = Duration::from_secs(900);
-const SHORT: Duration = Duration::from_secs(300);
+pub const INSTALLED: Duration = Duration::from_secs(900);
+pub const SHORT: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_uefi_from_a_cd() {
@@ -107,7 +107,9 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     }
     spec.first = first;
     let mut disk = Disk::empty(world.path(), "root", 4 * GIB).unwrap();
-    if upgrades {
+    let renews_grub = firmware == Firmware::Bios && first != BootFirst::Disk;
+    let is_recorded = upgrades || (renews_grub && power_cut::keeps());
+    if is_recorded {
         disk = disk.recorded().unwrap();
     }
     spec.disks.push(disk.clone());
@@ -156,13 +158,17 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     if let Some(releases) = &releases {
         let release = iso.with_file_name("release");
         releases.upgrade_and_fall_back(&world, &mut machine, &machines[0], &release).await;
+        if power_cut::keeps() {
+            asks_for_a_reinstallation(&world, &mut machine, &machines[0], "for the recording").await;
+            machine.console().wait_for_text("healthy: slot A is good", INSTALLED).await.unwrap();
+            is_done(&world, &machines[0], condition_type::REINSTALL).await;
+        }
     }
     // With the firmware that checks the signature of what the release brings.
     if firmware == Firmware::SecureBoot && drive == Drive::Disk && first == BootFirst::Disk {
         let image = iso.with_file_name("ros-0.1.0.oci.tar");
         container::upgrades_its_host(&world, &mut machine, &machines[0], &image).await;
     }
-    let renews_grub = firmware == Firmware::Bios && first != BootFirst::Disk;
     if renews_grub {
         fallback::slot_a_brings_its_grub(&world, &machine).await;
     }
@@ -183,9 +189,11 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     if renews_grub {
         fallback::the_bios_starts_grub_from_its_other_place(&disk);
     }
-    if upgrades {
+    if is_recorded {
         let root = iso.with_file_name("release").join("root.erofs");
-        power_cut::survives(&mut machine, world.path(), &disk, &root, &["0.3.0"]).await.unwrap();
+        let broken = if upgrades { "0.3.0" } else { "0.2.0" };
+        power_cut::survives(&mut machine, world.path(), &disk, &root, &[broken]).await.unwrap();
+        machine.spec.disks = vec![disk.clone()];
     }
     // Only with the firmware that starts quickest, because this takes eight starts.
     if firmware == Firmware::Bios {
@@ -244,10 +252,9 @@ fn leave_starts_of_a(disk: &Disk, folder: &Path, left: u8) {
     assert!(copied.success());
 }
 
-/// A reinstallation that is requested in the cluster, without a medium. The slot is damaged, and the power is cut
-/// meanwhile.
-async fn recovery_installs_again(world: &World, machine: &mut Machine, name: &str, known: &str, installed_at: &str) {
-    world.patch_inventory(name, &json!({"reinstall": "slot A is damaged"})).unwrap();
+/// Requests a reinstallation in the cluster, and waits until the machine restarts for it.
+async fn asks_for_a_reinstallation(world: &World, machine: &mut Machine, name: &str, request: &str) {
+    world.patch_inventory(name, &json!({"reinstall": request})).unwrap();
     let port = machine.ssh_port();
     let console = machine.console();
     until("the machine to take the request", SHORT, async || {
@@ -259,7 +266,12 @@ async fn recovery_installs_again(world: &World, machine: &mut Machine, name: &st
     })
     .await
     .unwrap();
-    console.wait_for_text("ros-installer: planned: release", INSTALLED).await.unwrap();
+}
+
+/// A reinstallation without a medium. The slot is damaged, and the power is cut meanwhile.
+async fn recovery_installs_again(world: &World, machine: &mut Machine, name: &str, known: &str, installed_at: &str) {
+    asks_for_a_reinstallation(world, machine, name, "slot A is damaged").await;
+    machine.console().wait_for_text("ros-installer: planned: release", INSTALLED).await.unwrap();
     machine.cut_power();
     machine.power_on().await.unwrap();
     machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// A busy host takes several times as long as an idle one.
 const LIMIT: Duration = Duration::from_secs(900);
-/// With this in the environment, the recording of a test stays in `out/power-cut/` for [`sampled_power_cuts`].
+/// With this in the environment, the recording of a test stays in `out/power-cut/` for [`samples`].
 const KEEP: &str = "ROS_POWER_CUT_KEEP";
 /// What `make test` does with the recording of an installation and its upgrades.
 const STATES: usize = 500;
@@ -27,13 +27,18 @@ const STARTS: usize = 2;
 /// In the table of starts, what begins the end of one that went wrong. It is started again by the next run.
 const FAILED: &str = "**failed**";
 
+/// Whether recordings are kept, which then hold more.
+pub fn keeps() -> bool {
+    std::env::var_os(KEEP).is_some()
+}
+
 /// Checks the recording of `disk`, to which `root` was written, and starts two of its states on the machine, which is off.
 /// Systems of the versions `broken` do not come up.
 pub async fn survives(machine: &mut Machine, folder: &Path, disk: &Disk, root: &Path, broken: &[&str]) -> Result<()> {
     let log = disk.log.as_ref().context("a disk that is recorded")?;
-    if std::env::var_os(KEEP).is_some() {
-        let kept = Kept::folder();
-        fs::create_dir_all(&kept.0).context("creating out/power-cut")?;
+    if keeps() {
+        let kept = Kept::of(machine.spec.firmware);
+        fs::create_dir_all(Kept::folder()).context("creating out/power-cut")?;
         fs::copy(root, kept.root()).and_then(|_| fs::copy(log, kept.log())).context("keeping the recording")?;
     }
     let seed = setting("SEED", seed_of_the_clock());
@@ -53,27 +58,40 @@ pub async fn survives(machine: &mut Machine, folder: &Path, disk: &Disk, root: &
     Ok(())
 }
 
-/// All states of the recording in `out/power-cut/`, and a sample of them for real: `make power-cut`. What was started before
-/// with the same seed is not started again.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes hours: make power-cut"]
-async fn sampled_power_cuts() {
-    let kept = Kept::folder();
-    let (seed, sample) = (setting("SEED", 1), setting("SAMPLE", 200));
+async fn sampled_power_cuts_on_uefi() {
+    samples(Firmware::Uefi, &["0.3.0"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes hours: make power-cut"]
+async fn sampled_power_cuts_on_bios() {
+    samples(Firmware::Bios, &["0.2.0"]).await;
+}
+
+/// All states of a recording in `out/power-cut/`, and a sample of them for real: `make power-cut`. What was started before
+/// with the same seed is not started again.
+async fn samples(firmware: Firmware, broken: &[&str]) {
+    let kept = Kept::of(firmware);
+    // Each recording gets a half.
+    let half = |name: &str, default: usize| setting(name, default) / 2;
+    let (seed, sample) = (setting("SEED", 1), half("SAMPLE", 200));
     let recording = Recording::read(&kept.log(), 4 * GIB, &[kept.root()]).unwrap();
-    let check = Check { states: setting("STATES", 250_000), seed, sample };
+    let check = Check { states: half("STATES", 250_000), seed, sample };
     let figures = check.run(&recording).unwrap();
-    println!("power cuts: {figures}");
+    println!("power cuts on {}: {figures}", firmware.name());
     figures.expect_none_bad(check.states).unwrap();
-    println!("power cuts: {}", check_ext4(&recording, setting("EXT4", 2000), seed).unwrap());
+    println!("power cuts on {}: {}", firmware.name(), check_ext4(&recording, half("EXT4", 2000), seed).unwrap());
     if sample == 0 {
         return;
     }
-    let starts = Starts::open(&kept.log(), seed).unwrap();
-    let world = World::builder("power-cut").unwrap().start().await.unwrap();
+    let starts = Starts::open(&kept.log(), firmware, seed).unwrap();
+    let world =
+        World::builder(&format!("power-cut-{}", firmware.name()).to_lowercase()).unwrap().start().await.unwrap();
     let registration = world.example_registration().unwrap();
     let medium = world.medium(registration).await.unwrap();
-    let mut spec = MachineSpec::new(Firmware::Uefi, "POWER-CUT");
+    let mut spec = MachineSpec::new(firmware, "POWER-CUT");
     spec.medium = Some(Medium { file: medium, drive: Drive::Cd });
     spec.disks.push(Disk::empty(world.path(), "root", 4 * GIB).unwrap());
     let mut machine = world.machine(spec).await.unwrap();
@@ -82,7 +100,7 @@ async fn sampled_power_cuts() {
             continue;
         }
         let begun = Instant::now();
-        let outcome = start(&mut machine, world.path(), &recording, sample, &["0.3.0"]).await;
+        let outcome = start(&mut machine, world.path(), &recording, sample, broken).await;
         starts.add(number, &sample.name(), &outcome, begun.elapsed()).unwrap();
         outcome.unwrap();
     }
@@ -122,20 +140,26 @@ fn seed_of_the_clock() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
-/// `out/power-cut/`.
-struct Kept(PathBuf);
+/// The recording of a machine, in `out/power-cut/`.
+struct Kept {
+    firmware: String,
+}
 
 impl Kept {
-    fn folder() -> Self {
-        Self(paths::output().join("power-cut"))
+    fn of(firmware: Firmware) -> Self {
+        Self { firmware: firmware.name().to_lowercase() }
+    }
+
+    fn folder() -> PathBuf {
+        paths::output().join("power-cut")
     }
 
     fn log(&self) -> PathBuf {
-        self.0.join("disk.writes")
+        Self::folder().join(format!("{}.writes", self.firmware))
     }
 
     fn root(&self) -> PathBuf {
-        self.0.join("root.erofs")
+        Self::folder().join(format!("{}.root.erofs", self.firmware))
     }
 }
 
@@ -149,15 +173,15 @@ struct Starts {
 impl Starts {
     const TITLE: &str = "# States of a disk after a power cut that were started\n\n\
         Written by `make power-cut`; `docs/power-cuts.md` says what it is.\n\n\
-        | recording | seed | number | state | ended with | seconds |\n|---|---|---|---|---|---|\n";
+        | firmware | recording | seed | number | state | ended with | seconds |\n|---|---|---|---|---|---|---|\n";
 
-    fn open(log: &Path, seed: u64) -> Result<Self> {
+    fn open(log: &Path, firmware: Firmware, seed: u64) -> Result<Self> {
         let file = paths::workspace().join("docs/power-cut-starts.md");
         if !file.exists() {
             fs::write(&file, Self::TITLE).with_context(|| format!("creating {}", file.display()))?;
         }
         let (recording, _) = digest::of_file(log).with_context(|| format!("reading {}", log.display()))?;
-        Ok(Self { file, row: format!("| {} | {seed} |", &recording[..8]) })
+        Ok(Self { file, row: format!("| {} | {} | {seed} |", firmware.name(), &recording[..8]) })
     }
 
     fn is_done(&self, number: usize) -> bool {

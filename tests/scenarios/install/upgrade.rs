@@ -84,6 +84,10 @@ impl Releases {
         assert_eq!(os(&inventory)["slot"], "B", "{inventory}");
         boot_code_is_that_of_the_release(world, machine).await;
 
+        // For the recording: the power may be cut between the two.
+        let back = root(world, machine, "ros-installer rollback && ros-installer boot B").await;
+        assert!(back.contains("slot A is started next") && back.contains("slot B is started next"), "{back}");
+
         // The machine moves to the second key. Then the first one is refused.
         self.push(world, release("0.2.1", first)).await;
         trust(world, machine, second).await;

@@ -90,7 +90,8 @@ impl Check {
                 match examiner.examine(disk) {
                     Ok(selection) if selection.is_one_of(&allowed) => {
                         figures.nothing += usize::from(selection == Selection::Nothing);
-                        if is_new {
+                        // Recovery goes on with its work only where its operator is.
+                        if is_new && !selection.is_recovery() {
                             picks.offer(self.seed, figures.states, || Sample {
                                 epoch: index,
                                 changes: epoch.changes(disk),

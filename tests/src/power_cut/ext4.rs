@@ -4,6 +4,7 @@
 use super::contents::BYTES;
 use super::random::Random;
 use super::recording::Recording;
+use super::selection::Examiner;
 use super::state::{Area, DiskState};
 use anyhow::{Context, Result, ensure};
 use disk::layout::Role;
@@ -49,13 +50,16 @@ pub fn check_ext4(recording: &Recording, limit: usize, seed: u64) -> Result<Ext4
 /// Calls `visit` with each distinct image since the installation, and returns their number.
 fn images(recording: &Recording, mut visit: impl FnMut(&DiskState, Role) -> Result<()>) -> Result<usize> {
     let mut disk = recording.blank();
+    let mut examiner = Examiner::new(&disk)?;
     let mut seen = HashSet::new();
     let installed = recording.installed();
     for (index, epoch) in recording.epochs.iter().enumerate() {
         if index >= installed {
+            // Recovery makes COS_PERSISTENT anew, however often it must begin.
+            let is_remade = examiner.examine(&disk).is_ok_and(|selection| selection.is_recovery());
             epoch.prefixes_and_losses(&mut disk, &mut |disk| {
                 for role in PARTITIONS {
-                    if seen.insert(disk.key(Area::Partition(role))) {
+                    if !(is_remade && role == Role::Persistent) && seen.insert(disk.key(Area::Partition(role))) {
                         visit(disk, role)?;
                     }
                 }

@@ -66,6 +66,11 @@ impl Selection {
         })
     }
 
+    /// Whether the recovery system is started, which may be making COS_PERSISTENT anew.
+    pub fn is_recovery(&self) -> bool {
+        matches!(self, Self::System(system) if system.files.state.clone().start() == Slot::Recovery)
+    }
+
     /// The slot that comes up in the end, if systems of these versions do not come up. `None` if nothing starts.
     pub fn comes_up(&self, broken: &[&str]) -> Option<Slot> {
         let Self::System(system) = self else { return None };
