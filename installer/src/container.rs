@@ -25,6 +25,7 @@ use crate::upgrade::{self, Candidate, Decision, UpgradeError, UpgradeLock};
 use boot_contract::Milestone;
 use cli::UpgradeOptions;
 pub use host::HostError;
+use protocol::RequestText;
 pub use restart::RestartError;
 use std::path::Path;
 use std::thread::sleep;
@@ -83,7 +84,7 @@ pub fn upgrade(options: &UpgradeOptions) -> Result<(), ContainerError> {
         let lock = UpgradeLock::take()?;
         let config = cloud_config::merged(Path::new("/"), &over)?;
         let step = match &lock {
-            Some(_) => take_step(&candidate, config.is_some())?,
+            Some(_) => take_step(&candidate, options.retry.as_ref(), config.is_some())?,
             None => Step::Wait(WaitFor::OtherUpgrade),
         };
         if let (Step::Restart, Some(config)) = (step, &config) {
@@ -117,15 +118,15 @@ pub fn upgrade(options: &UpgradeOptions) -> Result<(), ContainerError> {
 }
 
 /// Decides on the next step, and takes it if it is one that changes the disk.
-fn take_step(candidate: &Candidate, has_new_config: bool) -> Result<Step, ContainerError> {
+fn take_step(candidate: &Candidate, retry: Option<&RequestText>, has_new_config: bool) -> Result<Step, ContainerError> {
     let slots = upgrade::slots()?;
     let record = Record::read(Path::new("/")).map_err(UpgradeError::from)?;
-    let step = step::next(&slots, &record, candidate.name(), has_new_config)?;
+    let step = step::next(&slots, &record, candidate.name(), retry, has_new_config)?;
     if let Step::CarryOut(decision) = step {
         if let Decision::Write(_) = decision {
             candidate.check()?;
         }
-        candidate.carry_out(&slots, decision, progress_output(), announce)?;
+        candidate.carry_out(&slots, decision, retry.cloned(), progress_output(), announce)?;
     }
     Ok(step)
 }

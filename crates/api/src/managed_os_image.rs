@@ -107,8 +107,9 @@ pub struct ManagedOSImageSpec {
     /// `Machine` and `Operator`, absent means 0: the first failure stops the roll-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<u32>,
-    /// Asks machines on which the release failed to try it once more, with the engines `Machine` and `Operator`. A free
-    /// text, such as a date and a reason; each text counts once on each machine.
+    /// Asks machines on which the release failed to try it once more. A free text, such as a date and a reason; each text
+    /// counts once on each machine. With Plans all nodes get Jobs again, and are cordoned and drained for them; those
+    /// that run the release are not restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), regex(pattern = NO_CONTROL_CHARACTERS))]
     pub retry: Option<String>,

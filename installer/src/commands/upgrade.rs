@@ -8,7 +8,7 @@ use crate::upgrade::{self, Candidate, Decision, FetchLimits, Image, ReleaseName,
 use anyhow::Context;
 use boot_contract::{Milestone, Slot};
 use command::Command;
-use protocol::{UpgradeOrder, error_chain};
+use protocol::{RequestText, UpgradeOrder, error_chain};
 use release::signature::Trust;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
@@ -140,7 +140,8 @@ fn from_folder(
     candidate.check()?;
     candidate.note_trust();
     if !options.check {
-        carry_out(options, slots, decision, &candidate)?;
+        let retry = order.and_then(|order| order.retry.as_ref()?.parse().ok());
+        carry_out(options, slots, decision, retry, &candidate)?;
     }
     Ok(Upgrade { release: candidate.name().clone(), trust: Some(candidate.trust().clone()), decision })
 }
@@ -149,9 +150,10 @@ fn carry_out(
     options: &UpgradeOptions,
     slots: &Slots,
     decision: Decision,
+    retry: Option<RequestText>,
     candidate: &Candidate,
 ) -> Result<(), UpgradeError> {
-    candidate.carry_out(slots, decision, output(options), |milestone, text| tell(options, milestone, text))
+    candidate.carry_out(slots, decision, retry, output(options), |milestone, text| tell(options, milestone, text))
 }
 
 /// The output for progress, and whether it is a terminal. JSON has stdout for itself.

@@ -1,6 +1,7 @@
 //! The command line of `ros-installer` in the upgrade image.
 
 use clap::{Args, Parser, Subcommand};
+use protocol::RequestText;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ pub enum Command {
     ///
     /// Ends well when the release runs and its slot is marked as good. After a restart the same command finds out what
     /// became of the release: it waits for one that is on trial, and gives the reason for one that did not come up,
-    /// which it does not try again.
+    /// which it does not try again unless `--retry` says so.
     Upgrade(UpgradeOptions),
 }
 
@@ -33,6 +34,9 @@ pub struct UpgradeOptions {
     /// Restart the host when the release is on its disk
     #[arg(long)]
     pub reboot: bool,
+    /// Asks for one more try of a release that did not come up on this host; the host counts each text once for a release
+    #[arg(long, value_name = "TEXT", env = "ROS_RETRY")]
+    pub retry: Option<RequestText>,
     /// Cloud-config to merge over that of the host, if the file exists; a Plan's Secret is there
     #[arg(long, value_name = "FILE", default_value = "/run/data/cloud-config")]
     pub cloud_config: PathBuf,

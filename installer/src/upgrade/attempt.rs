@@ -13,8 +13,9 @@ use boot_contract::Slot;
 use boot_contract::boot_stage::BootProgress;
 use boot_contract::boot_state::{BootState, SlotState};
 use boot_contract::paths::{PERSISTENT, below};
-use protocol::error_chain;
+use protocol::erase_request::remember;
 use protocol::upgrade::{FailedStage, UpgradeFailure};
+use protocol::{RequestText, error_chain};
 use release::SemanticVersion;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -46,6 +47,9 @@ pub struct Record {
     /// Why the last attempt failed. A success removes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<UpgradeFailure>,
+    /// The texts of `spec.retry` for which the release of `failure` was tried, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retried: Vec<RequestText>,
     /// The oldest release that is taken. It rises when a signed release that names one is blessed. It does not keep the
     /// machine from falling back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,6 +67,10 @@ pub struct Attempt {
     /// The oldest release that is taken once this one is blessed. `None` for an unsigned release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     minimum_version: Option<SemanticVersion>,
+    /// The text of `spec.retry` that asked for it. It is used up when the attempt has failed, so that an attempt that a
+    /// power cut prevents is made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry: Option<RequestText>,
 }
 
 /// What became of an attempt.
@@ -78,9 +86,14 @@ enum Outcome {
 }
 
 impl Attempt {
-    pub fn new(slot: Slot, release: &ReleaseName, minimum_version: Option<SemanticVersion>) -> Self {
+    pub fn new(
+        slot: Slot,
+        release: &ReleaseName,
+        minimum_version: Option<SemanticVersion>,
+        retry: Option<RequestText>,
+    ) -> Self {
         let ReleaseName { version, digest } = release.clone();
-        Self { slot: slot.letter().into(), version, release: digest, minimum_version }
+        Self { slot: slot.letter().into(), version, release: digest, minimum_version, retry }
     }
 
     fn outcome(&self, state: &BootState) -> Outcome {
@@ -110,6 +123,12 @@ impl Record {
         self.attempt.as_ref().is_some_and(|attempt| attempt.release == release.digest)
     }
 
+    /// Whether this text of `spec.retry` has brought a release that failed another attempt, which failed as well.
+    pub fn has_retried(&self, release: &ReleaseName, text: &RequestText) -> bool {
+        let is_of = |failure: &UpgradeFailure| failure.release == release.digest;
+        self.failure.as_ref().is_some_and(is_of) && self.retried.contains(text)
+    }
+
     pub fn write(&self, root: &Path) -> Result<(), AttemptError> {
         let bytes = serde_json::to_vec(self).map_err(|error| AttemptError::Write(error.into()))?;
         write_secret(&below(root, FILE), &bytes).map_err(AttemptError::Write)
@@ -117,7 +136,7 @@ impl Record {
 
     /// The record after the machine has been started. `journal` is read only for a failure. `now` is in seconds since
     /// 1 January 1970. `None` if nothing changes.
-    fn settled(
+    pub fn settled(
         &self,
         state: &BootState,
         last: Option<&BootProgress>,
@@ -138,9 +157,24 @@ impl Record {
                     message: last.map(|last| last.message.clone()).unwrap_or_default(),
                     journal: journal(),
                 };
-                Some(Self { attempt: None, failure: Some(failure), ..self.clone() })
+                Some(Self {
+                    attempt: None,
+                    failure: Some(failure),
+                    retried: self.retried_with(attempt),
+                    ..self.clone()
+                })
             }
         }
+    }
+
+    /// The texts for which the release of `attempt`, which has failed, was tried.
+    fn retried_with(&self, attempt: &Attempt) -> Vec<RequestText> {
+        let is_same = self.failure.as_ref().is_some_and(|failure| failure.release == attempt.release);
+        let mut retried = if is_same { self.retried.clone() } else { Vec::new() };
+        if let Some(text) = &attempt.retry {
+            remember(&mut retried, text.clone());
+        }
+        retried
     }
 
     /// The record after `slot` was blessed. `None` if nothing changes.
@@ -211,7 +245,7 @@ mod tests {
 
     fn tried() -> Record {
         let release = ReleaseName { version: "0.2.0".into(), digest: "sha256:02".into() };
-        Record { attempt: Some(Attempt::new(Slot::B, &release, None)), ..Record::default() }
+        Record { attempt: Some(Attempt::new(Slot::B, &release, None, None)), ..Record::default() }
     }
 
     fn state(b: SlotState, active: Slot) -> BootState {
@@ -243,6 +277,29 @@ mod tests {
         assert_eq!(tried().blessed(Slot::B), Some(Record::default()));
         assert_eq!(tried().blessed(Slot::A), None);
         assert_eq!(Record::default().settled(&state(SlotState::Failed, Slot::A), None, Vec::new, 1), None);
+    }
+
+    #[test]
+    fn a_text_is_used_up_when_its_attempt_has_failed_and_forgotten_with_another_release() {
+        let fallen_back = state(SlotState::Failed, Slot::A);
+        let again = |record: Record, digest: &str, text: &str| {
+            let release = ReleaseName { version: "0.2.0".into(), digest: digest.into() };
+            let attempt = Attempt::new(Slot::B, &release, None, text.parse().ok());
+            Record { attempt: Some(attempt), ..record }
+        };
+        let settled = |record: Record| record.settled(&fallen_back, None, Vec::new, 1).unwrap();
+        let first = settled(tried());
+        assert_eq!(first.retried, []);
+        let pending = again(first.clone(), "sha256:02", "a");
+        assert_eq!(pending.settled(&state(SlotState::Empty, Slot::A), None, Vec::new, 1), Some(first));
+        let twice = settled(again(settled(pending), "sha256:02", "b"));
+        let texts = |record: &Record| record.retried.iter().map(|text| text.as_str().to_owned()).collect::<Vec<_>>();
+        assert_eq!(texts(&twice), ["a", "b"]);
+        let twice: Record = serde_json::from_slice(&serde_json::to_vec(&twice).unwrap()).unwrap();
+        let release = |digest: &str| ReleaseName { version: "0.2.0".into(), digest: digest.into() };
+        assert!(twice.has_retried(&release("sha256:02"), &"a".parse().unwrap()));
+        assert!(!twice.has_retried(&release("sha256:03"), &"a".parse().unwrap()));
+        assert_eq!(texts(&settled(again(twice, "sha256:03", "c"))), ["c"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::write::{check_release, choose, write};
 use crate::console::{self, with_progress};
 use crate::installed::release_keys;
 use boot_contract::Milestone;
+use protocol::RequestText;
 use release::signature::{self, Trust};
 use release::{ReleaseSource, manifest_digest, read_manifest_bytes};
 use std::io::Write;
@@ -56,18 +57,21 @@ impl Candidate {
         check_release(&self.source, &self.folder)
     }
 
-    /// Does what was decided, and shows the progress on `output`. [`Self::check`] comes before. `tell` gets the milestones.
+    /// Does what was decided, and shows the progress on `output`. [`Self::check`] comes before. `retry`: the text that asks
+    /// for this attempt. `tell` gets the milestones.
     pub fn carry_out(
         &self,
         slots: &Slots,
         decision: Decision,
+        retry: Option<RequestText>,
         output: (Box<dyn Write>, bool),
         tell: impl Fn(Milestone, String),
     ) -> Result<(), UpgradeError> {
         let Decision::Write(slot) = decision else { return choose(slots, decision) };
         let version = &self.name.version;
         tell(Milestone::Planned, format!("release {version} in slot {slot}"));
-        let written = with_progress(output, |show| write(slots, slot, &self.source, &self.folder, &self.trust, show))?;
+        let (source, folder) = (&self.source, &self.folder);
+        let written = with_progress(output, |show| write(slots, slot, source, folder, &self.trust, retry, show))?;
         tell(Milestone::Verified, format!("release {version}: {written}"));
         Ok(())
     }

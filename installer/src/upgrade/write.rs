@@ -17,8 +17,8 @@ use disk::execute::Written;
 use disk::rewrite;
 use disk::target::{Disk, Target};
 use machine::installed;
-use protocol::error_chain;
 use protocol::message::Progress;
+use protocol::{RequestText, error_chain};
 use release::signature::Trust;
 use release::{ReleaseManifest, ReleaseSource, digest, read_manifest};
 use std::env::consts::ARCH;
@@ -46,12 +46,14 @@ fn check_persistent(free: u64) -> Result<(), UpgradeError> {
 }
 
 /// Writes the release in `folder` to `slot` and makes it the one that is started next, on trial. `slot` does not run.
+/// `retry`: the text that asks for this attempt.
 pub(super) fn write(
     slots: &Slots,
     slot: Slot,
     release: &ReleaseSource,
     folder: &Path,
     trust: &Trust,
+    retry: Option<RequestText>,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Written, UpgradeError> {
     let root = Path::new("/");
@@ -79,7 +81,8 @@ pub(super) fn write(
         ReleaseName { version: manifest.version.clone(), digest: release::manifest_digest(release.manifest_bytes()) };
     // Only who signs releases may rule out older ones.
     let minimum_version = manifest.minimum_version.clone().filter(|_| matches!(trust, Trust::Signed { .. }));
-    Record { attempt: Some(Attempt::new(slot, &name, minimum_version)), ..Record::read(root)? }.write(root)?;
+    let attempt = Attempt::new(slot, &name, minimum_version, retry);
+    Record { attempt: Some(attempt), ..Record::read(root)? }.write(root)?;
     state_file::change(|state| {
         state.take_new(slot);
         state.menu = menu;

@@ -78,7 +78,7 @@ impl NodeRollout {
             let message = format!("the engine Operator does not use {}: remove them", unused.join(", "));
             return Err(invalid(message));
         }
-        let Containers { upgrade, prepare, version } =
+        let Containers { upgrade, prepare, version, .. } =
             containers(spec, None, registry).map_err(|error| invalid(error.to_string()))?;
         let selects = |selector: &Option<LabelSelector>, field: &str| {
             let selector = Selector::try_from(selector.clone().unwrap_or_default());

@@ -24,6 +24,8 @@ const VERSION_DIGEST: usize = 16;
 const UPGRADE: &str = "/usr/sbin/suc-upgrade";
 /// Path of the Secret in the upgrade container, as in the first release, so that its images find it.
 const SECRET_PATH: &str = "/run/data";
+/// The variable with `spec.retry`, which the release's upgrade command reads.
+const RETRY_VARIABLE: &str = "ROS_RETRY";
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -110,6 +112,8 @@ pub struct Containers {
     pub prepare: Option<Container>,
     /// A valid label value. It changes exactly when nodes must be upgraded again.
     pub version: String,
+    /// The same, and it changes with `spec.retry` as well.
+    pub version_with_retry: String,
 }
 
 /// The containers for a ManagedOSImage, with the registry for images that name none.
@@ -120,13 +124,16 @@ pub fn containers(
 ) -> Result<Containers, UnsupportedByPlan> {
     let mut upgrade = upgrade_container(spec)?;
     // From the user's text, without the default registry: the same image from another registry is no upgrade.
-    let version = version(&upgrade, spec.os_image.as_deref(), cloud_config)?;
+    let version_of = |upgrade: &Container| version(upgrade, spec.os_image.as_deref(), cloud_config);
+    let version = version_of(&upgrade)?;
+    ask_again(&mut upgrade, spec.retry.as_deref());
+    let version_with_retry = version_of(&upgrade)?;
     let mut prepare = spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?;
     for container in [&mut upgrade].into_iter().chain(&mut prepare) {
         let image = registry.complete(&image(&container.image)?);
         container.image = image.map_err(|error| UnsupportedByPlan(error.to_string()))?.to_string();
     }
-    Ok(Containers { upgrade, prepare, version })
+    Ok(Containers { upgrade, prepare, version, version_with_retry })
 }
 
 /// The Plan for a ManagedOSImage. `cloud_config`: the document in the Secret of the same name. `registry`: for images
@@ -138,7 +145,7 @@ pub fn plan(
     registry: &DefaultRegistry,
 ) -> Result<PlanSpec, UnsupportedByPlan> {
     let concurrency = spec.concurrency.unwrap_or(1);
-    let Containers { mut upgrade, prepare, version } = containers(spec, cloud_config, registry)?;
+    let Containers { mut upgrade, prepare, version_with_retry, .. } = containers(spec, cloud_config, registry)?;
     if let Some(prepare) = &prepare {
         add_volumes(&mut upgrade, prepare)?;
     }
@@ -156,7 +163,8 @@ pub fn plan(
     let windows = windows.map_err(|error| UnsupportedByPlan(error.to_string()))?;
     Ok(PlanSpec {
         concurrency,
-        version,
+        // The controller makes new Jobs for another version alone.
+        version: version_with_retry,
         service_account_name: name.to_owned(),
         node_selector: spec.node_selector.clone().unwrap_or_default(),
         // A node is upgraded whatever its taints are.
@@ -212,6 +220,15 @@ fn upgrade_container(spec: &ManagedOSImageSpec) -> Result<Container, Unsupported
         upgrade.command = vec![UPGRADE.to_owned()];
     }
     Ok(upgrade)
+}
+
+/// Tells the upgrade to try a release again that failed on the node, unless the user's own container says something else.
+fn ask_again(upgrade: &mut Container, retry: Option<&str>) {
+    let Some(text) = retry.filter(|text| !text.is_empty()) else { return };
+    if upgrade.envs.iter().all(|variable| variable.name != RETRY_VARIABLE) {
+        let (name, value) = (RETRY_VARIABLE.to_owned(), Some(text.to_owned()));
+        upgrade.envs.push(EnvVar { name, value, ..EnvVar::default() });
+    }
 }
 
 fn container(spec: &ContainerSpec, default_image: Option<&str>) -> Result<Container, UnsupportedByPlan> {
@@ -349,6 +366,29 @@ mod tests {
         let spec = serde_json::from_value(json!({"osImage": "r:5000/os2:v1"})).unwrap();
         let registry = DefaultRegistry::default();
         assert_ne!(plan("mos-x", &spec, Some("#cloud-config\n"), &registry).unwrap().version, first);
+    }
+
+    #[test]
+    fn a_retry_is_another_version_of_the_plan_and_no_other_container() {
+        let image = json!({"osImage": "r:5000/os2:v1"});
+        let with = |retry: &str| json!({"osImage": "r:5000/os2:v1", "retry": retry});
+        assert_eq!(
+            version_of(image.clone()),
+            "v1-7d856b24209548f2",
+            "nodes must not be upgraded again by a new operator"
+        );
+        assert_eq!(version_of(with("")), version_of(image.clone()));
+        assert!(version_of(with("a")) != version_of(image.clone()) && version_of(with("a")) != version_of(with("b")));
+        let env = |spec: &Value| json!(of(spec.clone()).unwrap().upgrade.envs);
+        assert_eq!((env(&image), env(&with("a"))), (json!([]), json!([{"name": "ROS_RETRY", "value": "a"}])));
+        let mut own = with("a");
+        own["upgradeContainer"] = json!({"envs": [{"name": "ROS_RETRY", "value": "mine"}]});
+        assert_eq!(env(&own), json!([{"name": "ROS_RETRY", "value": "mine"}]));
+        let same = |spec: Value| {
+            let spec = serde_json::from_value(spec).unwrap();
+            containers(&spec, None, &DefaultRegistry::default()).unwrap().version
+        };
+        assert_eq!((same(with("a")), same(image.clone())), (version_of(image.clone()), version_of(image)));
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub(super) async fn upgrades_its_host(world: &World, machine: &mut Machine, name
          cat {CONTAINER}/dev/termination-log; echo; done; rm /oem/upgrade.json"
     );
     let reason = "17\nrelease 0.3.0 did not come up on this machine and was left again; its last start reached the stage \
-                  Checks (the network is not up): use another release\n";
+                  Checks (the network is not up): use another release, or another spec.retry\n";
     assert_eq!(root(&pods, port).await, reason.repeat(2));
 }
 

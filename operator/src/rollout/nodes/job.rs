@@ -178,4 +178,13 @@ mod tests {
         assert!(long.len() <= 63 && !long.contains('.'), "{long}");
         assert_ne!(name("n", ""), name("n", "again"));
     }
+
+    #[test]
+    fn a_retry_is_told_to_the_upgrade_and_to_nothing_else() {
+        let spec = json!({"osImage": "a:1", "retry": "again", "prepare": {"image": "busybox"}});
+        let pod = &rendered(spec, "n")["spec"]["template"]["spec"];
+        let retry = json!({"name": "ROS_RETRY", "value": "again"});
+        let told = |container: &Value| container["env"].as_array().unwrap().contains(&retry);
+        assert!(told(&pod["containers"][0]) && !told(&pod["initContainers"][0]), "{pod}");
+    }
 }
