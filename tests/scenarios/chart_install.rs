@@ -236,7 +236,8 @@ async fn upgrades_a_node(cluster: &Cluster) -> Result<()> {
         let image = &image;
         async move {
             nodes.pod(&format!("web-{number}"), "n1").await?;
-            let spec = json!({"osImage": format!("r.example.org/os2:v{number}"), "drain": drain});
+            let spec = json!({"osImage": format!("r.example.org/os2:v{number}"), "drain": drain,
+                "cloudConfig": {"hostname": format!("h{number}")}});
             cluster.patch(image, "fleet-local", &json!({"spec": spec}))?;
             until("a Job on a drained node", Duration::from_secs(60), async || {
                 let begun = nodes.seen.lock().unwrap().begun.len();
@@ -304,6 +305,8 @@ fn refuses_the_rest(cluster: &Cluster) {
         ("list", "", "secrets", None, own),
         ("watch", "", "secrets", None, own),
         ("delete", "", "secrets", Some("ros-operator-tls"), own),
+        ("patch", "", "secrets", Some("ros-operator-tls"), own),
+        ("get", "", "secrets", Some("ros-operator-cloud-configs"), own),
         ("get", "", "secrets", Some("any"), Some("kube-system")),
         ("list", "", "secrets", None, Some(registration::NAMESPACE)),
         ("list", "", "secrets", None, None),
@@ -334,6 +337,7 @@ fn refuses_the_rest(cluster: &Cluster) {
     }
     // The questions themselves are right: these are allowed.
     assert!(may(cluster, ("get", "", "secrets", Some("ros-operator-tls"), own)).unwrap());
+    assert!(may(cluster, ("patch", "", "secrets", Some("ros-operator-cloud-configs"), own)).unwrap());
     for kind in [&registrations, &inventories] {
         assert!(may(cluster, ("list", GROUP, kind, None, None)).unwrap());
     }

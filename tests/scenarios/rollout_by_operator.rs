@@ -24,6 +24,8 @@ const KIOSK: &str = "kiosk";
 const HOSTNAME: &str = "kubernetes.io/hostname";
 /// The namespace of pods that are not those of the workload.
 const KEPT: &str = "kept";
+/// Where upgrade Jobs find their cloud-config.
+const SECRET: &str = "secret/ros-operator-cloud-configs";
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,12 +115,16 @@ async fn nodes_are_drained_and_upgraded_one_after_the_other_though_the_operator_
     assert_eq!((rollout.nodes.boots("w1"), rollout.nodes.boots("z-plane")), (2, 1));
     assert_eq!(rollout.nodes.seen.lock().unwrap().wrong, [""; 0]);
 
-    // A Node that is deleted while its Job runs. Then the ManagedOSImage is deleted: every node is given back.
+    rollout.hands_out_a_cloud_config(&world).await.unwrap();
+
+    // A Node that is deleted while its Job runs. Then the ManagedOSImage is deleted: every node is given back, and the cloud-config
+    // removed.
     rollout.nodes.fate(Fate::Runs);
     rollout.kiosk_runs(&world, "0.5.0").unwrap();
-    rollout.edit(&world, json!({"osImage": "registry.example.org/os2:v0.5.0"})).unwrap();
-    rollout.begun(11).await.unwrap();
-    let gone = rollout.nodes.seen.lock().unwrap().begun[9].clone();
+    let spec = json!({"osImage": "registry.example.org/os2:v0.5.0", "cloudConfig": {"timezone": "UTC"}});
+    rollout.edit(&world, spec).unwrap();
+    rollout.begun(14).await.unwrap();
+    let gone = rollout.nodes.seen.lock().unwrap().begun[12].clone();
     world.cluster.kubectl(&["delete", "node", &gone], "").unwrap();
     let failed = rollout.reason(&world, reason::FAILED).await.unwrap();
     assert!(message(&failed).contains(&format!("{gone}: NodeGone")), "{}", message(&failed));
@@ -129,6 +135,7 @@ async fn nodes_are_drained_and_upgraded_one_after_the_other_though_the_operator_
     assert!(!left.to_string().contains("rancheros.cattle.io/upgrade"), "{left}");
     let jobs = world.cluster.get("jobs", OPERATOR_NAMESPACE).unwrap();
     assert_eq!(jobs["items"], json!([]));
+    assert_eq!(world.cluster.get(SECRET, OPERATOR_NAMESPACE).unwrap().get("data"), None);
 }
 
 /// A large cluster with failures, delays and kills of the operator. Part of `make matrix`.
@@ -195,6 +202,42 @@ impl Rollout {
             Ok(if begun.len() >= count { Poll::Ready(()) } else { Poll::Pending(format!("{begun:?}")) })
         })
         .await
+    }
+
+    /// A cloud-config alone is upgraded to on every node, by Jobs that find it in a Secret of the operator.
+    async fn hands_out_a_cloud_config(&self, world: &World) -> Result<()> {
+        let secret = || world.cluster.get(SECRET, OPERATOR_NAMESPACE);
+        let before = self.nodes.seen.lock().unwrap().begun.len();
+        let metadata = json!({"name": "ros-operator-cloud-configs", "namespace": OPERATOR_NAMESPACE});
+        let foreign = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"theirs": "eA=="}});
+        world.cluster.apply(&foreign)?;
+        self.edit(world, json!({"cloudConfig": {"hostname": "h"}}))?;
+        self.reason(world, reason::NAME_TAKEN).await?;
+        ensure!(secret()?["data"] == json!({"theirs": "eA=="}), "it was written over");
+        ensure!(self.all_cordoned(world)?.is_empty() && self.nodes.seen.lock().unwrap().begun.len() == before);
+
+        let (kind, name) = SECRET.split_once('/').context("a kind and a name")?;
+        world.cluster.kubectl(&["delete", kind, name, "--namespace", OPERATOR_NAMESPACE], "")?;
+        // The operator looks once a minute, or at an edit.
+        self.edit(world, json!({"maxFailures": 1}))?;
+        self.begun(before + 1).await?;
+        let jobs = world.cluster.get("jobs", OPERATOR_NAMESPACE)?;
+        let volume = json!({"secretName": name, "optional": true, "defaultMode": 420,
+            "items": [{"key": NAME, "path": "cloud-config"}]});
+        let mut volumes = jobs["items"].as_array().into_iter().flatten();
+        ensure!(
+            volumes.any(|job| job["spec"]["template"]["spec"]["volumes"][1]["secret"] == volume),
+            "no Job has the cloud-config: {jobs}"
+        );
+        ensure!(secret()?["data"][NAME] == "I2Nsb3VkLWNvbmZpZwpob3N0bmFtZTogaAo=", "{}", secret()?);
+        self.reason(world, reason::UPGRADED).await?;
+        ensure!(self.nodes.seen.lock().unwrap().begun.len() == before + 3, "each node of the selector once");
+        // Without it nothing is to be done, and it is gone.
+        self.edit(world, json!({"cloudConfig": null, "maxFailures": null}))?;
+        self.reason(world, reason::UPGRADED).await?;
+        ensure!(secret()?.get("data").is_none(), "{}", secret()?);
+        ensure!(self.nodes.seen.lock().unwrap().begun.len() == before + 3);
+        Ok(())
     }
 
     /// `kubectl drain` says which pods of a node may not be deleted; the operator says the same. With the options that allow it

@@ -256,9 +256,9 @@ mod tests {
         assert_eq!(of(&object, Presence::Gone).unwrap().former(&object), None);
         let fleet = of(&object, Presence::Served).unwrap();
         assert_eq!(fleet.former(&object), Some((Engine::Operator, Presence::Served)));
-        object.spec.cloud_config = serde_json::from_value(json!({"hostname": "h"})).unwrap();
+        object.spec.cluster_rollout_strategy = serde_json::from_value(json!({"maxUnavailable": 1})).unwrap();
         let problem = of(&object, Presence::Gone).map(|_| ()).unwrap_err();
-        assert!(problem.message.contains("spec.cloudConfig"), "{}", problem.message);
+        assert!(problem.message.contains("spec.clusterRolloutStrategy"), "{}", problem.message);
     }
 
     #[test]

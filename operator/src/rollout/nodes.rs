@@ -4,6 +4,7 @@
 //! Each node goes: cordon, drain, upgrade Job, restart, Ready with the release, uncordon. What must be remembered is in an
 //! annotation of the Node ([`memory`]), so that the operator may be killed between any two writes.
 
+pub mod cloud_configs;
 pub mod decide;
 pub mod drain;
 pub mod job;
@@ -20,6 +21,7 @@ use super::windows::Windows;
 use super::{DefaultRegistry, ImageReference, LOCAL_NAMESPACE, Release};
 use crate::digest::Digest;
 use api::{Engine, ManagedOSImage, ManagedOSImageSpec, Problem, reason};
+use cloud_config::CloudConfig;
 use k8s_openapi::api::core::v1::LocalObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
@@ -37,8 +39,10 @@ pub struct NodeRollout {
     pub upgrade: Container,
     pub prepare: Option<Container>,
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// Whether a node counts only when the containers have run on it, even if it runs the release already.
-    pub own_container: bool,
+    /// The cloud-config for the nodes.
+    pub cloud_config: Option<String>,
+    /// Whether a node counts only when its Job has run on it, even if it runs the release already.
+    pub needs_job: bool,
     /// `None`: it is not known which release the image contains.
     pub release: Option<Release>,
     pub selector: Selector,
@@ -78,8 +82,10 @@ impl NodeRollout {
             let message = format!("the engine Operator does not use {}: remove them", unused.join(", "));
             return Err(invalid(message));
         }
+        let config = spec.cloud_config.as_ref().filter(|config| !config.is_empty());
+        let cloud_config = config.map(|config| CloudConfig(config.clone()).to_yaml());
         let Containers { upgrade, prepare, version, .. } =
-            containers(spec, None, registry).map_err(|error| invalid(error.to_string()))?;
+            containers(spec, cloud_config.as_deref(), registry).map_err(|error| invalid(error.to_string()))?;
         let selects = |selector: &Option<LabelSelector>, field: &str| {
             let selector = Selector::try_from(selector.clone().unwrap_or_default());
             selector.map_err(|error| invalid(format!("{field}: {error}")))
@@ -100,7 +106,8 @@ impl NodeRollout {
             upgrade,
             prepare,
             image_pull_secrets: spec.image_pull_secrets.clone().unwrap_or_default(),
-            own_container: spec.upgrade_container.is_some(),
+            needs_job: spec.upgrade_container.is_some() || cloud_config.is_some(),
+            cloud_config,
             release: Release::of(spec.release.as_deref(), image.as_ref()),
             selector: selects(&spec.node_selector, "spec.nodeSelector")?,
             cordon: spec.cordon.unwrap_or(true) || drain.is_some(),
@@ -138,7 +145,6 @@ pub fn leftovers(object: &ManagedOSImage) -> DesiredObjects {
 fn unused(spec: &ManagedOSImageSpec) -> Vec<&'static str> {
     let given = [
         (spec.cluster_rollout_strategy.is_some(), "spec.clusterRolloutStrategy"),
-        (spec.cloud_config.as_ref().is_some_and(|config| !config.is_empty()), "spec.cloudConfig"),
         (spec.targets.as_ref().is_some_and(|targets| !targets.is_empty()), "spec.targets"),
         (spec.cluster_targets.as_ref().is_some_and(|targets| !targets.is_empty()), "spec.clusterTargets"),
     ];

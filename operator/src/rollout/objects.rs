@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 pub const PLAN_API: &str = "upgrade.cattle.io/v1";
 const ROLE_API: &str = "rbac.authorization.k8s.io/v1";
 /// Key of the cloud-config in the Secret.
-const CLOUD_CONFIG: &str = "cloud-config";
+pub(super) const CLOUD_CONFIG: &str = "cloud-config";
 
 /// All possible objects of a roll-out, in the order of applying. `None`: this roll-out does not need the object.
 pub fn objects(upgrade: &Upgrade, namespace: &str) -> [(&'static str, Option<Value>); 5] {
@@ -85,13 +85,18 @@ fn role_binding(upgrade: &Upgrade, namespace: &str) -> Value {
 }
 
 fn secret(upgrade: &Upgrade, namespace: &str, cloud_config: &str) -> Value {
-    use base64::Engine as _;
-    // Not `stringData`: the API server converts it to `data`, so that each apply would look like a change.
-    let data = base64::engine::general_purpose::STANDARD.encode(cloud_config);
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": {CLOUD_CONFIG: data}});
+    let data = json!({CLOUD_CONFIG: encoded(cloud_config)});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": data});
     let mut secret = with(secret, upgrade, Some(namespace));
     secret["metadata"]["name"] = json!(names::secret(&upgrade.name));
     secret
+}
+
+/// A text as the `data` of a Secret. Not `stringData`: the API server converts it to `data`, so that each apply would look like
+/// a change.
+pub(super) fn encoded(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
 }
 
 fn plan(upgrade: &Upgrade, namespace: &str) -> Value {

@@ -23,7 +23,7 @@ const VERSION_DIGEST: usize = 16;
 /// nothing.
 const UPGRADE: &str = "/usr/sbin/suc-upgrade";
 /// Path of the Secret in the upgrade container, as in the first release, so that its images find it.
-const SECRET_PATH: &str = "/run/data";
+pub(super) const SECRET_PATH: &str = "/run/data";
 /// The variable with `spec.retry`, which the release's upgrade command reads.
 const RETRY_VARIABLE: &str = "ROS_RETRY";
 

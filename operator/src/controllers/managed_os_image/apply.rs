@@ -154,12 +154,16 @@ async fn set_finalizer(object: &ManagedOSImage, context: &Context, desired: bool
         .map_err(|source| ReconcileError::Writing { what: ObjectRef::from_obj(object).to_string(), source })
 }
 
-/// A permanent refusal is for the status. Other errors are retried.
 fn refused_or_failed(doing: &str, object: &Value, source: kube::Error) -> Result<Applied, ReconcileError> {
+    refusal(doing, object, source).map(Applied::Refused)
+}
+
+/// A permanent refusal is for the status. Other errors are retried.
+pub(super) fn refusal(doing: &str, object: &Value, source: kube::Error) -> Result<Problem, ReconcileError> {
     match source {
         kube::Error::Api(status) if is_refusal(&status) => {
             let message = format!("{doing} {}: {}", called(object), status.message);
-            Ok(Applied::Refused(Problem { reason: reason::NOT_ACCEPTED, message }))
+            Ok(Problem { reason: reason::NOT_ACCEPTED, message })
         }
         source => Err(ReconcileError::Writing { what: called(object), source }),
     }

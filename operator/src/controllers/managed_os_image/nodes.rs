@@ -1,6 +1,7 @@
 //! Carries out a roll-out on the nodes of this cluster: reads Nodes, Jobs and pods, decides, and writes.
 
 mod act;
+mod cloud_config;
 mod fetch;
 mod status;
 mod words;
@@ -65,6 +66,19 @@ pub(super) async fn carry_out(
     let observed = Observed { nodes: &cluster.nodes, others: &others, before: &before, now };
     let mut decision = decide(rollout, observed);
     act::delete_jobs(context, cluster.abandoned(&rollout.name)).await?;
+    let upgrades = decision.actions.iter().any(|(_, action)| action.upgrades());
+    let problem = match &rollout.cloud_config {
+        Some(text) if upgrades => cloud_config::store(context, &rollout.name, text).await?,
+        // Only a new spec can leave one behind.
+        None if status.observed_generation != object.metadata.generation => {
+            cloud_config::remove(context, &rollout.name).await?;
+            None
+        }
+        _ => None,
+    };
+    if problem.is_some() {
+        decision.actions.retain(|(_, action)| !action.upgrades());
+    }
     let mut said = HashMap::new();
     for (at, action) in &decision.actions {
         match act(context, rollout, &cluster.nodes[*at], action).await? {
@@ -76,6 +90,9 @@ pub(super) async fn carry_out(
             }
             act::Answer::Forbidden(message) => return Ok(Outcome::Refused(forbidden(&message))),
         }
+    }
+    if let Some(problem) = problem {
+        return Ok(Outcome::Refused(problem));
     }
     for (place, at) in decision.places.iter_mut().zip(&decision.concerned) {
         if let Some(text) = said.get(at) {
@@ -97,6 +114,7 @@ pub(super) async fn end(object: &ManagedOSImage, context: &Context, wait: bool) 
     let (actions, held) = give_back(&cluster.nodes, name, context.now().0.as_second(), wait);
     if held == 0 {
         act::delete_jobs(context, cluster.jobs_of(name)).await?;
+        cloud_config::remove(context, name).await?;
     }
     for (at, action) in &actions {
         act::write_back(context, &cluster.nodes[*at], action).await?;

@@ -2,11 +2,12 @@
 //! cluster. The upgrade container finds the host at `/host`.
 
 use super::NodeRollout;
+use super::cloud_configs;
 use super::node::Node;
 use crate::digest::Digest;
 use crate::inventory::upgrade::DEADLINE;
 use crate::rollout::LOCAL_NAMESPACE;
-use crate::rollout::plan::Container;
+use crate::rollout::plan::{Container, SECRET_PATH};
 use api::{HostVolume, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL};
 use serde_json::{Value, json};
 
@@ -21,6 +22,8 @@ const KEPT: u32 = 24 * 3600;
 /// Longest part of the name that is the node's.
 const LONGEST_NODE: usize = 36;
 const LABEL_DIGITS: usize = 16;
+/// The volume with the cloud-config.
+const CLOUD_CONFIG: &str = "cloud-config";
 
 /// The attempt as a label value.
 pub fn label_of_attempt(rollout: &NodeRollout) -> String {
@@ -44,7 +47,7 @@ pub fn job(rollout: &NodeRollout, node: &Node, namespace: &str) -> Value {
         ATTEMPT_LABEL: label_of_attempt(rollout),
     });
     let sources = Sources::of(rollout);
-    let containers: Vec<Value> = vec![container("upgrade", &rollout.upgrade, rollout, &sources)];
+    let upgrade = container("upgrade", &rollout.upgrade, rollout, &sources);
     let prepare = rollout.prepare.as_ref().map(|prepare| container("prepare", prepare, rollout, &sources));
     json!({
         "apiVersion": "batch/v1",
@@ -65,7 +68,7 @@ pub fn job(rollout: &NodeRollout, node: &Node, namespace: &str) -> Value {
                 "tolerations": [{"operator": "Exists"}],
                 "imagePullSecrets": rollout.image_pull_secrets,
                 "initContainers": prepare.into_iter().collect::<Vec<_>>(),
-                "containers": containers,
+                "containers": [upgrade],
                 "volumes": sources.volumes(),
             }},
         },
@@ -101,19 +104,24 @@ fn container(name: &str, container: &Container, rollout: &NodeRollout, sources: 
     rendered
 }
 
-/// The paths of the host that are mounted. Both containers may name the same one, under any names.
-struct Sources(Vec<String>);
+/// What is mounted in both containers, as in those of a Plan.
+struct Sources<'a> {
+    /// Paths of the host. Both containers may name the same one, under any names.
+    paths: Vec<String>,
+    /// The ManagedOSImage, if it has a cloud-config.
+    cloud_config_of: Option<&'a str>,
+}
 
-impl Sources {
-    fn of(rollout: &NodeRollout) -> Self {
-        let mut sources = vec!["/".to_owned()];
+impl<'a> Sources<'a> {
+    fn of(rollout: &'a NodeRollout) -> Self {
+        let mut paths = vec!["/".to_owned()];
         let containers = [Some(&rollout.upgrade), rollout.prepare.as_ref()];
         for volume in containers.into_iter().flatten().flat_map(|container| &container.volumes) {
-            if !sources.contains(&volume.source) {
-                sources.push(volume.source.clone());
+            if !paths.contains(&volume.source) {
+                paths.push(volume.source.clone());
             }
         }
-        Self(sources)
+        Self { paths, cloud_config_of: rollout.cloud_config.as_ref().map(|_| rollout.name.as_str()) }
     }
 
     fn name(number: usize) -> String {
@@ -122,16 +130,19 @@ impl Sources {
 
     fn volumes(&self) -> Vec<Value> {
         let volume = |(number, path): (usize, &String)| json!({"name": Self::name(number), "hostPath": {"path": path}});
-        self.0.iter().enumerate().map(volume).collect()
+        let cloud_config = self.cloud_config_of.map(|image| cloud_configs::volume(CLOUD_CONFIG, image));
+        self.paths.iter().enumerate().map(volume).chain(cloud_config).collect()
     }
 
     fn mounts(&self, volumes: &[HostVolume]) -> Vec<Value> {
         let mount = |volume: &HostVolume| {
-            let number = self.0.iter().position(|source| *source == volume.source)?;
+            let number = self.paths.iter().position(|source| *source == volume.source)?;
             Some(json!({"name": Self::name(number), "mountPath": volume.destination}))
         };
         let host = json!({"name": Self::name(0), "mountPath": "/host"});
-        [host].into_iter().chain(volumes.iter().filter_map(mount)).collect()
+        let cloud_config =
+            self.cloud_config_of.map(|_| json!({"name": CLOUD_CONFIG, "mountPath": SECRET_PATH, "readOnly": true}));
+        [host].into_iter().chain(volumes.iter().filter_map(mount)).chain(cloud_config).collect()
     }
 }
 
@@ -166,6 +177,23 @@ mod tests {
         let prepare = &pod["initContainers"][0];
         assert_eq!(prepare["volumeMounts"][1], json!({"name": "host-1", "mountPath": "/s"}));
         assert_eq!(pod["volumes"][1], json!({"name": "host-1", "hostPath": {"path": "/opt/s"}}));
+    }
+
+    #[test]
+    fn its_containers_find_the_cloud_config_where_a_plan_mounts_it() {
+        let spec = json!({"osImage": "a:1", "prepare": {"image": "busybox"}, "cloudConfig": {"hostname": "h"}});
+        let value = rendered(spec, "n");
+        serde_json::from_value::<Job>(value.clone()).unwrap();
+        let pod = &value["spec"]["template"]["spec"];
+        let mount = json!({"name": "cloud-config", "mountPath": "/run/data", "readOnly": true});
+        assert_eq!(pod["containers"][0]["volumeMounts"][1], mount);
+        assert_eq!(pod["initContainers"][0]["volumeMounts"][1], mount);
+        let items = json!([{"key": "x", "path": "cloud-config"}]);
+        let secret = json!({"secretName": "ros-operator-cloud-configs", "optional": true, "items": items});
+        assert_eq!(pod["volumes"][1], json!({"name": "cloud-config", "secret": secret}));
+        let without = rendered(json!({"osImage": "a:1", "cloudConfig": {}}), "n");
+        assert_eq!(without["spec"]["template"]["spec"]["volumes"].as_array().unwrap().len(), 1);
+        assert_ne!(without["metadata"]["name"], value["metadata"]["name"], "another cloud-config must run");
     }
 
     #[test]

@@ -34,6 +34,17 @@ pub enum Action {
     DeleteJob,
 }
 
+impl Action {
+    /// Whether an upgrade begins or goes on by it.
+    pub fn upgrades(&self) -> bool {
+        match self {
+            Self::Write { memory, .. } => memory.as_ref().is_some_and(Memory::is_in_flight),
+            Self::Evict(_) | Self::CreateJob => true,
+            Self::DeleteJob => false,
+        }
+    }
+}
+
 /// A node's place, and what to do.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -99,8 +110,8 @@ fn fresh(node: &Node, rollout: &NodeRollout) -> Step {
     let running = rollout.release.as_ref().and_then(|release| node.running(release));
     match running {
         _ if node.other_job || has_job(node) => Step::in_flight(Phase::Upgrading, "an upgrade Job runs on it"),
-        Some(Running::Healthy) if !rollout.own_container => Step::at(Phase::Done, ""),
-        Some(Running::Unproven) if !rollout.own_container => Step::at(Phase::Proving, unproven(node)),
+        Some(Running::Healthy) if !rollout.needs_job => Step::at(Phase::Done, ""),
+        Some(Running::Unproven) if !rollout.needs_job => Step::at(Phase::Proving, unproven(node)),
         Some(Running::Recovery) => Step::at(Phase::Waiting, "it runs the recovery system; its console says why"),
         _ if node.deleting => Step::at(Phase::Waiting, "its Node is being deleted"),
         _ if !node.ready => Step::at(Phase::Waiting, "its Node is not Ready"),
@@ -136,7 +147,7 @@ pub fn new_memory(node: &Node, rollout: &NodeRollout, now: i64) -> Memory {
 }
 
 fn draining(node: &Node, memory: &Memory, rollout: &NodeRollout, said: Option<&str>, now: i64) -> Step {
-    if node.is_there(rollout) && !rollout.own_container {
+    if node.is_there(rollout) && !rollout.needs_job {
         return finish(memory);
     }
     if !node.ready && now - memory.since >= DEADLINE {
@@ -177,7 +188,7 @@ fn upgrading(node: &Node, memory: &Memory, drained: i64, rollout: &NodeRollout, 
     let minutes = LIMIT / 60;
     let Some(job) = &node.job else {
         return match () {
-            () if there && !rollout.own_container => finish(memory),
+            () if there && !rollout.needs_job => finish(memory),
             () if over => fail(node, memory, "NotUpgraded", &format!("its Job is gone, and it runs {}", node.os_image)),
             () => Step::in_flight(Phase::Upgrading, "its Job is created").then(Action::CreateJob),
         };
@@ -199,12 +210,13 @@ fn upgrading(node: &Node, memory: &Memory, drained: i64, rollout: &NodeRollout, 
                 Step::in_flight(Phase::Upgrading, &format!("{JOB_RUNS}{}", waits.collect::<String>()))
             }
         },
-        JobState::Failed(_) | JobState::Complete if there => finish(memory),
+        JobState::Complete if there => finish(memory),
+        JobState::Failed(_) if there && !rollout.needs_job => finish(memory),
         JobState::Failed(_) if !node.ready && !over => {
             Step::in_flight(Phase::Upgrading, "its Job failed; its Node is not Ready")
         }
         JobState::Failed(words) => {
-            let reason = if restarted { "FellBack" } else { "JobFailed" };
+            let reason = if restarted && !there { "FellBack" } else { "JobFailed" };
             // The pods of a Job whose deadline is over are gone.
             let waited = said.and_then(|said| said.strip_prefix(JOB_RUNS)?.strip_prefix("; "));
             let words = waited.map_or_else(|| words.clone(), |waited| format!("{words}; last: {waited}"));
@@ -286,7 +298,7 @@ fn failed(node: &Node, memory: &Memory, rollout: &NodeRollout, reason: &str, mes
         step.place.in_flight = true;
         return step.then(Action::DeleteJob);
     }
-    if node.is_there(rollout) && !rollout.own_container {
+    if node.is_there(rollout) && !rollout.needs_job {
         return finish(memory);
     }
     if memory.cordoned && node.ready {

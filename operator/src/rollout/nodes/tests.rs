@@ -255,6 +255,28 @@ fn a_retry_lets_failed_nodes_try_again_and_leaves_the_others() {
 }
 
 #[test]
+fn a_cloud_config_reaches_nodes_that_run_the_release_and_counts_when_their_jobs_succeed() {
+    let with = |hostname: &str| rollout(json!({"osImage": "a:2", "cloudConfig": {"hostname": hostname}}));
+    let mut nodes = vec![node("a", 2)];
+    assert!(pass(&with("h"), &mut nodes, START).actions.iter().all(|(_, action)| action.upgrades()));
+    pass(&with("h"), &mut nodes, START + 1);
+    nodes[0].job = Some(Job { state: JobState::Failed("deadline".into()), ..Job::default() });
+    let decision = pass(&with("h"), &mut nodes, START + 2);
+    assert_eq!(reasons(&decision), ["JobFailed: deadline"], "it runs the release, and not with the cloud-config");
+    let given_back = pass(&with("h"), &mut nodes, START + 3);
+    assert!(!nodes[0].unschedulable && given_back.actions.iter().all(|(_, action)| !action.upgrades()));
+
+    nodes[0].job = None;
+    pass(&with("g"), &mut nodes, START + 4);
+    pass(&with("g"), &mut nodes, START + 5);
+    nodes[0].job = Some(Job { state: JobState::Complete, ..Job::default() });
+    assert_eq!(phases(&pass(&with("g"), &mut nodes, START + 6)), [Phase::Done]);
+    assert_eq!(phases(&pass(&with("g"), &mut nodes, START + 7)), [Phase::Done]);
+    nodes[0].job = None;
+    assert_eq!(phases(&decided(&rollout(json!({"osImage": "a:2"})), &nodes, START + 8)), [Phase::Done]);
+}
+
+#[test]
 fn an_edit_gives_a_node_back_that_is_not_upgraded_yet_and_waits_for_a_job() {
     let first = rollout(json!({"osImage": "a:2", "drain": {}}));
     let next = rollout(json!({"osImage": "a:3", "drain": {}}));
@@ -374,7 +396,6 @@ fn what_it_does_not_use_is_refused_by_name() {
     for (spec, text) in [
         (json!({"osImage": "a:1", "clusterRolloutStrategy": {}}), "spec.clusterRolloutStrategy"),
         (json!({"osImage": "a:1", "targets": [{"clusterName": "c"}]}), "spec.targets"),
-        (json!({"osImage": "a:1", "cloudConfig": {"hostname": "h"}}), "spec.cloudConfig"),
         (json!({"osImage": "a:1", "windows": windows}), "spec.windows[0].startTime"),
         (json!({"osImage": "a:1", "drain": {"timeout": "soon"}}), "spec.drain.timeout"),
     ] {
