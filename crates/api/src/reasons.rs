@@ -16,7 +16,8 @@ pub mod condition_type {
         /// The object works: machines can register, the machine runs and is healthy, or all selected nodes run the
         /// release.
         pub const READY: &str = "Ready";
-        /// Nothing happens until a person acts. The message says who and how. Absent otherwise.
+        /// Nothing happens until a person acts; of several engines that carry out a roll-out, one has stopped. The message
+        /// says who and how. Absent otherwise.
         pub const STALLED: &str = "Stalled";
         /// The machine proved its identity and received its configuration.
         pub const REGISTERED: &str = "Registered";

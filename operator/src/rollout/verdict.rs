@@ -117,16 +117,16 @@ pub fn verdict(observation: Observation<'_>) -> Verdict {
     waiting(observation, reason::APPLIED_NOT_UPGRADED, format!("applied; {so_far}, none under way"))
 }
 
-/// The verdict on several engines at work. What goes on counts more than what is stuck: nobody has to act yet.
+/// The verdict on several engines at work. One that has stopped counts most, though others go on: whoever waits for the whole
+/// would wait in vain. Its words come first.
 pub fn of_all<'a>(verdicts: impl Iterator<Item = (Engine, &'a Verdict)>) -> Verdict {
-    let verdicts: Vec<(Engine, &Verdict)> = verdicts.collect();
-    let open = || verdicts.iter().filter(|(_, verdict)| !verdict.is_ready());
-    let first = open().find(|(_, verdict)| !verdict.stalled).or_else(|| open().next()).or(verdicts.first());
+    let mut verdicts: Vec<(Engine, &Verdict)> = verdicts.collect();
+    verdicts.sort_by_key(|(_, verdict)| (!verdict.stalled, verdict.is_ready()));
     let message = match &verdicts[..] {
         [(_, only)] => only.message.clone(),
         all => all.iter().map(|(engine, one)| format!("{engine:?}: {}", one.message)).collect::<Vec<_>>().join("; "),
     };
-    let (reason, stalled) = first.map_or((reason::PROGRESSING, false), |(_, one)| (one.reason, one.stalled));
+    let (reason, stalled) = verdicts.first().map_or((reason::PROGRESSING, false), |(_, one)| (one.reason, one.stalled));
     Verdict { reason, message, stalled }
 }
 
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_counts_more_than_what_is_stuck() {
+    fn what_has_stopped_counts_more_than_what_goes_on() {
         let one = |reason, stalled| Verdict { reason, message: reason.to_lowercase(), stalled };
         let of = |a: &Verdict, b: &Verdict| {
             let all = of_all([(Engine::Fleet, a), (Engine::Machine, b)].into_iter());
@@ -271,10 +271,16 @@ mod tests {
         };
         let (done, fails) = (one(reason::UPGRADED, false), one(reason::FAILED, true));
         let goes_on = one(reason::PROGRESSING, false);
-        let text = "Fleet: failed; Machine: progressing".to_owned();
-        assert_eq!(of(&fails, &goes_on), (reason::PROGRESSING, false, text));
-        assert_eq!(of(&done, &fails), (reason::FAILED, true, "Fleet: upgraded; Machine: failed".to_owned()));
-        assert_eq!(of(&done, &done).0, reason::UPGRADED);
+        let text = |text: &str| text.to_owned();
+        let stopped = (reason::FAILED, true);
+        assert_eq!(of(&fails, &goes_on), (stopped.0, stopped.1, text("Fleet: failed; Machine: progressing")));
+        assert_eq!(of(&goes_on, &fails), (stopped.0, stopped.1, text("Machine: failed; Fleet: progressing")));
+        assert_eq!(of(&done, &fails), (stopped.0, stopped.1, text("Machine: failed; Fleet: upgraded")));
+        let second = one(reason::STUCK, true);
+        assert_eq!(of(&fails, &second).0, reason::FAILED, "the engine for nodes comes first");
+        let progresses = (reason::PROGRESSING, false, text("Machine: progressing; Fleet: upgraded"));
+        assert_eq!(of(&done, &goes_on), progresses);
+        assert_eq!((of(&done, &done).0, of(&done, &done).1), (reason::UPGRADED, false));
         assert_eq!(of_all([(Engine::Plan, &fails)].into_iter()), fails);
     }
 

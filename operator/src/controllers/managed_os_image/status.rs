@@ -405,6 +405,20 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_that_has_stopped_is_said_while_another_goes_on() {
+        let object = object(json!({"osImage": "a:v2", "targets": [{"clusterName": "c"}]}));
+        let Outcome::Carried(mut carried) = outcome(&object, &["1"]) else { panic!("it is carried out") };
+        let problem = Problem { reason: reason::FAILED, message: "1 failed, such as m1".into() };
+        carried.parts.push(CarriedPart::Refused { engine: Engine::Machine, problem });
+        let said = status(&object, &Outcome::Carried(carried), &at(0));
+        let ready = said.conditions.find(condition_type::READY).unwrap();
+        assert_eq!((&*ready.reason, said.conditions.holds(condition_type::READY)), (reason::FAILED, false));
+        assert!(ready.message.starts_with("Machine: 1 failed, such as m1; Fleet: "), "{}", ready.message);
+        assert!(said.conditions.holds(condition_type::STALLED));
+        assert_eq!(said.engine, Some(Engine::Fleet), "the engine for nodes");
+    }
+
+    #[test]
     fn an_engine_that_is_absent_for_a_moment_changes_only_its_condition() {
         let mut object = object(json!({"osImage": "a:v2", "targets": [{"clusterName": "c"}]}));
         let before = status(&object, &outcome(&object, &["2"]), &at(0));
