@@ -3,6 +3,8 @@
 //! Nothing is remembered but what the inventories say, so a restart of the operator changes no decision. A turn that the
 //! machine was not told yet holds a place as well: its machine may be told at any moment.
 
+pub mod verdict;
+
 use super::Running;
 use super::progress::Phase;
 use super::windows::Windows;

@@ -1,19 +1,22 @@
 //! The status of a roll-out: what each engine has done, and the whole.
 
 mod conditions;
+mod part;
 
 use super::fetch::Found;
-use super::handover::absent;
 use super::{Carried, CarriedPart, Desired, ManagedOSImage, Outcome, machines, nodes};
 use crate::inventory::upgrade::told_again_at;
 use crate::rollout::engine::fleet::{BundleStatus, carried_back};
-use crate::rollout::machines::{MachineRollout, verdict as machines_verdict};
-use crate::rollout::progress::{self, Phase, Progress, Seen};
+use crate::rollout::machines::MachineRollout;
+use crate::rollout::machines::verdict::{nobody, waiting_for_registry};
+use crate::rollout::progress::{self, Phase, Seen};
+use crate::rollout::turns::verdict::Words;
 use crate::rollout::verdict::{self, Observation, Verdict};
-use api::{Conditions, Engine, EngineProgress, ManagedOSImageStatus, NodeProgress, condition_type, reason};
+use api::{Conditions, Engine, EngineProgress, ManagedOSImageStatus, condition_type, reason};
 use conditions::Said;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::{Map, Value};
+use part::as_before;
+pub(super) use part::{ByTurns, Memory, PartStatus};
 use std::time::Duration;
 
 pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> ManagedOSImageStatus {
@@ -48,27 +51,6 @@ pub(super) fn status(object: &ManagedOSImage, outcome: &Outcome, now: &Time) -> 
         status.conditions.remove_type(condition_type::STALLED);
     }
     status
-}
-
-/// What one engine has done.
-pub(super) struct PartStatus {
-    pub(super) engine: Engine,
-    pub(super) version: Option<String>,
-    pub(super) progressed_at: Option<Time>,
-    pub(super) progress: Progress,
-    pub(super) verdict: Verdict,
-    /// `namespace/name` of the Plan.
-    pub(super) plan: Option<String>,
-    /// Of the Bundle's status.
-    pub(super) bundle: Option<Map<String, Value>>,
-}
-
-impl PartStatus {
-    /// Whether there is nobody for this engine.
-    fn is_idle(&self) -> bool {
-        let nobody = [reason::NO_NODE_MATCHED, reason::NO_TARGET_MATCHED, reason::NO_ENGINE];
-        self.progress.counts.desired == 0 && nobody.contains(&self.verdict.reason)
-    }
 }
 
 /// The status of all engines together.
@@ -138,62 +120,6 @@ fn engine_progress(part: PartStatus) -> EngineProgress {
     }
 }
 
-/// What is known of an engine from before.
-pub(super) struct Memory<'a> {
-    pub(super) nodes: Vec<&'a NodeProgress>,
-    engine: Option<&'a EngineProgress>,
-    /// Whether it had the same to do.
-    same: bool,
-    same_generation: bool,
-}
-
-impl<'a> Memory<'a> {
-    pub(super) fn of(before: &'a ManagedOSImageStatus, engine: Engine, version: &str, generation: Option<i64>) -> Self {
-        let known = before.engines.iter().find(|known| known.engine == engine);
-        let same = known.is_some_and(|known| known.version.as_deref() == Some(version));
-        let own = |node: &&NodeProgress| same && node.engine == Some(engine);
-        Self {
-            nodes: before.nodes.iter().flatten().filter(own).collect(),
-            engine: known,
-            same,
-            same_generation: before.observed_generation == generation,
-        }
-    }
-
-    /// When a node last changed its phase, as far as the counts tell.
-    pub(super) fn progressed_at(&self, progress: &Progress, now: &Time) -> Time {
-        let known = self.engine.filter(|known| self.same && self.same_generation && known.counts == progress.counts);
-        known.and_then(|known| known.progressed_at.clone()).unwrap_or_else(|| now.clone())
-    }
-}
-
-/// An engine whose kinds are not served at the moment stays as it was.
-fn as_before(engine: Engine, before: &ManagedOSImageStatus) -> PartStatus {
-    let known = before.engines.iter().find(|known| known.engine == engine);
-    let nodes = before.nodes.iter().flatten().filter(|node| node.engine == Some(engine)).cloned();
-    let verdict = known.map_or_else(
-        || Verdict { reason: reason::PROGRESSING, message: absent(engine).message, stalled: false },
-        |known| Verdict {
-            reason: reason::ALL.iter().find(|word| **word == known.reason).copied().unwrap_or(reason::PROGRESSING),
-            message: known.message.clone(),
-            stalled: known.stalled,
-        },
-    );
-    PartStatus {
-        engine,
-        version: known.and_then(|known| known.version.clone()),
-        progressed_at: known.and_then(|known| known.progressed_at.clone()),
-        progress: Progress {
-            counts: known.map(|known| known.counts.clone()).unwrap_or_default(),
-            nodes: nodes.collect(),
-            ..Progress::default()
-        },
-        verdict,
-        plan: before.plan.clone(),
-        bundle: before.bundle.clone(),
-    }
-}
-
 fn nodes_status(
     before: &ManagedOSImageStatus,
     generation: Option<i64>,
@@ -243,8 +169,6 @@ fn machines_status(
     found: &machines::Found,
     now: &Time,
 ) -> PartStatus {
-    let version = rollout.version();
-    let memory = Memory::of(before, Engine::Machine, &version, generation);
     let places = found.turns.places.iter().zip(&found.machines);
     let seen = places.map(|(place, machine)| Seen {
         name: machine.name.clone(),
@@ -254,33 +178,25 @@ fn machines_status(
         reason: place.reason.clone(),
         ..Seen::default()
     });
-    let to = Some(rollout.release.to_string());
-    let mut progress = progress::listed(to, seen.collect(), &memory.nodes, now);
-    progress.nodes.iter_mut().for_each(|node| node.engine = Some(Engine::Machine));
-    let progressed_at = memory.progressed_at(&progress, now);
-    let verdict = machines_verdict::verdict(machines_verdict::Observation {
-        rollout,
-        progress: &progress,
+    let turns = ByTurns {
+        engine: Engine::Machine,
+        version: rollout.version(),
+        words: Words { one: "machine", many: "machines", hint: "see the machines' MachineInventories" },
+        release: rollout.release.to_string(),
+        seen: seen.collect(),
         unknown: found.turns.places.iter().filter(|place| place.phase == Phase::Unknown).count(),
         hold: found.turns.hold,
         opens_at: rollout.windows.opens_at(now.0.as_second()),
-        idle: now.0.as_second() - progressed_at.0.as_second(),
-    });
+        nobody: nobody(rollout),
+    };
+    let mut part = turns.status(before, generation, now);
     let waiting = found.turns.places.iter().zip(&found.machines).filter(|(place, machine)| {
         place.phase == Phase::Waiting && rollout.turn_of(machine).and_then(told_again_at).is_some()
     });
     let waiting: Vec<(&str, &str)> =
         waiting.map(|(place, machine)| (machine.name.as_str(), place.reason.as_str())).collect();
-    let verdict = machines_verdict::waiting_for_registry(verdict, &waiting);
-    PartStatus {
-        engine: Engine::Machine,
-        version: Some(version),
-        progressed_at: Some(progressed_at),
-        progress,
-        verdict,
-        plan: None,
-        bundle: None,
-    }
+    part.verdict = waiting_for_registry(part.verdict, &waiting);
+    part
 }
 
 /// How long until a roll-out without progress counts as stuck. `None`: it is done, or waits for somebody to act.
