@@ -21,6 +21,8 @@ const MOST_ENTRIES: usize = 1000;
 const LONGEST_PANIC: u64 = 256 << 10;
 /// How the kernel begins its last message.
 const BEGINNING: &str = "Kernel panic - not syncing";
+/// How a line begins that only says which part of the log follows.
+const PART: &str = "Panic#";
 
 /// `last`: what the start itself has recorded. `since`: a panic of before belongs to another start.
 pub fn lines(root: &Path, last: Option<&BootProgress>, since: SystemTime) -> Vec<String> {
@@ -31,9 +33,27 @@ pub fn lines(root: &Path, last: Option<&BootProgress>, since: SystemTime) -> Vec
     panic.or_else(|| last.map(journal_of)).unwrap_or_default()
 }
 
-/// The lines of the newest panic that was archived after `since`.
+/// The lines of the newest panic that was archived after `since`. On a slow machine the parts of one panic are in several
+/// logs, because each has a time of its own.
 fn panic_since(archive: &Path, since: SystemTime) -> io::Result<Option<Vec<String>>> {
-    let mut newest: Option<(SystemTime, PathBuf)> = None;
+    let mut logs = logs_since(archive, since)?;
+    logs.sort();
+    let mut newest = None;
+    for (_, path) in logs.iter().rev() {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(LONGEST_PANIC).read_to_end(&mut bytes)?;
+        let log = String::from_utf8_lossy(&bytes).into_owned();
+        if log.contains(BEGINNING) {
+            return Ok(Some(of_panic(&log)));
+        }
+        newest.get_or_insert(log);
+    }
+    Ok(newest.map(|log| of_panic(&log)))
+}
+
+/// The logs, and when they were archived.
+fn logs_since(archive: &Path, since: SystemTime) -> io::Result<Vec<(SystemTime, PathBuf)>> {
+    let mut logs = Vec::new();
     let mut folders = vec![(archive.to_owned(), 0)];
     let mut examined = 0;
     while let Some((folder, depth)) = folders.pop() {
@@ -48,25 +68,25 @@ fn panic_since(archive: &Path, since: SystemTime) -> io::Result<Option<Vec<Strin
             if about.is_dir() && depth < DEEPEST {
                 folders.push((entry.path(), depth + 1));
             } else if about.is_file() && entry.file_name() == PANIC {
-                let at = about.modified()?;
-                if at > since && newest.as_ref().is_none_or(|(newest, _)| at > *newest) {
-                    newest = Some((at, entry.path()));
-                }
+                logs.push((about.modified()?, entry.path()));
             }
         }
     }
-    let Some((_, path)) = newest else { return Ok(None) };
-    let mut bytes = Vec::new();
-    File::open(path)?.take(LONGEST_PANIC).read_to_end(&mut bytes)?;
-    Ok(Some(of_panic(&String::from_utf8_lossy(&bytes))))
+    logs.retain(|(at, _)| *at > since);
+    Ok(logs)
 }
 
-/// What the kernel says from its panic on. The whole log ends with the same lines where it does not name one.
+/// What the kernel says from its panic on, or the end of a log that names none.
 fn of_panic(log: &str) -> Vec<String> {
-    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty() && !line.starts_with(PART)).collect();
     let begins = lines.iter().rposition(|line| line.contains(BEGINNING));
     let from = begins.unwrap_or(lines.len().saturating_sub(MOST_JOURNAL_LINES));
-    lines[from..].iter().take(MOST_JOURNAL_LINES).map(|line| cut(line, LONGEST_JOURNAL_LINE)).collect()
+    lines[from..].iter().take(MOST_JOURNAL_LINES).map(|line| cut(without_level(line), LONGEST_JOURNAL_LINE)).collect()
+}
+
+/// A line without its level, such as `<6>`.
+fn without_level(line: &str) -> &str {
+    line.strip_prefix('<').and_then(|rest| rest.split_once('>')).map_or(line, |(_, text)| text)
 }
 
 /// The end of the journal of a start. Empty if the start wrote none.
@@ -111,11 +131,11 @@ mod tests {
         let at = |seconds| begun + Duration::from_secs(seconds);
         archived(archive.path(), "1/001", "an older one", begun - Duration::from_secs(5));
         assert_eq!(panic_since(archive.path(), begun).unwrap(), None);
-        archived(archive.path(), "3", LOG, at(9));
+        archived(archive.path(), "3/001", LOG, at(9));
+        archived(archive.path(), "4/001", "Panic#1 Part3\n<6>[    1.2] the beginning of the same log\n", at(9));
         archived(archive.path(), "2/001", "Kernel panic - not syncing: the first start", at(5));
         let lines = panic_since(archive.path(), begun).unwrap().unwrap();
-        assert_eq!(lines.len(), 2);
-        assert!(lines[0].ends_with("not syncing: sysrq triggered crash"), "{lines:?}");
+        assert_eq!(lines, ["[   61.3] Kernel panic - not syncing: sysrq triggered crash", "[   61.3] CPU: 0"]);
         assert_eq!(panic_since(&archive.path().join("none"), begun).unwrap(), None);
     }
 
