@@ -286,7 +286,8 @@ fn finish(memory: &Memory) -> Step {
 fn fail(node: &Node, memory: &Memory, reason: &str, message: &str) -> Step {
     let memory = memory.failed(reason, message);
     let mut step = Step::at(Phase::Failed, &failure(node, &memory, reason, message));
-    step.place.in_flight = has_job(node);
+    // The place of a node that is well is free when it is uncordoned, which comes next.
+    step.place.in_flight = has_job(node) || (memory.cordoned && node.ready);
     step.then(Action::Write { memory: Some(memory), unschedulable: None })
 }
 

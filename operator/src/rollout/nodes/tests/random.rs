@@ -64,6 +64,12 @@ impl Simulated {
     }
 
     /// Whether it may restart at any moment.
+    /// Its upgrade has ended, it could be used again, and it is cordoned still.
+    fn waits_to_be_given_back(&self) -> bool {
+        let cordoned = self.node.remembered().is_some_and(|memory| memory.cordoned);
+        cordoned && !self.is_in_flight() && self.node.ready
+    }
+
     fn is_in_flight(&self) -> bool {
         self.job_runs() || self.node.remembered().is_some_and(Memory::is_in_flight)
     }
@@ -299,6 +305,8 @@ impl World {
     fn begins(&self, at: usize, failed: usize) {
         let in_flight = self.nodes.iter().filter(|node| node.is_in_flight());
         assert!(in_flight.count() <= self.rollout.concurrency, "more in flight than concurrency says");
+        let taken = self.nodes.iter().filter(|node| node.is_in_flight() || node.waits_to_be_given_back());
+        assert!(taken.count() <= self.rollout.concurrency, "more were cordoned than concurrency says");
         assert!(failed <= self.rollout.max_failures, "one was begun after too many failures");
         assert!(self.window.is_none_or(|window| window.is_open(self.now)), "one was begun outside the window");
         let planes = |node: &&Simulated| node.node.is_control_plane();
