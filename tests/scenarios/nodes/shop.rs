@@ -1,7 +1,7 @@
 //! The workload of the nodes: pods that serve, and a budget of how many must.
 
 use super::LONG;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use harness::clusters::cluster::Cluster;
 use k8s_openapi::api::core::v1::Pod;
@@ -10,10 +10,9 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 use qemu::wait::{Poll, until};
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio::task::JoinHandle;
 
 const NAME: &str = "shop";
@@ -40,7 +39,10 @@ pub(super) fn apply(cluster: &Cluster, replicas: usize, serving: usize) -> Resul
                 }],
                 "containers": [{
                     "name": NAME, "image": "registry.example.org/pod:1", "args": [format!(":{PORT}")],
-                    "readinessProbe": {"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 2},
+                    // A node that is busy under translation answers late, which is no disruption by an upgrade.
+                    "readinessProbe": {
+                        "httpGet": {"path": "/", "port": PORT}, "periodSeconds": 2, "timeoutSeconds": 20, "failureThreshold": 6,
+                    },
                 }],
             }},
         },
@@ -86,20 +88,26 @@ fn serves(pod: &Pod) -> bool {
 
 /// Counts the pods that serve after each change of one of them, as long as this value lives.
 pub(super) struct Watch {
-    fewest: Arc<AtomicUsize>,
+    fewest: Arc<Mutex<Fewest>>,
     task: JoinHandle<()>,
+}
+
+/// The fewest pods that served at once, and what the others did then.
+struct Fewest {
+    serving: usize,
+    others: Vec<String>,
 }
 
 impl Watch {
     /// Begins while all pods serve.
     pub(super) async fn begin(cluster: &Cluster) -> Result<Self> {
         let pods: Api<Pod> = Api::namespaced(cluster.client().await?, NAMESPACE);
-        let fewest = Arc::new(AtomicUsize::new(usize::MAX));
+        let fewest = Arc::new(Mutex::new(Fewest { serving: usize::MAX, others: Vec::new() }));
         let seen = fewest.clone();
         let task = tokio::spawn(async move {
             let events = watcher(pods, watcher::Config::default().labels(&format!("app={NAME}")));
             let mut events = pin!(events.default_backoff());
-            let mut serving = BTreeSet::new();
+            let mut pods: BTreeMap<String, Pod> = BTreeMap::new();
             let mut is_complete = false;
             loop {
                 // An error is one of the connection: the watcher lists again.
@@ -107,30 +115,44 @@ impl Watch {
                 match event {
                     None => return,
                     Some(Event::Init) => {
-                        serving.clear();
+                        pods.clear();
                         is_complete = false;
                     }
                     Some(Event::InitDone) => is_complete = true,
-                    Some(Event::InitApply(pod) | Event::Apply(pod)) if serves(&pod) => {
-                        serving.insert(pod.name_any());
-                    }
-                    Some(Event::InitApply(pod) | Event::Apply(pod) | Event::Delete(pod)) => {
-                        serving.remove(&pod.name_any());
-                    }
+                    Some(Event::InitApply(pod) | Event::Apply(pod)) => drop(pods.insert(pod.name_any(), pod)),
+                    Some(Event::Delete(pod)) => drop(pods.remove(&pod.name_any())),
                 }
-                if is_complete {
-                    seen.fetch_min(serving.len(), Ordering::Relaxed);
+                let (serving, others): (Vec<&Pod>, Vec<&Pod>) = pods.values().partition(|pod| serves(pod));
+                let mut seen = seen.lock().unwrap();
+                if is_complete && serving.len() < seen.serving {
+                    *seen = Fewest { serving: serving.len(), others: others.into_iter().map(described).collect() };
                 }
             }
         });
         Ok(Self { fewest, task })
     }
 
+    /// Fails if fewer pods than this have served at a moment so far. Then the error says what the others did.
+    pub(super) fn expect_at_least(&self, wanted: usize) -> Result<()> {
+        ensure!(!self.task.is_finished(), "the watch of the shop's pods has ended");
+        let fewest = self.fewest.lock().unwrap();
+        ensure!(fewest.serving >= wanted, "{} pods served, and not: {}", fewest.serving, fewest.others.join("; "));
+        Ok(())
+    }
+
     /// The fewest pods that served at once so far.
     pub(super) fn fewest(&self) -> usize {
-        assert!(!self.task.is_finished(), "the watch of the shop's pods has ended");
-        self.fewest.load(Ordering::Relaxed)
+        self.fewest.lock().unwrap().serving
     }
+}
+
+fn described(pod: &Pod) -> String {
+    let deleted = if pod.metadata.deletion_timestamp.is_some() { ", deleted" } else { "" };
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("no node");
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+    let why = ready.map(|ready| format!("{} {:?}", ready.status, ready.reason)).unwrap_or_default();
+    format!("{} on {node}{deleted}: Ready {why}", pod.name_any())
 }
 
 impl Drop for Watch {
