@@ -42,6 +42,8 @@ struct Built {
     volume_id: String,
     iso: PathBuf,
     iso_bytes: u64,
+    /// The folder with the files of a network boot.
+    network: PathBuf,
     #[serde(flatten)]
     upgrade: upgrade_image::Written,
     release: PathBuf,
@@ -92,6 +94,10 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let signed_by = signing.sign(&folder)?;
     let iso = options.output.join(format!("ros-{version}-{}.iso", architecture::X86_64));
     progress::stage("writing the ISO", || format::iso::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
+    let network = options.output.join("pxe");
+    progress::stage("writing the files of a network boot", || {
+        format::network::write(&folder, &manifest, options.epoch, &network)
+    })?;
     let upgrade = progress::stage("writing the upgrade image", || {
         upgrade_image::write(&folder, &manifest, &options.container_installer, options.epoch, &options.output)
     })?;
@@ -103,6 +109,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
             volume_id: format::iso::volume_id(&folder)?,
             iso_bytes: iso.metadata().with_context(|| format!("inspecting {}", iso.display()))?.len(),
             iso,
+            network,
             upgrade,
             release: folder,
             signed_by,
@@ -194,6 +201,7 @@ fn report(json: bool, built: &Built) -> Result<()> {
         size(built.initrd_bytes),
         signed_by(&built.signed_by)
     );
+    println!("{}/: network boot", built.network.display());
     println!("{} ({}, {})", built.upgrade.image.display(), size(built.upgrade.image_bytes), built.upgrade.image_digest);
     Ok(())
 }

@@ -28,7 +28,7 @@ pub enum Command {
 
 /// Build a release, its live ISO and its upgrade image.
 ///
-/// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json),
+/// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json), <OUTPUT>/pxe/ (network boot),
 /// <OUTPUT>/ros-<VERSION>-<ARCHITECTURE>.iso and <OUTPUT>/ros-<VERSION>.oci.tar. Debian packages come from the mirror in
 /// this machine's apt sources, checked by apt. Needs mmdebstrap and Debian's archive keyring; no root privileges where
 /// user namespaces are allowed. The same inputs give the same bytes. Only new signatures differ each time; a signature in
@@ -206,17 +206,19 @@ pub enum KernelFlavour {
     Generic,
 }
 
-/// Put registration settings into an ISO, or remove them.
+/// Put registration settings into an ISO or into the files of a network boot, or remove them.
 ///
-/// Writes only into the space that the ISO reserves for /registration.yaml. The ISO keeps its size.
+/// In an ISO, writes only into the space that it reserves for /registration.yaml. The ISO keeps its size. In a folder pxe/,
+/// writes registration.cpio, which only its owner can read.
 #[derive(Debug, Args)]
 pub struct CustomizeOptions {
-    /// The ISO to change
+    /// The ISO to change, or the folder pxe/ of a network boot
+    #[arg(value_name = "MEDIUM")]
     pub iso: PathBuf,
     /// File with the settings: a cloud-config with rancheros.install.registrationURL and registrationCACert
     #[arg(long, value_name = "FILE", required_unless_present = "remove", conflicts_with = "remove")]
     pub registration: Option<PathBuf>,
-    /// Write a changed copy to this file and leave the ISO unchanged
+    /// Write a changed copy to this file, or to this folder, and leave the original unchanged
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Remove the settings

@@ -1,4 +1,6 @@
-//! Puts registration settings into an existing ISO, in place or in a copy, or removes them.
+//! Puts registration settings into an existing ISO or network set, in place or in a copy, or removes them.
+
+mod network;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -24,6 +26,9 @@ struct Customized<'a> {
 }
 
 pub fn run(options: &CustomizeOptions) -> Result<()> {
+    if options.iso.is_dir() {
+        return network::run(options);
+    }
     let content = match &options.registration {
         Some(path) => {
             let settings = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;

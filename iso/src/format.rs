@@ -1,3 +1,4 @@
-//! The formats of an installation medium. There is one today: the hybrid ISO.
+//! The formats of an installation medium: the hybrid ISO, and the files of a network boot.
 
 pub mod iso;
+pub mod network;

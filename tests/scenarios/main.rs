@@ -22,6 +22,7 @@ mod interactive;
 mod inventory;
 mod join_examples;
 mod machine_phases;
+mod network_boot;
 mod nodes;
 mod operator_clock;
 mod operator_image;

@@ -11,8 +11,10 @@ pub const SLOT: &str = "ros.slot";
 pub const ROOT: &str = "ros.root";
 /// The dm-verity tree of the slot: [`crate::VerityArgument`].
 pub const VERITY: &str = "ros.verity";
-/// The volume id of the installation medium, in live mode.
+/// The volume id of the installation medium, in live mode, or [`MEDIUM_IN_INITRD`].
 pub const MEDIUM: &str = "ros.medium";
+/// The value of [`MEDIUM`] where the network brought the medium, as a folder in the initrd: [`crate::paths::INITRD_MEDIUM`].
+pub const MEDIUM_IN_INITRD: &str = "initrd";
 /// The program that started the kernel, if it was not GRUB: [`LOADER_KEXEC`].
 pub const LOADER: &str = "ros.loader";
 /// The value of [`LOADER`] in a system that another system started by kexec(8).

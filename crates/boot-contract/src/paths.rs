@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub const RUN: &str = "/run/ros";
 /// The installation medium, in live mode.
 pub const MEDIUM: &str = "/run/ros/medium";
+/// The folder in the initrd that becomes [`MEDIUM`] when the machine was started from the network.
+pub const INITRD_MEDIUM: &str = "/medium";
 /// The folder with the release on the medium.
 pub const MEDIUM_RELEASE: &str = "/run/ros/medium/release";
 /// The root image of the live system.

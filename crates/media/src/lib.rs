@@ -2,5 +2,7 @@
 //! reserves. `ros-image` and the operator share it, so that the operator links nothing that builds media. It opens no
 //! files.
 
+pub mod initrd_archive;
 pub mod iso9660;
+pub mod network_set;
 pub mod reserved_space;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use boot_contract::kernel_arguments::{MEDIUM, MODE, ROOT, SLOT, VERITY};
+use boot_contract::kernel_arguments::{MEDIUM, MEDIUM_IN_INITRD, MODE, ROOT, SLOT, VERITY};
 use boot_contract::{BootMode, KernelArguments, Slot, VerityArgument};
 
 use crate::Result;
@@ -20,11 +20,13 @@ pub enum Boot {
     Disk(DiskBoot),
 }
 
-/// `ros.mode=live`: from a medium, into memory.
+/// `ros.mode=live`: from a medium (`ros.medium`), into memory.
 #[derive(Debug, PartialEq)]
-pub struct LiveBoot {
-    /// ISO 9660 volume id of the medium (`ros.medium`).
-    pub medium: String,
+pub enum LiveBoot {
+    /// The ISO 9660 volume id of the medium.
+    Volume(String),
+    /// The network brought the files of the medium, in the initrd.
+    Initrd,
 }
 
 /// `ros.mode=system` or `recovery`: from a slot of an installed disk.
@@ -44,7 +46,9 @@ impl Boot {
         let mode = required(arguments, MODE)?;
         let mode: BootMode = mode.parse().map_err(|e| format!("{MODE}={mode}: {e}; check the boot menu entry"))?;
         if mode == BootMode::Live {
-            return Ok(Self::Live(LiveBoot { medium: required(arguments, MEDIUM)?.to_owned() }));
+            let medium = required(arguments, MEDIUM)?;
+            let is_initrd = medium == MEDIUM_IN_INITRD;
+            return Ok(Self::Live(if is_initrd { LiveBoot::Initrd } else { LiveBoot::Volume(medium.to_owned()) }));
         }
         let verity = required(arguments, VERITY)?;
         let verity = verity.parse().map_err(|e| format!("{VERITY}={verity}: {e}; check the slot's args.cfg"))?;
@@ -71,8 +75,9 @@ mod tests {
 
     #[test]
     fn the_live_entry_of_the_menu_is_understood() {
-        let expected = Boot::Live(LiveBoot { medium: "ROS_0123abcd".to_owned() });
+        let expected = Boot::Live(LiveBoot::Volume("ROS_0123abcd".to_owned()));
         assert_eq!(boot("console=ttyS0 ros.mode=live ros.medium=ROS_0123abcd\n"), Ok(expected));
+        assert_eq!(boot("ros.mode=live ros.medium=initrd"), Ok(Boot::Live(LiveBoot::Initrd)));
     }
 
     #[test]

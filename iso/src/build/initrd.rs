@@ -1,12 +1,11 @@
-//! The initrd: ros-init and the kernel modules it may need, as a zstd-compressed cpio archive ("newc", the kernel's
-//! `Documentation/driver-api/early-userspace/buffer-format.rst`).
+//! The initrd: ros-init and the kernel modules it may need, as a zstd-compressed cpio archive.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Write};
+use std::io::BufReader;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use cpio::newc::{Builder, ModeFileType, trailer};
+use media::initrd_archive::Archive;
 
 use super::kernel::Kernel;
 use super::module_list::{ModuleIndex, ModulePlan};
@@ -26,52 +25,27 @@ pub fn write(kernel: &Kernel, init: &Path, epoch: u32, output: &Path) -> Result<
     let plan = self::modules(kernel)?;
     let file = File::create(output).with_context(|| format!("creating {}", output.display()))?;
     let compressed = zstd::Encoder::new(file, ZSTD_LEVEL).context("starting compression")?;
-    let mut archive = Archive { writer: compressed, epoch, inode: 0 };
+    let mut archive = Archive::new(compressed, epoch);
+    let archiving = |name: &str| format!("archiving {name}");
     for folder in ["dev", "modules", "newroot", "proc", "run", "sys"] {
-        archive.folder(folder)?;
+        archive.folder(folder).with_context(|| archiving(folder))?;
     }
-    archive.file("init", 0o755, &fs::read(init).with_context(|| format!("reading {}", init.display()))?)?;
-    archive.file("modules/always", 0o644, plan.always.as_bytes())?;
-    archive.file("modules/by-alias", 0o644, plan.by_alias.as_bytes())?;
-    archive.file("modules/watchdog-by-alias", 0o644, plan.watchdog_by_alias.as_bytes())?;
-    archive.file("modules/no-watchdog", 0o644, plan.no_watchdog.as_bytes())?;
+    let mut put = |name: &str, mode: u32, content: &[u8]| {
+        archive.file(name, mode, content.len() as u64, content).with_context(|| archiving(name))
+    };
+    put("init", 0o755, &fs::read(init).with_context(|| format!("reading {}", init.display()))?)?;
+    put("modules/always", 0o644, plan.always.as_bytes())?;
+    put("modules/by-alias", 0o644, plan.by_alias.as_bytes())?;
+    put("modules/watchdog-by-alias", 0o644, plan.watchdog_by_alias.as_bytes())?;
+    put("modules/no-watchdog", 0o644, plan.no_watchdog.as_bytes())?;
     for (name, source) in &plan.sources {
-        archive.file(&format!("modules/{name}"), 0o644, &decompressed(&modules.join(source))?)?;
+        put(&format!("modules/{name}"), 0o644, &decompressed(&modules.join(source))?)?;
     }
     archive
         .finish()
         .and_then(zstd::Encoder::finish)
         .and_then(|file| file.sync_all())
         .with_context(|| format!("writing {}", output.display()))
-}
-
-struct Archive<W: Write> {
-    writer: W,
-    epoch: u32,
-    inode: u32,
-}
-
-impl<W: Write> Archive<W> {
-    fn folder(&mut self, name: &str) -> Result<()> {
-        self.entry(name, ModeFileType::Directory, 0o755, &[])
-    }
-
-    fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
-        self.entry(name, ModeFileType::Regular, mode, content)
-    }
-
-    fn entry(&mut self, name: &str, kind: ModeFileType, mode: u32, content: &[u8]) -> Result<()> {
-        self.inode += 1;
-        let size = u32::try_from(content.len()).with_context(|| format!("{name} is too big for a cpio archive"))?;
-        let builder = Builder::new(name).ino(self.inode).mtime(self.epoch).mode(mode).set_mode_file_type(kind);
-        let mut entry = builder.write(&mut self.writer, size);
-        entry.write_all(content).and_then(|()| entry.finish()).with_context(|| format!("archiving {name}"))?;
-        Ok(())
-    }
-
-    fn finish(self) -> io::Result<W> {
-        trailer(self.writer)
-    }
 }
 
 /// The content of a module file, decompressed if it ends in `.xz`. The module's signature is inside the compressed
@@ -89,10 +63,6 @@ fn decompressed(path: &Path) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
-    use cpio::newc::Reader;
-
     use super::*;
 
     /// A loaded software watchdog would be the first one, and systemd would not use the hardware's.
@@ -106,20 +76,5 @@ mod tests {
         for module in ["i6300esb", "wdat_wdt", "iTCO_wdt", "sp5100_tco", "hpwdt"] {
             assert_eq!(kinds(module), ["watchdog?"], "{module}");
         }
-    }
-
-    #[test]
-    fn the_archive_has_types_modes_and_content() {
-        let mut archive = Archive { writer: Vec::new(), epoch: 7, inode: 0 };
-        archive.folder("dev").unwrap();
-        archive.file("init", 0o755, b"program").unwrap();
-        let bytes = archive.finish().unwrap();
-        let folder = Reader::new(bytes.as_slice()).unwrap();
-        assert_eq!((folder.entry().name(), folder.entry().mode(), folder.entry().mtime()), ("dev", 0o040_755, 7));
-        let mut file = Reader::new(folder.finish().unwrap()).unwrap();
-        let mut content = String::new();
-        file.read_to_string(&mut content).unwrap();
-        assert_eq!((file.entry().name(), file.entry().mode(), content.as_str()), ("init", 0o100_755, "program"));
-        assert!(Reader::new(file.finish().unwrap()).unwrap().entry().is_trailer());
     }
 }

@@ -32,14 +32,19 @@ impl Machine {
         }
         add("-qmp", format!("unix:{CONTROL},server=on,wait=off"));
         add("-device", "virtio-rng-pci".to_owned());
-        add("-netdev", format!("user,id=network,hostfwd=tcp:127.0.0.1:{}-:22", self.ssh_port.number()));
-        // Without QEMU's own boot ROM: it is not signed, and nothing here boots from the network.
-        add("-device", "virtio-net-pci,netdev=network,romfile=".to_owned());
         let (disk_index, medium_index) = match spec.first {
             BootFirst::Disk => (Some(1), 50),
             BootFirst::Medium => (Some(50), 1),
             BootFirst::MediumAlone => (None, 1),
         };
+        let script = spec.medium.as_ref().filter(|medium| medium.drive == Drive::Network);
+        let network =
+            script.and_then(|medium| Some((medium.file.parent()?.display(), medium.file.file_name()?.display())));
+        let served = network.map(|(folder, name)| format!(",tftp={folder},bootfile={name}")).unwrap_or_default();
+        add("-netdev", format!("user,id=network,hostfwd=tcp:127.0.0.1:{}-:22{served}", self.ssh_port.number()));
+        // Without QEMU's own boot ROM, which is iPXE and is not signed, where nothing is started from the network.
+        let boot = if script.is_some() { format!("bootindex={medium_index}") } else { "romfile=".to_owned() };
+        add("-device", format!("virtio-net-pci,netdev=network,{boot}"));
         for (number, disk) in spec.disks.iter().enumerate() {
             let node = format!("disk{number}");
             add("-blockdev", disk.block_device(&node).to_string());
@@ -54,6 +59,7 @@ impl Machine {
         if let Some(medium) = &spec.medium {
             let file = medium.file.display();
             match medium.drive {
+                Drive::Network => {}
                 Drive::Cd => {
                     add("-drive", format!("if=none,id=medium,format=raw,readonly=on,file={file}"));
                     add("-device", format!("ide-cd,drive=medium,bootindex={medium_index}"));

@@ -53,6 +53,8 @@ pub enum Drive {
     /// A stick at a USB 3 port; what is written to it is forgotten at power-off. Only the kernel for real hardware can
     /// read one.
     UsbStick,
+    /// The network: the file is a script for iPXE, which the firmware gets by DHCP and TFTP like everything beside it.
+    Network,
 }
 
 impl MachineSpec {

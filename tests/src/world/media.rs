@@ -27,7 +27,7 @@ impl World {
         self.medium_from(&paths::iso()?, spec).await
     }
 
-    /// The same from another ISO.
+    /// The same from another ISO, or from the files of a network boot.
     pub async fn medium_from(&self, original: &Path, spec: Value) -> Result<PathBuf> {
         self.medium_with(original, spec, json!({})).await
     }
@@ -45,19 +45,19 @@ impl World {
             text = document.to_string();
         }
         fs::write(&settings, text).with_context(|| format!("writing {}", settings.display()))?;
-        let iso = folder.join("install.iso");
+        let medium = if original.is_dir() { folder.clone() } else { folder.join("install.iso") };
         let output = Command::new(paths::program("ros-image")?)
             .arg("customize")
             .arg(original)
             .arg("--registration")
             .arg(&settings)
             .arg("--output")
-            .arg(&iso)
+            .arg(&medium)
             .output()
             .context("running ros-image customize")?;
         if !output.status.success() {
-            bail!("putting the registration into an ISO: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!("putting the registration into a medium: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        Ok(iso)
+        Ok(medium)
     }
 }
