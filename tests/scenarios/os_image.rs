@@ -162,6 +162,8 @@ async fn without_fleet_the_plan_is_applied_here_and_taken_away_again() {
     let rollout = Rollout::start("os-image-plan", Controllers::Absent).await.unwrap();
     rollout.world.cluster.ensure_namespace("system-upgrade").unwrap();
     Kinds::Strict.install_plans(&rollout.world.cluster).unwrap();
+    // Without Plans the operator would upgrade the node by itself, and its Job must end before Plans take over.
+    rollout.operator_found("plans=Served").await.unwrap();
     rollout.node("n1", "RancherOS 0.1.0").unwrap();
     let spec = json!({"osImage": "a:v0.2.0", "cloudConfig": {"rancherd": {"token": "secret"}}, "drain": {}});
     rollout.image("x", "fleet-local", spec).unwrap();
@@ -261,6 +263,16 @@ struct Rollout {
 impl Rollout {
     async fn start(name: &str, controllers: Controllers) -> Result<Self> {
         Ok(Self { world: World::builder(name)?.controllers(controllers).start().await? })
+    }
+
+    /// Waits until the operator has found these kinds, as it says in its log.
+    async fn operator_found(&self, kinds: &str) -> Result<()> {
+        until(&format!("the operator to find {kinds}"), TIMEOUT, async || {
+            let log = self.world.operator_log()?;
+            let last = log.lines().rfind(|line| line.contains("found the upgrade engines")).unwrap_or_default();
+            Ok(if last.contains(kinds) { Poll::Ready(()) } else { Poll::Pending(last.to_owned()) })
+        })
+        .await
     }
 
     fn image(&self, name: &str, namespace: &str, spec: Value) -> Result<()> {
