@@ -3,7 +3,9 @@
 //!
 //! Sources: rancher/system-upgrade-controller d357e23, rancher/fleet 3b2c622, and tests with both.
 
+mod containers;
 pub mod desired;
+mod drain_options;
 pub mod engine;
 mod image;
 pub mod machines;
@@ -16,15 +18,18 @@ mod registry;
 mod release;
 mod secrets;
 pub mod turns;
+mod unsupported;
 pub mod verdict;
 mod windows;
 
+pub use containers::Container;
 pub use engine::{FLEET, PLAN, PLAN_NAMESPACE, Presence, RolloutEngine, STANDALONE_NAMESPACE, ServedKinds, choose};
 pub use image::{ImageReference, MalformedImage};
 pub use names::name;
-pub use plan::{Container, PlanDrain, PlanSecret, PlanSpec, UnsupportedByPlan};
+pub use plan::{PlanDrain, PlanSecret, PlanSpec};
 pub use registry::{DefaultRegistry, UnusableRegistry};
 pub use release::{Release, Running};
+pub use unsupported::Unsupported;
 
 use api::Problem;
 use api::{ClusterTarget, ManagedOSImage, reason};

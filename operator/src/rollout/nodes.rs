@@ -14,9 +14,10 @@ pub mod step;
 #[cfg(test)]
 mod tests;
 
+use super::containers::{Container, Containers, containers};
 use super::desired::DesiredObjects;
+use super::drain_options::DrainOptions;
 use super::machines;
-use super::plan::{Container, Containers, DrainOptions, containers};
 use super::windows::Windows;
 use super::{DefaultRegistry, ImageReference, LOCAL_NAMESPACE, Release};
 use crate::digest::Digest;

@@ -5,27 +5,15 @@
 //! neither a Job nor an error. `env` is pruned silently, so `envs` is used. If `drain` is given, its absent fields
 //! count as true.
 
+use super::containers::{Container, Containers, SECRET_PATH, containers};
+use super::drain_options::DrainOptions;
 use super::windows::Windows;
-use super::{DefaultRegistry, ImageReference, MalformedImage, names};
-use crate::digest::Digest;
+use super::{DefaultRegistry, Unsupported, names};
 use crate::inventory::upgrade::DEADLINE;
-use api::{ContainerSpec, Drain, HostVolume, ManagedOSImageSpec, SecondsOrDuration, Window};
-use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, LocalObjectReference, Toleration};
+use api::{ManagedOSImageSpec, Window};
+use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Serialize;
-use serde_json::{Map, Value};
-
-/// Longest version: the limit of a label value, which it becomes.
-const LONGEST_VERSION: usize = 63;
-/// Hex digits of the digest at the end of a version.
-const VERSION_DIGEST: usize = 16;
-/// The command that upgrades a machine from an image with a release. The entry point of the first release's images does
-/// nothing.
-const UPGRADE: &str = "/usr/sbin/suc-upgrade";
-/// Path of the Secret in the upgrade container, as in the first release, so that its images find it.
-pub(super) const SECRET_PATH: &str = "/run/data";
-/// The variable with `spec.retry`, which the release's upgrade command reads.
-const RETRY_VARIABLE: &str = "ROS_RETRY";
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -75,65 +63,11 @@ pub struct PlanDrain {
     pub pod_selector: Option<LabelSelector>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Container {
-    pub image: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub command: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub envs: Vec<EnvVar>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub env_from: Vec<EnvFromSource>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub volumes: Vec<HostVolume>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub security_context: Option<Map<String, Value>>,
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanSecret {
     pub name: String,
     pub path: String,
-}
-
-/// A spec that a Plan cannot express. The text names the field and what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct UnsupportedByPlan(pub String);
-
-/// The containers that upgrade a node.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Containers {
-    pub upgrade: Container,
-    pub prepare: Option<Container>,
-    /// A valid label value. It changes exactly when nodes must be upgraded again.
-    pub version: String,
-    /// The same, and it changes with `spec.retry` as well.
-    pub version_with_retry: String,
-}
-
-/// The containers for a ManagedOSImage, with the registry for images that name none.
-pub fn containers(
-    spec: &ManagedOSImageSpec,
-    cloud_config: Option<&str>,
-    registry: &DefaultRegistry,
-) -> Result<Containers, UnsupportedByPlan> {
-    let mut upgrade = upgrade_container(spec)?;
-    // From the user's text, without the default registry: the same image from another registry is no upgrade.
-    let version_of = |upgrade: &Container| version(upgrade, spec.os_image.as_deref(), cloud_config);
-    let version = version_of(&upgrade)?;
-    ask_again(&mut upgrade, spec.retry.as_deref());
-    let version_with_retry = version_of(&upgrade)?;
-    let mut prepare = spec.prepare.as_ref().map(|prepare| container(prepare, Some(&upgrade.image))).transpose()?;
-    for container in [&mut upgrade].into_iter().chain(&mut prepare) {
-        let image = registry.complete(&image(&container.image)?);
-        container.image = image.map_err(|error| UnsupportedByPlan(error.to_string()))?.to_string();
-    }
-    Ok(Containers { upgrade, prepare, version, version_with_retry })
 }
 
 /// The Plan for a ManagedOSImage. `cloud_config`: the document in the Secret of the same name. `registry`: for images
@@ -143,7 +77,7 @@ pub fn plan(
     spec: &ManagedOSImageSpec,
     cloud_config: Option<&str>,
     registry: &DefaultRegistry,
-) -> Result<PlanSpec, UnsupportedByPlan> {
+) -> Result<PlanSpec, Unsupported> {
     let concurrency = spec.concurrency.unwrap_or(1);
     let Containers { mut upgrade, prepare, version_with_retry, .. } = containers(spec, cloud_config, registry)?;
     if let Some(prepare) = &prepare {
@@ -152,7 +86,7 @@ pub fn plan(
     if let Some(most) = spec.max_failures
         && i64::from(most) != (concurrency - 1).max(0)
     {
-        return Err(UnsupportedByPlan(format!(
+        return Err(Unsupported(format!(
             "spec.maxFailures is {most}; a Plan with the spec.concurrency {concurrency} stops after {} failures, so \
              write that value or remove the field",
             (concurrency - 1).max(0)
@@ -160,7 +94,7 @@ pub fn plan(
     }
     let drain = spec.drain.as_ref().map(DrainOptions::of).transpose()?;
     let windows = Windows::of(spec.windows.as_deref().unwrap_or_default());
-    let windows = windows.map_err(|error| UnsupportedByPlan(error.to_string()))?;
+    let windows = windows.map_err(|error| Unsupported(error.to_string()))?;
     Ok(PlanSpec {
         concurrency,
         // The controller makes new Jobs for another version alone.
@@ -195,14 +129,14 @@ fn deadline(drain: Option<u64>) -> i64 {
 }
 
 /// Adds the volumes of `prepare`: the pod has only those of the upgrade container.
-fn add_volumes(upgrade: &mut Container, prepare: &Container) -> Result<(), UnsupportedByPlan> {
+fn add_volumes(upgrade: &mut Container, prepare: &Container) -> Result<(), Unsupported> {
     for volume in &prepare.volumes {
         match upgrade.volumes.iter().find(|other| other.name == volume.name || other.destination == volume.destination)
         {
             None => upgrade.volumes.push(volume.clone()),
             Some(other) if other.name == volume.name && other.source == volume.source => {}
             Some(other) => {
-                return Err(UnsupportedByPlan(format!(
+                return Err(Unsupported(format!(
                     "spec.prepare.volumes: {:?} has the name or the destination of {:?} in spec.upgradeContainer.volumes, \
                      and both containers are in one pod; give it others",
                     volume.name, other.name
@@ -211,99 +145,6 @@ fn add_volumes(upgrade: &mut Container, prepare: &Container) -> Result<(), Unsup
         }
     }
     Ok(())
-}
-
-fn upgrade_container(spec: &ManagedOSImageSpec) -> Result<Container, UnsupportedByPlan> {
-    let given = spec.upgrade_container.clone().unwrap_or_default();
-    let mut upgrade = container(&given, spec.os_image.as_deref())?;
-    if given.image.is_none() && upgrade.command.is_empty() {
-        upgrade.command = vec![UPGRADE.to_owned()];
-    }
-    Ok(upgrade)
-}
-
-/// Tells the upgrade to try a release again that failed on the node, unless the user's own container says something else.
-fn ask_again(upgrade: &mut Container, retry: Option<&str>) {
-    let Some(text) = retry.filter(|text| !text.is_empty()) else { return };
-    if upgrade.envs.iter().all(|variable| variable.name != RETRY_VARIABLE) {
-        let (name, value) = (RETRY_VARIABLE.to_owned(), Some(text.to_owned()));
-        upgrade.envs.push(EnvVar { name, value, ..EnvVar::default() });
-    }
-}
-
-fn container(spec: &ContainerSpec, default_image: Option<&str>) -> Result<Container, UnsupportedByPlan> {
-    let given = spec.image.as_deref().or(default_image).unwrap_or_default();
-    Ok(Container {
-        // With its tag: the controller would use the Plan's version as the tag of an image without one.
-        image: image(given)?.to_string(),
-        command: spec.command.clone().unwrap_or_default(),
-        args: spec.args.clone().unwrap_or_default(),
-        envs: [spec.env.clone(), spec.envs.clone()].into_iter().flatten().flatten().collect(),
-        env_from: spec.env_from.clone().unwrap_or_default(),
-        volumes: spec.volumes.clone().unwrap_or_default(),
-        security_context: spec.security_context.clone(),
-    })
-}
-
-fn image(text: &str) -> Result<ImageReference, UnsupportedByPlan> {
-    text.trim().parse().map_err(|error: MalformedImage| UnsupportedByPlan(error.to_string()))
-}
-
-/// The version of the Plan, a valid label value. It changes exactly when nodes must be upgraded again: with `osImage`,
-/// the container or the cloud-config. The controller compares only this version.
-fn version(
-    upgrade: &Container,
-    os_image: Option<&str>,
-    cloud_config: Option<&str>,
-) -> Result<String, UnsupportedByPlan> {
-    // If the container has an image of its own, the Plan contains `osImage` nowhere else.
-    let image = image(os_image.unwrap_or(&upgrade.image))?;
-    let digest = Digest::of(&(upgrade, image.to_string(), cloud_config)).to_string();
-    // A tag may begin with characters with which a label value may not begin.
-    let tag = image.short().trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
-    let tag = &tag[..tag.len().min(LONGEST_VERSION - VERSION_DIGEST - 1)];
-    Ok(format!("{tag}-{}", &digest[..VERSION_DIGEST]).trim_start_matches('-').to_owned())
-}
-
-/// How a node is drained, with durations in seconds.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct DrainOptions {
-    /// `None` or 0: no limit.
-    pub timeout: Option<u64>,
-    /// `None`: the grace period of each pod.
-    pub grace_period: Option<i32>,
-    pub delete_local_data: bool,
-    pub ignore_daemon_sets: bool,
-    pub force: bool,
-    pub disable_eviction: bool,
-    /// `None` or 0: deleted pods are waited for, however long it takes.
-    pub skip_wait_for_delete_timeout: Option<i32>,
-    pub pod_selector: Option<LabelSelector>,
-}
-
-impl DrainOptions {
-    pub fn of(drain: &Drain) -> Result<Self, UnsupportedByPlan> {
-        let seconds = |field: &str, value: &Option<SecondsOrDuration>| {
-            let seconds = value.as_ref().map(SecondsOrDuration::seconds).transpose();
-            seconds.map_err(|error| UnsupportedByPlan(format!("spec.drain.{field}: {error}")))
-        };
-        let short = |field: &str, value: &Option<SecondsOrDuration>| {
-            let seconds = seconds(field, value)?.map(i32::try_from).transpose();
-            seconds.map_err(|_| UnsupportedByPlan(format!("spec.drain.{field} is longer than {} s", i32::MAX)))
-        };
-        // -1 is each pod's own, as for `kubectl drain`, which the controller says by saying nothing.
-        let grace_period = drain.grace_period.clone().filter(|period| *period != SecondsOrDuration::Seconds(-1));
-        Ok(Self {
-            timeout: seconds("timeout", &drain.timeout)?,
-            grace_period: short("gracePeriod", &grace_period)?,
-            delete_local_data: drain.delete_local_data.unwrap_or(false),
-            ignore_daemon_sets: drain.ignore_daemon_sets.unwrap_or(true),
-            force: drain.force.unwrap_or(false),
-            disable_eviction: drain.disable_eviction.unwrap_or(false),
-            skip_wait_for_delete_timeout: short("skipWaitForDeleteTimeout", &drain.skip_wait_for_delete_timeout)?,
-            pod_selector: drain.pod_selector.clone(),
-        })
-    }
 }
 
 impl From<DrainOptions> for PlanDrain {
@@ -322,10 +163,10 @@ impl From<DrainOptions> for PlanDrain {
     }
 }
 
-fn window(windows: &Windows) -> Result<Option<Window>, UnsupportedByPlan> {
+fn window(windows: &Windows) -> Result<Option<Window>, Unsupported> {
     let mut windows = windows.to_plan();
     if windows.len() > 1 {
-        return Err(UnsupportedByPlan(format!(
+        return Err(Unsupported(format!(
             "spec.windows has {} windows, and a Plan can have only one; combine them, or create a ManagedOSImage for \
              each",
             windows.len()
@@ -337,10 +178,11 @@ fn window(windows: &Windows) -> Result<Option<Window>, UnsupportedByPlan> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::containers::{LONGEST_VERSION, UPGRADE};
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    fn of(spec: Value) -> Result<PlanSpec, UnsupportedByPlan> {
+    fn of(spec: Value) -> Result<PlanSpec, Unsupported> {
         plan("mos-x", &serde_json::from_value(spec).unwrap(), None, &DefaultRegistry::default())
     }
     fn version_of(spec: Value) -> String {

@@ -122,7 +122,7 @@ fn go_duration(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::plan::DrainOptions;
+    use crate::rollout::drain_options::DrainOptions;
     use kube::core::Selector;
     use serde_json::{Value, json};
 

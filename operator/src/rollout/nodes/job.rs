@@ -7,7 +7,7 @@ use super::node::Node;
 use crate::digest::Digest;
 use crate::inventory::upgrade::DEADLINE;
 use crate::rollout::LOCAL_NAMESPACE;
-use crate::rollout::plan::{Container, SECRET_PATH};
+use crate::rollout::containers::{Container, SECRET_PATH};
 use api::{HostVolume, OS_IMAGE_LABEL, OS_IMAGE_NAMESPACE_LABEL};
 use serde_json::{Value, json};
 

@@ -240,6 +240,20 @@ fn a_drain_that_cannot_be_done_fails_and_the_node_is_given_back() {
 }
 
 #[test]
+fn a_node_that_failed_keeps_its_place_until_it_is_uncordoned() {
+    let rollout = rollout(json!({"osImage": "a:2", "maxFailures": 1}));
+    let mut nodes = vec![node("a", 1), node("b", 1)];
+    for second in 0..2 {
+        pass(&rollout, &mut nodes, START + second);
+    }
+    nodes[0].job = Some(Job { state: JobState::Failed("x".into()), ..Job::default() });
+    assert_eq!(phases(&pass(&rollout, &mut nodes, START + 2)), [Phase::Failed, Phase::Waiting]);
+    assert!(nodes[0].unschedulable && !nodes[1].unschedulable);
+    assert_eq!(phases(&pass(&rollout, &mut nodes, START + 3)), [Phase::Failed, Phase::Upgrading]);
+    assert!(!nodes[0].unschedulable && nodes[1].unschedulable);
+}
+
+#[test]
 fn a_retry_lets_failed_nodes_try_again_and_leaves_the_others() {
     let first = rollout(json!({"osImage": "a:2", "maxFailures": 9, "upgradeContainer": {"args": ["x"]}}));
     let mut nodes = vec![node("a", 1), node("b", 2)];
