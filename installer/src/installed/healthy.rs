@@ -52,7 +52,7 @@ pub enum HealthyError {
 pub fn run() -> Result<(), HealthyError> {
     let slot = trial::running_slot()?;
     attempt::note_failure();
-    let standing = Standing::of(&state_file::current()?, slot);
+    let fallback = Fallback::of(&state_file::current()?, slot);
     let begun = Instant::now();
     let mut was_announced = false;
     let mut recorded = String::new();
@@ -60,7 +60,7 @@ pub fn run() -> Result<(), HealthyError> {
     let checks = LazyCell::new(|| HealthChecks::find(Path::new("/")));
     loop {
         let (reason, is_final) =
-            match judge(&observe()?, standing, begun.elapsed() >= PATIENCE, || first_failure(&checks)) {
+            match judge(&observe()?, fallback, begun.elapsed() >= PATIENCE, || first_failure(&checks)) {
                 Verdict::Good => break,
                 Verdict::NotYet(reason) => (reason, false),
                 Verdict::Failed(reason) => (reason, true),
@@ -99,7 +99,7 @@ pub fn run() -> Result<(), HealthyError> {
     loader::adopt_or_say(Path::new("/"), slot);
     announce(Milestone::Healthy, format!("slot {slot} is good"));
     issue::refresh(Path::new("/"));
-    if standing == Standing::Alone
+    if fallback == Fallback::None
         && let Some(failure) = first_failure(&checks)
     {
         console::note(format!(
@@ -118,22 +118,22 @@ fn first_failure(checks: &HealthChecks) -> Option<CheckFailure> {
 
 /// What becomes of the machine if this slot is not marked as good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum Fallback {
     /// No other slot holds a system.
-    Alone,
+    None,
     /// Another slot holds a system, and this one has been good before.
-    Proven,
+    FromGood,
     /// Another slot holds a system, and this one is on trial.
-    OnTrial,
+    FromTrial,
 }
 
-impl Standing {
+impl Fallback {
     fn of(state: &BootState, slot: Slot) -> Self {
         let is_on_trial = state.slot(slot).is_some_and(|boot| boot.state == SlotState::Trial);
         match (trial::other_slot_may_start(state, slot), is_on_trial) {
-            (false, _) => Self::Alone,
-            (true, false) => Self::Proven,
-            (true, true) => Self::OnTrial,
+            (false, _) => Self::None,
+            (true, false) => Self::FromGood,
+            (true, true) => Self::FromTrial,
         }
     }
 }
@@ -162,11 +162,11 @@ enum Verdict {
 /// network.
 fn judge(
     seen: &Observation,
-    standing: Standing,
+    fallback: Fallback,
     is_late: bool,
     failing_check: impl FnOnce() -> Option<CheckFailure>,
 ) -> Verdict {
-    let is_alone = standing == Standing::Alone;
+    let is_alone = fallback == Fallback::None;
     let failed: Vec<&str> =
         seen.failed_units.iter().map(String::as_str).filter(|unit| !TOLERATED.contains(unit)).collect();
     // A job of the user that never ends keeps the system `starting` for ever.
@@ -186,7 +186,7 @@ fn judge(
         return Verdict::NotYet("the network is not up".into());
     }
     // A release that fills the partition has failed. Data that fill it at any other time are not the slot's fault.
-    if standing == Standing::OnTrial && seen.free < PERSISTENT_ROOM {
+    if fallback == Fallback::FromTrial && seen.free < PERSISTENT_ROOM {
         return Verdict::NotYet(format!("COS_PERSISTENT is full ({} KiB are free)", seen.free >> 10));
     }
     match failing_check() {
@@ -222,13 +222,13 @@ mod tests {
         Observation { system: system.into(), failed_units, network: network.into(), free: 1 << 30 }
     }
 
-    fn seen(system: &str, failed: &[&str], network: &str, standing: Standing, is_late: bool) -> Verdict {
-        judge(&observation(system, failed, network), standing, is_late, || None)
+    fn seen(system: &str, failed: &[&str], network: &str, fallback: Fallback, is_late: bool) -> Verdict {
+        judge(&observation(system, failed, network), fallback, is_late, || None)
     }
 
     #[test]
     fn a_system_is_good_when_it_runs_and_has_a_network() {
-        let beside_another = |system, failed, network| seen(system, failed, network, Standing::Proven, true);
+        let beside_another = |system, failed, network| seen(system, failed, network, Fallback::FromGood, true);
         let online = "# comment\nOPER_STATE=routable\n";
         assert_eq!(beside_another("running", &[], online), Verdict::Good);
         assert_eq!(beside_another("degraded", &["ros-report.service", "ros-upgrade.service"], online), Verdict::Good);
@@ -241,11 +241,11 @@ mod tests {
 
     #[test]
     fn no_network_and_failed_units_use_up_no_starts_if_nothing_else_holds_a_system() {
-        assert_eq!(seen("degraded", &["users-own.service"], "", Standing::Alone, false), Verdict::Good);
-        assert_eq!(seen("starting", &[], "", Standing::Alone, false), Verdict::NotYet("the system is starting".into()));
-        assert_eq!(seen("starting", &[], "", Standing::Alone, true), Verdict::Good);
+        assert_eq!(seen("degraded", &["users-own.service"], "", Fallback::None, false), Verdict::Good);
+        assert_eq!(seen("starting", &[], "", Fallback::None, false), Verdict::NotYet("the system is starting".into()));
+        assert_eq!(seen("starting", &[], "", Fallback::None, true), Verdict::Good);
         assert_eq!(
-            seen("maintenance", &[], "", Standing::Alone, true),
+            seen("maintenance", &[], "", Fallback::None, true),
             Verdict::NotYet("the system is maintenance".into())
         );
     }
@@ -254,28 +254,28 @@ mod tests {
     fn checks_run_last_and_only_beside_another_system() {
         let up = |network: &str| observation("running", &[], network);
         let failing = |is_final| move || Some(CheckFailure { reason: "own: no".to_owned(), is_final });
-        let seen = |is_final| judge(&up("OPER_STATE=routable"), Standing::OnTrial, false, failing(is_final));
+        let seen = |is_final| judge(&up("OPER_STATE=routable"), Fallback::FromTrial, false, failing(is_final));
         assert_eq!(seen(false), Verdict::NotYet("own: no".into()));
         assert_eq!(seen(true), Verdict::Failed("own: no".into()));
-        assert_eq!(judge(&up("OPER_STATE=routable"), Standing::OnTrial, false, || None), Verdict::Good);
-        judge(&up(""), Standing::OnTrial, true, || panic!("there is no network"));
-        assert_eq!(judge(&up(""), Standing::Alone, false, || panic!("they could not change anything")), Verdict::Good);
+        assert_eq!(judge(&up("OPER_STATE=routable"), Fallback::FromTrial, false, || None), Verdict::Good);
+        judge(&up(""), Fallback::FromTrial, true, || panic!("there is no network"));
+        assert_eq!(judge(&up(""), Fallback::None, false, || panic!("they could not change anything")), Verdict::Good);
     }
 
     #[test]
     fn a_full_partition_fails_only_a_trial() {
         let full = Observation { free: PERSISTENT_ROOM - 1024, ..observation("running", &[], "OPER_STATE=routable") };
-        let judged = |standing| judge(&full, standing, true, || None);
-        assert_eq!(judged(Standing::OnTrial), Verdict::NotYet("COS_PERSISTENT is full (1023 KiB are free)".into()));
-        assert_eq!([Standing::Proven, Standing::Alone].map(judged), [Verdict::Good, Verdict::Good]);
+        let judged = |fallback| judge(&full, fallback, true, || None);
+        assert_eq!(judged(Fallback::FromTrial), Verdict::NotYet("COS_PERSISTENT is full (1023 KiB are free)".into()));
+        assert_eq!([Fallback::FromGood, Fallback::None].map(judged), [Verdict::Good, Verdict::Good]);
     }
 
     #[test]
     fn a_slot_is_on_trial_only_beside_another_system() {
         let slots = |a, b| BootState { a: SlotBoot::new(a), b: SlotBoot::new(b), ..BootState::INSTALLED };
-        let standing = |a, b| Standing::of(&slots(a, b), Slot::B);
-        assert_eq!(standing(SlotState::Good, SlotState::Trial), Standing::OnTrial);
-        assert_eq!(standing(SlotState::Good, SlotState::Good), Standing::Proven);
-        assert_eq!(standing(SlotState::Failed, SlotState::Trial), Standing::Alone);
+        let fallback = |a, b| Fallback::of(&slots(a, b), Slot::B);
+        assert_eq!(fallback(SlotState::Good, SlotState::Trial), Fallback::FromTrial);
+        assert_eq!(fallback(SlotState::Good, SlotState::Good), Fallback::FromGood);
+        assert_eq!(fallback(SlotState::Failed, SlotState::Trial), Fallback::None);
     }
 }
