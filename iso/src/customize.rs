@@ -26,16 +26,11 @@ struct Customized<'a> {
 }
 
 pub fn run(options: &CustomizeOptions) -> Result<()> {
+    let settings = options.registration.as_deref().map(settings).transpose()?;
     if options.iso.is_dir() {
-        return network::run(options);
+        return network::run(options, settings.as_ref());
     }
-    let content = match &options.registration {
-        Some(path) => {
-            let settings = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-            reserved_space::filled(&settings).with_context(|| format!("checking {}", path.display()))?
-        }
-        None => reserved_space::empty().into_bytes(),
-    };
+    let content = settings.map_or_else(|| reserved_space::empty().into_bytes(), |settings| settings.reserved);
     let (volume_id, extent) = open(&options.iso)?;
     let changed = match &options.output {
         Some(output) => {
@@ -61,6 +56,24 @@ pub fn run(options: &CustomizeOptions) -> Result<()> {
     )
 }
 
+/// Settings that a medium can hold.
+struct Settings {
+    text: String,
+    /// The content of the reserved space.
+    reserved: Vec<u8>,
+}
+
+fn settings(path: &Path) -> Result<Settings> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let reserved = reserved_space::filled(&text).with_context(|| format!("checking {}", path.display()))?;
+    Ok(Settings { text, reserved })
+}
+
+/// Whether both paths lead to the same file or folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+}
+
 /// The volume id of the ISO at `path`, and the extent of its reserved space.
 fn open(path: &Path) -> Result<(String, Extent)> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
@@ -71,8 +84,11 @@ fn open(path: &Path) -> Result<(String, Extent)> {
 
 /// Copies to a temporary file first, so that `output` is complete or unchanged.
 fn write_copy(source: &Path, output: &Path, extent: Extent, content: &[u8]) -> Result<()> {
-    let same = output.canonicalize().is_ok_and(|output| source.canonicalize().is_ok_and(|source| source == output));
-    ensure!(!same, "--output {} is the ISO itself; omit --output to change the ISO in place", output.display());
+    ensure!(
+        !is_same(source, output),
+        "--output {} is the ISO itself; omit --output to change the ISO in place",
+        output.display()
+    );
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(PathBuf::from("."), Into::into);
     let mut copy =
         tempfile::NamedTempFile::new_in(&folder).with_context(|| format!("creating a file in {}", folder.display()))?;
@@ -102,8 +118,11 @@ fn report(json: bool, customized: &Customized) -> Result<()> {
     if json {
         println!("{}", serde_json::to_string_pretty(customized)?);
     } else {
-        let change = if customized.settings { "contains the settings" } else { "contains no settings any more" };
-        println!("{} ({}) {change}", customized.iso.display(), customized.volume_id);
+        println!("{} ({}) {}", customized.iso.display(), customized.volume_id, change(customized.settings));
     }
     Ok(())
+}
+
+fn change(has_settings: bool) -> &'static str {
+    if has_settings { "contains the settings" } else { "contains no settings any more" }
 }

@@ -8,6 +8,7 @@
 //! ```
 
 use crate::initrd_archive::Archive;
+use boot_contract::BootMode;
 use boot_contract::kernel_arguments::{self, MEDIUM_IN_INITRD, MODE};
 use std::io;
 
@@ -23,15 +24,14 @@ pub const MEDIUM: &str = "medium";
 pub const RELEASE: &str = "medium/release";
 const REGISTRATION: &str = "medium/registration.yaml";
 
-/// The kernel arguments of the live system, before those of the release. EROFS mounts a file that is in a ramfs, and none that
-/// is in a tmpfs, which cannot read single pages.
-pub fn live_arguments() -> String {
-    format!("rootfstype=ramfs {MODE}=live systemd.unit=ros-live.target {}={MEDIUM_IN_INITRD}", kernel_arguments::MEDIUM)
-}
-
 /// The script for iPXE. All files are beside it. `arguments`: those of the release.
 pub fn ipxe_script(arguments: &str) -> String {
-    let live = live_arguments();
+    // EROFS mounts a file that is in a ramfs, and none that is in a tmpfs, which cannot read single pages.
+    let live = format!(
+        "rootfstype=ramfs {MODE}={} systemd.unit=ros-live.target {}={MEDIUM_IN_INITRD}",
+        BootMode::Live,
+        kernel_arguments::MEDIUM
+    );
     // Where iPXE is a UEFI program, Linux asks it for the initrd by this name. A BIOS kernel gets all of them anyway.
     format!(
         "#!ipxe\n\

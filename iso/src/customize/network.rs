@@ -6,10 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use media::network_set::{INITRD, IPXE_SCRIPT, KERNEL, MEDIUM_ARCHIVE, REGISTRATION_ARCHIVE, registration_archive};
-use media::reserved_space;
 use serde::Serialize;
 
+use super::{Settings, change, is_same};
 use crate::cli::CustomizeOptions;
+
+/// What every machine gets, beside the archive of the registration.
+const FILES: [&str; 4] = [KERNEL, INITRD, MEDIUM_ARCHIVE, IPXE_SCRIPT];
 
 /// The result of a change, printed with `--json`.
 #[derive(Debug, Serialize)]
@@ -19,28 +22,21 @@ struct Customized<'a> {
     settings: bool,
 }
 
-pub fn run(options: &CustomizeOptions) -> Result<()> {
+pub(super) fn run(options: &CustomizeOptions, settings: Option<&Settings>) -> Result<()> {
     let set = &options.iso;
-    for name in [KERNEL, INITRD, MEDIUM_ARCHIVE, IPXE_SCRIPT] {
+    for name in FILES {
         ensure!(
             set.join(name).is_file(),
             "{} has no {name}: give an ISO, or the folder pxe/ of `ros-image build`",
             set.display()
         );
     }
-    let settings = match &options.registration {
-        Some(path) => {
-            let settings = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-            reserved_space::filled(&settings).with_context(|| format!("checking {}", path.display()))?;
-            settings
-        }
-        None => String::new(),
-    };
     let changed = options.output.as_deref().unwrap_or(set);
     if options.output.is_some() {
         copy(set, changed)?;
     }
-    let archive = registration_archive(settings.as_bytes()).context("archiving the settings")?;
+    let text = settings.map_or("", |settings| settings.text.as_str());
+    let archive = registration_archive(text.as_bytes()).context("archiving the settings")?;
     let target = changed.join(REGISTRATION_ARCHIVE);
     // Whoever boots meanwhile gets the old settings or the new ones. Only its owner may read the token in it.
     let mut file = tempfile::NamedTempFile::new_in(changed)
@@ -49,21 +45,23 @@ pub fn run(options: &CustomizeOptions) -> Result<()> {
         .and_then(|()| file.as_file().sync_all())
         .with_context(|| format!("writing {}", target.display()))?;
     file.persist(&target).with_context(|| format!("replacing {}", target.display()))?;
-    let customized = Customized { network: changed, settings: options.registration.is_some() };
+    let customized = Customized { network: changed, settings: settings.is_some() };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&customized)?);
     } else {
-        let change = if customized.settings { "contains the settings" } else { "contains no settings any more" };
-        println!("{}/ {change}", changed.display());
+        println!("{}/ {}", changed.display(), change(customized.settings));
     }
     Ok(())
 }
 
 fn copy(set: &Path, output: &Path) -> Result<()> {
     fs::create_dir_all(output).with_context(|| format!("creating {}", output.display()))?;
-    let same = output.canonicalize().is_ok_and(|output| set.canonicalize().is_ok_and(|set| set == output));
-    ensure!(!same, "--output {} is the folder itself; omit --output to change it in place", output.display());
-    for name in [KERNEL, INITRD, MEDIUM_ARCHIVE, IPXE_SCRIPT] {
+    ensure!(
+        !is_same(set, output),
+        "--output {} is the folder itself; omit --output to change it in place",
+        output.display()
+    );
+    for name in FILES {
         let target = output.join(name);
         fs::copy(set.join(name), &target).with_context(|| format!("writing {}", target.display()))?;
     }
