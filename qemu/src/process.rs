@@ -1,7 +1,7 @@
 //! Processes that tests start, and how they end.
 
 use crate::wait::{Poll, until, until_blocking};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -22,6 +22,13 @@ pub struct Process {
 /// Everything that a program printed on both outputs.
 pub fn printed(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs a command that must succeed, and gives everything that it printed.
+pub fn succeeded(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", printed(&output));
+    Ok(printed(&output))
 }
 
 /// How long a program may take to end after SIGTERM.

@@ -1,7 +1,7 @@
 //! Releases that do not come up, in every way that a machine can tell apart: each time it goes back to the slot that was good,
 //! without a hand, and says why. `make matrix` runs them on each firmware.
 
-use crate::install::{INSTALLED, SHORT};
+use crate::install::{INSTALLED, MOUNT_MEDIUM, SHORT};
 use boot_contract::Milestone;
 use harness::other_release::{self, OtherRelease};
 use harness::world::World;
@@ -166,12 +166,12 @@ impl Site {
             .args([&release, &packed])
             .status();
         assert!(changed.unwrap().success());
-        let take = "mkdir -p /run/medium && { mountpoint -q /run/medium || \
-            mount -o ro \"$(blkid -o device -t TYPE=iso9660 | head -n 1)\" /run/medium; } && \
-            rm -rf /var/tmp/next && mkdir /var/tmp/next && cd /var/tmp/next && \
-            ln -s /run/medium/release/* . && rm release.json && tar -xf - && ros-installer upgrade --release .";
+        let take = format!(
+            "{MOUNT_MEDIUM} && rm -rf /var/tmp/next && mkdir /var/tmp/next && cd /var/tmp/next && \
+             ln -s /run/medium/release/* . && rm release.json && tar -xf - && ros-installer upgrade --release ."
+        );
         let key = &self.world.key;
-        key.run_with("root", self.machine.ssh_port(), take, &packed, SHORT).await.unwrap();
+        key.run_with("root", self.machine.ssh_port(), &take, &packed, SHORT).await.unwrap();
     }
 
     async fn restart(&self) {

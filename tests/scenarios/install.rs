@@ -8,6 +8,7 @@ use crate::power_cut;
 use api::{Phase, condition_type, reason};
 use boot_contract::boot_state::{SlotBoot, SlotState};
 use boot_contract::{BootState, Milestone};
+pub use fallback::MOUNT_MEDIUM;
 use harness::objects::condition;
 use harness::world::{USER, World};
 use qemu::disk::{Disk, GIB};

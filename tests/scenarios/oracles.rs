@@ -7,7 +7,7 @@ use harness::fakes::software_machine::usual_report;
 use harness::fakes::software_tpm::{KeyKind, SoftwareTpm};
 use harness::world::World;
 use qemu::paths;
-use qemu::process::printed;
+use qemu::process::{printed, succeeded};
 use qemu::scratch::Scratch;
 use qemu::swtpm::{EkCertificate, Tpm};
 use serde_json::{Value, json};
@@ -21,9 +21,7 @@ fn run(program: &str, arguments: &[&str]) -> Output {
 }
 
 fn succeeds(program: &str, arguments: &[&str]) -> String {
-    let output = run(program, arguments);
-    assert!(output.status.success(), "{program} {arguments:?}: {}", printed(&output));
-    printed(&output)
+    succeeded(Command::new(program).args(arguments)).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -218,7 +218,7 @@ impl Rollout {
 
         let (kind, name) = SECRET.split_once('/').context("a kind and a name")?;
         world.cluster.kubectl(&["delete", kind, name, "--namespace", OPERATOR_NAMESPACE], "")?;
-        // The operator looks once a minute, or at an edit.
+        // The operator reconciles once a minute, or at an edit.
         self.edit(world, json!({"maxFailures": 1}))?;
         self.begun(before + 1).await?;
         let jobs = world.cluster.get("jobs", OPERATOR_NAMESPACE)?;

@@ -2,7 +2,7 @@
 
 use harness::image_build;
 use qemu::paths;
-use qemu::process::printed;
+use qemu::process::{printed, succeeded};
 use qemu::scratch::Scratch;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,17 +15,18 @@ fn iso_and_release_carry_the_signature() {
     let scratch = Scratch::new("signed-image").unwrap();
     let [keys, others, output] = ["keys", "others", "image"].map(|name| scratch.path().join(name));
     for folder in [&keys, &others] {
-        ran(ros_image().args(["keygen", "--output"]).arg(folder));
+        succeeded(ros_image().args(["keygen", "--output"]).arg(folder)).unwrap();
     }
     let [public, other] = [&keys, &others].map(|folder| folder.join("public.pem"));
     let mut build = image_build::command(VERSION, &output).unwrap();
-    ran(build.arg("--overlay").arg(paths::workspace().join("overlay")).arg("--sign").arg(keys.join("private.pem")));
+    build.arg("--overlay").arg(paths::workspace().join("overlay")).arg("--sign").arg(keys.join("private.pem"));
+    succeeded(&mut build).unwrap();
 
     let release = output.join("release");
     let [signature] = <[_; 1]>::try_from(files(&release.join("release.json.sig.d"))).unwrap();
     let mut openssl = Command::new("openssl");
     openssl.args(["dgst", "-sha256", "-verify"]).arg(&public).arg("-signature").arg(&signature);
-    assert!(ran(openssl.arg(release.join("release.json"))).contains("Verified OK"));
+    assert!(succeeded(openssl.arg(release.join("release.json"))).unwrap().contains("Verified OK"));
 
     let iso = output.join(format!("ros-{VERSION}-{}.iso", std::env::consts::ARCH));
     let id = signature.file_name().unwrap().to_str().unwrap();
@@ -36,13 +37,6 @@ fn iso_and_release_carry_the_signature() {
 
 fn ros_image() -> Command {
     Command::new(paths::program("ros-image").unwrap())
-}
-
-/// Runs a command that must succeed, and gives what it printed.
-fn ran(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", printed(&output));
-    printed(&output)
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -14,9 +14,11 @@ use qemu::machine::{Machine, MachineSpec};
 use qemu::process::KeptProcess;
 use qemu::scratch::Scratch;
 use qemu::ssh::SshKey;
+use qemu::wait::{Poll, until};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use media::USER;
 
@@ -182,4 +184,21 @@ impl Folder {
         fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(path)
     }
+}
+
+/// Waits until an object is `right`. `fetch` gives `None` for one that is not there yet.
+async fn status_when(
+    what: &str,
+    limit: Duration,
+    fetch: impl Fn() -> Result<Option<Value>>,
+    right: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    until(what, limit, async || {
+        Ok(match fetch()? {
+            Some(object) if right(&object) => Poll::Ready(object),
+            Some(object) => Poll::Pending(object["status"].to_string()),
+            None => Poll::Pending("no such object".to_owned()),
+        })
+    })
+    .await
 }

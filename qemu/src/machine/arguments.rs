@@ -37,13 +37,16 @@ impl Machine {
             BootFirst::Medium => (Some(50), 1),
             BootFirst::MediumAlone => (None, 1),
         };
-        let script = spec.medium.as_ref().filter(|medium| medium.drive == Drive::Network);
-        let network =
-            script.and_then(|medium| Some((medium.file.parent()?.display(), medium.file.file_name()?.display())));
-        let served = network.map(|(folder, name)| format!(",tftp={folder},bootfile={name}")).unwrap_or_default();
-        add("-netdev", format!("user,id=network,hostfwd=tcp:127.0.0.1:{}-:22{served}", self.ssh_port.number()));
+        let script = spec.medium.as_ref().filter(|medium| medium.drive == Drive::Network).map(|medium| &medium.file);
         // Without QEMU's own boot ROM, which is iPXE and is not signed, where nothing is started from the network.
-        let boot = if script.is_some() { format!("bootindex={medium_index}") } else { "romfile=".to_owned() };
+        let (served, boot) = match script.and_then(|script| script.parent().zip(script.file_name())) {
+            Some((folder, name)) => {
+                let served = format!(",tftp={},bootfile={}", folder.display(), name.display());
+                (served, format!("bootindex={medium_index}"))
+            }
+            None => (String::new(), "romfile=".to_owned()),
+        };
+        add("-netdev", format!("user,id=network,hostfwd=tcp:127.0.0.1:{}-:22{served}", self.ssh_port.number()));
         add("-device", format!("virtio-net-pci,netdev=network,{boot}"));
         for (number, disk) in spec.disks.iter().enumerate() {
             let node = format!("disk{number}");

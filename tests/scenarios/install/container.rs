@@ -4,7 +4,7 @@
 use super::{INSTALLED, SHORT};
 use harness::world::World;
 use qemu::machine::Machine;
-use qemu::process::printed;
+use qemu::process::succeeded;
 use release::ReleaseManifest;
 use serde_json::{Value, json};
 use std::fs;
@@ -30,7 +30,7 @@ pub(super) async fn upgrades_its_host(world: &World, machine: &mut Machine, name
     fs::create_dir(files.join("dev")).unwrap();
     fs::write(files.join("dev/termination-log"), "").unwrap();
     let packed = world.path().join("container.tar");
-    ran(Command::new("tar").arg("-cf").arg(&packed).arg("-C").arg(&files).arg("."));
+    succeeded(Command::new("tar").arg("-cf").arg(&packed).arg("-C").arg(&files).arg(".")).unwrap();
     let take = format!("mkdir -p {CONTAINER} && tar -xf - -C {CONTAINER}");
     world.key.run_with("root", port, &take, &packed, SHORT).await.unwrap();
 
@@ -79,15 +79,10 @@ pub(super) async fn upgrades_its_host(world: &World, machine: &mut Machine, name
 fn unpack(image: &Path, folder: &Path) -> PathBuf {
     let (layout, files) = (folder.join("layout"), folder.join("files"));
     fs::create_dir(&layout).unwrap();
-    ran(Command::new("tar").arg("-xf").arg(image).arg("-C").arg(&layout));
-    ran(Command::new("umoci")
-        .args(["raw", "unpack", "--image"])
-        .arg(format!("{}:0.1.0", layout.display()))
-        .arg(&files));
+    succeeded(Command::new("tar").arg("-xf").arg(image).arg("-C").arg(&layout)).unwrap();
+    succeeded(
+        Command::new("umoci").args(["raw", "unpack", "--image"]).arg(format!("{}:0.1.0", layout.display())).arg(&files),
+    )
+    .unwrap();
     files
-}
-
-fn ran(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", printed(&output));
 }

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 /// While this file is on the machine, the check fails in slot B.
 const CLOSED: &str = "/var/lib/shop-is-closed";
 
-const MOUNT_MEDIUM: &str = "mkdir -p /run/medium && { mountpoint -q /run/medium || \
+/// Mounts the CD in the drive of the installed machine.
+pub const MOUNT_MEDIUM: &str = "mkdir -p /run/medium && { mountpoint -q /run/medium || \
     mount -o ro \"$(blkid -o device -t TYPE=iso9660 | head -n 1)\" /run/medium; }";
 
 /// The check for the registration's cloud-config.

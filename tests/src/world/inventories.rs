@@ -1,6 +1,6 @@
 //! The machine inventories of a world.
 
-use super::World;
+use super::{World, status_when};
 use crate::clusters::registration::NAMESPACE;
 use crate::objects::{condition, current_condition, kubectl_kind, kubectl_name, manifest};
 use anyhow::{Context, Result};
@@ -86,15 +86,12 @@ impl World {
         right: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
         let object = kubectl_name::<MachineInventory>(name);
-        until(&format!("machine {name} {what}"), limit, async || {
+        let fetch = || {
             let arguments = ["get", "--ignore-not-found", "--output=json", "--namespace", NAMESPACE, &object];
             let found = self.cluster.kubectl(&arguments, "")?;
-            if found.trim().is_empty() {
-                return Ok(Poll::Pending("no such machine".to_owned()));
-            }
-            let machine: Value = serde_json::from_str(&found).context("parsing what kubectl printed")?;
-            Ok(if right(&machine) { Poll::Ready(machine) } else { Poll::Pending(machine["status"].to_string()) })
-        })
-        .await
+            let found = Some(found.trim()).filter(|found| !found.is_empty());
+            found.map(serde_json::from_str).transpose().context("parsing what kubectl printed")
+        };
+        status_when(&format!("machine {name} {what}"), limit, fetch, right).await
     }
 }

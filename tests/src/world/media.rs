@@ -45,7 +45,7 @@ impl World {
             text = document.to_string();
         }
         fs::write(&settings, text).with_context(|| format!("writing {}", settings.display()))?;
-        let medium = if original.is_dir() { folder.clone() } else { folder.join("install.iso") };
+        let medium = folder.join(if original.is_dir() { "pxe" } else { "install.iso" });
         let output = Command::new(paths::program("ros-image")?)
             .arg("customize")
             .arg(original)

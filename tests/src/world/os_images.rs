@@ -1,11 +1,10 @@
 //! The ManagedOSImages of a world.
 
-use super::World;
+use super::{World, status_when};
 use crate::clusters::registration::NAMESPACE;
 use crate::objects::{current_condition, kubectl_name, manifest};
 use anyhow::Result;
 use api::{ManagedOSImage, condition_type};
-use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -34,10 +33,8 @@ impl World {
         limit: Duration,
         right: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
-        until(&format!("{what} of the ManagedOSImage {name}"), limit, async || {
-            let object = self.cluster.get(&kubectl_name::<ManagedOSImage>(name), NAMESPACE)?;
-            Ok(if right(&object) { Poll::Ready(object) } else { Poll::Pending(object["status"].to_string()) })
-        })
-        .await
+        let what = format!("{what} of the ManagedOSImage {name}");
+        let object = kubectl_name::<ManagedOSImage>(name);
+        status_when(&what, limit, || self.cluster.get(&object, NAMESPACE).map(Some), right).await
     }
 }
