@@ -95,9 +95,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let iso = options.output.join(format!("ros-{version}-{}.iso", architecture::X86_64));
     progress::stage("writing the ISO", || format::iso::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
     let network = options.output.join("pxe");
-    progress::stage("writing the files of a network boot", || {
-        format::network::write(&folder, &manifest, options.epoch, &network)
-    })?;
+    progress::stage("writing the files of a network boot", || format::network::write(&iso, &network))?;
     let upgrade = progress::stage("writing the upgrade image", || {
         upgrade_image::write(&folder, &manifest, &options.container_installer, options.epoch, &options.output)
     })?;

@@ -6,7 +6,7 @@ use std::io::{Read, Seek};
 use anyhow::{Context, Result};
 use cloud_config::CloudConfig;
 use media::iso9660::Volume;
-use media::reserved_space;
+use media::{manifest, reserved_space};
 use release::ReleaseManifest;
 use release::signature::KeyId;
 use serde::Serialize;
@@ -16,8 +16,6 @@ use crate::build::signed_by;
 use crate::cli::ShowOptions;
 use crate::progress;
 
-/// Path of the manifest on the medium.
-pub const MANIFEST: &str = "/release/release.json";
 /// Path of the signatures on the medium.
 pub const SIGNATURES: &str = "/release/release.json.sig.d";
 
@@ -51,13 +49,6 @@ pub fn run(options: &ShowOptions) -> Result<()> {
     Ok(())
 }
 
-/// Reads the manifest of the release on a medium, and its bytes.
-pub fn manifest(volume: &mut Volume<impl Read + Seek>) -> Result<(ReleaseManifest, Vec<u8>)> {
-    let text = volume.read(MANIFEST, ReleaseManifest::MAX_BYTES as u64).context("reading the release's manifest")?;
-    let manifest = ReleaseManifest::parse(&text).with_context(|| format!("parsing {MANIFEST}"))?;
-    Ok((manifest, text))
-}
-
 /// The keys after which the signatures on a medium are named, in order.
 pub fn signers(volume: &mut Volume<impl Read + Seek>) -> Result<Vec<KeyId>> {
     let names = volume.files(SIGNATURES).context("looking for the release's signatures")?.unwrap_or_default();
@@ -68,7 +59,7 @@ pub fn signers(volume: &mut Volume<impl Read + Seek>) -> Result<Vec<KeyId>> {
 
 fn inspect(iso: impl Read + Seek) -> Result<Shown> {
     let mut volume = Volume::open(iso)?;
-    let (release, _) = manifest(&mut volume)?;
+    let (release, _) = manifest::read(&mut volume)?;
     let signed_by = signers(&mut volume)?;
     let settings = volume.read(reserved_space::PATH, reserved_space::RESERVED_BYTES as u64)?;
     let registration = reserved_space::read(&settings)?.map(|mut config| {

@@ -55,7 +55,7 @@ pub fn run(options: &VerifyOptions) -> Result<()> {
 
 fn verify(iso: impl Read + Seek) -> Result<Verified> {
     let mut volume = Volume::open(iso)?;
-    let (manifest, _) = show::manifest(&mut volume)?;
+    let (manifest, _) = media::manifest::read(&mut volume)?;
     let files: Vec<ReleaseFile> = manifest.files().map(|(_, file)| file.clone()).collect();
     for file in &files {
         let reader = volume.reader(&on_medium(file))?;
@@ -72,7 +72,7 @@ fn verify(iso: impl Read + Seek) -> Result<Verified> {
 /// The first of `keys` that signed the release on the medium.
 fn signer(iso: impl Read + Seek, keys: &TrustedKeys) -> Result<KeyId> {
     let mut volume = Volume::open(iso)?;
-    let (_, manifest) = show::manifest(&mut volume)?;
+    let (_, manifest) = media::manifest::read(&mut volume)?;
     let found = show::signers(&mut volume)?;
     for key in keys.iter().filter(|key| found.contains(&key.id())) {
         let path = format!("{}/{}", show::SIGNATURES, key.id());
@@ -85,5 +85,5 @@ fn signer(iso: impl Read + Seek, keys: &TrustedKeys) -> Result<KeyId> {
 }
 
 fn on_medium(file: &ReleaseFile) -> String {
-    format!("/release/{}", file.name)
+    format!("{}/{}", media::manifest::RELEASE, file.name)
 }

@@ -13,6 +13,9 @@ const BLOCK: u64 = volume_id::BLOCK_BYTES;
 const MOST_DESCRIPTORS: u64 = 64;
 /// Bytes of the largest directory that is read. It has ten thousand files; our directories have some hundred bytes.
 const LARGEST_DIRECTORY: u64 = 1 << 20;
+/// Most files and folders below a folder, and how deep they may lie. A release has some ten, one folder deep.
+const MOST_BELOW: usize = 1000;
+const DEEPEST: usize = 8;
 
 #[derive(Debug, Error)]
 pub enum Iso9660Error {
@@ -41,6 +44,15 @@ pub struct Volume<R> {
     /// The volume id without padding. Empty if there is none.
     pub id: String,
     root: Extent,
+}
+
+/// A file or a folder below a folder.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Below {
+    /// Relative to the folder, without a slash at its beginning.
+    pub path: String,
+    /// `None`: a folder.
+    pub content: Option<Extent>,
 }
 
 /// An entry of a directory.
@@ -108,16 +120,57 @@ impl<R: Read + Seek> Volume<R> {
 
     /// The names of the files in the folder at `path`. `None`: there is no such folder.
     pub fn files(&mut self, path: &str) -> Result<Option<Vec<String>>, Iso9660Error> {
+        let Some(directory) = self.folder(path)? else { return Ok(None) };
+        let files = self.list(directory)?.into_iter().filter(|entry| !entry.is_directory);
+        Ok(Some(files.map(|entry| entry.name).collect()))
+    }
+
+    /// Everything below the folder at `path`, in the order of the names. A folder comes before what is in it.
+    pub fn below(&mut self, path: &str) -> Result<Vec<Below>, Iso9660Error> {
+        let directory = self.folder(path)?.ok_or_else(|| Iso9660Error::NotFound(path.to_owned()))?;
+        let mut found = Vec::new();
+        self.collect(directory, "", 1, &mut found)?;
+        Ok(found)
+    }
+
+    fn collect(
+        &mut self,
+        directory: Extent,
+        prefix: &str,
+        depth: usize,
+        found: &mut Vec<Below>,
+    ) -> Result<(), Iso9660Error> {
+        if depth > DEEPEST {
+            return Err(Iso9660Error::Damaged("its folders are too deep"));
+        }
+        let mut entries = self.list(directory)?;
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        for entry in entries {
+            if found.len() == MOST_BELOW {
+                return Err(Iso9660Error::Damaged("a folder has too many files"));
+            }
+            let path = format!("{prefix}{}", entry.name);
+            let content = (!entry.is_directory).then_some(entry.extent);
+            let within = format!("{path}/");
+            found.push(Below { path, content });
+            if entry.is_directory {
+                self.collect(entry.extent, &within, depth + 1, found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The extent of the folder at `path`. `None`: there is no such folder.
+    fn folder(&mut self, path: &str) -> Result<Option<Extent>, Iso9660Error> {
         let mut directory = self.root;
         for part in path.split('/').filter(|part| !part.is_empty()) {
-            let mut below = self.list(directory)?.into_iter();
-            match below.find(|entry| entry.name == part && entry.is_directory) {
+            let mut entries = self.list(directory)?.into_iter();
+            match entries.find(|entry| entry.name == part && entry.is_directory) {
                 Some(entry) => directory = entry.extent,
                 None => return Ok(None),
             }
         }
-        let files = self.list(directory)?.into_iter().filter(|entry| !entry.is_directory);
-        Ok(Some(files.map(|entry| entry.name).collect()))
+        Ok(Some(directory))
     }
 
     /// A file's bytes, if it has at most `limit`.
@@ -154,12 +207,19 @@ impl<R: Read + Seek> Volume<R> {
         for block in content.chunks(BLOCK as usize) {
             let mut rest = block;
             while let Some((entry, length)) = parse_record(rest, self.length)? {
-                entries.push(entry);
+                if !is_self_or_parent(&entry) {
+                    entries.push(entry);
+                }
                 rest = &rest[length..];
             }
         }
         Ok(entries)
     }
+}
+
+/// A directory begins with a record of itself and one of the directory above it, whose names are these bytes.
+fn is_self_or_parent(entry: &Entry) -> bool {
+    entry.is_directory && matches!(entry.name.as_str(), "\0" | "\x01")
 }
 
 /// The record at the start of `bytes` and its length; `None` if there is none.
@@ -239,26 +299,38 @@ mod tests {
         record
     }
 
-    /// Block 18: root directory; 19: /release; 20: two files.
+    /// The record of a directory itself or, with the number 1, of the one above it.
+    fn dots(number: u8, block: u32) -> Vec<u8> {
+        let mut record = record("x", 2, block, 2048);
+        record.truncate(34);
+        (record[0], record[32], record[33]) = (34, 1, number);
+        record
+    }
+
+    /// Block 18: root directory; 19: /release; 20 and 21: files; 22: /release/boot.
     fn image() -> Vec<u8> {
-        let mut image = vec![0; 22 * BLOCK as usize];
+        let mut image = vec![0; 23 * BLOCK as usize];
         let put = |image: &mut Vec<u8>, at: u64, bytes: &[u8]| {
             image[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
         };
         let descriptor = 16 * BLOCK;
         put(&mut image, descriptor, b"\x01CD001\x01");
         put(&mut image, descriptor + 40, b"ROS_0123abcd                    ");
-        put(&mut image, descriptor + 80, &22u32.to_le_bytes());
+        put(&mut image, descriptor + 80, &23u32.to_le_bytes());
         put(&mut image, descriptor + 128, &2048u16.to_le_bytes());
-        let mut root = record("x", 2, 18, 2048);
-        root.truncate(34);
-        root[0] = 34;
-        root[32] = 1;
-        put(&mut image, descriptor + 156, &root);
+        put(&mut image, descriptor + 156, &dots(0, 18));
         put(&mut image, 17 * BLOCK, b"\xffCD001\x01");
         let listing = [record("release", 2, 19, 2048), record("registration.yaml", 0, 20, 5)].concat();
         put(&mut image, 18 * BLOCK, &listing);
-        put(&mut image, 19 * BLOCK, &record("release.json", 0, 21, 3));
+        let release = [
+            dots(0, 19),
+            dots(1, 18),
+            record("release.json", 0, 21, 3),
+            record("boot", 2, 22, 2048),
+            record("Abc", 0, 20, 2),
+        ];
+        put(&mut image, 19 * BLOCK, &release.concat());
+        put(&mut image, 22 * BLOCK, &[dots(0, 22), dots(1, 19), record("grub.cfg", 0, 20, 4)].concat());
         put(&mut image, 20 * BLOCK, b"hello");
         put(&mut image, 21 * BLOCK, b"{}\n");
         image
@@ -278,11 +350,33 @@ mod tests {
     #[test]
     fn the_files_of_a_folder_are_listed() {
         let mut volume = Volume::open(Cursor::new(image())).unwrap();
-        assert_eq!(volume.files("/release").unwrap().unwrap(), ["release.json"]);
+        assert_eq!(volume.files("/release").unwrap().unwrap(), ["release.json", "Abc"]);
         assert_eq!(volume.files("/").unwrap().unwrap(), ["registration.yaml"]);
         for path in ["/nothing", "/release/nothing", "/registration.yaml"] {
             assert_eq!(volume.files(path).unwrap(), None, "{path}");
         }
+    }
+
+    #[test]
+    fn everything_below_a_folder_is_listed_in_order() {
+        let mut volume = Volume::open(Cursor::new(image())).unwrap();
+        let file = |path: &str, block: u64, size| Below {
+            path: path.to_owned(),
+            content: Some(Extent { offset: block * BLOCK, size }),
+        };
+        let boot = Below { path: "boot".to_owned(), content: None };
+        let expected = [file("Abc", 20, 2), boot, file("boot/grub.cfg", 20, 4), file("release.json", 21, 3)];
+        assert_eq!(volume.below("/release").unwrap(), expected);
+        assert!(matches!(volume.below("/nothing"), Err(Iso9660Error::NotFound(path)) if path == "/nothing"));
+    }
+
+    #[test]
+    fn a_folder_in_itself_is_damage() {
+        let mut image = image();
+        let within = record("again", 2, 22, 2048);
+        image[22 * BLOCK as usize..22 * BLOCK as usize + within.len()].copy_from_slice(&within);
+        let error = Volume::open(Cursor::new(image)).unwrap().below("/release").unwrap_err();
+        assert_eq!(error.to_string(), "the image is damaged: its folders are too deep");
     }
 
     #[test]
@@ -314,12 +408,13 @@ mod tests {
             let _ = volume.read("/registration.yaml", 1 << 16);
             let _ = volume.read("/release/release.json", 1 << 16);
             let _ = volume.files("/release");
+            let _ = volume.below("/");
         }
     }
 
     proptest! {
         #[test]
-        fn no_truncated_image_makes_it_panic(length in 0usize..22 * BLOCK as usize) {
+        fn no_truncated_image_makes_it_panic(length in 0usize..23 * BLOCK as usize) {
             read_everything(image()[..length].to_vec());
         }
 

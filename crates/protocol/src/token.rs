@@ -3,13 +3,19 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// What precedes a boot token in the path of a URL: the token of a registration for network boots.
+pub const BOOT_PATH: &str = "/boot/";
+
 /// 32 to 128 characters of `[a-z0-9]`; generated tokens have 54 (over 270 bits). `Debug` and logs never show it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistrationToken(String);
 
 impl RegistrationToken {
     pub const GENERATED_LENGTH: usize = 54;
-    const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    /// Characters of the shortest token, and of the longest.
+    pub const SHORTEST: usize = 32;
+    const LONGEST: usize = 128;
+    pub const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
     /// Makes a token from a source of random bytes. Bytes of 252 and above are skipped, so that each of the 36
     /// characters is equally likely.
@@ -33,7 +39,8 @@ impl RegistrationToken {
 impl FromStr for RegistrationToken {
     type Err = MalformedToken;
     fn from_str(s: &str) -> Result<Self, MalformedToken> {
-        let fits = (32..=128).contains(&s.len()) && s.bytes().all(|b| Self::ALPHABET.contains(&b));
+        let fits =
+            (Self::SHORTEST..=Self::LONGEST).contains(&s.len()) && s.bytes().all(|b| Self::ALPHABET.contains(&b));
         if fits { Ok(Self(s.to_owned())) } else { Err(MalformedToken) }
     }
 }

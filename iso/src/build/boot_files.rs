@@ -68,9 +68,11 @@ impl BootFiles {
         self.signed.join("usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
     }
 
-    /// GRUB that finds its menu on the medium that has /.disk/info.
+    /// GRUB for media and for networks. It finds its menu as /grub/grub.cfg: on the ISO where that is a CD, in the file
+    /// system of the boot loaders where it is a disk, and on the server from which it was loaded. Debian's `gcdx64.efi`,
+    /// which is for CDs alone, would be the same again without the network.
     pub fn medium_grub(&self) -> PathBuf {
-        self.signed.join("usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed")
+        self.signed.join("usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed")
     }
 
     /// Code of a hybrid medium's master boot record.

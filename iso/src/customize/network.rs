@@ -5,14 +5,13 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use media::network_set::{INITRD, IPXE_SCRIPT, KERNEL, MEDIUM_ARCHIVE, REGISTRATION_ARCHIVE, registration_archive};
+use media::network_set::{
+    GRUB_SCRIPT, GRUB_START, IPXE_SCRIPT, NetworkSet, REGISTRATION_ARCHIVE, registration_archive,
+};
 use serde::Serialize;
 
 use super::{Settings, change, is_same};
 use crate::cli::CustomizeOptions;
-
-/// What every machine gets, beside the archive of the registration.
-const FILES: [&str; 4] = [KERNEL, INITRD, MEDIUM_ARCHIVE, IPXE_SCRIPT];
 
 /// The result of a change, printed with `--json`.
 #[derive(Debug, Serialize)]
@@ -24,7 +23,7 @@ struct Customized<'a> {
 
 pub(super) fn run(options: &CustomizeOptions, settings: Option<&Settings>) -> Result<()> {
     let set = &options.iso;
-    for name in FILES {
+    for name in files() {
         ensure!(
             set.join(name).is_file(),
             "{} has no {name}: give an ISO, or the folder pxe/ of `ros-image build`",
@@ -54,6 +53,11 @@ pub(super) fn run(options: &CustomizeOptions, settings: Option<&Settings>) -> Re
     Ok(())
 }
 
+/// What every machine gets, beside the archive of the registration.
+fn files() -> impl Iterator<Item = &'static str> {
+    NetworkSet::FILES.into_iter().chain([IPXE_SCRIPT, GRUB_SCRIPT, GRUB_START])
+}
+
 fn copy(set: &Path, output: &Path) -> Result<()> {
     fs::create_dir_all(output).with_context(|| format!("creating {}", output.display()))?;
     ensure!(
@@ -61,8 +65,10 @@ fn copy(set: &Path, output: &Path) -> Result<()> {
         "--output {} is the folder itself; omit --output to change it in place",
         output.display()
     );
-    for name in FILES {
+    for name in files() {
         let target = output.join(name);
+        let folder = target.parent().unwrap_or(output);
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         fs::copy(set.join(name), &target).with_context(|| format!("writing {}", target.display()))?;
     }
     Ok(())

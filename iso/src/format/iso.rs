@@ -34,7 +34,9 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
     text("info", &format!("ros {version} {volume}\n"))?;
     text("registration.yaml", &reserved_space::empty())?;
     boot.write_medium_image(tools, &part("eltorito.img"))?;
-    efi_image::write(boot, &part("efi.img"))?;
+    let places = efi_image::write(boot, &part("efi.img"))?;
+    text("efi.json", &serde_json::to_string(&places).context("describing the EFI image")?)?;
+    text("start.cfg", efi_image::START)?;
 
     let unfinished = output.with_extension("iso.unfinished");
     let _ = fs::remove_file(&unfinished);
@@ -57,7 +59,9 @@ pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epo
             graft("release", release),
             graft("boot/grub/grub.cfg", &part("grub.cfg")),
             graft("boot/grub/eltorito.img", &part("eltorito.img")),
+            graft(efi_image::START_PATH, &part("start.cfg")),
             graft("boot/efi.img", &part("efi.img")),
+            graft("boot/efi.json", &part("efi.json")),
             graft(".disk/info", &part("info")),
             graft("registration.yaml", &part("registration.yaml")),
         ])

@@ -1,55 +1,57 @@
-//! The files of a network boot, in a folder: kernel, initrd, the medium as an archive, and a script for iPXE.
+//! The files of a network boot, in a folder: parts of an ISO, and scripts for iPXE and GRUB.
 
 use std::fs::{self, File};
-use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use media::initrd_archive::Archive;
+use media::composed::{Composed, Piece};
+use media::iso9660::Volume;
 use media::network_set::{
-    INITRD, IPXE_SCRIPT, KERNEL, MEDIUM, MEDIUM_ARCHIVE, REGISTRATION_ARCHIVE, RELEASE, ipxe_script,
-    registration_archive,
+    GRUB_FOLDER, GRUB_SCRIPT, GRUB_START, IPXE_SCRIPT, NetworkSet, REGISTRATION_ARCHIVE, grub_script, grub_start,
+    ipxe_script, registration_archive,
 };
-use release::ReleaseManifest;
 
-/// Writes the set of the release in the folder `release` to `output`, a folder. Its archive of the registration is empty.
-pub fn write(release: &Path, manifest: &ReleaseManifest, epoch: u32, output: &Path) -> Result<()> {
+/// Bytes that are copied at once.
+const PART: u64 = 1 << 20;
+
+/// Writes the set of the ISO to `output`, a folder. Its archive of the registration is empty.
+pub fn write(iso: &Path, output: &Path) -> Result<()> {
+    let source = File::open(iso).with_context(|| format!("opening {}", iso.display()))?;
+    let set = Volume::open(&source).map_err(Into::into).and_then(|mut volume| NetworkSet::of_iso(&mut volume));
+    let set = set.with_context(|| format!("reading {}", iso.display()))?;
     fs::create_dir_all(output).with_context(|| format!("creating {}", output.display()))?;
-    for (from, name) in [(&manifest.kernel, KERNEL), (&manifest.initrd, INITRD)] {
-        let copy = output.join(name);
-        fs::copy(release.join(&from.name), &copy).with_context(|| format!("writing {}", copy.display()))?;
+    for name in NetworkSet::FILES {
+        let content = set.file(name).with_context(|| format!("{} has no {name}", iso.display()))?;
+        let path = output.join(name);
+        copy(&source, content, &path).with_context(|| format!("writing {}", path.display()))?;
     }
-    let archive = output.join(MEDIUM_ARCHIVE);
-    write_medium(release, epoch, &archive).with_context(|| format!("writing {}", archive.display()))?;
     let put =
         |name: &str, content: &[u8]| fs::write(output.join(name), content).with_context(|| format!("writing {name}"));
-    put(IPXE_SCRIPT, ipxe_script(&manifest.kernel_arguments).as_bytes())?;
+    put(IPXE_SCRIPT, ipxe_script("", &set.arguments).as_bytes())?;
+    put(GRUB_SCRIPT, grub_script(GRUB_FOLDER, &set.arguments).as_bytes())?;
+    let start = output.join(GRUB_START);
+    let folder = start.parent().unwrap_or(output);
+    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    put(GRUB_START, grub_start().as_bytes())?;
     put(REGISTRATION_ARCHIVE, &registration_archive(&[]).context("archiving no registration")?)
 }
 
-fn write_medium(release: &Path, epoch: u32, output: &Path) -> Result<()> {
-    let file = File::create(output).context("creating it")?;
-    let mut archive = Archive::new(BufWriter::new(file), epoch);
-    archive.folder(MEDIUM)?;
-    add_folder(&mut archive, release, RELEASE)?;
-    archive.finish()?.into_inner().context("writing its end")?.sync_all().context("writing it to the disk")
-}
-
-/// Adds a folder and what is in it, in the order of the names: the same release gives the same bytes.
-fn add_folder(archive: &mut Archive<BufWriter<File>>, folder: &Path, name: &str) -> Result<()> {
-    archive.folder(name)?;
-    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
-    paths.sort();
-    for path in paths {
-        let name = format!("{name}/{}", path.file_name().unwrap_or_default().to_string_lossy());
-        if path.is_dir() {
-            add_folder(archive, &path, &name)?;
-        } else {
-            let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-            let size = file.metadata().with_context(|| format!("inspecting {}", path.display()))?.len();
-            archive.file(&name, 0o644, size, file).with_context(|| format!("archiving {}", path.display()))?;
+fn copy(source: &File, content: &Composed, output: &Path) -> Result<()> {
+    let mut output = BufWriter::new(File::create(output).context("creating it")?);
+    let mut part = vec![0; PART as usize];
+    for piece in content.pieces(0..content.size()) {
+        match piece {
+            Piece::Bytes(bytes) => output.write_all(bytes)?,
+            Piece::Source(range) => {
+                for at in range.clone().step_by(PART as usize) {
+                    let part = &mut part[..PART.min(range.end - at) as usize];
+                    source.read_exact_at(part, at).context("reading the ISO")?;
+                    output.write_all(part)?;
+                }
+            }
         }
     }
-    Ok(())
+    output.into_inner().context("writing its end")?.sync_all().context("writing it to the disk")
 }

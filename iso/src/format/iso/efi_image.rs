@@ -1,5 +1,5 @@
 //! The file system with the boot loaders that UEFI starts from a medium. GRUB reads the menu and the kernel from the ISO
-//! itself.
+//! itself. The operator takes GRUB from it for machines that start over the network.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,26 +9,41 @@ use anyhow::{Context, Result};
 use disk::fat::{self, PlacedFile, Volume};
 
 use crate::build::boot_files::BootFiles;
+use media::efi_image::{Place, Places};
 
 /// shim, GRUB and MokManager have 4.3 MB. This is FAT16, which firmware reads from a medium as it reads FAT32.
 const BYTES: u64 = 6 << 20;
 const SECTOR_BYTES: u32 = 512;
+/// GRUB's first script. Its path is built into GRUB.
+pub const START_PATH: &str = "grub/grub.cfg";
+pub const START: &str = include_str!("start.cfg");
 const VOLUME_ID: u32 = 0x5253_4F53;
 
 /// Writes the image into the new file `output`. The same boot loaders give the same bytes.
-pub fn write(boot: &BootFiles, output: &Path) -> Result<()> {
+pub fn write(boot: &BootFiles, output: &Path) -> Result<Places> {
     let files = files(boot);
     let content = |source: &PathBuf| -> Result<Rc<[u8]>> {
         Ok(fs::read(source).with_context(|| format!("reading {}", source.display()))?.into())
     };
-    let placed =
+    let mut placed =
         files.iter().map(|(path, source)| Ok((*path, content(source)?))).collect::<Result<Vec<PlacedFile>>>()?;
+    placed.push((START_PATH, START.as_bytes().into()));
     let volume = Volume { length: BYTES, sector_bytes: SECTOR_BYTES, id: VOLUME_ID, label: "EFI" };
     let written = File::create_new(output).and_then(|image| {
         image.set_len(BYTES)?;
         fat::write(&image, &volume, &placed)
     });
-    written.with_context(|| format!("creating the EFI image {}", output.display()))
+    written.with_context(|| format!("creating the EFI image {}", output.display()))?;
+    let image = fs::read(output).with_context(|| format!("reading {}", output.display()))?;
+    let grub = fs::read(boot.medium_grub()).context("reading GRUB")?;
+    Ok(Places { grub: place(&image, &grub).context("GRUB is not in one piece in the EFI image")? })
+}
+
+/// Where `content` lies in the image. Files begin at sectors and are in one piece.
+fn place(image: &[u8], content: &[u8]) -> Option<Place> {
+    let mut offsets = (0..image.len()).step_by(SECTOR_BYTES as usize);
+    let offset = offsets.find(|offset| image[*offset..].starts_with(content))?;
+    Some(Place { offset: offset as u64, size: content.len() as u64 })
 }
 
 /// UEFI starts `BOOTX64.EFI`, the shim, which finds the others by their names beside it.
@@ -60,7 +75,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let boot = boot_files(folder.path(), [1_036_152, 2_328_000, 873_904]);
         let image = folder.path().join("efi.img");
-        write(&boot, &image).unwrap();
+        let grub = write(&boot, &image).unwrap().grub;
+        let bytes = fs::read(&image).unwrap();
+        let placed = &bytes[grub.offset as usize..(grub.offset + grub.size) as usize];
+        assert!(placed == fs::read(boot.medium_grub()).unwrap(), "GRUB is where it is said to be");
         assert_eq!(fs::metadata(&image).unwrap().len(), BYTES);
         let checked = Command::new("fsck.vfat").args(["-n", "-v"]).arg(&image).text().unwrap();
         assert!(checked.contains("16 bit entries"), "{checked}");
