@@ -1,5 +1,6 @@
 //! Identity by TPM: the content of `hello`, and the answers to the operator's challenge.
 
+use crate::event_log::without_boot_tokens;
 use crate::{Tpm, TpmError};
 use protocol::TpmHash;
 use protocol::hardware::TpmInfo;
@@ -34,6 +35,7 @@ impl TpmIdentity {
             client: Some(client),
         };
         let event_log = std::fs::read(root.join(EVENT_LOG)).ok().filter(|log| log.len() <= LARGEST_EVENT_LOG);
+        let event_log = event_log.map(without_boot_tokens);
         let info = tpm.info()?;
         tracing::debug!(hash = %TpmHash::of_public_key(&hello.ek_public), "created the TPM's keys");
         Ok(Self { tpm: Arc::new(Mutex::new(tpm)), hello, info, event_log })

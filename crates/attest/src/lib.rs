@@ -1,6 +1,7 @@
 //! The functions of the machine's TPM that prove an identity.
 
 mod device;
+mod event_log;
 mod identity;
 
 pub use device::DeviceTpm;
