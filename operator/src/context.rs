@@ -7,6 +7,7 @@ use crate::kube::clock::Clock;
 use crate::kube::events::Events;
 use crate::kube::leadership::Leadership;
 use crate::media::MediaStore;
+use crate::media::network_boot::BootListener;
 use crate::observe::metrics::Metrics;
 use crate::registration::endpoint::Endpoint;
 use crate::registration::index::{Authorities, RegistrationIndex};
@@ -27,6 +28,8 @@ pub struct Context {
     pub rancher: Rancher,
     /// Base media, and the permits of those who download them.
     pub media: MediaStore,
+    /// Where machines start over the network. `None`: nowhere.
+    pub boot_listener: Option<BootListener>,
     pub events: Events,
     pub metrics: Metrics,
     /// Controllers write only while this replica leads.

@@ -1,5 +1,9 @@
 //! Fixtures for tests: a small API server in memory, and a context that uses it.
 
+mod base_medium;
+
+pub use base_medium::base_medium;
+
 use crate::cluster::rancher::Rancher;
 use crate::context::Context;
 use crate::identity::shared_secret::SharedSecrets;
@@ -16,7 +20,6 @@ use crate::observe::metrics::Metrics;
 use crate::registration::endpoint::Endpoint;
 use crate::registration::index::{Authorities, RegistrationIndex};
 use crate::rollout::DefaultRegistry;
-use ::media::reserved_space;
 use api::{MachineInventory, MachineRegistration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, Response, StatusCode, header};
@@ -27,7 +30,6 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -284,6 +286,7 @@ pub fn context(api: &FakeApi) -> Context {
         secrets: SharedSecrets::new(api.client()),
         rancher: Rancher::new(api.client()),
         media: MediaStore::new(None, 1).0,
+        boot_listener: None,
         events,
         metrics,
         leadership: Leadership::always(),
@@ -308,7 +311,7 @@ pub fn registration(spec: Value, token: &str) -> MachineRegistration {
         "apiVersion": "rancheros.cattle.io/v1", "kind": "MachineRegistration",
         "metadata": {"namespace": "n", "name": "door", "uid": "door"},
         "spec": spec,
-        "status": {"registrationToken": token},
+        "status": {"registrationToken": token, "bootToken": BOOT_TOKEN},
     }))
     .unwrap()
 }
@@ -323,37 +326,5 @@ pub fn inventory(name: &str, spec: Value) -> MachineInventory {
     .unwrap()
 }
 
-/// Writes a base medium: the parts of an ISO 9660 volume that are read, a reserved space in the middle, and bytes that
-/// depend on `fill` and on their position.
-pub fn base_medium(folder: &Path, name: &str, fill: u8) -> PathBuf {
-    const BLOCK: usize = 2048;
-    const SPACE: usize = 30;
-    let blocks = SPACE + reserved_space::RESERVED_BYTES / BLOCK + 70;
-    let mut image: Vec<u8> = (0..blocks * BLOCK).map(|at| fill.wrapping_add((at / 7) as u8)).collect();
-    let mut put = |block: usize, at: usize, bytes: &[u8]| {
-        let at = block * BLOCK + at;
-        image[at..at + bytes.len()].copy_from_slice(bytes);
-    };
-    let record = |flags: u8, block: usize, size: usize, name: &[u8]| {
-        let mut record = vec![0; 33];
-        record[2..6].copy_from_slice(&(block as u32).to_le_bytes());
-        record[10..14].copy_from_slice(&(size as u32).to_le_bytes());
-        record[25] = flags;
-        record[32] = name.len() as u8;
-        record.extend(name);
-        record.resize(record.len().next_multiple_of(2), 0);
-        record[0] = record.len() as u8;
-        record
-    };
-    put(16, 0, b"\x01CD001\x01");
-    put(16, 80, &(blocks as u32).to_le_bytes());
-    put(16, 128, &(BLOCK as u16).to_le_bytes());
-    put(16, 156, &record(2, 18, BLOCK, b"\0"));
-    put(17, 0, b"\xffCD001\x01");
-    put(18, 0, &[0; BLOCK]);
-    put(18, 0, &record(0, SPACE, reserved_space::RESERVED_BYTES, b"REGISTRATION.YAML;1"));
-    put(SPACE, 0, reserved_space::empty().as_bytes());
-    let path = folder.join(name);
-    std::fs::write(&path, image).unwrap();
-    path
-}
+/// The boot token of [`registration`].
+pub const BOOT_TOKEN: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";

@@ -94,9 +94,21 @@ struct RunOptions {
     /// SHA-256 of the ISO at --media-url
     #[arg(long, env = "ROS_MEDIA_SHA256", value_name = "HEX", requires = "media_url")]
     media_sha256: Option<String>,
-    /// Limit of concurrent downloads of media; clients beyond it are told to try again later
+    /// Limit of concurrent downloads of media, and of files of network boots; clients beyond it are told to try again
+    /// later
     #[arg(long, env = "ROS_DOWNLOADS", default_value_t = 32)]
     downloads: usize,
+    /// Address and port at which machines load the files of a network boot over plain HTTP, such as [::]:8080; without
+    /// it there is no network boot. Everybody on the way can read the registration that they load
+    #[arg(long, env = "ROS_BOOT_LISTEN", value_name = "ADDRESS", requires = "media")]
+    boot_listen: Option<SocketAddr>,
+    /// Port at which machines reach --boot-listen [default: the port of --boot-listen]
+    #[arg(long, env = "ROS_BOOT_PORT", value_name = "PORT", requires = "boot_listen")]
+    boot_port: Option<u16>,
+    /// URL at which machines reach --boot-listen, such as http://ros.example.org:8080 [default: the host of the server
+    /// URL, and --boot-port]
+    #[arg(long, env = "ROS_BOOT_URL", value_name = "URL", requires = "boot_listen", value_parser = plain_http)]
+    boot_url: Option<String>,
     /// Name of this replica in the Lease for leader election, usually the pod's name
     #[arg(long, env = "ROS_REPLICA", default_value = "ros-operator")]
     replica: String,
@@ -109,6 +121,16 @@ struct RunOptions {
 enum LogForm {
     Json,
     Text,
+}
+
+/// A URL that boot loaders understand: they have no TLS. It becomes a part of scripts and commands.
+fn plain_http(url: &str) -> Result<String, &'static str> {
+    let host = url.strip_prefix("http://").ok_or("it does not start with http://")?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]/".contains(&byte);
+    if host.is_empty() || host.starts_with('/') || !host.bytes().all(is_plain) {
+        return Err("it is not a host with an optional port and path");
+    }
+    Ok(url.to_owned())
 }
 
 fn main() -> anyhow::Result<()> {
@@ -160,6 +182,9 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
         writes_per_second: options.writes_per_second,
         media,
         downloads: options.downloads,
+        boot_listen: options.boot_listen,
+        boot_port: options.boot_port,
+        boot_url: options.boot_url,
         open_files: open_files().context("reading the limit of open files")?,
         replica: options.replica,
     };

@@ -1,19 +1,21 @@
 //! Installation media with the settings of a registration: a base medium, and the settings laid over it while it is
-//! sent. The bytes are those that `ros-image customize` writes. Nothing is stored for a registration.
+//! sent. The bytes are those that `ros-image customize` writes. Nothing is stored for a registration. The files of a
+//! network boot are parts of the same base media.
 //!
 //! ```text
-//! folder ─► watcher: polls, digests ─► MediaStore ─► server/routes/media: http_range, customized (bytes)
-//! URL ─► source ─┘                      └─► MachineRegistration status.mediaURLs
+//! folder ─► watcher: polls, digests ─► MediaStore ─► server/routes/{media,boot}: http_range, download (bytes)
+//! URL ─► source ─┘                      └─► MachineRegistration status.mediaURLs, status.bootURLs
 //! ```
 
 mod base_medium;
-mod customized;
+mod download;
 mod http_range;
+pub mod network_boot;
 mod source;
 mod watcher;
 
 pub use base_medium::BaseMedium;
-pub use customized::Customized;
+pub use download::Download;
 pub use http_range::{Selection, select};
 pub use source::{Origin, Source};
 pub use watcher::MediaWatcher;
@@ -37,20 +39,32 @@ type Media = Option<BTreeMap<String, Arc<BaseMedium>>>;
 pub struct MediaStore {
     media: watch::Receiver<Media>,
     permits: Arc<Semaphore>,
+    /// For files of a network boot, which need no token: strangers must not take the permits of media.
+    boot_permits: Arc<Semaphore>,
 }
 
 impl MediaStore {
-    /// For at most `most` concurrent downloads. Without a source there are no media. With a source the watcher must
+    /// For at most `most` concurrent downloads of media, and as many of files of a network boot. Without a source there are no media. With a source the watcher must
     /// run.
     pub fn new(source: Option<Source>, most: usize) -> (Self, Option<MediaWatcher>) {
         let (sender, media) = watch::channel(if source.is_some() { None } else { Some(BTreeMap::new()) });
         let watcher = source.map(|source| MediaWatcher::new(source, sender));
-        (Self { media, permits: Arc::new(Semaphore::new(most)) }, watcher)
+        let permits = || Arc::new(Semaphore::new(most));
+        (Self { media, permits: permits(), boot_permits: permits() }, watcher)
     }
 
     /// File names of all media. `None` before the first scan.
     pub fn names(&self) -> Option<Vec<String>> {
         self.media.borrow().as_ref().map(|media| media.keys().cloned().collect())
+    }
+
+    /// File names of the media from which a machine can start over the network. `None` before the first scan.
+    pub fn network_names(&self) -> Option<Vec<String>> {
+        let named = |media: &BTreeMap<String, Arc<BaseMedium>>| {
+            let with_set = media.iter().filter(|(_, medium)| medium.network_set().is_ok());
+            with_set.map(|(name, _)| name.clone()).collect()
+        };
+        self.media.borrow().as_ref().map(named)
     }
 
     /// Notifies of each change.
@@ -59,24 +73,45 @@ impl MediaStore {
     }
 
     pub fn find(&self, name: &str) -> Result<Arc<BaseMedium>, Refusal> {
+        let unknown = "no medium of this name is served; take the URL from the registration's status";
+        self.find_by(unknown, |media| media.get(name))
+    }
+
+    /// The medium with this digest, or with a digest that begins like this.
+    pub fn find_by_digest(&self, digest: &str) -> Result<Arc<BaseMedium>, Refusal> {
+        let unknown = "no medium with this digest is served any more; start again";
+        self.find_by(unknown, |media| media.values().find(|medium| medium.sha256().starts_with(digest)))
+    }
+
+    fn find_by(
+        &self,
+        unknown: &str,
+        find: impl FnOnce(&BTreeMap<String, Arc<BaseMedium>>) -> Option<&Arc<BaseMedium>>,
+    ) -> Result<Arc<BaseMedium>, Refusal> {
         let media = self.media.borrow();
         let Some(media) = media.as_ref() else {
             let message = "the operator is downloading or reading its media";
             return Err(Refusal::new(RefusalCode::Unavailable, message).retry_after(RETRY_AFTER));
         };
-        media.get(name).cloned().ok_or_else(|| {
-            let message = "no medium of this name is served; take the URL from the registration's status.mediaURLs";
-            Refusal::new(RefusalCode::UnknownMedium, message)
-        })
+        find(media).cloned().ok_or_else(|| Refusal::new(RefusalCode::UnknownMedium, unknown))
     }
 
-    /// A permit for a download.
+    /// A permit for a download of a medium.
     pub fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        self.permits.clone().try_acquire_owned().map_err(|_| {
-            let message = "the limit of concurrent downloads of media is reached";
-            Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_AFTER)
-        })
+        acquire(&self.permits)
     }
+
+    /// A permit for a download of a file of a network boot.
+    pub fn admit_boot(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        acquire(&self.boot_permits)
+    }
+}
+
+fn acquire(permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
+    permits.clone().try_acquire_owned().map_err(|_| {
+        let message = "the limit of concurrent downloads is reached";
+        Refusal::new(RefusalCode::Busy, message).retry_after(RETRY_AFTER)
+    })
 }
 
 /// The URL of a medium. It contains the token.

@@ -40,6 +40,8 @@ pub struct Registration {
     pub token: Option<RegistrationToken>,
     /// The token of installed machines. It admits only machines that are known.
     pub installed_token: Option<RegistrationToken>,
+    /// The token of network boots. It gives the settings of a medium.
+    pub boot_token: Option<RegistrationToken>,
     pub spec: MachineRegistrationSpec,
     /// How many machines may register: `spec.maxMachines`, or the operator's default.
     pub most: Option<u32>,
@@ -59,6 +61,7 @@ impl Registration {
             uid: object.uid().unwrap_or_default(),
             token: parse(status.and_then(|status| status.registration_token.as_ref())),
             installed_token: parse(status.and_then(|status| status.installed_token.as_ref())),
+            boot_token: parse(status.and_then(|status| status.boot_token.as_ref())),
             cloud_config_bytes: serde_json::to_vec(&object.spec.cloud_config).map_or(usize::MAX, |json| json.len()),
             templates: parse_templates(&object.spec),
             most: object.spec.max_machines,

@@ -13,6 +13,7 @@ use crate::kube::client;
 use crate::kube::clock::Clock;
 use crate::kube::events::Events;
 use crate::kube::leadership::{Election, Leadership};
+use crate::media::network_boot::BootListener;
 use crate::media::{self, MediaStore};
 use crate::observe::metrics::Metrics;
 use crate::registration::endpoint::address::{AddressFinder, AddressOptions};
@@ -62,6 +63,12 @@ pub struct Settings {
     pub media: Option<media::Source>,
     /// Concurrent downloads of media.
     pub downloads: usize,
+    /// Where network boots are served over plain HTTP. `None`: nowhere.
+    pub boot_listen: Option<SocketAddr>,
+    /// At which port machines reach it. `None`: at that of `boot_listen`.
+    pub boot_port: Option<u16>,
+    /// How machines reach it. `None`: under the operator's host.
+    pub boot_url: Option<String>,
     /// Limit of open files. A connection is an open file.
     pub open_files: usize,
     /// Name of this replica in the Lease.
@@ -76,6 +83,13 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let listener = server::listen(settings.listen).with_context(|| format!("listening on {}", settings.listen))?;
     let address = listener.local_addr().context("reading the address of the listening socket")?;
+    let boot_listen = settings.boot_listen.map(|address| {
+        let listener = server::listen(address).with_context(|| format!("listening on {address} for network boots"))?;
+        let port = listener.local_addr().context("reading the address of the listening socket")?.port();
+        let port = settings.boot_port.unwrap_or(port);
+        anyhow::Ok((listener, BootListener { url: settings.boot_url.clone(), port }))
+    });
+    let (boot_listen, boot_listener) = boot_listen.transpose()?.unzip();
     if let Some(url) = &settings.address.server_url {
         endpoint::hosts(url)?;
     }
@@ -113,6 +127,7 @@ pub async fn run(
         secrets: SharedSecrets::new(client.clone()),
         rancher: Rancher::new(client.clone()),
         media: media_store,
+        boot_listener,
         events,
         metrics,
         leadership,
@@ -125,10 +140,17 @@ pub async fn run(
         clock,
     });
     let (admission, drain) = Admission::new(settings.exchanges);
+    let state = ServerState::new(context.clone(), admission);
     let service = server::Service {
-        tls: TlsAcceptor::from(certificate.clone().server_config().context("choosing TLS versions")?),
-        router: server::router(ServerState::new(context.clone(), admission)),
+        tls: Some(TlsAcceptor::from(certificate.clone().server_config().context("choosing TLS versions")?)),
+        router: server::router(state.clone()),
         limits: Limits::for_open_files(settings.open_files),
+        context: context.clone(),
+    };
+    let boots = server::Service {
+        tls: None,
+        router: server::boot_router(state),
+        limits: Limits::for_open_files(settings.open_files / 4),
         context: context.clone(),
     };
 
@@ -141,6 +163,7 @@ pub async fn run(
     let use_certificate = move |pair: &_| certificate.replace(pair);
     let renewal = tokio::spawn(endpoint_watcher.run(use_certificate, endpoint_sender, served, machines_behind));
     let serving = tokio::spawn(server::serve(listener, service, stop.clone()));
+    let booting = boot_listen.map(|listener| tokio::spawn(server::serve(listener, boots, stop.clone())));
     let controlling = tokio::spawn(controllers::run(context, enter_os_images, stop.clone()));
     let stopped = stop.clone();
     // No controller writes after the Lease is released.
@@ -160,6 +183,9 @@ pub async fn run(
     }
     electing.await.context("ending the election")?;
     serving.await.context("stopping the server")?;
+    if let Some(booting) = booting {
+        booting.await.context("stopping the server of network boots")?;
+    }
     background.abort();
     renewal.abort();
     if let Some(keeping) = keeping {

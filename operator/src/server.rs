@@ -8,8 +8,17 @@
 //! | all others below `/v1-rancheros/`      | a TPM or a shared secret    | how the machine joins its cluster         |
 //! |                                        | that an inventory knows     |                                           |
 //! | `/healthz`, `/readyz`, `/metrics`      | everybody                   | nothing about any machine                 |
+//!
+//! A listener of its own serves network boots over plain HTTP, and nothing else:
+//!
+//! | route                                  | for whom                    | content                                   |
+//! |----------------------------------------|-----------------------------|-------------------------------------------|
+//! | `/boot/<token>/<medium>/<name>`        | holders of the boot token   | boot loaders, their scripts, settings     |
+//! | `/boot-files/<digest>/<name>`          | everybody                   | kernel, initrd and release                |
+//! | `/grub/grub.cfg`                       | everybody                   | GRUB's first script                       |
 
 mod admission;
+mod download;
 mod frames;
 mod listener;
 mod permits;
@@ -21,14 +30,17 @@ pub use listener::{Limits, Service, listen, serve};
 pub use tls::{CertificateError, CertificateHolder};
 
 use crate::context::Context;
+use crate::media::network_boot;
 use crate::registration::PATH;
+use ::media::network_set::{GRUB_START, grub_start};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use protocol::Refusal;
-use routes::{ca_certificates, inventory, media, registration};
+use protocol::token::BOOT_PATH;
+use routes::{boot, ca_certificates, inventory, media, registration};
 use std::sync::Arc;
 
 /// The state of the request handlers.
@@ -57,6 +69,17 @@ pub fn router(state: ServerState) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .with_state(state)
+}
+
+/// The router of network boots.
+pub fn boot_router(state: ServerState) -> Router {
+    Router::new()
+        .route(&format!("{BOOT_PATH}{{token}}/{{medium}}/{{name}}"), get(boot::own))
+        // Shim asks for GRUB with two slashes.
+        .route(&format!("{BOOT_PATH}{{token}}/{{medium}}//{{name}}"), get(boot::own))
+        .route(&format!("{}/{{digest}}/{{name}}", network_boot::FILES_PATH), get(boot::file))
+        .route(&format!("/{GRUB_START}"), get(async || grub_start()))
         .with_state(state)
 }
 

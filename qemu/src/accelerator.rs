@@ -57,7 +57,7 @@ impl Accelerator {
                 "-no-reboot",
             ])
             .args(self.arguments())
-            .args(Firmware::Uefi.arguments(&folder.path().join("firmware-variables.img"))?)
+            .args(Firmware::Uefi.arguments(&folder.path().join("firmware-variables.img"), None)?)
             .args(["-append", "console=ttyS0 panic=-1", "-kernel"])
             .arg(kernel)
             .arg("-serial")

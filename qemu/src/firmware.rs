@@ -1,8 +1,9 @@
 //! The firmwares a machine may have, and where Debian's packages put them.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::str::FromStr;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +44,16 @@ impl Firmware {
         }
     }
 
-    /// Makes the file of the machine's own variables where it is absent, and gives QEMU's arguments.
-    pub fn arguments(self, variables: &Path) -> Result<Vec<String>> {
+    /// Makes the file of the machine's own variables where it is absent, and gives QEMU's arguments. `boot_url`: what new
+    /// variables make it load at its first start.
+    pub fn arguments(self, variables: &Path, boot_url: Option<&str>) -> Result<Vec<String>> {
         let Some((code, initial)) = self.files() else { return Ok(Vec::new()) };
         if !variables.exists() {
             fs::copy(initial, variables)
                 .with_context(|| format!("copying {initial}; install ovmf if it is missing"))?;
+            if let Some(url) = boot_url {
+                set_boot_url(variables, url)?;
+            }
         }
         let mut arguments = vec![
             "-drive".to_owned(),
@@ -61,6 +66,18 @@ impl Firmware {
         }
         Ok(arguments)
     }
+}
+
+/// Sets a boot entry for the URL and `BootNext` (package `python3-virt-firmware`).
+fn set_boot_url(variables: &Path, url: &str) -> Result<()> {
+    let output = Command::new("virt-fw-vars")
+        .arg("--inplace")
+        .arg(variables)
+        .args(["--set-boot-uri", url])
+        .output()
+        .context("running virt-fw-vars")?;
+    ensure!(output.status.success(), "virt-fw-vars: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
 }
 
 impl FromStr for Firmware {

@@ -3,7 +3,7 @@
 mod arguments;
 mod spec;
 
-pub use spec::{BootFirst, Drive, MachineSpec, Medium};
+pub use spec::{BootFile, BootFirst, Drive, MachineSpec, Medium};
 
 use crate::console::{Console, Line};
 use crate::disk::Disk;

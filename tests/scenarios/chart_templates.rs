@@ -42,6 +42,8 @@ fn wrong_values_are_refused_by_name() {
         ("tls.ca=PEM", "ca"),
         ("media.url=ftp://example.org/ros.iso", "url"),
         ("media.url=https://example.org/ros.iso", "media.sha256"),
+        ("networkBoot.enabled=true", "media.volume or media.url"),
+        ("networkBoot.url=https://ros.example.org", "url"),
         ("media.url=https://example.org/ros.iso,media.volume.hostPath.path=/srv", "leave the other out"),
     ] {
         let error = format!("{:#}", render(scratch.path(), values).unwrap_err());

@@ -136,7 +136,7 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
         _ if machine.spec.watchdog => "i6300ESB timer\nactive",
         // Only the kernel for real hardware has the driver of the chipset's.
         Drive::UsbStick => "iTCO_wdt\nactive",
-        Drive::Cd | Drive::Disk | Drive::Network => "Software Watchdog\nactive",
+        Drive::Cd | Drive::Disk => "Software Watchdog\nactive",
     };
     assert!(watchdog.starts_with(expected), "{watchdog}");
     let armed = machine.console().lines().iter().any(|line| line.text.contains("the watchdog is armed"));

@@ -147,7 +147,25 @@ pub struct MachineRegistrationStatus {
     /// Absent if the operator has no ISO (`media` of the operator's chart).
     #[serde(rename = "mediaURLs", default, skip_serializing_if = "Option::is_none")]
     pub media_urls: Option<BTreeMap<String, String>>,
+    /// The secret part of `bootURLs`. It is in the paths that boot loaders and firmware show and measure. Delete it to make
+    /// the operator create another one; media and installed machines do not use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_token: Option<String>,
+    /// URLs from which machines start over the network with this registration, by file name of the ISO. Absent if the
+    /// operator serves no network boots (`networkBoot` of the operator's chart) or has no ISO.
+    #[serde(rename = "bootURLs", default, skip_serializing_if = "Option::is_none")]
+    pub boot_urls: Option<BTreeMap<String, BootUrls>>,
     /// Number of MachineInventory objects whose machines registered here.
     #[serde(default)]
     pub machines: u32,
+}
+
+/// What a machine loads first when it starts over the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootUrls {
+    /// The script for iPXE, on BIOS and UEFI.
+    pub ipxe: String,
+    /// The boot loader for UEFI HTTP boot, also with Secure Boot.
+    pub uefi: String,
 }

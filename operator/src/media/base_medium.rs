@@ -1,6 +1,7 @@
 //! A base medium: an image with reserved space for the settings of a registration.
 
 use ::media::iso9660::{Iso9660Error, Volume};
+use ::media::network_set::{NetworkSet, NetworkSetError};
 use ::media::reserved_space::{self, ReservedSpaceError};
 use release::digest;
 use std::fs::File;
@@ -22,6 +23,7 @@ pub struct BaseMedium {
     space: u64,
     /// In hex.
     sha256: String,
+    network_set: Result<NetworkSet, NetworkSetError>,
 }
 
 /// Why a file is not served as a medium. The caller names the file.
@@ -69,10 +71,12 @@ impl BaseMedium {
         }
         let file = File::open(path).map_err(BaseMediumError::Open)?;
         let stamp = Stamp::of(&file.metadata().map_err(BaseMediumError::Read)?);
-        let extent = reserved_space::find(&mut Volume::open(&file)?)?;
+        let mut volume = Volume::open(&file)?;
+        let extent = reserved_space::find(&mut volume)?;
+        let network_set = NetworkSet::of_iso(&mut volume);
         (&file).rewind().map_err(BaseMediumError::Read)?;
         let (sha256, _) = digest::of_reader(&file).map_err(BaseMediumError::Read)?;
-        let medium = Self { file, stamp, space: extent.offset, sha256 };
+        let medium = Self { file, stamp, space: extent.offset, sha256, network_set };
         if medium.is_unchanged() { Ok(medium) } else { Err(BaseMediumError::BeingWritten) }
     }
 
@@ -93,6 +97,11 @@ impl BaseMedium {
     /// Where the reserved space begins.
     pub fn space(&self) -> u64 {
         self.space
+    }
+
+    /// The files of a network boot, or why it gives none.
+    pub fn network_set(&self) -> Result<&NetworkSet, &NetworkSetError> {
+        self.network_set.as_ref()
     }
 
     /// Whether the file is unchanged since its digest was computed.

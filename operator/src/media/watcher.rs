@@ -124,7 +124,13 @@ fn enter(file: &Path, known: &mut Known) -> Option<Arc<BaseMedium>> {
         return medium.clone();
     }
     let medium = match BaseMedium::open(file) {
-        Ok(medium) => Some(Arc::new(medium)),
+        Ok(medium) => {
+            if let Err(error) = medium.network_set() {
+                let reason = error_chain(error);
+                tracing::warn!(file = %file.display(), error = reason, "no machine can start from this medium by the network");
+            }
+            Some(Arc::new(medium))
+        }
         Err(error) => {
             tracing::warn!(file = %file.display(), error = error_chain(&error), "a file is not served as a medium");
             None

@@ -33,6 +33,8 @@ pub enum TokenScope {
 struct Maps {
     by_key: HashMap<Key, Arc<Registration>>,
     by_token: HashMap<RegistrationToken, (Key, TokenScope)>,
+    /// Boot tokens register no machine.
+    by_boot_token: HashMap<RegistrationToken, Key>,
     /// Read from Secrets by the controller. A registration with `trustedCAs` admits nobody before they are read.
     authorities: HashMap<Key, Authorities>,
     listing: Option<HashSet<Key>>,
@@ -70,6 +72,11 @@ impl RegistrationIndex {
             let (key, scope) = maps.by_token.get(token)?;
             Some((maps.by_key.get(key)?.clone(), *scope))
         })
+    }
+
+    /// The registration of a boot token.
+    pub fn find_for_boot(&self, token: &RegistrationToken) -> Option<Arc<Registration>> {
+        self.read(|maps| maps.by_key.get(maps.by_boot_token.get(token)?).cloned())
     }
 
     /// All registrations, in no order.
@@ -132,6 +139,9 @@ impl Maps {
                 self.by_token.insert(token.clone(), (key.clone(), scope));
             }
         }
+        if let Some(token) = &registration.boot_token {
+            self.by_boot_token.insert(token.clone(), key.clone());
+        }
         self.by_key.insert(key, Arc::new(registration));
     }
 
@@ -145,6 +155,9 @@ impl Maps {
         let Some(registration) = self.by_key.get(key) else { return };
         for token in [&registration.token, &registration.installed_token].into_iter().flatten() {
             self.by_token.remove(token);
+        }
+        if let Some(token) = &registration.boot_token {
+            self.by_boot_token.remove(token);
         }
     }
 
@@ -207,6 +220,23 @@ mod tests {
         assert_eq!(after, (None, Some(TokenScope::NewMachines), Some(TokenScope::KnownMachines)));
         index.apply(&Event::Delete(object("door", &token('b'))));
         assert_eq!(scope('i'), None);
+    }
+
+    #[test]
+    fn the_token_of_network_boots_registers_no_machine_and_is_revoked_alone() {
+        let index = RegistrationIndex::default();
+        let with_boot = |boot| {
+            let mut object = object("door", &token('a'));
+            object.status.as_mut().unwrap().boot_token = Some(token(boot).expose().to_owned());
+            Event::Apply(object)
+        };
+        let boots = |letter| index.find_for_boot(&token(letter)).is_some();
+        index.apply(&with_boot('b'));
+        assert!(boots('b') && index.find(&token('b')).is_none() && !boots('a'));
+        index.apply(&with_boot('c'));
+        assert!(boots('c') && !boots('b') && index.find(&token('a')).is_some());
+        index.apply(&Event::Delete(object("door", &token('a'))));
+        assert!(!boots('c'));
     }
 
     #[test]

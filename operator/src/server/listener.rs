@@ -1,5 +1,5 @@
-//! Accepts connections and serves TLS and HTTP/1.1 on them. Everything that a stranger can make the operator wait for
-//! or keep is bounded.
+//! Accepts connections and serves HTTP/1.1 on them, with TLS or, for network boots, without. Everything that a stranger
+//! can make the operator wait for or keep is bounded.
 //!
 //! A connection needs two permits, one after the other. Before its first byte it costs only a socket, and there are
 //! many permits. From its first byte on it costs buffers, and there are fewer. Both can be revoked if the peer keeps
@@ -18,6 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -71,7 +72,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Everything that is needed to serve a connection.
 pub struct Service {
-    pub tls: TlsAcceptor,
+    /// `None`: plain HTTP.
+    pub tls: Option<TlsAcceptor>,
     pub router: Router,
     pub limits: Limits,
     pub context: Arc<Context>,
@@ -140,14 +142,21 @@ async fn connection(stream: TcpStream, permit: Permit, speaking: Permits, servic
 }
 
 async fn converse(stream: TcpStream, deadline: Instant, permit: &Arc<Permit>, service: &Service) {
+    permit.start_deadline(PATIENCE);
+    let Some(tls) = &service.tls else { return answer(stream, permit, service).await };
+    match timeout_at(deadline, tls.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            permit.start_deadline(PATIENCE);
+            answer(stream, permit, service).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+/// Answers the requests of a connection.
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, permit: &Arc<Permit>, service: &Service) {
     let limits = &service.limits;
-    permit.start_deadline(PATIENCE);
-    let stream = match timeout_at(deadline, service.tls.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
-        Err(_) => return tracing::debug!("a TLS handshake took too long"),
-    };
-    permit.start_deadline(PATIENCE);
     let (permit, patience, router) = (permit.clone(), limits.headers, service.router.clone());
     let answering = tower::service_fn(move |mut request: Request<Incoming>| {
         // For handlers that take long and see the peer's progress.
@@ -166,6 +175,8 @@ async fn converse(stream: TcpStream, deadline: Instant, permit: &Arc<Permit>, se
         .header_read_timeout(limits.headers)
         .max_buf_size(limits.header_bytes)
         .max_headers(MAX_HEADERS)
+        // GRUB 2.12 takes only `Content-Length` for what it is.
+        .title_case_headers(service.tls.is_none())
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(answering))
         .with_upgrades()
         .await;

@@ -1,8 +1,10 @@
 //! The command line of QEMU for one machine.
 
-use super::{BootFirst, CONTROL, Drive, HOTPLUG_PORT, Machine, MachineSpec, RAW_LOG, SECOND_PORT, SERIAL};
+use super::{BootFile, BootFirst, CONTROL, Drive, HOTPLUG_PORT, Machine, MachineSpec, RAW_LOG, SECOND_PORT, SERIAL};
 use crate::accelerator::Accelerator;
+use crate::firmware::Firmware;
 use anyhow::Result;
+use std::path::Path;
 
 impl Machine {
     pub(super) fn arguments(&self) -> Result<Vec<String>> {
@@ -37,14 +39,18 @@ impl Machine {
             BootFirst::Medium => (Some(50), 1),
             BootFirst::MediumAlone => (None, 1),
         };
-        let script = spec.medium.as_ref().filter(|medium| medium.drive == Drive::Network).map(|medium| &medium.file);
         // Without QEMU's own boot ROM, which is iPXE and is not signed, where nothing is started from the network.
-        let (served, boot) = match script.and_then(|script| script.parent().zip(script.file_name())) {
-            Some((folder, name)) => {
-                let served = format!(",tftp={},bootfile={}", folder.display(), name.display());
-                (served, format!("bootindex={medium_index}"))
-            }
+        let network_first = format!("bootindex={medium_index}");
+        let (served, boot) = match &spec.boot_file {
             None => (String::new(), "romfile=".to_owned()),
+            Some(BootFile::UefiUrl(_)) => (String::new(), format!("romfile=,{network_first}")),
+            Some(BootFile::IpxeUrl(url)) => (format!(",bootfile={url}"), network_first),
+            Some(BootFile::Tftp(file)) => {
+                let name = file.file_name().unwrap_or_default().display();
+                let folder = file.parent().unwrap_or(Path::new("/")).display();
+                let own_rom = if spec.firmware == Firmware::SecureBoot { "romfile=," } else { "" };
+                (format!(",tftp={folder},bootfile={name}"), format!("{own_rom}{network_first}"))
+            }
         };
         add("-netdev", format!("user,id=network,hostfwd=tcp:127.0.0.1:{}-:22{served}", self.ssh_port.number()));
         add("-device", format!("virtio-net-pci,netdev=network,{boot}"));
@@ -62,7 +68,6 @@ impl Machine {
         if let Some(medium) = &spec.medium {
             let file = medium.file.display();
             match medium.drive {
-                Drive::Network => {}
                 Drive::Cd => {
                     add("-drive", format!("if=none,id=medium,format=raw,readonly=on,file={file}"));
                     add("-device", format!("ide-cd,drive=medium,bootindex={medium_index}"));
@@ -85,7 +90,11 @@ impl Machine {
         }
         arguments.push("-nodefaults".to_owned());
         arguments.extend(Accelerator::best().arguments().map(str::to_owned));
-        arguments.extend(spec.firmware.arguments(&self.folder.join("firmware-variables.img"))?);
+        let boot_url = match &spec.boot_file {
+            Some(BootFile::UefiUrl(url)) => Some(url.as_str()),
+            _ => None,
+        };
+        arguments.extend(spec.firmware.arguments(&self.folder.join("firmware-variables.img"), boot_url)?);
         Ok(arguments)
     }
 }

@@ -18,6 +18,8 @@ pub struct MachineSpec {
     pub serial: String,
     pub disks: Vec<Disk>,
     pub medium: Option<Medium>,
+    /// What DHCP tells the firmware to start. Where it is given, the network is a medium for [`BootFirst`].
+    pub boot_file: Option<BootFile>,
     pub tpm: Option<EkCertificate>,
     pub first: BootFirst,
     /// A screen, and a second serial port that is no console of the kernel. Every machine has a keyboard.
@@ -53,8 +55,18 @@ pub enum Drive {
     /// A stick at a USB 3 port; what is written to it is forgotten at power-off. Only the kernel for real hardware can
     /// read one.
     UsbStick,
-    /// The network: the file is a script for iPXE, which the firmware gets by DHCP and TFTP like everything beside it.
-    Network,
+}
+
+/// What a machine that starts from the network loads first.
+#[derive(Clone, Debug)]
+pub enum BootFile {
+    /// A file that comes by TFTP, like everything beside it.
+    Tftp(PathBuf),
+    /// A URL for iPXE in the ROM of the network card, by DHCP.
+    IpxeUrl(String),
+    /// A URL that UEFI loads by itself, at the first power-on only. It stands in its variables, because QEMU's DHCP server
+    /// does not offer HTTP boot.
+    UefiUrl(String),
 }
 
 impl MachineSpec {
@@ -71,6 +83,7 @@ impl MachineSpec {
             serial: serial.to_owned(),
             disks: Vec::new(),
             medium: None,
+            boot_file: None,
             tpm: Some(EkCertificate::Present),
             first: BootFirst::Disk,
             screen: false,

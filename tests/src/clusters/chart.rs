@@ -14,6 +14,7 @@ pub const EVERYTHING: &str = "\
     metrics.serviceMonitor.enabled=true,networkPolicy.enabled=true,\
     global.cattle.systemDefaultRegistry=registry.example.org,service.type=ClusterIP,\
     planNamespaces[0]=system-upgrade,defaultOSImage.osImage=ros:v2,\
+    networkBoot.enabled=true,networkBoot.url=http://boot.example.org:8080,\
     media.url=https://media.example.org:8443/ros.iso,media.sha256=\
     aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 

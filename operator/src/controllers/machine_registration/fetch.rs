@@ -2,6 +2,7 @@
 
 use super::ReconcileError;
 use crate::context::Context;
+use crate::media::network_boot::BootListener;
 use crate::registration::Registration;
 use crate::registration::endpoint::Endpoint;
 use crate::registration::index::Authorities;
@@ -29,6 +30,10 @@ pub(super) struct Found {
     pub(super) vendors: Authorities,
     /// File names of media. `None`: not scanned yet.
     pub(super) media: Option<Vec<String>>,
+    /// The same of media from which a machine can start over the network.
+    pub(super) network_media: Option<Vec<String>>,
+    /// `None`: the operator serves no network boots.
+    pub(super) boot_listener: Option<BootListener>,
     pub(super) now: Time,
 }
 
@@ -63,6 +68,8 @@ pub(super) async fn fetch(object: &MachineRegistration, context: &Context) -> Re
         authorities,
         vendors: context.tpm_vendors.clone(),
         media: context.media.names(),
+        network_media: context.media.network_names(),
+        boot_listener: context.boot_listener.clone(),
         now: context.now(),
     })
 }

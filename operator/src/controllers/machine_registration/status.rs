@@ -16,9 +16,8 @@ pub(super) fn build(
     new_token: impl Fn() -> RegistrationToken,
 ) -> MachineRegistrationStatus {
     let mut status = object.status.clone().unwrap_or_default();
-    let kept = |token: &Option<String>| token.as_deref().and_then(|token| token.parse::<RegistrationToken>().ok());
-    let token = kept(&status.registration_token).unwrap_or_else(&new_token);
-    let installed_token = kept(&status.installed_token).unwrap_or_else(&new_token);
+    let token = kept(status.registration_token.as_deref()).unwrap_or_else(&new_token);
+    let installed_token = kept(status.installed_token.as_deref()).unwrap_or_else(&new_token);
     let settings = registration::operator_settings(&found.endpoint, &installed_token);
     let generation = object.metadata.generation;
     match &settings {
@@ -38,6 +37,7 @@ pub(super) fn build(
         let urls = names.iter().map(|name| (name.clone(), media::url(&found.endpoint, &token, name)));
         status.media_urls = Some(urls.collect()).filter(|urls: &BTreeMap<_, _>| !urls.is_empty());
     }
+    put_boot_urls(&mut status, found, new_token);
     status.machines = found.machines.unwrap_or(status.machines);
     put_cloud_config(&mut status.conditions, object, &found.now);
     match found.most.filter(|most| is_nearly(status.machines, *most)) {
@@ -66,6 +66,25 @@ pub(super) fn build(
         }
     }
     status
+}
+
+/// The token of a status, unless it is missing or somebody has mistyped it.
+fn kept(token: Option<&str>) -> Option<RegistrationToken> {
+    token?.parse().ok()
+}
+
+/// Without a listener there is no boot token: a listener that comes back has another one.
+fn put_boot_urls(status: &mut MachineRegistrationStatus, found: &Found, new_token: impl FnOnce() -> RegistrationToken) {
+    let Some(listener) = &found.boot_listener else {
+        (status.boot_token, status.boot_urls) = (None, None);
+        return;
+    };
+    let token = kept(status.boot_token.as_deref()).unwrap_or_else(new_token);
+    if let Some(names) = &found.network_media {
+        let urls = names.iter().map(|name| (name.clone(), listener.urls(&found.endpoint, &token, name)));
+        status.boot_urls = Some(urls.collect()).filter(|urls: &BTreeMap<_, _>| !urls.is_empty());
+    }
+    status.boot_token = Some(token.expose().to_owned());
 }
 
 /// Sets the condition about keys of the cloud-config that machines do not apply. They register nevertheless.

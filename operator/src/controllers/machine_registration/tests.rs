@@ -2,6 +2,7 @@
 
 use super::fetch::read_authorities;
 use super::*;
+use crate::media::network_boot::BootListener;
 use crate::registration::endpoint::Endpoint;
 use crate::registration::index::Authorities;
 use api::{Conditions, MachineRegistrationStatus, condition_type};
@@ -10,6 +11,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
+use std::cell::Cell;
 
 fn found() -> Found {
     Found {
@@ -20,6 +22,8 @@ fn found() -> Found {
         authorities: None,
         vendors: Authorities::default(),
         media: Some(Vec::new()),
+        network_media: Some(Vec::new()),
+        boot_listener: None,
         now: Time(Timestamp::from_second(1_800_000_000).unwrap()),
     }
 }
@@ -46,6 +50,42 @@ fn a_new_registration_gets_a_token_and_stays_unchanged_afterwards() {
     let later = Found { now: Time(Timestamp::from_second(1_800_009_999).unwrap()), ..found() };
     let again = build(&object, &later, None, || unreachable!("the token is kept"));
     assert_eq!(again, status);
+}
+
+#[test]
+fn boot_urls_have_a_token_of_their_own_while_there_is_a_listener() {
+    let mut object = object(json!({}));
+    let listener = BootListener { url: None, port: 8080 };
+    let media = || Some(vec!["a.iso".to_owned()]);
+    let on = Found { boot_listener: Some(listener), network_media: media(), media: media(), ..found() };
+    let tokens = Cell::new(b'a');
+    let next = |object: &MachineRegistration, found: &Found| {
+        build(object, found, None, || {
+            tokens.set(tokens.get() + 1);
+            char::from(tokens.get()).to_string().repeat(54).parse().unwrap()
+        })
+    };
+    let status = next(&object, &on);
+    let boot_token = status.boot_token.clone().unwrap();
+    assert!(
+        Some(&boot_token) != status.registration_token.as_ref() && Some(&boot_token) != status.installed_token.as_ref()
+    );
+    assert_eq!(
+        status.boot_urls.as_ref().unwrap()["a.iso"].ipxe,
+        format!("http://ros:8080/boot/{boot_token}/a.iso/boot.ipxe")
+    );
+    object.status = Some(status.clone());
+    assert_eq!(next(&object, &on), status);
+    let unread =
+        Found { network_media: None, media: None, ..Found { boot_listener: on.boot_listener.clone(), ..found() } };
+    assert_eq!(next(&object, &unread), status, "the URLs stay while the media are read again");
+    object.status.as_mut().unwrap().boot_token = None;
+    let renewed = next(&object, &on);
+    assert!(renewed.boot_token != status.boot_token && renewed.boot_urls != status.boot_urls);
+    assert_eq!((&renewed.registration_token, &renewed.media_urls), (&status.registration_token, &status.media_urls));
+    object.status = Some(renewed);
+    let off = next(&object, &found());
+    assert_eq!((off.boot_token, off.boot_urls), (None, None));
 }
 
 #[test]

@@ -99,7 +99,7 @@ pub(super) fn find_for_media(state: &ServerState, token: &str) -> Result<Arc<Reg
     }
 }
 
-fn unknown_token() -> Refusal {
-    let message = "no MachineRegistration has this token; take the URL from its status.registrationURL";
+pub(super) fn unknown_token() -> Refusal {
+    let message = "no MachineRegistration has this token; take the URL from its status";
     Refusal::new(RefusalCode::UnknownToken, message)
 }

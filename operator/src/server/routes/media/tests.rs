@@ -1,17 +1,21 @@
 //! Tests of `server::routes::media`.
 
 use super::*;
+use crate::context::Context;
 use crate::fixtures::{self, FakeApi};
 use crate::media::{MediaStore, PATH, Source};
+use crate::server::download::{PATIENCE, PIECE_TIMEOUT};
 use crate::server::permits::Permits;
 use crate::server::{Admission, router};
 use ::media::reserved_space;
-use axum::body::to_bytes;
-use axum::http::Request;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{Method, Request, StatusCode, header};
 use futures::{FutureExt, StreamExt};
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 use tower::ServiceExt;
 
