@@ -162,10 +162,31 @@ impl System {
             return Err(ChangeError::HostnameMalformed);
         }
         write(&self.path("/etc/hostname"), format!("{name}\n").as_bytes(), 0o644, false)?;
+        self.resolve_own_name(name)?;
         if self.is_running_system() {
             nix::unistd::sethostname(name).map_err(ChangeError::Hostname)?;
         }
         Ok(())
+    }
+
+    /// Lets the machine find its own name without a DNS server, as sudo and others expect. 127.0.1.1 is Debian's address
+    /// for that.
+    fn resolve_own_name(&self, name: &str) -> Result<(), ChangeError> {
+        let path = self.path("/etc/hosts");
+        let mut hosts = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read.map_err(PathError::of("reading", &path))?,
+        };
+        let names =
+            |line: &str| line.split('#').next().unwrap_or_default().split_whitespace().skip(1).any(|n| n == name);
+        if hosts.lines().any(names) {
+            return Ok(());
+        }
+        if !hosts.is_empty() && !hosts.ends_with('\n') {
+            hosts.push('\n');
+        }
+        hosts.push_str(&format!("127.0.1.1 {name}\n"));
+        Ok(write(&path, hosts.as_bytes(), 0o644, false)?)
     }
 
     fn read_accounts(&self) -> Result<Accounts, PathError> {

@@ -2,6 +2,7 @@
 
 use super::system::{BOOTCMD_LIMIT, RUNCMD_LIMIT};
 use super::*;
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -49,11 +50,29 @@ rancherd: {role: server}
 ";
 
 #[test]
+fn a_machine_finds_its_own_name() {
+    for (name, hosts, expected) in [
+        ("node", "127.0.0.1 localhost", "127.0.0.1 localhost\n127.0.1.1 node\n"),
+        ("node.example.org", "127.0.0.1 localhost\n", "127.0.0.1 localhost\n127.0.1.1 node\n"),
+        ("node", "192.0.2.1 node.example.org node\n", "192.0.2.1 node.example.org node\n"),
+        ("node", "192.0.2.1 other # node\n", "192.0.2.1 other # node\n127.0.1.1 node\n"),
+    ] {
+        let root =
+            system(&format!("hostname: {name}\nwrite_files: [{{path: /etc/hosts, content: {} }}]", json!(hosts)));
+        for _ in 0..2 {
+            assert_eq!(apply(&root, Stage::Early).problems, Vec::<String>::new());
+            assert_eq!(read(&root, "etc/hosts"), expected, "{hosts}");
+        }
+    }
+}
+
+#[test]
 fn a_document_becomes_a_configured_system() {
     let root = system(DEMO);
     let applied = apply(&root, Stage::Early);
     assert_eq!(applied.problems, Vec::<String>::new());
     assert_eq!(read(&root, "etc/hostname"), "demo\n");
+    assert_eq!(read(&root, "etc/hosts"), "127.0.1.1 demo\n");
     assert_eq!(
         fs::read_link(root.path().join("etc/localtime")).unwrap(),
         Path::new("../usr/share/zoneinfo/Europe/Berlin")
