@@ -1,6 +1,7 @@
 //! Builds a release, its ISO and its upgrade image from Debian packages. Each stage is cached under the digest of its inputs.
 
 pub(crate) mod archive;
+mod authorities;
 mod base;
 pub(crate) mod boot_files;
 mod initrd;
@@ -24,11 +25,12 @@ use crate::cache::{Cache, Key};
 use crate::cli::BuildOptions;
 use crate::{format, progress, upgrade_image};
 use archive::Archive;
+use authorities::Authority;
 use boot_files::BootFiles;
 use kernel::Kernel;
 use release::signature::{KeyId, PublicKey};
 use release::{architecture, digest};
-use release_folder::Parts;
+use release_folder::{Parts, kernel_arguments};
 use root::RootInputs;
 use signing::Signing;
 use tools::Tools;
@@ -55,6 +57,7 @@ struct Built {
 
 pub fn run(options: &BuildOptions) -> Result<()> {
     check(options)?;
+    let authorities = authorities::read(&options.ca)?;
     let signing = Signing::read(&options.sign, &options.release_key)?;
     let version = options.release_version.as_str();
     let cache = Cache::open(options.cache.as_deref())?;
@@ -64,7 +67,7 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let kernel = Kernel::prepare(&cache, &archive, &tools, options.kernel)?;
     let base = base::prepare(&cache, &archive, &options.package, options.epoch)?;
 
-    let root = root_image(options, &signing, &cache, &tools, &kernel, &base)?;
+    let root = root_image(options, &signing, &authorities, &cache, &tools, &kernel, &base)?;
     let initrd_key = Key::new()
         .this_program()?
         .result("kernel", &kernel.root)
@@ -87,13 +90,14 @@ pub fn run(options: &BuildOptions) -> Result<()> {
             kernel: &kernel.image(),
             initrd: &initrd.join("initrd"),
             initrd_modules: initrd::modules(&kernel)?.names(),
+            kernel_arguments: kernel_arguments(&options.console, &options.kernel_argument),
             menu: options.boot_menu.as_deref(),
         };
         release_folder::write(&folder, parts)
     })?;
     let signed_by = signing.sign(&folder)?;
     let iso = options.output.join(format!("ros-{version}-{}.iso", architecture::X86_64));
-    progress::stage("writing the ISO", || format::iso::write(&folder, version, &boot, &tools, options.epoch, &iso))?;
+    progress::stage("writing the ISO", || format::iso::write(&folder, &manifest, &boot, &tools, options.epoch, &iso))?;
     let network = options.output.join("pxe");
     progress::stage("writing the files of a network boot", || format::network::write(&iso, &network))?;
     let upgrade = progress::stage("writing the upgrade image", || {
@@ -150,6 +154,7 @@ fn check(options: &BuildOptions) -> Result<()> {
 fn root_image(
     options: &BuildOptions,
     signing: &Signing,
+    authorities: &[Authority],
     cache: &Cache,
     tools: &Tools,
     kernel: &Kernel,
@@ -170,6 +175,7 @@ fn root_image(
         .file("installer", &options.installer)?
         .text("version", &options.release_version)
         .text("release keys", signing.trusted().iter().map(PublicKey::to_pem).collect::<String>())
+        .text("authorities", authorities.iter().map(|authority| authority.pem.as_str()).collect::<String>())
         .text("epoch", options.epoch.to_string());
     let inputs = RootInputs {
         base,
@@ -178,6 +184,7 @@ fn root_image(
         kernel,
         version: &options.release_version,
         release_keys: signing.trusted(),
+        authorities,
         epoch: options.epoch,
     };
     cache.stage("root", key, "compressing the root image", |folder| root::write(&inputs, tools, folder))

@@ -16,7 +16,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Build(BuildOptions),
+    Build(Box<BuildOptions>),
     Keygen(KeygenOptions),
     Push(PushOptions),
     Operator(OperatorOptions),
@@ -58,6 +58,18 @@ pub struct BuildOptions {
     /// once
     #[arg(long, value_name = "NAME")]
     pub package: Vec<PackageName>,
+    /// Argument for the kernel, such as iommu=pt, behind those of every release, so that its value counts; may be given more
+    /// than once
+    #[arg(long, value_name = "ARGUMENT")]
+    pub kernel_argument: Vec<KernelArgument>,
+    /// Console of the kernel and of the installer, such as ttyS1,115200, in place of tty0 and ttyS0,115200; may be given
+    /// more than once, and the last one is the kernel's own
+    #[arg(long, value_name = "CONSOLE")]
+    pub console: Vec<KernelArgument>,
+    /// PEM file of certificate authorities that programs of the image trust beside the public ones; may be given more than
+    /// once
+    #[arg(long, value_name = "FILE")]
+    pub ca: Vec<PathBuf>,
     /// Sign the release with this private key, as release/release.json.sig.d/<KEY ID>; may be given more than once
     #[arg(long, value_name = "FILE")]
     pub sign: Vec<PathBuf>,
@@ -198,6 +210,31 @@ impl FromStr for PackageName {
     }
 }
 
+/// One word of the kernel's command line, which no boot loader takes for anything else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelArgument(String);
+
+impl KernelArgument {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KernelArgument {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"'\\$`;{}|&<>".contains(&byte);
+        if word.is_empty() || !word.bytes().all(is_plain) {
+            return Err("it is one word without quotes, white space and any of \\ $ ` ; { } | & < >");
+        }
+        if word.starts_with("ros.") {
+            return Err("arguments that begin with `ros.` are set by the boot menu");
+        }
+        Ok(Self(word.to_owned()))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KernelFlavour {
     /// Drivers for virtual machines only; smaller, and boots faster
@@ -255,6 +292,16 @@ pub struct VerifyOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_argument_is_one_word_and_none_of_ours() {
+        for word in ["iommu=pt", "nomodeset", "console=hvc0", "module_blacklist=a,b", "ip=::::host:eth0:dhcp"] {
+            assert_eq!(word.parse(), Ok(KernelArgument(word.to_owned())));
+        }
+        for word in ["", "a b", "a\n", "a;reboot", "$x", "a=\"b\"", "ros.mode=slot", "ä"] {
+            assert!(word.parse::<KernelArgument>().is_err(), "{word:?}");
+        }
+    }
 
     #[test]
     fn only_names_of_packages_reach_apt() {

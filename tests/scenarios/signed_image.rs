@@ -1,4 +1,4 @@
-//! `ros-image build --sign`: a release with its signature, as other tools check it.
+//! `ros-image build` with options: a release with its signature, as other tools check it, and with arguments for the kernel.
 
 use harness::image_build;
 use qemu::paths;
@@ -11,7 +11,7 @@ use std::process::Command;
 const VERSION: &str = "0.1.0";
 
 #[test]
-fn iso_and_release_carry_the_signature() {
+fn iso_and_release_carry_the_signature_and_the_kernel_arguments() {
     let scratch = Scratch::new("signed-image").unwrap();
     let [keys, others, output] = ["keys", "others", "image"].map(|name| scratch.path().join(name));
     for folder in [&keys, &others] {
@@ -20,6 +20,7 @@ fn iso_and_release_carry_the_signature() {
     let [public, other] = [&keys, &others].map(|folder| folder.join("public.pem"));
     let mut build = image_build::command(VERSION, &output).unwrap();
     build.arg("--overlay").arg(paths::workspace().join("overlay")).arg("--sign").arg(keys.join("private.pem"));
+    build.args(["--kernel-argument", "iommu=pt", "--console", "ttyS1,115200"]);
     succeeded(&mut build).unwrap();
 
     let release = output.join("release");
@@ -33,6 +34,13 @@ fn iso_and_release_carry_the_signature() {
     let verify = |key: &Path| ros_image().arg("verify").arg(&iso).arg("--release-key").arg(key).output().unwrap();
     assert!(printed(&verify(&public)).contains(&format!("signed by {id}")));
     assert_eq!(verify(&other).status.code(), Some(1), "it was not signed by this key");
+
+    let shown = succeeded(ros_image().arg("show").arg(&iso).arg("--json")).unwrap();
+    let script = fs::read_to_string(output.join("pxe/boot.ipxe")).unwrap();
+    for text in [&shown, &script] {
+        let own = text.contains("console=ttyS1,115200 ") && text.contains(" iommu=pt");
+        assert!(own && !text.contains("console=tty0"), "{text}");
+    }
 }
 
 fn ros_image() -> Command {

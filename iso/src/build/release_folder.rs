@@ -3,15 +3,29 @@
 use std::fs;
 use std::path::Path;
 
+use crate::cli::KernelArgument;
 use anyhow::{Context, Result};
 use release::{BootFiles, MANIFEST, ReleaseFile, ReleaseManifest, SemanticVersion, Verity, architecture};
 
-/// Kernel arguments of every boot of a release. Messages go to the screen and to the serial line. `loglevel=6` shows
-/// the lines of ros-init, which have level 5. systemd prints only failures and long waits. BPF is the only security
-/// module that is left out: systemd would load BPF programs that none of our units uses, which costs a second under
-/// emulation.
-pub const KERNEL_ARGUMENTS: &str = "console=tty0 console=ttyS0,115200 loglevel=6 panic=10 systemd.show_status=auto \
-                                    audit=0 lsm=landlock,lockdown,yama,integrity,apparmor";
+/// The consoles of a release that names none: the screen and the first serial line.
+const CONSOLES: [&str; 2] = ["tty0", "ttyS0,115200"];
+
+/// Kernel arguments of every boot of a release, beside its consoles. `loglevel=6` shows the lines of ros-init, which have
+/// level 5. systemd prints only failures and long waits. BPF is the only security module that is left out: systemd would
+/// load BPF programs that none of our units uses, which costs a second under emulation.
+const KERNEL_ARGUMENTS: &str =
+    "loglevel=6 panic=10 systemd.show_status=auto audit=0 lsm=landlock,lockdown,yama,integrity,apparmor";
+
+/// The kernel arguments of a release. Of two values of an argument the kernel takes the last one, so that `more` counts
+/// before ours.
+pub fn kernel_arguments(consoles: &[KernelArgument], more: &[KernelArgument]) -> String {
+    let given = consoles.iter().map(KernelArgument::as_str);
+    let consoles: Vec<&str> = if consoles.is_empty() { CONSOLES.to_vec() } else { given.collect() };
+    let mut words: Vec<String> = consoles.iter().map(|console| format!("console={console}")).collect();
+    words.push(KERNEL_ARGUMENTS.to_owned());
+    words.extend(more.iter().map(|argument| argument.as_str().to_owned()));
+    words.join(" ")
+}
 
 /// The least value of `minimum_slot_bytes`. For a large root image it is twice the size of that image.
 const SMALLEST_SLOT: u64 = 256 << 20;
@@ -27,6 +41,7 @@ pub struct Parts<'a> {
     pub initrd: &'a Path,
     /// Names of the modules in the initrd.
     pub initrd_modules: Vec<String>,
+    pub kernel_arguments: String,
     /// The menu that the release brings to machines that are upgraded to it.
     pub menu: Option<&'a Path>,
 }
@@ -60,12 +75,14 @@ pub fn write(folder: &Path, parts: Parts) -> Result<ReleaseManifest> {
             bios_boot: file("boot/boot.img")?,
             bios_core: file("boot/core.img")?,
         },
-        kernel_arguments: KERNEL_ARGUMENTS.to_owned(),
+        kernel_arguments: parts.kernel_arguments,
         initrd_modules: Some(parts.initrd_modules),
         recovery_resets: true,
     };
     let path = folder.join(MANIFEST);
     let text = serde_json::to_string_pretty(&manifest)? + "\n";
+    // What no machine could read is not released.
+    ReleaseManifest::parse(text.as_bytes()).context("describing the release")?;
     fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     Ok(manifest)
 }
@@ -83,6 +100,15 @@ fn minimum_slot_bytes(root: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn given_consoles_replace_ours_and_arguments_come_last() {
+        let words = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect::<Vec<KernelArgument>>();
+        let plain = kernel_arguments(&[], &[]);
+        assert!(plain.starts_with("console=tty0 console=ttyS0,115200 loglevel=6 panic=10 "), "{plain}");
+        let own = kernel_arguments(&words(&["ttyS1,9600"]), &words(&["panic=60", "nomodeset"]));
+        assert!(own.starts_with("console=ttyS1,9600 loglevel=6 ") && own.ends_with(" panic=60 nomodeset"), "{own}");
+    }
 
     #[test]
     fn slots_leave_room_to_grow() {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use release::signature::PublicKey;
 use release::{Verity, verity};
 
+use super::authorities::{self, Authority};
 use super::kernel::Kernel;
 use super::lists;
 use super::signing;
@@ -33,6 +34,8 @@ pub struct RootInputs<'a> {
     pub version: &'a str,
     /// By which machines that run this image take releases.
     pub release_keys: &'a [PublicKey],
+    /// Whom programs on the machine trust beside the public authorities.
+    pub authorities: &'a [Authority],
     pub epoch: u32,
 }
 
@@ -85,6 +88,7 @@ fn compose(inputs: &RootInputs) -> Result<Tree> {
         tree.insert(&format!("{folder}/.updated"), Node::file(0o644, updated(inputs.epoch)))?;
     }
     signing::add_keys(&mut tree, inputs.release_keys)?;
+    authorities::add(&mut tree, inputs.authorities)?;
     name_version(&mut tree, inputs.version)?;
     check_read_ahead(&tree)?;
     Ok(tree)

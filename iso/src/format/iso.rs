@@ -7,10 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use media::reserved_space;
-use release::{MANIFEST, digest};
+use release::{MANIFEST, ReleaseManifest, digest};
 
 use crate::build::boot_files::BootFiles;
-use crate::build::release_folder::KERNEL_ARGUMENTS;
 use crate::build::tools::Tools;
 
 const MENU: &str = include_str!("iso/live.cfg");
@@ -24,14 +23,21 @@ pub fn volume_id(release: &Path) -> Result<String> {
 }
 
 /// Writes the ISO of the release in the folder `release`.
-pub fn write(release: &Path, version: &str, boot: &BootFiles, tools: &Tools, epoch: u32, output: &Path) -> Result<()> {
+pub fn write(
+    release: &Path,
+    manifest: &ReleaseManifest,
+    boot: &BootFiles,
+    tools: &Tools,
+    epoch: u32,
+    output: &Path,
+) -> Result<()> {
     let parts = tempfile::tempdir().context("creating a folder for the parts of the ISO")?;
     let part = |name: &str| parts.path().join(name);
     let volume = volume_id(release)?;
     let text =
         |name: &str, content: &str| fs::write(part(name), content).with_context(|| format!("writing the ISO's {name}"));
-    text("grub.cfg", &MENU.replace("@VOLUME@", &volume).replace("@ARGUMENTS@", KERNEL_ARGUMENTS))?;
-    text("info", &format!("ros {version} {volume}\n"))?;
+    text("grub.cfg", &MENU.replace("@VOLUME@", &volume).replace("@ARGUMENTS@", &manifest.kernel_arguments))?;
+    text("info", &format!("ros {} {volume}\n", manifest.version))?;
     text("registration.yaml", &reserved_space::empty())?;
     boot.write_medium_image(tools, &part("eltorito.img"))?;
     let places = efi_image::write(boot, &part("efi.img"))?;
