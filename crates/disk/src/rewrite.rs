@@ -1,13 +1,14 @@
 //! Rewrites single partitions of a disk that keeps its table: the root image of a slot, and COS_PERSISTENT.
 
-use crate::execute::{Written, root_image, sparse};
+use crate::execute::root_image::{self, Hashing};
+use crate::execute::{Written, sparse};
 use crate::ext4::{self, Ext4Error};
 use crate::layout::Role;
 use crate::target::{Disk, Target};
 use protocol::message::{InstallPhase, Progress};
 use release::ReleaseFile;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use uuid::Uuid;
@@ -38,7 +39,8 @@ pub enum RewriteError {
     Differs(PathBuf),
 }
 
-/// Copies a root image from a partition or a file to a partition and reads it back.
+/// Copies a root image from a partition or a file to a partition and reads it back. It is hashed only then: hashing while
+/// it is written took a machine without instructions for SHA-256 half of its speed.
 pub fn copy_root(
     image: &ReleaseFile,
     from: &Path,
@@ -54,20 +56,33 @@ pub fn copy_root(
         progress(&Progress { phase, bytes, total_bytes: image.size, message: "root image".into() });
     };
     let started = Instant::now();
-    let actual = root_image::copy(source, image.size, &mut target, &[0], |bytes| report(InstallPhase::Writing, bytes))
+    root_image::copy(source, image.size, &mut target, &[0], |bytes| report(InstallPhase::Writing, bytes))
         .map_err(|source| RewriteError::Copy { from: from.to_owned(), to: to.to_owned(), source })?;
-    if actual != image.sha256 {
-        let expected = image.sha256.clone();
-        return Err(RewriteError::SourceDigest { from: from.to_owned(), actual, expected });
-    }
     target.flush().map_err(|error| RewriteError::Write(to.to_owned(), error))?;
     let (writing, started) = (started.elapsed(), Instant::now());
     let read = root_image::digest(&mut target, 0, image.size, |bytes| report(InstallPhase::Verifying, bytes));
     let read = read.map_err(|error| RewriteError::ReadBack(to.to_owned(), error))?;
     if read != image.sha256 {
-        return Err(RewriteError::Differs(to.to_owned()));
+        return Err(blame(image, from, to));
     }
     Ok(Written { bytes: image.size, writing, verifying: started.elapsed() })
+}
+
+/// Whether the source or the partition is to blame for a copy that does not have the digest of the image.
+fn blame(image: &ReleaseFile, from: &Path, to: &Path) -> RewriteError {
+    let mut source = match File::open(from) {
+        Ok(source) => Hashing::new(source.take(image.size)),
+        Err(error) => return RewriteError::OpenSource(from.to_owned(), error),
+    };
+    if let Err(error) = io::copy(&mut source, &mut io::sink()) {
+        let (from, to, source) = (from.to_owned(), to.to_owned(), root_image::CopyError::Read(error));
+        return RewriteError::Copy { from, to, source };
+    }
+    let actual = source.finish();
+    if actual == image.sha256 {
+        return RewriteError::Differs(to.to_owned());
+    }
+    RewriteError::SourceDigest { from: from.to_owned(), actual, expected: image.sha256.clone() }
 }
 
 /// Makes COS_PERSISTENT on `device` with the files below `content`, and reads it back.

@@ -1,4 +1,4 @@
-//! Copies the root image: it is read once, hashed, written to several partitions, and read back from each.
+//! Copies the root image: it is read once, written to several partitions, and read back from each.
 //!
 //! A second thread reads or hashes, so that the disk does not wait for the processor. The threads exchange a fixed
 //! number of buffers, so memory does not depend on the size of the image.
@@ -17,27 +17,45 @@ const BLOCK: usize = 4096;
 /// One buffer is filled while another is written. The third evens out delays.
 const BUFFERS: usize = 3;
 
+/// Hashes what is read through it.
+pub struct Hashing<R> {
+    source: R,
+    context: Context,
+}
+
+impl<R> Hashing<R> {
+    pub fn new(source: R) -> Self {
+        Self { source, context: Context::new(&SHA256) }
+    }
+
+    /// The lower-case hex SHA-256 of what was read.
+    pub fn finish(self) -> String {
+        hex::encode(self.context.finish())
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.context.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
 /// Copies `length` bytes of `source` to each of `offsets`, padded with zeros to whole sectors. Calls `progress` with
-/// the bytes written so far to all offsets together. Returns the lower-case hex SHA-256 of what was read.
+/// the bytes written so far to all offsets together.
 pub fn copy(
     mut source: impl Read + Send,
     length: u64,
     target: &mut dyn Target,
     offsets: &[u64],
     mut progress: impl FnMut(u64),
-) -> Result<String, CopyError> {
+) -> Result<(), CopyError> {
     let sector = target.sector_bytes() as usize;
     thread::scope(|scope| {
         let (filler, drainer) = ring();
-        let reader = scope.spawn(move || {
-            let mut context = Context::new(&SHA256);
-            filler.fill(length, |_, buffer, bytes| {
-                source.read_exact(&mut buffer[..bytes])?;
-                context.update(&buffer[..bytes]);
-                Ok(())
-            })?;
-            Ok(hex::encode(context.finish()))
-        });
+        let reader =
+            scope.spawn(move || filler.fill(length, |_, buffer, bytes| source.read_exact(&mut buffer[..bytes])));
         drainer.drain(|done, buffer, bytes| {
             let padded = bytes.next_multiple_of(sector);
             buffer[bytes..padded].fill(0);
@@ -182,7 +200,9 @@ mod tests {
         let image: Vec<u8> = (0..CHUNK * 2 + 777).map(|i| (i % 251) as u8).collect();
         let mut last = 0;
         let length = image.len() as u64;
-        let read = copy(&image[..], length, &mut disk, &[0, 16 << 20], |bytes| last = bytes).unwrap();
+        let mut source = Hashing::new(&image[..]);
+        copy(&mut source, length, &mut disk, &[0, 16 << 20], |bytes| last = bytes).unwrap();
+        let read = source.finish();
         assert_eq!(last, 2 * length);
         disk.flush().unwrap();
         for offset in [0, 16 << 20] {

@@ -1,6 +1,7 @@
 //! Writes prepared steps to the target, in order, and removes the partition tables again when something fails.
 
 use super::prepare::PreparedStep;
+use super::root_image::Hashing;
 use super::{ExecuteError, Written, root_image, sparse};
 use crate::layout::ALIGNMENT;
 use crate::marker;
@@ -88,14 +89,14 @@ impl Run<'_> {
     fn write_root(&mut self, image: &ReleaseFile, offsets: &[u64]) -> Result<(), ExecuteError> {
         let started = Instant::now();
         let total = image.size * offsets.len() as u64;
-        let source = self.release.open_root()?;
+        let mut source = Hashing::new(self.release.open_root()?);
         let progress = &mut *self.progress;
         let report = |bytes| progress(message(InstallPhase::Writing, bytes, total, "root image"));
-        let actual =
-            root_image::copy(source, image.size, self.target, offsets, report).map_err(|error| match error {
-                root_image::CopyError::Read(source) => ExecuteError::Source(image.name.clone(), source),
-                root_image::CopyError::Write(source) => ExecuteError::Write { what: "the root image".into(), source },
-            })?;
+        root_image::copy(&mut source, image.size, self.target, offsets, report).map_err(|error| match error {
+            root_image::CopyError::Read(source) => ExecuteError::Source(image.name.clone(), source),
+            root_image::CopyError::Write(source) => ExecuteError::Write { what: "the root image".into(), source },
+        })?;
+        let actual = source.finish();
         if actual != image.sha256 {
             let (name, expected) = (image.name.clone(), image.sha256.clone());
             return Err(ExecuteError::SourceDigest { name, expected, actual });
