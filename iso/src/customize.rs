@@ -3,7 +3,7 @@
 mod network;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -31,16 +31,19 @@ pub fn run(options: &CustomizeOptions) -> Result<()> {
         return network::run(options, settings.as_ref());
     }
     let content = settings.map_or_else(|| reserved_space::empty().into_bytes(), |settings| settings.reserved);
-    let (volume_id, extent) = open(&options.iso)?;
+    let (volume_id, extent, id_extent) = open(&options.iso)?;
+    let volume_id = reserved_space::volume_id(&volume_id, &content);
+    // The id comes last: a medium whose change was interrupted is found by the old one.
+    let parts = [(extent, content.as_slice()), (id_extent, &volume_id)];
     let changed = match &options.output {
         Some(output) => {
-            write_copy(&options.iso, output, extent, &content)?;
+            write_copy(&options.iso, output, &parts)?;
             output
         }
         None => {
             let iso = OpenOptions::new().write(true).open(&options.iso);
             let iso = iso.with_context(|| format!("opening {} for writing", options.iso.display()))?;
-            write_space(iso, &options.iso, extent, &content)?;
+            write_parts(iso, &options.iso, &parts)?;
             &options.iso
         }
     };
@@ -48,7 +51,7 @@ pub fn run(options: &CustomizeOptions) -> Result<()> {
         options.json,
         &Customized {
             iso: changed,
-            volume_id: &volume_id,
+            volume_id: String::from_utf8_lossy(&volume_id).trim_end(),
             offset: extent.offset,
             reserved_bytes: extent.size,
             settings: options.registration.is_some(),
@@ -74,16 +77,19 @@ fn is_same(one: &Path, other: &Path) -> bool {
     one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
-/// The volume id of the ISO at `path`, and the extent of its reserved space.
-fn open(path: &Path) -> Result<(String, Extent)> {
+/// The volume id of the ISO at `path`, and the extents of its reserved space and of its id.
+fn open(path: &Path) -> Result<(String, Extent, Extent)> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let mut volume = Volume::open(file).with_context(|| format!("reading {}", path.display()))?;
     let extent = reserved_space::find(&mut volume).with_context(|| format!("changing {}", path.display()))?;
-    Ok((volume.id, extent))
+    Ok((volume.id, extent, volume.id_extent))
 }
 
+/// Places in an ISO, and what is to be there.
+type Parts<'a> = [(Extent, &'a [u8])];
+
 /// Copies to a temporary file first, so that `output` is complete or unchanged.
-fn write_copy(source: &Path, output: &Path, extent: Extent, content: &[u8]) -> Result<()> {
+fn write_copy(source: &Path, output: &Path, parts: &Parts) -> Result<()> {
     ensure!(
         !is_same(source, output),
         "--output {} is the ISO itself; omit --output to change the ISO in place",
@@ -95,23 +101,18 @@ fn write_copy(source: &Path, output: &Path, extent: Extent, content: &[u8]) -> R
     let mut iso = File::open(source).with_context(|| format!("opening {}", source.display()))?;
     std::io::copy(&mut iso, &mut copy)
         .with_context(|| format!("copying {} to {}", source.display(), output.display()))?;
-    write_space(
-        copy.as_file().try_clone().context("duplicating the file handle of the copy")?,
-        output,
-        extent,
-        content,
-    )?;
+    write_parts(copy.as_file().try_clone().context("duplicating the file handle of the copy")?, output, parts)?;
     let permissions = iso.metadata().with_context(|| format!("inspecting {}", source.display()))?.permissions();
     copy.as_file().set_permissions(permissions).with_context(|| format!("setting the mode of {}", output.display()))?;
     copy.persist(output).with_context(|| format!("renaming the copy to {}", output.display()))?;
     Ok(())
 }
 
-fn write_space(mut iso: File, path: &Path, extent: Extent, content: &[u8]) -> Result<()> {
-    iso.seek(SeekFrom::Start(extent.offset))
-        .and_then(|_| iso.write_all(content))
-        .and_then(|()| iso.sync_all())
-        .with_context(|| format!("writing the settings into {}", path.display()))
+fn write_parts(iso: File, path: &Path, parts: &Parts) -> Result<()> {
+    let write =
+        |(extent, content): &(Extent, &[u8])| iso.write_all_at(content, extent.offset).and_then(|()| iso.sync_all());
+    let written = parts.iter().try_for_each(write);
+    written.with_context(|| format!("writing the settings into {}", path.display()))
 }
 
 fn report(json: bool, customized: &Customized) -> Result<()> {

@@ -29,7 +29,8 @@ enum Source {
 /// UEFI loads shim from the operator, which loads GRUB, which loads the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_secure_boot_from_the_network() {
-    installs_once(Firmware::SecureBoot, Source::Operator, 1).await;
+    // Firmware loads a URL at the first power-on only: a restart would show nothing of the network.
+    installs_once(Firmware::SecureBoot, Source::Operator, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +72,6 @@ async fn installs_once(firmware: Firmware, source: Source, restarts: usize) {
             BootFile::Tftp(set.join(if firmware == Firmware::SecureBoot { SHIM } else { IPXE_SCRIPT }))
         }
     };
-    // Firmware loads a URL at the first power-on only.
     let starts = if matches!(boot_file, BootFile::UefiUrl(_)) { 1 } else { 2 + restarts };
     let mut spec = MachineSpec::new(firmware, "NETWORK-1");
     spec.boot_file = Some(boot_file);

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn menu_and_units_use_these_names() {
         let menu = include_str!("../../../iso/src/format/iso/live.cfg");
-        assert!(menu.contains(&format!("{MODE}={}", BootMode::Live)) && menu.contains(&format!("{MEDIUM}=@VOLUME@")));
+        assert!(menu.contains(&format!("{MODE}={}", BootMode::Live)) && menu.contains(&format!("{MEDIUM}=$medium\"")));
         let unit = include_str!("../../../overlay/usr/lib/systemd/system/ros-report.service");
         for mode in [BootMode::System, BootMode::Recovery] {
             assert!(unit.contains(&format!("ConditionKernelCommandLine=|{MODE}={mode}\n")), "{mode}");

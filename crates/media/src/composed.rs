@@ -5,7 +5,6 @@ use crate::iso9660::Extent;
 use std::io::{self, Write};
 use std::ops::Range;
 
-/// Bytes are appended by [`Write`], extents by [`Composed::push`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Composed {
     parts: Vec<Part>,
@@ -31,6 +30,15 @@ impl Composed {
     pub fn push(&mut self, extent: Extent) {
         self.parts.push(Part::Source(extent));
         self.size += extent.size;
+    }
+
+    /// Appends bytes.
+    pub fn push_bytes(&mut self, bytes: &[u8]) {
+        match self.parts.last_mut() {
+            Some(Part::Bytes(last)) => last.extend_from_slice(bytes),
+            _ => self.parts.push(Part::Bytes(bytes.to_vec())),
+        }
+        self.size += bytes.len() as u64;
     }
 
     /// In bytes.
@@ -96,11 +104,7 @@ impl Part {
 
 impl Write for Composed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.parts.last_mut() {
-            Some(Part::Bytes(last)) => last.extend_from_slice(bytes),
-            _ => self.parts.push(Part::Bytes(bytes.to_vec())),
-        }
-        self.size += bytes.len() as u64;
+        self.push_bytes(bytes);
         Ok(bytes.len())
     }
 
@@ -121,7 +125,7 @@ mod tests {
     #[test]
     fn an_error_of_the_source_is_passed_on() {
         let mut file = Composed::default();
-        file.write_all(b"head").unwrap();
+        file.push_bytes(b"head");
         file.push(Extent { offset: 5, size: 9 });
         assert_eq!(file.read(0..4, |_| Err(io::ErrorKind::TimedOut.into())).unwrap(), b"head");
         assert!(file.read(0..5, |_| Err(io::ErrorKind::TimedOut.into())).is_err());
@@ -143,7 +147,7 @@ mod tests {
                     file.push(Extent { offset, size });
                     whole.extend(&source[offset as usize..(offset + size) as usize]);
                 } else {
-                    file.write_all(&bytes).unwrap();
+                    file.push_bytes(&bytes);
                     whole.extend(bytes);
                 }
             }

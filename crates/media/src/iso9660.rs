@@ -43,6 +43,8 @@ pub struct Volume<R> {
     length: u64,
     /// The volume id without padding. Empty if there is none.
     pub id: String,
+    /// Where the volume id is, with its padding.
+    pub id_extent: Extent,
     root: Extent,
 }
 
@@ -78,7 +80,7 @@ impl<R: Read + Seek> Volume<R> {
                 return Err(Iso9660Error::NotAnImage("it has no volume descriptor"));
             }
             match descriptor[0] {
-                1 => return Self::from_primary(image, length, &descriptor),
+                1 => return Self::from_primary(image, length, offset, &descriptor),
                 255 => break,
                 _ => {}
             }
@@ -86,7 +88,12 @@ impl<R: Read + Seek> Volume<R> {
         Err(Iso9660Error::NotAnImage("it has no primary volume descriptor"))
     }
 
-    fn from_primary(image: R, length: u64, descriptor: &[u8; BLOCK as usize]) -> Result<Self, Iso9660Error> {
+    fn from_primary(
+        image: R,
+        length: u64,
+        offset: u64,
+        descriptor: &[u8; BLOCK as usize],
+    ) -> Result<Self, Iso9660Error> {
         if u64::from(u16::from_le_bytes([descriptor[128], descriptor[129]])) != BLOCK {
             return Err(Iso9660Error::Damaged("its blocks are not 2048 bytes long"));
         }
@@ -99,7 +106,8 @@ impl<R: Read + Seek> Volume<R> {
         if !root.is_directory {
             return Err(Iso9660Error::Damaged("its root is not a directory"));
         }
-        Ok(Self { image, length, id, root: root.extent })
+        let id_extent = Extent { offset: offset + volume_id::ID.start as u64, size: volume_id::ID.len() as u64 };
+        Ok(Self { image, length, id, id_extent, root: root.extent })
     }
 
     /// The extent of the file at `path`, such as `/release/release.json`.

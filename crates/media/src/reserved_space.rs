@@ -3,7 +3,9 @@
 
 use std::io::{Read, Seek};
 
+use boot_contract::volume_id;
 use cloud_config::{CloudConfig, CloudConfigError};
+use release::digest;
 use thiserror::Error;
 
 use crate::iso9660::{Extent, Iso9660Error, Volume};
@@ -20,6 +22,8 @@ pub enum ReservedSpaceError {
     Missing(#[source] Iso9660Error),
     #[error("{PATH} has {0} bytes instead of {RESERVED_BYTES}; the medium must be built by `ros-image build`")]
     Size(u64),
+    #[error("{PATH} lies before the volume's descriptor; the medium must be built by `ros-image build`")]
+    Place,
     #[error(
         "the settings have {0} bytes and the medium reserves {RESERVED_BYTES}; shorten them, or move a part to \
          configURL"
@@ -34,7 +38,11 @@ pub enum ReservedSpaceError {
 /// The extent of a volume's reserved space. It has [`RESERVED_BYTES`].
 pub fn find(volume: &mut Volume<impl Read + Seek>) -> Result<Extent, ReservedSpaceError> {
     let extent = volume.find(PATH).map_err(ReservedSpaceError::Missing)?;
-    if extent.size == RESERVED_BYTES as u64 { Ok(extent) } else { Err(ReservedSpaceError::Size(extent.size)) }
+    if extent.size != RESERVED_BYTES as u64 {
+        return Err(ReservedSpaceError::Size(extent.size));
+    }
+    let descriptor = volume.id_extent;
+    if extent.offset < descriptor.offset + descriptor.size { Err(ReservedSpaceError::Place) } else { Ok(extent) }
 }
 
 /// The content of a medium without settings.
@@ -53,6 +61,12 @@ pub fn filled(settings: &str) -> Result<Vec<u8>, ReservedSpaceError> {
     Ok(content)
 }
 
+/// The volume id of a medium with this reserved space, in its descriptor's form. `id`: the one it has now.
+pub fn volume_id(id: &str, content: &[u8]) -> [u8; volume_id::ID.end - volume_id::ID.start] {
+    let digest = content.iter().any(|byte| *byte != b'\n').then(|| digest::of_bytes(content));
+    volume_id::padded(&volume_id::with_settings(id, digest.as_deref()))
+}
+
 /// The settings in a reserved space; `None` if there are none.
 pub fn read(content: &[u8]) -> Result<Option<CloudConfig>, ReservedSpaceError> {
     let text = std::str::from_utf8(content).map_err(ReservedSpaceError::NotText)?;
@@ -66,6 +80,15 @@ fn parse(settings: &str) -> Result<CloudConfig, ReservedSpaceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_medium_without_settings_has_the_id_of_its_release() {
+        let plain = volume_id("ROS_0123abcd", empty().as_bytes());
+        let one = volume_id("ROS_0123abcd", &filled("a: 1").unwrap());
+        assert_eq!(&plain[..13], b"ROS_0123abcd ");
+        assert!(one.starts_with(b"ROS_0123abcd_") && one != volume_id("ROS_0123abcd", &filled("a: 2").unwrap()));
+        assert_eq!(volume_id(std::str::from_utf8(&one).unwrap(), empty().as_bytes()), plain);
+    }
 
     const SETTINGS: &str = "#cloud-config\nrancheros:\n  install:\n    registrationURL: https://a.test/x\n";
 

@@ -98,7 +98,7 @@ impl BootFiles {
 
     /// Writes the El Torito image of GRUB, with which a BIOS starts a medium.
     pub fn write_medium_image(&self, tools: &Tools, output: &Path) -> Result<()> {
-        self.make_image(tools, "i386-pc-eltorito", "/boot/grub", &["iso9660", "part_msdos"], output)
+        self.make_image(tools, "i386-pc-eltorito", "/boot/grub", &["iso9660", "part_msdos", "probe"], output)
     }
 
     fn make_image(&self, tools: &Tools, format: &str, prefix: &str, own_modules: &[&str], output: &Path) -> Result<()> {

@@ -1,6 +1,6 @@
 //! A base medium: an image with reserved space for the settings of a registration.
 
-use ::media::iso9660::{Iso9660Error, Volume};
+use ::media::iso9660::{Extent, Iso9660Error, Volume};
 use ::media::network_set::{NetworkSet, NetworkSetError};
 use ::media::reserved_space::{self, ReservedSpaceError};
 use release::digest;
@@ -21,6 +21,8 @@ pub struct BaseMedium {
     stamp: Stamp,
     /// Where the reserved space begins.
     space: u64,
+    volume_id: String,
+    id_extent: Extent,
     /// In hex.
     sha256: String,
     network_set: Result<NetworkSet, NetworkSetError>,
@@ -74,9 +76,10 @@ impl BaseMedium {
         let mut volume = Volume::open(&file)?;
         let extent = reserved_space::find(&mut volume)?;
         let network_set = NetworkSet::of_iso(&mut volume);
+        let (volume_id, id_extent) = (volume.id, volume.id_extent);
         (&file).rewind().map_err(BaseMediumError::Read)?;
         let (sha256, _) = digest::of_reader(&file).map_err(BaseMediumError::Read)?;
-        let medium = Self { file, stamp, space: extent.offset, sha256, network_set };
+        let medium = Self { file, stamp, space: extent.offset, volume_id, id_extent, sha256, network_set };
         if medium.is_unchanged() { Ok(medium) } else { Err(BaseMediumError::BeingWritten) }
     }
 
@@ -97,6 +100,11 @@ impl BaseMedium {
     /// Where the reserved space begins.
     pub fn space(&self) -> u64 {
         self.space
+    }
+
+    /// The volume id, and where it is.
+    pub fn volume_id(&self) -> (&str, Extent) {
+        (&self.volume_id, self.id_extent)
     }
 
     /// The files of a network boot, or why it gives none.

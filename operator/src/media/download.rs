@@ -7,7 +7,7 @@ use ::media::iso9660::Extent;
 use ::media::reserved_space::{self, ReservedSpaceError};
 use cloud_config::CloudConfig;
 use release::digest;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,11 +23,15 @@ impl Download {
     pub fn customized(base: Arc<BaseMedium>, settings: &CloudConfig) -> Result<Self, ReservedSpaceError> {
         let space = reserved_space::filled(&settings.to_yaml())?;
         let etag = etag(base.sha256(), &digest::of_bytes(&space)[..32]);
-        let (before, after) = (base.space(), base.space() + space.len() as u64);
+        let (id, id_extent) = base.volume_id();
+        let id = reserved_space::volume_id(id, &space);
         let mut content = Composed::default();
-        content.push(Extent { offset: 0, size: before });
-        content.write_all(&space).map_err(|error| ReservedSpaceError::Missing(error.into()))?;
-        content.push(Extent { offset: after, size: base.size() - after });
+        // The descriptor with the id comes before every file.
+        for (offset, part) in [(id_extent.offset, &id[..]), (base.space(), &space)] {
+            content.push(Extent { offset: content.size(), size: offset - content.size() });
+            content.push_bytes(part);
+        }
+        content.push(Extent { offset: content.size(), size: base.size() - content.size() });
         Ok(Self { base, content: content.into(), etag })
     }
 
@@ -82,6 +86,9 @@ mod tests {
         let filled = reserved_space::filled(&settings.to_yaml()).unwrap();
         let mut expected = std::fs::read(&path).unwrap();
         expected[space..space + filled.len()].copy_from_slice(&filled);
+        let (id, extent) = base.volume_id();
+        let id = reserved_space::volume_id(id, &filled);
+        expected[extent.offset as usize..][..id.len()].copy_from_slice(&id);
         assert_eq!(customized.size(), base.size());
         assert_eq!(customized.read(0..customized.size()).unwrap(), expected);
 
