@@ -2,7 +2,7 @@
 
 mod base_medium;
 
-pub use base_medium::base_medium;
+pub use base_medium::{base_medium, media_store};
 
 use crate::cluster::rancher::Rancher;
 use crate::context::Context;

@@ -3,7 +3,6 @@
 use super::*;
 use crate::context::Context;
 use crate::fixtures::{self, BOOT_TOKEN, FakeApi};
-use crate::media::{MediaStore, Source};
 use crate::server::{Admission, boot_router};
 use ::media::network_set::MEDIUM_ARCHIVE;
 use axum::body::{Body, Bytes, to_bytes};
@@ -16,12 +15,7 @@ use tower::ServiceExt;
 const TOKEN: &str = "tttttttttttttttttttttttttttttttttttttttttttttttttttttt";
 
 async fn state(spec: Value) -> (ServerState, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    fixtures::base_medium(folder.path(), "ros.iso", 7);
-    let (store, watcher) = MediaStore::new(Some(Source { path: folder.path().into(), origin: None }), 1);
-    let mut seen = store.watch();
-    tokio::spawn(watcher.unwrap().run());
-    seen.wait_for(Option::is_some).await.unwrap();
+    let (store, folder) = fixtures::media_store("ros.iso", 1).await;
     let context = Context { media: store, ..fixtures::context(&FakeApi::default()) };
     context.registrations.apply(&Event::Apply(fixtures::registration(spec, TOKEN)));
     (ServerState::new(Arc::new(context), Admission::new(1).0), folder)

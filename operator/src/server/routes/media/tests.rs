@@ -24,12 +24,7 @@ const NAME: &str = "ros.iso";
 
 /// The state of a server with one medium and this many permits for downloads.
 async fn state(spec: Value, most: usize) -> (ServerState, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    fixtures::base_medium(folder.path(), NAME, 7);
-    let (store, watcher) = MediaStore::new(Some(Source { path: folder.path().into(), origin: None }), most);
-    let mut seen = store.watch();
-    tokio::spawn(watcher.unwrap().run());
-    seen.wait_for(Option::is_some).await.unwrap();
+    let (store, folder) = fixtures::media_store(NAME, most).await;
     (state_with(spec, store), folder)
 }
 
