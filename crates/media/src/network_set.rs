@@ -127,16 +127,19 @@ fn medium_archive(volume: &mut Volume<impl Read + Seek>) -> Result<Composed, Net
 /// empty if they are beside it. The archive of the registration is beside it. `arguments`: those of the release.
 pub fn ipxe_script(files: &str, arguments: &str) -> String {
     let live = live_arguments();
-    // Where iPXE is a UEFI program, Linux asks it for the initrd by this name. A BIOS kernel gets all of them anyway.
+    // Where iPXE is a UEFI program, Linux asks it for the archives by these names: iPXE before 2021 knows no other way. A
+    // BIOS kernel gets all of them anyway.
+    let initrds = [INITRD, MEDIUM_ARCHIVE, REGISTRATION_ARCHIVE].map(|name| format!("initrd={name}")).join(" ");
     format!(
         "#!ipxe\n\
-         kernel {files}{KERNEL} initrd=initrd.magic {live} {arguments} || goto failed\n\
+         kernel {files}{KERNEL} {initrds} {live} {arguments} || goto failed\n\
          initrd {files}{INITRD} || goto failed\n\
          initrd {files}{MEDIUM_ARCHIVE} || goto failed\n\
          initrd {REGISTRATION_ARCHIVE} || goto failed\n\
          boot || goto failed\n\
          :failed\n\
          echo ros-boot: a file of the network boot could not be loaded; trying again in 10 seconds\n\
+         imgfree\n\
          sleep 10\n\
          chain --replace --autofree {IPXE_SCRIPT} || goto failed\n"
     )
@@ -231,8 +234,8 @@ mod tests {
         let kernel = script.lines().find(|line| line.starts_with("kernel ")).unwrap();
         assert_eq!(
             kernel,
-            "kernel vmlinuz initrd=initrd.magic rootfstype=ramfs ros.mode=live systemd.unit=ros-live.target ros.medium=initrd \
-             console=ttyS0 panic=10 || goto failed"
+            "kernel vmlinuz initrd=initrd initrd=medium.cpio initrd=registration.cpio rootfstype=ramfs ros.mode=live \
+             systemd.unit=ros-live.target ros.medium=initrd console=ttyS0 panic=10 || goto failed"
         );
         let elsewhere = ipxe_script("/files/1/", "console=ttyS0");
         for file in [

@@ -1,7 +1,7 @@
 //! The initrd: ros-init and the kernel modules it may need, as a zstd-compressed cpio archive.
 
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -44,7 +44,7 @@ pub fn write(kernel: &Kernel, init: &Path, epoch: u32, output: &Path) -> Result<
     archive
         .finish()
         .and_then(zstd::Encoder::finish)
-        .and_then(|file| file.sync_all())
+        .and_then(|file| pad(&file))
         .with_context(|| format!("writing {}", output.display()))
 }
 
@@ -59,6 +59,14 @@ fn decompressed(path: &Path) -> Result<Vec<u8>> {
     lzma_rs::xz_decompress(&mut BufReader::new(file), &mut content)
         .map_err(|e| anyhow::anyhow!("decompressing {}: {e:?}", path.display()))?;
     Ok(content)
+}
+
+/// Linux looks for a further archive only at multiples of this, and not every boot loader fills the gap.
+const ALIGNMENT: u64 = 4;
+
+fn pad(file: &File) -> io::Result<()> {
+    file.set_len(file.metadata()?.len().next_multiple_of(ALIGNMENT))?;
+    file.sync_all()
 }
 
 #[cfg(test)]
