@@ -48,8 +48,8 @@ async fn matrix_network_on_uefi_by_ipxe() {
     installs_once(Firmware::Uefi, Source::Operator, 1).await;
 }
 
-/// On BIOS the network stays first, so that the live system must start the disk each time. So many restarts follow the one at
-/// the end of the installation.
+/// The network stays first, so that the live system must start the disk each time. So many restarts follow the one at the end
+/// of the installation.
 async fn installs_once(firmware: Firmware, source: Source, restarts: usize) {
     let name = format!("network-{}-{restarts}", firmware.name()).to_lowercase();
     let port = Port::reserve().unwrap();
@@ -72,8 +72,8 @@ async fn installs_once(firmware: Firmware, source: Source, restarts: usize) {
             BootFile::Tftp(set.join(if firmware == Firmware::SecureBoot { SHIM } else { IPXE_SCRIPT }))
         }
     };
-    // UEFI starts the entry that the installer makes from then on.
-    let starts = if firmware == Firmware::Bios { 2 + restarts } else { 1 };
+    // UEFI starts the entry that the installer makes once, at the restart that follows.
+    let starts = if firmware == Firmware::Bios { 2 + restarts } else { 1 + restarts };
     let mut spec = MachineSpec::new(firmware, "NETWORK-1");
     spec.boot_file = Some(boot_file);
     spec.first = BootFirst::Medium;
