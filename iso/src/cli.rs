@@ -224,8 +224,7 @@ impl FromStr for KernelArgument {
     type Err = &'static str;
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
-        let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"'\\$`;{}|&<>".contains(&byte);
-        if word.is_empty() || !word.bytes().all(is_plain) {
+        if word.is_empty() || word.contains(' ') || !release::is_plain_line(word) {
             return Err("it is one word without quotes, white space and any of \\ $ ` ; { } | & < >");
         }
         if word.starts_with("ros.") {

@@ -32,7 +32,7 @@ pub fn run(options: &CustomizeOptions) -> Result<()> {
     }
     let content = settings.map_or_else(|| reserved_space::empty().into_bytes(), |settings| settings.reserved);
     let (volume_id, extent, id_extent) = open(&options.iso)?;
-    let volume_id = reserved_space::volume_id(&volume_id, &content);
+    let volume_id = reserved_space::volume_id(&volume_id, reserved_space::digest(&content).as_deref());
     // The id comes last: a medium whose change was interrupted is found by the old one.
     let parts = [(extent, content.as_slice()), (id_extent, &volume_id)];
     let changed = match &options.output {

@@ -44,8 +44,8 @@ pub struct MediaStore {
 }
 
 impl MediaStore {
-    /// For at most `most` concurrent downloads of media, and as many of files of a network boot. Without a source there are no media. With a source the watcher must
-    /// run.
+    /// For at most `most` concurrent downloads of media, and as many of files of a network boot. Without a source there
+    /// are no media. With a source the watcher must run.
     pub fn new(source: Option<Source>, most: usize) -> (Self, Option<MediaWatcher>) {
         let (sender, media) = watch::channel(if source.is_some() { None } else { Some(BTreeMap::new()) });
         let watcher = source.map(|source| MediaWatcher::new(source, sender));

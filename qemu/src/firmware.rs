@@ -1,6 +1,7 @@
 //! The firmwares a machine may have, and where Debian's packages put them.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::process::succeeded;
+use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -70,14 +71,7 @@ impl Firmware {
 
 /// Sets a boot entry for the URL and `BootNext` (package `python3-virt-firmware`).
 fn set_boot_url(variables: &Path, url: &str) -> Result<()> {
-    let output = Command::new("virt-fw-vars")
-        .arg("--inplace")
-        .arg(variables)
-        .args(["--set-boot-uri", url])
-        .output()
-        .context("running virt-fw-vars")?;
-    ensure!(output.status.success(), "virt-fw-vars: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
+    succeeded(Command::new("virt-fw-vars").arg("--inplace").arg(variables).args(["--set-boot-uri", url])).map(drop)
 }
 
 impl FromStr for Firmware {

@@ -14,7 +14,7 @@ use qemu::machine::{BootFile, BootFirst, MachineSpec};
 use qemu::paths;
 use qemu::port::Port;
 use qemu::wait::{Poll, until};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Where a machine gets its files.
@@ -101,9 +101,14 @@ async fn installs_once(firmware: Firmware, source: Source, restarts: usize) {
     assert!(!tokens(&world).unwrap().iter().any(|token| log.contains(token)), "a token is in the operator's log");
 }
 
+/// The status of the registration.
+fn status(world: &World) -> Result<Value> {
+    Ok(world.cluster.get(&kubectl_name::<MachineRegistration>("edge"), NAMESPACE)?["status"].take())
+}
+
 /// The tokens of the registration.
 fn tokens(world: &World) -> Result<Vec<String>> {
-    let status = world.cluster.get(&kubectl_name::<MachineRegistration>("edge"), NAMESPACE)?["status"].take();
+    let status = status(world)?;
     let fields = ["registrationToken", "installedToken", "bootToken"];
     fields.iter().map(|field| Ok(status[field].as_str().with_context(|| format!("no {field}"))?.to_owned())).collect()
 }
@@ -112,7 +117,7 @@ fn tokens(world: &World) -> Result<Vec<String>> {
 async fn boot_urls(world: &World, iso: &Path) -> Result<BootUrls> {
     let medium = iso.file_name().context("the ISO's name")?.to_string_lossy();
     until("the URLs of a network boot", SHORT, async || {
-        let status = world.cluster.get(&kubectl_name::<MachineRegistration>("edge"), NAMESPACE)?["status"].take();
+        let status = status(world)?;
         let urls = serde_json::from_value(status["bootURLs"][&*medium].clone()).ok();
         Ok(urls.map_or_else(|| Poll::Pending(status.to_string()), Poll::Ready))
     })

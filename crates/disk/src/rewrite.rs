@@ -1,12 +1,11 @@
 //! Rewrites single partitions of a disk that keeps its table: the root image of a slot, and COS_PERSISTENT.
 
-use crate::execute::root_image::{self, Hashing};
-use crate::execute::{Written, sparse};
+use crate::execute::{Written, root_image, sparse};
 use crate::ext4::{self, Ext4Error};
 use crate::layout::Role;
 use crate::target::{Disk, Target};
 use protocol::message::{InstallPhase, Progress};
-use release::ReleaseFile;
+use release::{ReleaseFile, digest};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -70,19 +69,16 @@ pub fn copy_root(
 
 /// Whether the source or the partition is to blame for a copy that does not have the digest of the image.
 fn blame(image: &ReleaseFile, from: &Path, to: &Path) -> RewriteError {
-    let mut source = match File::open(from) {
-        Ok(source) => Hashing::new(source.take(image.size)),
-        Err(error) => return RewriteError::OpenSource(from.to_owned(), error),
+    let (from, to) = (from.to_owned(), to.to_owned());
+    let source = match File::open(&from) {
+        Ok(source) => source.take(image.size),
+        Err(error) => return RewriteError::OpenSource(from, error),
     };
-    if let Err(error) = io::copy(&mut source, &mut io::sink()) {
-        let (from, to, source) = (from.to_owned(), to.to_owned(), root_image::CopyError::Read(error));
-        return RewriteError::Copy { from, to, source };
+    match digest::of_reader(source) {
+        Err(error) => RewriteError::Copy { from, to, source: root_image::CopyError::Read(error) },
+        Ok((actual, _)) if actual == image.sha256 => RewriteError::Differs(to),
+        Ok((actual, _)) => RewriteError::SourceDigest { from, actual, expected: image.sha256.clone() },
     }
-    let actual = source.finish();
-    if actual == image.sha256 {
-        return RewriteError::Differs(to.to_owned());
-    }
-    RewriteError::SourceDigest { from: from.to_owned(), actual, expected: image.sha256.clone() }
 }
 
 /// Makes COS_PERSISTENT on `device` with the files below `content`, and reads it back.

@@ -6,8 +6,8 @@ use crate::iso9660::Extent;
 use cpio::newc::{Builder, ModeFileType, trailer};
 use std::io::{self, ErrorKind, Read, Write};
 
-/// A content ends at a multiple of this, in bytes.
-const ALIGNMENT: u64 = 4;
+/// Linux expects what follows a content, and a further archive, at a multiple of this, in bytes.
+pub const ALIGNMENT: u64 = 4;
 
 /// An archive that is being written. All files belong to root. Folders come before what is in them.
 pub struct Archive<W: Write> {

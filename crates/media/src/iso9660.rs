@@ -112,18 +112,11 @@ impl<R: Read + Seek> Volume<R> {
 
     /// The extent of the file at `path`, such as `/release/release.json`.
     pub fn find(&mut self, path: &str) -> Result<Extent, Iso9660Error> {
-        let not_found = || Iso9660Error::NotFound(path.to_owned());
-        let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
-        let mut directory = self.root;
-        while let Some(part) = parts.next() {
-            let entry = self.list(directory)?.into_iter().find(|entry| entry.name == part).ok_or_else(not_found)?;
-            match (entry.is_directory, parts.peek().is_some()) {
-                (true, true) => directory = entry.extent,
-                (false, false) => return Ok(entry.extent),
-                _ => break,
-            }
-        }
-        Err(not_found())
+        let trimmed = path.trim_end_matches('/');
+        let (folder, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
+        let entries = self.folder(folder)?.map(|folder| self.list(folder)).transpose()?.unwrap_or_default();
+        let file = entries.into_iter().find(|entry| entry.name == name && !entry.is_directory);
+        file.map(|entry| entry.extent).ok_or_else(|| Iso9660Error::NotFound(path.to_owned()))
     }
 
     /// The names of the files in the folder at `path`. `None`: there is no such folder.

@@ -40,9 +40,9 @@ pub const GRUB_SCRIPT: &str = "grub.cfg";
 pub const GRUB_FOLDER: &str = "$fw_path/";
 
 /// The folder in the initrd that becomes the medium of the live system, without a slash at its beginning.
-pub const MEDIUM: &str = "medium";
+const MEDIUM: &str = "medium";
 /// The path of the release in [`MEDIUM_ARCHIVE`], without a slash at its beginning.
-pub const RELEASE: &str = "medium/release";
+const RELEASE: &str = "medium/release";
 const REGISTRATION: &str = "medium/registration.yaml";
 
 /// The files of a release, which are the same for every registration. The source of each is the ISO.

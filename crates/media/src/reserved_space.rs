@@ -61,10 +61,14 @@ pub fn filled(settings: &str) -> Result<Vec<u8>, ReservedSpaceError> {
     Ok(content)
 }
 
-/// The volume id of a medium with this reserved space, in its descriptor's form. `id`: the one it has now.
-pub fn volume_id(id: &str, content: &[u8]) -> [u8; volume_id::ID.end - volume_id::ID.start] {
-    let digest = content.iter().any(|byte| *byte != b'\n').then(|| digest::of_bytes(content));
-    volume_id::padded(&volume_id::with_settings(id, digest.as_deref()))
+/// The lower-case hex SHA-256 of a reserved space. `None`: it holds no settings.
+pub fn digest(content: &[u8]) -> Option<String> {
+    content.iter().any(|byte| *byte != b'\n').then(|| digest::of_bytes(content))
+}
+
+/// The volume id of a medium whose reserved space has this digest, in its descriptor's form. `id`: the one it has now.
+pub fn volume_id(id: &str, digest: Option<&str>) -> [u8; volume_id::ID.end - volume_id::ID.start] {
+    volume_id::padded(&volume_id::with_settings(id, digest))
 }
 
 /// The settings in a reserved space; `None` if there are none.
@@ -83,11 +87,12 @@ mod tests {
 
     #[test]
     fn a_medium_without_settings_has_the_id_of_its_release() {
-        let plain = volume_id("ROS_0123abcd", empty().as_bytes());
-        let one = volume_id("ROS_0123abcd", &filled("a: 1").unwrap());
+        let id = |id: &str, content: &[u8]| volume_id(id, digest(content).as_deref());
+        let plain = id("ROS_0123abcd", empty().as_bytes());
+        let one = id("ROS_0123abcd", &filled("a: 1").unwrap());
         assert_eq!(&plain[..13], b"ROS_0123abcd ");
-        assert!(one.starts_with(b"ROS_0123abcd_") && one != volume_id("ROS_0123abcd", &filled("a: 2").unwrap()));
-        assert_eq!(volume_id(std::str::from_utf8(&one).unwrap(), empty().as_bytes()), plain);
+        assert!(one.starts_with(b"ROS_0123abcd_") && one != id("ROS_0123abcd", &filled("a: 2").unwrap()));
+        assert_eq!(id(std::str::from_utf8(&one).unwrap(), empty().as_bytes()), plain);
     }
 
     const SETTINGS: &str = "#cloud-config\nrancheros:\n  install:\n    registrationURL: https://a.test/x\n";

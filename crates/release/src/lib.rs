@@ -11,7 +11,9 @@ mod source;
 pub mod verity;
 mod version;
 
-pub use manifest::{BootFiles, MANIFEST, ManifestError, ReleaseFile, ReleaseManifest, is_inside, manifest_digest};
+pub use manifest::{
+    BootFiles, MANIFEST, ManifestError, ReleaseFile, ReleaseManifest, is_inside, is_plain_line, manifest_digest,
+};
 pub use source::{ReleaseError, ReleaseSource, read_manifest, read_manifest_bytes};
 pub use verity::Verity;
 pub use version::{SemanticVersion, TooOld};

@@ -229,8 +229,8 @@ fn is_hex(text: &str, bytes: usize) -> bool {
     text.len() == bytes * 2 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Arguments are written into a GRUB script, between double quotes.
-fn is_plain_line(text: &str) -> bool {
+/// Whether a kernel line can be written into a GRUB script, between double quotes.
+pub fn is_plain_line(text: &str) -> bool {
     text.len() <= 1024 && text.bytes().all(|b| matches!(b, b' '..=b'~') && !b"\"'\\$`;{}|&<>".contains(&b))
 }
 

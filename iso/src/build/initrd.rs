@@ -5,7 +5,7 @@ use std::io::{self, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use media::initrd_archive::Archive;
+use media::initrd_archive::{ALIGNMENT, Archive};
 
 use super::kernel::Kernel;
 use super::module_list::{ModuleIndex, ModulePlan};
@@ -61,9 +61,7 @@ fn decompressed(path: &Path) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Linux looks for a further archive only at multiples of this, and not every boot loader fills the gap.
-const ALIGNMENT: u64 = 4;
-
+/// Another archive may follow, and not every boot loader aligns it.
 fn pad(file: &File) -> io::Result<()> {
     file.set_len(file.metadata()?.len().next_multiple_of(ALIGNMENT))?;
     file.sync_all()

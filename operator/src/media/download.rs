@@ -22,9 +22,10 @@ impl Download {
     /// The bytes that `ros-image customize` would write. An error if the settings do not fit.
     pub fn customized(base: Arc<BaseMedium>, settings: &CloudConfig) -> Result<Self, ReservedSpaceError> {
         let space = reserved_space::filled(&settings.to_yaml())?;
-        let etag = etag(base.sha256(), &digest::of_bytes(&space)[..32]);
+        let digest = digest::of_bytes(&space);
+        let etag = etag(base.sha256(), &digest[..32]);
         let (id, id_extent) = base.volume_id();
-        let id = reserved_space::volume_id(id, &space);
+        let id = reserved_space::volume_id(id, Some(&digest));
         let mut content = Composed::default();
         // The descriptor with the id comes before every file.
         for (offset, part) in [(id_extent.offset, &id[..]), (base.space(), &space)] {
@@ -87,7 +88,7 @@ mod tests {
         let mut expected = std::fs::read(&path).unwrap();
         expected[space..space + filled.len()].copy_from_slice(&filled);
         let (id, extent) = base.volume_id();
-        let id = reserved_space::volume_id(id, &filled);
+        let id = reserved_space::volume_id(id, reserved_space::digest(&filled).as_deref());
         expected[extent.offset as usize..][..id.len()].copy_from_slice(&id);
         assert_eq!(customized.size(), base.size());
         assert_eq!(customized.read(0..customized.size()).unwrap(), expected);

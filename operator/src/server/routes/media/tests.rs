@@ -66,7 +66,8 @@ async fn customized(state: &ServerState, folder: &FilePath) -> Vec<u8> {
     let mut medium = std::fs::read(folder.join(NAME)).unwrap();
     let mut volume = ::media::iso9660::Volume::open(std::io::Cursor::new(&medium)).unwrap();
     let space = reserved_space::find(&mut volume).unwrap().offset as usize;
-    let (id, id_at) = (reserved_space::volume_id(&volume.id, &settings), volume.id_extent.offset as usize);
+    let id = reserved_space::volume_id(&volume.id, reserved_space::digest(&settings).as_deref());
+    let id_at = volume.id_extent.offset as usize;
     medium[space..space + settings.len()].copy_from_slice(&settings);
     medium[id_at..id_at + id.len()].copy_from_slice(&id);
     medium
