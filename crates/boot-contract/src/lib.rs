@@ -3,6 +3,7 @@
 
 pub mod boot_stage;
 pub mod boot_state;
+pub mod disk_image;
 pub mod kernel_arguments;
 pub mod milestone;
 pub mod partition_label;

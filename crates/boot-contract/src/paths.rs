@@ -29,6 +29,10 @@ pub const OEM_CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
 /// A copy of [`MACHINE_ID`] and [`SSH_HOST_KEYS`] for the recovery system. It survives the persistent partition.
 pub const OEM_IDENTITY: &str = "/oem/identity";
 
+/// This file exists until a machine that was made from a disk image has its configuration. `disk::disk_image` says what it
+/// holds.
+pub const OEM_FIRST_BOOT: &str = "/oem/first-boot";
+
 /// The list of the paths that the persistent partition keeps. It is in the root image.
 pub const KEPT_PATHS: &str = "/usr/lib/ros/persist.conf";
 /// Identity of the system, a file that [`KEPT_PATHS`] lists.

@@ -6,10 +6,21 @@ use release::ReleaseManifest;
 use uuid::Uuid;
 
 const START: &str = "set slot_args=\"";
+/// GRUB's variable with the GUID of the slot's partition, in the file of a disk image.
+const GRUB_ROOT: &str = "$ros_root";
 
 /// The content of the file for these arguments.
 pub fn write(arguments: &str) -> String {
     format!("{START}{arguments}\"\n")
+}
+
+/// The same for a slot of a disk image, whose partition has the number `partition`. GRUB looks up the GUID of that partition,
+/// because each machine makes its own at its first boot. `ros_boot` is the variable of the menu that names COS_BOOT.
+pub fn write_for_image(arguments: &str, partition: u32) -> String {
+    let look_up = format!(
+        "regexp --set=1:ros_disk \"([^,]*),\" \"$ros_boot\"\nprobe --set=ros_root --part-uuid ($ros_disk,gpt{partition})\n"
+    );
+    look_up + &write(arguments)
 }
 
 /// The arguments in a file. `None` if it sets none.
@@ -20,6 +31,25 @@ pub fn read(text: &str) -> Option<&str> {
 /// The arguments of a slot whose root partition has the GUID `root`. `added` comes last, so that it is stronger than the
 /// arguments of the release.
 pub fn of_slot(slot: Slot, root: Uuid, release: &ReleaseManifest, added: &str) -> String {
+    with_root(slot, &root.to_string(), release, added)
+}
+
+/// The arguments of a slot of a disk image.
+pub fn of_image_slot(slot: Slot, release: &ReleaseManifest, added: &str) -> String {
+    with_root(slot, GRUB_ROOT, release, added)
+}
+
+/// Whether GRUB looks up the GUID of the slot's partition: [`resolved`] does the same.
+pub fn is_of_image(arguments: &str) -> bool {
+    arguments.contains(GRUB_ROOT)
+}
+
+/// The arguments of a slot that came with a disk image, as GRUB passes them on: with the GUID of its partition.
+pub fn resolved(arguments: &str, root: Uuid) -> String {
+    arguments.replace(GRUB_ROOT, &root.to_string())
+}
+
+fn with_root(slot: Slot, root: &str, release: &ReleaseManifest, added: &str) -> String {
     let mode = if slot == Slot::Recovery { BootMode::Recovery } else { BootMode::System };
     let verity = release.verity.argument();
     let own = format!("{MODE}={mode} {SLOT}={} {ROOT}={root} {VERITY}={verity}", slot.letter());
@@ -64,6 +94,20 @@ mod tests {
         let mut other = release.clone();
         other.kernel_arguments = "console=tty0 panic=10".into();
         assert_eq!(added("ros.slot=A panic=10 x=1", &other), "x=1", "a person removed a word");
+    }
+
+    #[test]
+    fn grub_looks_up_the_partition_of_a_slot_that_came_with_an_image() {
+        let folder = tiny_release(&[5; 8192]);
+        let release = ReleaseSource::open(folder.path()).unwrap().manifest().clone();
+        let file = write_for_image(&of_image_slot(Slot::A, &release, "quiet"), 3);
+        assert!(file.contains("probe --set=ros_root --part-uuid ($ros_disk,gpt3)\nset slot_args="), "{file}");
+        let arguments = read(&file).unwrap();
+        assert_eq!((added(arguments, &release).as_str(), is_of_image(arguments)), ("quiet", true));
+        let root = Uuid::from_u128(7);
+        let resolved = resolved(arguments, root);
+        assert_eq!(resolved, of_slot(Slot::A, root, &release, "quiet"));
+        assert!(!is_of_image(&resolved));
     }
 
     #[test]

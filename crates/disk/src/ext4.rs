@@ -1,6 +1,6 @@
 //! An ext4 file system as a sparse temporary file.
 
-use crate::plan::ConfigFile;
+use crate::plan::{ConfigFile, DiskImage};
 use command::{Command, CommandError};
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -11,6 +11,9 @@ use uuid::Uuid;
 
 /// The largest block of ext4. It is a multiple of the sector size of every disk that we install to.
 const BLOCK_BYTES: u64 = 4096;
+
+/// From this size on, in bytes, a file system that will grow has the journal of a large one: 64 MiB.
+const LEAST_WITH_LARGE_JOURNAL: u64 = 1 << 30;
 
 /// Why no file system was made.
 #[derive(Debug, thiserror::Error)]
@@ -35,14 +38,31 @@ pub fn folder_of(files: &[ConfigFile]) -> io::Result<TempDir> {
 /// Makes an ext4 file system of `length` bytes that holds the content of `content`, with its modes and owners.
 ///
 /// The kernel clears inode tables and journal at the first mount. Remains of an earlier file system there have other
-/// checksums, because these are seeded with `uuid`.
-pub fn make(length: u64, label: &str, uuid: Uuid, content: &Path) -> Result<NamedTempFile, Ext4Error> {
+/// checksums, because these are seeded with `uuid`. The file system of an image gets another UUID later, and grows: it stores
+/// the seed, and has the journal and as few inodes as a large one.
+pub fn make(
+    length: u64,
+    label: &str,
+    uuid: Uuid,
+    content: &Path,
+    for_image: Option<DiskImage>,
+) -> Result<NamedTempFile, Ext4Error> {
     let image = NamedTempFile::new()?;
     // mke2fs gives the root folder of the file system the mode of this folder.
     fs::set_permissions(content, Permissions::from_mode(0o755))?;
-    Command::new("mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-O", "metadata_csum,64bit", "-m", "0"])
-        .args(["-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"])
+    let mut command = Command::new("mke2fs");
+    let mut features = "metadata_csum,64bit".to_owned();
+    if let Some(DiskImage { epoch }) = for_image {
+        features += ",metadata_csum_seed";
+        // The same time, and the same seed of folder hashes below, give the same bytes.
+        command = command.env("E2FSPROGS_FAKE_TIME", epoch.to_string()).args(["-T", "default"]);
+        if length >= LEAST_WITH_LARGE_JOURNAL {
+            command = command.args(["-J", "size=64"]);
+        }
+    }
+    command
+        .args(["-q", "-F", "-t", "ext4", "-O", &features, "-m", "0"])
+        .args(["-E", &format!("lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0,hash_seed={uuid}")])
         .args(["-b", &BLOCK_BYTES.to_string(), "-L", label, "-U", &uuid.to_string()])
         .arg("-d")
         .arg(content)
@@ -63,7 +83,7 @@ mod tests {
         let file = ConfigFile::new("cloud-config.yaml", "hostname: h\n");
         let uuid = Uuid::new_v4();
         let content = folder_of(&[file]).unwrap();
-        let image = make(64 << 20, "COS_OEM", uuid, content.path()).unwrap();
+        let image = make(64 << 20, "COS_OEM", uuid, content.path(), None).unwrap();
         Command::new("e2fsck").args(["-f", "-n"]).arg(image.path()).run().unwrap();
         let debugfs = |request: &str| {
             let output = Command::new("debugfs").args(["-R", request]).arg(image.path()).run().unwrap();
@@ -80,7 +100,7 @@ mod tests {
     fn a_large_file_system_takes_little_space() {
         use std::os::unix::fs::MetadataExt;
         let content = tempfile::tempdir().unwrap();
-        let image = make(200 << 30, "COS_PERSISTENT", Uuid::new_v4(), content.path()).unwrap();
+        let image = make(200 << 30, "COS_PERSISTENT", Uuid::new_v4(), content.path(), None).unwrap();
         let bytes = image.as_file().metadata().unwrap().blocks() * 512;
         assert!(bytes < 32 << 20, "{bytes} bytes for an empty file system");
     }

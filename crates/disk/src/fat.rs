@@ -10,6 +10,7 @@ mod directory;
 mod geometry;
 
 use boot_sector::MEDIA;
+pub use boot_sector::set_volume_id;
 use directory::{
     ATTRIBUTE_FILE, ATTRIBUTE_FOLDER, ATTRIBUTE_LABEL, ENTRY_BYTES, entry, long_name, long_name_entries, padded,
     short_names,

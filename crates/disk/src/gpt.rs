@@ -4,6 +4,7 @@
 //! An installation writes the tables last, and their order on the disk matters. So the bytes have to exist before any
 //! of them is written: the crate gpt writes to both ends of a disk in memory.
 
+pub mod change;
 mod ends;
 mod read;
 
@@ -13,7 +14,7 @@ use gpt::disk::LogicalBlockSize;
 use gpt::mbr::ProtectiveMBR;
 use gpt::partition_types::{OperatingSystem, Type};
 use gpt::{GptConfig, GptError};
-pub use read::{bios_partition, boot_partition, partition_guid, partition_path};
+pub use read::{boot_partition, disk_guid, partition_guid, partition_path, partition_place};
 
 /// The standard asks for at least 128 entries of 128 bytes.
 const ENTRIES_BYTES: u64 = 128 * 128;

@@ -52,6 +52,11 @@ impl Role {
         }
     }
 
+    /// The number of the partition in the table, from 1.
+    pub fn number(self) -> u32 {
+        Self::ALL.iter().take_while(|role| **role != self).count() as u32 + 1
+    }
+
     /// Partition type. Sources are UEFI 2.10, table 5.7, for the system partition, GRUB's manual for BIOS boot, and the
     /// Discoverable Partitions Specification for x86-64 roots and generic Linux data.
     pub fn type_guid(self) -> Uuid {

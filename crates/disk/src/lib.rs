@@ -3,6 +3,7 @@
 pub mod args_cfg;
 pub mod bios;
 pub mod description;
+pub mod disk_image;
 pub mod execute;
 mod ext4;
 pub mod fat;

@@ -4,19 +4,14 @@
 //! The marker is written before anything else and again at the end. It identifies a disk whose installation was
 //! interrupted. Such a disk is installed again without a question.
 
+use boot_contract::disk_image::MARKER_MAGIC as MAGIC;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Offset of the marker in bytes from the start of the disk. It is behind the partition entries (16 KiB from LBA 2, for
-/// any sector size) and before the first partition (1 MiB).
-pub const OFFSET: u64 = 64 * 1024;
-/// Length of the marker in bytes. It is one physical sector, which a disk writes whole or not at all.
-pub const LENGTH: usize = 4096;
-/// First line of the marker.
-const MAGIC: &[u8] = b"RancherOS installation\n";
+pub use boot_contract::disk_image::{MARKER_BYTES as LENGTH, MARKER_OFFSET as OFFSET};
 
 /// The content of the marker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

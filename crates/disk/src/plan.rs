@@ -10,7 +10,7 @@ use crate::description::BootPartition;
 use crate::gpt::partition_path;
 use crate::layout::{Layout, LayoutError, Requirements, Role, Size};
 use release::ReleaseManifest;
-pub use request::{Choice, DeviceSelector, Host, Request};
+pub use request::{Choice, DeviceSelector, DiskImage, Host, Request};
 use select::Unsuitable;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -36,6 +36,9 @@ pub struct InstallPlan {
     /// Name of the machine that the installation is for, as its marker will hold it.
     #[serde(skip)]
     pub identity: Option<String>,
+    /// If the target is a disk image.
+    #[serde(skip)]
+    pub image: Option<DiskImage>,
 }
 
 /// Why nothing is installed. Each message says what is wrong, with which object, and what to do next.
@@ -167,6 +170,7 @@ pub fn plan(
         warnings: request.warnings.clone(),
         power_off: request.power_off,
         identity: host.identities.first().cloned(),
+        image: request.image,
     })
 }
 
@@ -175,9 +179,7 @@ impl InstallPlan {
     pub fn boot_partition(&self) -> BootPartition {
         let sector = u64::from(self.layout.sector_bytes);
         let partition = self.layout.partition(Role::Boot);
-        // The table holds the partitions in this order. Numbers begin at 1.
-        let before = Role::ALL.iter().take_while(|role| **role != Role::Boot).count();
-        let number = before as u32 + 1;
+        let number = Role::Boot.number();
         BootPartition {
             path: partition_path(&self.target.display().to_string(), number),
             number,

@@ -84,7 +84,7 @@ fn blame(image: &ReleaseFile, from: &Path, to: &Path) -> RewriteError {
 /// Makes COS_PERSISTENT on `device` with the files below `content`, and reads it back.
 pub fn make_persistent(device: &Path, content: &Path) -> Result<(), RewriteError> {
     let mut target = open(device)?;
-    let made = ext4::make(target.length(), Role::Persistent.label(), Uuid::new_v4(), content)
+    let made = ext4::make(target.length(), Role::Persistent.label(), Uuid::new_v4(), content, None)
         .map_err(|error| RewriteError::FileSystem(Role::Persistent, error))?;
     let write = |error| RewriteError::Write(device.to_owned(), error);
     sparse::write(made.as_file(), &mut target, 0).map_err(write)?;

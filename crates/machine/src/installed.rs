@@ -5,8 +5,9 @@ use crate::disks::logical_sector;
 use boot_contract::partition_label;
 use disk::bios::renew::Place;
 use disk::description::{BootPartition, InstalledSystem};
-use disk::gpt::{bios_partition, boot_partition, partition_guid};
-use disk::marker::{Marker, OFFSET, State};
+use disk::gpt::{boot_partition, partition_guid, partition_place};
+use disk::layout::ALIGNMENT;
+use disk::marker::{Marker, State};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -39,16 +40,27 @@ pub fn partition_guid_of(node: &Path) -> Result<Uuid, PartitionGuidError> {
     partition_guid(&head, sector_bytes, &label).ok_or(PartitionGuidError::NotNamed { disk, label })
 }
 
+/// The GUID of the partition with this label beside the one with this device node.
+pub fn partition_guid_beside(node: &Path, label: &str) -> Result<Uuid, PartitionGuidError> {
+    let Table { disk, head, sector_bytes, .. } = table_of(node)?;
+    partition_guid(&head, sector_bytes, label).ok_or(PartitionGuidError::NotNamed { disk, label: label.to_owned() })
+}
+
 /// COS_BOOT, which has this device node, as the firmware identifies it.
 pub fn boot_partition_of(node: &Path) -> Result<BootPartition, PartitionGuidError> {
     let Table { disk, head, sector_bytes, label } = table_of(node)?;
     boot_partition(&head, sector_bytes, &disk.to_string_lossy()).ok_or(PartitionGuidError::NotNamed { disk, label })
 }
 
+/// The disk that the partition with this device node is on.
+pub fn disk_of(node: &Path) -> Result<PathBuf, PartitionGuidError> {
+    table_of(node).map(|table| table.disk)
+}
+
 /// The disk that the partition with this device node is on, and COS_BIOS on that disk.
 pub fn bios_partition_beside(node: &Path) -> Result<(PathBuf, Place), PartitionGuidError> {
     let Table { disk, head, sector_bytes, .. } = table_of(node)?;
-    match bios_partition(&head, sector_bytes) {
+    match partition_place(&head, sector_bytes, partition_label::BIOS) {
         Some(place) => Ok((disk, place)),
         None => Err(PartitionGuidError::NotNamed { disk, label: partition_label::BIOS.into() }),
     }
@@ -80,10 +92,10 @@ fn table_of(node: &Path) -> Result<Table, PartitionGuidError> {
     Ok(Table { disk, head, sector_bytes: logical_sector(disk_folder), label })
 }
 
-/// The first bytes of a disk, up to the marker. The table ends before it.
+/// The first bytes of a disk, up to the first partition. The table is among them.
 fn head(disk: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    File::open(disk)?.take(OFFSET).read_to_end(&mut head)?;
+    File::open(disk)?.take(ALIGNMENT).read_to_end(&mut head)?;
     Ok(head)
 }
 

@@ -9,6 +9,7 @@ use boot_contract::slot_files::{ARGUMENTS, INITRD, KERNEL};
 use boot_contract::{BootState, Slot};
 use command::{Command, CommandError};
 use disk::args_cfg;
+use machine::installed::{PartitionGuidError, partition_guid_beside};
 use nix::libc;
 use protocol::error_chain;
 use std::ffi::{CString, NulError};
@@ -29,6 +30,8 @@ pub enum KexecError {
     #[error("starting the loaded kernel")]
     Start(#[source] CommandError),
     #[error(transparent)]
+    Disk(#[from] PartitionGuidError),
+    #[error(transparent)]
     Path(#[from] PathError),
 }
 
@@ -47,7 +50,11 @@ pub enum SlotError {
 /// when the restart has begun.
 pub fn start(boot_partition: &Path) -> Result<(), KexecError> {
     partition::with_mounted_device(boot_partition, false, |boot| -> Result<(), KexecError> {
-        let next = KexecTarget::choose(boot)?;
+        let mut next = KexecTarget::choose(boot)?;
+        if args_cfg::is_of_image(&next.arguments) {
+            let root = partition_guid_beside(boot_partition, next.slot.partition_label())?;
+            next.arguments = args_cfg::resolved(&next.arguments, root);
+        }
         next.load(boot)?;
         if let Some(state) = next.state {
             state_file::overwrite(boot, &state)?;

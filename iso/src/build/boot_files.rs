@@ -17,8 +17,9 @@ const DISK_MENU: &str = include_str!("grub/disk.cfg");
 /// disk.
 const DISK_PREFIX: &str = "(,gpt2)/grub";
 
-/// The GRUB modules of the BIOS image for disks alone: the boot partition's file system, and the digests of kernels.
-const DISK_MODULES: &[&str] = &["fat", "hashsum", "gcry_sha256"];
+/// The GRUB modules of the BIOS image for disks alone: the boot partition's file system, the digests of kernels, and what the
+/// args.cfg of a disk image asks for.
+const DISK_MODULES: &[&str] = &["fat", "hashsum", "gcry_sha256", "regexp", "probe"];
 
 /// The GRUB modules of both BIOS images. The image for media also has ISO 9660.
 const BIOS_MODULES: &[&str] = &[

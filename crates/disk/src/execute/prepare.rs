@@ -71,7 +71,8 @@ fn prepare_step<'a>(
         Step::Ext4 { role, uuid, files } => {
             let partition = partition(*role);
             let image = ext4::folder_of(files).map_err(ext4::Ext4Error::from);
-            let image = image.and_then(|content| ext4::make(partition.length, role.label(), *uuid, content.path()));
+            let image =
+                image.and_then(|content| ext4::make(partition.length, role.label(), *uuid, content.path(), plan.image));
             PreparedStep::FileSystem {
                 partition,
                 image: image.map_err(|error| ExecuteError::FileSystem(*role, error.into()))?,

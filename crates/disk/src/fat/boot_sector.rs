@@ -3,9 +3,13 @@
 use super::Volume;
 use super::directory::padded;
 use super::geometry::{FIRST_CLUSTER, Geometry, Kind, TABLES};
+use crate::target::Target;
+use std::io;
 
 const INFORMATION_SECTOR: usize = 1;
 const BACKUP_BOOT_SECTOR: usize = 6;
+/// Offset of the volume id in the boot sector of FAT32.
+const FAT32_ID: usize = 67;
 /// Media byte of a disk that is not removable. The first entry of the table repeats it.
 pub const MEDIA: u8 = 0xF8;
 
@@ -21,6 +25,23 @@ pub fn reserved(geometry: &Geometry, volume: &Volume, used: u64) -> Vec<u8> {
         put(BACKUP_BOOT_SECTOR + INFORMATION_SECTOR, information(geometry, used));
     }
     reserved
+}
+
+/// Gives the FAT32 file system on `partition` another volume id. It must not be mounted. After a power cut the copy of the
+/// boot sector may have the old one.
+pub fn set_volume_id(partition: &mut dyn Target, id: u32) -> io::Result<()> {
+    let mut sector = vec![0; partition.sector_bytes() as usize];
+    for number in [0, BACKUP_BOOT_SECTOR] {
+        let offset = (number * sector.len()) as u64;
+        partition.read_at(offset, &mut sector)?;
+        if !sector[82..].starts_with(b"FAT32   ") {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it holds no FAT32 file system"));
+        }
+        sector[FAT32_ID..][..4].copy_from_slice(&id.to_le_bytes());
+        partition.write_at(offset, &sector)?;
+        partition.flush()?;
+    }
+    Ok(())
 }
 
 fn boot_sector(geometry: &Geometry, volume: &Volume) -> [u8; 512] {

@@ -20,10 +20,10 @@ pub fn boot_partition(head: &[u8], sector_bytes: u32, disk: &str) -> Option<Boot
     })
 }
 
-/// The partition COS_BIOS. `None` unless the table has all our partitions.
-pub fn bios_partition(head: &[u8], sector_bytes: u32) -> Option<Place> {
+/// Where the partition with this label is. `None` unless the table has all our partitions.
+pub fn partition_place(head: &[u8], sector_bytes: u32, label: &str) -> Option<Place> {
     let entries = own_entries(head, sector_bytes)?;
-    let (_, _, entry) = entries.iter().find(|(label, ..)| label == Role::Bios.label())?;
+    let (_, _, entry) = entries.iter().find(|(own, ..)| own == label)?;
     let (first, sectors) = sectors(entry)?;
     let bytes = |sectors: u64| sectors.checked_mul(sector_bytes.into());
     Some(Place { offset: bytes(first)?, length: bytes(sectors)? })
@@ -38,6 +38,13 @@ fn sectors(entry: &[u8]) -> Option<(u64, u64)> {
 /// The GUID of the partition with this label. `None` unless the table has all our partitions.
 pub fn partition_guid(head: &[u8], sector_bytes: u32, label: &str) -> Option<Uuid> {
     own_entries(head, sector_bytes)?.iter().find(|(own, ..)| own == label).and_then(|(_, _, entry)| guid(entry))
+}
+
+/// The GUID of the disk. `None` unless it has a GPT.
+pub fn disk_guid(head: &[u8], sector_bytes: u32) -> Option<Uuid> {
+    let header = head.get(usize::try_from(sector_bytes).ok()?..)?;
+    let bytes = header.get(56..72).filter(|_| header.starts_with(b"EFI PART"))?;
+    Some(Uuid::from_bytes_le(bytes.try_into().ok()?))
 }
 
 /// Label, number from 1, and bytes of each of our entries (UEFI 2.10, 5.3). `None` unless the table has all our
@@ -71,16 +78,16 @@ pub fn partition_path(disk: &str, number: u32) -> String {
 }
 
 /// The label of an entry: 36 UTF-16 units from byte 56.
-fn label(entry: &[u8]) -> String {
+pub(super) fn label(entry: &[u8]) -> String {
     let units = entry[56..128].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
     String::from_utf16_lossy(&units.take_while(|unit| *unit != 0).collect::<Vec<_>>())
 }
 
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(offset..offset + 4)?.try_into().ok()?))
 }
 
-fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+pub(super) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(offset..offset + 8)?.try_into().ok()?))
 }
 
@@ -115,7 +122,10 @@ mod tests {
             assert!(partition_guid(&head, sector_bytes, "COS_STATE_A").is_some_and(|guid| guid != expected.guid));
             assert_eq!(partition_guid(&head, sector_bytes, "COS_OTHER"), None);
             assert_eq!(boot_partition(&head, sector_bytes, "/dev/nvme0n1"), Some(expected));
-            assert_eq!(bios_partition(&head, sector_bytes), Some(Place { offset: 1 << 20, length: 1 << 20 }));
+            assert_eq!(
+                partition_place(&head, sector_bytes, "COS_BIOS"),
+                Some(Place { offset: 1 << 20, length: 1 << 20 })
+            );
         }
         assert_eq!(partition_path("/dev/vda", 2), "/dev/vda2");
     }
@@ -131,7 +141,7 @@ mod tests {
                     place.copy_from_slice(bytes);
                 }
             }
-            let _ = (boot_partition(&head, 512, "/dev/vda"), bios_partition(&head, 512));
+            let _ = (boot_partition(&head, 512, "/dev/vda"), partition_place(&head, 512, "COS_BIOS"));
         }
     }
 }

@@ -24,12 +24,21 @@ pub struct Request {
     pub keep_partitions: Choice<bool>,
     /// Console of the installed system, such as `ttyS0` or `ttyS0,115200`.
     pub console: Option<String>,
+    /// For a disk image, from which many machines are made. Each makes its own identifiers at its first boot.
+    pub image: Option<DiskImage>,
     /// Whether to power off after the installation instead of rebooting.
     pub power_off: bool,
     /// The files at the top of COS_OEM.
     pub configuration: Vec<ConfigFile>,
     /// Warnings that the plan repeats beside its own.
     pub warnings: Vec<String>,
+}
+
+/// What a disk image needs beside an installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskImage {
+    /// Time stamp of everything in its file systems, in seconds since 1970.
+    pub epoch: u32,
 }
 
 /// A value and its origin, in words that fit into "from the kernel command line".

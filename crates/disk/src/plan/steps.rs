@@ -2,7 +2,7 @@
 
 use super::Request;
 use crate::layout::{Layout, Role};
-use crate::{args_cfg, sums};
+use crate::{args_cfg, disk_image, sums};
 use boot_contract::slot_files::{ARGUMENTS, INITRD, KERNEL};
 use boot_contract::{BootState, Slot, boot_state};
 use release::{MANIFEST, ReleaseFile, ReleaseManifest};
@@ -97,7 +97,7 @@ pub(super) fn steps(
         Step::Clear { version: version.clone() },
         Step::Root { image: release.root.clone(), into: vec![Role::StateA, Role::Recovery] },
         Step::Boot { volume_id: ids().as_fields().0, files: boot_files(request, release, layout) },
-        Step::Ext4 { role: Role::Oem, uuid: ids(), files: request.configuration.clone() },
+        Step::Ext4 { role: Role::Oem, uuid: ids(), files: configuration(request, layout) },
         Step::Ext4 { role: Role::Persistent, uuid: ids(), files: Vec::new() },
     ];
     if bios {
@@ -106,6 +106,13 @@ pub(super) fn steps(
     steps.push(Step::Verify);
     steps.push(Step::Commit { version, boot_code: bios.then(|| release.boot.bios_boot.clone()) });
     steps
+}
+
+/// The files of COS_OEM.
+fn configuration(request: &Request, layout: &Layout) -> Vec<ConfigFile> {
+    let first_boot =
+        request.image.map(|_| ConfigFile::new(disk_image::FIRST_BOOT, layout.disk_guid.to_string() + "\n"));
+    request.configuration.iter().cloned().chain(first_boot).collect()
 }
 
 fn boot_files(request: &Request, release: &ReleaseManifest, layout: &Layout) -> Vec<BootFile> {
@@ -143,7 +150,11 @@ fn slot_arguments(request: &Request, release: &ReleaseManifest, layout: &Layout,
     // Messages of init go to the last console.
     let plain = |tty: &&String| tty.bytes().all(|b| b.is_ascii_alphanumeric() || b == b',');
     let console = request.console.as_ref().filter(plain).map(|tty| format!("console={tty}")).unwrap_or_default();
-    args_cfg::write(&args_cfg::of_slot(slot, layout.partition(role).guid, release, &console))
+    if request.image.is_some() {
+        args_cfg::write_for_image(&args_cfg::of_image_slot(slot, release, &console), role.number())
+    } else {
+        args_cfg::write(&args_cfg::of_slot(slot, layout.partition(role).guid, release, &console))
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub fn request(settings: &Settings, cloud_config: &CloudConfig) -> Request {
         uefi_only: choice(&settings.force_efi),
         keep_partitions: choice(&settings.no_format),
         console: settings.tty.value.clone(),
+        image: None,
         power_off: *settings.power_off,
         configuration: oem::files(settings, cloud_config),
         warnings: unapplied(cloud_config).iter().map(ToString::to_string).collect(),
