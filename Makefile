@@ -73,8 +73,8 @@ power-cut: image ## Check each state that a power cut may leave, and start some,
 bench: image ## Measure speed, sizes and memory
 	$(PROGRAMS)/bench --table README.md
 
-image: build chart ## Make the OS release, its live ISO and upgrade image, and the operator's image in out/image/
-	$(STAGE) image   $(BUILD_IMAGE) --output out/image
+image: build chart ## Make the OS release, all its media, and the operator's image in out/image/
+	$(STAGE) image   $(BUILD_IMAGE) --formats iso,pxe,oci,raw,qcow2 --output out/image
 	$(PROGRAMS)/ros-image operator --output out/image --version $(VERSION) --operator $(PROGRAMS)/ros-operator
 
 hardware-image: build ## Make the ISO for real hardware in out/hardware-image/: drivers for USB, server disks, network cards

@@ -22,14 +22,14 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::cache::{Cache, Key};
-use crate::cli::BuildOptions;
+use crate::cli::{BuildOptions, Format};
 use crate::{format, progress, upgrade_image};
 use archive::Archive;
 use authorities::Authority;
 use boot_files::BootFiles;
 use kernel::Kernel;
 use release::signature::{KeyId, PublicKey};
-use release::{architecture, digest};
+use release::{ReleaseManifest, digest};
 use release_folder::{Parts, kernel_arguments};
 use root::RootInputs;
 use signing::Signing;
@@ -42,17 +42,29 @@ use tree::Tree;
 struct Built {
     version: String,
     volume_id: String,
-    iso: PathBuf,
-    iso_bytes: u64,
-    /// The folder with the files of a network boot.
-    network: PathBuf,
     #[serde(flatten)]
-    upgrade: upgrade_image::Written,
+    media: Media,
     release: PathBuf,
     signed_by: Vec<KeyId>,
     root_bytes: u64,
     kernel_bytes: u64,
     initrd_bytes: u64,
+}
+
+/// What was made of a release.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Media {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iso: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iso_bytes: Option<u64>,
+    /// The folder with the files of a network boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<PathBuf>,
+    #[serde(flatten)]
+    upgrade: Option<upgrade_image::Written>,
+    disk_images: Vec<PathBuf>,
 }
 
 pub fn run(options: &BuildOptions) -> Result<()> {
@@ -96,23 +108,14 @@ pub fn run(options: &BuildOptions) -> Result<()> {
         release_folder::write(&folder, parts)
     })?;
     let signed_by = signing.sign(&folder)?;
-    let iso = options.output.join(format!("ros-{version}-{}.iso", architecture::X86_64));
-    progress::stage("writing the ISO", || format::iso::write(&folder, &manifest, &boot, &tools, options.epoch, &iso))?;
-    let network = options.output.join("pxe");
-    progress::stage("writing the files of a network boot", || format::network::write(&iso, &network))?;
-    let upgrade = progress::stage("writing the upgrade image", || {
-        upgrade_image::write(&folder, &manifest, &options.container_installer, options.epoch, &options.output)
-    })?;
+    let media = media(options, &folder, &manifest, &boot, &tools)?;
 
     report(
         options.json,
         &Built {
             version: version.to_owned(),
             volume_id: format::iso::volume_id(&folder)?,
-            iso_bytes: iso.metadata().with_context(|| format!("inspecting {}", iso.display()))?.len(),
-            iso,
-            network,
-            upgrade,
+            media,
             release: folder,
             signed_by,
             root_bytes: manifest.root.size,
@@ -120,6 +123,44 @@ pub fn run(options: &BuildOptions) -> Result<()> {
             initrd_bytes: manifest.initrd.size,
         },
     )
+}
+
+/// Makes what the options ask for of the release in `folder`.
+fn media(
+    options: &BuildOptions,
+    folder: &Path,
+    manifest: &ReleaseManifest,
+    boot: &BootFiles,
+    tools: &Tools,
+) -> Result<Media> {
+    let mut media = Media::default();
+    let (output, epoch) = (&options.output, options.epoch);
+    let wants = |format| options.formats.contains(&format);
+    let medium = |ending: &str| output.join(format!("ros-{}-{}.{ending}", manifest.version, manifest.architecture));
+    if wants(Format::Iso) || wants(Format::Pxe) {
+        let temporary = tempfile::tempdir_in(output).with_context(|| format!("using {}", output.display()))?;
+        let iso = if wants(Format::Iso) { medium("iso") } else { temporary.path().join("iso") };
+        progress::stage("writing the ISO", || format::iso::write(folder, manifest, boot, tools, epoch, &iso))?;
+        if wants(Format::Pxe) {
+            let network = output.join("pxe");
+            progress::stage("writing the files of a network boot", || format::network::write(&iso, &network))?;
+            media.network = Some(network);
+        }
+        if wants(Format::Iso) {
+            media.iso_bytes = Some(iso.metadata().with_context(|| format!("inspecting {}", iso.display()))?.len());
+            media.iso = Some(iso);
+        }
+    }
+    if wants(Format::Oci) {
+        media.upgrade = Some(progress::stage("writing the upgrade image", || {
+            upgrade_image::write(folder, manifest, &options.container_installer, epoch, output)
+        })?);
+    }
+    let images: Vec<(Format, PathBuf)> =
+        options.formats.iter().filter_map(|format| Some((*format, medium(format.disk_image()?)))).collect();
+    format::disk::write(folder, options.disk_size, epoch, &images)?;
+    media.disk_images = images.into_iter().map(|(_, path)| path).collect();
+    Ok(media)
 }
 
 /// Checks the options before the first long stage.
@@ -197,17 +238,25 @@ fn report(json: bool, built: &Built) -> Result<()> {
     }
     let size = progress::megabytes;
     println!(
-        "{} ({}, volume {}): root {}, kernel {}, initrd {}; {}",
-        built.iso.display(),
-        size(built.iso_bytes),
+        "release {}, volume {}: root {}, kernel {}, initrd {}; {}",
+        built.version,
         built.volume_id,
         size(built.root_bytes),
         size(built.kernel_bytes),
         size(built.initrd_bytes),
         signed_by(&built.signed_by)
     );
-    println!("{}/: network boot", built.network.display());
-    println!("{} ({}, {})", built.upgrade.image.display(), size(built.upgrade.image_bytes), built.upgrade.image_digest);
+    let media = &built.media;
+    if let (Some(iso), Some(bytes)) = (&media.iso, media.iso_bytes) {
+        println!("{} ({})", iso.display(), size(bytes));
+    }
+    if let Some(network) = &media.network {
+        println!("{}/: network boot", network.display());
+    }
+    if let Some(upgrade) = &media.upgrade {
+        println!("{} ({}, {})", upgrade.image.display(), size(upgrade.image_bytes), upgrade.image_digest);
+    }
+    media.disk_images.iter().for_each(|image| println!("{}", image.display()));
     Ok(())
 }
 

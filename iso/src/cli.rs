@@ -26,10 +26,10 @@ pub enum Command {
     Verify(VerifyOptions),
 }
 
-/// Build a release, its live ISO and its upgrade image.
+/// Build a release and its media: a live ISO, a network boot, an upgrade image, disk images.
 ///
-/// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json), <OUTPUT>/pxe/ (network boot),
-/// <OUTPUT>/ros-<VERSION>-<ARCHITECTURE>.iso and <OUTPUT>/ros-<VERSION>.oci.tar. Debian packages come from the mirror in
+/// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json), and for each format <OUTPUT>/pxe/,
+/// <OUTPUT>/ros-<VERSION>.oci.tar or <OUTPUT>/ros-<VERSION>-<ARCHITECTURE>.<FORMAT>. Debian packages come from the mirror in
 /// this machine's apt sources, checked by apt. Needs mmdebstrap and Debian's archive keyring; no root privileges where
 /// user namespaces are allowed. The same inputs give the same bytes. Only new signatures differ each time; a signature in
 /// <OUTPUT> that is still valid is kept.
@@ -83,6 +83,13 @@ pub struct BuildOptions {
     /// GRUB script for machines that are upgraded to this release. It starts the slot $ros_slot; docs/boot.md says how
     #[arg(long, value_name = "FILE")]
     pub boot_menu: Option<PathBuf>,
+    /// What to make of the release; several with commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FORMAT", default_value = "iso,pxe,oci")]
+    pub formats: Vec<Format>,
+    /// Size of the disk in a disk image, such as 4GiB. At its first boot a machine uses all of its own disk, which may be
+    /// larger
+    #[arg(long, value_name = "SIZE", default_value = "4GiB")]
+    pub disk_size: DiskSize,
     /// Folder in which stages are kept between builds [default: $HOME/.cache/rancheros]
     #[arg(long, value_name = "DIR", env = "ROS_CACHE")]
     pub cache: Option<PathBuf>,
@@ -234,6 +241,53 @@ impl FromStr for KernelArgument {
     }
 }
 
+/// What is made of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Live ISO for a CD, a USB stick or a virtual drive, which installs
+    Iso,
+    /// Files of a network boot, which installs
+    Pxe,
+    /// Image for upgrades, for a registry
+    Oci,
+    /// Disk image that is started without an installation
+    Raw,
+    /// The same for QEMU, KVM and OpenStack
+    Qcow2,
+    /// The same for VMware
+    Vmdk,
+    /// The same for Hyper-V
+    Vhdx,
+}
+
+impl Format {
+    /// Whether it is a disk image. Its name is then also the ending of its file.
+    pub fn disk_image(self) -> Option<&'static str> {
+        match self {
+            Self::Raw => Some("raw"),
+            Self::Qcow2 => Some("qcow2"),
+            Self::Vmdk => Some("vmdk"),
+            Self::Vhdx => Some("vhdx"),
+            Self::Iso | Self::Pxe | Self::Oci => None,
+        }
+    }
+}
+
+/// Size of a disk in bytes, a multiple of a mebibyte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSize(pub u64);
+
+impl FromStr for DiskSize {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let units = [("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+        let parts = units.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+        let bytes = parts.and_then(|(number, unit): (&str, u64)| number.trim().parse::<u64>().ok()?.checked_mul(unit));
+        bytes.map(Self).ok_or("expected a whole number and MiB, GiB or TiB, such as 4GiB")
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KernelFlavour {
     /// Drivers for virtual machines only; smaller, and boots faster
@@ -242,19 +296,18 @@ pub enum KernelFlavour {
     Generic,
 }
 
-/// Put registration settings into an ISO or into the files of a network boot, or remove them.
+/// Put registration settings into an ISO, a disk image (raw, qcow2) or the files of a network boot, or remove them.
 ///
-/// In an ISO, writes only into the space that it reserves for /registration.yaml. The ISO keeps its size. In a folder pxe/,
-/// writes registration.cpio, which only its owner can read.
+/// In an ISO and in a disk image, writes only into the space that they reserve for settings. They keep their size. In a folder
+/// pxe/, writes registration.cpio, which only its owner can read.
 #[derive(Debug, Args)]
 pub struct CustomizeOptions {
-    /// The ISO to change, or the folder pxe/ of a network boot
-    #[arg(value_name = "MEDIUM")]
-    pub iso: PathBuf,
+    /// The ISO or disk image to change, or the folder pxe/ of a network boot
+    pub medium: PathBuf,
     /// File with the settings: a cloud-config with rancheros.install.registrationURL and registrationCACert
     #[arg(long, value_name = "FILE", required_unless_present = "remove", conflicts_with = "remove")]
     pub registration: Option<PathBuf>,
-    /// Write a changed copy to this file, or to this folder, and leave the original unchanged
+    /// Write a changed copy to this file, or to this folder, and leave the original unchanged; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Remove the settings
@@ -265,11 +318,11 @@ pub struct CustomizeOptions {
     pub json: bool,
 }
 
-/// Tell what is in an ISO: volume id, release, who signed it, and registration settings, tokens masked.
+/// Tell what is in an ISO or a disk image: release, who signed it, and registration settings, tokens masked.
 #[derive(Debug, Args)]
 pub struct ShowOptions {
-    /// The ISO to read
-    pub iso: PathBuf,
+    /// The ISO or disk image to read
+    pub medium: PathBuf,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -299,6 +352,16 @@ mod tests {
         }
         for word in ["", "a b", "a\n", "a;reboot", "$x", "a=\"b\"", "ros.mode=slot", "ä"] {
             assert!(word.parse::<KernelArgument>().is_err(), "{word:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_has_a_size_with_a_unit() {
+        for (text, expected) in [("4GiB", 4 << 30), ("1536 MiB", 1536 << 20), ("2TiB", 2 << 40)] {
+            assert_eq!(text.parse(), Ok(DiskSize(expected)));
+        }
+        for text in ["", "4", "4G", "GiB", "-1GiB", "1.5GiB", "99999999999TiB"] {
+            assert!(text.parse::<DiskSize>().is_err(), "{text:?}");
         }
     }
 

@@ -1,25 +1,34 @@
-//! Puts registration settings into an existing ISO or network set, in place or in a copy, or removes them.
+//! Puts registration settings into an existing ISO, disk image or network set, in place or in a copy, or removes them.
 
 mod network;
 
 use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use media::iso9660::{Extent, Volume};
+use command::Command;
+use media::changes::Places;
+use media::composed::Piece;
+use media::iso9660::Extent;
 use media::reserved_space;
 use serde::Serialize;
 
 use crate::cli::CustomizeOptions;
 
+/// As the name of the output.
+const STANDARD_OUTPUT: &str = "-";
+
 /// The result of a change, printed with `--json`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Customized<'a> {
-    iso: &'a Path,
-    volume_id: &'a str,
-    /// Offset of the reserved space in the ISO, in bytes.
+    medium: &'a Path,
+    /// Of an ISO.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    volume_id: Option<String>,
+    /// Offset of the reserved space in the file, in bytes.
     offset: u64,
     reserved_bytes: u64,
     settings: bool,
@@ -27,33 +36,35 @@ struct Customized<'a> {
 
 pub fn run(options: &CustomizeOptions) -> Result<()> {
     let settings = options.registration.as_deref().map(settings).transpose()?;
-    if options.iso.is_dir() {
+    if options.medium.is_dir() {
         return network::run(options, settings.as_ref());
     }
     let content = settings.map_or_else(|| reserved_space::empty().into_bytes(), |settings| settings.reserved);
-    let (volume_id, extent, id_extent) = open(&options.iso)?;
-    let volume_id = reserved_space::volume_id(&volume_id, reserved_space::digest(&content).as_deref());
-    // The id comes last: a medium whose change was interrupted is found by the old one.
-    let parts = [(extent, content.as_slice()), (id_extent, &volume_id)];
+    let places = open(&options.medium)?;
+    let volume_id = places.id_with(&content);
+    if options.output.as_deref() == Some(Path::new(STANDARD_OUTPUT)) {
+        return write_to(&mut std::io::stdout().lock(), &options.medium, &places, content);
+    }
+    let parts = places.changes(content);
     let changed = match &options.output {
         Some(output) => {
-            write_copy(&options.iso, output, &parts)?;
+            write_copy(&options.medium, output, &parts)?;
             output
         }
         None => {
-            let iso = OpenOptions::new().write(true).open(&options.iso);
-            let iso = iso.with_context(|| format!("opening {} for writing", options.iso.display()))?;
-            write_parts(iso, &options.iso, &parts)?;
-            &options.iso
+            let medium = OpenOptions::new().write(true).open(&options.medium);
+            let medium = medium.with_context(|| format!("opening {} for writing", options.medium.display()))?;
+            write_parts(medium, &options.medium, &parts)?;
+            &options.medium
         }
     };
     report(
         options.json,
         &Customized {
-            iso: changed,
-            volume_id: String::from_utf8_lossy(&volume_id).trim_end(),
-            offset: extent.offset,
-            reserved_bytes: extent.size,
+            medium: changed,
+            volume_id,
+            offset: places.settings.offset,
+            reserved_bytes: places.settings.size,
             settings: options.registration.is_some(),
         },
     )
@@ -77,40 +88,54 @@ fn is_same(one: &Path, other: &Path) -> bool {
     one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
-/// The volume id of the ISO at `path`, and the extents of its reserved space and of its id.
-fn open(path: &Path) -> Result<(String, Extent, Extent)> {
+fn open(path: &Path) -> Result<Places> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut volume = Volume::open(file).with_context(|| format!("reading {}", path.display()))?;
-    let extent = reserved_space::find(&mut volume).with_context(|| format!("changing {}", path.display()))?;
-    Ok((volume.id, extent, volume.id_extent))
+    Places::find(file).with_context(|| format!("putting settings into {}", path.display()))
 }
 
-/// Places in an ISO, and what is to be there.
-type Parts<'a> = [(Extent, &'a [u8])];
+/// Writes a changed copy to a pipe.
+fn write_to(output: &mut impl Write, source: &Path, places: &Places, content: Vec<u8>) -> Result<()> {
+    let medium = File::open(source).with_context(|| format!("opening {}", source.display()))?;
+    let size = medium.metadata().with_context(|| format!("inspecting {}", source.display()))?.len();
+    for piece in places.composed(size, content).pieces(0..size) {
+        match piece {
+            Piece::Bytes(bytes) => output.write_all(bytes),
+            Piece::Source(range) => (&medium)
+                .seek(SeekFrom::Start(range.start))
+                .and_then(|_| std::io::copy(&mut (&medium).take(range.end - range.start), output))
+                .map(drop),
+        }
+        .with_context(|| format!("writing {} to standard output", source.display()))?;
+    }
+    output.flush().context("writing to standard output")
+}
+
+/// Places in a medium, and what is to be there.
+type Parts = [(Extent, Vec<u8>)];
 
 /// Copies to a temporary file first, so that `output` is complete or unchanged.
 fn write_copy(source: &Path, output: &Path, parts: &Parts) -> Result<()> {
     ensure!(
         !is_same(source, output),
-        "--output {} is the ISO itself; omit --output to change the ISO in place",
+        "--output {} is the medium itself; omit --output to change it in place",
         output.display()
     );
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(PathBuf::from("."), Into::into);
-    let mut copy =
+    let copy =
         tempfile::NamedTempFile::new_in(&folder).with_context(|| format!("creating a file in {}", folder.display()))?;
-    let mut iso = File::open(source).with_context(|| format!("opening {}", source.display()))?;
-    std::io::copy(&mut iso, &mut copy)
-        .with_context(|| format!("copying {} to {}", source.display(), output.display()))?;
+    // A disk image is mostly holes.
+    Command::new("cp").args(["--reflink=auto", "--sparse=always", "--"]).arg(source).arg(copy.path()).run()?;
     write_parts(copy.as_file().try_clone().context("duplicating the file handle of the copy")?, output, parts)?;
-    let permissions = iso.metadata().with_context(|| format!("inspecting {}", source.display()))?.permissions();
+    let permissions = source.metadata().with_context(|| format!("inspecting {}", source.display()))?.permissions();
     copy.as_file().set_permissions(permissions).with_context(|| format!("setting the mode of {}", output.display()))?;
     copy.persist(output).with_context(|| format!("renaming the copy to {}", output.display()))?;
     Ok(())
 }
 
-fn write_parts(iso: File, path: &Path, parts: &Parts) -> Result<()> {
-    let write =
-        |(extent, content): &(Extent, &[u8])| iso.write_all_at(content, extent.offset).and_then(|()| iso.sync_all());
+fn write_parts(medium: File, path: &Path, parts: &Parts) -> Result<()> {
+    let write = |(extent, content): &(Extent, Vec<u8>)| {
+        medium.write_all_at(content, extent.offset).and_then(|()| medium.sync_all())
+    };
     let written = parts.iter().try_for_each(write);
     written.with_context(|| format!("writing the settings into {}", path.display()))
 }
@@ -119,7 +144,8 @@ fn report(json: bool, customized: &Customized) -> Result<()> {
     if json {
         println!("{}", serde_json::to_string_pretty(customized)?);
     } else {
-        println!("{} ({}) {}", customized.iso.display(), customized.volume_id, change(customized.settings));
+        let id = customized.volume_id.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
+        println!("{}{id} {}", customized.medium.display(), change(customized.settings));
     }
     Ok(())
 }

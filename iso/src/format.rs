@@ -1,4 +1,5 @@
-//! The formats of an installation medium: the hybrid ISO, and the files of a network boot.
+//! The formats of media: the hybrid ISO, the files of a network boot, and disk images.
 
+pub mod disk;
 pub mod iso;
 pub mod network;

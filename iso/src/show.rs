@@ -1,10 +1,12 @@
-//! Shows the content of an ISO: volume id, release, and registration settings without secrets.
+//! Shows the content of an ISO or a disk image: release, and registration settings without secrets.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, SeekFrom};
 
 use anyhow::{Context, Result};
 use cloud_config::CloudConfig;
+use disk::layout::Size;
+use media::disk_image::DiskImage;
 use media::iso9660::Volume;
 use media::{manifest, reserved_space};
 use release::ReleaseManifest;
@@ -21,7 +23,7 @@ pub const SIGNATURES: &str = "/release/release.json.sig.d";
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Shown {
+struct ShownIso {
     volume_id: String,
     release: ReleaseManifest,
     /// The keys after which its signatures are named. They are not checked.
@@ -30,10 +32,28 @@ struct Shown {
     registration: Option<CloudConfig>,
 }
 
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownDiskImage {
+    version: String,
+    disk_bytes: u64,
+    /// The settings, with everything that may be secret masked.
+    registration: Option<CloudConfig>,
+}
+
 pub fn run(options: &ShowOptions) -> Result<()> {
-    let iso = File::open(&options.iso).with_context(|| format!("opening {}", options.iso.display()))?;
-    let shown = inspect(iso).with_context(|| format!("reading {}", options.iso.display()))?;
-    if options.json {
+    let path = options.medium.display();
+    let mut medium = File::open(&options.medium).with_context(|| format!("opening {path}"))?;
+    let image = DiskImage::open(&mut medium).with_context(|| format!("reading {path}"))?;
+    match image {
+        Some(image) => show_disk_image(medium, image, options.json).with_context(|| format!("reading {path}")),
+        None => show_iso(medium, options.json).with_context(|| format!("reading {path}")),
+    }
+}
+
+fn show_iso(medium: File, json: bool) -> Result<()> {
+    let shown = inspect(medium)?;
+    if json {
         println!("{}", serde_json::to_string_pretty(&shown)?);
         return Ok(());
     }
@@ -42,11 +62,38 @@ pub fn run(options: &ShowOptions) -> Result<()> {
     println!("root image    {}", progress::megabytes(shown.release.root.size));
     println!("root hash     {}", shown.release.verity.root_hash);
     println!("signatures    {} (not checked; `ros-image verify --release-key` does)", signed_by(&shown.signed_by));
-    match &shown.registration {
-        None => println!("registration  none: the installer will ask on the console"),
+    print_registration(shown.registration.as_ref(), "the installer will ask on the console");
+    Ok(())
+}
+
+fn show_disk_image(mut medium: File, image: DiskImage, json: bool) -> Result<()> {
+    let mut settings = vec![0; image.settings.size as usize];
+    medium.seek(SeekFrom::Start(image.settings.offset)).and_then(|_| medium.read_exact(&mut settings))?;
+    let DiskImage { version, disk_bytes, .. } = image;
+    let shown = ShownDiskImage { version, disk_bytes, registration: registration(&settings)? };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&shown)?);
+        return Ok(());
+    }
+    println!("release       {}", shown.version);
+    println!("disk          {}", Size(shown.disk_bytes));
+    print_registration(shown.registration.as_ref(), "the machine will start without a configuration");
+    Ok(())
+}
+
+fn print_registration(registration: Option<&CloudConfig>, without: &str) {
+    match registration {
+        None => println!("registration  none: {without}"),
         Some(config) => println!("registration\n{}", config.to_yaml().trim_end()),
     }
-    Ok(())
+}
+
+/// The settings in a reserved space, with everything that may be secret masked.
+fn registration(reserved: &[u8]) -> Result<Option<CloudConfig>> {
+    Ok(reserved_space::read(reserved)?.map(|mut config| {
+        config.0.iter_mut().for_each(|(key, value)| mask(key, value));
+        config
+    }))
 }
 
 /// The keys after which the signatures on a medium are named, in order.
@@ -57,16 +104,12 @@ pub fn signers(volume: &mut Volume<impl Read + Seek>) -> Result<Vec<KeyId>> {
     Ok(signers)
 }
 
-fn inspect(iso: impl Read + Seek) -> Result<Shown> {
+fn inspect(iso: impl Read + Seek) -> Result<ShownIso> {
     let mut volume = Volume::open(iso)?;
     let (release, _) = manifest::read(&mut volume)?;
     let signed_by = signers(&mut volume)?;
     let settings = volume.read(reserved_space::PATH, reserved_space::RESERVED_BYTES as u64)?;
-    let registration = reserved_space::read(&settings)?.map(|mut config| {
-        config.0.iter_mut().for_each(|(key, value)| mask(key, value));
-        config
-    });
-    Ok(Shown { volume_id: volume.id, release, signed_by, registration })
+    Ok(ShownIso { volume_id: volume.id, release, signed_by, registration: registration(&settings)? })
 }
 
 /// Masks values whose key says that they are secret, and the token at the end of a registration URL.

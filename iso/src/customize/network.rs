@@ -22,7 +22,11 @@ struct Customized<'a> {
 }
 
 pub(super) fn run(options: &CustomizeOptions, settings: Option<&Settings>) -> Result<()> {
-    let set = &options.iso;
+    let set = &options.medium;
+    ensure!(
+        options.output.as_deref() != Some(Path::new(super::STANDARD_OUTPUT)),
+        "the files of a network boot cannot be written to standard output; name a folder with --output"
+    );
     for name in files() {
         ensure!(
             set.join(name).is_file(),
