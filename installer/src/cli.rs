@@ -32,6 +32,13 @@ pub enum Command {
     Status(OutputOptions),
     /// Report the state of this installed system to the operator
     Report(ReportOptions),
+    /// Make this system, which came with a disk image, the machine's own
+    ///
+    /// Makes the identifiers of its disk, lets the last partition grow, takes the settings of the image, registers the machine
+    /// and stores its configuration. ros-first-boot.service runs it until it succeeds.
+    FirstBoot(FirstBootOptions),
+    /// Let the data partition reach to the end of a disk that has grown
+    Grow,
     /// Apply the cloud-config in /oem to this system
     Apply(ApplyOptions),
     /// Join this machine to its cluster, by the programs in /usr/lib/ros/join.d and /etc/ros/join.d
@@ -103,6 +110,12 @@ pub struct RegisterOptions {
 
 #[derive(Debug, Args)]
 pub struct ReportOptions {
+    #[command(flatten)]
+    pub tpm: TpmOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct FirstBootOptions {
     #[command(flatten)]
     pub tpm: TpmOptions,
 }

@@ -1,6 +1,9 @@
 //! The commands. Only this module combines options, console, TPM, network and disk.
 
 pub mod boot;
+mod documents;
+pub mod first_boot;
+pub mod grow;
 pub mod install;
 mod network;
 mod operator;

@@ -115,7 +115,9 @@ impl ExitCode {
     pub fn of_setting(source: Source) -> Self {
         match source {
             Source::Operator | Source::ConfigUrl | Source::Answer => Self::Configuration,
-            Source::BuiltIn | Source::Medium | Source::KernelCommandLine | Source::Flag => Self::Settings,
+            Source::BuiltIn | Source::Medium | Source::Seed | Source::KernelCommandLine | Source::Flag => {
+                Self::Settings
+            }
         }
     }
 

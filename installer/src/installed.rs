@@ -13,6 +13,8 @@ pub mod issue;
 pub mod kubelet;
 #[cfg(feature = "agent")]
 pub mod operator_settings;
+#[cfg(feature = "agent")]
+pub mod own_disk;
 pub mod recovery;
 pub mod release_keys;
 pub mod slot_copy;

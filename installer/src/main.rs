@@ -3,7 +3,9 @@
 use boot_contract::Milestone;
 use clap::Parser;
 use installer::cli::{Cli, Command};
-use installer::commands::{boot, install, probe, register, report, reset, rollback, status, tpm_hash, upgrade};
+use installer::commands::{
+    boot, first_boot, grow, install, probe, register, report, reset, rollback, status, tpm_hash, upgrade,
+};
 use installer::console::{self, announce, log};
 use installer::exit_code::ExitCode;
 use installer::installed::{healthy, issue, recovery, trial};
@@ -17,11 +19,12 @@ fn main() -> std::process::ExitCode {
     let Err(error) = outcome else { return ExitCode::Success.into() };
     let code = ExitCode::of(&error);
     match (&cli.command, code) {
-        (Command::Install(_) | Command::Report(_), ExitCode::Refused) => {
+        (Command::Install(_) | Command::FirstBoot(_) | Command::Report(_), ExitCode::Refused) => {
             announce(Milestone::Refused, format!("{error:#}"))
         }
         (
             Command::Install(_)
+            | Command::FirstBoot(_)
             | Command::Report(_)
             | Command::Apply(_)
             | Command::Join(_)
@@ -48,6 +51,8 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
     }
     match command {
         Command::Install(options) => block_on(install::run(options, root)),
+        Command::FirstBoot(options) => block_on(first_boot::run(options, root)),
+        Command::Grow => grow::run(),
         Command::Register(options) => block_on(register::run(options, root)),
         Command::Report(options) => block_on(report::run(options, root)),
         Command::TpmHash(options) => tpm_hash::run(options),

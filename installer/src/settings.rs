@@ -5,6 +5,8 @@ pub mod document;
 mod gather;
 mod layer;
 #[cfg(feature = "agent")]
+pub mod seed;
+#[cfg(feature = "agent")]
 pub mod sources;
 
 use disk::plan::DeviceSelector;
@@ -81,6 +83,8 @@ pub enum Source {
     #[default]
     BuiltIn,
     Medium,
+    /// A volume that a hypervisor attaches; see [`seed`].
+    Seed,
     KernelCommandLine,
     ConfigUrl,
     Flag,
@@ -94,6 +98,7 @@ impl fmt::Display for Source {
         f.write_str(match self {
             Self::BuiltIn => "the built-in default",
             Self::Medium => "the medium's registration.yaml",
+            Self::Seed => "the volume of NoCloud or ConfigDrive",
             Self::KernelCommandLine => "the kernel command line",
             Self::ConfigUrl => "the document at configURL",
             Self::Flag => "the command line",

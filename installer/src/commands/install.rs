@@ -2,10 +2,12 @@
 
 mod disk_watch;
 mod job;
-mod request;
+pub(super) mod request;
 
+use super::documents::{add_config_url, retry_download};
+use super::network::wait_for_network;
 use super::operator::{self, PendingIdentity};
-use super::{network, probe};
+use super::probe;
 use crate::boot::start;
 use crate::cli::{InstallOptions, Output};
 use crate::console::consoles::Heading;
@@ -17,11 +19,10 @@ use crate::session::identity::Identity;
 use crate::session::relay::Relay;
 use crate::session::websocket::WebSocketTransport;
 use crate::session::{Backoff, Exchange};
-use crate::settings::sources::{self, FetchError};
+use crate::settings::sources;
 use crate::settings::{Gathered, Source};
 use anyhow::Context;
 use boot_contract::{Milestone, paths::MEDIUM_RELEASE};
-use cloud_config::CloudConfig;
 use command::Command;
 use disk::plan::{InstallPlan, plan};
 use disk_watch::DiskWatch;
@@ -218,15 +219,6 @@ fn release_name(root: &Path) -> String {
     name.unwrap_or("RancherOS").trim_matches('"').to_owned()
 }
 
-async fn wait_for_network(is_up: &mut bool) {
-    if !std::mem::replace(is_up, true) {
-        let found = network::wait().await;
-        let shown: Vec<String> = found.iter().map(|found| format!("{} {}", found.interface, found.address)).collect();
-        console::head(Heading::Address, &shown[0]);
-        announce(Milestone::Network, shown.join(", "));
-    }
-}
-
 /// The person at the consoles of this machine, or at the terminal where this was started.
 fn person() -> Box<dyn questions::Console> {
     match console::all() {
@@ -265,34 +257,4 @@ async fn github_keys(user: &str) -> anyhow::Result<Vec<String>> {
     let text = retry_download(ExitCode::Configuration, async || sources::download_text(&url, None).await).await?;
     let keys: Vec<String> = text.lines().map(str::trim).filter(|line| is_public_key(line)).map(str::to_owned).collect();
     if keys.is_empty() { Err(anyhow::anyhow!("GitHub has no SSH key of the user {user}")) } else { Ok(keys) }
-}
-
-async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &mut bool) -> anyhow::Result<()> {
-    if sources::needs_network(url) {
-        wait_for_network(network_is_up).await;
-    }
-    let ca = gathered.settings().registration_ca_cert.clone().value;
-    // A document on a server can be corrected while this machine is on. A file of the medium cannot.
-    let code = if sources::needs_network(url) { ExitCode::Configuration } else { ExitCode::Settings };
-    let digest = gathered.settings().config_sha256.value;
-    let document: CloudConfig = retry_download(code, async || sources::fetch(url, ca.as_deref(), digest).await).await?;
-    gathered.add_document(Source::ConfigUrl, document).or_exit(code)
-}
-
-/// Retries a download until it succeeds or fails permanently. `code` is the exit code of a failure.
-async fn retry_download<R>(
-    code: ExitCode,
-    mut attempt: impl AsyncFnMut() -> Result<R, FetchError>,
-) -> anyhow::Result<R> {
-    let mut backoff = Backoff::local();
-    loop {
-        match attempt().await {
-            Err(error) if error.may_succeed_later() => {
-                let wait = backoff.next(None, operator::jitter());
-                console::note(format!("{}; next attempt in {} s", error_chain(&error), wait.as_secs_f64().ceil()));
-                tokio::time::sleep(wait).await;
-            }
-            result => return result.or_exit(code),
-        }
-    }
 }

@@ -1,6 +1,8 @@
 //! Waits for a network address. The target of systemd is reached seconds later, and never if no cable is attached.
 
-use crate::console;
+use crate::console::consoles::Heading;
+use crate::console::{self, announce};
+use boot_contract::Milestone;
 use machine::addresses::addresses;
 use protocol::hardware::Address;
 use std::time::Duration;
@@ -20,6 +22,16 @@ pub async fn wait() -> Vec<Address> {
         console::note("no address yet: check the cable, the switch port and the DHCP server; waiting");
     })
     .await
+}
+
+/// Waits for an address, and announces it the first time.
+pub async fn wait_for_network(is_up: &mut bool) {
+    if !std::mem::replace(is_up, true) {
+        let found = wait().await;
+        let shown: Vec<String> = found.iter().map(|found| format!("{} {}", found.interface, found.address)).collect();
+        console::head(Heading::Address, &shown[0]);
+        announce(Milestone::Network, shown.join(", "));
+    }
 }
 
 async fn wait_for(mut probe: impl FnMut() -> Vec<Address>, mut notify: impl FnMut()) -> Vec<Address> {

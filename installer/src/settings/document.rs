@@ -13,6 +13,10 @@ pub const PREVIOUS_FILE: &str = "oem/registration.previous.yaml";
 /// One byte above the limit is read, so that the parser refuses larger documents.
 pub(super) const READ_LIMIT: u64 = CloudConfig::MAX_DOCUMENT as u64 + 1;
 
+/// What to do about settings that came with a medium.
+const CUSTOMIZE: &str =
+    "put corrected settings into the medium with `ros-image customize`, then start this machine again";
+
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     #[error("reading {}", .path.display())]
@@ -33,13 +37,15 @@ pub fn read(path: &Path) -> Result<Option<CloudConfig>, DocumentError> {
     }
 }
 
+/// Reads the settings in the reserved space of a disk image. `None` if they were removed, or if the space holds only comments.
+pub fn read_reserved(bytes: &[u8]) -> Result<Option<CloudConfig>, DocumentError> {
+    let text = bytes.iter().rposition(|byte| *byte != 0).map_or(&[][..], |last| &bytes[..=last]);
+    parse("the settings in the disk image", text, CUSTOMIZE)
+}
+
 /// What to do about a file that cannot be used.
 pub(super) fn remedy(path: &Path) -> &'static str {
-    if path.ends_with(MEDIUM_FILE) {
-        "put corrected settings into the medium with `ros-image customize`, then start this machine again"
-    } else {
-        "correct the file, then try again"
-    }
+    if path.ends_with(MEDIUM_FILE) { CUSTOMIZE } else { "correct the file, then try again" }
 }
 
 /// `None` if the document holds only comments.

@@ -26,12 +26,16 @@ impl Gathered {
     /// kernel command line, and flags.
     pub fn from_machine(root: &Path, file: Option<&Path>, flags: Layer) -> Result<Self, GatherError> {
         let medium = root.join(MEDIUM_FILE);
-        let document = document::read(file.unwrap_or(&medium))?.unwrap_or_default();
+        Ok(Self::with_document(root, document::read(file.unwrap_or(&medium))?, flags)?)
+    }
+
+    /// The same with the settings of a medium that were read before.
+    pub fn with_document(root: &Path, document: Option<CloudConfig>, flags: Layer) -> Result<Self, SettingError> {
         // An unreadable command line counts as empty; every kernel has one.
         let line = std::fs::read_to_string(root.join("proc/cmdline")).unwrap_or_default();
         let mut gathered =
             Self { layers: Vec::new(), resolved: Resolved::default(), cloud_config: CloudConfig::default() };
-        gathered.add_document(Source::Medium, document)?;
+        gathered.add_document(Source::Medium, document.unwrap_or_default())?;
         gathered.add(Source::KernelCommandLine, Layer::from_kernel_command_line(&line))?;
         gathered.add(Source::Flag, flags)?;
         Ok(gathered)

@@ -10,13 +10,22 @@ use boot_contract::{Slot, kernel_arguments, partition_label, paths};
 use rustix::mount::MountFlags;
 
 use crate::block::Partition;
-use crate::boot::DiskBoot;
+use crate::boot::{Boot, DiskBoot};
 use crate::console::say;
 use crate::handover::NEW_ROOT;
 use crate::modules::Modules;
 use crate::mount::{create_directory, mount, overlay};
 use crate::wait::wait_for;
 use crate::{Result, device_mapper, etc, persist, repair};
+
+/// The target in which a machine makes a system of its own of the disk image that it was made from.
+pub const FIRST_BOOT_TARGET: &str = "ros-first-boot.target";
+
+/// Whether this boot, whose root is mounted, is the first one of a disk image. A first boot that did not end is begun again.
+pub fn is_first(boot: &Boot) -> bool {
+    let Boot::Disk(disk) = boot else { return false };
+    !disk.recovery && paths::below(Path::new(NEW_ROOT), paths::OEM_FIRST_BOOT).exists()
+}
 
 /// Mounts the root at `NEW_ROOT`, and the partitions of the same disk where the contract in `overlay/README.md`
 /// says. The recovery system keeps changes in memory and tolerates broken partitions.

@@ -16,8 +16,9 @@ use crate::mount::{create_directory, move_mount};
 pub const NEW_ROOT: &str = "/newroot";
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 
-/// Moves the kernel's file systems and /run into the new root, makes it `/`, and becomes systemd.
-pub fn exec_systemd() -> Result<Infallible> {
+/// Moves the kernel's file systems and /run into the new root, makes it `/`, and becomes systemd, which starts `target` or what
+/// the kernel arguments say.
+pub fn exec_systemd(target: Option<&str>) -> Result<Infallible> {
     // The modules are loaded. Without this the kernel would never free the memory of their files.
     fs::remove_dir_all("/modules").map_err(|e| format!("removing /modules: {e}"))?;
     for folder in ["dev", "proc", "sys", "run"] {
@@ -31,7 +32,8 @@ pub fn exec_systemd() -> Result<Infallible> {
     move_mount(".", "/")?;
     std::os::unix::fs::chroot(".").map_err(|e| format!("changing the root: {e}"))?;
     std::env::set_current_dir("/").map_err(|e| format!("entering the new root: {e}"))?;
-    let error = Command::new(SYSTEMD).exec();
+    let target = target.map(|target| format!("--unit={target}"));
+    let error = Command::new(SYSTEMD).args(target).exec();
     Err(format!("starting {SYSTEMD}: {error}; the root image may be incomplete"))
 }
 

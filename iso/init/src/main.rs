@@ -77,5 +77,5 @@ fn start(boot: &mut Option<Boot>) -> Result<Infallible> {
         watchdog::arm();
     }
     console::say("starting systemd");
-    handover::exec_systemd()
+    handover::exec_systemd(disk_boot::is_first(boot).then_some(disk_boot::FIRST_BOOT_TARGET))
 }
