@@ -84,14 +84,14 @@ struct RunOptions {
     /// many. Machines beyond it are told to try again later. 0 means no limit
     #[arg(long, env = "ROS_WRITES_PER_SECOND", default_value_t = limiter::WRITES_PER_SECOND)]
     writes_per_second: u32,
-    /// A live ISO of `ros-image build`, or a folder of live ISOs, that the operator serves to each registration with
-    /// the registration's settings in it
+    /// A live ISO or disk image (raw, qcow2) of `ros-image build`, or a folder of them, that the operator serves to each
+    /// registration with the registration's settings in it
     #[arg(long, env = "ROS_MEDIA", value_name = "PATH")]
     media: Option<PathBuf>,
-    /// URL of an ISO to download at the start, into the folder of --media
+    /// URL of an ISO or disk image to download at the start, into the folder of --media
     #[arg(long, env = "ROS_MEDIA_URL", value_name = "URL", requires_all = ["media", "media_sha256"])]
     media_url: Option<String>,
-    /// SHA-256 of the ISO at --media-url
+    /// SHA-256 of the file at --media-url
     #[arg(long, env = "ROS_MEDIA_SHA256", value_name = "HEX", requires = "media_url")]
     media_sha256: Option<String>,
     /// Limit of concurrent downloads of media, and of files of network boots; clients beyond it are told to try again

@@ -61,7 +61,7 @@ impl MediaStore {
     /// File names of the media from which a machine can start over the network. `None` before the first scan.
     pub fn network_names(&self) -> Option<Vec<String>> {
         let named = |media: &BTreeMap<String, Arc<BaseMedium>>| {
-            let with_set = media.iter().filter(|(_, medium)| medium.network_set().is_ok());
+            let with_set = media.iter().filter(|(_, medium)| matches!(medium.network_set(), Some(Ok(_))));
             with_set.map(|(name, _)| name.clone()).collect()
         };
         self.media.borrow().as_ref().map(named)

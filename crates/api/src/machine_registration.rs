@@ -143,8 +143,8 @@ pub struct MachineRegistrationStatus {
     /// Number of installed machines of this registration that have not confirmed `settingsRevision` yet.
     #[serde(default)]
     pub machines_behind: u32,
-    /// URLs of media that contain this registration, by file name: live ISOs for a USB stick or a server's virtual CD.
-    /// Absent if the operator has no ISO (`media` of the operator's chart).
+    /// URLs of media that contain this registration, by file name: live ISOs for a USB stick or a server's virtual CD, and disk
+    /// images. Absent if the operator has none (`media` of the operator's chart).
     #[serde(rename = "mediaURLs", default, skip_serializing_if = "Option::is_none")]
     pub media_urls: Option<BTreeMap<String, String>>,
     /// The secret part of `bootURLs`. It is in the paths that boot loaders and firmware show and measure. Delete it to make

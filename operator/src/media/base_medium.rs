@@ -1,9 +1,10 @@
-//! A base medium: an image with reserved space for the settings of a registration.
+//! A base medium: an ISO or a disk image, with reserved space for the settings of a registration.
 
-use ::media::iso9660::{Extent, Iso9660Error, Volume};
+use ::media::changes::{Places, PlacesError};
+use ::media::iso9660::Volume;
 use ::media::network_set::{NetworkSet, NetworkSetError};
-use ::media::reserved_space::{self, ReservedSpaceError};
 use release::digest;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::ops::Range;
@@ -12,35 +13,32 @@ use std::path::Path;
 
 /// Longest file name of a medium. The name is a part of URLs and headers.
 const LONGEST_NAME: usize = 128;
-const EXTENSION: &str = ".iso";
+/// Endings of the files that are served: live ISOs and disk images.
+const EXTENSIONS: [&str; 3] = ["iso", "raw", "qcow2"];
 
 /// An open file. A new file of the same name does not affect downloads that have begun.
 #[derive(Debug)]
 pub struct BaseMedium {
     file: File,
     stamp: Stamp,
-    /// Where the reserved space begins.
-    space: u64,
-    volume_id: String,
-    id_extent: Extent,
+    places: Places,
     /// In hex.
     sha256: String,
-    network_set: Result<NetworkSet, NetworkSetError>,
+    /// `None`: a disk image, which has none.
+    network_set: Option<Result<NetworkSet, NetworkSetError>>,
 }
 
 /// Why a file is not served as a medium. The caller names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseMediumError {
-    #[error("its name must consist of letters, digits, `.`, `_` and `-`, and end in .iso")]
+    #[error("its name must consist of letters, digits, `.`, `_` and `-`, and end in .iso, .raw or .qcow2")]
     Name,
     #[error("opening the file")]
     Open(#[source] io::Error),
     #[error("reading the file")]
     Read(#[source] io::Error),
     #[error(transparent)]
-    Image(#[from] Iso9660Error),
-    #[error(transparent)]
-    ReservedSpace(#[from] ReservedSpaceError),
+    Places(#[from] PlacesError),
     #[error("the file is being written")]
     BeingWritten,
 }
@@ -73,13 +71,13 @@ impl BaseMedium {
         }
         let file = File::open(path).map_err(BaseMediumError::Open)?;
         let stamp = Stamp::of(&file.metadata().map_err(BaseMediumError::Read)?);
-        let mut volume = Volume::open(&file)?;
-        let extent = reserved_space::find(&mut volume)?;
-        let network_set = NetworkSet::of_iso(&mut volume);
-        let (volume_id, id_extent) = (volume.id, volume.id_extent);
+        let places = Places::find(&file)?;
+        let network_set = places.id.as_ref().map(|_| {
+            Volume::open(&file).map_err(NetworkSetError::from).and_then(|mut volume| NetworkSet::of_iso(&mut volume))
+        });
         (&file).rewind().map_err(BaseMediumError::Read)?;
         let (sha256, _) = digest::of_reader(&file).map_err(BaseMediumError::Read)?;
-        let medium = Self { file, stamp, space: extent.offset, volume_id, id_extent, sha256, network_set };
+        let medium = Self { file, stamp, places, sha256, network_set };
         if medium.is_unchanged() { Ok(medium) } else { Err(BaseMediumError::BeingWritten) }
     }
 
@@ -97,19 +95,14 @@ impl BaseMedium {
         &self.sha256
     }
 
-    /// Where the reserved space begins.
-    pub fn space(&self) -> u64 {
-        self.space
+    /// What changes in it when it gets settings.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
-    /// The volume id, and where it is.
-    pub fn volume_id(&self) -> (&str, Extent) {
-        (&self.volume_id, self.id_extent)
-    }
-
-    /// The files of a network boot, or why it gives none.
-    pub fn network_set(&self) -> Result<&NetworkSet, &NetworkSetError> {
-        self.network_set.as_ref()
+    /// The files of a network boot, or why an ISO gives none. `None`: a disk image, which never does.
+    pub fn network_set(&self) -> Option<Result<&NetworkSet, &NetworkSetError>> {
+        self.network_set.as_ref().map(Result::as_ref)
     }
 
     /// Whether the file is unchanged since its digest was computed.
@@ -130,9 +123,15 @@ impl BaseMedium {
 /// Whether a file of this name can be served. The name is used in URLs and headers without escaping.
 pub fn is_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let stem = name.rsplit_once('.').filter(|(_, ending)| EXTENSIONS.contains(ending)).map(|(stem, _)| stem);
     name.len() <= LONGEST_NAME
-        && name.strip_suffix(EXTENSION).is_some_and(|stem| !stem.is_empty() && !stem.starts_with(['.', '-']))
+        && stem.is_some_and(|stem| !stem.is_empty() && !stem.starts_with(['.', '-']))
         && name.chars().all(plain)
+}
+
+/// Whether a file of a folder is to be served, by its ending.
+pub fn is_medium(path: &Path) -> bool {
+    path.extension().and_then(OsStr::to_str).is_some_and(|ending| EXTENSIONS.contains(&ending))
 }
 
 #[cfg(test)]
@@ -174,7 +173,7 @@ mod tests {
 
     #[test]
     fn names_need_no_quoting() {
-        for good in ["ros-0.1.0-x86_64.iso", "a.iso"] {
+        for good in ["ros-0.1.0-x86_64.iso", "a.iso", "a.b.qcow2", "a.raw"] {
             assert!(is_name(good), "{good}");
         }
         let long = format!("{}.iso", "a".repeat(LONGEST_NAME));

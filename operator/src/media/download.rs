@@ -3,7 +3,6 @@
 
 use super::BaseMedium;
 use ::media::composed::Composed;
-use ::media::iso9660::Extent;
 use ::media::reserved_space::{self, ReservedSpaceError};
 use cloud_config::CloudConfig;
 use release::digest;
@@ -24,21 +23,13 @@ impl Download {
         let space = reserved_space::filled(&settings.to_yaml())?;
         let digest = digest::of_bytes(&space);
         let etag = etag(base.sha256(), &digest[..32]);
-        let (id, id_extent) = base.volume_id();
-        let id = reserved_space::volume_id(id, Some(&digest));
-        let mut content = Composed::default();
-        // The descriptor with the id comes before every file.
-        for (offset, part) in [(id_extent.offset, &id[..]), (base.space(), &space)] {
-            content.push(Extent { offset: content.size(), size: offset - content.size() });
-            content.push_bytes(part);
-        }
-        content.push(Extent { offset: content.size(), size: base.size() - content.size() });
+        let content = base.places().composed(base.size(), space);
         Ok(Self { base, content: content.into(), etag })
     }
 
     /// A file of a network boot. `None`: the medium has none of this name.
     pub fn network_file(base: Arc<BaseMedium>, name: &str) -> Option<Self> {
-        let content = base.network_set().ok()?.file(name)?.clone().into();
+        let content = base.network_set()?.ok()?.file(name)?.clone().into();
         let etag = etag(base.sha256(), name);
         Some(Self { base, content, etag })
     }
@@ -83,13 +74,10 @@ mod tests {
         let base = Arc::new(BaseMedium::open(&path).unwrap());
         let settings = CloudConfig::parse("rancheros: {install: {registrationURL: 'https://a.test/x'}}").unwrap();
         let customized = Download::customized(base.clone(), &settings).unwrap();
-        let space = base.space() as usize;
-        let filled = reserved_space::filled(&settings.to_yaml()).unwrap();
         let mut expected = std::fs::read(&path).unwrap();
-        expected[space..space + filled.len()].copy_from_slice(&filled);
-        let (id, extent) = base.volume_id();
-        let id = reserved_space::volume_id(id, reserved_space::digest(&filled).as_deref());
-        expected[extent.offset as usize..][..id.len()].copy_from_slice(&id);
+        for (place, part) in base.places().changes(reserved_space::filled(&settings.to_yaml()).unwrap()) {
+            expected[place.offset as usize..][..part.len()].copy_from_slice(&part);
+        }
         assert_eq!(customized.size(), base.size());
         assert_eq!(customized.read(0..customized.size()).unwrap(), expected);
 

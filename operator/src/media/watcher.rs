@@ -1,6 +1,6 @@
 //! Fetches a base medium if a URL is given, and polls the folder for changes.
 
-use super::base_medium::Stamp;
+use super::base_medium::{Stamp, is_medium};
 use super::{BaseMedium, Media, Source};
 use protocol::error_chain;
 use std::collections::{BTreeMap, HashMap};
@@ -97,7 +97,7 @@ fn scan(path: &Path, known: &mut Known) -> Result<BTreeMap<String, Arc<BaseMediu
         for entry in fs::read_dir(path).map_err(unlisted)? {
             files.push(entry.map_err(unlisted)?.path());
         }
-        files.retain(|file| file.extension().is_some_and(|extension| extension == "iso"));
+        files.retain(|file| is_medium(file));
         files.sort();
     } else {
         files.push(path.to_owned());
@@ -125,7 +125,7 @@ fn enter(file: &Path, known: &mut Known) -> Option<Arc<BaseMedium>> {
     }
     let medium = match BaseMedium::open(file) {
         Ok(medium) => {
-            if let Err(error) = medium.network_set() {
+            if let Some(Err(error)) = medium.network_set() {
                 let reason = error_chain(error);
                 tracing::warn!(file = %file.display(), error = reason, "no machine can start from this medium by the network");
             }

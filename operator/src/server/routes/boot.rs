@@ -56,7 +56,7 @@ async fn answer_own(
 ) -> Result<Response, Refusal> {
     let registration = find(state, token)?;
     let base = state.context.media.find(medium)?;
-    let set = base.network_set().map_err(|_| unknown_file())?;
+    let set = base.network_set().and_then(Result::ok).ok_or_else(unknown_file)?;
     let files = network_boot::files(&base);
     let content = match name {
         IPXE_SCRIPT => ipxe_script(&files, &set.arguments).into_bytes(),

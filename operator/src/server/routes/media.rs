@@ -40,7 +40,7 @@ async fn answer(state: &ServerState, token: &str, name: &str, asked: Asked) -> R
     })?;
     let description = Description {
         request: REQUEST,
-        content_type: "application/x-iso9660-image",
+        content_type: if name.ends_with(".iso") { "application/x-iso9660-image" } else { "application/octet-stream" },
         cache_control: CACHE_CONTROL,
         // Both names are plain letters, digits, dots and dashes. Media of two registrations lie beside each other.
         file_name: Some(format!("{}-{name}", registration.name)),
