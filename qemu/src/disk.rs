@@ -1,12 +1,13 @@
 //! Disks of virtual machines: sparse files, perhaps with a fault built in.
 
 use crate::write_log;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -34,6 +35,28 @@ impl Disk {
             .and_then(|created| created.set_len(bytes))
             .with_context(|| format!("creating the disk {}", file.display()))?;
         Ok(Self { file, serial: serial.to_owned(), fault: None, log: None })
+    }
+
+    /// A disk of `bytes` bytes that begins with the disk image in `file`, which becomes the disk. An image that QEMU knows as
+    /// qcow2 has that ending.
+    pub fn of_image(file: &Path, serial: &str, bytes: u64) -> Result<Self> {
+        let disk = Self { file: file.to_owned(), serial: serial.to_owned(), fault: None, log: None };
+        disk.enlarge(bytes)?;
+        Ok(disk)
+    }
+
+    /// Makes the disk larger while no machine runs.
+    pub fn enlarge(&self, bytes: u64) -> Result<()> {
+        let what = || format!("enlarging {}", self.file.display());
+        let resize = ["resize", "-q", "-f", self.format()];
+        let resized = Command::new("qemu-img").args(resize).arg(&self.file).arg(bytes.to_string()).output();
+        let resized = resized.with_context(what)?;
+        ensure!(resized.status.success(), "{}: {}", what(), String::from_utf8_lossy(&resized.stderr).trim());
+        Ok(())
+    }
+
+    fn format(&self) -> &'static str {
+        if self.file.extension().is_some_and(|ending| ending == "qcow2") { "qcow2" } else { "raw" }
     }
 
     pub fn with_fault(self, fault: WriteFault) -> Self {
@@ -86,16 +109,15 @@ impl Disk {
     fn extent(&self, label: &str) -> Result<Option<Range<u64>>> {
         const SECTOR: usize = 512;
         const ENTRY: usize = 128;
-        let table = self.read_at(0, SECTOR * 34)?;
-        if &table[SECTOR..SECTOR + 8] != b"EFI PART" {
+        let number = |field: &[u8]| field.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+        let header = self.read_at(SECTOR as u64, SECTOR)?;
+        if !header.starts_with(b"EFI PART") {
             return Ok(None);
         }
+        let entries = self.read_at(number(&header[72..80]) * SECTOR as u64, 128 * ENTRY)?;
         let name: Vec<u8> = label.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
-        let entry = table[2 * SECTOR..].chunks_exact(ENTRY).find(|entry| entry[56..].starts_with(&name));
-        Ok(entry.map(|entry| {
-            let number = |field: &[u8]| field.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
-            number(&entry[32..40]) * SECTOR as u64..(number(&entry[40..48]) + 1) * SECTOR as u64
-        }))
+        let entry = entries.chunks_exact(ENTRY).find(|entry| entry[56..].starts_with(&name));
+        Ok(entry.map(|entry| number(&entry[32..40]) * SECTOR as u64..(number(&entry[40..48]) + 1) * SECTOR as u64))
     }
 
     /// QEMU's `-blockdev` of the disk with node name `node`.
@@ -113,17 +135,22 @@ impl Disk {
         };
         let below = match &self.log {
             None => below,
-            Some(log) => json!({
-                "driver": "blklogwrites",
-                "file": below,
-                "log": {"driver": "file", "filename": log, "cache": {"no-flush": true}},
-                "log-sector-size": write_log::SECTOR,
-                // A log of an earlier power-on goes on.
-                "log-append": log.metadata().is_ok_and(|log| log.len() > 0),
-                "discard": "unmap",
-            }),
+            Some(log) => {
+                let mut logging = json!({
+                    "driver": "blklogwrites",
+                    "file": below,
+                    "log": {"driver": "file", "filename": log, "cache": {"no-flush": true}},
+                    "discard": "unmap",
+                });
+                // The log of an earlier power-on goes on. It says itself how large its sectors are.
+                let goes_on = log.metadata().is_ok_and(|log| log.len() > 0);
+                let option =
+                    if goes_on { ("log-append", json!(true)) } else { ("log-sector-size", json!(write_log::SECTOR)) };
+                logging[option.0] = option.1;
+                logging
+            }
         };
-        json!({"driver": "raw", "node-name": node, "discard": "unmap", "file": below})
+        json!({"driver": self.format(), "node-name": node, "discard": "unmap", "file": below})
     }
 }
 
@@ -144,7 +171,7 @@ mod tests {
     fn a_partition_is_found_by_its_whole_label() {
         let folder = tempfile::tempdir().unwrap();
         let disk = Disk::empty(folder.path(), "root", GIB).unwrap();
-        let output = std::process::Command::new("sgdisk")
+        let output = Command::new("sgdisk")
             .args(["-n", "1:2048:4095", "-c", "1:COS_STATE_AB", "-n", "2:4096:8191", "-c", "2:COS_STATE_A"])
             .arg(&disk.file)
             .output()

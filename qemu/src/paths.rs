@@ -38,7 +38,7 @@ pub fn iso() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("ROS_ISO") {
         return Ok(path.into());
     }
-    only_iso(&output().join("image"), "make image")
+    only(&output().join("image"), "iso", "make image")
 }
 
 /// The kernel that `make image` left in `out/image/`.
@@ -48,19 +48,27 @@ pub fn kernel() -> PathBuf {
 
 /// The live ISO with the kernel for real hardware, as `make hardware-image` left it.
 pub fn hardware_iso() -> Result<PathBuf> {
-    only_iso(&output().join("hardware-image"), "make hardware-image")
+    only(&output().join("hardware-image"), "iso", "make hardware-image")
 }
 
-fn only_iso(folder: &Path, remedy: &str) -> Result<PathBuf> {
+/// The disk image that `make image` left in `out/image/`. `ending`: `raw` or `qcow2`.
+pub fn disk_image(ending: &str) -> Result<PathBuf> {
+    only(&output().join("image"), ending, "make image")
+}
+
+/// The file in the folder with this ending.
+fn only(folder: &Path, ending: &str, remedy: &str) -> Result<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "iso"))
+        .filter(|path| path.extension().is_some_and(|extension| extension == ending))
         .collect();
     match (found.pop(), found.is_empty()) {
         (Some(path), true) => Ok(path),
-        (None, _) => bail!("no ISO in {}; build one first: {remedy}", folder.display()),
-        (Some(_), false) => bail!("more than one ISO in {}; remove those of other versions", folder.display()),
+        (None, _) => bail!("no file .{ending} in {}; build it first: {remedy}", folder.display()),
+        (Some(_), false) => {
+            bail!("more than one file .{ending} in {}; remove those of other versions", folder.display())
+        }
     }
 }

@@ -1,10 +1,15 @@
-//! `ros-image` on the real ISO: settings go in and out without a trace, and foreign ISOs are not changed.
+//! `ros-image` on the real ISO and on disk images: settings go in and out without a trace, and foreign files are not changed.
 
+use iso::cli::{DiskSize, Format};
+use iso::format;
 use qemu::paths;
 use qemu::process::{printed, succeeded};
 use qemu::scratch::Scratch;
+use release::digest;
+use release::fixtures::write_tiny_release;
 use serde_json::Value;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -70,6 +75,8 @@ fn iso_settings_go_into_a_copy_and_out_of_it() {
     names(&shown(copy), "copy.example.org");
     succeeds(&["verify", copy]);
     assert!(fs::read(source).unwrap() == original, "the source was changed");
+    let piped = ros_image(&["customize", source, "--registration", settings.to_str().unwrap(), "--output", "-"]);
+    assert!(piped.stdout == fs::read(copy).unwrap(), "{}", String::from_utf8_lossy(&piped.stderr));
 
     succeeds(&["customize", copy, "--remove", "--output", bare]);
     assert!(fs::read(bare).unwrap() == original, "the settings left a trace");
@@ -91,6 +98,43 @@ fn iso_without_its_end_or_of_others_is_left_alone() {
     refused(&foreign(&folder), &settings, "finding the reserved space; the medium must be built by `ros-image build`");
     fs::write(folder.join("registration.yaml"), "somebody's registration").unwrap();
     refused(&foreign(&folder), &settings, "bytes instead of");
+}
+
+#[test]
+fn disk_images_take_settings_and_give_them_back() {
+    let scratch = Scratch::new("disk-images").unwrap();
+    let settings = settings(scratch.path(), "image.example.org");
+    let settings = settings.to_str().unwrap();
+    for format in [Format::Raw, Format::Qcow2] {
+        let folder = scratch.folder(format.disk_image().unwrap()).unwrap();
+        let image = tiny_disk_image(&folder, format).unwrap();
+        let path = image.to_str().unwrap();
+        let original = digest::of_file(&image).unwrap();
+        assert_eq!(shown(path), Value::Null);
+        succeeds(&["customize", path, "--registration", settings]);
+        names(&shown(path), "image.example.org");
+        assert_ne!(digest::of_file(&image).unwrap(), original);
+        succeeds(&["customize", path, "--remove"]);
+        assert_eq!(digest::of_file(&image).unwrap(), original, "the settings left a trace");
+
+        let short = folder.join("short");
+        let mut begin = Vec::new();
+        File::open(&image).unwrap().take(200 << 10).read_to_end(&mut begin).unwrap();
+        fs::write(&short, begin).unwrap();
+        let output = ros_image(&["customize", short.to_str().unwrap(), "--registration", settings]);
+        let said = printed(&output);
+        assert!(output.status.code() == Some(1) && said.contains("cut off"), "{said}");
+    }
+}
+
+/// A disk image of a release that does not boot.
+pub fn tiny_disk_image(folder: &Path, format: Format) -> anyhow::Result<PathBuf> {
+    let release = folder.join("release");
+    fs::create_dir(&release)?;
+    write_tiny_release(&release, &[7; 8192]);
+    let image = folder.join(format!("tiny.{}", format.disk_image().unwrap_or_default()));
+    format::disk::write(&release, DiskSize(2 << 30), 0, &[(format, image.clone())])?;
+    Ok(image)
 }
 
 /// Makes an ISO with another program.

@@ -8,6 +8,7 @@ mod chart_install;
 mod chart_templates;
 mod cloud_config;
 mod customize;
+mod disk_image;
 mod erase_requests;
 mod exchange;
 mod failing_releases;

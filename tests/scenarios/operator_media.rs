@@ -1,11 +1,13 @@
 //! Media that the operator hands out with a registration in them. They equal the output of `ros-image customize` for
 //! the same base medium, downloaded whole or in parts.
 
+use crate::customize::tiny_disk_image;
 use anyhow::{Context, Result, ensure};
 use api::MachineRegistration;
 use harness::clusters::registration::NAMESPACE;
 use harness::objects::kubectl_name;
 use harness::world::World;
+use iso::cli::Format;
 use qemu::paths;
 use qemu::process::printed;
 use qemu::wait::{Poll, until};
@@ -35,6 +37,20 @@ async fn a_medium_downloaded_in_parts_is_the_one_that_customize_makes() {
     assert!(log.contains("sending a medium") && !log.contains(token), "{log}");
     let metrics = downloads.world.operator.metrics().await.unwrap();
     assert!(metrics.contains(r#"rancheros_exchanges_total{request="media",result="ok",code=""}"#), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_image_downloaded_in_parts_is_the_one_that_customize_makes() {
+    let downloads =
+        Downloads::start("disk-image-parts", |folder| tiny_disk_image(folder, Format::Qcow2)).await.unwrap();
+    let downloaded = downloads.are_what_customize_makes().await.unwrap();
+    downloads.run(Command::new("qemu-img").args(["check", "-q", "-f", "qcow2"]).arg(&downloaded)).unwrap();
+    let mut show = Command::new(paths::program("ros-image").unwrap());
+    let shown = downloads.run(show.arg("show").arg(&downloaded).arg("--json")).unwrap();
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["version"], &shown["diskBytes"]), (&json!("0.1.0"), &json!(2u64 << 30)));
+    let url = shown["registration"]["rancheros"]["install"]["registrationURL"].as_str().unwrap();
+    assert!(downloads.world.registration().url.starts_with(url.trim_end_matches("***")), "{url}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

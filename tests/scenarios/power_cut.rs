@@ -24,6 +24,8 @@ const KEEP: &str = "ROS_POWER_CUT_KEEP";
 const STATES: usize = 500;
 const EXT4_IMAGES: usize = 10;
 const STARTS: usize = 2;
+/// A first boot changes little that decides what starts.
+const IMAGE_STATES: usize = 200;
 /// In the table of starts, what begins the end of one that went wrong. It is started again by the next run.
 const FAILED: &str = "**failed**";
 
@@ -55,6 +57,18 @@ pub async fn survives(machine: &mut Machine, folder: &Path, disk: &Disk, root: &
             start(machine, folder, &recording, sample, broken).await?
         );
     }
+    Ok(())
+}
+
+/// Checks the recording of `disk`, which began with the disk image `image`: its first boots and its growth.
+pub fn survives_on_image(image: &Path, disk: &Disk, bytes: u64, root: &Path) -> Result<()> {
+    let log = disk.log.as_ref().context("a disk that is recorded")?;
+    let seed = setting("SEED", seed_of_the_clock());
+    let recording = Recording::read_on(Some(image), log, bytes, &[root.to_owned()])?;
+    let figures = Check { states: IMAGE_STATES, seed, sample: 0 }.run(&recording)?;
+    println!("power cuts of a disk image: seed {seed}; {figures}");
+    figures.expect_none_bad(IMAGE_STATES)?;
+    println!("power cuts of a disk image: {}", check_ext4(&recording, EXT4_IMAGES, seed)?);
     Ok(())
 }
 

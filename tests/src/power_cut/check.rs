@@ -70,7 +70,7 @@ enum About {
 impl Check {
     pub fn run(&self, recording: &Recording) -> Result<Figures> {
         let begun = Instant::now();
-        let mut disk = recording.blank();
+        let mut disk = recording.before();
         let mut examiner = Examiner::new(&disk)?;
         let mut random = Random::new(self.seed);
         let mut distinct = HashSet::new();
@@ -143,7 +143,7 @@ impl Check {
 
 /// What each epoch is about, and how many sectors it changes.
 fn changing(recording: &Recording) -> Vec<(About, usize)> {
-    let mut disk = recording.blank();
+    let mut disk = recording.before();
     let of = |epoch: &Epoch| {
         let changing = (About::of(epoch, recording), epoch.changing(&disk));
         epoch.apply(&mut disk);
@@ -269,7 +269,7 @@ impl fmt::Display for Figures {
 impl Sample {
     /// Makes a disk in this state.
     pub fn write_file(&self, recording: &Recording, path: &Path) -> Result<()> {
-        let mut disk = recording.blank();
+        let mut disk = recording.before();
         recording.epochs[..self.epoch].iter().for_each(|epoch| epoch.apply(&mut disk));
         self.changes.iter().for_each(|(sector, number)| disk.set(*sector, *number));
         disk.write_file(path).with_context(|| format!("writing {}", path.display()))

@@ -49,7 +49,7 @@ pub fn check_ext4(recording: &Recording, limit: usize, seed: u64) -> Result<Ext4
 
 /// Calls `visit` with each distinct image since the installation, and returns their number.
 fn images(recording: &Recording, mut visit: impl FnMut(&DiskState, Role) -> Result<()>) -> Result<usize> {
-    let mut disk = recording.blank();
+    let mut disk = recording.before();
     let mut examiner = Examiner::new(&disk)?;
     let mut seen = HashSet::new();
     let installed = recording.installed();

@@ -7,6 +7,7 @@ use super::state::{Area, DiskState};
 use super::table::Table;
 use anyhow::{Context, Result};
 use boot_contract::Slot;
+use disk::args_cfg;
 use disk::bios::BOOT_CODE_BYTES;
 use disk::layout::Role;
 use std::collections::HashMap;
@@ -122,7 +123,11 @@ impl Examiner {
         let table = starts.table.as_ref().ok_or("GRUB starts, but Linux finds no partition table")?;
         for (role, expected) in Role::ALL.into_iter().zip(&disk.places().partitions) {
             let entry = table.find(role).ok_or_else(|| format!("there is no partition {role}"))?;
-            if (entry.first, entry.last + 1) != (u64::from(expected.start), u64::from(expected.end)) {
+            // The last partition may still be as small as in an image.
+            let is_end = |end: u64| {
+                end == u64::from(expected.end) || (role == Role::Persistent && end < u64::from(expected.end))
+            };
+            if entry.first != u64::from(expected.start) || !is_end(entry.last + 1) {
                 return Err(format!("the partition {role} is somewhere else"));
             }
         }
@@ -135,11 +140,14 @@ impl Examiner {
                 Slot::Recovery => Role::Recovery,
             };
             let guid = table.find(role).map(|entry| entry.guid.to_string());
-            if guid.as_ref() != Some(&system.root_partition) {
-                return Err(format!(
-                    "slot {} takes its root from the partition {}",
-                    system.slot, system.root_partition
-                ));
+            let wanted = if args_cfg::is_of_image(&system.root_partition) {
+                // GRUB looks it up.
+                Table::unchecked(disk).and_then(|table| Some(table.find(role)?.guid.to_string()))
+            } else {
+                Some(system.root_partition.clone())
+            };
+            if guid != wanted {
+                return Err(format!("slot {} takes its root from the partition {wanted:?}", system.slot));
             }
             match disk.holds_root(role, &system.root) {
                 Some(true) => {}

@@ -59,7 +59,9 @@ fn installation(states: usize, ignored: fn(usize) -> bool) -> Figures {
     execute_on(&mut recorder, &fixture.plan, &fixture.release, &mut |_| {}).unwrap();
     let Recorder { disk, contents, writes, mut epochs, .. } = recorder;
     epochs.push(Epoch::new(writes));
-    let recording = Recording::new(contents, epochs, disk.length(), std::slice::from_ref(&fixture.root)).unwrap();
+    let recording =
+        Recording::new(contents, Epoch::new(Vec::new()), epochs, disk.length(), std::slice::from_ref(&fixture.root))
+            .unwrap();
     Check { states, seed: 1, sample: 2 }.run(&recording).unwrap()
 }
 

@@ -5,6 +5,7 @@ use crate::clusters::registration::Registration;
 use anyhow::{Context, Result, bail};
 use qemu::paths;
 use serde_json::{Value, json};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +28,7 @@ impl World {
         self.medium_from(&paths::iso()?, spec).await
     }
 
-    /// The same from another ISO, or from the files of a network boot.
+    /// The same from another ISO, from a disk image, or from the files of a network boot.
     pub async fn medium_from(&self, original: &Path, spec: Value) -> Result<PathBuf> {
         self.medium_with(original, spec, json!({})).await
     }
@@ -45,7 +46,8 @@ impl World {
             text = document.to_string();
         }
         fs::write(&settings, text).with_context(|| format!("writing {}", settings.display()))?;
-        let medium = folder.join(if original.is_dir() { "pxe" } else { "install.iso" });
+        let ending = original.extension().and_then(OsStr::to_str).unwrap_or("pxe");
+        let medium = folder.join(format!("install.{ending}"));
         let output = Command::new(paths::program("ros-image")?)
             .arg("customize")
             .arg(original)
