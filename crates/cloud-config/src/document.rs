@@ -10,7 +10,7 @@ mod system;
 pub use accounts::{Group, Password, PasswordOf, User, is_name};
 pub use commands::ShellCommand;
 pub use files::WriteFile;
-pub use network::{Ethernet, Match, Nameservers, Network, Route};
+pub use network::{Bond, Bridge, Ethernet, Interface, Match, Nameservers, Network, Route, Vlan};
 pub use system::{CaCerts, Ntp};
 
 use crate::keys::Unapplied;

@@ -187,6 +187,11 @@ impl<'a> Fields<'a> {
         Some(Node { value, path: below(&self.path, name), pattern, log: self.log })
     }
 
+    /// The keys that are looked up from now on are described elsewhere in the table of keys.
+    pub(crate) fn like(&mut self, pattern: &str) {
+        pattern.clone_into(&mut self.pattern);
+    }
+
     /// The mapping as a whole is not applied.
     pub(crate) fn refuse(&mut self, why: &'static str) {
         self.leave();

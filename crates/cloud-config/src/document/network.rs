@@ -8,12 +8,52 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Clone, Debug, Default)]
 pub struct Network {
     pub ethernets: Vec<(String, Ethernet)>,
+    pub vlans: Vec<(String, Vlan)>,
+    pub bonds: Vec<(String, Bond)>,
+    pub bridges: Vec<(String, Bridge)>,
 }
 
-/// Every text in it is one line.
 #[derive(Clone, Debug, Default)]
 pub struct Ethernet {
     pub matches: Match,
+    pub interface: Interface,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Vlan {
+    /// 0 to 4094.
+    pub id: u32,
+    /// The id of the interface that it is on.
+    pub link: String,
+    pub interface: Interface,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Bond {
+    /// Ids of its members.
+    pub interfaces: Vec<String>,
+    pub mode: Option<String>,
+    pub lacp_rate: Option<String>,
+    /// In milliseconds.
+    pub mii_monitor_interval: Option<u32>,
+    pub transmit_hash_policy: Option<String>,
+    pub interface: Interface,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Bridge {
+    /// Ids of its members.
+    pub interfaces: Vec<String>,
+    /// Whether it takes part in the spanning tree protocol.
+    pub stp: Option<bool>,
+    /// In seconds.
+    pub forward_delay: Option<u32>,
+    pub interface: Interface,
+}
+
+/// What every kind of interface has. Every text in it is one line.
+#[derive(Clone, Debug, Default)]
+pub struct Interface {
     pub dhcp4: bool,
     pub dhcp6: bool,
     pub accept_ra: Option<bool>,
@@ -71,16 +111,26 @@ pub(super) fn network(node: &Node) -> Option<Network> {
     if let Some(renderer) = fields.get("renderer") {
         renderer.text_that(|name| name == "networkd", "it must be networkd");
     }
-    let ethernets = fields.get("ethernets").map(|node| node.named()).unwrap_or_default();
-    let interface = |(id, node): (&str, Node)| Some((id.to_owned(), ethernet(id, &node)?));
-    let present = ethernets.into_iter().filter(|(_, node)| !node.value.is_null());
-    Some(Network { ethernets: present.filter_map(interface).collect() }).filter(|_| is_usable)
+    let ethernets = interfaces(&mut fields, "ethernets", ethernet);
+    let vlans = interfaces(&mut fields, "vlans", vlan);
+    let bonds = interfaces(&mut fields, "bonds", bond);
+    let bridges = interfaces(&mut fields, "bridges", bridge);
+    Some(Network { ethernets, vlans, bonds, bridges }).filter(|_| is_usable)
 }
 
+/// The interfaces of a kind, by their ids.
+fn interfaces<T>(fields: &mut Fields, kind: &str, read: fn(&str, &Node) -> Option<T>) -> Vec<(String, T)> {
+    let named = fields.get(kind).map(|node| node.named()).unwrap_or_default();
+    let present = named.into_iter().filter(|(_, node)| !node.value.is_null());
+    present.filter_map(|(id, node)| Some((id.to_owned(), read(id, &node)?))).collect()
+}
+
+/// Where the keys of every kind of interface are described.
+const COMMON: &str = "network.ethernets.*";
+
 fn ethernet(id: &str, node: &Node) -> Option<Ethernet> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    if id.is_empty() || id.starts_with('.') || !id.chars().all(plain) {
-        node.refuse("it is not a valid interface name");
+    if !is_id(id) {
+        node.refuse(ID_RULE);
         return None;
     }
     let mut fields = node.fields()?;
@@ -89,13 +139,84 @@ fn ethernet(id: &str, node: &Node) -> Option<Ethernet> {
         Some(node) => matches(&node),
         None => Some(Match::default()),
     };
+    let interface = interface(&mut fields);
+    if matches.is_none() {
+        fields.refuse("its `match` cannot be applied");
+    }
+    Some(Ethernet { matches: matches?, interface })
+}
+
+fn vlan(id: &str, node: &Node) -> Option<Vlan> {
+    let mut fields = virtual_fields(id, node)?;
+    let number = fields.get("id").and_then(|node| node.number()).filter(|number| *number <= 4094);
+    let link = fields.get("link").and_then(|node| node.text_that(is_id, ID_RULE));
+    let interface = interface(&mut fields);
+    let (Some(id), Some(link)) = (number, link) else {
+        fields.refuse("it needs an `id` from 0 to 4094 and a `link`");
+        return None;
+    };
+    Some(Vlan { id, link, interface })
+}
+
+fn bond(id: &str, node: &Node) -> Option<Bond> {
+    let mut fields = virtual_fields(id, node)?;
+    let mut bond = Bond { interfaces: members(&mut fields), ..Bond::default() };
+    if let Some(mut parameters) = fields.get("parameters").and_then(|node| node.fields()) {
+        let modes =
+            ["balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"];
+        let mut one_of = |key: &str, words: &[&str]| {
+            parameters.get(key)?.text_that(|word| words.contains(&word), "it is none of the supported words")
+        };
+        bond.mode = one_of("mode", &modes);
+        bond.lacp_rate = one_of("lacp-rate", &["slow", "fast"]);
+        let policies = ["layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4"];
+        bond.transmit_hash_policy = one_of("transmit-hash-policy", &policies);
+        bond.mii_monitor_interval = parameters.get("mii-monitor-interval").and_then(|node| node.number());
+    }
+    bond.interface = interface(&mut fields);
+    Some(bond)
+}
+
+fn bridge(id: &str, node: &Node) -> Option<Bridge> {
+    let mut fields = virtual_fields(id, node)?;
+    let mut bridge = Bridge { interfaces: members(&mut fields), ..Bridge::default() };
+    if let Some(mut parameters) = fields.get("parameters").and_then(|node| node.fields()) {
+        bridge.stp = parameters.get("stp").and_then(|node| node.flag());
+        bridge.forward_delay = parameters.get("forward-delay").and_then(|node| node.number());
+    }
+    bridge.interface = interface(&mut fields);
+    Some(bridge)
+}
+
+/// The keys of an interface that is made under its id. Linux allows 15 characters.
+fn virtual_fields<'a>(id: &str, node: &Node<'a>) -> Option<Fields<'a>> {
+    if !is_id(id) || id.len() > 15 {
+        node.refuse(ID_RULE);
+        return None;
+    }
+    node.fields()
+}
+
+fn members(fields: &mut Fields) -> Vec<String> {
+    let members = fields.get("interfaces").map(|node| node.items()).unwrap_or_default();
+    members.iter().filter_map(|node| node.text_that(is_id, ID_RULE)).collect()
+}
+
+const ID_RULE: &str = "it is not a valid interface name";
+
+fn is_id(id: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    !id.is_empty() && !id.starts_with('.') && id.chars().all(plain)
+}
+
+/// The keys of every kind of interface. Called last.
+fn interface(fields: &mut Fields) -> Interface {
+    fields.like(COMMON);
     let address = |node: Option<Node>| node.and_then(|node| node.text_that(is_address, ADDRESS_RULE));
     let flag = |node: Option<Node>| node.and_then(|node| node.flag());
-    let mtu = fields.get("mtu").and_then(|node| node.number());
     let addresses = fields.get("addresses").map(|node| node.items()).unwrap_or_default();
     let routes = fields.get("routes").map(|node| node.items()).unwrap_or_default();
-    let ethernet = Ethernet {
-        matches: Match::default(),
+    Interface {
         dhcp4: flag(fields.get("dhcp4")).unwrap_or_default(),
         dhcp6: flag(fields.get("dhcp6")).unwrap_or_default(),
         accept_ra: flag(fields.get("accept-ra")),
@@ -104,13 +225,9 @@ fn ethernet(id: &str, node: &Node) -> Option<Ethernet> {
         gateway6: address(fields.get("gateway6")),
         nameservers: fields.get("nameservers").and_then(|node| nameservers(&node)).unwrap_or_default(),
         routes: routes.iter().filter_map(route).collect(),
-        mtu,
+        mtu: fields.get("mtu").and_then(|node| node.number()),
         optional: flag(fields.get("optional")).unwrap_or_default(),
-    };
-    if matches.is_none() {
-        fields.refuse("its `match` cannot be applied");
     }
-    Some(Ethernet { matches: matches?, ..ethernet })
 }
 
 fn matches(node: &Node) -> Option<Match> {

@@ -58,8 +58,20 @@ fn what_is_not_applied_is_named_with_its_place() {
         ),
         ("network: {version: 1, config: []}", &["network.version", "network.config"]),
         (
-            "network: {version: 2, bonds: {}, nameservers: {addresses: []}, ethernets: {e: {wakeonlan: true, mtu: x, dhcp4: true}}}",
-            &["network.ethernets.e.mtu", "network.ethernets.e.wakeonlan", "network.bonds", "network.nameservers"],
+            "network: {version: 2, tunnels: {}, nameservers: {addresses: []}, ethernets: {e: {wakeonlan: true, mtu: x, dhcp4: true}}}",
+            &["network.ethernets.e.mtu", "network.ethernets.e.wakeonlan", "network.tunnels", "network.nameservers"],
+        ),
+        (
+            "network: {vlans: {v: {id: 5000, link: e}, long-name-of-vlan: {}}, bonds: {b: {interfaces: [e, 'x y'], parameters: {mode: x, primary: e}}}, bridges: {c: {match: {}, parameters: {stp: 7}}}}",
+            &[
+                "network.vlans.v",
+                "network.vlans.long-name-of-vlan",
+                "network.bonds.b.interfaces[1]",
+                "network.bonds.b.parameters.mode",
+                "network.bonds.b.parameters.primary",
+                "network.bridges.c.match",
+                "network.bridges.c.parameters.stp",
+            ],
         ),
         (
             "network: {ethernets: {e: {match: {path: x}}, f: {routes: [{to: 10.0.0.0/8, type: nosuch}, {to: 10.0.0.0/8, advmss: 1}], nameservers: {addresses: [x], foo: 1}}}}",
@@ -193,6 +205,7 @@ fn names_of_machines_and_the_rest() {
         "network: {network: {version: '2', renderer: networkd, ethernets: {eth0: {dhcp4: no, addresses: [10.0.0.1/24], mtu: '1500'}}}}",
     );
     let (_, eth0) = &network.network.unwrap().ethernets[0];
+    let eth0 = &eth0.interface;
     assert_eq!((eth0.dhcp4, eth0.mtu, eth0.addresses.len()), (false, Some(1500), 1));
 }
 
@@ -237,7 +250,11 @@ chpasswd: {users: [{name: a, password: b, type: text}]}
 write_files: [{path: /a}]
 ntp: {enabled: true}
 ca_certs: {trusted: []}
-network: {ethernets: {e: {match: {name: e}, nameservers: {addresses: []}, routes: [{to: default}]}}}
+network:
+  ethernets: {e: {match: {name: e}, nameservers: {addresses: []}, routes: [{to: default}]}}
+  vlans: {v: {id: 1, link: e}}
+  bonds: {b: {parameters: {mode: active-backup}}}
+  bridges: {c: {parameters: {stp: true}}}
 ";
 
 #[test]
