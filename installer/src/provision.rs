@@ -3,7 +3,7 @@
 
 mod accounts;
 mod change;
-mod network;
+pub(crate) mod network;
 pub mod oem;
 mod password;
 mod script;

@@ -2,7 +2,7 @@
 
 use super::documents::add_config_url;
 use super::install::request;
-use super::network::wait_for_network;
+use super::network::{self, wait_for_network};
 use super::operator::{self, PendingIdentity};
 use super::probe;
 use crate::boot::state_file;
@@ -73,6 +73,7 @@ async fn attempt(disk: &mut OwnDisk, identity: PendingIdentity, root: &Path) -> 
     let seed = seed::find();
     seed.left_out.iter().for_each(console::note);
     gathered.add_document(Source::Seed, seed.document).or_exit(ExitCode::Settings)?;
+    network::configure(root, gathered.cloud_config()).or_exit(ExitCode::Failed)?;
     let mut network_is_up = false;
     if let Some(url) = gathered.settings().config_url.clone().value {
         add_config_url(&mut gathered, &url, &mut network_is_up).await?;
@@ -111,7 +112,7 @@ fn without_operator(disk: &mut OwnDisk, gathered: &Gathered, root: &Path) -> any
 
 /// Stores the configuration where an installation would.
 fn store(gathered: &Gathered, root: &Path) -> anyhow::Result<()> {
-    let request = request::request(gathered.settings(), gathered.cloud_config());
+    let request = request::request(gathered.settings(), gathered.cloud_config(), &network::of_kernel_line(root));
     request.warnings.iter().for_each(console::note);
     for file in &request.configuration {
         let path = below(root, OEM).join(&file.name);

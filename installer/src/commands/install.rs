@@ -5,7 +5,7 @@ mod job;
 pub(super) mod request;
 
 use super::documents::{add_config_url, retry_download};
-use super::network::wait_for_network;
+use super::network::{self, wait_for_network};
 use super::operator::{self, PendingIdentity};
 use super::probe;
 use crate::boot::start;
@@ -105,6 +105,7 @@ async fn attempt(
         gathered.add(Source::Answer, again).or_exit(ExitCode::Settings)?;
     }
 
+    network::configure(root, gathered.cloud_config()).or_exit(ExitCode::Failed)?;
     let mut network_is_up = false;
     if let Some(url) = gathered.settings().config_url.clone().value {
         add_config_url(&mut gathered, &url, &mut network_is_up).await?;
@@ -196,7 +197,7 @@ fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root
 fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Output) -> anyhow::Result<()> {
     gathered.left_out().iter().for_each(console::note);
     let (manifest, _) = read_manifest(release).context("reading the release")?;
-    let request = request::request(gathered.settings(), gathered.cloud_config());
+    let request = request::request(gathered.settings(), gathered.cloud_config(), &[]);
     let plan = plan(&request, machine.host(), &manifest, Uuid::new_v4);
     let plan = plan.or_exit(ExitCode::NoTarget).context("planning the installation")?;
     match output {

@@ -1,10 +1,20 @@
-//! Waits for a network address. The target of systemd is reached seconds later, and never if no cable is attached.
+//! The network of a system that is not configured yet: a live system, or a disk image at its first boot. It is as the settings or
+//! the kernel line say, and by DHCP otherwise. Waits for an address, because the target of systemd is reached seconds later, and
+//! never if no cable is attached.
 
 use crate::console::consoles::Heading;
 use crate::console::{self, announce};
+use crate::path_error::PathError;
+use crate::provision::network;
+use anyhow::Context;
 use boot_contract::Milestone;
+use cloud_config::CloudConfig;
+use cloud_config::document::Document;
+use command::Command;
 use machine::addresses::addresses;
 use protocol::hardware::Address;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -12,6 +22,50 @@ use tokio::time::{Instant, sleep};
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Time after which the console says what is missing. It repeats this at the same interval.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where systemd-network-generator(8) leaves files for the arguments `ip=`, `vlan=`, `bond=`, `nameserver=` … of the kernel line.
+const RUN_FOLDER: &str = "run/systemd/network";
+/// How the names of those files begin.
+const GENERATED: [&str; 3] = ["70-", "71-", "90-"];
+const INSTALLED_FOLDER: &str = "/etc/systemd/network";
+
+/// Configures the network of the running system as `network` of the cloud-config says. Does nothing without one.
+pub fn configure(root: &Path, cloud_config: &CloudConfig) -> anyhow::Result<()> {
+    let (document, unapplied) = Document::read(cloud_config);
+    let Some(network) = document.network else { return Ok(()) };
+    unapplied.iter().filter(|one| one.path.starts_with("network")).for_each(console::note);
+    let folder = root.join(RUN_FOLDER);
+    let files = network::files(&network);
+    let is_there =
+        |(name, content): &(String, String)| fs::read_to_string(folder.join(name)).is_ok_and(|it| it == *content);
+    if files.iter().all(is_there) {
+        return Ok(());
+    }
+    fs::create_dir_all(&folder).map_err(PathError::of("creating", &folder))?;
+    for (name, content) in &files {
+        let path = folder.join(name);
+        fs::write(&path, content).map_err(PathError::of("writing", &path))?;
+    }
+    // `networkctl reload` needs D-Bus, which does not run here.
+    Command::new("systemctl").args(["restart", "systemd-networkd.service"]).run().context("configuring the network")?;
+    console::note("the network is configured as the settings say");
+    Ok(())
+}
+
+/// Files for the installed system, so that it has the network that the kernel line asked for: path and content.
+pub fn of_kernel_line(root: &Path) -> Vec<(String, String)> {
+    let entries = fs::read_dir(root.join(RUN_FOLDER)).into_iter().flatten().flatten();
+    let mut files: Vec<(String, String)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let is_generated = GENERATED.iter().any(|begin| name.starts_with(begin));
+            let content = fs::read_to_string(entry.path()).ok().filter(|_| is_generated)?;
+            Some((format!("{INSTALLED_FOLDER}/{name}"), content))
+        })
+        .collect();
+    files.sort();
+    files
+}
 
 /// Returns when the machine has an address.
 pub async fn wait() -> Vec<Address> {
@@ -52,6 +106,21 @@ async fn wait_for(mut probe: impl FnMut() -> Vec<Address>, mut notify: impl FnMu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_installed_system_gets_the_files_of_the_kernel_line_alone() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(of_kernel_line(root.path()), []);
+        let folder = root.path().join(RUN_FOLDER);
+        fs::create_dir_all(&folder).unwrap();
+        for name in ["70-eth0.network", "10-cloud-config-eth0.network"] {
+            fs::write(folder.join(name), name).unwrap();
+        }
+        assert_eq!(
+            of_kernel_line(root.path()),
+            [("/etc/systemd/network/70-eth0.network".into(), "70-eth0.network".into())]
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_late_cable_is_waited_for_and_asked_for() {

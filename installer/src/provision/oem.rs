@@ -11,9 +11,19 @@ pub const CLOUD_CONFIG: &str = "cloud-config.yaml";
 /// File in which `ros-installer report` finds its operator.
 pub const REGISTRATION: &str = "registration.yaml";
 
-/// The files of COS_OEM: the cloud-config without the keys for the installer, and the registration if there is one.
-pub fn files(settings: &Settings, cloud_config: &CloudConfig) -> Vec<ConfigFile> {
-    let mut files = vec![file(CLOUD_CONFIG, installed(settings, cloud_config))];
+/// The files of COS_OEM: the cloud-config without the keys for the installer, and the registration if there is one. `network`:
+/// files, path and content, for a system whose cloud-config says nothing about the network.
+pub fn files(settings: &Settings, cloud_config: &CloudConfig, network: &[(String, String)]) -> Vec<ConfigFile> {
+    let mut document = installed(settings, cloud_config);
+    if !network.is_empty() && !document.0.contains_key("network") {
+        let more =
+            network.iter().map(|(path, content)| json!({"path": path, "content": content, "permissions": "0644"}));
+        // A value that is no list cannot be applied, which is told elsewhere.
+        if let Value::Array(files) = document.0.entry("write_files").or_insert_with(|| Value::Array(Vec::new())) {
+            files.extend(more);
+        }
+    }
+    let mut files = vec![file(CLOUD_CONFIG, document)];
     if let Some(url) = &*settings.registration_url {
         let mut install = Map::from_iter([("registrationURL".to_owned(), Value::from(url.as_str()))]);
         if let Some(certificate) = &*settings.registration_ca_cert {
@@ -60,9 +70,22 @@ mod tests {
     fn the_installers_own_keys_stay_behind() {
         let config: CloudConfig =
             serde_yaml::from_str("hostname: h\nrancheros:\n  install: {password: p, device: /dev/vda}").unwrap();
-        let files = files(&Settings::default(), &config);
+        let files = files(&Settings::default(), &config, &[]);
         assert_eq!(files.len(), 1);
         assert_eq!(parsed(&files[0]), json!({"hostname": "h"}));
+    }
+
+    #[test]
+    fn the_network_of_the_kernel_line_is_kept_unless_the_cloud_config_has_one() {
+        let network = [("/etc/systemd/network/70-eth0.network".to_owned(), "[Match]\n".to_owned())];
+        let of = |text: &str| {
+            let files = files(&Settings::default(), &CloudConfig::parse(text).unwrap(), &network);
+            parsed(&files[0])["write_files"].take()
+        };
+        let added = json!({"path": network[0].0, "content": network[0].1, "permissions": "0644"});
+        assert_eq!(of("write_files: [{path: /a, content: b}]"), json!([{"path": "/a", "content": "b"}, added]));
+        assert_eq!(of("hostname: h"), json!([added]));
+        assert_eq!(of("network: {version: 2}"), Value::Null);
     }
 
     #[test]
@@ -74,7 +97,7 @@ mod tests {
             password: Setting::new(Some(Secret::new("$6$hash")), Source::Answer),
             ..Settings::default()
         };
-        let files = files(&settings, &CloudConfig::default());
+        let files = files(&settings, &CloudConfig::default(), &[]);
         assert_eq!(parsed(&files[0]), json!({"password": "$6$hash"}));
         let install = json!({"registrationURL": "https://h/x", "registrationCACert": "PEM\nPEM\n",
             "registrationSecret": "s3cret"});

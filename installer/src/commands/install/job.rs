@@ -2,6 +2,7 @@
 
 use super::disk_watch::DiskWatch;
 use super::request::request;
+use crate::commands::network::of_kernel_line;
 use crate::console::{self, ProgressDisplay, announce};
 use crate::exit_code::ExitCode;
 use crate::settings::{Gathered, SettingError};
@@ -95,7 +96,7 @@ impl Job {
     fn plan(&mut self, release: &ReleaseManifest) -> Result<InstallPlan, PlanError> {
         let give_up = Instant::now() + LATE_DISK;
         let mut has_told = false;
-        let request = request(self.gathered.settings(), self.gathered.cloud_config());
+        let request = request(self.gathered.settings(), self.gathered.cloud_config(), &of_kernel_line(&self.root));
         loop {
             self.disks.wait_until_quiet();
             // The disks are probed again, because controllers may have reported more since the machine was registered.

@@ -6,8 +6,8 @@ use cloud_config::CloudConfig;
 use cloud_config::keys::unapplied;
 use disk::plan::{Choice, Request};
 
-/// `cloud_config` is merged from all its sources.
-pub fn request(settings: &Settings, cloud_config: &CloudConfig) -> Request {
+/// `cloud_config` is merged from all its sources. `network`: files of the installed system, as [`oem::files`] takes them.
+pub fn request(settings: &Settings, cloud_config: &CloudConfig, network: &[(String, String)]) -> Request {
     Request {
         device: choice(&settings.device),
         selector: choice(&settings.device_selector),
@@ -18,7 +18,7 @@ pub fn request(settings: &Settings, cloud_config: &CloudConfig) -> Request {
         console: settings.tty.value.clone(),
         image: None,
         power_off: *settings.power_off,
-        configuration: oem::files(settings, cloud_config),
+        configuration: oem::files(settings, cloud_config, network),
         warnings: unapplied(cloud_config).iter().map(ToString::to_string).collect(),
     }
 }
@@ -37,7 +37,7 @@ mod tests {
     fn only_a_person_at_the_console_erases_the_machines_own_system() {
         let wiping = |source| Settings { wipe: Setting::new(true, source), ..Settings::default() };
         for (source, expected) in [(Source::Medium, false), (Source::Operator, false), (Source::Answer, true)] {
-            let request = request(&wiping(source), &CloudConfig::default());
+            let request = request(&wiping(source), &CloudConfig::default(), &[]);
             assert_eq!((request.wipe, request.erase_own_system), (true, expected));
         }
     }
@@ -50,7 +50,7 @@ mod tests {
             ..Settings::default()
         };
         let config = CloudConfig::parse("hostname: demo\npassword: topsecret\npackages: [vim]").unwrap();
-        let request = request(&settings, &config);
+        let request = request(&settings, &config, &[]);
         let plan = plan_for(blank_disk("/dev/vda"), &request).unwrap();
         let shown = plan.to_string();
         assert!(shown.contains("packages"), "{shown}");
@@ -61,7 +61,7 @@ mod tests {
             }
         }
         let settings = Settings { no_format: Setting::new(true, Source::Flag), ..Settings::default() };
-        let kept = super::request(&settings, &CloudConfig::default());
+        let kept = super::request(&settings, &CloudConfig::default(), &[]);
         let error = plan_for(blank_disk("/dev/vda"), &kept).unwrap_err();
         assert!(error.to_string().contains("from the command line"), "{error}");
     }
