@@ -25,7 +25,7 @@ const STATES: usize = 500;
 const EXT4_IMAGES: usize = 10;
 const STARTS: usize = 2;
 /// A first boot changes little that decides what starts.
-const IMAGE_STATES: usize = 200;
+const IMAGE_STATES: usize = 100;
 /// In the table of starts, what begins the end of one that went wrong. It is started again by the next run.
 const FAILED: &str = "**failed**";
 
