@@ -1,5 +1,6 @@
 //! Options and their help text.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -24,6 +25,7 @@ pub enum Command {
     Customize(CustomizeOptions),
     Show(ShowOptions),
     Verify(VerifyOptions),
+    Serve(ServeOptions),
 }
 
 /// Build a release and its media: a live ISO, a network boot, an upgrade image, disk images.
@@ -337,6 +339,41 @@ pub struct VerifyOptions {
     #[arg(long, value_name = "FILE")]
     pub release_key: Vec<PathBuf>,
     /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Start machines from the network, beside the DHCP server that is there.
+///
+/// Answers machines that start by PXE, iPXE or UEFI HTTP boot (proxyDHCP on ports 67 and 4011), and serves them the files of
+/// a network boot by TFTP and HTTP. Gives no addresses: the DHCP server of the network does. Listens on one interface, with
+/// root's privileges or with CAP_NET_BIND_SERVICE and CAP_NET_RAW. Writes a line on standard output for each step of each
+/// machine. Ends at SIGINT (Ctrl-C) and SIGTERM.
+#[derive(Debug, Args)]
+pub struct ServeOptions {
+    /// File with the settings: a cloud-config with rancheros.install.registrationURL and registrationCACert [default: those
+    /// in the folder of --pxe]
+    #[arg(long, value_name = "FILE", required_unless_present = "pxe")]
+    pub registration: Option<PathBuf>,
+    /// The ISO of the release
+    #[arg(long, value_name = "FILE", required_unless_present = "pxe")]
+    pub iso: Option<PathBuf>,
+    /// The folder pxe/ of a network boot, in place of the ISO
+    #[arg(long, value_name = "DIR", conflicts_with = "iso")]
+    pub pxe: Option<PathBuf>,
+    /// Network interface to which the machines are connected
+    #[arg(long, value_name = "NAME")]
+    pub interface: String,
+    /// Address of the interface under which machines find this server [default: the first one]
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<Ipv4Addr>,
+    /// Port of the HTTP server
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// iPXE for machines with BIOS whose network card has none [default: that of Debian's package ipxe, if it is installed]
+    #[arg(long, value_name = "FILE")]
+    pub undionly: Option<PathBuf>,
+    /// Print the steps as JSON, an object in each line
     #[arg(long)]
     pub json: bool,
 }

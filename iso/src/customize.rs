@@ -71,13 +71,13 @@ pub fn run(options: &CustomizeOptions) -> Result<()> {
 }
 
 /// Settings that a medium can hold.
-struct Settings {
-    text: String,
+pub(crate) struct Settings {
+    pub(crate) text: String,
     /// The content of the reserved space.
     reserved: Vec<u8>,
 }
 
-fn settings(path: &Path) -> Result<Settings> {
+pub(crate) fn settings(path: &Path) -> Result<Settings> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let reserved = reserved_space::filled(&text).with_context(|| format!("checking {}", path.display()))?;
     Ok(Settings { text, reserved })

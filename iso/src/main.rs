@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use iso::cli::{Cli, Command};
-use iso::{build, chart, customize, keygen, operator_image, push, show, verify};
+use iso::{build, chart, customize, keygen, operator_image, push, serve, show, verify};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Customize(options) => customize::run(&options),
         Command::Show(options) => show::run(&options),
         Command::Verify(options) => verify::run(&options),
+        Command::Serve(options) => serve::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
