@@ -4,6 +4,7 @@ pub mod accelerator;
 pub mod console;
 pub mod disk;
 pub mod firmware;
+pub mod lan;
 pub mod log_tail;
 pub mod machine;
 pub mod paths;

@@ -3,10 +3,11 @@
 mod arguments;
 mod spec;
 
-pub use spec::{BootFile, BootFirst, Drive, MachineSpec, Medium};
+pub use spec::{BootFile, BootFirst, Drive, MachineSpec, Medium, Network};
 
 use crate::console::{Console, Line};
 use crate::disk::Disk;
+use crate::lan;
 use crate::port::Port;
 use crate::process::{KeptProcess, Process};
 use crate::qmp;
@@ -43,6 +44,7 @@ struct Running {
     qemu: Process,
 }
 
+const QEMU: &str = "qemu-system-x86_64";
 const CONTROL: &str = "qmp.sock";
 /// What the console prints, as QEMU keeps it.
 const RAW_LOG: &str = "console.log";
@@ -91,10 +93,11 @@ impl Machine {
         }
         let arguments = self.arguments()?;
         self.power_ons += 1;
-        let mut qemu = Process::start(
-            Command::new("qemu-system-x86_64").args(arguments).current_dir(&self.folder),
-            &self.log("qemu"),
-        )?;
+        let mut qemu = match &self.spec.network {
+            Network::User => Command::new(QEMU),
+            Network::Lan { namespace, .. } => lan::command_in(namespace, QEMU),
+        };
+        let mut qemu = Process::start(qemu.args(arguments).current_dir(&self.folder), &self.log("qemu"))?;
         let (socket, power_on) = until("the machine's serial line", READY, async || {
             qemu.check_running()?;
             // QEMU waits for this connection before the machine runs: here is power-on.

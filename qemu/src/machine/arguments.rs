@@ -1,6 +1,8 @@
 //! The command line of QEMU for one machine.
 
-use super::{BootFile, BootFirst, CONTROL, Drive, HOTPLUG_PORT, Machine, MachineSpec, RAW_LOG, SECOND_PORT, SERIAL};
+use super::{
+    BootFile, BootFirst, CONTROL, Drive, HOTPLUG_PORT, Machine, MachineSpec, Network, RAW_LOG, SECOND_PORT, SERIAL,
+};
 use crate::accelerator::Accelerator;
 use crate::firmware::Firmware;
 use anyhow::Result;
@@ -42,7 +44,10 @@ impl Machine {
         // Without QEMU's own boot ROM, which is iPXE and is not signed, where nothing is started from the network.
         let network_first = format!("bootindex={medium_index}");
         let (served, boot) = match &spec.boot_file {
-            None => (String::new(), "romfile=".to_owned()),
+            None if spec.network == Network::User => (String::new(), "romfile=".to_owned()),
+            // UEFI has a PXE of its own; SeaBIOS has none, and its cards have iPXE.
+            None if spec.firmware == Firmware::Bios => (String::new(), network_first),
+            None => (String::new(), format!("romfile=,{network_first}")),
             Some(BootFile::UefiUrl(_)) => (String::new(), format!("romfile=,{network_first}")),
             Some(BootFile::IpxeUrl(url)) => (format!(",bootfile={url}"), network_first),
             Some(BootFile::Tftp(file)) => {
@@ -52,7 +57,11 @@ impl Machine {
                 (format!(",tftp={folder},bootfile={name}"), format!("{own_rom}{network_first}"))
             }
         };
-        add("-netdev", format!("user,id=network,hostfwd=tcp:127.0.0.1:{}-:22{served}", self.ssh_port.number()));
+        let network = match &spec.network {
+            Network::User => format!("user,hostfwd=tcp:127.0.0.1:{}-:22{served}", self.ssh_port.number()),
+            Network::Lan { tap, .. } => format!("tap,ifname={tap},script=no,downscript=no"),
+        };
+        add("-netdev", format!("{network},id=network"));
         add("-device", format!("virtio-net-pci,netdev=network,{boot}"));
         for (number, disk) in spec.disks.iter().enumerate() {
             let node = format!("disk{number}");

@@ -18,8 +18,10 @@ pub struct MachineSpec {
     pub serial: String,
     pub disks: Vec<Disk>,
     pub medium: Option<Medium>,
-    /// What DHCP tells the firmware to start. Where it is given, the network is a medium for [`BootFirst`].
+    /// What DHCP tells the firmware to start in [`Network::User`]. Where it is given, and in [`Network::Lan`], the network is
+    /// a medium for [`BootFirst`].
     pub boot_file: Option<BootFile>,
+    pub network: Network,
     pub tpm: Option<EkCertificate>,
     pub first: BootFirst,
     /// A screen, and a second serial port that is no console of the kernel. Every machine has a keyboard.
@@ -69,6 +71,19 @@ pub enum BootFile {
     UefiUrl(String),
 }
 
+/// The network that the machine's card is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// QEMU's own, in which this host is 10.0.2.2 and forwards a port to the machine's sshd. Needs no privileges.
+    User,
+    /// That of a [`Lan`](crate::lan::Lan), whose servers say what to start from the network.
+    Lan {
+        /// The namespace of its servers.
+        namespace: String,
+        tap: String,
+    },
+}
+
 impl MachineSpec {
     /// 1 GiB of memory, a TPM with certificate, no screen, no disk and no medium; boots from the disk where that is
     /// possible. One processor, because two machines run at a time on two processors: translated processors that wait for
@@ -84,6 +99,7 @@ impl MachineSpec {
             disks: Vec::new(),
             medium: None,
             boot_file: None,
+            network: Network::User,
             tpm: Some(EkCertificate::Present),
             first: BootFirst::Disk,
             screen: false,
