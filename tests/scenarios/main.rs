@@ -35,6 +35,7 @@ mod os_image;
 mod power_cut;
 mod rollout_by_machines;
 mod rollout_by_operator;
+mod serve;
 mod signed_image;
 mod tpm_device;
 mod upgrade_reasons;

@@ -35,19 +35,9 @@ impl World {
 
     /// The same with more settings of the installer, `rancheros.install`, beside those of the registration.
     pub async fn medium_with(&self, original: &Path, spec: Value, install: Value) -> Result<PathBuf> {
-        let registration = Registration::apply(&self.cluster, "edge", spec)?;
-        let folder = self.folder("medium")?;
-        let settings = folder.join("registration.yaml");
-        let mut text = self.operator.fetch(&registration.local_url(&self.operator)?).await?;
-        if let Some(more) = install.as_object().filter(|more| !more.is_empty()) {
-            let mut document: Value = serde_yaml::from_str(&text).context("reading the registration's settings")?;
-            let install = document["rancheros"]["install"].as_object_mut().context("finding rancheros.install")?;
-            install.extend(more.clone());
-            text = document.to_string();
-        }
-        fs::write(&settings, text).with_context(|| format!("writing {}", settings.display()))?;
+        let settings = self.settings_with(spec, install).await?;
         let ending = original.extension().and_then(OsStr::to_str).unwrap_or("pxe");
-        let medium = folder.join(format!("install.{ending}"));
+        let medium = self.folder("medium")?.join(format!("install.{ending}"));
         let output = Command::new(paths::program("ros-image")?)
             .arg("customize")
             .arg(original)
@@ -61,5 +51,25 @@ impl World {
             bail!("putting the registration into a medium: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(medium)
+    }
+
+    /// The file with the settings for a medium, as a user fetches it from the operator: those of a registration with this
+    /// spec.
+    pub async fn settings(&self, spec: Value) -> Result<PathBuf> {
+        self.settings_with(spec, json!({})).await
+    }
+
+    async fn settings_with(&self, spec: Value, install: Value) -> Result<PathBuf> {
+        let registration = Registration::apply(&self.cluster, "edge", spec)?;
+        let settings = self.folder("medium")?.join("registration.yaml");
+        let mut text = self.operator.fetch(&registration.local_url(&self.operator)?).await?;
+        if let Some(more) = install.as_object().filter(|more| !more.is_empty()) {
+            let mut document: Value = serde_yaml::from_str(&text).context("reading the registration's settings")?;
+            let install = document["rancheros"]["install"].as_object_mut().context("finding rancheros.install")?;
+            install.extend(more.clone());
+            text = document.to_string();
+        }
+        fs::write(&settings, text).with_context(|| format!("writing {}", settings.display()))?;
+        Ok(settings)
     }
 }
