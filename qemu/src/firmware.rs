@@ -14,9 +14,12 @@ pub enum Firmware {
     Uefi,
     /// UEFI with Microsoft's keys enrolled: runs what their third-party CA signed, and nothing else.
     SecureBoot,
+    /// UEFI of 32 bits, which can start no release.
+    Uefi32,
 }
 
 impl Firmware {
+    /// Those that can start a release.
     pub const ALL: [Self; 3] = [Self::Bios, Self::Uefi, Self::SecureBoot];
 
     pub fn name(self) -> &'static str {
@@ -24,15 +27,17 @@ impl Firmware {
             Self::Bios => "bios",
             Self::Uefi => "uefi",
             Self::SecureBoot => "secureboot",
+            Self::Uefi32 => "uefi32",
         }
     }
 
-    /// Code, and the variables that a new machine starts with (package `ovmf`); none for BIOS.
+    /// Code, and the variables that a new machine starts with (packages `ovmf` and `ovmf-ia32`); none for BIOS.
     fn files(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Bios => None,
             Self::Uefi => Some(("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd")),
             Self::SecureBoot => Some(("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd")),
+            Self::Uefi32 => Some(("/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd")),
         }
     }
 
@@ -40,7 +45,7 @@ impl Firmware {
     pub fn machine_type(self) -> &'static str {
         match self {
             // Only code in system management mode may change the variables that hold the keys.
-            Self::SecureBoot => "q35,smm=on",
+            Self::SecureBoot | Self::Uefi32 => "q35,smm=on",
             Self::Bios | Self::Uefi => "q35",
         }
     }

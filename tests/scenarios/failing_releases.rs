@@ -98,7 +98,7 @@ async fn a_release_is_damaged(firmware: Firmware) {
     site.upgrade("0.3.0", None).await;
     // A changed kernel may hang where nobody checks it: on UEFI without Secure Boot it is cut off in place of that.
     let (damage, seen) = match firmware {
-        Firmware::Uefi => ("truncate -s 1M $f", "ros-boot: "),
+        Firmware::Uefi | Firmware::Uefi32 => ("truncate -s 1M $f", "ros-boot: "),
         Firmware::SecureBoot => ("printf damaged | dd of=$f bs=1M seek=1 conv=notrunc", "ros-boot: "),
         Firmware::Bios => ("printf damaged | dd of=$f bs=1M seek=1 conv=notrunc", "B/vmlinuz or B/initrd is damaged"),
     };

@@ -149,7 +149,7 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
     assert_eq!(inventory["status"]["os"]["slot"], "A");
     let expected = match firmware {
         Firmware::Bios => json!({"kind": "BIOS"}),
-        Firmware::Uefi => json!({"kind": "UEFI", "secureBoot": false}),
+        Firmware::Uefi | Firmware::Uefi32 => json!({"kind": "UEFI", "secureBoot": false}),
         Firmware::SecureBoot => json!({"kind": "UEFI", "secureBoot": true}),
     };
     for (field, value) in expected.as_object().unwrap() {

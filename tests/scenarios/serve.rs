@@ -13,7 +13,7 @@ use media::network_set::{GRUB_SCRIPT, IPXE_SCRIPT, NetworkSet, REGISTRATION_ARCH
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::lan::{HOST, Lan, Namespace, SERVERS};
-use qemu::machine::{BootFirst, MachineSpec, Network};
+use qemu::machine::{BootFirst, Machine, MachineSpec, Network};
 use qemu::paths;
 use qemu::process::{Process, printed, succeeded};
 use qemu::scratch::Scratch;
@@ -272,6 +272,7 @@ fn serve_says_what_it_needs() {
             "servers has no address 192.0.2.7; it has 192.0.2.1, 192.0.2.9",
         ),
         (&["--interface", SERVERS], "has no settings: give --registration"),
+        (&["--interface", SERVERS, "--undionly", "/nowhere/undionly.kpxe"], "opening /nowhere/undionly.kpxe"),
     ] {
         let mut command = lan.servers().command(program.to_str().unwrap());
         command.args(["serve", "--pxe"]).arg(&set).args(arguments);
@@ -288,17 +289,24 @@ fn serve_says_what_it_needs() {
 /// UEFI's own PXE, then shim and GRUB, from a server that is not the DHCP server.
 #[tokio::test(flavor = "multi_thread")]
 async fn matrix_serve_on_secure_boot() {
-    installs(Firmware::SecureBoot).await;
+    installs("serve-secure-boot", Firmware::SecureBoot, true).await;
 }
 
 /// iPXE in the ROM of the network card.
 #[tokio::test(flavor = "multi_thread")]
 async fn matrix_serve_on_bios() {
-    installs(Firmware::Bios).await;
+    installs("serve-bios", Firmware::Bios, true).await;
 }
 
-async fn installs(firmware: Firmware) {
-    let world = World::builder(&format!("serve-{}", firmware.name())).unwrap().start().await.unwrap();
+/// UEFI's own HTTP boot, then shim and GRUB.
+#[tokio::test(flavor = "multi_thread")]
+async fn matrix_serve_on_uefi_by_http() {
+    installs("serve-http", Firmware::Uefi, false).await;
+}
+
+/// `pxe`: the firmware starts by PXE, and not by HTTP boot.
+async fn installs(name: &str, firmware: Firmware, pxe: bool) {
+    let world = World::builder(name).unwrap().start().await.unwrap();
     let registration = world.settings(world.example_registration().unwrap()).await.unwrap();
     // The operator tells machines this address.
     let operator: SocketAddrV4 = world.operator.url().trim_start_matches("https://").parse().unwrap();
@@ -310,7 +318,7 @@ async fn installs(firmware: Firmware) {
     let arguments = ["--iso", iso.to_str().unwrap(), "--registration", registration.to_str().unwrap()];
     let mut server = serve(&lan, Ipv4Addr::new(10, 0, 2, 9), &arguments, &folder).await.unwrap();
     let mut spec = MachineSpec::new(firmware, "SERVE-1");
-    spec.network = Network::Lan { namespace: lan.servers().name().to_owned(), tap: lan.tap().unwrap() };
+    spec.network = Network::Lan { namespace: lan.servers().name().to_owned(), tap: lan.tap().unwrap(), pxe };
     spec.first = BootFirst::Medium;
     spec.memory_mib = 512;
     spec.disks.push(Disk::empty(world.path(), "root", 4 * GIB).unwrap());
@@ -319,11 +327,39 @@ async fn installs(firmware: Firmware) {
     machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
     let [name] = <[String; 1]>::try_from(world.inventory_names().unwrap()).unwrap();
     world.inventory_in_phase(&name, Phase::Ready, SHORT).await.unwrap();
-    for file in [REGISTRATION_ARCHIVE, if firmware == Firmware::Bios { IPXE_SCRIPT } else { SHIM }] {
-        told(&mut server, "loaded", |event| event["file"] == file).await.unwrap();
+    let (first, protocol) = match firmware {
+        Firmware::Bios => (IPXE_SCRIPT, "HTTP"),
+        _ => (SHIM, if pxe { "TFTP" } else { "HTTP" }),
+    };
+    for (file, protocol) in [(first, protocol), (REGISTRATION_ARCHIVE, protocol)] {
+        told(&mut server, "loaded", |event| event["file"] == file && event["protocol"] == protocol).await.unwrap();
     }
+    let events = server.output();
+    assert!(!events.contains("interrupted") && !events.contains("warning"), "{events}");
     let settings = fs::read_to_string(&registration).unwrap();
     let token =
         settings.split("/registration/").nth(1).unwrap().split(|other: char| !other.is_alphanumeric()).next().unwrap();
     assert!(token.len() > 20 && !server.output().contains(token), "the token is in the server's log");
+}
+
+/// A machine with 32-bit UEFI shows why it does not start.
+#[tokio::test(flavor = "multi_thread")]
+async fn matrix_serve_tells_a_machine_of_another_architecture() {
+    let scratch = Scratch::new("serve-other-architecture").unwrap();
+    let (set, settings) = (scratch.path().join("pxe"), scratch.path().join("registration.yaml"));
+    network_set(&set).unwrap();
+    fs::write(&settings, "#cloud-config\n{}\n").unwrap();
+    let lan = Lan::new(&ADDRESSES).unwrap();
+    let _dnsmasq = Dnsmasq::start(&lan, "192.0.2.100,192.0.2.150", scratch.path()).unwrap();
+    let arguments = ["--pxe", set.to_str().unwrap(), "--registration", settings.to_str().unwrap()];
+    let mut server = serve(&lan, SERVE, &arguments, scratch.path()).await.unwrap();
+    let mut spec = MachineSpec::new(Firmware::Uefi32, "SERVE-32");
+    spec.network = Network::Lan { namespace: lan.servers().name().to_owned(), tap: lan.tap().unwrap(), pxe: true };
+    spec.first = BootFirst::Medium;
+    spec.tpm = None;
+    let mut machine = Machine::assemble(&scratch.folder("machine").unwrap(), spec).await.unwrap();
+    machine.power_on().await.unwrap();
+    let reason = "this-release-is-for-x86-64-and-not-for-32-bit-UEFI";
+    machine.console().wait_for("the reason on the console", SHORT, |line| line.contains(reason)).await.unwrap();
+    told(&mut server, "refused", |event| event["file"] == reason).await.unwrap();
 }

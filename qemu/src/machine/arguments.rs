@@ -62,6 +62,12 @@ impl Machine {
             Network::Lan { tap, .. } => format!("tap,ifname={tap},script=no,downscript=no"),
         };
         add("-netdev", format!("{network},id=network"));
+        if let Network::Lan { pxe: false, .. } = spec.network {
+            // The names of OVMF.
+            for kind in ["IPv4PXESupport", "IPv6PXESupport"] {
+                add("-fw_cfg", format!("name=opt/org.tianocore/{kind},string=n"));
+            }
+        }
         add("-device", format!("virtio-net-pci,netdev=network,{boot}"));
         for (number, disk) in spec.disks.iter().enumerate() {
             let node = format!("disk{number}");

@@ -81,6 +81,8 @@ pub enum Network {
         /// The namespace of its servers.
         namespace: String,
         tap: String,
+        /// UEFI tries its own PXE, and HTTP boot after it. Otherwise it tries HTTP boot alone.
+        pxe: bool,
     },
 }
 
