@@ -14,7 +14,8 @@ use crate::installed::own_disk::OwnDisk;
 use crate::path_error::PathError;
 use crate::session::Backoff;
 use crate::settings::document::read_reserved;
-use crate::settings::{Gathered, Layer, Source, seed};
+use crate::settings::seed::{self, Seed};
+use crate::settings::{Gathered, Layer, Source};
 use anyhow::Context;
 use boot_contract::paths::{OEM, OEM_FIRST_BOOT, below};
 use boot_contract::{Milestone, Slot};
@@ -24,12 +25,11 @@ use protocol::error_chain;
 use protocol::message::Done;
 use std::fs;
 use std::path::Path;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
 /// Prepares the disk, then registers until that succeeds. Returns when the configuration is stored.
 pub async fn run(options: &FirstBootOptions, root: &Path) -> anyhow::Result<()> {
-    // The keys take seconds. Whether they are needed is known only from the settings, which nearly always ask for them.
-    let mut identity = Some(PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned()));
     let mut disk = OwnDisk::open()?;
     prepare(&mut disk, root).context("preparing the disk")?;
     // A machine that waits for its operator is no failed start, however often it is switched off meanwhile.
@@ -38,9 +38,7 @@ pub async fn run(options: &FirstBootOptions, root: &Path) -> anyhow::Result<()> 
     })?;
     let mut backoff = Backoff::remote();
     loop {
-        let begun = identity.take();
-        let identity = begun.unwrap_or_else(|| PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned()));
-        let Err(error) = attempt(&mut disk, identity, root).await else { return Ok(()) };
+        let Err(error) = attempt(&mut disk, Begun::new(options, root), root).await else { return Ok(()) };
         let code = ExitCode::of(&error);
         if !code.may_change() || code == ExitCode::Failed {
             return Err(error);
@@ -67,10 +65,29 @@ fn prepare(disk: &mut OwnDisk, root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn attempt(disk: &mut OwnDisk, identity: PendingIdentity, root: &Path) -> anyhow::Result<()> {
+/// What takes seconds, each on a thread of its own. The identity and the machine are needed only if the settings name an
+/// operator, which they nearly always do.
+struct Begun {
+    identity: PendingIdentity,
+    machine: JoinHandle<Machine>,
+    seed: JoinHandle<Seed>,
+}
+
+impl Begun {
+    fn new(options: &FirstBootOptions, root: &Path) -> Self {
+        let probed = root.to_owned();
+        Self {
+            identity: PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned()),
+            machine: spawn_blocking(move || Machine::probe(&probed)),
+            seed: spawn_blocking(seed::find),
+        }
+    }
+}
+
+async fn attempt(disk: &mut OwnDisk, begun: Begun, root: &Path) -> anyhow::Result<()> {
     let reserved = read_reserved(&disk.settings()?).or_exit(ExitCode::Settings)?;
     let mut gathered = Gathered::with_document(root, reserved, Layer::new(Source::Flag)).or_exit(ExitCode::Settings)?;
-    let seed = seed::find();
+    let seed = begun.seed.await.context("looking for NoCloud and ConfigDrive")?;
     seed.left_out.iter().for_each(console::note);
     gathered.add_document(Source::Seed, seed.document).or_exit(ExitCode::Settings)?;
     network::configure(root, gathered.cloud_config()).or_exit(ExitCode::Failed)?;
@@ -82,10 +99,10 @@ async fn attempt(disk: &mut OwnDisk, identity: PendingIdentity, root: &Path) -> 
     let Some(mut transport) = operator::transport(gathered.settings())? else {
         return without_operator(disk, &gathered, root);
     };
-    let machine = Machine::probe(root);
+    let machine = begun.machine.await.context("probing the machine")?;
     announce(Milestone::Probed, probe::describe(&machine));
     wait_for_network(&mut network_is_up).await;
-    let identity = identity.ready(gathered.settings()).await?;
+    let identity = begun.identity.ready(gathered.settings()).await?;
     let (exchange, config) =
         operator::register(&mut transport, &identity, &machine, Some(operator::note_retry_on_console)).await?;
     announce(Milestone::Attested, format!("{identity}, exchange {}", exchange.correlation()));
