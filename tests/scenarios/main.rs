@@ -37,6 +37,7 @@ mod rollout_by_machines;
 mod rollout_by_operator;
 mod serve;
 mod signed_image;
+mod static_network;
 mod tpm_device;
 mod upgrade_reasons;
 mod without_tpm;

@@ -1,7 +1,7 @@
 //! Machines that are started from the network: they are installed, and registered, once.
 
 use crate::install::{INSTALLED, SHORT};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use api::{BootUrls, MachineRegistration, Phase};
 use boot_contract::Milestone;
 use harness::clusters::registration::{NAMESPACE, Registration};
@@ -15,6 +15,7 @@ use qemu::paths;
 use qemu::port::Port;
 use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
+use std::fs;
 use std::path::Path;
 
 /// Where a machine gets its files.
@@ -69,6 +70,7 @@ async fn installs_once(firmware: Firmware, source: Source, restarts: usize) {
         }
         Source::Folder => {
             let set = world.medium_from(&paths::output().join("image/pxe"), registration).await.unwrap();
+            add_kernel_argument(&set.join(IPXE_SCRIPT), STATIC).unwrap();
             BootFile::Tftp(set.join(if firmware == Firmware::SecureBoot { SHIM } else { IPXE_SCRIPT }))
         }
     };
@@ -89,6 +91,15 @@ async fn installs_once(firmware: Firmware, source: Source, restarts: usize) {
         world.key.run("root", port, "systemctl --no-block reboot", SHORT).await.unwrap();
         machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
     }
+    if source == Source::Folder && firmware == Firmware::Bios {
+        let addresses = "ip -4 -oneline address show scope global; ls /etc/systemd/network";
+        let addresses = world.key.run("root", machine.ssh_port(), addresses, SHORT).await.unwrap();
+        assert!(addresses.contains("10.0.2.15/25") && !addresses.contains("dynamic"), "{addresses}");
+        assert!(
+            addresses.contains("70-enp0s2.network"),
+            "the installed system has the network of the live one: {addresses}"
+        );
+    }
     let lines = machine.console().lines();
     let told = |milestone: Milestone| lines.iter().filter(|line| milestone.text_in(&line.text).is_some()).count();
     assert_eq!((told(Milestone::Planned), told(Milestone::Registered)), (1, 1), "one installation, one registration");
@@ -99,6 +110,17 @@ async fn installs_once(firmware: Firmware, source: Source, restarts: usize) {
     assert_eq!(world.inventory_names().unwrap().len(), 1);
     let log = world.operator_log().unwrap();
     assert!(!tokens(&world).unwrap().iter().any(|token| log.contains(token)), "a token is in the operator's log");
+}
+
+/// The address that QEMU forwards SSH to, with another prefix than DHCP gives. iPXE's script is read on BIOS alone.
+const STATIC: &str = "ip=10.0.2.15::10.0.2.2:255.255.255.128::enp0s2:none";
+
+/// Adds an argument for the kernel to a script of iPXE.
+fn add_kernel_argument(script: &Path, argument: &str) -> Result<()> {
+    let live = "ros.mode=live";
+    let text = fs::read_to_string(script).context("reading iPXE's script")?;
+    ensure!(text.contains(live), "{text}");
+    fs::write(script, text.replace(live, &format!("{live} {argument}"))).context("writing iPXE's script")
 }
 
 /// The status of the registration.

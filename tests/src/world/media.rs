@@ -36,13 +36,18 @@ impl World {
     /// The same with more settings of the installer, `rancheros.install`, beside those of the registration.
     pub async fn medium_with(&self, original: &Path, spec: Value, install: Value) -> Result<PathBuf> {
         let settings = self.settings_with(spec, install).await?;
+        self.customized(original, &settings)
+    }
+
+    /// The medium with the settings in this file.
+    pub fn customized(&self, original: &Path, settings: &Path) -> Result<PathBuf> {
         let ending = original.extension().and_then(OsStr::to_str).unwrap_or("pxe");
         let medium = self.folder("medium")?.join(format!("install.{ending}"));
         let output = Command::new(paths::program("ros-image")?)
             .arg("customize")
             .arg(original)
             .arg("--registration")
-            .arg(&settings)
+            .arg(settings)
             .arg("--output")
             .arg(&medium)
             .output()

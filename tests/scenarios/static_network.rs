@@ -1,0 +1,53 @@
+//! Machines where there is no DHCP server: the settings of their medium say how they reach the operator.
+
+use crate::install::{INSTALLED, SHORT};
+use api::Phase;
+use boot_contract::Milestone;
+use harness::fakes::tcp_forwarder::TcpForwarder;
+use harness::world::World;
+use qemu::disk::{Disk, GIB};
+use qemu::firmware::Firmware;
+use qemu::lan::Lan;
+use qemu::machine::{MachineSpec, Network};
+use qemu::paths;
+use serde_json::json;
+use std::fs;
+use std::net::SocketAddrV4;
+
+/// The card is in a bond, which has the address, and a VLAN is on the bond. Whether frames of the VLAN are tagged on the wire is
+/// not seen: the kernel of this host may have no VLANs.
+#[tokio::test(flavor = "multi_thread")]
+async fn matrix_static_addresses_of_a_bond_and_a_vlan() {
+    let world = World::builder("static-network").unwrap().start().await.unwrap();
+    let registration = world.example_registration().unwrap();
+    let network = json!({
+        "version": 2,
+        "ethernets": {"lan": {"match": {"name": "en*"}}},
+        "bonds": {"bond0": {
+            "interfaces": ["lan"],
+            "parameters": {"mode": "active-backup", "mii-monitor-interval": 100},
+            "addresses": ["10.0.2.77/24"],
+        }},
+        "vlans": {"storage": {"id": 7, "link": "bond0", "addresses": ["10.9.0.5/24"]}},
+    });
+    let settings = world.settings(registration).await.unwrap();
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, format!("{text}\nnetwork: {network}\n")).unwrap();
+    let image = world.customized(&paths::disk_image("raw").unwrap(), &settings).unwrap();
+    // The operator tells machines this address.
+    let operator: SocketAddrV4 = world.operator.url().trim_start_matches("https://").parse().unwrap();
+    let lan = Lan::new(&[&format!("{}/24", operator.ip())]).unwrap();
+    let _forwarder = TcpForwarder::start(lan.servers(), operator).unwrap();
+    let mut spec = MachineSpec::new(Firmware::Uefi, "STATIC-1");
+    spec.network = Network::Lan { namespace: lan.servers().name().to_owned(), tap: lan.tap().unwrap(), pxe: false };
+    spec.disks.push(Disk::of_image(&image, "root", 6 * GIB).unwrap());
+    let mut machine = world.machine(spec).await.unwrap();
+    machine.power_on().await.unwrap();
+    machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
+    let [name] = <[String; 1]>::try_from(world.inventory_names().unwrap()).unwrap();
+    let inventory = world.inventory_in_phase(&name, Phase::Ready, SHORT).await.unwrap();
+    let addresses = inventory["status"].to_string();
+    for expected in ["10.0.2.77", "10.9.0.5", "bond0", "storage"] {
+        assert!(addresses.contains(expected), "{expected}: {addresses}");
+    }
+}
