@@ -24,7 +24,7 @@ use std::path::PathBuf;
 /// A measurement. One run gives a sample of each of its figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Measurement {
-    /// Size of the live ISO
+    /// Size of the live ISO, and time to put settings into media
     Medium,
     /// The operator while machines with software TPMs register
     Registrations,

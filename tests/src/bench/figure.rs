@@ -20,6 +20,8 @@ pub enum Target {
     AtLeast(f64),
     /// At least this fraction of the yardstick.
     AtLeastOfYardstick(f64),
+    /// At most this multiple of the yardstick.
+    AtMostOfYardstick(f64),
 }
 
 /// The value of a figure in one run.
@@ -77,6 +79,11 @@ impl Figure {
         Self { target: Some(Target::AtLeastOfYardstick(fraction)), ..self }
     }
 
+    /// At most this multiple of the yardstick.
+    pub const fn at_most_of_yardstick(self, multiple: f64) -> Self {
+        Self { target: Some(Target::AtMostOfYardstick(multiple)), ..self }
+    }
+
     /// A sample of this figure.
     ///
     /// # Panics
@@ -103,6 +110,7 @@ impl Outcome {
             Target::AtMost(limit) => Some(value <= limit),
             Target::AtLeast(limit) => Some(value >= limit),
             Target::AtLeastOfYardstick(fraction) => Some(value >= fraction * yardstick?),
+            Target::AtMostOfYardstick(multiple) => Some(value <= multiple * yardstick?),
         });
         Some(Self {
             name: figure.name.to_owned(),
@@ -140,6 +148,7 @@ impl fmt::Display for Target {
             Self::AtMost(limit) => write!(f, "≤ {limit}"),
             Self::AtLeast(limit) => write!(f, "≥ {limit}"),
             Self::AtLeastOfYardstick(fraction) => write!(f, "≥ {} % of it", fraction * 100.0),
+            Self::AtMostOfYardstick(multiple) => write!(f, "≤ {} % of it", multiple * 100.0),
         }
     }
 }
