@@ -16,12 +16,12 @@ use crate::path_error::PathError;
 use boot_contract::boot_stage::BootStage;
 use boot_contract::{
     Milestone,
-    paths::{OEM_CLOUD_CONFIG, below},
+    paths::{IMAGE_CLOUD_CONFIG, OEM_CLOUD_CONFIG, below},
 };
 use change::Change;
 use cloud_config::document::Document;
 use cloud_config::keys::unapplied;
-use cloud_config::{CloudConfig, CloudConfigError};
+use cloud_config::{CloudConfig, CloudConfigError, Lists};
 use protocol::error_chain;
 use std::fs;
 use std::io::ErrorKind;
@@ -49,8 +49,8 @@ pub struct Applied {
 /// Why nothing of the cloud-config was applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
-    #[error("{OEM_CLOUD_CONFIG} cannot be read; correct the file, or install again with a corrected registration")]
-    Malformed(#[from] CloudConfigError),
+    #[error("{0} cannot be read; correct the file, or install again with a corrected registration")]
+    Malformed(&'static str, #[source] CloudConfigError),
     #[error(transparent)]
     Path(#[from] PathError),
 }
@@ -70,13 +70,7 @@ pub fn run(stage: Stage) -> Result<Applied, ProvisionError> {
 
 /// Applies a stage to the system below `root`. A system without a cloud-config is not changed.
 pub fn run_in(root: &Path, stage: Stage) -> Result<Applied, ProvisionError> {
-    let path = below(root, OEM_CLOUD_CONFIG);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Applied::default()),
-        Err(error) => return Err(PathError::of("reading", &path)(error).into()),
-    };
-    let config = CloudConfig::parse(&text)?;
+    let Some(config) = cloud_config(root)? else { return Ok(Applied::default()) };
     let mut problems: Vec<String> = unapplied(&config).iter().map(ToString::to_string).collect();
     let (mut document, _) = Document::read(&config);
     if let Some(rancherd) = &mut document.rancherd {
@@ -98,6 +92,23 @@ pub fn run_in(root: &Path, stage: Stage) -> Result<Applied, ProvisionError> {
     let mut applied = Applied { changes: Vec::new(), problems };
     carry_out(&System::new(root), &changes, &mut applied);
     Ok(applied)
+}
+
+/// The machine's own cloud-config over that of the image. `None` if there is neither.
+fn cloud_config(root: &Path) -> Result<Option<CloudConfig>, ProvisionError> {
+    let read = |path: &'static str| {
+        let file = below(root, path);
+        match fs::read_to_string(&file) {
+            Ok(text) => CloudConfig::parse(&text).map(Some).map_err(|error| ProvisionError::Malformed(path, error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(PathError::of("reading", &file)(error).into()),
+        }
+    };
+    let (mut image, own) = (read(IMAGE_CLOUD_CONFIG)?, read(OEM_CLOUD_CONFIG)?);
+    if let Some(own) = own {
+        image.get_or_insert_default().merge(own, Lists::Replace);
+    }
+    Ok(image)
 }
 
 fn carry_out(system: &System, changes: &[Change], applied: &mut Applied) {

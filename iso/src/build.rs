@@ -4,6 +4,7 @@ pub(crate) mod archive;
 mod authorities;
 mod base;
 pub(crate) mod boot_files;
+mod default_config;
 mod initrd;
 mod kernel;
 mod lists;
@@ -70,6 +71,7 @@ struct Media {
 pub fn run(options: &BuildOptions) -> Result<()> {
     check(options)?;
     let authorities = authorities::read(&options.ca)?;
+    let cloud_config = options.cloud_config.as_deref().map(default_config::read).transpose()?;
     let signing = Signing::read(&options.sign, &options.release_key)?;
     let version = options.release_version.as_str();
     let cache = Cache::open(options.cache.as_deref())?;
@@ -79,7 +81,8 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let kernel = Kernel::prepare(&cache, &archive, &tools, options.kernel)?;
     let base = base::prepare(&cache, &archive, &options.package, options.epoch)?;
 
-    let root = root_image(options, &signing, &authorities, &cache, &tools, &kernel, &base)?;
+    let own = Own { signing: &signing, authorities: &authorities, cloud_config: cloud_config.as_deref() };
+    let root = root_image(options, &own, &cache, &tools, &kernel, &base)?;
     let initrd_key = Key::new()
         .this_program()?
         .result("kernel", &kernel.root)
@@ -192,10 +195,16 @@ fn check(options: &BuildOptions) -> Result<()> {
     Ok(())
 }
 
+/// What the builder of an image adds to it.
+struct Own<'a> {
+    signing: &'a Signing,
+    authorities: &'a [Authority],
+    cloud_config: Option<&'a str>,
+}
+
 fn root_image(
     options: &BuildOptions,
-    signing: &Signing,
-    authorities: &[Authority],
+    own: &Own,
     cache: &Cache,
     tools: &Tools,
     kernel: &Kernel,
@@ -215,8 +224,9 @@ fn root_image(
         .text("overlay", digest::of_bytes(&overlay_archive))
         .file("installer", &options.installer)?
         .text("version", &options.release_version)
-        .text("release keys", signing.trusted().iter().map(PublicKey::to_pem).collect::<String>())
-        .text("authorities", authorities.iter().map(|authority| authority.pem.as_str()).collect::<String>())
+        .text("release keys", own.signing.trusted().iter().map(PublicKey::to_pem).collect::<String>())
+        .text("authorities", own.authorities.iter().map(|authority| authority.pem.as_str()).collect::<String>())
+        .text("cloud-config", own.cloud_config.unwrap_or_default())
         .text("epoch", options.epoch.to_string());
     let inputs = RootInputs {
         base,
@@ -224,8 +234,9 @@ fn root_image(
         installer: &options.installer,
         kernel,
         version: &options.release_version,
-        release_keys: signing.trusted(),
-        authorities,
+        release_keys: own.signing.trusted(),
+        authorities: own.authorities,
+        cloud_config: own.cloud_config,
         epoch: options.epoch,
     };
     cache.stage("root", key, "compressing the root image", |folder| root::write(&inputs, tools, folder))

@@ -72,6 +72,10 @@ pub struct BuildOptions {
     /// once
     #[arg(long, value_name = "FILE")]
     pub ca: Vec<PathBuf>,
+    /// File with the cloud-config of machines that run this image. That of the operator or of a medium is laid over it, mappings
+    /// key by key, lists as a whole
+    #[arg(long, value_name = "FILE")]
+    pub cloud_config: Option<PathBuf>,
     /// Sign the release with this private key, as release/release.json.sig.d/<KEY ID>; may be given more than once
     #[arg(long, value_name = "FILE")]
     pub sign: Vec<PathBuf>,

@@ -26,6 +26,8 @@ pub const OEM: &str = "/oem";
 pub const OEM_REGISTRATION: &str = "/oem/registration.yaml";
 /// The cloud-config of an installed system.
 pub const OEM_CLOUD_CONFIG: &str = "/oem/cloud-config.yaml";
+/// The cloud-config that an image brings. That of [`OEM_CLOUD_CONFIG`] is laid over it.
+pub const IMAGE_CLOUD_CONFIG: &str = "/usr/lib/ros/cloud-config.yaml";
 /// A copy of [`MACHINE_ID`] and [`SSH_HOST_KEYS`] for the recovery system. It survives the persistent partition.
 pub const OEM_IDENTITY: &str = "/oem/identity";
 

@@ -50,6 +50,26 @@ rancherd: {role: server}
 ";
 
 #[test]
+fn the_machines_own_document_is_laid_over_that_of_the_image() {
+    let root = system("hostname: own\nwrite_files: [{path: /etc/own, content: b}]\n");
+    let image = root.path().join("usr/lib/ros/cloud-config.yaml");
+    fs::create_dir_all(image.parent().unwrap()).unwrap();
+    fs::write(&image, "hostname: image\ntimezone: Europe/Berlin\nwrite_files: [{path: /etc/image, content: a}]\n")
+        .unwrap();
+    let applied = apply(&root, Stage::Early);
+    assert_eq!(applied.problems, Vec::<String>::new());
+    assert_eq!(read(&root, "etc/hostname"), "own\n");
+    assert!(root.path().join("etc/localtime").is_symlink() && root.path().join("etc/own").exists());
+    assert!(!root.path().join("etc/image").exists(), "lists count as a whole");
+    fs::remove_file(root.path().join("oem/cloud-config.yaml")).unwrap();
+    apply(&root, Stage::Early);
+    assert_eq!(read(&root, "etc/image"), "a");
+    fs::write(&image, "- a list").unwrap();
+    let error = run_in(root.path(), Stage::Early).unwrap_err().to_string();
+    assert!(error.contains("/usr/lib/ros/cloud-config.yaml"), "{error}");
+}
+
+#[test]
 fn a_machine_finds_its_own_name() {
     for (name, hosts, expected) in [
         ("node", "127.0.0.1 localhost", "127.0.0.1 localhost\n127.0.1.1 node\n"),

@@ -9,6 +9,7 @@ use release::signature::PublicKey;
 use release::{Verity, verity};
 
 use super::authorities::{self, Authority};
+use super::default_config;
 use super::kernel::Kernel;
 use super::lists;
 use super::signing;
@@ -36,6 +37,8 @@ pub struct RootInputs<'a> {
     pub release_keys: &'a [PublicKey],
     /// Whom programs on the machine trust beside the public authorities.
     pub authorities: &'a [Authority],
+    /// Of every machine, weaker than its own.
+    pub cloud_config: Option<&'a str>,
     pub epoch: u32,
 }
 
@@ -89,6 +92,7 @@ fn compose(inputs: &RootInputs) -> Result<Tree> {
     }
     signing::add_keys(&mut tree, inputs.release_keys)?;
     authorities::add(&mut tree, inputs.authorities)?;
+    default_config::add(&mut tree, inputs.cloud_config)?;
     name_version(&mut tree, inputs.version)?;
     check_read_ahead(&tree)?;
     Ok(tree)
