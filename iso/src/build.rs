@@ -12,6 +12,7 @@ mod module_list;
 mod program;
 pub mod release_folder;
 mod root;
+mod sbom;
 mod signing;
 pub(crate) mod tools;
 pub mod tree;
@@ -30,7 +31,7 @@ use authorities::Authority;
 use boot_files::BootFiles;
 use kernel::Kernel;
 use release::signature::{KeyId, PublicKey};
-use release::{ReleaseManifest, digest};
+use release::{MANIFEST, ReleaseManifest, digest};
 use release_folder::{Parts, kernel_arguments};
 use root::RootInputs;
 use signing::Signing;
@@ -110,6 +111,10 @@ pub fn run(options: &BuildOptions) -> Result<()> {
         };
         release_folder::write(&folder, parts)
     })?;
+    let mut packages = sbom::of_base(&base)?;
+    packages.extend(archive.describe(&[&boot_files::RELEASED[..], &[&kernel.package()]].concat())?);
+    let (digest, _) = digest::of_file(&folder.join(MANIFEST)).context("reading the release's manifest")?;
+    sbom::write(&folder, &manifest, &digest, packages, &["ros-init", "ros-installer"], options.epoch)?;
     let signed_by = signing.sign(&folder)?;
     let media = media(options, &folder, &manifest, &boot, &tools)?;
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::program::program;
+use super::sbom::{self, Package};
 use crate::cache::{Cache, Key};
 use crate::progress;
 use command::Command;
@@ -71,6 +72,12 @@ impl Archive {
         let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "));
         let first = depends.and_then(|list| list.split([' ', ',', '(']).next());
         Ok(first.with_context(|| format!("the package {name} has no dependency"))?.to_owned())
+    }
+
+    /// The packages of these names, as the archive has them.
+    pub fn describe(&self, names: &[&str]) -> Result<Vec<Package>> {
+        let shown = self.apt("apt-cache").args(["show", "--no-all-versions"]).args(names).text()?;
+        Ok(shown.split("\n\n").filter_map(sbom::package).collect())
     }
 
     /// Unpacks `packages` into one folder, without their dependencies. No maintainer script runs.

@@ -11,6 +11,8 @@ use super::tools::Tools;
 use crate::cache::Cache;
 
 const PACKAGES: &[&str] = &["grub-efi-amd64-signed", "shim-helpers-amd64-signed", "shim-signed"];
+/// The packages whose files are in a release. That with GRUB for BIOS is among the tools.
+pub const RELEASED: [&str; 4] = ["grub-efi-amd64-signed", "grub-pc-bin", "shim-helpers-amd64-signed", "shim-signed"];
 const DISK_MENU: &str = include_str!("grub/disk.cfg");
 
 /// GRUB's folder on COS_BOOT, the second partition of the disk that the BIOS started. A label could also match another

@@ -46,6 +46,11 @@ impl Kernel {
         Ok(Self { version: version.to_owned(), root })
     }
 
+    /// Name of its Debian package.
+    pub fn package(&self) -> String {
+        format!("linux-image-{}", self.version)
+    }
+
     pub fn image(&self) -> PathBuf {
         self.root.join("vmlinuz")
     }
