@@ -4,6 +4,7 @@
 //! as the metadata of firmware RAIDs. Two things that libblkid does not report are found here: a GPT without a
 //! protective MBR, and bytes that are no signature in the first mebibyte.
 
+use boot_contract::disk_image::OTHER_ENTRIES_OFFSET;
 use command::Command;
 use disk::layout::Role;
 use disk::marker::{self, Marker, State};
@@ -223,6 +224,12 @@ impl Ends {
         clear(marker_at, marker::LENGTH);
         if has_entries {
             clear(table_at, table_at + GPT_ENTRIES_BYTES);
+        }
+        // A table that was changed has its entries there. An installation that erases it may be cut short as well.
+        let other = OTHER_ENTRIES_OFFSET as usize;
+        if Ours::judge(bytes(&head, other, GPT_ENTRIES_BYTES)) != Ours::No {
+            let end = head.len().min(other + GPT_ENTRIES_BYTES);
+            head.get_mut(other..end).unwrap_or_default().fill(0);
         }
         if is_protective(&head) {
             head[..512].fill(0);

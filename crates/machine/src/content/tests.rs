@@ -169,3 +169,16 @@ proptest! {
         let _ = parse(&output);
     }
 }
+
+#[test]
+fn entries_at_the_other_place_are_ours_and_do_not_keep_an_installation_from_beginning_again() {
+    let requirements =
+        Requirements { disk_bytes: 4096 * MIB, sector_bytes: 512, root_bytes: 1, minimum_slot_bytes: 64 * MIB };
+    let tables = gpt::tables(&requirements.layout(&mut Uuid::new_v4).unwrap());
+    let entries = &tables.primary[1024..];
+    for torn in [entries, &entries[512..]] {
+        let at = OTHER_ENTRIES_OFFSET + (entries.len() - torn.len()) as u64;
+        assert!(examined(SIZE, &[(marker::OFFSET, &begun()), (at, torn)]).unfinished, "{at}");
+    }
+    assert!(!examined(SIZE, &[(marker::OFFSET, &begun()), (OTHER_ENTRIES_OFFSET, b"x")]).unfinished);
+}
