@@ -116,8 +116,8 @@ impl Check {
     fn shares(&self, changing: &[(About, usize)]) -> Vec<usize> {
         let weight = |(about, sectors): &(About, usize)| if *sectors < FEW { 0 } else { about.weight() };
         let weights: usize = changing.iter().map(weight).sum();
-        // Many random states are the same as others.
-        let all = self.states * 2;
+        // Two of three random states are the same as others.
+        let all = self.states * 4;
         let share = |it: &(About, usize)| match it {
             (About::Ext4, _) => 0,
             (_, sectors) if *sectors < FEW => 4 << *sectors,
