@@ -52,7 +52,7 @@ fn run(command: &Command, root: &Path) -> anyhow::Result<()> {
     match command {
         Command::Install(options) => block_on(install::run(options, root)),
         Command::FirstBoot(options) => block_on(first_boot::run(options, root)),
-        Command::Grow => grow::run(),
+        Command::Grow => grow::run(root),
         Command::Register(options) => block_on(register::run(options, root)),
         Command::Report(options) => block_on(report::run(options, root)),
         Command::TpmHash(options) => tpm_hash::run(options),

@@ -29,8 +29,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Interval after [`PATIENCE`].
 const LONG_INTERVAL: Duration = Duration::from_secs(30);
-/// Units that fail because of the configuration or the operator. Another slot would fail in the same way.
-const TOLERATED: &[&str] = &["ros-apply.service", "ros-runcmd.service", "ros-report.service", "ros-upgrade.service"];
+/// Units that fail because of the configuration, the operator or the disk. Another slot would fail in the same way.
+const TOLERATED: &[&str] =
+    &["ros-apply.service", "ros-grow.service", "ros-runcmd.service", "ros-report.service", "ros-upgrade.service"];
 /// systemd-networkd's summary (sd-network(3)).
 const NETWORK_STATE: &str = "/run/systemd/netif/state";
 

@@ -15,6 +15,7 @@ use machine::installed::{self, PartitionGuidError};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -85,16 +86,21 @@ impl OwnDisk {
         let node = fs::canonicalize(&node).map_err(PathError::of("finding", &node))?;
         let size = Path::new("/sys/class/block").join(node.file_name().unwrap_or_default()).join("size");
         let sectors = fs::read_to_string(&size).map_err(PathError::of("reading", &size))?;
-        let grows = sectors.trim().parse().is_ok_and(|sectors: u64| sectors * SYSFS_SECTOR < place.length);
-        if grows {
+        if sectors.trim().parse().is_ok_and(|sectors: u64| sectors * SYSFS_SECTOR < place.length) {
             let resized = resize_partition(&self.path, Role::Persistent.number(), place.offset, place.length);
             resized.map_err(|error| OwnDiskError::Announce(node.clone(), error))?;
         }
-        // The last attempt may have ended between the two.
+        // The last attempt may have ended between the two. The kernel refuses to resize a file system that has had an error, so
+        // it is asked only where there is room.
         let blocks = place.length / EXT4_BLOCK;
-        let grown =
-            resize_ext4(Path::new(PERSISTENT), blocks).map_err(|error| OwnDiskError::FileSystem(node, error))?;
-        Ok((grows || grown).then_some(place.length))
+        let failed = |error| OwnDiskError::FileSystem(node.clone(), error);
+        let before = ext4_blocks(&node).map_err(failed)?;
+        if before >= blocks {
+            return Ok(None);
+        }
+        resize_ext4(Path::new(PERSISTENT), blocks).map_err(failed)?;
+        // The kernel leaves out a last group that would be too small.
+        Ok((ext4_blocks(&node).map_err(failed)? > before).then_some(place.length))
     }
 
     /// The settings that came with the image, as their bytes.
@@ -104,8 +110,11 @@ impl OwnDisk {
         Ok(settings)
     }
 
-    /// Erases the settings that came with the image.
+    /// Erases the settings that came with the image, if they are still there.
     pub fn clear_settings(&mut self) -> Result<(), OwnDiskError> {
+        if self.settings()?.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
         let cleared = self.target.write_at(SETTINGS_OFFSET, &[0; SETTINGS_BYTES]).and_then(|()| self.target.flush());
         Ok(cleared.map_err(PathError::of("writing", &self.path))?)
     }
@@ -193,21 +202,51 @@ fn resize_partition(disk: &Path, number: u32, start: u64, length: u64) -> io::Re
     Ok(())
 }
 
-/// Makes the mounted file system at `folder` this many blocks large. Returns whether it was smaller.
-fn resize_ext4(folder: &Path, blocks: u64) -> io::Result<bool> {
-    let total = || nix::sys::statvfs::statvfs(folder).map(|found| found.blocks());
-    let folder = File::open(folder)?;
-    let before = total()?;
-    // SAFETY: the kernel reads one integer (fs/ext4/ext4.h: EXT4_IOC_RESIZE_FS).
-    unsafe { ioctl::ext4_resize(folder.as_raw_fd(), &blocks) }?;
-    Ok(total()? > before)
+/// The blocks of the ext4 file system on a partition, from its superblock (fs/ext4/ext4.h, `struct ext4_super_block`).
+fn ext4_blocks(partition: &Path) -> io::Result<u64> {
+    const SUPERBLOCK: u64 = 1024;
+    let mut superblock = [0; 1024];
+    File::open(partition)?.read_exact_at(&mut superblock, SUPERBLOCK)?;
+    let word = |at: usize| {
+        let bytes = [superblock[at], superblock[at + 1], superblock[at + 2], superblock[at + 3]];
+        u64::from(u32::from_le_bytes(bytes))
+    };
+    if superblock[0x38..0x3a] != [0x53, 0xef] {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it holds no ext4 file system"));
+    }
+    Ok((word(0x150) << 32) | word(4))
 }
 
-/// Gives the mounted file system at `folder` another UUID.
+/// Makes the mounted file system at `folder` this many blocks large.
+fn resize_ext4(folder: &Path, blocks: u64) -> io::Result<()> {
+    let folder = File::open(folder)?;
+    // SAFETY: the kernel reads one integer (fs/ext4/ext4.h: EXT4_IOC_RESIZE_FS).
+    unsafe { ioctl::ext4_resize(folder.as_raw_fd(), &blocks) }?;
+    Ok(())
+}
+
+/// Gives the mounted file system at `folder` another UUID. Returns when that is on the disk: it goes through the journal.
 fn set_ext4_uuid(folder: &Path, uuid: Uuid) -> io::Result<()> {
     let argument = Ext4Uuid { length: 16, flags: 0, uuid: uuid.into_bytes() };
     let folder = File::open(folder)?;
     // SAFETY: the kernel reads the head of the structure and as many bytes behind it as the head says.
     unsafe { ioctl::ext4_set_uuid(folder.as_raw_fd(), &argument) }?;
-    Ok(())
+    Ok(nix::unistd::syncfs(&folder)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use command::Command;
+
+    #[test]
+    fn the_blocks_of_a_file_system_are_read() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        assert!(ext4_blocks(image.path()).is_err());
+        image.as_file().set_len(64 << 20).unwrap();
+        assert!(ext4_blocks(image.path()).is_err());
+        let make = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-b", "4096"]);
+        make.arg(image.path()).arg("12345").run().unwrap();
+        assert_eq!(ext4_blocks(image.path()).unwrap(), 12345);
+    }
 }
