@@ -15,10 +15,11 @@ use crate::path_error::PathError;
 use crate::session::Backoff;
 use crate::settings::document::read_reserved;
 use crate::settings::seed::{self, Seed};
-use crate::settings::{Gathered, Layer, Source};
+use crate::settings::{Gathered, Layer, Settings, Source};
 use anyhow::Context;
 use boot_contract::paths::{OEM, OEM_FIRST_BOOT, below};
 use boot_contract::{Milestone, Slot};
+use cloud_config::normal_key;
 use disk::layout::Size;
 use machine::Machine;
 use protocol::error_chain;
@@ -38,7 +39,7 @@ pub async fn run(options: &FirstBootOptions, root: &Path) -> anyhow::Result<()> 
     })?;
     let mut backoff = Backoff::remote();
     loop {
-        let Err(error) = attempt(&mut disk, Begun::new(options, root), root).await else { return Ok(()) };
+        let Err(error) = attempt(&mut disk, Preparations::begin(options, root), root).await else { return Ok(()) };
         let code = ExitCode::of(&error);
         if !code.may_change() || code == ExitCode::Failed {
             return Err(error);
@@ -65,16 +66,16 @@ fn prepare(disk: &mut OwnDisk, root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What takes seconds, each on a thread of its own. The identity and the machine are needed only if the settings name an
+/// Work that takes seconds, each part on a thread of its own. The identity and the machine are needed only if the settings name an
 /// operator, which they nearly always do.
-struct Begun {
+struct Preparations {
     identity: PendingIdentity,
     machine: JoinHandle<Machine>,
     seed: JoinHandle<Seed>,
 }
 
-impl Begun {
-    fn new(options: &FirstBootOptions, root: &Path) -> Self {
+impl Preparations {
+    fn begin(options: &FirstBootOptions, root: &Path) -> Self {
         let probed = root.to_owned();
         Self {
             identity: PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned()),
@@ -84,20 +85,25 @@ impl Begun {
     }
 }
 
-async fn attempt(disk: &mut OwnDisk, begun: Begun, root: &Path) -> anyhow::Result<()> {
+async fn attempt(disk: &mut OwnDisk, begun: Preparations, root: &Path) -> anyhow::Result<()> {
     let reserved = read_reserved(&disk.settings()?).or_exit(ExitCode::Settings)?;
+    let is_own = |key: &String| normal_key(key) == "rancheros";
+    let mut is_configured = reserved.as_ref().is_some_and(|document| !document.0.keys().all(is_own));
     let mut gathered = Gathered::with_document(root, reserved, Layer::new(Source::Flag)).or_exit(ExitCode::Settings)?;
     let seed = begun.seed.await.context("looking for NoCloud and ConfigDrive")?;
     seed.left_out.iter().for_each(console::note);
+    is_configured |= seed.has_user_data;
     gathered.add_document(Source::Seed, seed.document).or_exit(ExitCode::Settings)?;
     network::configure(root, gathered.cloud_config()).or_exit(ExitCode::Failed)?;
     let mut network_is_up = false;
     if let Some(url) = gathered.settings().config_url.clone().value {
         add_config_url(&mut gathered, &url, &mut network_is_up).await?;
+        is_configured = true;
     }
     gathered.left_out().iter().for_each(console::note);
+    note_ignored(gathered.settings());
     let Some(mut transport) = operator::transport(gathered.settings())? else {
-        return without_operator(disk, &gathered, root);
+        return without_operator(disk, &gathered, is_configured, root);
     };
     let machine = begun.machine.await.context("probing the machine")?;
     announce(Milestone::Probed, probe::describe(&machine));
@@ -113,13 +119,34 @@ async fn attempt(disk: &mut OwnDisk, begun: Begun, root: &Path) -> anyhow::Resul
     if let Err(error) = exchange.finish(Done { failure: None }).await {
         console::note(format!("the result could not be reported to the operator: {}", error_chain(&error)));
     }
+    // The network runs already, and is not started again with the rest of the system.
+    network::configure(root, gathered.cloud_config()).or_exit(ExitCode::Failed)?;
     end(disk, root)
 }
 
-fn without_operator(disk: &mut OwnDisk, gathered: &Gathered, root: &Path) -> anyhow::Result<()> {
-    if gathered.cloud_config().0.is_empty() {
+/// Names the settings that only an installation can apply.
+fn note_ignored(settings: &Settings) {
+    let given = [
+        ("device", settings.device.is_some()),
+        ("deviceSelector", !settings.device_selector.is_empty()),
+        ("forceEFI", *settings.force_efi),
+        ("isoURL", settings.iso_url.is_some()),
+        ("noFormat", *settings.no_format),
+        ("powerOff", *settings.power_off),
+        ("tty", settings.tty.is_some()),
+        ("wipe", *settings.wipe),
+    ];
+    for (name, _) in given.iter().filter(|(_, is_given)| *is_given) {
+        console::note(format!("{name} has no effect: a disk image is not installed"));
+    }
+}
+
+/// A machine without any configuration looks for one again at its next start.
+fn without_operator(disk: &mut OwnDisk, gathered: &Gathered, is_configured: bool, root: &Path) -> anyhow::Result<()> {
+    if !is_configured {
         console::note(
-            "this disk image has no settings: put some into it with `ros-image customize`, and start it again",
+            "this disk image has no settings: put some into it with `ros-image customize`, or attach a volume of NoCloud or \
+             ConfigDrive, and start it again",
         );
         return Ok(());
     }
@@ -129,7 +156,7 @@ fn without_operator(disk: &mut OwnDisk, gathered: &Gathered, root: &Path) -> any
 
 /// Stores the configuration where an installation would.
 fn store(gathered: &Gathered, root: &Path) -> anyhow::Result<()> {
-    let request = request::request(gathered.settings(), gathered.cloud_config(), &network::of_kernel_line(root));
+    let request = request::on_machine(root, gathered.settings(), gathered.cloud_config());
     request.warnings.iter().for_each(console::note);
     for file in &request.configuration {
         let path = below(root, OEM).join(&file.name);
@@ -145,5 +172,8 @@ fn end(disk: &mut OwnDisk, root: &Path) -> anyhow::Result<()> {
     remove_if_present(&file).map_err(PathError::of("removing", &file))?;
     let folder = below(root, OEM);
     sync_folder(&folder).map_err(PathError::of("writing", &folder))?;
-    Ok(disk.clear_settings()?)
+    if let Err(error) = disk.clear_settings() {
+        console::note(format!("{}; the next start tries again", error_chain(&error)));
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@ use command::Command;
 use machine::addresses::addresses;
 use protocol::hardware::Address;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -38,10 +38,14 @@ pub fn configure(root: &Path, cloud_config: &CloudConfig) -> anyhow::Result<()> 
     let files = network::files(&network);
     let is_there =
         |(name, content): &(String, String)| fs::read_to_string(folder.join(name)).is_ok_and(|it| it == *content);
-    if files.iter().all(is_there) {
+    let stale = stale(&folder, &files);
+    if files.iter().all(is_there) && stale.is_empty() {
         return Ok(());
     }
     fs::create_dir_all(&folder).map_err(PathError::of("creating", &folder))?;
+    for path in stale {
+        fs::remove_file(&path).map_err(PathError::of("removing", &path))?;
+    }
     for (name, content) in &files {
         let path = folder.join(name);
         fs::write(&path, content).map_err(PathError::of("writing", &path))?;
@@ -50,6 +54,13 @@ pub fn configure(root: &Path, cloud_config: &CloudConfig) -> anyhow::Result<()> 
     Command::new("systemctl").args(["restart", "systemd-networkd.service"]).run().context("configuring the network")?;
     console::note("the network is configured as the settings say");
     Ok(())
+}
+
+/// Files of an earlier configuration that this one does not have.
+fn stale(folder: &Path, files: &[(String, String)]) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_stale = |name: &str| name.starts_with(network::PREFIX) && !files.iter().any(|(file, _)| file == name);
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(is_stale)).map(|entry| entry.path()).collect()
 }
 
 /// Files for the installed system, so that it has the network that the kernel line asked for: path and content.
@@ -106,6 +117,16 @@ async fn wait_for(mut probe: impl FnMut() -> Vec<Address>, mut notify: impl FnMu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_an_earlier_configuration_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["10-cloud-config-a.network", "10-cloud-config-b.network", "70-eth0.network"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let files = [("10-cloud-config-b.network".to_owned(), String::new())];
+        assert_eq!(stale(folder.path(), &files), [folder.path().join("10-cloud-config-a.network")]);
+    }
 
     #[test]
     fn the_installed_system_gets_the_files_of_the_kernel_line_alone() {

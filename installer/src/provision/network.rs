@@ -25,8 +25,11 @@ pub fn files(network: &Network) -> Vec<(String, String)> {
     files
 }
 
+/// How the names of the files begin. They sort before the image's own.
+pub const PREFIX: &str = "10-cloud-config-";
+
 fn name(id: &str, kind: &str) -> String {
-    format!("10-cloud-config-{id}.{kind}")
+    format!("{PREFIX}{id}.{kind}")
 }
 
 /// Which interfaces are on or in which others.

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 const SETTLE_SECONDS: u32 = 10;
 const LIMIT: u64 = CloudConfig::MAX_DOCUMENT as u64 + 1;
 
-/// A kind of volume. Labels are compared without their case.
+/// A kind of volume. Its label may also be in capitals.
 struct Kind {
     label: &'static str,
     user_data: &'static str,
@@ -40,6 +40,8 @@ const KINDS: [Kind; 2] = [
 #[derive(Debug, Default, PartialEq)]
 pub struct Seed {
     pub document: CloudConfig,
+    /// Whether the document has more than what every volume of a cloud says: host name and SSH keys.
+    pub has_user_data: bool,
     pub left_out: Vec<String>,
 }
 
@@ -95,7 +97,10 @@ impl Kind {
         let (user_data, meta_data) = (take(self.user_data), take(self.meta_data));
         if let Some(text) = user_data.filter(|text| !text.trim().is_empty()) {
             match cloud_config(&text) {
-                Ok(document) => seed.document = document,
+                Ok(document) => {
+                    seed.has_user_data = !document.0.is_empty();
+                    seed.document = document;
+                }
                 Err(problem) => {
                     seed.left_out.push(format!("{} of the volume {}: {problem}", self.user_data, self.label))
                 }
@@ -175,6 +180,7 @@ mod tests {
         let seed = read(0, &[("user-data", "#cloud-config\nhostname: own\n"), ("meta-data", meta_data)]);
         let expected = json!({"hostname": "own", "ssh_authorized_keys": ["ssh-ed25519 AAAA"]});
         assert_eq!((Value::Object(seed.document.0), seed.left_out.len()), (expected, 0));
+        assert!(seed.has_user_data);
     }
 
     #[test]
@@ -182,7 +188,7 @@ mod tests {
         let meta_data = r#"{"uuid": "1", "hostname": "vm.example.org", "public_keys": {"mine": "ssh-rsa BBBB"}}"#;
         let seed = read(1, &[("openstack/latest/meta_data.json", meta_data)]);
         let expected = json!({"hostname": "vm.example.org", "ssh_authorized_keys": ["ssh-rsa BBBB"]});
-        assert_eq!(Value::Object(seed.document.0), expected);
+        assert_eq!((Value::Object(seed.document.0), seed.has_user_data), (expected, false));
     }
 
     #[test]
