@@ -96,19 +96,25 @@ pub fn run_in(root: &Path, stage: Stage) -> Result<Applied, ProvisionError> {
 
 /// The machine's own cloud-config over that of the image. `None` if there is neither.
 fn cloud_config(root: &Path) -> Result<Option<CloudConfig>, ProvisionError> {
-    let read = |path: &'static str| {
-        let file = below(root, path);
-        match fs::read_to_string(&file) {
-            Ok(text) => CloudConfig::parse(&text).map(Some).map_err(|error| ProvisionError::Malformed(path, error)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(PathError::of("reading", &file)(error).into()),
-        }
-    };
-    let (mut image, own) = (read(IMAGE_CLOUD_CONFIG)?, read(OEM_CLOUD_CONFIG)?);
+    let (mut image, own) = (of_image(root)?, read(root, OEM_CLOUD_CONFIG)?);
     if let Some(own) = own {
         image.get_or_insert_default().merge(own, Lists::Replace);
     }
     Ok(image)
+}
+
+/// The cloud-config that the running image brings.
+pub fn of_image(root: &Path) -> Result<Option<CloudConfig>, ProvisionError> {
+    read(root, IMAGE_CLOUD_CONFIG)
+}
+
+fn read(root: &Path, path: &'static str) -> Result<Option<CloudConfig>, ProvisionError> {
+    let file = below(root, path);
+    match fs::read_to_string(&file) {
+        Ok(text) => CloudConfig::parse(&text).map(Some).map_err(|error| ProvisionError::Malformed(path, error)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(PathError::of("reading", &file)(error).into()),
+    }
 }
 
 fn carry_out(system: &System, changes: &[Change], applied: &mut Applied) {

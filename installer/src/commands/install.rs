@@ -23,6 +23,7 @@ use crate::settings::sources;
 use crate::settings::{Gathered, Source};
 use anyhow::Context;
 use boot_contract::{Milestone, paths::MEDIUM_RELEASE};
+use cloud_config::CloudConfig;
 use command::Command;
 use disk::plan::{InstallPlan, plan};
 use disk_watch::DiskWatch;
@@ -197,7 +198,7 @@ fn leave(result: Result<InstallPlan, InstallError>, firmware: FirmwareKind, root
 fn dry_run(gathered: &Gathered, machine: &Machine, release: &Path, output: Output) -> anyhow::Result<()> {
     gathered.left_out().iter().for_each(console::note);
     let (manifest, _) = read_manifest(release).context("reading the release")?;
-    let request = request::request(gathered.settings(), gathered.cloud_config(), &[]);
+    let request = request::request(gathered.settings(), gathered.cloud_config(), &[], &CloudConfig::default());
     let plan = plan(&request, machine.host(), &manifest, Uuid::new_v4);
     let plan = plan.or_exit(ExitCode::NoTarget).context("planning the installation")?;
     match output {

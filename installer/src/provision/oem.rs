@@ -12,14 +12,23 @@ pub const CLOUD_CONFIG: &str = "cloud-config.yaml";
 pub const REGISTRATION: &str = "registration.yaml";
 
 /// The files of COS_OEM: the cloud-config without the keys for the installer, and the registration if there is one. `network`:
-/// files, path and content, for a system whose cloud-config says nothing about the network.
-pub fn files(settings: &Settings, cloud_config: &CloudConfig, network: &[(String, String)]) -> Vec<ConfigFile> {
+/// files, path and content, for a system whose cloud-config says nothing about the network. `image`: the cloud-config of the
+/// image, over which this one is laid.
+pub fn files(
+    settings: &Settings,
+    cloud_config: &CloudConfig,
+    network: &[(String, String)],
+    image: &CloudConfig,
+) -> Vec<ConfigFile> {
     let mut document = installed(settings, cloud_config);
-    if !network.is_empty() && !document.0.contains_key("network") {
+    let is_said = document.0.contains_key("network") || image.0.contains_key("network");
+    if !network.is_empty() && !is_said {
         let more =
             network.iter().map(|(path, content)| json!({"path": path, "content": content, "permissions": "0644"}));
+        // A list of this document stands for that of the image, so it begins with what the image has.
+        let of_image = || image.0.get("write_files").cloned().unwrap_or_else(|| json!([]));
         // A value that is no list cannot be applied, which is told elsewhere.
-        if let Value::Array(files) = document.0.entry("write_files").or_insert_with(|| Value::Array(Vec::new())) {
+        if let Value::Array(files) = document.0.entry("write_files").or_insert_with(of_image) {
             files.extend(more);
         }
     }
@@ -70,7 +79,7 @@ mod tests {
     fn the_installers_own_keys_stay_behind() {
         let config: CloudConfig =
             serde_yaml::from_str("hostname: h\nrancheros:\n  install: {password: p, device: /dev/vda}").unwrap();
-        let files = files(&Settings::default(), &config, &[]);
+        let files = files(&Settings::default(), &config, &[], &CloudConfig::default());
         assert_eq!(files.len(), 1);
         assert_eq!(parsed(&files[0]), json!({"hostname": "h"}));
     }
@@ -78,14 +87,18 @@ mod tests {
     #[test]
     fn the_network_of_the_kernel_line_is_kept_unless_the_cloud_config_has_one() {
         let network = [("/etc/systemd/network/70-eth0.network".to_owned(), "[Match]\n".to_owned())];
-        let of = |text: &str| {
-            let files = files(&Settings::default(), &CloudConfig::parse(text).unwrap(), &network);
-            parsed(&files[0])["write_files"].take()
+        let over = |image: &str, text: &str| {
+            let [image, own] = [image, text].map(|text| CloudConfig::parse(text).unwrap());
+            parsed(&files(&Settings::default(), &own, &network, &image)[0])["write_files"].take()
         };
+        let of = |text: &str| over("", text);
         let added = json!({"path": network[0].0, "content": network[0].1, "permissions": "0644"});
         assert_eq!(of("write_files: [{path: /a, content: b}]"), json!([{"path": "/a", "content": "b"}, added]));
         assert_eq!(of("hostname: h"), json!([added]));
         assert_eq!(of("network: {version: 2}"), Value::Null);
+        assert_eq!(over("network: {version: 2}", "hostname: h"), Value::Null);
+        let image = "write_files: [{path: /of/image, content: c}]";
+        assert_eq!(over(image, "hostname: h"), json!([{"path": "/of/image", "content": "c"}, added]));
     }
 
     #[test]
@@ -97,7 +110,7 @@ mod tests {
             password: Setting::new(Some(Secret::new("$6$hash")), Source::Answer),
             ..Settings::default()
         };
-        let files = files(&settings, &CloudConfig::default(), &[]);
+        let files = files(&settings, &CloudConfig::default(), &[], &CloudConfig::default());
         assert_eq!(parsed(&files[0]), json!({"password": "$6$hash"}));
         let install = json!({"registrationURL": "https://h/x", "registrationCACert": "PEM\nPEM\n",
             "registrationSecret": "s3cret"});

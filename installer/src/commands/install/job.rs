@@ -1,8 +1,7 @@
 //! The part of an installation that needs no operator: it plans, writes and verifies.
 
 use super::disk_watch::DiskWatch;
-use super::request::request;
-use crate::commands::network::of_kernel_line;
+use super::request::on_machine;
 use crate::console::{self, ProgressDisplay, announce};
 use crate::exit_code::ExitCode;
 use crate::settings::{Gathered, SettingError};
@@ -96,7 +95,7 @@ impl Job {
     fn plan(&mut self, release: &ReleaseManifest) -> Result<InstallPlan, PlanError> {
         let give_up = Instant::now() + LATE_DISK;
         let mut has_told = false;
-        let request = request(self.gathered.settings(), self.gathered.cloud_config(), &of_kernel_line(&self.root));
+        let request = on_machine(&self.root, self.gathered.settings(), self.gathered.cloud_config());
         loop {
             self.disks.wait_until_quiet();
             // The disks are probed again, because controllers may have reported more since the machine was registered.
