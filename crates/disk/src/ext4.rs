@@ -39,7 +39,8 @@ pub fn folder_of(files: &[ConfigFile]) -> io::Result<TempDir> {
 ///
 /// The kernel clears inode tables and journal at the first mount. Remains of an earlier file system there have other
 /// checksums, because these are seeded with `uuid`. The file system of an image gets another UUID later, and grows: it stores
-/// the seed, and has the journal and as few inodes as a large one.
+/// the seed, and has the journal and as few inodes as a large one. That seed is the same for all machines of an image, so whoever
+/// writes an image to a used disk must write its zeros as well.
 pub fn make(
     length: u64,
     label: &str,
@@ -55,23 +56,41 @@ pub fn make(
     if let Some(DiskImage { epoch }) = for_image {
         features += ",metadata_csum_seed";
         // The same time, and the same seed of folder hashes below, give the same bytes.
-        command = command.env("E2FSPROGS_FAKE_TIME", epoch.to_string()).args(["-T", "default"]);
+        command = command.env(FAKE_TIME, epoch.to_string()).args(["-T", "default"]);
         if length >= LEAST_WITH_LARGE_JOURNAL {
             command = command.args(["-J", "size=64"]);
         }
+    } else {
+        command = command.arg("-d").arg(content);
     }
     command
         .args(["-q", "-F", "-t", "ext4", "-O", &features, "-m", "0"])
         .args(["-E", &format!("lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0,hash_seed={uuid}")])
         .args(["-b", &BLOCK_BYTES.to_string(), "-L", label, "-U", &uuid.to_string()])
-        .arg("-d")
-        .arg(content)
         .arg(image.path())
         .arg((length / BLOCK_BYTES).to_string())
         .run()?;
     // mke2fs ends the file after the last block in use.
     image.as_file().set_len(length)?;
+    if let Some(for_image) = for_image {
+        write_files(image.path(), content, for_image)?;
+    }
     Ok(image)
+}
+
+/// libext2fs takes this time, in seconds since 1970, for the time of day.
+const FAKE_TIME: &str = "E2FSPROGS_FAKE_TIME";
+
+/// Writes the files of a folder into a new file system. `mke2fs -d` would take over when they were changed.
+fn write_files(image: &Path, content: &Path, DiskImage { epoch }: DiskImage) -> Result<(), Ext4Error> {
+    let mut files: Vec<_> = fs::read_dir(content)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    files.sort();
+    for file in files {
+        let name = file.file_name().unwrap_or_default();
+        let request = format!("write {} {}", file.display(), name.display());
+        Command::new("debugfs").env(FAKE_TIME, epoch.to_string()).args(["-w", "-R", &request]).arg(image).run()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -94,6 +113,28 @@ mod tests {
         assert!(stat.contains("Mode:  0600") && stat.contains("User:     0   Group:     0"), "{stat}");
         let header = debugfs("show_super_stats -h");
         assert!(header.contains("COS_OEM") && header.contains(&uuid.to_string()), "{header}");
+    }
+
+    #[test]
+    fn the_file_system_of_an_image_has_its_files_and_the_same_bytes_at_any_time() {
+        let make = || {
+            let content = folder_of(&[ConfigFile::new("first-boot", "7\n")]).unwrap();
+            let image = DiskImage { epoch: 1_760_000_000 };
+            make(64 << 20, "COS_OEM", Uuid::from_u128(7), content.path(), Some(image)).unwrap()
+        };
+        let (first, begun) = (make(), seconds());
+        // Times in a file system are in seconds.
+        while seconds() == begun {
+            std::thread::yield_now();
+        }
+        Command::new("cmp").arg(first.path()).arg(make().path()).run().unwrap();
+        Command::new("e2fsck").args(["-f", "-n"]).arg(first.path()).run().unwrap();
+        let read = Command::new("debugfs").args(["-R", "cat first-boot"]).arg(first.path()).run().unwrap();
+        assert_eq!(read, b"7\n");
+    }
+
+    fn seconds() -> u64 {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
     }
 
     #[test]
