@@ -5,13 +5,15 @@
 
 use crate::DiskDescription;
 use crate::plan::{DiskImage, Host, InstallPlan, PlanError, Request, plan};
+use boot_contract::paths::{OEM, OEM_FIRST_BOOT};
 use release::ReleaseManifest;
 use std::path::Path;
 use uuid::Uuid;
 
 /// A file at the top of COS_OEM. It holds the GUID that the disk has in the image: a disk with another one has its own
 /// identifiers already.
-pub const FIRST_BOOT: &str = "first-boot";
+pub const FIRST_BOOT: &str = OEM_FIRST_BOOT.split_at(OEM.len() + 1).1;
+
 /// Plans the installation of a release to the image file at `path`, which has `bytes` bytes.
 pub fn plan_image(
     path: &Path,

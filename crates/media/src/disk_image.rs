@@ -33,7 +33,7 @@ pub enum DiskImageError {
     Qcow2(#[from] Qcow2Error),
     #[error("it is no disk image of `ros-image build`, or was cut off")]
     NotOurs,
-    #[error("a machine was started from it, and has taken its settings: use a new copy of the image")]
+    #[error("a machine was started from it, and has made it its own: use a new copy of the image")]
     Started,
 }
 
@@ -58,12 +58,20 @@ impl DiskImage {
     fn open_qcow2(file: &mut (impl Read + Seek)) -> Result<Self, DiskImageError> {
         let mut image = Qcow2::open(file)?;
         let mut marker = [0; MARKER_BYTES];
-        image.read_at(MARKER_OFFSET, &mut marker)?;
+        // What is not stored is zero.
+        image.read_at(MARKER_OFFSET, &mut marker).map_err(|error| match error {
+            Qcow2Error::Scattered => DiskImageError::NotOurs,
+            error => error.into(),
+        })?;
+        let version = version(&marker).ok_or(DiskImageError::NotOurs)?;
+        let mut entries = [0; 8];
+        image.read_at(ENTRIES, &mut entries)?;
+        check_table(entries)?;
         let offset = image.locate(SETTINGS_OFFSET..SETTINGS_OFFSET + SETTINGS_BYTES as u64)?;
         let mut settings = vec![0; SETTINGS_BYTES];
         image.read_at(SETTINGS_OFFSET, &mut settings)?;
         let settings = place(&settings, offset)?;
-        Ok(Self { version: version(&marker).ok_or(DiskImageError::NotOurs)?, disk_bytes: image.disk_bytes, settings })
+        Ok(Self { version, disk_bytes: image.disk_bytes, settings })
     }
 
     fn open_raw(file: &mut (impl Read + Seek)) -> Result<Option<Self>, DiskImageError> {
@@ -80,6 +88,9 @@ impl DiskImage {
         if disk_bytes < SETTINGS_OFFSET + SETTINGS_BYTES as u64 {
             return Err(DiskImageError::NotOurs);
         }
+        let mut entries = [0; 8];
+        read_at(file, ENTRIES, &mut entries)?;
+        check_table(entries)?;
         let mut settings = vec![0; SETTINGS_BYTES];
         read_at(file, SETTINGS_OFFSET, &mut settings)?;
         Ok(Some(Self { version, disk_bytes, settings: place(&settings, SETTINGS_OFFSET)? }))
@@ -93,6 +104,14 @@ fn read_at(file: &mut (impl Read + Seek), at: u64, buffer: &mut [u8]) -> Result<
 fn version(marker: &[u8]) -> Option<String> {
     let line = marker.strip_prefix(MARKER_MAGIC)?.split(|byte| *byte == b'\n').next()?;
     serde_json::from_slice(line).ok().map(|marker: Marker| marker.version)
+}
+
+/// Where the header of the partition table says at which sector its entries begin (UEFI 2.10, section 5.3.2).
+const ENTRIES: u64 = 512 + 72;
+
+/// A machine that starts from an image moves the entries of its partition table when it makes identifiers of its own.
+fn check_table(entries: [u8; 8]) -> Result<(), DiskImageError> {
+    if u64::from_le_bytes(entries) == 2 { Ok(()) } else { Err(DiskImageError::Started) }
 }
 
 /// The extent of settings that no machine has taken.
@@ -114,6 +133,7 @@ mod tests {
         let marker = [MARKER_MAGIC, b"{\"state\":\"complete\",\"version\":\"0.1.0\"}\n"].concat();
         image[MARKER_OFFSET as usize..][..marker.len()].copy_from_slice(&marker);
         image[SETTINGS_OFFSET as usize..][..SETTINGS_BYTES].fill(b'\n');
+        image[ENTRIES as usize] = 2;
         image
     }
 
@@ -132,6 +152,9 @@ mod tests {
         let mut started = raw();
         started[SETTINGS_OFFSET as usize..][..SETTINGS_BYTES].fill(0);
         assert!(matches!(DiskImage::open(&mut Cursor::new(started)), Err(DiskImageError::Started)));
+        let mut moved = raw();
+        moved[ENTRIES as usize..][..2].copy_from_slice(&256u16.to_le_bytes());
+        assert!(matches!(DiskImage::open(&mut Cursor::new(moved)), Err(DiskImageError::Started)), "not registered yet");
     }
 
     proptest! {

@@ -190,7 +190,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(
-            changes in proptest::collection::vec((0usize..0x2_0100, any::<u8>()), 0..40), at: u64, length in 0u64..1 << 20,
+            changes in proptest::collection::vec((0usize..0x2_0100, any::<u8>()), 0..40),
+            at in prop_oneof![0u64..2 << 20, any::<u64>()], length in 0u64..1 << 20,
         ) {
             let mut image = image();
             for (place, value) in changes {

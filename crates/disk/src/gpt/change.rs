@@ -34,6 +34,8 @@ pub struct Change {
 pub enum ChangeError {
     #[error("the disk has no partition table of ours")]
     NotOurs,
+    #[error("the disk ends before its partitions do: it must be at least as large as the image that it was made from")]
+    DiskTooSmall,
     #[error("the checksum of the partition table is wrong: repair it with `sgdisk --verify` and its advice")]
     Damaged,
 }
@@ -51,6 +53,8 @@ pub fn change(
     let sectors = disk_bytes / sector;
     let persistent = Role::Persistent.number() as usize - 1;
     let ends = entries.chunks(ENTRY_BYTES).filter_map(|entry| u64_at(entry, 40)).max().unwrap_or(0);
+    let backup_at = sectors.checked_sub(1 + ENTRIES_BYTES / sector).filter(|place| ends < *place);
+    let backup_at = backup_at.ok_or(ChangeError::DiskTooSmall)?;
     let entry = &mut entries[persistent * ENTRY_BYTES..][..ENTRY_BYTES];
     let last = u64_at(entry, 40).unwrap_or(0);
     let end = disk_bytes.saturating_sub(ALIGNMENT) / ALIGNMENT * ALIGNMENT / sector;
@@ -68,7 +72,6 @@ pub fn change(
         }
     }
     let entries_at = if u64_at(&header, 72) == Some(2) { OTHER_ENTRIES_OFFSET } else { 2 * sector };
-    let backup_at = sectors - 1 - ENTRIES_BYTES / sector;
     put(&mut header, 40, &(ALIGNMENT / sector).to_le_bytes());
     put(&mut header, 48, &(backup_at - 1).to_le_bytes());
     put(&mut header, 88, &crc32fast::hash(&entries).to_le_bytes());
@@ -220,6 +223,7 @@ mod tests {
         assert!(more.status.success());
         let mut head = head(&disk);
         assert_eq!(change(&head, 2 * BYTES, 512, None), Ok(None));
+        assert_eq!(change(&head, BYTES, 512, None), Err(ChangeError::DiskTooSmall));
         head[1024 + 900] ^= 1;
         assert_eq!(change(&head, 4 * BYTES, 512, None), Err(ChangeError::Damaged));
         head[512] = 0;
@@ -256,11 +260,36 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_table_makes_it_panic(junk in proptest::collection::vec(any::<u8>(), 0..4096), bytes: u64, large: bool) {
+        fn no_bytes_make_it_panic(junk in proptest::collection::vec(any::<u8>(), 0..4096), bytes: u64, large: bool) {
             let mut head = vec![0; 512];
             head.extend(b"EFI PART");
             head.extend(junk);
             let _ = change(&head, bytes, if large { 4096 } else { 512 }, None);
+        }
+
+        /// Numbers of an entry and of the header, with checksums that are right.
+        #[test]
+        fn no_numbers_of_a_table_make_it_panic(
+            numbers in proptest::collection::vec((0usize..7, prop_oneof![Just(32usize), Just(40)], any::<u64>()), 0..6),
+            places in proptest::collection::vec((prop_oneof![Just(24usize), Just(32), Just(40), Just(48)], any::<u64>()), 0..4),
+            bytes in prop_oneof![any::<u64>(), 0u64..4 * BYTES],
+        ) {
+            let requirements = Requirements { disk_bytes: BYTES, sector_bytes: 512, root_bytes: 1, minimum_slot_bytes: 64 * MIB };
+            let mut head = tables(&requirements.layout(&mut Uuid::new_v4).unwrap()).primary;
+            for (entry, field, number) in numbers {
+                put(&mut head, 1024 + entry * ENTRY_BYTES + field, &number.to_le_bytes());
+            }
+            for (field, number) in places {
+                put(&mut head, 512 + field, &number.to_le_bytes());
+            }
+            let sum = crc32fast::hash(&head[1024..1024 + ENTRIES_BYTES as usize]);
+            put(&mut head, 512 + 88, &sum.to_le_bytes());
+            put(&mut head, 512 + 16, &[0; 4]);
+            let sum = crc32fast::hash(&head[512..512 + HEADER_BYTES]);
+            put(&mut head, 512 + 16, &sum.to_le_bytes());
+            let mut ids = Uuid::new_v4;
+            let changed = change(&head, bytes, 512, Some(&mut ids));
+            prop_assert!(matches!(changed, Ok(Some(_)) | Err(ChangeError::DiskTooSmall)), "{changed:?}");
         }
     }
 }
