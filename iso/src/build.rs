@@ -82,8 +82,8 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let kernel = Kernel::prepare(&cache, &archive, &tools, options.kernel)?;
     let base = base::prepare(&cache, &archive, &options.package, options.epoch)?;
 
-    let own = Own { signing: &signing, authorities: &authorities, cloud_config: cloud_config.as_deref() };
-    let root = root_image(options, &own, &cache, &tools, &kernel, &base)?;
+    let additions = Additions { signing: &signing, authorities: &authorities, cloud_config: cloud_config.as_deref() };
+    let root = root_image(options, &additions, &cache, &tools, &kernel, &base)?;
     let initrd_key = Key::new()
         .this_program()?
         .result("kernel", &kernel.root)
@@ -201,7 +201,7 @@ fn check(options: &BuildOptions) -> Result<()> {
 }
 
 /// What the builder of an image adds to it.
-struct Own<'a> {
+struct Additions<'a> {
     signing: &'a Signing,
     authorities: &'a [Authority],
     cloud_config: Option<&'a str>,
@@ -209,7 +209,7 @@ struct Own<'a> {
 
 fn root_image(
     options: &BuildOptions,
-    own: &Own,
+    additions: &Additions,
     cache: &Cache,
     tools: &Tools,
     kernel: &Kernel,
@@ -229,9 +229,9 @@ fn root_image(
         .text("overlay", digest::of_bytes(&overlay_archive))
         .file("installer", &options.installer)?
         .text("version", &options.release_version)
-        .text("release keys", own.signing.trusted().iter().map(PublicKey::to_pem).collect::<String>())
-        .text("authorities", own.authorities.iter().map(|authority| authority.pem.as_str()).collect::<String>())
-        .text("cloud-config", own.cloud_config.unwrap_or_default())
+        .text("release keys", additions.signing.trusted().iter().map(PublicKey::to_pem).collect::<String>())
+        .text("authorities", additions.authorities.iter().map(|authority| authority.pem.as_str()).collect::<String>())
+        .text("cloud-config", additions.cloud_config.unwrap_or_default())
         .text("epoch", options.epoch.to_string());
     let inputs = RootInputs {
         base,
@@ -239,9 +239,9 @@ fn root_image(
         installer: &options.installer,
         kernel,
         version: &options.release_version,
-        release_keys: own.signing.trusted(),
-        authorities: own.authorities,
-        cloud_config: own.cloud_config,
+        release_keys: additions.signing.trusted(),
+        authorities: additions.authorities,
+        cloud_config: additions.cloud_config,
         epoch: options.epoch,
     };
     cache.stage("root", key, "compressing the root image", |folder| root::write(&inputs, tools, folder))

@@ -33,8 +33,8 @@ pub enum Command {
 /// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json), and for each format <OUTPUT>/pxe/,
 /// <OUTPUT>/ros-<VERSION>.oci.tar or <OUTPUT>/ros-<VERSION>-<ARCHITECTURE>.<FORMAT>. Debian packages come from the mirror in
 /// this machine's apt sources, checked by apt. Needs mmdebstrap and Debian's archive keyring; no root privileges where
-/// user namespaces are allowed. The same inputs give the same bytes. Only new signatures differ each time; a signature in
-/// <OUTPUT> that is still valid is kept.
+/// user namespaces are allowed. The same inputs give the same bytes. Only new signatures, vmdk and vhdx differ each time; a
+/// signature in <OUTPUT> that is still valid is kept.
 #[derive(Debug, Args)]
 pub struct BuildOptions {
     /// Folder for the release, the ISO and the upgrade image; created if it does not exist

@@ -25,7 +25,7 @@ const STANDARD_OUTPUT: &str = "-";
 #[serde(rename_all = "camelCase")]
 struct Customized<'a> {
     medium: &'a Path,
-    /// Of an ISO.
+    /// `None`: the medium is no ISO.
     #[serde(skip_serializing_if = "Option::is_none")]
     volume_id: Option<String>,
     /// Offset of the reserved space in the file, in bytes.

@@ -31,7 +31,7 @@ pub fn read(file: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Only root may read it, because it may hold passwords.
+/// Users of a machine cannot read it. Whoever has the image can.
 pub fn add(tree: &mut Tree, text: Option<&str>) -> Result<()> {
     match text {
         Some(text) => tree.insert(IMAGE_CLOUD_CONFIG.trim_start_matches('/'), Node::file(0o600, text)),

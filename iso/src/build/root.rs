@@ -37,7 +37,7 @@ pub struct RootInputs<'a> {
     pub release_keys: &'a [PublicKey],
     /// Whom programs on the machine trust beside the public authorities.
     pub authorities: &'a [Authority],
-    /// Of every machine, weaker than its own.
+    /// The cloud-config of every machine. The machine's own is laid over it.
     pub cloud_config: Option<&'a str>,
     pub epoch: u32,
 }
