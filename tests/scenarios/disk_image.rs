@@ -46,6 +46,11 @@ async fn becomes_its_own(firmware: Firmware, format: &str, settings: Settings) {
     let world = World::builder(&name).unwrap().start().await.unwrap();
     let mut registration = world.example_registration().unwrap();
     registration["cloudConfig"]["ssh_authorized_keys"] = json!([world.key.public]);
+    if settings == Settings::NoCloud {
+        // The address that SSH is forwarded to, with another prefix than DHCP gives, by which the machine registers.
+        let lan = json!({"match": {"name": "en*"}, "addresses": ["10.0.2.15/25"], "gateway4": "10.0.2.2"});
+        registration["cloudConfig"]["network"] = json!({"version": 2, "ethernets": {"lan": lan}});
+    }
     let built = paths::disk_image(format).unwrap();
     let mut image = world.medium_from(&built, registration).await.unwrap();
     let mut medium = None;
@@ -76,6 +81,12 @@ async fn becomes_its_own(firmware: Firmware, format: &str, settings: Settings) {
     assert_eq!(hostname.trim(), inventory, "the cloud-config of the operator was applied");
     let before = facts(&world, &machine).await.unwrap();
     assert!(before.persistent_bytes > 6 * GIB, "{before:?}");
+
+    if settings == Settings::NoCloud {
+        let addresses = "ip -4 -oneline address show scope global";
+        let addresses = world.key.run("root", machine.ssh_port(), addresses, SHORT).await.unwrap();
+        assert!(addresses.contains("10.0.2.15/25") && !addresses.contains("dynamic"), "{addresses}");
+    }
 
     // Neither the new identifiers nor a disk that grows again keep the machine from starting.
     shut_down(&world, &mut machine).await.unwrap();
