@@ -31,8 +31,8 @@ pub const IMAGE_CLOUD_CONFIG: &str = "/usr/lib/ros/cloud-config.yaml";
 /// A copy of [`MACHINE_ID`] and [`SSH_HOST_KEYS`] for the recovery system. It survives the persistent partition.
 pub const OEM_IDENTITY: &str = "/oem/identity";
 
-/// This file exists until a machine that was made from a disk image has its configuration. `disk::disk_image` says what it
-/// holds.
+/// This file exists until a machine that was made from a disk image has its configuration. It holds the GUID that the disk has
+/// in the image.
 pub const OEM_FIRST_BOOT: &str = "/oem/first-boot";
 
 /// The list of the paths that the persistent partition keeps. It is in the root image.

@@ -1,18 +1,13 @@
 //! A disk image: the layout of an installed disk, made once and started by many machines.
 //!
 //! At its first boot a machine makes the identifiers of its disk, takes the settings, and registers. Until then COS_OEM holds
-//! the file [`FIRST_BOOT`].
+//! the file [`boot_contract::paths::OEM_FIRST_BOOT`].
 
 use crate::DiskDescription;
 use crate::plan::{DiskImage, Host, InstallPlan, PlanError, Request, plan};
-use boot_contract::paths::{OEM, OEM_FIRST_BOOT};
 use release::ReleaseManifest;
 use std::path::Path;
 use uuid::Uuid;
-
-/// A file at the top of COS_OEM. It holds the GUID that the disk has in the image: a disk with another one has its own
-/// identifiers already.
-pub const FIRST_BOOT: &str = OEM_FIRST_BOOT.split_at(OEM.len() + 1).1;
 
 /// Plans the installation of a release to the image file at `path`, which has `bytes` bytes.
 pub fn plan_image(

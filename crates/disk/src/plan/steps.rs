@@ -2,7 +2,8 @@
 
 use super::Request;
 use crate::layout::{Layout, Role};
-use crate::{args_cfg, disk_image, sums};
+use crate::{args_cfg, sums};
+use boot_contract::paths::{OEM, OEM_FIRST_BOOT};
 use boot_contract::slot_files::{ARGUMENTS, INITRD, KERNEL};
 use boot_contract::{BootState, Slot, boot_state};
 use release::{MANIFEST, ReleaseFile, ReleaseManifest};
@@ -108,10 +109,13 @@ pub(super) fn steps(
     steps
 }
 
+/// A file at the top of COS_OEM of a disk image. It holds the GUID that the disk has in the image: a disk with another one has its
+/// own identifiers already.
+const FIRST_BOOT: &str = OEM_FIRST_BOOT.split_at(OEM.len() + 1).1;
+
 /// The files of COS_OEM.
 fn configuration(request: &Request, layout: &Layout) -> Vec<ConfigFile> {
-    let first_boot =
-        request.image.map(|_| ConfigFile::new(disk_image::FIRST_BOOT, layout.disk_guid.to_string() + "\n"));
+    let first_boot = request.image.map(|_| ConfigFile::new(FIRST_BOOT, layout.disk_guid.to_string() + "\n"));
     request.configuration.iter().cloned().chain(first_boot).collect()
 }
 
