@@ -3,14 +3,13 @@
 mod network;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use command::Command;
 use media::changes::Places;
-use media::composed::Piece;
 use media::iso9660::Extent;
 use media::reserved_space;
 use serde::Serialize;
@@ -97,16 +96,8 @@ fn open(path: &Path) -> Result<Places> {
 fn write_to(output: &mut impl Write, source: &Path, places: &Places, content: Vec<u8>) -> Result<()> {
     let medium = File::open(source).with_context(|| format!("opening {}", source.display()))?;
     let size = medium.metadata().with_context(|| format!("inspecting {}", source.display()))?.len();
-    for piece in places.composed(size, content).pieces(0..size) {
-        match piece {
-            Piece::Bytes(bytes) => output.write_all(bytes),
-            Piece::Source(range) => (&medium)
-                .seek(SeekFrom::Start(range.start))
-                .and_then(|_| std::io::copy(&mut (&medium).take(range.end - range.start), output))
-                .map(drop),
-        }
-        .with_context(|| format!("writing {} to standard output", source.display()))?;
-    }
+    let written = places.composed(size, content).write(medium, output);
+    written.with_context(|| format!("writing {} to standard output", source.display()))?;
     output.flush().context("writing to standard output")
 }
 

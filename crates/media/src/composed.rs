@@ -2,8 +2,9 @@
 //! source.
 
 use crate::iso9660::Extent;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use thiserror::Error;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Composed {
@@ -24,6 +25,18 @@ pub enum Piece<'a> {
     /// These bytes of the source.
     Source(Range<u64>),
 }
+
+/// Which side of [`Composed::write`] failed.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    #[error("reading the medium")]
+    Source(#[source] io::Error),
+    #[error("writing")]
+    Output(#[source] io::Error),
+}
+
+/// Bytes of the source that are copied at once.
+const BUFFER: usize = 1 << 20;
 
 impl Composed {
     /// Appends an extent of the source.
@@ -56,6 +69,25 @@ impl Composed {
             let to = range.end.clamp(begin, end) - begin;
             (from < to).then(|| part.piece(from..to))
         })
+    }
+
+    /// Writes the whole file. A source that ends too early is an error.
+    pub fn write(&self, mut source: impl Read + Seek, output: &mut impl Write) -> Result<(), WriteError> {
+        let mut buffer = vec![0; BUFFER];
+        for piece in self.pieces(0..self.size) {
+            match piece {
+                Piece::Bytes(bytes) => output.write_all(bytes).map_err(WriteError::Output)?,
+                Piece::Source(range) => {
+                    source.seek(SeekFrom::Start(range.start)).map_err(WriteError::Source)?;
+                    for at in range.clone().step_by(BUFFER) {
+                        let part = &mut buffer[..(range.end - at).min(BUFFER as u64) as usize];
+                        source.read_exact(part).map_err(WriteError::Source)?;
+                        output.write_all(part).map_err(WriteError::Output)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads the bytes of `range`, which lies within the size. `source` reads a range of the source.
@@ -132,6 +164,15 @@ mod tests {
         assert_eq!(file.pieces(2..6).collect::<Vec<_>>(), [Piece::Bytes(b"ad"), Piece::Source(5..7)]);
     }
 
+    #[test]
+    fn a_source_that_is_cut_off_is_an_error() {
+        let mut file = Composed::default();
+        file.push(Extent { offset: 0, size: 9 });
+        let mut written = Vec::new();
+        let cut = file.write(io::Cursor::new([7; 8]), &mut written);
+        assert!(matches!(cut, Err(WriteError::Source(error)) if error.kind() == io::ErrorKind::UnexpectedEof));
+    }
+
     proptest! {
         #[test]
         fn every_part_is_a_slice_of_the_whole(
@@ -152,6 +193,9 @@ mod tests {
                 }
             }
             prop_assert_eq!(file.size(), whole.len() as u64);
+            let mut written = Vec::new();
+            file.write(io::Cursor::new(&source), &mut written).unwrap();
+            prop_assert_eq!(&written, &whole);
             let start = start.min(file.size());
             let end = (start + length).min(file.size());
             prop_assert_eq!(file.read(start..end, from(&source)).unwrap(), &whole[start as usize..end as usize]);

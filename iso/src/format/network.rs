@@ -1,20 +1,16 @@
 //! The files of a network boot, in a folder: parts of an ISO, and scripts for iPXE and GRUB.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::FileExt;
+use std::io::BufWriter;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use media::composed::{Composed, Piece};
+use media::composed::Composed;
 use media::iso9660::Volume;
 use media::network_set::{
     GRUB_FOLDER, GRUB_SCRIPT, GRUB_START, IPXE_SCRIPT, NetworkSet, REGISTRATION_ARCHIVE, grub_script, grub_start,
     ipxe_script, registration_archive,
 };
-
-/// Bytes that are copied at once.
-const PART: u64 = 1 << 20;
 
 /// Writes the set of the ISO to `output`, a folder. Its archive of the registration is empty.
 pub fn write(iso: &Path, output: &Path) -> Result<()> {
@@ -40,18 +36,6 @@ pub fn write(iso: &Path, output: &Path) -> Result<()> {
 
 fn copy(source: &File, content: &Composed, output: &Path) -> Result<()> {
     let mut output = BufWriter::new(File::create(output).context("creating it")?);
-    let mut part = vec![0; PART as usize];
-    for piece in content.pieces(0..content.size()) {
-        match piece {
-            Piece::Bytes(bytes) => output.write_all(bytes)?,
-            Piece::Source(range) => {
-                for at in range.clone().step_by(PART as usize) {
-                    let part = &mut part[..PART.min(range.end - at) as usize];
-                    source.read_exact_at(part, at).context("reading the ISO")?;
-                    output.write_all(part)?;
-                }
-            }
-        }
-    }
+    content.write(source, &mut output)?;
     output.into_inner().context("writing its end")?.sync_all().context("writing it to the disk")
 }
