@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
+use boot_contract::volume_id::ID;
 use thiserror::Error;
 
 use crate::composed::Composed;
@@ -45,9 +46,7 @@ impl Places {
     /// What is written for this content of the reserved space, in the order of writing. The id comes last: a medium whose change
     /// was interrupted is found by the old one.
     pub fn changes(&self, reserved: Vec<u8>) -> Vec<(Extent, Vec<u8>)> {
-        let digest = reserved_space::digest(&reserved);
-        let id =
-            self.id.as_ref().map(|(id, place)| (*place, reserved_space::volume_id(id, digest.as_deref()).to_vec()));
+        let id = self.new_id(&reserved).map(|(place, id)| (place, id.to_vec()));
         [(self.settings, reserved)].into_iter().chain(id).collect()
     }
 
@@ -70,8 +69,13 @@ impl Places {
 
     /// The volume id of an ISO with this content of the reserved space.
     pub fn id_with(&self, reserved: &[u8]) -> Option<String> {
-        let (id, _) = self.id.as_ref()?;
-        let id = reserved_space::volume_id(id, reserved_space::digest(reserved).as_deref());
+        let (_, id) = self.new_id(reserved)?;
         Some(String::from_utf8_lossy(&id).trim_end().to_owned())
+    }
+
+    /// The same in the form of a volume descriptor, and its place.
+    fn new_id(&self, reserved: &[u8]) -> Option<(Extent, [u8; ID.end - ID.start])> {
+        let (id, place) = self.id.as_ref()?;
+        Some((*place, reserved_space::volume_id(id, reserved_space::digest(reserved).as_deref())))
     }
 }
