@@ -1,6 +1,7 @@
 //! `first-boot`: a system that came with a disk image becomes the machine's own.
 
 use super::documents::add_config_url;
+use super::grow::grow;
 use super::install::request;
 use super::network::{self, wait_for_network};
 use super::operator::{self, PendingIdentity};
@@ -20,7 +21,6 @@ use anyhow::Context;
 use boot_contract::paths::{OEM, OEM_FIRST_BOOT, below};
 use boot_contract::{Milestone, Slot};
 use cloud_config::normal_key;
-use disk::layout::Size;
 use machine::Machine;
 use protocol::error_chain;
 use protocol::message::Done;
@@ -60,10 +60,7 @@ fn prepare(disk: &mut OwnDisk, root: &Path) -> anyhow::Result<()> {
         disk.make_identifiers()?;
         console::note("the disk has identifiers of its own");
     }
-    if let Some(bytes) = disk.grow()? {
-        console::note(format!("COS_PERSISTENT has grown to {}", Size(bytes)));
-    }
-    Ok(())
+    grow(disk)
 }
 
 /// Work that takes seconds, each part on a thread of its own. The identity and the machine are needed only if the settings name an
