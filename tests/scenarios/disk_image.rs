@@ -1,9 +1,8 @@
 //! Machines that are made from a disk image: each is its own from its first boot on, and its disk may grow.
 
-use crate::install::{INSTALLED, SHORT};
+use crate::install::{INSTALLED, SHORT, becomes_ready};
 use crate::power_cut;
 use anyhow::{Context, Result, ensure};
-use api::Phase;
 use boot_contract::Milestone;
 use boot_contract::disk_image::{SETTINGS_BYTES, SETTINGS_OFFSET};
 use harness::world::{USER, World};
@@ -74,9 +73,7 @@ async fn becomes_its_own(firmware: Firmware, format: &str, settings: Settings) {
     spec.medium = medium;
     let mut machine = world.machine(spec).await.unwrap();
     machine.power_on().await.unwrap();
-    machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
-    let [inventory] = <[String; 1]>::try_from(world.inventory_names().unwrap()).unwrap();
-    world.inventory_in_phase(&inventory, Phase::Ready, SHORT).await.unwrap();
+    let inventory = becomes_ready(&world, &mut machine).await["metadata"]["name"].as_str().unwrap().to_owned();
     let hostname = world.key.run(USER, machine.ssh_port(), "hostname", SHORT).await.unwrap();
     assert_eq!(hostname.trim(), inventory, "the cloud-config of the operator was applied");
     let before = facts(&world, &machine).await.unwrap();

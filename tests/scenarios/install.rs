@@ -29,6 +29,13 @@ use upgrade::Releases;
 pub const INSTALLED: Duration = Duration::from_secs(900);
 pub const SHORT: Duration = Duration::from_secs(300);
 
+/// Waits until the machine, the only one of the world, is healthy and its inventory ready. Gives the inventory.
+pub async fn becomes_ready(world: &World, machine: &mut Machine) -> Value {
+    machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
+    let [name] = <[String; 1]>::try_from(world.inventory_names().unwrap()).unwrap();
+    world.inventory_in_phase(&name, Phase::Ready, SHORT).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_installs_on_uefi_from_a_cd() {
     installs(Firmware::Uefi, Drive::Cd, BootFirst::Disk, &paths::iso().unwrap()).await;

@@ -1,8 +1,8 @@
 //! Machines that are started from the network: they are installed, and registered, once.
 
-use crate::install::{INSTALLED, SHORT};
+use crate::install::{INSTALLED, SHORT, becomes_ready};
 use anyhow::{Context, Result, ensure};
-use api::{BootUrls, MachineRegistration, Phase};
+use api::{BootUrls, MachineRegistration};
 use boot_contract::Milestone;
 use harness::clusters::registration::{NAMESPACE, Registration};
 use harness::objects::kubectl_name;
@@ -83,9 +83,7 @@ async fn installs_once(firmware: Firmware, source: Source, restarts: usize) {
     spec.disks.push(Disk::empty(world.path(), "root", 4 * GIB).unwrap());
     let mut machine = world.machine(spec).await.unwrap();
     machine.power_on().await.unwrap();
-    machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
-    let [name] = <[String; 1]>::try_from(world.inventory_names().unwrap()).unwrap();
-    world.inventory_in_phase(&name, Phase::Ready, SHORT).await.unwrap();
+    becomes_ready(&world, &mut machine).await;
     for _ in 0..restarts {
         let port = machine.ssh_port();
         world.key.run("root", port, "systemctl --no-block reboot", SHORT).await.unwrap();

@@ -1,9 +1,7 @@
 //! `ros-image serve` in a network of its own, beside a DHCP server that knows nothing of network boots.
 
-use crate::install::{INSTALLED, SHORT};
+use crate::install::{SHORT, becomes_ready};
 use anyhow::{Context, Result, ensure};
-use api::Phase;
-use boot_contract::Milestone;
 use dhcproto::v4::{Architecture, DhcpOption, Flags, Message, MessageType, OptionCode};
 use dhcproto::{Decodable, Encodable};
 use harness::fakes::dnsmasq::Dnsmasq;
@@ -324,9 +322,7 @@ async fn installs(name: &str, firmware: Firmware, pxe: bool) {
     spec.disks.push(Disk::empty(world.path(), "root", 4 * GIB).unwrap());
     let mut machine = world.machine(spec).await.unwrap();
     machine.power_on().await.unwrap();
-    machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
-    let [name] = <[String; 1]>::try_from(world.inventory_names().unwrap()).unwrap();
-    world.inventory_in_phase(&name, Phase::Ready, SHORT).await.unwrap();
+    becomes_ready(&world, &mut machine).await;
     let (first, protocol) = match firmware {
         Firmware::Bios => (IPXE_SCRIPT, "HTTP"),
         _ => (SHIM, if pxe { "TFTP" } else { "HTTP" }),

@@ -1,8 +1,6 @@
 //! Machines where there is no DHCP server: the settings of their medium say how they reach the operator.
 
-use crate::install::{INSTALLED, SHORT};
-use api::Phase;
-use boot_contract::Milestone;
+use crate::install::becomes_ready;
 use harness::fakes::tcp_forwarder::TcpForwarder;
 use harness::world::World;
 use qemu::disk::{Disk, GIB};
@@ -43,9 +41,7 @@ async fn matrix_static_addresses_of_a_bond_and_a_vlan() {
     spec.disks.push(Disk::of_image(&image, "root", 6 * GIB).unwrap());
     let mut machine = world.machine(spec).await.unwrap();
     machine.power_on().await.unwrap();
-    machine.wait_for_milestone(Milestone::Healthy, INSTALLED).await.unwrap();
-    let [name] = <[String; 1]>::try_from(world.inventory_names().unwrap()).unwrap();
-    let inventory = world.inventory_in_phase(&name, Phase::Ready, SHORT).await.unwrap();
+    let inventory = becomes_ready(&world, &mut machine).await;
     let addresses = inventory["status"].to_string();
     for expected in ["10.0.2.77", "10.9.0.5", "bond0", "storage"] {
         assert!(addresses.contains(expected), "{expected}: {addresses}");
