@@ -334,12 +334,17 @@ pub struct ShowOptions {
     pub json: bool,
 }
 
-/// Verify an ISO: every digest in its release.json, and every block of the root image against its verity tree.
+/// Verify an ISO or a disk image: every digest in its release.json, and every block of the root image against its verity
+/// tree.
+///
+/// Of a disk image it checks the boot code for UEFI, and kernel, initrd and root image of each slot. No machine may have
+/// started from it.
 #[derive(Debug, Args)]
 pub struct VerifyOptions {
-    /// The ISO to verify
-    pub iso: PathBuf,
-    /// Check that the release is signed by the private key of this public key; given more than once, by one of them
+    /// The ISO or disk image (raw, qcow2) to verify
+    pub medium: PathBuf,
+    /// Check that the release is signed by the private key of this public key; given more than once, by one of them. Only an
+    /// ISO has signatures
     #[arg(long, value_name = "FILE")]
     pub release_key: Vec<PathBuf>,
     /// Print the result as JSON

@@ -2,6 +2,7 @@
 
 use iso::cli::{DiskSize, Format};
 use iso::format;
+use qemu::disk::{Disk, GIB};
 use qemu::paths;
 use qemu::process::{printed, succeeded};
 use qemu::scratch::Scratch;
@@ -10,6 +11,7 @@ use release::fixtures::write_tiny_release;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -80,6 +82,29 @@ fn iso_settings_go_into_a_copy_and_out_of_it() {
 
     succeeds(&["customize", copy, "--remove", "--output", bare]);
     assert!(fs::read(bare).unwrap() == original, "the settings left a trace");
+}
+
+#[test]
+fn iso_and_disk_images_are_verified_with_settings_in_them() {
+    let scratch = Scratch::new("medium-verified").unwrap();
+    let settings = settings(scratch.path(), "image.example.org");
+    for format in ["raw", "qcow2"] {
+        let image = scratch.path().join(format!("own.{format}"));
+        let built = paths::disk_image(format).unwrap();
+        let [from, to] = [&built, &image].map(|path| path.to_str().unwrap());
+        succeeds(&["customize", from, "--registration", settings.to_str().unwrap(), "--output", to]);
+        succeeds(&["verify", to]);
+        // A qcow2 file shows no partitions. There the place is in one of the root images, which are most of the file.
+        let place = Disk::of_image(&image, "own", 4 * GIB).unwrap().partition("COS_STATE_A").unwrap();
+        let place = place.unwrap_or(image.metadata().unwrap().len() / 2);
+        let file = File::options().read(true).write(true).open(&image).unwrap();
+        let mut bytes = [0; 64];
+        file.read_exact_at(&mut bytes, place).unwrap();
+        file.write_all_at(&bytes.map(|byte| byte ^ 1), place).unwrap();
+        let output = ros_image(&["verify", to]);
+        let said = printed(&output);
+        assert!(output.status.code() == Some(1) && said.contains("is damaged or was changed"), "{said}");
+    }
 }
 
 #[test]

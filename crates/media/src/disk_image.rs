@@ -8,7 +8,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::iso9660::Extent;
-use crate::qcow2::{self, Qcow2, Qcow2Error};
+use crate::qcow2::{self, DiskReader, Qcow2, Qcow2Error};
 use crate::reserved_space::RESERVED_BYTES;
 
 const _: () = assert!(SETTINGS_BYTES == RESERVED_BYTES, "an image reserves what an ISO does");
@@ -45,11 +45,7 @@ struct Marker {
 impl DiskImage {
     /// `None` for a file that is no disk image of any kind, such as an ISO.
     pub fn open(file: &mut (impl Read + Seek)) -> Result<Option<Self>, DiskImageError> {
-        let mut magic = [0; 4];
-        file.seek(SeekFrom::Start(0)).map_err(DiskImageError::Read)?;
-        let is_short =
-            matches!(file.read_exact(&mut magic), Err(error) if error.kind() == io::ErrorKind::UnexpectedEof);
-        if !is_short && magic == *qcow2::MAGIC {
+        if is_qcow2(file).map_err(DiskImageError::Read)? {
             return Self::open_qcow2(file).map(Some);
         }
         Self::open_raw(file)
@@ -94,6 +90,46 @@ impl DiskImage {
         let mut settings = vec![0; SETTINGS_BYTES];
         read_at(file, SETTINGS_OFFSET, &mut settings)?;
         Ok(Some(Self { version, disk_bytes, settings: place(&settings, SETTINGS_OFFSET)? }))
+    }
+}
+
+/// The disk in an image from its first byte to its last.
+pub enum Disk<R> {
+    Raw(R),
+    Qcow2(DiskReader<R>),
+}
+
+impl<R: Read + Seek> Disk<R> {
+    pub fn open(mut file: R) -> Result<Self, DiskImageError> {
+        let is_qcow2 = is_qcow2(&mut file).map_err(DiskImageError::Read)?;
+        Ok(if is_qcow2 { Self::Qcow2(Qcow2::open(file)?.into()) } else { Self::Raw(file) })
+    }
+}
+
+impl<R: Read + Seek> Read for Disk<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Raw(file) => file.read(buffer),
+            Self::Qcow2(disk) => disk.read(buffer),
+        }
+    }
+}
+
+impl<R: Read + Seek> Seek for Disk<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self {
+            Self::Raw(file) => file.seek(to),
+            Self::Qcow2(disk) => disk.seek(to),
+        }
+    }
+}
+
+fn is_qcow2(file: &mut (impl Read + Seek)) -> io::Result<bool> {
+    let mut magic = [0; qcow2::MAGIC.len()];
+    file.seek(SeekFrom::Start(0))?;
+    match file.read_exact(&mut magic) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        read => read.map(|()| magic == *qcow2::MAGIC),
     }
 }
 

@@ -1,11 +1,15 @@
 //! Reads a disk image of QEMU (docs/interop/qcow2.txt of QEMU), as `qemu-img convert` writes it: one file, without compression,
 //! encryption or snapshots.
 
+mod reader;
+
+pub use reader::DiskReader;
+
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use thiserror::Error;
 
-pub const MAGIC: &[u8] = b"QFI\xfb";
+pub const MAGIC: &[u8; 4] = b"QFI\xfb";
 const HEADER_BYTES: usize = 104;
 /// 512 bytes to 2 MiB.
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
@@ -80,7 +84,7 @@ impl<R: Read + Seek> Qcow2<R> {
         let mut found: Option<u64> = None;
         let mut at = range.start;
         while at < range.end {
-            let here = self.cluster(at)? + at % cluster;
+            let here = self.stored(at)?.ok_or(Qcow2Error::Scattered)?;
             let begin = *found.get_or_insert(here);
             if here != begin + (at - range.start) {
                 return Err(Qcow2Error::Scattered);
@@ -98,8 +102,8 @@ impl<R: Read + Seek> Qcow2<R> {
         Ok(self.file.read_exact(buffer)?)
     }
 
-    /// The offset in the file of the cluster with this byte of the disk.
-    fn cluster(&mut self, at: u64) -> Result<u64, Qcow2Error> {
+    /// The offset in the file of this byte of the disk. `None` for one that is not stored, and reads as zero.
+    fn stored(&mut self, at: u64) -> Result<Option<u64>, Qcow2Error> {
         let number = at >> self.cluster_bits;
         // An entry has 8 bytes, and a table of the second level one cluster.
         let (first, second) = (number >> (self.cluster_bits - 3), number & ((1 << (self.cluster_bits - 3)) - 1));
@@ -107,13 +111,14 @@ impl<R: Read + Seek> Qcow2<R> {
         let place = place.filter(|place| *place < self.first_level.end).ok_or(Qcow2Error::NotQcow2)?;
         let table = self.entry(place)? & OFFSET;
         if table == 0 {
-            return Err(Qcow2Error::Scattered);
+            return Ok(None);
         }
         let entry = self.entry(table + second * 8)?;
         if entry & COMPRESSED != 0 {
             return Err(Qcow2Error::Unsupported("compressed clusters"));
         }
-        if entry & ZEROS != 0 || entry & OFFSET == 0 { Err(Qcow2Error::Scattered) } else { Ok(entry & OFFSET) }
+        let is_stored = entry & ZEROS == 0 && entry & OFFSET != 0;
+        Ok(is_stored.then(|| (entry & OFFSET) + at % (1 << self.cluster_bits)))
     }
 
     fn entry(&mut self, at: u64) -> Result<u64, Qcow2Error> {
@@ -169,6 +174,23 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_gives_what_is_stored_and_zeros_between() {
+        let mut disk = DiskReader::from(Qcow2::open(Cursor::new(image())).unwrap());
+        let mut read = vec![9; 6 << 16];
+        disk.read_exact(&mut read).unwrap();
+        assert!(read[..4 << 16].iter().all(|byte| *byte == 0));
+        assert_eq!(&read[(4 << 16) + 7..][..6], b"fourth");
+        assert_eq!(disk.read(&mut read).unwrap_err().to_string(), compressed(), "cluster 6");
+        disk.seek(SeekFrom::End(-2)).unwrap();
+        assert_eq!(disk.read(&mut read).unwrap(), 2);
+        assert_eq!(disk.read(&mut read).unwrap(), 0);
+    }
+
+    fn compressed() -> String {
+        Qcow2Error::Unsupported("compressed clusters").to_string()
+    }
+
+    #[test]
     fn what_cannot_be_changed_in_place_is_refused_by_name() {
         let changed = |at: usize, value: u8| {
             let mut image = image();
@@ -199,6 +221,8 @@ mod tests {
             }
             if let Ok(mut image) = Qcow2::open(Cursor::new(image)) {
                 let _ = image.locate(at..at.saturating_add(length));
+                let mut disk = DiskReader::from(image);
+                let _ = disk.seek(SeekFrom::Start(at)).and_then(|_| disk.read(&mut vec![0; length as usize]));
             }
         }
     }

@@ -9,9 +9,9 @@ use boot_contract::disk_image::SETTINGS_OFFSET;
 use command::Command;
 use disk::disk_image::plan_image;
 use disk::execute::execute;
-use disk::plan::DiskImage;
+use disk::plan::{DiskImage, InstallPlan};
 use media::reserved_space;
-use release::{ReleaseSource, digest};
+use release::{ReleaseManifest, ReleaseSource, digest};
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
@@ -40,15 +40,20 @@ pub fn write(folder: &Path, size: DiskSize, epoch: u32, images: &[(Format, PathB
     Ok(())
 }
 
-fn write_raw(folder: &Path, size: DiskSize, epoch: u32, image: &NamedTempFile) -> Result<()> {
+pub fn write_raw(folder: &Path, size: DiskSize, epoch: u32, image: &NamedTempFile) -> Result<()> {
     let release = ReleaseSource::open(folder)?;
     image.as_file().set_len(size.0).context("making room for the disk")?;
-    let ids = identifiers(release.manifest_bytes());
-    let plan = plan_image(image.path(), size.0, release.manifest(), DiskImage { epoch }, ids)
+    let plan = plan(image.path(), size.0, release.manifest_bytes(), epoch)
         .with_context(|| format!("laying out a disk of {} bytes (--disk-size)", size.0))?;
     execute(&plan, &release, &mut |_| {})?;
     let settings = reserved_space::empty();
     image.as_file().write_all_at(settings.as_bytes(), SETTINGS_OFFSET).context("reserving the space for settings")
+}
+
+/// Everything that the image of a release holds, on a disk of so many bytes. The same manifest gives the same plan.
+pub fn plan(image: &Path, disk_bytes: u64, manifest: &[u8], epoch: u32) -> Result<InstallPlan> {
+    let release = ReleaseManifest::parse(manifest)?;
+    Ok(plan_image(image, disk_bytes, &release, DiskImage { epoch }, identifiers(manifest))?)
 }
 
 /// The identifiers of the image of a release. The same release has the same ones. A machine makes its own at its first boot.

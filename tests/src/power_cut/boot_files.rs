@@ -1,4 +1,4 @@
-//! Reads COS_BOOT as GRUB and the initrd do. The crate fatfs, which the product does not use, reads the file system.
+//! Reads COS_BOOT as GRUB and the initrd do. The crate fatfs, which does not write it, reads the file system.
 
 use super::contents::{BYTES, Contents};
 use super::random::mix;
