@@ -7,6 +7,7 @@ pub mod identity;
 pub mod relay;
 mod retry;
 mod transport;
+mod tunnel;
 pub mod websocket;
 
 pub use error::{ConnectError, ExchangeError};

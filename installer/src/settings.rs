@@ -34,6 +34,10 @@ pub struct Settings {
     /// `registrationSecret`: the shared secret by which the operator knows a machine without a TPM. It is the content
     /// of the Secret that its MachineInventory names.
     pub registration_secret: Setting<Option<Secret>>,
+    /// `proxy`: `http://[USER:PASSWORD@]HOST[:PORT]`, through which the operator and every other server is reached.
+    pub proxy: Setting<Option<Secret>>,
+    /// `noProxy`: names, addresses and networks that are reached without it, with commas.
+    pub no_proxy: Setting<Option<String>>,
     /// `device`: path of the target, or one of its links.
     pub device: Setting<Option<String>>,
     /// `deviceSelector`: properties of the target, for use when its path is unknown.

@@ -112,7 +112,8 @@ fn inspect(iso: impl Read + Seek) -> Result<ShownIso> {
     Ok(ShownIso { volume_id: volume.id, release, signed_by, registration: registration(&settings)? })
 }
 
-/// Masks values whose key says that they are secret, and the token at the end of a registration URL.
+/// Masks values whose key says that they are secret, the token at the end of a registration URL, and user and password of a
+/// proxy.
 fn mask(key: &str, value: &mut Value) {
     const SECRET: &[&str] = &["token", "password", "passwd", "secret", "key"];
     match value {
@@ -123,6 +124,10 @@ fn mask(key: &str, value: &mut Value) {
             if name == "registrationurl" {
                 let start = text.rfind('/').map_or(0, |slash| slash + 1);
                 text.replace_range(start.., "***");
+            } else if name == "proxy" {
+                if let (Some(scheme), Some(at)) = (text.find("://"), text.rfind('@')) {
+                    text.replace_range(scheme + 3..at, "***");
+                }
             } else if SECRET.iter().any(|secret| name.contains(secret)) && !name.contains("authorized") {
                 *text = "***".to_owned();
             }
@@ -140,15 +145,21 @@ mod tests {
     #[test]
     fn tokens_and_passwords_are_masked_at_every_depth() {
         let mut value = json!({
-            "rancheros": {"install": {"registrationURL": "https://a.test/v1-rancheros/registration/secretsecret"}},
+            "rancheros": {"install": {
+                "registrationURL": "https://a.test/v1-rancheros/registration/secretsecret",
+                "proxy": "http://me:pr0xy@proxy.test:3128",
+            }},
             "rancherd": {"token": "t0ken"},
             "users": [{"name": "a", "passwd": "hash", "ssh_authorized_keys": ["ssh-ed25519 AAAA"]}],
         });
         mask("", &mut value);
         let text = value.to_string();
-        for secret in ["secretsecret", "t0ken", "hash"] {
+        for secret in ["secretsecret", "t0ken", "hash", "pr0xy"] {
             assert!(!text.contains(secret), "{text}");
         }
-        assert!(text.contains("https://a.test/v1-rancheros/registration/***") && text.contains("ssh-ed25519 AAAA"));
+        for shown in ["https://a.test/v1-rancheros/registration/***", "ssh-ed25519 AAAA", "http://***@proxy.test:3128"]
+        {
+            assert!(text.contains(shown), "{shown} is not in {text}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use harness::clients::installer::InstallerProcess;
 use harness::clusters::certificates::Authority;
 use harness::clusters::registration::NAMESPACE;
 use harness::fakes::chroot::Chroot;
+use harness::fakes::http_proxy::{HttpProxy, PASSWORD};
 use harness::objects::{condition, kubectl_name};
 use harness::world::World;
 use qemu::process::{Process, printed};
@@ -60,6 +61,35 @@ async fn an_operator_that_is_down_for_a_minute_is_waited_for_and_registered_with
         assert!(said.contains(expected), "no {expected:?} in {said}");
     }
     assert_eq!(world.inventories().unwrap().len(), 1);
+}
+
+/// The operator's address is that of QEMU's network, so that nobody reaches it without the proxy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_wants_a_password_leads_to_the_operator() {
+    let world = World::start("installer-proxy", json!({})).await.unwrap();
+    let host = InstallerProcess::with_tpm(&world).await.unwrap();
+    let url = &world.registration().url;
+    let proxy = HttpProxy::start().unwrap();
+    let register = |password: &str, except: &str| {
+        let settings = [format!("proxy={}", proxy.url(password)), format!("noProxy={except}")];
+        host.register(url, &["--debug", "--set", &settings[0], "--set", &settings[1]]).unwrap()
+    };
+    let output = register(PASSWORD, "192.168.0.0/16");
+    let said = printed(&output);
+    assert!(output.status.success() && !said.contains(PASSWORD), "{said}");
+    let operator = world.operator.url().trim_start_matches("https://").to_owned();
+    assert_eq!(proxy.connected(), [operator]);
+    assert_eq!(world.inventories().unwrap().len(), 1);
+
+    let said = printed(&register("wr0ng", ""));
+    for expected in ["through the proxy 127.0.0.1:", "authorization", "check proxy and noProxy"] {
+        assert!(said.contains(expected), "no {expected:?} in {said}");
+    }
+    assert!(!said.contains("wr0ng"), "{said}");
+    let output = host.register(url, &["--set", "proxy=socks5://me:wr0ng@proxy"]).unwrap();
+    let said = printed(&output);
+    assert_eq!(output.status.code(), Some(11), "{said}");
+    assert!(said.contains("proxy, from the command line, must be http://") && !said.contains("wr0ng"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,14 +1,14 @@
-//! Machines where there is no DHCP server: the settings of their medium say how they reach the operator.
+//! Machines where there is no DHCP server: the settings of their medium say how they reach the operator, and by which proxy.
 
 use crate::install::becomes_ready;
-use harness::fakes::tcp_forwarder::TcpForwarder;
+use harness::fakes::http_proxy::{HttpProxy, PASSWORD};
 use harness::world::World;
 use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::lan::Lan;
 use qemu::machine::{MachineSpec, Network};
 use qemu::paths;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddrV4;
 
@@ -28,14 +28,17 @@ async fn matrix_static_addresses_of_a_bond_and_a_vlan() {
         }},
         "vlans": {"storage": {"id": 7, "link": "bond0", "addresses": ["10.9.0.5/24"]}},
     });
-    let settings = world.settings(registration).await.unwrap();
-    let text = fs::read_to_string(&settings).unwrap();
-    fs::write(&settings, format!("{text}\nnetwork: {network}\n")).unwrap();
-    let image = world.customized(&paths::disk_image("raw").unwrap(), &settings).unwrap();
-    // The operator tells machines this address.
+    // The operator tells machines this address. Only a proxy is there.
     let operator: SocketAddrV4 = world.operator.url().trim_start_matches("https://").parse().unwrap();
     let lan = Lan::new(&[&format!("{}/24", operator.ip())]).unwrap();
-    let _forwarder = TcpForwarder::start(lan.servers(), operator).unwrap();
+    let proxy = HttpProxy::start_within(lan.servers(), SocketAddrV4::new(*operator.ip(), 3128)).unwrap();
+    let install = json!({"proxy": proxy.url(PASSWORD), "noProxy": "10.9.0.0/24"});
+    let settings = world.settings_with(registration, install).await.unwrap();
+    let text = fs::read_to_string(&settings).unwrap();
+    let mut document: Value = serde_yaml::from_str(&text).unwrap();
+    document["network"] = network;
+    fs::write(&settings, format!("#cloud-config\n{document}\n")).unwrap();
+    let image = world.customized(&paths::disk_image("raw").unwrap(), &settings).unwrap();
     let mut spec = MachineSpec::new(Firmware::Uefi, "STATIC-1");
     spec.network = Network::Lan { namespace: lan.servers().name().to_owned(), tap: lan.tap().unwrap(), pxe: false };
     spec.disks.push(Disk::of_image(&image, "root", 6 * GIB).unwrap());
@@ -46,4 +49,9 @@ async fn matrix_static_addresses_of_a_bond_and_a_vlan() {
     for expected in ["10.0.2.77", "10.9.0.5", "bond0", "storage"] {
         assert!(addresses.contains(expected), "{expected}: {addresses}");
     }
+    // The registration, and the reports of the system with its own configuration.
+    let connected = proxy.connected();
+    assert!(connected.len() > 1 && connected.iter().all(|host| *host == operator.to_string()), "{connected:?}");
+    let told = machine.console().lines().iter().any(|line| line.text.contains(PASSWORD));
+    assert!(!told, "the password is on the console");
 }

@@ -70,7 +70,7 @@ async fn it_registers_by_its_secret_reports_and_is_told_how_it_joins() {
     // The installed system: `report` without its check of the disk that it runs from.
     let identity = Identity::SharedSecret(SecretIdentity::new(Secret::new(SECRET), "test".to_owned()));
     let mut transport =
-        WebSocketTransport::new(&world.url().unwrap(), Some(&world.operator.ca().await.unwrap())).unwrap();
+        WebSocketTransport::new(&world.url().unwrap(), Some(&world.operator.ca().await.unwrap()), None).unwrap();
     let mut exchange = Exchange::open(&mut transport, &identity).await.unwrap();
     let system = OsReport { version: "0.1.0".into(), slot: Slot::A, healthy: true, ..OsReport::default() };
     exchange.say(&FromMachine::Booted(Box::new(system))).await.unwrap();

@@ -3,6 +3,7 @@
 pub mod chroot;
 pub mod dnsmasq;
 pub mod fault_proxy;
+pub mod http_proxy;
 pub mod nodes;
 pub mod rancher;
 pub mod software_machine;

@@ -210,7 +210,11 @@ impl Connection {
 
 fn http_client(endpoint: &Endpoint) -> Result<reqwest::Client, reqwest::Error> {
     let authorities = endpoint.authorities.iter().map(|der| reqwest::Certificate::from_der(der));
-    reqwest::Client::builder()
+    let mut client = reqwest::Client::builder();
+    if let Some(proxy) = &endpoint.proxy {
+        client = client.proxy(proxy.for_reqwest()?);
+    }
+    client
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
         // A redirection must not lead from HTTPS to plain HTTP.
@@ -230,6 +234,9 @@ fn oci_config(endpoint: &Endpoint) -> ClientConfig {
         use_monolithic_push: true,
         connect_timeout: Some(CONNECT_TIMEOUT),
         read_timeout: Some(READ_TIMEOUT),
+        http_proxy: endpoint.proxy.as_ref().map(|proxy| proxy.url().to_owned()),
+        https_proxy: endpoint.proxy.as_ref().map(|proxy| proxy.url().to_owned()),
+        no_proxy: endpoint.proxy.as_ref().map(|proxy| proxy.except().to_owned()),
         ..ClientConfig::default()
     }
 }

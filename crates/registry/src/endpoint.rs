@@ -1,7 +1,7 @@
 //! Where an image is looked for: the mirrors of its registry, then the registry.
 
 use crate::registries_file::{Credentials, HostSettings};
-use crate::{Reference, RegistriesFile, RegistryError};
+use crate::{Proxy, Reference, RegistriesFile, RegistryError};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::net::IpAddr;
@@ -20,6 +20,7 @@ pub(crate) struct Endpoint {
     /// Authorities that are trusted besides those of the system.
     pub(crate) authorities: Vec<CertificateDer<'static>>,
     pub(crate) insecure_skip_verify: bool,
+    pub(crate) proxy: Option<Proxy>,
 }
 
 impl Endpoint {
@@ -73,7 +74,8 @@ impl Endpoint {
             }
         }
         let HostSettings { credentials, insecure_skip_verify, .. } = settings;
-        Ok(Self { host, is_https, image, mirror_of, credentials, authorities, insecure_skip_verify })
+        let proxy = file.proxy().cloned();
+        Ok(Self { host, is_https, image, mirror_of, credentials, authorities, insecure_skip_verify, proxy })
     }
 }
 

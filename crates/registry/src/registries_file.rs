@@ -1,7 +1,7 @@
 //! Mirrors, credentials and certificate authorities, in the form of k3s' `registries.yaml`
 //! (k3s documentation, "Private Registry Configuration").
 
-use crate::RegistryError;
+use crate::{Proxy, RegistryError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cloud_config::{CloudConfig, CloudConfigError};
@@ -24,6 +24,7 @@ pub struct RegistriesFile {
     hosts: BTreeMap<String, HostSettings>,
     unused: Vec<String>,
     plain_http: bool,
+    proxy: Option<Proxy>,
 }
 
 /// An endpoint that is asked before the registry itself.
@@ -91,6 +92,12 @@ impl RegistriesFile {
         self
     }
 
+    /// The same, and hosts are reached through this proxy. Without one the variables of the environment count.
+    pub fn with_proxy(mut self, proxy: Option<Proxy>) -> Self {
+        self.proxy = proxy;
+        self
+    }
+
     /// Keys of the file that are not used, such as `configs.registry.example.org.tls.cert_file`.
     pub fn unused_keys(&self) -> &[String] {
         &self.unused
@@ -98,6 +105,10 @@ impl RegistriesFile {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(crate) fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
     }
 
     pub(crate) fn allows_plain_http(&self) -> bool {

@@ -18,8 +18,10 @@ pub async fn add_config_url(gathered: &mut Gathered, url: &str, network_is_up: &
     let ca = gathered.settings().registration_ca_cert.clone().value;
     // A document on a server can be corrected while this machine is on. A file of the medium cannot.
     let code = if sources::needs_network(url) { ExitCode::Configuration } else { ExitCode::Settings };
+    let proxy = operator::proxy(gathered.settings())?;
     let digest = gathered.settings().config_sha256.value;
-    let document: CloudConfig = retry_download(code, async || sources::fetch(url, ca.as_deref(), digest).await).await?;
+    let document: CloudConfig =
+        retry_download(code, async || sources::fetch(url, ca.as_deref(), proxy.as_ref(), digest).await).await?;
     gathered.add_document(Source::ConfigUrl, document).or_exit(code)
 }
 

@@ -32,6 +32,7 @@ use machine::Machine;
 use protocol::error_chain;
 use protocol::hardware::FirmwareKind;
 use protocol::message::{Done, Failure};
+use registry::Proxy;
 use release::read_manifest;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -245,8 +246,9 @@ async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut boo
             Some(Value::Array(keys)) => keys,
             _ => Vec::new(),
         };
+        let proxy = operator::proxy(gathered.settings())?;
         for user in &answers.github_users {
-            keys.extend(github_keys(user).await?.into_iter().map(Value::from));
+            keys.extend(github_keys(user, proxy.as_ref()).await?.into_iter().map(Value::from));
         }
         config.0.insert("ssh_authorized_keys".to_owned(), keys.into());
     }
@@ -254,9 +256,9 @@ async fn ask(gathered: &mut Gathered, machine: &Machine, network_is_up: &mut boo
 }
 
 /// The public keys of a GitHub account.
-async fn github_keys(user: &str) -> anyhow::Result<Vec<String>> {
+async fn github_keys(user: &str, proxy: Option<&Proxy>) -> anyhow::Result<Vec<String>> {
     let url = format!("https://github.com/{user}.keys");
-    let text = retry_download(ExitCode::Configuration, async || sources::download_text(&url, None).await).await?;
+    let text = retry_download(ExitCode::Configuration, async || sources::download_text(&url, proxy).await).await?;
     let keys: Vec<String> = text.lines().map(str::trim).filter(|line| is_public_key(line)).map(str::to_owned).collect();
     if keys.is_empty() { Err(anyhow::anyhow!("GitHub has no SSH key of the user {user}")) } else { Ok(keys) }
 }

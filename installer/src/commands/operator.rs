@@ -13,6 +13,7 @@ use machine::Machine;
 use machine::addresses::addresses;
 use protocol::error_chain;
 use protocol::message::{Config, MachineReport};
+use registry::Proxy;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle};
@@ -82,9 +83,17 @@ fn unwound<T>(ended: Result<T, JoinError>) -> T {
 /// The transport for these settings. `None` without a registration URL.
 pub fn transport(settings: &Settings) -> anyhow::Result<Option<WebSocketTransport>> {
     let Some(url) = settings.registration_url.as_deref() else { return Ok(None) };
-    let transport = WebSocketTransport::new(url, settings.registration_ca_cert.as_deref());
+    let transport = WebSocketTransport::new(url, settings.registration_ca_cert.as_deref(), proxy(settings)?.as_ref());
     let origin = || format!("using registrationURL, from {}", settings.registration_url.source);
     transport.or_exit(ExitCode::Settings).with_context(origin).map(Some)
+}
+
+/// The proxy of these settings.
+pub fn proxy(settings: &Settings) -> anyhow::Result<Option<Proxy>> {
+    let Some(url) = settings.proxy.as_ref() else { return Ok(None) };
+    let proxy = Proxy::new(url.expose(), settings.no_proxy.as_deref().unwrap_or_default());
+    let must_be = |form| anyhow::anyhow!("proxy, from {}, must be {form}", settings.proxy.source);
+    proxy.map_err(|form| ExitCode::Settings.with(must_be(form))).map(Some)
 }
 
 /// Registers the machine and returns the open exchange with the operator's answer; see [`retry`].

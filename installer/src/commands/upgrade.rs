@@ -1,14 +1,18 @@
 //! `upgrade`: writes a release to the other slot and makes it the one that is started next.
 
+use super::operator;
 use crate::cli::{Output, UpgradeOptions};
 use crate::console::{self, announce, progress_output, with_progress};
-use crate::exit_code::ExitCode;
+use crate::exit_code::{ExitCode, OrExit};
+use crate::settings::document::INSTALLED_FILE;
+use crate::settings::{Gathered, Layer, Source};
 use crate::upgrade::order::{self, OrderError, TakenOrder};
 use crate::upgrade::{self, Candidate, Decision, FetchLimits, Image, ReleaseName, Slots, UpgradeError, UpgradeLock};
 use anyhow::Context;
 use boot_contract::{Milestone, Slot};
 use command::Command;
 use protocol::{RequestText, UpgradeOrder, error_chain};
+use registry::Proxy;
 use release::signature::Trust;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
@@ -19,7 +23,8 @@ pub async fn run(options: &UpgradeOptions) -> anyhow::Result<()> {
     if options.recovery {
         return upgrade_recovery(options).map_err(|error| ExitCode::from(&error).with(error))?;
     }
-    let outcome = if options.ordered { ordered(options).await } else { upgrade(options, None).await };
+    let proxy = installed_proxy(Path::new("/"))?;
+    let outcome = if options.ordered { ordered(options, proxy).await } else { upgrade(options, proxy, None).await };
     let upgrade = outcome.map_err(|error| ExitCode::from(&error).with(error))?;
     if options.check {
         return print(options.output, &upgrade, would(upgrade.decision));
@@ -67,12 +72,12 @@ struct Upgrade {
 }
 
 /// Carries out the operator's order. A failure is kept for the operator.
-async fn ordered(options: &UpgradeOptions) -> Result<Upgrade, UpgradeError> {
+async fn ordered(options: &UpgradeOptions, proxy: Option<Proxy>) -> Result<Upgrade, UpgradeError> {
     let root = Path::new("/");
     let order = TakenOrder::read(root)?.ok_or(OrderError::Absent)?.order;
     let (image, retry) = (Some(order.image.clone()), options.retry || order.retry.is_some());
     let options = UpgradeOptions { image, retry, ..options.clone() };
-    let outcome = upgrade(&options, Some(&order)).await;
+    let outcome = upgrade(&options, proxy, Some(&order)).await;
     if let Err(error) = &outcome
         && let Err(lost) = order::fail(root, error.reason(), error)
     {
@@ -81,15 +86,25 @@ async fn ordered(options: &UpgradeOptions) -> Result<Upgrade, UpgradeError> {
     outcome
 }
 
+/// The proxy that this system was installed with.
+fn installed_proxy(root: &Path) -> anyhow::Result<Option<Proxy>> {
+    let gathered = Gathered::from_machine(root, Some(&root.join(INSTALLED_FILE)), Layer::new(Source::Flag));
+    operator::proxy(gathered.or_exit(ExitCode::Settings).context("resolving the settings")?.settings())
+}
+
 /// `order` names the release that is expected.
-async fn upgrade(options: &UpgradeOptions, order: Option<&UpgradeOrder>) -> Result<Upgrade, UpgradeError> {
+async fn upgrade(
+    options: &UpgradeOptions,
+    proxy: Option<Proxy>,
+    order: Option<&UpgradeOrder>,
+) -> Result<Upgrade, UpgradeError> {
     let slots = upgrade::slots()?;
     let Some(image) = &options.image else {
         let folder = options.release.clone().unwrap_or_default();
         return from_folder(options, &slots, &folder, order);
     };
     let limits = if order.is_some() { FetchLimits::ORDERED } else { FetchLimits::BY_HAND };
-    let image = Image::new(image, options.registries.as_deref(), options.plain_http, limits)?;
+    let image = Image::new(image, options.registries.as_deref(), options.plain_http, proxy, limits)?;
     let mut say = |text| console::note(text);
     if let Some(held) = image.release(&mut say).await?.and_then(|digest| slots.held(&digest)) {
         check_order(order, &held)?;

@@ -65,7 +65,7 @@ pub fn keep(root: &Path, sent: &OperatorSettings, proven: Kept) -> Result<bool, 
         return Ok(false);
     }
     let authorities = Some(sent.authorities.concat()).filter(|pem| !pem.is_empty());
-    WebSocketTransport::new(&sent.registration_url, authorities.as_deref())?;
+    WebSocketTransport::new(&sent.registration_url, authorities.as_deref(), None)?;
     if moves && proven == Kept::Newest {
         write_secret(&previous, before.to_yaml().as_bytes()).map_err(PathError::of("writing", &previous))?;
     }

@@ -41,6 +41,12 @@ pub fn files(
         if let Some(secret) = &*settings.registration_secret {
             install.insert("registrationSecret".into(), secret.expose().into());
         }
+        if let Some(proxy) = &*settings.proxy {
+            install.insert("proxy".into(), proxy.expose().into());
+        }
+        if let Some(except) = &*settings.no_proxy {
+            install.insert("noProxy".into(), except.as_str().into());
+        }
         let document = Map::from_iter([("rancheros".to_owned(), json!({ "install": install }))]);
         files.push(file(REGISTRATION, CloudConfig(document)));
     }
@@ -107,13 +113,15 @@ mod tests {
             registration_url: Setting::new(Some("https://h/x".into()), Source::Medium),
             registration_ca_cert: Setting::new(Some("PEM\nPEM\n".into()), Source::Medium),
             registration_secret: Setting::new(Some(Secret::new("s3cret")), Source::Medium),
+            proxy: Setting::new(Some(Secret::new("http://p:3128")), Source::KernelCommandLine),
+            no_proxy: Setting::new(Some("10.0.0.0/8".into()), Source::KernelCommandLine),
             password: Setting::new(Some(Secret::new("$6$hash")), Source::Answer),
             ..Settings::default()
         };
         let files = files(&settings, &CloudConfig::default(), &[], &CloudConfig::default());
         assert_eq!(parsed(&files[0]), json!({"password": "$6$hash"}));
         let install = json!({"registrationURL": "https://h/x", "registrationCACert": "PEM\nPEM\n",
-            "registrationSecret": "s3cret"});
+            "registrationSecret": "s3cret", "proxy": "http://p:3128", "noProxy": "10.0.0.0/8"});
         assert_eq!(parsed(&files[1]), json!({"rancheros": {"install": install}}));
     }
 }

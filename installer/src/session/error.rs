@@ -28,6 +28,10 @@ pub enum ConnectError {
     #[error("connecting to {address}: no answer within {seconds} s; check address, route and firewall")]
     Silent { address: String, seconds: u64 },
     #[error(
+        "connecting to {host} through the proxy {proxy}: {why}; check proxy and noProxy, and what the proxy allows"
+    )]
+    Proxy { proxy: String, host: String, why: String },
+    #[error(
         "the certificate of {host} is not from the pinned authority; use a new medium if the operator's CA has \
          changed; otherwise, another server answers at this address"
     )]

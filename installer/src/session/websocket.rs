@@ -1,9 +1,12 @@
-//! The transport used in production: a websocket over TLS. If the medium has the operator's CA, only that is trusted.
+//! The transport used in production: a websocket over TLS, through a proxy where there is one. If the medium has the
+//! operator's CA, only that is trusted.
 
+use super::tunnel::Tunnels;
 use super::{ConnectError, Connection, Transport};
 use futures::{SinkExt, StreamExt};
 use protocol::Refusal;
 use protocol::message::{MAX_FRAME, SUBPROTOCOL};
+use registry::Proxy;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
@@ -38,6 +41,7 @@ pub struct WebSocketTransport {
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
     is_pinned: bool,
+    tunnels: Tunnels,
 }
 
 /// Why an address or a certificate authority cannot be used at all.
@@ -55,8 +59,9 @@ pub enum EndpointError {
 }
 
 impl WebSocketTransport {
-    /// `ca` is PEM. With it, only certificates of these authorities are accepted; without it, those of the system.
-    pub fn new(registration_url: &str, ca: Option<&str>) -> Result<Self, EndpointError> {
+    /// `ca` is PEM. With it, only certificates of these authorities are accepted; without it, those of the system. Without a
+    /// proxy the variables of the environment count.
+    pub fn new(registration_url: &str, ca: Option<&str>, proxy: Option<&Proxy>) -> Result<Self, EndpointError> {
         let url = reqwest::Url::parse(registration_url).map_err(|error| EndpointError::Url(error.to_string()))?;
         let no_url = |problem: &str| EndpointError::Url(problem.to_owned());
         let host = url.host_str().ok_or_else(|| no_url("it has no host"))?;
@@ -68,10 +73,14 @@ impl WebSocketTransport {
         let mut request =
             format!("wss://{rest}").into_client_request().map_err(|error| EndpointError::Url(error.to_string()))?;
         request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
-        Ok(Self { request, host, port, name, tls: Arc::new(client_config(ca)?), is_pinned: ca.is_some() })
+        let (tls, is_pinned) = (Arc::new(client_config(ca)?), ca.is_some());
+        Ok(Self { request, host, port, name, tls, is_pinned, tunnels: Tunnels::new(proxy) })
     }
 
     async fn dial(&self) -> Result<TcpStream, ConnectError> {
+        if let Some(stream) = self.tunnels.connect(self.request.uri()).await? {
+            return Ok(stream);
+        }
         let lookup_failed = |cause| ConnectError::Name { host: self.host.clone(), cause };
         let addresses = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(lookup_failed)?;
         let mut last = lookup_failed(io::Error::other("the name has no address"));

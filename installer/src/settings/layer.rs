@@ -126,6 +126,7 @@ const SPELLING: &[&str] = &[
     "registrationCACert",
     "registrationRevision",
     "registrationSecret",
+    "noProxy",
     "forceEFI",
     "noFormat",
     "powerOff",
@@ -167,6 +168,8 @@ fn apply(settings: &mut Settings, key: &str, value: &Value, source: Source) -> R
                 text().ok().filter(|text| !text.is_empty()).ok_or_else(|| must_be("a text that is not empty"))?;
             settings.registration_secret = Setting::new(Some(Secret::new(secret)), source);
         }
+        "proxy" => settings.proxy = Setting::new(Some(Secret::new(text()?)), source),
+        "noproxy" => settings.no_proxy = Setting::new(Some(text()?), source),
         "device" => settings.device = Setting::new(Some(text()?), source),
         "automatic" => settings.automatic = Setting::new(flag()?, source),
         "debug" => settings.debug = Setting::new(flag()?, source),

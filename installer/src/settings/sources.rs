@@ -3,6 +3,7 @@
 use super::Digest;
 use super::document::{DocumentError, READ_LIMIT, parse, read, remedy};
 use cloud_config::CloudConfig;
+use registry::Proxy;
 use std::time::Duration;
 
 /// Limit of one attempt to fetch a document.
@@ -44,8 +45,14 @@ impl FetchError {
 }
 
 /// Makes one attempt to fetch the document at `url`. `ca` is PEM of authorities to trust beside those of the system.
-/// `digest` is that of the document. Without it nothing is accepted over plain http, not even after a redirection.
-pub async fn fetch(url: &str, ca: Option<&str>, digest: Option<Digest>) -> Result<CloudConfig, FetchError> {
+/// `digest` is that of the document. Without it nothing is accepted over plain http, not even after a redirection. Without a
+/// proxy the variables of the environment count.
+pub async fn fetch(
+    url: &str,
+    ca: Option<&str>,
+    proxy: Option<&Proxy>,
+    digest: Option<Digest>,
+) -> Result<CloudConfig, FetchError> {
     let malformed = |problem: String| FetchError::Address { name: without_secrets(url), problem };
     let parsed = reqwest::Url::parse(url).map_err(|error| malformed(error.to_string()))?;
     let name = without_secrets(url);
@@ -57,7 +64,7 @@ pub async fn fetch(url: &str, ca: Option<&str>, digest: Option<Digest>) -> Resul
             return found.ok_or_else(|| DocumentError::Malformed { name, problem, remedy: remedy(&path) }.into());
         }
         "http" if digest.is_none() => return Err(FetchError::Unprotected { name }),
-        "http" | "https" => download(parsed, ca, digest.is_some()).await.map_err(|source| {
+        "http" | "https" => download(parsed, ca, proxy, digest.is_some()).await.map_err(|source| {
             // The address in the source may hold a password. The message shows ours, without it.
             FetchError::Fetch { name: name.clone(), source: source.without_url() }
         })?,
@@ -77,17 +84,26 @@ pub fn needs_network(url: &str) -> bool {
 }
 
 /// Makes one attempt to fetch text.
-pub async fn download_text(url: &str, ca: Option<&str>) -> Result<String, FetchError> {
+pub async fn download_text(url: &str, proxy: Option<&Proxy>) -> Result<String, FetchError> {
     let name = without_secrets(url);
     let parsed = reqwest::Url::parse(url)
         .map_err(|error| FetchError::Address { name: name.clone(), problem: error.to_string() })?;
-    let bytes =
-        download(parsed, ca, false).await.map_err(|source| FetchError::Fetch { name, source: source.without_url() })?;
+    let bytes = download(parsed, None, proxy, false)
+        .await
+        .map_err(|source| FetchError::Fetch { name, source: source.without_url() })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-async fn download(url: reqwest::Url, ca: Option<&str>, by_plain_http: bool) -> Result<Vec<u8>, reqwest::Error> {
+async fn download(
+    url: reqwest::Url,
+    ca: Option<&str>,
+    proxy: Option<&Proxy>,
+    by_plain_http: bool,
+) -> Result<Vec<u8>, reqwest::Error> {
     let mut client = reqwest::Client::builder().timeout(FETCH_TIMEOUT).https_only(!by_plain_http);
+    if let Some(proxy) = proxy {
+        client = client.proxy(proxy.for_reqwest()?);
+    }
     if let Some(pem) = ca {
         client = client.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
     }
@@ -121,7 +137,11 @@ mod tests {
     use std::io::Read;
 
     fn fetched(url: &str) -> Result<CloudConfig, FetchError> {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(fetch(url, None, None))
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(fetch(url, None, None, None))
     }
 
     #[tokio::test]
@@ -129,7 +149,7 @@ mod tests {
         const DOCUMENT: &str = "hostname: h\n";
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/c.yaml", listener.local_addr().unwrap());
-        let error = fetch(&url, None, None).await.unwrap_err();
+        let error = fetch(&url, None, None, None).await.unwrap_err();
         assert!(error.to_string().contains("configSHA256") && !error.may_succeed_later(), "{error}");
         std::thread::spawn(move || {
             for connection in listener.incoming() {
@@ -142,9 +162,9 @@ mod tests {
                 std::io::Write::write_all(&mut connection, answer.as_bytes()).unwrap();
             }
         });
-        let right = fetch(&url, None, Some(Digest::of(DOCUMENT.as_bytes()))).await.unwrap();
+        let right = fetch(&url, None, None, Some(Digest::of(DOCUMENT.as_bytes()))).await.unwrap();
         assert_eq!(right.0["hostname"], "h");
-        let wrong = fetch(&url, None, Some(Digest::of(b"another"))).await.unwrap_err();
+        let wrong = fetch(&url, None, None, Some(Digest::of(b"another"))).await.unwrap_err();
         assert!(matches!(wrong, FetchError::Digest { .. }) && wrong.may_succeed_later(), "{wrong}");
     }
 

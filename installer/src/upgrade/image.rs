@@ -2,7 +2,7 @@
 
 use super::error::UpgradeError;
 use protocol::error_chain;
-use registry::{Patience, PullStep, Reference, RegistriesFile, RegistryError};
+use registry::{Patience, Proxy, PullStep, Reference, RegistriesFile, RegistryError};
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -43,11 +43,13 @@ impl Image {
     /// Where images are pulled into. A download that was interrupted goes on there.
     pub const FOLDER: &str = "/var/lib/ros/upgrade";
 
-    /// `registries` is a file in the form of k3s' registries.yaml. Without one that of k3s is read, if it exists.
+    /// `registries` is a file in the form of k3s' registries.yaml. Without one that of k3s is read, if it exists. Without a proxy
+    /// the variables of the environment count.
     pub fn new(
         reference: &str,
         registries: Option<&Path>,
         plain_http: bool,
+        proxy: Option<Proxy>,
         limits: FetchLimits,
     ) -> Result<Self, UpgradeError> {
         let reference = reference.parse()?;
@@ -56,7 +58,7 @@ impl Image {
         for key in registries.unused_keys() {
             tracing::warn!("{}: {key} is not used", file.unwrap_or(Path::new(REGISTRIES)).display());
         }
-        Ok(Self { reference, registries: registries.with_plain_http(plain_http), limits })
+        Ok(Self { reference, registries: registries.with_plain_http(plain_http).with_proxy(proxy), limits })
     }
 
     /// The digest of `release.json`, if the image says so. Nothing is pulled, and whoever pushed the image wrote it. `say` is

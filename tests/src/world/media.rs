@@ -64,7 +64,8 @@ impl World {
         self.settings_with(spec, json!({})).await
     }
 
-    async fn settings_with(&self, spec: Value, install: Value) -> Result<PathBuf> {
+    /// The same with more settings of the installer, `rancheros.install`.
+    pub async fn settings_with(&self, spec: Value, install: Value) -> Result<PathBuf> {
         let registration = Registration::apply(&self.cluster, "edge", spec)?;
         let settings = self.folder("medium")?.join("registration.yaml");
         let mut text = self.operator.fetch(&registration.local_url(&self.operator)?).await?;

@@ -85,7 +85,7 @@ async fn echo(stream: tokio_rustls::server::TlsStream<TcpStream>) {
 }
 
 async fn met(url: &str, ca: &str) -> ConnectError {
-    let mut transport = WebSocketTransport::new(url, Some(ca)).unwrap();
+    let mut transport = WebSocketTransport::new(url, Some(ca), None).unwrap();
     transport.connect().await.err().expect("no connection")
 }
 
@@ -93,7 +93,8 @@ async fn met(url: &str, ca: &str) -> ConnectError {
 async fn frames_go_both_ways() {
     let authority = Authority::new();
     let url = serve(authority.acceptor(|_| ()), Behaviour::Echo).await;
-    let mut connection = WebSocketTransport::new(&url, Some(&authority.0.pem())).unwrap().connect().await.unwrap();
+    let mut connection =
+        WebSocketTransport::new(&url, Some(&authority.0.pem()), None).unwrap().connect().await.unwrap();
     connection.send("one".to_owned()).await.unwrap();
     connection.send("x".repeat(MAX_FRAME)).await.unwrap();
     assert_eq!(connection.receive().await.unwrap(), "one");
@@ -160,7 +161,7 @@ async fn a_port_where_nothing_listens_says_so() {
 
 #[test]
 fn addresses_and_authorities_that_cannot_be_used_are_refused_at_once() {
-    let new = |url: &str, ca: &str| WebSocketTransport::new(url, Some(ca)).err().map(|error| error.to_string());
+    let new = |url: &str, ca: &str| WebSocketTransport::new(url, Some(ca), None).err().map(|error| error.to_string());
     let pem = Authority::new().0.pem();
     assert_eq!(new("https://[::1]:8443/v1-rancheros/registration/t", &pem), None);
     for url in ["http://h/x", "https://", "nonsense", "https://h_/x y z"] {
