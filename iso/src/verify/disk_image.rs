@@ -163,8 +163,8 @@ mod tests {
     use std::sync::LazyLock;
     use tempfile::NamedTempFile;
 
-    /// A disk image of a tiny release.
-    static IMAGE: LazyLock<NamedTempFile> = LazyLock::new(|| {
+    /// A disk image of a tiny release. The file has no name any more.
+    static IMAGE: LazyLock<File> = LazyLock::new(|| {
         let (folder, image) = (tempfile::tempdir().unwrap(), NamedTempFile::new().unwrap());
         let root = folder.path().join("root");
         fs::write(&root, [5; 8192]).unwrap();
@@ -173,28 +173,25 @@ mod tests {
         let (manifest, _) = release::read_manifest(folder.path()).unwrap();
         let manifest = serde_json::to_vec(&ReleaseManifest { verity, ..manifest }).unwrap();
         fs::write(folder.path().join(MANIFEST), manifest).unwrap();
-        write_raw(folder.path(), DiskSize(2 << 30), 7, &image).unwrap();
-        image
+        write_raw(folder.path(), DISK, 7, &image).unwrap();
+        image.into_file()
     });
-
-    fn place(role: Role) -> u64 {
-        let head = read(&mut IMAGE.reopen().unwrap(), 0, HEAD_BYTES).unwrap();
-        partition_place(&head, 512, role.label()).unwrap().offset
-    }
+    const DISK: DiskSize = DiskSize(2 << 30);
 
     /// The image with other bytes at a place.
     struct Changed {
-        file: File,
+        position: u64,
         at: u64,
         bytes: Vec<u8>,
     }
 
     impl Read for Changed {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let from = self.file.stream_position()?;
-            let count = self.file.read(buffer)?;
+            let from = self.position;
+            let count = IMAGE.read_at(buffer, from)?;
+            self.position += count as u64;
             for (offset, byte) in (self.at..).zip(&self.bytes) {
-                if (from..from + count as u64).contains(&offset) {
+                if (from..self.position).contains(&offset) {
                     buffer[(offset - from) as usize] = *byte;
                 }
             }
@@ -204,37 +201,47 @@ mod tests {
 
     impl Seek for Changed {
         fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-            self.file.seek(to)
+            let position = match to {
+                SeekFrom::Start(offset) => Some(offset),
+                SeekFrom::End(offset) => DISK.0.checked_add_signed(offset),
+                SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+            };
+            self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+            Ok(self.position)
         }
     }
 
+    fn place(role: Role) -> u64 {
+        let mut head = vec![0; HEAD_BYTES as usize];
+        IMAGE.read_exact_at(&mut head, 0).unwrap();
+        partition_place(&head, 512, role.label()).unwrap().offset
+    }
+
     fn changed(at: u64, bytes: Vec<u8>) -> Result<Verified> {
-        verify(Changed { file: IMAGE.reopen().unwrap(), at, bytes })
+        verify(Changed { position: 0, at, bytes })
     }
 
     #[test]
     fn an_image_is_what_its_manifest_says() {
-        let verified = verify(IMAGE.reopen().unwrap()).unwrap();
+        let verified = changed(0, Vec::new()).unwrap();
         assert_eq!(verified.files.len(), 7);
         assert_eq!(verified.volume_id, None);
     }
 
     #[test]
     fn a_changed_byte_is_found_and_its_place_is_named() {
-        let end = IMAGE.reopen().unwrap().seek(SeekFrom::End(0)).unwrap();
-        let image = IMAGE.reopen().unwrap();
         let mut boot = vec![0; 32 << 20];
-        image.read_exact_at(&mut boot, place(Role::Boot)).unwrap();
+        IMAGE.read_exact_at(&mut boot, place(Role::Boot)).unwrap();
         let kernel = boot.windows(8).position(|window| window == [b'k'; 8]).unwrap() as u64;
         for (at, named) in [
             (1024 + 130, "partition table"),
-            (end - 512 + 60, "the copy of its partition table"),
+            (DISK.0 - 512 + 60, "the copy of its partition table"),
             (place(Role::Boot) + kernel, "vmlinuz"),
             (place(Role::StateA) + 5, "COS_STATE_A has the digest"),
             (place(Role::Recovery) + 5, "COS_RECOVERY has the digest"),
         ] {
             let mut byte = [0];
-            image.read_exact_at(&mut byte, at).unwrap();
+            IMAGE.read_exact_at(&mut byte, at).unwrap();
             let error = format!("{:#}", changed(at, vec![byte[0] ^ 1]).unwrap_err());
             assert!(error.contains(named), "{named} is not in: {error}");
         }
