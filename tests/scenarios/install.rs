@@ -173,7 +173,7 @@ async fn installs(firmware: Firmware, drive: Drive, first: BootFirst, iso: &Path
         }
     }
     // With the firmware that checks the signature of what the release brings.
-    if firmware == Firmware::SecureBoot && drive == Drive::Disk && first == BootFirst::Disk {
+    if firmware == Firmware::SecureBoot && drive == Drive::Cd && first == BootFirst::Disk {
         let image = iso.with_file_name("ros-0.1.0.oci.tar");
         container::upgrades_its_host(&world, &mut machine, &machines[0], &image).await;
     }

@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 
 const PACKAGES: [&str; 3] = ["containerd", "containernetworking-plugins", "runc"];
 
-/// Builds a release of this version with its ISO and its upgrade image. Gives their folder, which is
+/// Builds a release of this version, and of it these formats, with commas. Gives their folder, which is
 /// `out/node-image/VERSION/`. Quick when nothing has changed.
-pub fn build(version: &str) -> Result<PathBuf> {
+pub fn build(version: &str, formats: &str) -> Result<PathBuf> {
     let (workspace, parent) = (paths::workspace(), paths::output().join("node-image"));
     let (overlay, output) = (parent.join("overlay"), parent.join(version));
     put(&control_plane::kubelet()?, &overlay.join("usr/bin/kubelet"))?;
     put(&workspace.join("examples/join/kubelet"), &overlay.join("usr/lib/ros/join.d/50-kubelet"))?;
     let mut build = image_build::command(version, &output)?;
+    build.args(["--formats", formats]);
     for folder in [workspace.join("overlay"), workspace.join("examples/node"), overlay] {
         build.arg("--overlay").arg(folder);
     }
@@ -30,9 +31,9 @@ pub fn build(version: &str) -> Result<PathBuf> {
     Ok(output)
 }
 
-/// The live ISO that `build` has written to this folder.
-pub fn iso(folder: &Path, version: &str) -> PathBuf {
-    folder.join(format!("ros-{version}-{}.iso", std::env::consts::ARCH))
+/// The live ISO (`iso`) or the disk image (`raw`) that `build` has written to this folder.
+pub fn medium(folder: &Path, version: &str, ending: &str) -> PathBuf {
+    folder.join(format!("ros-{version}-{}.{ending}", std::env::consts::ARCH))
 }
 
 fn put(from: &Path, to: &Path) -> Result<()> {

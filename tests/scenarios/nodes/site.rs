@@ -1,4 +1,4 @@
-//! A cluster with a registry for its images, and machines that are installed and become its nodes.
+//! A cluster with a registry for its images, and machines that become its nodes.
 
 use super::{INSTALLED, LONG, SHORT};
 use boot_contract::Milestone;
@@ -13,24 +13,31 @@ use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::machine::{Drive, Machine, MachineSpec, Medium};
 use serde_json::{Value, json};
+use std::fs;
 use std::path::{Path, PathBuf};
+
+/// Of a machine's disk, in bytes.
+const DISK: u64 = 8 * GIB;
 
 pub(super) struct Site {
     pub(super) world: World,
     pub(super) registry: ImageRegistry,
     pub(super) admission: Admission,
-    medium: PathBuf,
+    /// The folder of the release that machines begin with, and its version.
+    release: (PathBuf, &'static str),
+    /// What the registration gives a medium.
+    settings: PathBuf,
 }
 
-/// A machine that was installed, and its name as inventory and Node.
+/// A machine that runs its system, and its name as inventory and Node.
 pub(super) struct Member {
     pub(super) name: String,
     pub(super) machine: Machine,
 }
 
 impl Site {
-    /// `name`: the test's. `folder`: of the release that machines are installed with.
-    pub(super) async fn start(name: &str, folder: &Path, version: &str) -> Self {
+    /// `name`: the test's. `folder`: of the release that machines begin with.
+    pub(super) async fn start(name: &str, folder: &Path, version: &'static str) -> Self {
         let builder = World::builder(name).unwrap().controllers(Controllers::Running);
         let registry = ImageRegistry::start(&builder.folder("registry").unwrap()).await.unwrap();
         for image in ["pause:3.10", "pod:1"] {
@@ -39,24 +46,48 @@ impl Site {
         let world = builder.start().await.unwrap();
         let admission = world.cluster.admit_nodes().unwrap();
         let registration = registration(&world, &admission, registry.port());
-        let medium = world.medium_from(&node_image::iso(folder, version), registration).await.unwrap();
-        Self { world, registry, admission, medium }
+        let settings = world.settings(registration).await.unwrap();
+        Self { world, registry, admission, release: (folder.to_owned(), version), settings }
     }
 
     /// Powers a machine on that installs itself.
     pub(super) async fn power_on(&self, serial: &str) -> Machine {
-        let mut spec = MachineSpec::new(Firmware::Uefi, serial);
+        let disk = Disk::empty(&self.folder(serial), "root", DISK).unwrap();
+        self.power_on_with(serial, Firmware::Uefi, disk, Some(Medium { file: self.medium("iso"), drive: Drive::Cd }))
+            .await
+    }
+
+    /// Powers a machine on whose disk is made from the disk image.
+    pub(super) async fn power_on_image(&self, serial: &str, firmware: Firmware) -> Machine {
+        let image = self.folder(serial).join("root.raw");
+        fs::rename(self.medium("raw"), &image).unwrap();
+        let disk = Disk::of_image(&image, "root", DISK).unwrap();
+        self.power_on_with(serial, firmware, disk, None).await
+    }
+
+    async fn power_on_with(&self, serial: &str, firmware: Firmware, disk: Disk, medium: Option<Medium>) -> Machine {
+        let mut spec = MachineSpec::new(firmware, serial);
         spec.memory_mib = 2048;
-        let folder = self.world.folder(&serial.to_lowercase()).unwrap();
-        spec.disks.push(Disk::empty(&folder, "root", 8 * GIB).unwrap());
-        spec.medium = Some(Medium { file: self.medium.clone(), drive: Drive::Cd });
-        let mut machine = Machine::assemble(&folder, spec).await.unwrap();
+        spec.disks.push(disk);
+        spec.medium = medium;
+        let mut machine = Machine::assemble(&self.folder(serial), spec).await.unwrap();
         machine.power_on().await.unwrap();
         machine
     }
 
-    /// Waits until the machine runs its installed system.
-    pub(super) async fn installed(&self, mut machine: Machine) -> Member {
+    /// A medium of the release with the registration in it.
+    fn medium(&self, ending: &str) -> PathBuf {
+        let (folder, version) = &self.release;
+        self.world.customized(&node_image::medium(folder, version, ending), &self.settings).unwrap()
+    }
+
+    /// The folder of a machine.
+    fn folder(&self, serial: &str) -> PathBuf {
+        self.world.folder(&serial.to_lowercase()).unwrap()
+    }
+
+    /// Waits until the machine has registered and runs its system.
+    pub(super) async fn booted(&self, mut machine: Machine) -> Member {
         machine.wait_for_milestone(Milestone::Booted, INSTALLED).await.unwrap();
         let part = machine.spec.serial.to_lowercase();
         let names = self.world.inventory_names().unwrap();

@@ -3,29 +3,28 @@
 use super::{Site, boot, os_image, release, shop};
 use api::{condition_type, reason};
 use harness::objects::condition;
+use qemu::firmware::Firmware;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 const PODS: usize = 3;
 const SERVING: usize = 2;
 
-/// `make node-test`. It takes two machines at once and three builds of the image, which `make test` has no time for.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "two machines, half an hour: make node-test"]
-async fn two_nodes_are_upgraded_while_their_pods_serve() {
+async fn matrix_two_nodes_are_upgraded_while_their_pods_serve() {
     let started = Instant::now();
-    let folder = release("0.1.0").await;
+    let folder = release("0.1.0", "iso,raw").await;
     let site = Site::start("two-nodes", &folder, "0.1.0").await;
     let cluster = &site.world.cluster;
-    let machines = [site.power_on("NODE-1").await, site.power_on("NODE-2").await];
+    let machines = [site.power_on("NODE-1").await, site.power_on_image("NODE-2", Firmware::Uefi).await];
     let mut members = Vec::new();
     for machine in machines {
-        let member = site.installed(machine).await;
+        let member = site.booted(machine).await;
         site.join(&member).await;
         members.push(member);
     }
     println!("two nodes after {:.0} s", started.elapsed().as_secs_f64());
-    let good = release("0.2.0").await;
+    let good = release("0.2.0", "oci").await;
     site.push(&good, "0.2.0").await.unwrap();
     site.push_bad(&good, "0.3.0").await.unwrap();
     shop::apply(cluster, PODS, SERVING).unwrap();
@@ -55,7 +54,7 @@ async fn two_nodes_are_upgraded_while_their_pods_serve() {
     shop::whole(cluster).await.unwrap();
 
     // Another release goes on by itself.
-    let better = release("0.3.1").await;
+    let better = release("0.3.1", "oci").await;
     site.push(&better, "0.3.1").await.unwrap();
     let done = site.roll_out("0.3.1", reason::UPGRADED).await.unwrap();
     assert_eq!(done["status"]["counts"]["done"], 2, "{}", done["status"]);

@@ -12,7 +12,7 @@ struct Options {
 
 fn main() -> anyhow::Result<()> {
     let version = Options::parse().release_version;
-    let folder = node_image::build(&version)?;
-    println!("{}", node_image::iso(&folder, &version).display());
+    let folder = node_image::build(&version, "iso,oci")?;
+    println!("{}", node_image::medium(&folder, &version, "iso").display());
     Ok(())
 }
