@@ -52,14 +52,14 @@ qemu-test: image hardware-image ## Run the tests that need the image, most of th
 ci: test ## Run `make test` and a shard of `make matrix`: SHARD=7/all for one combination
 	$(STAGE) matrix  tools/shard $(SHARD) matrix_
 
-matrix: image ## Test all combinations of firmware, drive and boot order, an hour on two cores: SHARD=1/4 for a quarter
+matrix: image hardware-image ## Test all combinations of firmware, drive and boot order, an hour on two cores: SHARD=1/4 for a quarter
 	tools/shard $(SHARD) matrix_
 
 fuzz: packages ## Run the property tests with many inputs, simulated power cuts included: CASES=1000000 for more
 	PROPTEST_CASES=$(CASES) $(CARGO) test --release --workspace --lib --bins
 
 node-test: build ## Upgrade virtual machines that are nodes of a cluster, one and then two, while their pods serve
-	$(CARGO) test --release --workspace --test scenarios -- nodes:: --include-ignored --test-threads 1 --nocapture
+	$(CARGO) test --release --workspace --test scenarios -- nodes:: --test-threads 1 --nocapture
 
 node-image: build ## Make the ISO of a node in out/node-image/: containerd, and the kubelet that the tests build
 	$(PROGRAMS)/node-image --version $(VERSION)

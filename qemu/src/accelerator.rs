@@ -1,6 +1,7 @@
 //! How QEMU runs a guest: on the processor itself (KVM), or by translation (TCG).
 
 use crate::firmware::Firmware;
+use crate::machine::Chipset;
 use crate::paths;
 use crate::wait::until_blocking;
 use anyhow::{Context, Result};
@@ -48,7 +49,7 @@ impl Accelerator {
         let mut qemu = Command::new("qemu-system-x86_64")
             .args([
                 "-machine",
-                Firmware::Uefi.machine_type(),
+                Firmware::Uefi.machine_type(Chipset::Q35),
                 "-m",
                 "256",
                 "-nodefaults",

@@ -1,5 +1,6 @@
 //! The firmwares a machine may have, and where Debian's packages put them.
 
+use crate::machine::Chipset;
 use crate::process::succeeded;
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -42,11 +43,12 @@ impl Firmware {
     }
 
     /// QEMU's `-machine`.
-    pub fn machine_type(self) -> &'static str {
-        match self {
+    pub fn machine_type(self, chipset: Chipset) -> &'static str {
+        match (chipset, self) {
+            (Chipset::Pc, _) => "pc",
             // Only code in system management mode may change the variables that hold the keys.
-            Self::SecureBoot | Self::Uefi32 => "q35,smm=on",
-            Self::Bios | Self::Uefi => "q35",
+            (Chipset::Q35, Self::SecureBoot | Self::Uefi32) => "q35,smm=on",
+            (Chipset::Q35, Self::Bios | Self::Uefi) => "q35",
         }
     }
 

@@ -21,12 +21,13 @@ pub const SERVERS: &str = "servers";
 pub const HOST: &str = "eth0";
 
 impl Lan {
-    /// `addresses` of the servers, such as `10.0.2.2/24`.
+    /// `addresses` of the servers, such as `10.0.2.2/24` and `fd00::2/64`.
     pub fn new(addresses: &[&str]) -> Result<Self> {
         let servers = Namespace::new()?;
         servers.ip(&["link", "add", SERVERS, "type", "bridge", "forward_delay", "0"])?;
         for address in addresses {
-            servers.ip(&["address", "add", address, "dev", SERVERS])?;
+            // No duplicate of an IPv6 address is looked for: until that ended nobody could listen at it.
+            servers.ip(&["address", "add", address, "dev", SERVERS, "nodad"])?;
         }
         servers.ip(&["link", "set", SERVERS, "up"])?;
         Ok(Self { servers, ports: AtomicUsize::new(0) })

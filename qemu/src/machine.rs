@@ -1,8 +1,10 @@
 //! A virtual machine as a person in front of it knows it: consoles, a screen, a keyboard, a power button.
 
 mod arguments;
+mod hardware;
 mod spec;
 
+pub use hardware::{Chipset, Controller, Hardware};
 pub use spec::{BootFile, BootFirst, Drive, MachineSpec, Medium, Network};
 
 use crate::console::{Console, Line};

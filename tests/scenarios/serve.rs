@@ -309,7 +309,7 @@ async fn installs(name: &str, firmware: Firmware, pxe: bool) {
     // The operator tells machines this address.
     let operator: SocketAddrV4 = world.operator.url().trim_start_matches("https://").parse().unwrap();
     let lan = Lan::new(&[&format!("{}/24", operator.ip()), "10.0.2.9/24"]).unwrap();
-    let _forwarder = TcpForwarder::start(lan.servers(), operator).unwrap();
+    let _forwarder = TcpForwarder::start(lan.servers(), operator.into()).unwrap();
     let folder = world.folder("servers").unwrap();
     let _dnsmasq = Dnsmasq::start(&lan, "10.0.2.100,10.0.2.150", &folder).unwrap();
     let iso = paths::iso().unwrap();

@@ -5,7 +5,7 @@ mod media;
 mod os_images;
 
 use crate::clusters::cluster::{Cluster, Controllers};
-use crate::clusters::operator::Operator;
+use crate::clusters::operator::{HOST_SEEN_BY_MACHINES, Operator};
 use crate::clusters::registration::Registration;
 use crate::fakes::fault_proxy::FaultProxy;
 use crate::fakes::software_machine::Endpoint;
@@ -41,6 +41,7 @@ pub struct WorldBuilder {
     settings: Vec<(String, String)>,
     registration: Option<Value>,
     faults: bool,
+    host: String,
 }
 
 /// Holds `cluster/`, `operator/` and what the test adds.
@@ -121,7 +122,8 @@ impl World {
 impl WorldBuilder {
     fn new(folder: Folder) -> Self {
         let (settings, registration) = (Vec::new(), None);
-        Self { folder, controllers: Controllers::Absent, settings, registration, faults: false }
+        let host = HOST_SEEN_BY_MACHINES.to_owned();
+        Self { folder, controllers: Controllers::Absent, settings, registration, faults: false, host }
     }
 
     /// A folder in the world's own, for files that must exist before the operator starts.
@@ -137,6 +139,11 @@ impl WorldBuilder {
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The host of the operator's URL, as machines are told it. An IPv6 address has brackets.
+    pub fn host(self, host: &str) -> Self {
+        Self { host: host.to_owned(), ..self }
     }
 
     /// A MachineRegistration `edge` with this spec, applied when the operator is ready.
@@ -160,11 +167,11 @@ impl WorldBuilder {
 
     /// The same with an operator that is not started yet; a registration is not applied.
     pub async fn prepare(self) -> Result<World> {
-        let Self { folder, controllers, settings, faults, .. } = self;
+        let Self { folder, controllers, settings, faults, host, .. } = self;
         let cluster = Cluster::start(&folder.subfolder("cluster")?, controllers).await?;
         let proxy = if faults { Some(FaultProxy::start(&cluster, folder.path()).await?) } else { None };
         let kubeconfig = proxy.as_ref().map_or_else(|| cluster.kubeconfig(), |proxy| proxy.kubeconfig().to_owned());
-        let mut operator = Operator::prepare(&cluster, &kubeconfig, &folder.subfolder("operator")?)?;
+        let mut operator = Operator::prepare(&cluster, &kubeconfig, &host, &folder.subfolder("operator")?)?;
         settings.iter().for_each(|(name, value)| operator.set(name, value));
         let key = SshKey::generate(folder.path())?;
         Ok(World { operator, proxy, cluster, key, registration: None, folder })

@@ -81,9 +81,7 @@ impl Modules {
             if self.seen.contains(&device) {
                 continue;
             }
-            let alias = fs::read_to_string(device.join("modalias")).unwrap_or_default();
-            // sysfs gives no zero bytes.
-            let alias = CString::new(alias.trim_end()).unwrap_or_default();
+            let alias = alias(&device);
             self.devices.want(&alias);
             self.watchdogs.want(&alias);
             self.seen.insert(device);
@@ -146,7 +144,18 @@ impl Rules {
     }
 }
 
-/// Every device folder in sysfs that can have a `modalias`.
+/// What the driver of a device is found by; empty for a device that asks for none. SD cards and eMMC have no file `modalias`, and
+/// say it only in `uevent`.
+fn alias(device: &Path) -> CString {
+    let text = fs::read_to_string(device.join("modalias")).unwrap_or_else(|_| {
+        let uevent = fs::read_to_string(device.join("uevent")).unwrap_or_default();
+        uevent.lines().find_map(|line| line.strip_prefix("MODALIAS=")).unwrap_or_default().to_owned()
+    });
+    // sysfs gives no zero bytes.
+    CString::new(text.trim_end()).unwrap_or_default()
+}
+
+/// Every device folder in sysfs that can have an alias.
 fn devices() -> impl Iterator<Item = PathBuf> {
     let list = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     list(PathBuf::from("/sys/bus")).flat_map(move |bus| list(bus.join("devices")))
@@ -178,6 +187,16 @@ mod tests {
         assert_eq!(rules.next(), Some(vec!["first.ko".to_owned()]));
         assert_eq!(rules.next(), Some(vec!["second.ko".to_owned()]));
         assert_eq!(rules.next(), None);
+    }
+
+    #[test]
+    fn an_alias_is_in_one_of_two_files() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(alias(folder.path()).as_c_str(), c"");
+        fs::write(folder.path().join("uevent"), "MMC_TYPE=SD\nMODALIAS=mmc:block\n").unwrap();
+        assert_eq!(alias(folder.path()).as_c_str(), c"mmc:block");
+        fs::write(folder.path().join("modalias"), "pci:v1\n").unwrap();
+        assert_eq!(alias(folder.path()).as_c_str(), c"pci:v1");
     }
 
     #[test]

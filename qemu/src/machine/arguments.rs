@@ -1,7 +1,8 @@
 //! The command line of QEMU for one machine.
 
 use super::{
-    BootFile, BootFirst, CONTROL, Drive, HOTPLUG_PORT, Machine, MachineSpec, Network, RAW_LOG, SECOND_PORT, SERIAL,
+    BootFile, BootFirst, CONTROL, Controller, Drive, HOTPLUG_PORT, Machine, MachineSpec, Network, RAW_LOG, SECOND_PORT,
+    SERIAL,
 };
 use crate::accelerator::Accelerator;
 use crate::firmware::Firmware;
@@ -13,11 +14,12 @@ impl Machine {
         let spec = &self.spec;
         let mut arguments: Vec<String> = Vec::new();
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
-        add("-machine", spec.firmware.machine_type().to_owned());
+        add("-machine", spec.firmware.machine_type(spec.hardware.chipset).to_owned());
         add("-m", spec.memory_mib.to_string());
         add("-smp", spec.processors.to_string());
         add("-display", "none".to_owned());
-        add("-boot", "strict=on".to_owned());
+        let has_order = spec.hardware.controller != Controller::SdCard;
+        add("-boot", format!("strict={}", if has_order { "on" } else { "off" }));
         add("-smbios", smbios(spec));
         if spec.screen {
             add("-vga", "std".to_owned());
@@ -37,7 +39,8 @@ impl Machine {
         add("-qmp", format!("unix:{CONTROL},server=on,wait=off"));
         add("-device", "virtio-rng-pci".to_owned());
         let (disk_index, medium_index) = match spec.first {
-            BootFirst::Disk => (Some(1), 50),
+            BootFirst::Disk if has_order => (Some(1), 50),
+            BootFirst::Disk => (None, 50),
             BootFirst::Medium => (Some(50), 1),
             BootFirst::MediumAlone => (None, 1),
         };
@@ -68,14 +71,15 @@ impl Machine {
                 add("-fw_cfg", format!("name=opt/org.tianocore/{kind},string=n"));
             }
         }
-        add("-device", format!("virtio-net-pci,netdev=network,{boot}"));
+        add("-device", format!("{},netdev=network,{boot}", spec.hardware.card));
+        spec.hardware.controller().into_iter().for_each(|controller| add("-device", controller));
         for (number, disk) in spec.disks.iter().enumerate() {
             let node = format!("disk{number}");
             add("-blockdev", disk.block_device(&node).to_string());
             let index = disk_index.map(|first| format!(",bootindex={}", first + number)).unwrap_or_default();
             // Merged requests fail below `blklogwrites`: a request has more pieces then than it can pass on.
             let merging = if disk.log.is_some() { ",request-merging=off" } else { "" };
-            add("-device", format!("virtio-blk-pci,drive={node},serial={}{index}{merging}", disk.serial));
+            add("-device", format!("{}{index}{merging}", spec.hardware.disk(&node, &disk.serial)));
         }
         if spec.disks.is_empty() {
             add("-device", format!("pcie-root-port,id={HOTPLUG_PORT},chassis=1"));
@@ -101,7 +105,7 @@ impl Machine {
         if let Some(tpm) = &self.tpm {
             add("-chardev", format!("socket,id=tpm,path={}", tpm.socket().display()));
             add("-tpmdev", "emulator,id=tpm,chardev=tpm".to_owned());
-            add("-device", "tpm-crb,tpmdev=tpm".to_owned());
+            add("-device", format!("{},tpmdev=tpm", spec.hardware.tpm));
         }
         arguments.push("-nodefaults".to_owned());
         arguments.extend(Accelerator::best().arguments().map(str::to_owned));

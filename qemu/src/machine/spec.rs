@@ -1,5 +1,6 @@
 //! The parts of a machine.
 
+use super::Hardware;
 use crate::console::Line;
 use crate::disk::Disk;
 use crate::firmware::Firmware;
@@ -23,6 +24,7 @@ pub struct MachineSpec {
     pub boot_file: Option<BootFile>,
     pub network: Network,
     pub tpm: Option<EkCertificate>,
+    pub hardware: Hardware,
     pub first: BootFirst,
     /// A screen, and a second serial port that is no console of the kernel. Every machine has a keyboard.
     pub screen: bool,
@@ -103,6 +105,7 @@ impl MachineSpec {
             boot_file: None,
             network: Network::User,
             tpm: Some(EkCertificate::Present),
+            hardware: Hardware::default(),
             first: BootFirst::Disk,
             screen: false,
             watchdog: false,

@@ -27,11 +27,12 @@ pub const HOST_SEEN_BY_MACHINES: &str = "10.0.2.2";
 const READY: Duration = Duration::from_secs(90);
 
 impl Operator {
-    /// Installs the CRDs and the namespaces of the reference. The operator is not started; it will use this kubeconfig.
-    pub fn prepare(cluster: &Cluster, kubeconfig: &Path, folder: &Path) -> Result<Self> {
+    /// Installs the CRDs and the namespaces of the reference. The operator is not started; it will use this kubeconfig, and
+    /// tell machines this host.
+    pub fn prepare(cluster: &Cluster, kubeconfig: &Path, host: &str, folder: &Path) -> Result<Self> {
         install_definitions(cluster)?;
         let port = Port::reserve()?;
-        let server_url = format!("https://{HOST_SEEN_BY_MACHINES}:{}", port.number());
+        let server_url = format!("https://{host}:{}", port.number());
         let mut operator =
             Self { process: None, environment: Vec::new(), log: folder.join("ros-operator.log"), port, server_url };
         operator.set("KUBECONFIG", &kubeconfig.display().to_string());

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use qemu::lan::Namespace;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -12,7 +12,7 @@ pub struct TcpForwarder(JoinHandle<()>);
 
 impl TcpForwarder {
     /// Connections to `from` in the namespace reach the same port of the loopback interface.
-    pub fn start(namespace: &Namespace, from: SocketAddrV4) -> Result<Self> {
+    pub fn start(namespace: &Namespace, from: SocketAddr) -> Result<Self> {
         let listener = namespace.within(|| {
             let listener = std::net::TcpListener::bind(from).with_context(|| format!("listening on {from}"))?;
             listener.set_nonblocking(true).context("setting up the listener")?;
