@@ -9,6 +9,7 @@ use flate2::{Compression, GzBuilder};
 
 use crate::build::tree::{Node, Tree};
 use crate::cli::ChartOptions;
+use crate::output;
 
 const NAME: &str = "rancheros-operator";
 
@@ -18,7 +19,7 @@ pub fn run(options: &ChartOptions) -> Result<()> {
     let package = package(&options.chart, version, options.epoch)?;
     let path = options.output.join(format!("{NAME}-{version}.tgz"));
     fs::create_dir_all(&options.output).with_context(|| format!("creating {}", options.output.display()))?;
-    fs::write(&path, package).with_context(|| format!("writing {}", path.display()))?;
+    output::replace(&path, |mut file| Ok(file.write_all(&package)?))?;
     println!("{}", path.display());
     Ok(())
 }

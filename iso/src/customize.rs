@@ -53,6 +53,8 @@ pub fn run(options: &CustomizeOptions) -> Result<()> {
         None => {
             let medium = OpenOptions::new().write(true).open(&options.medium);
             let medium = medium.with_context(|| format!("opening {} for writing", options.medium.display()))?;
+            let locked = medium.try_lock();
+            locked.with_context(|| format!("{} is being changed by another program", options.medium.display()))?;
             write_parts(medium, &options.medium, &parts)?;
             &options.medium
         }

@@ -11,6 +11,7 @@ pub mod format;
 pub mod keygen;
 pub mod oci;
 pub mod operator_image;
+pub mod output;
 pub mod progress;
 pub mod push;
 pub mod serve;

@@ -7,7 +7,6 @@
 //! one of the foreign programs: the tests follow the digests and run the program from the unpacked layer.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 
@@ -19,6 +18,7 @@ use tempfile::NamedTempFile;
 use time::OffsetDateTime;
 
 use crate::build::tree::{Node, Tree};
+use crate::output;
 use release::digest;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -138,8 +138,7 @@ pub fn write(image: &Image<'_>, layers: &[Layer], path: &Path) -> Result<String>
     for layer in layers {
         layout.insert(&format!("blobs/sha256/{}", layer.digest), Node::stored(0o644, layer.file.path())?)?;
     }
-    let file = File::create(path).with_context(|| format!("making {}", path.display()))?;
-    layout.write_tar(BufWriter::new(file), image.epoch).with_context(|| format!("writing {}", path.display()))?;
+    output::replace(path, |file| layout.write_tar(BufWriter::new(file), image.epoch))?;
     Ok(format!("sha256:{digest}"))
 }
 

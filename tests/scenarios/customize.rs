@@ -136,6 +136,11 @@ fn disk_images_take_settings_and_give_them_back() {
         let path = image.to_str().unwrap();
         let original = digest::of_file(&image).unwrap();
         assert_eq!(shown(path), Value::Null);
+        let other = File::open(&image).unwrap();
+        other.lock().unwrap();
+        let output = ros_image(&["customize", path, "--registration", settings]);
+        assert!(printed(&output).contains("is being changed by another program"), "{}", printed(&output));
+        drop(other);
         succeeds(&["customize", path, "--registration", settings]);
         names(&shown(path), "image.example.org");
         assert_ne!(digest::of_file(&image).unwrap(), original);
