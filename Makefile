@@ -52,7 +52,7 @@ qemu-test: image hardware-image ## Run the tests that need the image, most of th
 ci: test ## Run `make test` and a shard of `make matrix`: SHARD=7/all for one combination
 	$(STAGE) matrix  tools/shard $(SHARD) matrix_
 
-matrix: image hardware-image ## Test all combinations of firmware, drive and boot order, an hour on two cores: SHARD=1/4 for a quarter
+matrix: image hardware-image ## Test all combinations of firmware, drive, network and hardware, two hours on two cores: SHARD=1/4 for a quarter
 	tools/shard $(SHARD) matrix_
 
 fuzz: packages ## Run the property tests with many inputs, simulated power cuts included: CASES=1000000 for more
