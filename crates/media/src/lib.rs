@@ -12,3 +12,4 @@ pub mod manifest;
 pub mod network_set;
 pub mod qcow2;
 pub mod reserved_space;
+pub mod seek;

@@ -5,7 +5,7 @@ use crate::exit_code::{ExitCode, OrExit};
 use crate::session::identity::{Identity, SecretIdentity};
 use crate::session::websocket::{WebSocketConnection, WebSocketTransport};
 use crate::session::{Exchange, ExchangeError, with_retries};
-use crate::settings::{Secret, Settings};
+use crate::settings::{Gathered, Layer, Secret, Settings, Source};
 use anyhow::Context;
 use attest::{DeviceTpm, TpmError, TpmIdentity};
 use boot_contract::Milestone;
@@ -14,7 +14,7 @@ use machine::addresses::addresses;
 use protocol::error_chain;
 use protocol::message::{Config, MachineReport};
 use registry::Proxy;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle};
 
@@ -86,6 +86,12 @@ pub fn transport(settings: &Settings) -> anyhow::Result<Option<WebSocketTranspor
     let transport = WebSocketTransport::new(url, settings.registration_ca_cert.as_deref(), proxy(settings)?.as_ref());
     let origin = || format!("using registrationURL, from {}", settings.registration_url.source);
     transport.or_exit(ExitCode::Settings).with_context(origin).map(Some)
+}
+
+/// The settings in a file of an installed system, and those of its kernel command line.
+pub fn installed(root: &Path, file: &Path) -> anyhow::Result<Gathered> {
+    let gathered = Gathered::from_machine(root, Some(file), Layer::new(Source::Flag));
+    gathered.or_exit(ExitCode::Settings).context("resolving the settings")
 }
 
 /// The proxy of these settings.

@@ -32,8 +32,7 @@ const BOOTED_RECORDED: &str = "run/ros/booted-recorded";
 
 pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
     let installed = root.join(INSTALLED_FILE);
-    let gathered = Gathered::from_machine(root, Some(&installed), Layer::new(Source::Flag));
-    let gathered = gathered.or_exit(ExitCode::Settings).context("resolving the settings")?;
+    let gathered = operator::installed(root, &installed)?;
     let transport = operator::transport(gathered.settings())?;
     let transport = transport
         .with_context(|| format!("{} has no registrationURL: this machine has no operator", installed.display()))

@@ -3,9 +3,8 @@
 use super::operator;
 use crate::cli::{Output, UpgradeOptions};
 use crate::console::{self, announce, progress_output, with_progress};
-use crate::exit_code::{ExitCode, OrExit};
+use crate::exit_code::ExitCode;
 use crate::settings::document::INSTALLED_FILE;
-use crate::settings::{Gathered, Layer, Source};
 use crate::upgrade::order::{self, OrderError, TakenOrder};
 use crate::upgrade::{self, Candidate, Decision, FetchLimits, Image, ReleaseName, Slots, UpgradeError, UpgradeLock};
 use anyhow::Context;
@@ -88,8 +87,7 @@ async fn ordered(options: &UpgradeOptions, proxy: Option<Proxy>) -> Result<Upgra
 
 /// The proxy that this system was installed with.
 fn installed_proxy(root: &Path) -> anyhow::Result<Option<Proxy>> {
-    let gathered = Gathered::from_machine(root, Some(&root.join(INSTALLED_FILE)), Layer::new(Source::Flag));
-    operator::proxy(gathered.or_exit(ExitCode::Settings).context("resolving the settings")?.settings())
+    operator::proxy(operator::installed(root, &root.join(INSTALLED_FILE))?.settings())
 }
 
 /// `order` names the release that is expected.

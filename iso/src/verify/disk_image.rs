@@ -10,6 +10,7 @@ use disk::layout::Role;
 use disk::plan::{BootFile, Content, Step};
 use fatfs::{FileSystem, FsOptions};
 use media::disk_image::Disk;
+use media::seek;
 use release::{MANIFEST, ReleaseFile, ReleaseManifest, verity};
 
 use super::{Verified, check};
@@ -132,12 +133,7 @@ impl<R: Read + Seek> Read for Partition<'_, R> {
 
 impl<R> Seek for Partition<'_, R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(offset) => self.length.checked_add_signed(offset),
-            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
-        };
-        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        self.position = seek::position(to, self.position, self.length)?;
         Ok(self.position)
     }
 }
@@ -201,12 +197,7 @@ mod tests {
 
     impl Seek for Changed {
         fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-            let position = match to {
-                SeekFrom::Start(offset) => Some(offset),
-                SeekFrom::End(offset) => DISK.0.checked_add_signed(offset),
-                SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
-            };
-            self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+            self.position = seek::position(to, self.position, DISK.0)?;
             Ok(self.position)
         }
     }

@@ -9,6 +9,7 @@ use boot_contract::{BootMode, BootState, KernelArguments, Slot};
 use disk::args_cfg;
 use disk::layout::Role;
 use fatfs::{FileSystem, FsOptions};
+use media::seek;
 use release::{MANIFEST, ReleaseFile, ReleaseManifest, digest, manifest_digest};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -221,12 +222,7 @@ impl Read for Partition<'_> {
 impl Seek for Partition<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let length = u64::from(self.sectors.end - self.sectors.start) * BYTES as u64;
-        let position = match to {
-            SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(offset) => length.checked_add_signed(offset),
-            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
-        };
-        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        self.position = seek::position(to, self.position, length)?;
         Ok(self.position)
     }
 }

@@ -1,6 +1,7 @@
 //! Reads the disk of an image as if it were a file.
 
 use super::{Qcow2, Qcow2Error};
+use crate::seek;
 use std::io::{self, Read, Seek, SeekFrom};
 
 /// The disk from its first byte to its last. What is not stored reads as zeros.
@@ -39,12 +40,7 @@ impl<R: Read + Seek> Read for DiskReader<R> {
 
 impl<R> Seek for DiskReader<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(offset) => self.image.disk_bytes.checked_add_signed(offset),
-            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
-        };
-        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        self.position = seek::position(to, self.position, self.image.disk_bytes)?;
         Ok(self.position)
     }
 }
