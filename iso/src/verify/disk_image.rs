@@ -1,13 +1,14 @@
 //! Checks a disk image by the plan that made it: the manifest in the image gives that plan, and the plan says what is where.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use boot_contract::Slot;
 use disk::gpt::{partition_place, tables};
 use disk::layout::Role;
-use disk::plan::{BootFile, Content, Step};
+use disk::plan::{BootFile, Content, InstallPlan, Step};
 use fatfs::{FileSystem, FsOptions};
 use media::disk_image::Disk;
 use media::seek;
@@ -28,19 +29,11 @@ pub fn verify(image: impl Read + Seek) -> Result<Verified> {
     let bytes = disk.seek(SeekFrom::End(0)).context("finding its size")?;
     let head = read(&mut disk, 0, HEAD_BYTES.min(bytes)).context("reading its first megabyte")?;
     let boot = partition_place(&head, 512, Role::Boot.label()).context("it has no partition COS_BOOT")?;
-    let partition = Partition::new(&mut disk, boot.offset, boot.length);
-    let files = FileSystem::new(partition, FsOptions::new()).context("reading COS_BOOT")?;
-    let manifest = file(&files, &format!("{}/{MANIFEST}", Slot::A.letter()), ReleaseManifest::MAX_BYTES as u64 + 1)?;
-    // The time stamp says nothing about what is checked.
-    let plan = format::disk::plan(Path::new("the image"), bytes, &manifest, 0).context("reading its release.json")?;
-    let boot_files = plan.steps.iter().filter_map(|step| match step {
-        Step::Boot { files, .. } => Some(files),
-        _ => None,
-    });
-    for expected in boot_files.flatten() {
-        check_boot_file(&files, expected, &manifest)?;
-    }
-    drop(files);
+    // fatfs counts without checks: a damaged file system makes it panic.
+    let checked = panic::catch_unwind(AssertUnwindSafe(|| {
+        check_boot_files(Partition::new(&mut disk, boot.offset, boot.length), bytes)
+    }));
+    let plan = checked.map_err(|_| anyhow!("the file system of COS_BOOT is damaged"))??;
 
     let expected = tables(&plan.layout);
     let begins = &head[BIOS_CODE_BYTES..expected.primary.len()];
@@ -66,6 +59,22 @@ pub fn verify(image: impl Read + Seek) -> Result<Verified> {
         .collect();
     let (version, root_hash) = (plan.release.version, plan.release.verity.root_hash);
     Ok(Verified { volume_id: None, version, root_hash, signed_by: None, files })
+}
+
+/// Checks the files of COS_BOOT. Gives the plan that made the image of `bytes` bytes.
+fn check_boot_files(partition: Partition<impl Read + Seek>, bytes: u64) -> Result<InstallPlan> {
+    let files = FileSystem::new(partition, FsOptions::new()).context("reading COS_BOOT")?;
+    let manifest = file(&files, &format!("{}/{MANIFEST}", Slot::A.letter()), ReleaseManifest::MAX_BYTES as u64 + 1)?;
+    // The time stamp says nothing about what is checked.
+    let plan = format::disk::plan(Path::new("the image"), bytes, &manifest, 0).context("reading its release.json")?;
+    let boot_files = plan.steps.iter().filter_map(|step| match step {
+        Step::Boot { files, .. } => Some(files),
+        _ => None,
+    });
+    for expected in boot_files.flatten() {
+        check_boot_file(&files, expected, &manifest)?;
+    }
+    Ok(plan)
 }
 
 type BootFiles<'a, R> = FileSystem<Partition<'a, R>>;
