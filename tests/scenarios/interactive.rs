@@ -78,6 +78,23 @@ async fn vm_a_person_installs_at_any_console() {
     machine.second_port().wait_for_text("State:       good", ANSWERED).await.unwrap();
     machine.second_port().wait_for_prompt("login:", ANSWERED).await.unwrap();
     machine.screenshot("login").unwrap();
+
+    // A wrong password first. The next question has to come from the same console.
+    for (password, next) in [("s3kret\r", "login:"), ("s3cret\r", "root@localhost:~#")] {
+        machine.second_port().type_text("root\r").unwrap();
+        machine.second_port().wait_for_prompt("Password:", ANSWERED).await.unwrap();
+        machine.second_port().type_text(password).unwrap();
+        machine.second_port().wait_for_prompt(next, ANSWERED).await.unwrap();
+    }
+    machine.second_port().type_text("echo I am $(id -un) at $(tty)\r").unwrap();
+    machine.second_port().wait_for_text("I am root at /dev/ttyS1", ANSWERED).await.unwrap();
+    machine.type_on_keyboard("root\n").unwrap();
+    on_screen(&machine, "Password:").await;
+    machine.type_on_keyboard("s3cret\n").unwrap();
+    on_screen(&machine, "root@localhost:~#").await;
+    machine.type_on_keyboard("tty\n").unwrap();
+    on_screen(&machine, "/dev/tty1").await;
+
     let said = machine.console().lines().into_iter().chain(machine.second_port().lines());
     assert!(!said.into_iter().any(|line| line.text.contains("s3cret")), "the password was shown");
 }
