@@ -3,7 +3,6 @@
 
 use super::permits::Permit;
 use super::{ServerState, admission};
-use crate::context::Context;
 use crate::media::{self, Download, MediaStore, Selection, select};
 use axum::body::{Body, Bytes};
 use axum::extract::FromRequestParts;
@@ -59,7 +58,11 @@ pub(super) struct Description {
     pub(super) what: String,
     /// Gives a permit for the download.
     pub(super) admit: fn(&MediaStore) -> Result<OwnedSemaphorePermit, Refusal>,
+    /// Whether the token of the request still counts. Called before each piece, so it must be cheap.
+    pub(super) allowed: Allowed,
 }
+
+pub(super) type Allowed = Box<dyn Fn(&ServerState) -> Result<(), Refusal> + Send + Sync>;
 
 pub(super) async fn answer(
     state: &ServerState,
@@ -96,7 +99,7 @@ pub(super) async fn answer(
         let (file, permit) = admit((description.admit)(&state.context.media)?, file).await?;
         let reader = Reader { connection: asked.connection, _permit: permit };
         tracing::info!(what = description.what, ?range, "sending a medium");
-        *response.body_mut() = body(state.context.clone(), description.request, file, range, reader);
+        *response.body_mut() = body(state.clone(), description, file, range, reader);
     }
     Ok(response)
 }
@@ -150,21 +153,21 @@ impl Reader {
 }
 
 /// The response body with this range of the medium. A task reads as fast as the client does. It releases the permit
-/// when the client has taken the last piece, is gone, or is too slow. The connection is then closed before the
-/// announced length.
-fn body(context: Arc<Context>, request: &'static str, medium: Download, range: Range<u64>, reader: Reader) -> Body {
+/// when the client has taken the last piece, is gone, or is too slow, or when its token no longer counts. The connection
+/// is then closed before the announced length.
+fn body(state: ServerState, description: Description, medium: Download, range: Range<u64>, reader: Reader) -> Body {
     let (pieces, taken) = mpsc::channel(1);
     tokio::spawn(async move {
-        let downloads = context.metrics.downloads.clone();
-        downloads.inc();
-        let outcome = send(&context, &medium, range, &reader, &pieces).await;
-        downloads.dec();
+        let metrics = &state.context.metrics;
+        metrics.downloads.inc();
+        let outcome = send(&state, &description.allowed, &medium, range, &reader, &pieces).await;
+        metrics.downloads.dec();
         drop(reader);
         match outcome {
-            Ok(Sent::Whole) => context.metrics.count(request, None),
+            Ok(Sent::Whole) => metrics.count(description.request, None),
             Ok(Sent::ReaderGone) => tracing::debug!("the client closed a download"),
             Err(refusal) => {
-                context.metrics.count(request, Some(&refusal));
+                metrics.count(description.request, Some(&refusal));
                 tracing::info!(code = %refusal.code, message = refusal.message, "a download of a medium was aborted");
             }
         }
@@ -180,7 +183,8 @@ enum Sent {
 }
 
 async fn send(
-    context: &Context,
+    state: &ServerState,
+    allowed: &Allowed,
     medium: &Download,
     range: Range<u64>,
     reader: &Reader,
@@ -207,6 +211,7 @@ async fn send(
         if at == range.end {
             return Ok(Sent::Whole);
         }
+        allowed(state)?;
         let part = at..range.end.min(at + PIECE);
         at = part.end;
         let length = part.end - part.start;
@@ -215,7 +220,7 @@ async fn send(
             tokio::task::spawn_blocking(move || reading.read(part)).await.unwrap_or_else(|error| Err(error.into()));
         match read {
             Ok(bytes) => {
-                context.metrics.downloaded.inc_by(length);
+                state.context.metrics.downloaded.inc_by(length);
                 slot.send(Ok(bytes.into()));
             }
             Err(error) => {

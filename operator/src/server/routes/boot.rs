@@ -1,12 +1,12 @@
 //! The files of a network boot: the script and the settings of a registration, found by its boot token, and the files of
 //! the release, which are the same for everybody.
 
-use super::registration::unknown_token;
+use super::registration::{unexpired, unknown_token};
 use crate::inventory::lookup::starting;
 use crate::media::network_boot::{self, is_digest};
 use crate::media::{BaseMedium, Download, MediaStore};
-use crate::registration::{Registration, decide};
-use crate::server::download::{self, Asked, Description};
+use crate::registration::Registration;
+use crate::server::download::{self, Allowed, Asked, Description};
 use crate::server::{ServerState, refuse};
 use ::media::network_set::{
     GRUB_SCRIPT, IPXE_SCRIPT, REGISTRATION_ARCHIVE, grub_script, ipxe_script, registration_archive,
@@ -66,7 +66,11 @@ async fn answer_own(
             let failed = |_| Refusal::new(RefusalCode::Internal, "the settings cannot be archived");
             registration_archive(settings.to_yaml().as_bytes()).map_err(failed)?
         }
-        _ => return send_part(state, base, name, asked).await,
+        _ => {
+            let token = token.to_owned();
+            let allowed: Allowed = Box::new(move |state| find(state, &token).map(drop));
+            return send_part(state, base, name, asked, allowed).await;
+        }
     };
     state.context.metrics.count(REQUEST, None);
     let key = format!("{}/{}", registration.namespace, registration.name);
@@ -80,11 +84,18 @@ async fn answer_file(state: &ServerState, digest: &str, name: &str, asked: Asked
         return Err(unknown_file());
     }
     let base = state.context.media.find_by_digest(digest)?;
-    send_part(state, base, name, asked).await
+    // The same files for everybody, without a token.
+    send_part(state, base, name, asked, Box::new(|_| Ok(()))).await
 }
 
 /// Sends a file that is a part of the ISO.
-async fn send_part(state: &ServerState, base: Arc<BaseMedium>, name: &str, asked: Asked) -> Result<Response, Refusal> {
+async fn send_part(
+    state: &ServerState,
+    base: Arc<BaseMedium>,
+    name: &str,
+    asked: Asked,
+    allowed: Allowed,
+) -> Result<Response, Refusal> {
     let what = format!("{}{name}", network_boot::files(&base));
     let file = Download::network_file(base, name).ok_or_else(unknown_file)?;
     let description = Description {
@@ -94,6 +105,7 @@ async fn send_part(state: &ServerState, base: Arc<BaseMedium>, name: &str, asked
         file_name: None,
         what,
         admit: MediaStore::admit_boot,
+        allowed,
     };
     download::answer(state, file, description, asked).await
 }
@@ -107,11 +119,7 @@ fn find(state: &ServerState, token: &str) -> Result<Arc<Registration>, Refusal> 
     if !registrations.is_complete() {
         return Err(starting());
     }
-    let registration = registrations.find_for_boot(&token).ok_or_else(unknown_token)?;
-    match decide::expired(&registration, state.context.clock.timestamp()) {
-        Some(refusal) => Err(refusal),
-        None => Ok(registration),
-    }
+    unexpired(state, registrations.find_for_boot(&token).ok_or_else(unknown_token)?)
 }
 
 fn unknown_file() -> Refusal {

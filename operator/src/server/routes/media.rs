@@ -1,9 +1,8 @@
 //! Downloads of installation media: a GET or HEAD of `…/media/<token>/<name>` returns a base medium with the settings
 //! of the registration, whole or a range of it.
 
-use super::registration;
+use super::registration::find_for_media;
 use crate::media::{Download, MediaStore};
-use crate::registration::decide;
 use crate::server::download::{self, Asked, Description};
 use crate::server::{ServerState, refuse};
 use axum::extract::{Path, State};
@@ -28,10 +27,7 @@ pub async fn open(
 }
 
 async fn answer(state: &ServerState, token: &str, name: &str, asked: Asked) -> Result<Response, Refusal> {
-    let registration = registration::find_for_media(state, token)?;
-    if let Some(refusal) = decide::expired(&registration, state.context.clock.timestamp()) {
-        return Err(refusal);
-    }
+    let registration = find_for_media(state, token)?;
     let base = state.context.media.find(name)?;
     let settings = registration.medium_settings(&state.context.endpoint());
     let medium = Download::customized(base, &settings).map_err(|error| {
@@ -46,6 +42,10 @@ async fn answer(state: &ServerState, token: &str, name: &str, asked: Asked) -> R
         file_name: Some(format!("{}-{name}", registration.name)),
         what: format!("{}/{} {name}", registration.namespace, registration.name),
         admit: MediaStore::admit,
+        allowed: {
+            let token = token.to_owned();
+            Box::new(move |state| find_for_media(state, &token).map(drop))
+        },
     };
     download::answer(state, medium, description, asked).await
 }

@@ -43,9 +43,6 @@ pub async fn open(
 /// The settings of a medium, as cloud-config.
 fn settings(state: &ServerState, token: &str) -> Result<Response, Refusal> {
     let registration = find_for_media(state, token)?;
-    if let Some(refusal) = decide::expired(&registration, state.context.clock.timestamp()) {
-        return Err(refusal);
-    }
     let settings = registration.medium_settings(&state.context.endpoint());
     Ok(([(header::CONTENT_TYPE, "text/yaml")], settings.to_yaml()).into_response())
 }
@@ -91,12 +88,16 @@ pub(super) fn find(state: &ServerState, token: &str) -> Result<(Arc<Registration
     state.context.registrations.find(&token).ok_or_else(unknown_token)
 }
 
-/// The same, but only for the token of media.
+/// The same, but only for the token of media, and an error once the registration has expired.
 pub(super) fn find_for_media(state: &ServerState, token: &str) -> Result<Arc<Registration>, Refusal> {
     match find(state, token)? {
-        (registration, TokenScope::NewMachines) => Ok(registration),
+        (registration, TokenScope::NewMachines) => unexpired(state, registration),
         (_, TokenScope::KnownMachines) => Err(unknown_token()),
     }
+}
+
+pub(super) fn unexpired(state: &ServerState, registration: Arc<Registration>) -> Result<Arc<Registration>, Refusal> {
+    decide::expired(&registration, state.context.clock.timestamp()).map_or(Ok(registration), Err)
 }
 
 pub(super) fn unknown_token() -> Refusal {

@@ -173,6 +173,26 @@ async fn a_medium_that_is_written_to_is_not_served() {
     assert_eq!(code(get(&state, &[]).await).await, RefusalCode::Unavailable);
 }
 
+#[tokio::test]
+async fn a_download_ends_when_its_token_no_longer_counts() {
+    let (state, folder) = state(json!({}), 1).await;
+    let whole = std::fs::metadata(folder.path().join(NAME)).unwrap().len();
+    let expired = json!({"expiresAt": "2020-01-01T00:00:00Z"});
+    for (change, code) in [
+        (fixtures::registration(expired, TOKEN), "RegistrationExpired"),
+        (fixtures::registration(json!({}), &TOKEN.replace('t', "u")), "UnknownToken"),
+    ] {
+        state.context.registrations.apply(&Event::Apply(fixtures::registration(json!({}), TOKEN)));
+        let begun = get(&state, &[]).await;
+        assert_eq!(begun.status(), StatusCode::OK);
+        state.context.registrations.apply(&Event::Apply(change));
+        // What was read before may still come.
+        assert!((bytes(begun).await.len() as u64) < whole, "{code}");
+        let text = state.context.metrics.text(&state.context.inventory.index).unwrap();
+        assert!(text.contains(&format!(r#"{{request="media",result="refused",code="{code}"}} 1"#)), "{text}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_too_many_must_come_back_and_a_slow_reader_loses_its_permit() {
     let (state, _folder) = state(json!({}), 1).await;
