@@ -2,6 +2,7 @@
 
 pub mod boot_progress;
 pub mod drop_ins;
+pub mod due_report;
 pub mod erase_request;
 pub mod files;
 pub mod health_checks;

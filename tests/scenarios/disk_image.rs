@@ -10,6 +10,7 @@ use qemu::disk::{Disk, GIB};
 use qemu::firmware::Firmware;
 use qemu::machine::{Drive, Machine, MachineSpec, Medium};
 use qemu::paths;
+use qemu::wait::{Poll, until};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
@@ -78,6 +79,7 @@ async fn becomes_its_own(firmware: Firmware, format: &str, settings: Settings) {
     assert_eq!(hostname.trim(), inventory, "the cloud-config of the operator was applied");
     let before = facts(&world, &machine).await.unwrap();
     assert!(before.persistent_bytes > 6 * GIB, "{before:?}");
+    what_comes_during_a_report_is_told_by_another(&world, &machine).await;
 
     if settings == Settings::NoCloud {
         let addresses = "ip -4 -oneline address show scope global";
@@ -108,6 +110,23 @@ async fn becomes_its_own(firmware: Firmware, format: &str, settings: Settings) {
     let settings = Disk::of_image(&world.path().join("own.raw"), "own", 12 * GIB).unwrap();
     let settings = settings.read_at(SETTINGS_OFFSET, SETTINGS_BYTES).unwrap();
     assert!(settings.iter().all(|byte| *byte == 0), "the token is still in front of the partitions");
+}
+
+/// The slot may become good while a report is under way that says it is on trial.
+async fn what_comes_during_a_report_is_told_by_another(world: &World, machine: &Machine) {
+    let script = "cd /run/ros; touch report-due; timeout 60 sh -c 'while [ -e report-due ]; do sleep 0.1; done'; \
+                  touch report-due; systemctl show --value -p ActiveState -p InvocationID ros-report.service";
+    let under_way = world.key.run("root", machine.ssh_port(), script, SHORT).await.unwrap();
+    let lines: Vec<&str> = under_way.split_whitespace().collect();
+    let ["active", invocation] = lines[..] else { panic!("a report is not under way: {under_way}") };
+    until("another report", SHORT, async || {
+        let script = "systemctl show --value -p InvocationID ros-report.service; ls /run/ros";
+        let now = world.key.run("root", machine.ssh_port(), script, SHORT).await?;
+        let done = !now.starts_with(invocation) && !now.contains("report-due");
+        Ok(if done { Poll::Ready(()) } else { Poll::Pending(now) })
+    })
+    .await
+    .unwrap();
 }
 
 /// A volume that has the registration as its user data.

@@ -7,6 +7,7 @@ use crate::cli::ReportOptions;
 use crate::clock::unix_seconds;
 use crate::console::{self, announce};
 use crate::exit_code::{ExitCode, OrExit};
+use crate::installed::due_report;
 use crate::installed::erase_request::{self, Reinstall, Request, Reset};
 use crate::installed::issue;
 use crate::installed::kubelet;
@@ -39,6 +40,7 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         .or_exit(ExitCode::Settings)?;
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let (mut newest, mut previous) = (transport, previous(root));
+    due_report::begin(root)?;
     // The first report after a fallback tells it, so that the operator does not order the same release again.
     attempt::note_failure();
     let mut report = os_report(&Status::read().context("describing this system")?, root)?;

@@ -4,6 +4,7 @@ use crate::boot::{start, state_file};
 use crate::console::{self, announce};
 use crate::free_space::{PERSISTENT_ROOM, free_bytes};
 use crate::installed::boot_progress;
+use crate::installed::due_report;
 use crate::installed::health_checks::{CheckFailure, HealthChecks};
 use crate::installed::host_identity;
 use crate::installed::issue;
@@ -86,7 +87,8 @@ pub fn run() -> Result<(), HealthyError> {
         // stayed good, it would get its starts back each time.
         state_file::change(|state| state.doubt(slot))?;
         announce(Milestone::Failed, format!("slot {slot} is damaged and not marked as good: {}", error_chain(&damage)));
-        return trial::restart_if_on_trial(slot);
+        trial::restart_if_on_trial(slot)?;
+        return Ok(due_report::ask(Path::new("/"))?);
     }
     state_file::change(|state| state.mark_good(slot))?;
     if let Err(error) = attempt::succeed(Path::new("/"), slot) {
@@ -108,7 +110,7 @@ pub fn run() -> Result<(), HealthyError> {
             failure.reason
         ));
     }
-    Ok(())
+    Ok(due_report::ask(Path::new("/"))?)
 }
 
 /// The drop-in checks, and the node that this machine was before.

@@ -2,6 +2,7 @@
 
 use crate::boot::{partition, state_file};
 use crate::console::{self, announce};
+use crate::installed::due_report;
 use crate::installed::erase_request::{self, EraseError};
 use crate::installed::issue;
 use crate::path_error::PathError;
@@ -181,7 +182,7 @@ pub fn run() -> Result<(), RecoveryError> {
         // The unit tries again. Until then the login and the operator show the error.
         Err(error) => {
             issue::refresh(Path::new("/"));
-            Command::new("systemctl").args(["start", "--no-block", "ros-report.service"]).run()?;
+            due_report::ask(Path::new("/"))?;
             return Err(RecoveryError::EraseRequest(error));
         }
     }

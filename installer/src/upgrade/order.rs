@@ -3,7 +3,9 @@
 
 use super::attempt;
 use crate::clock::unix_seconds;
+use crate::installed::due_report;
 use crate::installed::files::write_secret;
+use crate::path_error::PathError;
 use boot_contract::paths::below;
 use command::{Command, CommandError};
 use protocol::bounded::cut;
@@ -36,6 +38,8 @@ pub enum OrderError {
     Absent,
     #[error("starting {UNIT}")]
     Start(#[source] CommandError),
+    #[error("asking for a report")]
+    Report(#[from] PathError),
 }
 
 /// An order, and what became of it.
@@ -118,8 +122,7 @@ pub fn fail(root: &Path, reason: &str, error: &dyn Error) -> Result<(), OrderErr
     let message = cut(&error_chain(error), LONGEST_MESSAGE);
     taken.failure = Some(Failure { reason: reason.into(), message });
     taken.write(root)?;
-    let report = ["start", "--no-block", "ros-report.service"];
-    Command::new("systemctl").args(report).run().map(drop).map_err(OrderError::Start)
+    Ok(due_report::ask(root)?)
 }
 
 #[cfg(test)]
