@@ -3,7 +3,7 @@
 use crate::RegistryError;
 use crate::connection::{Connection, range_start};
 use crate::error::Failure;
-use crate::manifest::Layer;
+use crate::manifest::Blob;
 use crate::patience::{Attempts, Clock, Patience, PullStep};
 use aws_lc_rs::digest::{Context, SHA256};
 use http::StatusCode;
@@ -19,21 +19,21 @@ const GAIN_BYTES: u64 = 1 << 20;
 /// is told how many bytes of the blob are there.
 pub(crate) async fn blob(
     connections: &mut [Connection],
-    layer: &Layer,
+    blob: &Blob,
     path: &Path,
     (patience, clock): (Patience, &mut impl Clock),
     tell: &mut (dyn FnMut(PullStep<'_>) + Send),
 ) -> Result<(), RegistryError> {
-    let mut partial = Partial::open(path, layer.size).await?;
+    let mut partial = Partial::open(path, blob.size).await?;
     let mut usable: Vec<&mut Connection> = connections.iter_mut().collect();
     let mut attempts = Attempts::new(patience, clock);
     let (mut turn, mut most, mut was_damaged) = (0, partial.length, false);
     loop {
-        let mut fetched = |bytes| tell(PullStep::Fetched { bytes, total: layer.size });
+        let mut fetched = |bytes| tell(PullStep::Fetched { bytes, total: blob.size });
         fetched(partial.length);
         let index = turn % usable.len();
         let connection = &mut *usable[index];
-        let failure = match attempt(connection, layer, &mut partial, &mut fetched).await {
+        let failure = match attempt(connection, blob, &mut partial, &mut fetched).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
@@ -66,34 +66,34 @@ pub(crate) async fn blob(
 /// One request, for what is not there yet.
 async fn attempt(
     connection: &mut Connection,
-    layer: &Layer,
+    blob: &Blob,
     partial: &mut Partial,
     fetched: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(), Failure> {
-    if partial.length < layer.size {
-        let result = receive(connection, layer, partial, fetched).await;
+    if partial.length < blob.size {
+        let result = receive(connection, blob, partial, fetched).await;
         // What came is kept, whatever happened then.
         partial.flush().await.map_err(Failure::permanent)?;
         result?;
     }
     let actual = hex::encode(partial.context.clone().finish());
-    if actual == layer.digest.hex() {
+    if actual == blob.digest.hex() {
         return Ok(());
     }
     partial.restart().await.map_err(Failure::permanent)?;
-    Err(Failure::temporary(mismatch(connection, layer, format!("it has SHA-256 {actual}"))))
+    Err(Failure::temporary(mismatch(connection, blob, format!("it has SHA-256 {actual}"))))
 }
 
 async fn receive(
     connection: &mut Connection,
-    layer: &Layer,
+    blob: &Blob,
     partial: &mut Partial,
     fetched: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(), Failure> {
-    let mut response = connection.get(&format!("blobs/{}", layer.digest), "*/*", partial.length).await?;
+    let mut response = connection.get(&format!("blobs/{}", blob.digest), "*/*", partial.length).await?;
     match response.status() {
         StatusCode::RANGE_NOT_SATISFIABLE => {
-            let error = truncated(connection, layer, partial.length);
+            let error = truncated(connection, blob, partial.length);
             partial.restart().await.map_err(Failure::permanent)?;
             return Err(Failure::permanent(error));
         }
@@ -106,35 +106,35 @@ async fn receive(
             }
         }
     }
-    let remaining = layer.size - partial.length;
+    let remaining = blob.size - partial.length;
     if let Some(announced) = response.content_length().filter(|announced| *announced > remaining) {
-        let why = format!("the registry has {} bytes, its manifest says {}", partial.length + announced, layer.size);
-        return Err(Failure::permanent(mismatch(connection, layer, why)));
+        let why = format!("the registry has {} bytes, its manifest says {}", partial.length + announced, blob.size);
+        return Err(Failure::permanent(mismatch(connection, blob, why)));
     }
     while let Some(chunk) = response.chunk().await.map_err(|error| connection.transport_failure(error))? {
-        if chunk.len() as u64 > layer.size - partial.length {
+        if chunk.len() as u64 > blob.size - partial.length {
             partial.restart().await.map_err(Failure::permanent)?;
-            let why = format!("it has more than the {} bytes that its manifest says", layer.size);
-            return Err(Failure::permanent(mismatch(connection, layer, why)));
+            let why = format!("it has more than the {} bytes that its manifest says", blob.size);
+            return Err(Failure::permanent(mismatch(connection, blob, why)));
         }
         partial.append(&chunk).await.map_err(Failure::permanent)?;
         fetched(partial.length);
     }
-    if partial.length < layer.size {
-        return Err(Failure::temporary(truncated(connection, layer, partial.length)));
+    if partial.length < blob.size {
+        return Err(Failure::temporary(truncated(connection, blob, partial.length)));
     }
     Ok(())
 }
 
-fn mismatch(connection: &Connection, layer: &Layer, why: String) -> RegistryError {
-    RegistryError::LayerDigestMismatch { host: connection.host().to_owned(), digest: layer.digest.to_string(), why }
+fn mismatch(connection: &Connection, blob: &Blob, why: String) -> RegistryError {
+    RegistryError::LayerDigestMismatch { host: connection.host().to_owned(), digest: blob.digest.to_string(), why }
 }
 
-fn truncated(connection: &Connection, layer: &Layer, actual: u64) -> RegistryError {
+fn truncated(connection: &Connection, blob: &Blob, actual: u64) -> RegistryError {
     RegistryError::LayerTruncated {
         host: connection.host().to_owned(),
-        digest: layer.digest.to_string(),
-        expected: layer.size,
+        digest: blob.digest.to_string(),
+        expected: blob.size,
         actual,
     }
 }

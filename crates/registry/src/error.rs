@@ -34,6 +34,8 @@ pub enum RegistryError {
     LayerTruncated { host: String, digest: String, expected: u64, actual: u64 },
     #[error("{reference} is not the image of a release: {why}")]
     NotARelease { reference: String, why: String },
+    #[error("{reference} cannot be used as an image: {why}")]
+    ImageInvalid { reference: String, why: String },
     #[error("{reference} has no image for linux/amd64, only for {found}")]
     WrongArchitecture { reference: String, found: String },
     #[error(
@@ -61,6 +63,7 @@ impl RegistryError {
             Self::LayerDigestMismatch { .. } => "LayerDigestMismatch",
             Self::LayerTruncated { .. } => "LayerTruncated",
             Self::NotARelease { .. } => "NotARelease",
+            Self::ImageInvalid { .. } => "ImageInvalid",
             Self::WrongArchitecture { .. } => "WrongArchitecture",
             Self::PlainHttpRefused { .. } => "PlainHttpRefused",
             Self::ArchiveInvalid { .. } => "ArchiveInvalid",
@@ -70,11 +73,16 @@ impl RegistryError {
 
     /// Whether what the registry has under this name can never be used.
     pub fn is_about_the_image(&self) -> bool {
-        matches!(self, Self::NotARelease { .. } | Self::WrongArchitecture { .. } | Self::ImageTooLarge { .. })
+        use RegistryError::{ImageInvalid, ImageTooLarge, NotARelease, WrongArchitecture};
+        matches!(self, NotARelease { .. } | ImageInvalid { .. } | WrongArchitecture { .. } | ImageTooLarge { .. })
     }
 
     pub(crate) fn not_a_release(reference: &Reference, why: impl Into<String>) -> Self {
         Self::NotARelease { reference: reference.to_string(), why: why.into() }
+    }
+
+    pub(crate) fn image_invalid(reference: &Reference, why: impl Into<String>) -> Self {
+        Self::ImageInvalid { reference: reference.to_string(), why: why.into() }
     }
 
     pub(crate) fn storage(path: &Path) -> impl FnOnce(io::Error) -> Self {

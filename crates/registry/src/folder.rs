@@ -1,7 +1,7 @@
 //! The folder that an image is pulled into: the release's files, and `.blobs` with what has been downloaded.
 
 use crate::RegistryError;
-use crate::manifest::Layer;
+use crate::manifest::Blob;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,14 +31,14 @@ impl Folder {
         &self.0
     }
 
-    pub(crate) fn blob(&self, layer: &Layer) -> PathBuf {
-        self.blobs().join(layer.digest.hex())
+    pub(crate) fn blob(&self, blob: &Blob) -> PathBuf {
+        self.blobs().join(blob.digest.hex())
     }
 
-    /// Removes everything but the blobs of `layers`.
-    pub(crate) fn keep(&self, layers: &[Layer]) -> Result<(), RegistryError> {
+    /// Removes everything but these blobs.
+    pub(crate) fn keep(&self, blobs: &[&Blob]) -> Result<(), RegistryError> {
         self.remove(&self.0, |name| name == BLOBS)?;
-        self.remove(&self.blobs(), |name| layers.iter().any(|layer| layer.digest.hex() == name))
+        self.remove(&self.blobs(), |name| blobs.iter().any(|blob| blob.digest.hex() == name))
     }
 
     pub(crate) fn drop_blobs(&self) -> Result<(), RegistryError> {

@@ -1,4 +1,5 @@
-//! Container registries: pulls the image of a release into a folder, and pushes one from an archive.
+//! Container registries: pulls the image of a release into a folder, pushes one from an archive, and pulls any image as an OCI
+//! image layout.
 
 mod archive;
 mod connection;
@@ -7,6 +8,7 @@ mod download;
 mod endpoint;
 mod error;
 mod folder;
+mod layout;
 mod manifest;
 mod patience;
 mod proxy;
@@ -19,6 +21,7 @@ mod tests;
 mod unpack;
 
 pub use error::RegistryError;
+pub use layout::pull_layout;
 pub use manifest::{CONTENT_ANNOTATION, CONTENT_INSTALLER, CONTENT_RELEASE, RELEASE_ANNOTATION};
 pub use patience::{Patience, PullStep};
 pub use proxy::Proxy;

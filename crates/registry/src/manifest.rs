@@ -1,4 +1,5 @@
-//! The manifest of an image: which blobs hold the release (OCI image specification 1.1, `manifest.md`, `image-index.md`).
+//! The manifest of an image: which blobs hold the release, or the whole image (OCI image specification 1.1, `manifest.md`,
+//! `image-index.md`).
 
 use crate::connection::Connection;
 use crate::digest::Digest;
@@ -22,15 +23,25 @@ const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 const MAX_LAYERS: usize = 64;
 /// All layers together, and everything that is unpacked from them.
 pub(crate) const MAX_IMAGE_BYTES: u64 = 8 << 30;
+/// The limits of an image that is no release. Docker makes at most 127 layers.
+const MAX_FOREIGN_LAYERS: usize = 256;
+const MAX_FOREIGN_BYTES: u64 = 32 << 30;
 
 const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
                         application/vnd.docker.distribution.manifest.v2+json, \
                         application/vnd.docker.distribution.manifest.list.v2+json";
 
-/// What is fetched of an image.
+/// A manifest that was fetched, and what was read from it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ImageManifest {
+pub(crate) struct Fetched<T> {
     pub(crate) digest: Digest,
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) image: T,
+}
+
+/// What is fetched of the image of a release.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ReleaseImage {
     /// What [`RELEASE_ANNOTATION`] says.
     pub(crate) release: Option<Digest>,
     /// Lowest first; later ones replace files of earlier ones.
@@ -38,15 +49,20 @@ pub(crate) struct ImageManifest {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Layer {
+pub(crate) struct Blob {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layer {
+    pub(crate) blob: Blob,
     pub(crate) is_gzip: bool,
 }
 
-impl ImageManifest {
+impl ReleaseImage {
     pub(crate) fn bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.size).sum()
+        self.layers.iter().map(|layer| layer.blob.size).sum()
     }
 }
 
@@ -55,6 +71,7 @@ impl ImageManifest {
 #[serde(rename_all = "camelCase")]
 struct Document {
     manifests: Option<Vec<IndexEntry>>,
+    config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
@@ -83,36 +100,37 @@ pub(crate) struct Descriptor {
     annotations: BTreeMap<String, String>,
 }
 
-enum Parsed {
-    Image(Image),
+pub(crate) enum Parsed<T> {
+    Image(T),
     /// The image for this architecture.
     Index(Digest),
 }
 
-struct Image {
-    release: Option<Digest>,
-    layers: Vec<Layer>,
-}
+/// Reads a manifest or an index: [`of_release`] or [`of_any_image`].
+pub(crate) type Parse<T> = fn(&[u8], &Reference) -> Result<Parsed<T>, RegistryError>;
 
 /// Fetches the manifest of the image; of an index, the one for linux/amd64.
-pub(crate) async fn fetch(connection: &mut Connection, reference: &Reference) -> Result<ImageManifest, Failure> {
+pub(crate) async fn fetch<T>(
+    connection: &mut Connection,
+    reference: &Reference,
+    parse: Parse<T>,
+) -> Result<Fetched<T>, Failure> {
     let image = connection.image();
     let name = image.digest().or(image.tag()).unwrap_or_default().to_owned();
-    let bytes = download(connection, &name, reference).await?;
-    let (digest, image) = match parse(&bytes, reference).map_err(Failure::permanent)? {
-        Parsed::Image(image) => (Digest::of(&bytes), image),
+    let manifest = download(connection, &name, reference).await?;
+    match parse(&manifest, reference).map_err(Failure::permanent)? {
+        Parsed::Image(image) => Ok(Fetched { digest: Digest::of(&manifest), manifest, image }),
         Parsed::Index(digest) => {
-            let bytes = download(connection, &digest.to_string(), reference).await?;
-            match parse(&bytes, reference).map_err(Failure::permanent)? {
-                Parsed::Image(image) => (digest, image),
+            let manifest = download(connection, &digest.to_string(), reference).await?;
+            match parse(&manifest, reference).map_err(Failure::permanent)? {
+                Parsed::Image(image) => Ok(Fetched { digest, manifest, image }),
                 Parsed::Index(_) => {
-                    let error = RegistryError::not_a_release(reference, "its index leads to another index");
-                    return Err(Failure::permanent(error));
+                    let error = RegistryError::image_invalid(reference, "its index leads to another index");
+                    Err(Failure::permanent(error))
                 }
             }
         }
-    };
-    Ok(ImageManifest { digest, release: image.release, layers: image.layers })
+    }
 }
 
 /// A manifest by its tag or digest. Those that were asked for by digest have it.
@@ -136,12 +154,84 @@ async fn download(connection: &mut Connection, name: &str, reference: &Reference
     }
 }
 
-fn parse(bytes: &[u8], reference: &Reference) -> Result<Parsed, RegistryError> {
-    let not_a_release = |why: String| RegistryError::not_a_release(reference, why);
+/// Reads what is needed of the image of a release.
+pub(crate) fn of_release(bytes: &[u8], reference: &Reference) -> Result<Parsed<ReleaseImage>, RegistryError> {
+    let not_a_release = |why: &str| RegistryError::not_a_release(reference, why);
+    let document = match document(bytes, reference, not_a_release)? {
+        Parsed::Image(document) => document,
+        Parsed::Index(digest) => return Ok(Parsed::Index(digest)),
+    };
+    let layers = document.layers.ok_or_else(|| not_a_release("its manifest has no layers"))?;
+    if layers.len() > MAX_LAYERS {
+        return Err(too_large(reference, "it has too many layers", MAX_LAYERS as u64));
+    }
+    let mut taken = Vec::new();
+    for layer in layers {
+        if layer.annotations.get(CONTENT_ANNOTATION).is_some_and(|content| content != CONTENT_RELEASE) {
+            continue;
+        }
+        let is_gzip = match layer.media_type.as_str() {
+            "application/vnd.oci.image.layer.v1.tar" => false,
+            "application/vnd.oci.image.layer.v1.tar+gzip" => true,
+            "application/vnd.docker.image.rootfs.diff.tar.gzip" => true,
+            other => {
+                let other = quoted(other);
+                return Err(not_a_release(&format!("a layer is of the type {other:?}; tar and tar+gzip are taken")));
+            }
+        };
+        taken.push(Layer { blob: layer.blob().map_err(not_a_release)?, is_gzip });
+    }
+    if taken.is_empty() {
+        return Err(not_a_release("no layer of it holds a release"));
+    }
+    let bytes = taken.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.blob.size));
+    if bytes.is_none_or(|bytes| bytes > MAX_IMAGE_BYTES) {
+        return Err(too_large(reference, "its layers have too many bytes", MAX_IMAGE_BYTES));
+    }
+    let release = document.annotations.get(RELEASE_ANNOTATION).and_then(|digest| digest.parse().ok());
+    Ok(Parsed::Image(ReleaseImage { release, layers: taken }))
+}
+
+/// Reads the blobs of an image, whatever it holds: the configuration first, then the layers, each blob once.
+pub(crate) fn of_any_image(bytes: &[u8], reference: &Reference) -> Result<Parsed<Vec<Blob>>, RegistryError> {
+    let invalid = |why: &str| RegistryError::image_invalid(reference, why);
+    let document = match document(bytes, reference, invalid)? {
+        Parsed::Image(document) => document,
+        Parsed::Index(digest) => return Ok(Parsed::Index(digest)),
+    };
+    let layers = document.layers.ok_or_else(|| invalid("its manifest has no layers"))?;
+    if layers.len() > MAX_FOREIGN_LAYERS {
+        return Err(too_large(reference, "it has too many layers", MAX_FOREIGN_LAYERS as u64));
+    }
+    let config = document.config.ok_or_else(|| invalid("its manifest has no configuration"))?;
+    let mut blobs = Vec::new();
+    for descriptor in std::iter::once(&config).chain(&layers) {
+        let blob = descriptor.blob().map_err(invalid)?;
+        if !blobs.contains(&blob) {
+            blobs.push(blob);
+        }
+    }
+    let bytes = blobs.iter().try_fold(0u64, |sum, blob| sum.checked_add(blob.size));
+    if bytes.is_none_or(|bytes| bytes > MAX_FOREIGN_BYTES) {
+        return Err(too_large(reference, "its layers have too many bytes", MAX_FOREIGN_BYTES));
+    }
+    Ok(Parsed::Image(blobs))
+}
+
+impl Descriptor {
+    fn blob(&self) -> Result<Blob, &'static str> {
+        let digest = self.digest.parse().map_err(|()| "its manifest names a blob not by SHA-256")?;
+        Ok(Blob { digest, size: self.size })
+    }
+}
+
+fn document(
+    bytes: &[u8],
+    reference: &Reference,
+    invalid: impl Fn(&str) -> RegistryError,
+) -> Result<Parsed<Document>, RegistryError> {
     let document: Document = serde_json::from_slice(bytes)
-        .map_err(|error| not_a_release(format!("its manifest: {}", quoted(&error.to_string()))))?;
-    let digest =
-        |text: &str| text.parse().map_err(|()| not_a_release("its manifest names a blob not by SHA-256".into()));
+        .map_err(|error| invalid(&format!("its manifest: {}", quoted(&error.to_string()))))?;
     if let Some(entries) = document.manifests {
         let is_ours = |entry: &&IndexEntry| {
             entry
@@ -157,37 +247,10 @@ fn parse(bytes: &[u8], reference: &Reference) -> Result<Parsed, RegistryError> {
             let found = if found.is_empty() { "nothing".to_owned() } else { quoted(&found.join(", ")) };
             return Err(RegistryError::WrongArchitecture { reference: reference.to_string(), found });
         };
-        return Ok(Parsed::Index(digest(&entry.digest)?));
+        let digest = entry.digest.parse().map_err(|()| invalid("its index names a manifest not by SHA-256"))?;
+        return Ok(Parsed::Index(digest));
     }
-    let layers = document.layers.ok_or_else(|| not_a_release("its manifest has no layers".into()))?;
-    if layers.len() > MAX_LAYERS {
-        return Err(too_large(reference, "it has too many layers", MAX_LAYERS as u64));
-    }
-    let mut taken = Vec::new();
-    for layer in layers {
-        if layer.annotations.get(CONTENT_ANNOTATION).is_some_and(|content| content != CONTENT_RELEASE) {
-            continue;
-        }
-        let is_gzip = match layer.media_type.as_str() {
-            "application/vnd.oci.image.layer.v1.tar" => false,
-            "application/vnd.oci.image.layer.v1.tar+gzip" => true,
-            "application/vnd.docker.image.rootfs.diff.tar.gzip" => true,
-            other => {
-                let other = quoted(other);
-                return Err(not_a_release(format!("a layer is of the type {other:?}; tar and tar+gzip are taken")));
-            }
-        };
-        taken.push(Layer { digest: digest(&layer.digest)?, size: layer.size, is_gzip });
-    }
-    if taken.is_empty() {
-        return Err(not_a_release("no layer of it holds a release".into()));
-    }
-    let bytes = taken.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.size));
-    if bytes.is_none_or(|bytes| bytes > MAX_IMAGE_BYTES) {
-        return Err(too_large(reference, "its layers have too many bytes", MAX_IMAGE_BYTES));
-    }
-    let release = document.annotations.get(RELEASE_ANNOTATION).and_then(|digest| digest.parse().ok());
-    Ok(Parsed::Image(Image { release, layers: taken }))
+    Ok(Parsed::Image(document))
 }
 
 pub(crate) fn too_large(reference: &Reference, what: &'static str, limit: u64) -> RegistryError {
@@ -211,7 +274,7 @@ mod tests {
         })
     }
     fn reason(document: Value) -> &'static str {
-        parse(document.to_string().as_bytes(), &reference()).err().map_or("none", |error| error.reason())
+        of_release(document.to_string().as_bytes(), &reference()).err().map_or("none", |error| error.reason())
     }
 
     #[test]
@@ -222,8 +285,8 @@ mod tests {
         let mut release = layer(5);
         release["annotations"] = json!({CONTENT_ANNOTATION: CONTENT_RELEASE});
         let document = json!({"layers": [release, layer(6), other]});
-        let Parsed::Image(image) = parse(document.to_string().as_bytes(), &reference()).unwrap() else { panic!() };
-        assert_eq!(image.layers.iter().map(|layer| layer.size).collect::<Vec<_>>(), [5, 6]);
+        let Parsed::Image(image) = of_release(document.to_string().as_bytes(), &reference()).unwrap() else { panic!() };
+        assert_eq!(image.layers.iter().map(|layer| layer.blob.size).collect::<Vec<_>>(), [5, 6]);
     }
 
     #[test]
@@ -246,10 +309,28 @@ mod tests {
         assert_eq!(reason(json!({"manifests": []})), "WrongArchitecture");
     }
 
+    #[test]
+    fn any_image_has_a_configuration_and_layers() {
+        let read = |document: Value| of_any_image(document.to_string().as_bytes(), &reference());
+        let reason = |document: Value| read(document).err().map_or("none", |error| error.reason());
+        let mut zstd = layer(5);
+        zstd["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+zstd");
+        let Ok(Parsed::Image(blobs)) = read(json!({"config": layer(3), "layers": [zstd, layer(5)]})) else { panic!() };
+        assert_eq!(blobs.iter().map(|blob| blob.size).collect::<Vec<_>>(), [3, 5], "each once");
+        for document in [json!([]), json!({}), json!({"layers": []}), json!({"config": layer(1)})] {
+            assert_eq!(reason(document.clone()), "ImageInvalid", "{document}");
+        }
+        let mut outside = layer(1);
+        outside["digest"] = json!("sha256:../../etc/passwd");
+        assert_eq!(reason(json!({"config": outside, "layers": []})), "ImageInvalid");
+        assert_eq!(reason(json!({"config": layer(1), "layers": [layer(u64::MAX)]})), "ImageTooLarge");
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_the_parser_panic(bytes: Vec<u8>) {
-            let _ = parse(&bytes, &reference());
+            let _ = of_release(&bytes, &reference());
+            let _ = of_any_image(&bytes, &reference());
         }
     }
 }

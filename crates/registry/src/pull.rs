@@ -4,7 +4,7 @@ use crate::connection::Connection;
 use crate::download;
 use crate::endpoint::Endpoint;
 use crate::folder::Folder;
-use crate::manifest::{self, ImageManifest, Layer};
+use crate::manifest::{self, Blob, Fetched, Layer, Parse};
 use crate::patience::{Attempts, Clock, Patience, PullStep, SystemClock};
 use crate::unpack::Unpacker;
 use crate::{Reference, RegistriesFile, RegistryError};
@@ -37,9 +37,11 @@ pub async fn inspect(
     tell: &mut (dyn FnMut(PullStep<'_>) + Send),
 ) -> Result<Inspected, RegistryError> {
     let clock = &mut SystemClock::start();
-    let image = find(&mut connections(reference, registries)?, reference, (patience, clock), tell).await?;
+    let mut connections = connections(reference, registries)?;
+    let Fetched { digest, image, .. } =
+        find(&mut connections, reference, manifest::of_release, (patience, clock), tell).await?;
     let bytes = image.bytes();
-    Ok(Inspected { digest: image.digest.to_string(), release: image.release.map(|digest| digest.to_string()), bytes })
+    Ok(Inspected { digest: digest.to_string(), release: image.release.map(|digest| digest.to_string()), bytes })
 }
 
 /// Pulls the image into `folder`: afterwards it holds the files that are below `release/` in the image, at most 64 with 8 GiB,
@@ -67,43 +69,61 @@ pub(crate) async fn pull_with(
 ) -> Result<Pulled, RegistryError> {
     let folder = Folder::take(folder)?;
     let mut connections = connections(reference, registries)?;
-    let image = find(&mut connections, reference, (patience, &mut *clock), tell).await?;
-    folder.keep(&image.layers)?;
-    let (mut before, total) = (0, image.bytes());
-    for layer in &image.layers {
-        let mut of_layer = |step: PullStep<'_>| match step {
-            PullStep::Fetched { bytes, .. } => tell(PullStep::Fetched { bytes: before + bytes, total }),
-            waits => tell(waits),
-        };
-        download::blob(&mut connections, layer, &folder.blob(layer), (patience, &mut *clock), &mut of_layer).await?;
-        before += layer.size;
-        tell(PullStep::Fetched { bytes: before, total });
-    }
+    let Fetched { digest, image, .. } =
+        find(&mut connections, reference, manifest::of_release, (patience, &mut *clock), tell).await?;
+    let blobs: Vec<&Blob> = image.layers.iter().map(|layer| &layer.blob).collect();
+    folder.keep(&blobs)?;
+    fetch_all(&mut connections, &blobs, &folder, (patience, clock), tell).await?;
     let (reference, layers) = (reference.clone(), image.layers);
     let unpacked = tokio::task::spawn_blocking(move || unpack(&reference, &folder, &layers));
     unpacked.await.expect("unpacking does not panic, and is not cancelled")?;
-    Ok(Pulled { digest: image.digest.to_string() })
+    Ok(Pulled { digest: digest.to_string() })
+}
+
+/// Fetches the blobs into the folder. `tell` is told of all of them together.
+pub(crate) async fn fetch_all(
+    connections: &mut [Connection],
+    blobs: &[&Blob],
+    folder: &Folder,
+    (patience, clock): (Patience, &mut impl Clock),
+    tell: &mut (dyn FnMut(PullStep<'_>) + Send),
+) -> Result<(), RegistryError> {
+    let (mut before, total) = (0, blobs.iter().map(|blob| blob.size).sum());
+    for blob in blobs {
+        let mut of_blob = |step: PullStep<'_>| match step {
+            PullStep::Fetched { bytes, .. } => tell(PullStep::Fetched { bytes: before + bytes, total }),
+            waits => tell(waits),
+        };
+        download::blob(connections, blob, &folder.blob(blob), (patience, &mut *clock), &mut of_blob).await?;
+        before += blob.size;
+        tell(PullStep::Fetched { bytes: before, total });
+    }
+    Ok(())
 }
 
 /// To the mirrors, and to the registry itself as the last one.
-fn connections(reference: &Reference, registries: &RegistriesFile) -> Result<Vec<Connection>, RegistryError> {
+pub(crate) fn connections(
+    reference: &Reference,
+    registries: &RegistriesFile,
+) -> Result<Vec<Connection>, RegistryError> {
     let endpoints = Endpoint::all(reference, registries)?.into_iter();
     endpoints.map(|endpoint| Connection::new(endpoint, RegistryOperation::Pull)).collect()
 }
 
 /// Asks one host after the other for the manifest, again and again. Those that come before the one that has it are left out
 /// of `connections`.
-async fn find(
+pub(crate) async fn find<T>(
     connections: &mut Vec<Connection>,
     reference: &Reference,
+    parse: Parse<T>,
     (patience, clock): (Patience, &mut impl Clock),
     tell: &mut (dyn FnMut(PullStep<'_>) + Send),
-) -> Result<ImageManifest, RegistryError> {
+) -> Result<Fetched<T>, RegistryError> {
     let mut attempts = Attempts::new(patience, clock);
     loop {
         let mut at = 0;
         let failure = loop {
-            let failure = match manifest::fetch(&mut connections[at], reference).await {
+            let failure = match manifest::fetch(&mut connections[at], reference, parse).await {
                 Ok(image) => {
                     connections.drain(..at);
                     return Ok(image);
@@ -135,7 +155,7 @@ async fn find(
 fn unpack(reference: &Reference, folder: &Folder, layers: &[Layer]) -> Result<(), RegistryError> {
     let mut unpacker = Unpacker::new(reference, folder.path());
     for layer in layers {
-        unpacker.layer(&folder.blob(layer), layer.is_gzip)?;
+        unpacker.layer(&folder.blob(&layer.blob), layer.is_gzip)?;
     }
     unpacker.finish()?;
     folder.drop_blobs()

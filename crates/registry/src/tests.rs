@@ -1,6 +1,7 @@
 //! Pulling from and pushing to a registry that misbehaves.
 
 mod fake;
+mod layout;
 
 use crate::patience::Clock;
 use crate::pull::pull_with;

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// Bytes of one read.
@@ -28,6 +28,32 @@ pub fn of_reader(mut reader: impl Read) -> io::Result<(String, u64)> {
 /// The digest of a file, and its size in bytes.
 pub fn of_file(path: &Path) -> io::Result<(String, u64)> {
     of_reader(File::open(path)?)
+}
+
+/// Takes what is written to it for its digest, and keeps nothing.
+pub struct Writer(Context);
+
+impl Default for Writer {
+    fn default() -> Self {
+        Self(Context::new(&SHA256))
+    }
+}
+
+impl Writer {
+    pub fn finish(self) -> String {
+        hex::encode(self.0.finish())
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 pub fn of_bytes(bytes: &[u8]) -> String {
