@@ -1,10 +1,12 @@
-//! Builds a release, its ISO and its upgrade image from Debian packages. Each stage is cached under the digest of its inputs.
+//! Builds a release, its ISO and its upgrade image from Debian packages or from another base. Each stage is cached under the digest of its inputs.
 
 pub(crate) mod archive;
 mod authorities;
 mod base;
 pub(crate) mod boot_files;
 mod default_config;
+mod firmware;
+mod foreign;
 mod initrd;
 mod kernel;
 mod lists;
@@ -24,12 +26,15 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::cache::{Cache, Key};
-use crate::cli::{BuildOptions, Format};
+use crate::cli::{BuildOptions, Format, KernelChoice};
 use crate::{format, progress, upgrade_image};
 use archive::Archive;
 use authorities::Authority;
+use base::source::Source;
 use boot_files::BootFiles;
+use firmware::Firmware;
 use kernel::Kernel;
+use registry::RegistriesFile;
 use release::signature::{KeyId, PublicKey};
 use release::{MANIFEST, ReleaseManifest, digest};
 use release_folder::{Parts, kernel_arguments};
@@ -75,15 +80,33 @@ pub fn run(options: &BuildOptions) -> Result<()> {
     let cloud_config = options.cloud_config.as_deref().map(default_config::read).transpose()?;
     let signing = Signing::read(&options.sign, &options.release_key)?;
     let version = options.release_version.as_str();
+    let source = options.base.as_deref().map(Source::find).transpose()?;
+    let registries = options.registries.as_deref().map(RegistriesFile::read).transpose()?.unwrap_or_default();
     let cache = Cache::open(options.cache.as_deref())?;
-    let archive = Archive::open(&cache, options.refresh)?;
+    let components: &[&str] = if options.firmware.is_empty() { &[] } else { &[firmware::COMPONENT] };
+    let archive = Archive::open(&cache, components, options.refresh)?;
+    let base = match &source {
+        Some(source) => base::prepare(&cache, source, &registries.with_plain_http(options.plain_http), options.epoch)?,
+        None => base::recipe::prepare(&cache, &archive, &options.package, options.epoch)?,
+    };
+    let base = base::hook::run(&cache, &base, &options.hook, options.epoch)?;
+    let tree = Tree::from_tar(&base)?;
+    let name = source.as_ref().map_or("Debian packages".to_owned(), Source::to_string);
+    base::needs::check(&tree, &options.installer).with_context(|| format!("the base {name} cannot be used"))?;
     let tools = Tools::prepare(&cache, &archive)?;
+    let choice = options.kernel.clone();
+    let choice = choice.unwrap_or(if source.is_some() { KernelChoice::OfBase } else { KernelChoice::Cloud });
+    let kernel = Kernel::prepare(&cache, &archive, &tools, &choice, (&tree, &base))?;
     let boot = BootFiles::prepare(&cache, &archive, &tools)?;
-    let kernel = Kernel::prepare(&cache, &archive, &tools, options.kernel)?;
-    let base = base::prepare(&cache, &archive, &options.package, options.epoch)?;
+    let firmware = Firmware::prepare(&cache, &archive, &options.firmware)?;
 
-    let additions = Additions { signing: &signing, authorities: &authorities, cloud_config: cloud_config.as_deref() };
-    let root = root_image(options, &additions, &cache, &tools, &kernel, &base)?;
+    let additions = Additions {
+        signing: &signing,
+        authorities: &authorities,
+        cloud_config: cloud_config.as_deref(),
+        firmware: firmware.as_ref(),
+    };
+    let root = root_image(options, &additions, &cache, &tools, &kernel, (&tree, &base))?;
     let initrd_key = Key::new()
         .this_program()?
         .result("kernel", &kernel.root)
@@ -111,8 +134,10 @@ pub fn run(options: &BuildOptions) -> Result<()> {
         };
         release_folder::write(&folder, parts)
     })?;
-    let mut packages = sbom::of_base(&base)?;
-    packages.extend(archive.describe(&[&boot_files::RELEASED[..], &[&kernel.package()]].concat())?);
+    let mut packages = sbom::of_base(&tree)?;
+    packages.extend(archive.describe(&boot_files::RELEASED)?);
+    packages.extend(kernel.package.clone());
+    packages.extend(firmware.into_iter().flat_map(|firmware| firmware.packages));
     let (digest, _) = digest::of_file(&folder.join(MANIFEST)).context("reading the release's manifest")?;
     sbom::write(&folder, &manifest, &digest, packages, &["ros-init", "ros-installer"], options.epoch)?;
     let signed_by = signing.sign(&folder)?;
@@ -194,6 +219,12 @@ fn check(options: &BuildOptions) -> Result<()> {
              form 1.4.0"
         );
     }
+    for hook in &options.hook {
+        ensure!(hook.is_file(), "--hook {}: no such file", hook.display());
+    }
+    if options.kernel == Some(KernelChoice::OfBase) {
+        ensure!(options.base.is_some(), "--kernel base: there is no BASE; name one, or take --kernel cloud or generic");
+    }
     for overlay in &options.overlay {
         ensure!(overlay.is_dir(), "--overlay {}: no such folder", overlay.display());
     }
@@ -205,6 +236,7 @@ struct Additions<'a> {
     signing: &'a Signing,
     authorities: &'a [Authority],
     cloud_config: Option<&'a str>,
+    firmware: Option<&'a Firmware>,
 }
 
 fn root_image(
@@ -213,31 +245,36 @@ fn root_image(
     cache: &Cache,
     tools: &Tools,
     kernel: &Kernel,
-    base: &Path,
+    (tree, base): (&Tree, &Path),
 ) -> Result<PathBuf> {
     let mut overlay = Tree::default();
     for folder in &options.overlay {
         overlay.lay_over(folder, "")?;
     }
-    let mut overlay_archive = Vec::new();
-    overlay.write_tar(&mut overlay_archive, options.epoch).context("reading the overlay")?;
+    let mut overlay_digest = digest::Writer::default();
+    overlay.write_tar(&mut overlay_digest, options.epoch).context("reading the overlay")?;
     let key = Key::new()
         .this_program()?
         .result("base", base.parent().unwrap_or(base))
         .result("kernel", &kernel.root)
         .result("tools", tools.root())
-        .text("overlay", digest::of_bytes(&overlay_archive))
+        .text("overlay", overlay_digest.finish())
+        .text("is foreign", options.base.is_some().to_string())
         .file("installer", &options.installer)?
-        .text("version", &options.release_version)
+        .text("version", &options.release_version);
+    let key = additions.firmware.iter().fold(key, |key, firmware| key.result("firmware", &firmware.root));
+    let key = key
         .text("release keys", additions.signing.trusted().iter().map(PublicKey::to_pem).collect::<String>())
         .text("authorities", additions.authorities.iter().map(|authority| authority.pem.as_str()).collect::<String>())
         .text("cloud-config", additions.cloud_config.unwrap_or_default())
         .text("epoch", options.epoch.to_string());
     let inputs = RootInputs {
-        base,
+        base: tree,
+        is_foreign: options.base.is_some(),
         overlays: &options.overlay,
         installer: &options.installer,
         kernel,
+        firmware: additions.firmware,
         version: &options.release_version,
         release_keys: additions.signing.trusted(),
         authorities: additions.authorities,

@@ -1,7 +1,8 @@
 //! Options and their help text.
 
+use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,6 +31,10 @@ pub enum Command {
 
 /// Build a release and its media: a live ISO, a network boot, an upgrade image, disk images.
 ///
+/// BASE is the system that the release is made of, for linux/amd64: an image in a registry (REGISTRY/REPOSITORY:TAG), an OCI image
+/// layout, an archive of `docker save`, a tar archive of a system (also .gz, .zst, .xz), or a folder with one. Without it the
+/// release is made of Debian packages. docs/build-from-a-base.md says what a base must have.
+///
 /// Writes <OUTPUT>/release/ (root image, kernel, initrd, boot files, release.json), and for each format <OUTPUT>/pxe/,
 /// <OUTPUT>/ros-<VERSION>.oci.tar or <OUTPUT>/ros-<VERSION>-<ARCHITECTURE>.<FORMAT>. Debian packages come from the mirror in
 /// this machine's apt sources, checked by apt. Needs mmdebstrap and Debian's archive keyring; no root privileges where
@@ -37,6 +42,8 @@ pub enum Command {
 /// signature in <OUTPUT> that is still valid is kept.
 #[derive(Debug, Args)]
 pub struct BuildOptions {
+    /// Image, archive or folder to build from, in place of Debian packages
+    pub base: Option<String>,
     /// Folder for the release, the ISO and the upgrade image; created if it does not exist
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
@@ -58,8 +65,20 @@ pub struct BuildOptions {
     pub overlay: Vec<PathBuf>,
     /// Debian package to install beside those that every release has, with what it depends on; may be given more than
     /// once
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "base")]
     pub package: Vec<PackageName>,
+    /// Debian package of non-free firmware to add, such as firmware-bnx2x; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    pub firmware: Vec<PackageName>,
+    /// Program to run in the tree of the base, as its root, before the overlays are laid over; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    pub hook: Vec<PathBuf>,
+    /// File with credentials and certificate authorities for the registry of BASE, in the format of registries.yaml of k3s
+    #[arg(long, value_name = "FILE", requires = "base")]
+    pub registries: Option<PathBuf>,
+    /// Use plain HTTP for the registry of BASE, which is the default for loopback addresses
+    #[arg(long, requires = "base")]
+    pub plain_http: bool,
     /// Argument for the kernel, such as iommu=pt, behind those of every release, so that its value counts; may be given more
     /// than once
     #[arg(long, value_name = "ARGUMENT")]
@@ -99,9 +118,11 @@ pub struct BuildOptions {
     /// Folder in which stages are kept between builds [default: $HOME/.cache/rancheros]
     #[arg(long, value_name = "DIR", env = "ROS_CACHE")]
     pub cache: Option<PathBuf>,
-    /// Which Debian kernel to use
-    #[arg(long, value_enum, default_value_t = KernelFlavour::Cloud)]
-    pub kernel: KernelFlavour,
+    /// Kernel to use: `cloud` (Debian's, drivers for virtual machines only; smaller, and boots faster), `generic` (Debian's,
+    /// drivers for real hardware as well), `base` (that of BASE), or the file of a kernel's Debian package. Only a kernel that
+    /// Debian has signed starts with Secure Boot [default: `base` with BASE, `cloud` without]
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<KernelChoice>,
     /// Time stamp of everything in the release, in seconds since 1970
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 1_760_000_000)]
     pub epoch: u32,
@@ -294,12 +315,42 @@ impl FromStr for DiskSize {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum KernelFlavour {
-    /// Drivers for virtual machines only; smaller, and boots faster
+/// Where the kernel of a release comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// Debian's with drivers for virtual machines only; smaller, and boots faster.
     Cloud,
-    /// Drivers for virtual machines and for real hardware
+    /// Debian's with drivers for virtual machines and for real hardware.
     Generic,
+    /// What the base has.
+    OfBase,
+    /// The file of a Debian package.
+    Package(PathBuf),
+}
+
+impl FromStr for KernelChoice {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "cloud" => Ok(Self::Cloud),
+            "generic" => Ok(Self::Generic),
+            "base" => Ok(Self::OfBase),
+            file if Path::new(file).is_file() => Ok(Self::Package(file.into())),
+            _ => Err("it is neither cloud nor generic nor base nor a file"),
+        }
+    }
+}
+
+impl fmt::Display for KernelChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cloud => write!(f, "--kernel cloud"),
+            Self::Generic => write!(f, "--kernel generic"),
+            Self::OfBase => write!(f, "the base"),
+            Self::Package(file) => write!(f, "--kernel {}", file.display()),
+        }
+    }
 }
 
 /// Put registration settings into an ISO, a disk image (raw, qcow2) or the files of a network boot, or remove them.

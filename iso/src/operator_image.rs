@@ -39,7 +39,7 @@ const NAME: &str = "rancheros-operator";
 /// Writes `<output>/rancheros-operator-<version>.tar`.
 pub fn run(options: &OperatorOptions) -> Result<()> {
     let cache = Cache::open(options.cache.as_deref())?;
-    let debian = Archive::open(&cache, options.refresh)?.unpacked(&cache, PACKAGES)?;
+    let debian = Archive::open(&cache, &[], options.refresh)?.unpacked(&cache, PACKAGES)?;
     let files = files(&debian, &options.operator)?;
     let version = options.operator_version.as_str();
     let user = format!("{USER}:{USER}");

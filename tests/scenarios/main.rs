@@ -3,6 +3,7 @@
 mod api;
 mod api_faults;
 mod arrows;
+mod bases;
 mod boot_menu;
 mod chart_install;
 mod chart_templates;

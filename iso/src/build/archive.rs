@@ -34,10 +34,10 @@ struct Download {
 }
 
 impl Archive {
-    /// Fetches the package lists if there are none yet, or if `refresh` is set.
-    pub fn open(cache: &Cache, refresh: bool) -> Result<Self> {
+    /// Fetches the package lists if there are none yet, or if `refresh` is set. `more`: components beside `main`.
+    pub fn open(cache: &Cache, more: &[&str], refresh: bool) -> Result<Self> {
         ensure!(Path::new(KEYRING).exists(), "{KEYRING} is missing; install the package debian-archive-keyring");
-        let sources = sources_of_this_machine()?;
+        let sources = sources_of_this_machine(more)?;
         let state = cache.folder(&format!("archive/{}", &digest::of_bytes(sources.join("\n").as_bytes())[..16]))?;
         let archive = Self { sources, state };
         for folder in ["lists/partial", "archives/partial"] {
@@ -147,7 +147,7 @@ impl Archive {
 }
 
 /// The mirrors of this machine's apt sources, with its own Debian release replaced by `SUITE`.
-fn sources_of_this_machine() -> Result<Vec<String>> {
+fn sources_of_this_machine(more: &[&str]) -> Result<Vec<String>> {
     let os_release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
     let codename = os_release
         .lines()
@@ -156,7 +156,7 @@ fn sources_of_this_machine() -> Result<Vec<String>> {
     let targets = program("apt-get")
         .args(["indextargets", "--format", "$(SITE) $(RELEASE) $(LABEL)", "Created-By: Packages"])
         .text()?;
-    let sources = sources(&targets, codename);
+    let sources = sources(&targets, codename, more);
     ensure!(
         !sources.is_empty(),
         "the apt sources of this machine have no Debian archive for {codename}; add one and run `apt-get update`"
@@ -164,7 +164,8 @@ fn sources_of_this_machine() -> Result<Vec<String>> {
     Ok(sources)
 }
 
-fn sources(targets: &str, codename: &str) -> Vec<String> {
+fn sources(targets: &str, codename: &str, more: &[&str]) -> Vec<String> {
+    let components = [&["main"], more].concat().join(" ");
     let mut sources = BTreeSet::new();
     for line in targets.lines() {
         let [site, release, label] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
@@ -176,7 +177,7 @@ fn sources(targets: &str, codename: &str) -> Vec<String> {
         else {
             continue;
         };
-        sources.insert(format!("deb [signed-by={KEYRING}] {site} {SUITE}{pocket} main"));
+        sources.insert(format!("deb [signed-by={KEYRING}] {site} {SUITE}{pocket} {components}"));
     }
     sources.into_iter().collect()
 }
@@ -207,7 +208,7 @@ mod tests {
                        http://mirror.test/debian-security bookworm-security Debian-Security\n\
                        http://mirror.test/debian bookworm Debian\n\
                        https://other.test nodistro Node Source\n";
-        let sources = sources(targets, "bookworm");
+        let sources = sources(targets, "bookworm", &[]);
         let suites: Vec<_> = sources.iter().map(|line| line.split_once("] ").unwrap().1).collect();
         assert_eq!(
             suites,

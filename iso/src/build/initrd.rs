@@ -1,10 +1,11 @@
 //! The initrd: ros-init and the kernel modules it may need, as a zstd-compressed cpio archive.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use flate2::read::GzDecoder;
 use media::initrd_archive::{ALIGNMENT, Archive};
 
 use super::kernel::Kernel;
@@ -48,16 +49,17 @@ pub fn write(kernel: &Kernel, init: &Path, epoch: u32, output: &Path) -> Result<
         .with_context(|| format!("writing {}", output.display()))
 }
 
-/// The content of a module file, decompressed if it ends in `.xz`. The module's signature is inside the compressed
-/// data.
+/// The content of a module file, decompressed as its ending says. The module's signature is inside the compressed data.
 fn decompressed(path: &Path) -> Result<Vec<u8>> {
-    if path.extension().is_none_or(|extension| extension != "xz") {
-        return fs::read(path).with_context(|| format!("reading {}", path.display()));
-    }
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut content = Vec::new();
-    lzma_rs::xz_decompress(&mut BufReader::new(file), &mut content)
-        .map_err(|e| anyhow::anyhow!("decompressing {}: {e:?}", path.display()))?;
+    let (mut file, mut content) = (BufReader::new(file), Vec::new());
+    let read = match path.extension().and_then(|ending| ending.to_str()) {
+        Some("xz") => lzma_rs::xz_decompress(&mut file, &mut content).map_err(|e| anyhow!("{e:?}")),
+        Some("zst") => zstd::stream::copy_decode(file, &mut content).map_err(Into::into),
+        Some("gz") => GzDecoder::new(file).read_to_end(&mut content).map(drop).map_err(Into::into),
+        _ => file.read_to_end(&mut content).map(drop).map_err(Into::into),
+    };
+    read.with_context(|| format!("reading {}", path.display()))?;
     Ok(content)
 }
 
@@ -70,6 +72,20 @@ fn pad(file: &File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modules_are_read_however_they_are_compressed() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = b"a module".repeat(100);
+        let (mut xz, mut gzip) = (Vec::new(), Vec::new());
+        lzma_rs::xz_compress(&mut content.as_slice(), &mut xz).unwrap();
+        flate2::read::GzEncoder::new(content.as_slice(), flate2::Compression::fast()).read_to_end(&mut gzip).unwrap();
+        let zstd = zstd::encode_all(content.as_slice(), 1).unwrap();
+        for (name, bytes) in [("a.ko", &content), ("a.ko.xz", &xz), ("a.ko.gz", &gzip), ("a.ko.zst", &zstd)] {
+            fs::write(folder.path().join(name), bytes).unwrap();
+            assert_eq!(decompressed(&folder.path().join(name)).unwrap(), content, "{name}");
+        }
+    }
 
     /// A loaded software watchdog would be the first one, and systemd would not use the hardware's.
     #[test]

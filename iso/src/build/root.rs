@@ -10,6 +10,8 @@ use release::{Verity, verity};
 
 use super::authorities::{self, Authority};
 use super::default_config;
+use super::firmware::Firmware;
+use super::foreign;
 use super::kernel::Kernel;
 use super::lists;
 use super::signing;
@@ -17,6 +19,8 @@ use super::tools::Tools;
 use super::tree::{Node, Tree};
 
 const REMOVED: &str = include_str!("lists/remove.txt");
+/// What a running system makes itself. mmdebstrap puts device nodes there.
+const MADE_AT_BOOT: &str = "/dev/*";
 
 /// Options of mkfs.erofs: zstd level 3 and clusters of 64 KiB. Higher levels and larger clusters cost minutes for a few
 /// per cent. The ends of files are stored beside their inodes, which saves 5 % and a seek.
@@ -27,11 +31,14 @@ const READ_AHEAD: &str = "usr/lib/ros/read-ahead.conf";
 const FILESYSTEM_ID: &str = "-U526f734f-7353-4c6f-a401-000000000000";
 
 pub struct RootInputs<'a> {
-    pub base: &'a Path,
+    pub base: &'a Tree,
+    /// Whether the base is not made by our own recipe.
+    pub is_foreign: bool,
     /// Later ones over earlier ones.
     pub overlays: &'a [PathBuf],
     pub installer: &'a Path,
     pub kernel: &'a Kernel,
+    pub firmware: Option<&'a Firmware>,
     pub version: &'a str,
     /// By which machines that run this image take releases.
     pub release_keys: &'a [PublicKey],
@@ -72,17 +79,23 @@ fn verity_path(folder: &Path) -> PathBuf {
 }
 
 fn compose(inputs: &RootInputs) -> Result<Tree> {
-    let mut tree = Tree::from_tar(inputs.base)?;
-    tree.remove_listed(REMOVED)?;
+    let mut tree = inputs.base.clone();
+    if inputs.is_foreign {
+        foreign::prepare(&mut tree)?;
+    } else {
+        tree.remove_listed(REMOVED)?;
+        tree.remove_listed(MADE_AT_BOOT)?;
+    }
     for overlay in inputs.overlays {
         lay_over(&mut tree, overlay)?;
     }
     let modules = format!("usr/lib/modules/{}", inputs.kernel.version);
     tree.insert(&modules, Node::folder(0o755))?;
     tree.lay_over(&inputs.kernel.modules(), &modules)?;
-    let installer =
-        fs::read(inputs.installer).with_context(|| format!("reading the installer {}", inputs.installer.display()))?;
-    tree.insert("usr/bin/ros-installer", Node::file(0o755, installer))?;
+    if let Some(firmware) = inputs.firmware {
+        firmware.add(&mut tree)?;
+    }
+    tree.insert("usr/bin/ros-installer", Node::stored(0o755, inputs.installer)?)?;
     // A mount point for ros-init. The root is read-only, so it cannot be made at boot.
     tree.insert("oem", Node::folder(0o700))?;
     for folder in ["etc", "var"] {
@@ -94,7 +107,12 @@ fn compose(inputs: &RootInputs) -> Result<Tree> {
     authorities::add(&mut tree, inputs.authorities)?;
     default_config::add(&mut tree, inputs.cloud_config)?;
     name_version(&mut tree, inputs.version)?;
-    check_read_ahead(&tree)?;
+    if inputs.is_foreign {
+        let present = foreign::present(&tree, &tree.text(READ_AHEAD)?);
+        tree.insert(READ_AHEAD, Node::file(0o644, present))?;
+    } else {
+        check_read_ahead(&tree)?;
+    }
     Ok(tree)
 }
 

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::program::program;
+use super::tree::Tree;
 
 /// Beside `release.json`.
 const FILE: &str = "sbom.spdx.json";
-const STATUS: &str = "./var/lib/dpkg/status";
+/// dpkg's list of packages, in the tree of a base.
+const STATUS: &str = "var/lib/dpkg/status";
 const UNKNOWN: &str = "NOASSERTION";
 
 /// A Debian package.
@@ -24,21 +25,41 @@ pub struct Package {
     pub version: String,
     pub architecture: String,
     pub maintainer: String,
+    /// Whose package it is, as in the ID of os-release: `debian`, `ubuntu`.
+    pub distribution: String,
 }
 
-/// The packages that are installed in the base system, an archive.
-pub fn of_base(base: &Path) -> Result<Vec<Package>> {
-    let status = program("tar").arg("--extract").arg("--to-stdout").arg("--file").arg(base).arg(STATUS).text();
-    let status = status.with_context(|| format!("reading the list of packages in {}", base.display()))?;
+/// The packages that are installed in a base. None where it has no list of dpkg.
+pub fn of_base(base: &Tree) -> Result<Vec<Package>> {
+    if base.find(STATUS).is_none() {
+        return Ok(Vec::new());
+    }
+    let status = base.text(STATUS).context("reading the list of packages")?;
+    let distribution = base.text("etc/os-release").ok().and_then(|text| {
+        let id = text.lines().find_map(|line| line.strip_prefix("ID="))?;
+        Some(id.trim_matches('"').to_owned())
+    });
     let is_installed = |stanza: &&str| field(stanza, "Status").is_some_and(|status| status.ends_with(" installed"));
-    Ok(status.split("\n\n").filter(is_installed).filter_map(package).collect())
+    let packages = status.split("\n\n").filter(is_installed).filter_map(package);
+    Ok(match distribution {
+        None => packages.collect(),
+        Some(distribution) => {
+            packages.map(|package| Package { distribution: distribution.clone(), ..package }).collect()
+        }
+    })
 }
 
-/// A package from the fields that dpkg and apt print (deb-control(5)). `None` if it has no name or version.
+/// A package of Debian from the fields that dpkg and apt print (deb-control(5)). `None` if it has no name or version.
 pub fn package(stanza: &str) -> Option<Package> {
     let text = |name: &str| field(stanza, name).unwrap_or_default().to_owned();
     let (name, version) = (field(stanza, "Package")?.to_owned(), field(stanza, "Version")?.to_owned());
-    Some(Package { name, version, architecture: text("Architecture"), maintainer: text("Maintainer") })
+    Some(Package {
+        name,
+        version,
+        architecture: text("Architecture"),
+        maintainer: text("Maintainer"),
+        distribution: "debian".to_owned(),
+    })
 }
 
 fn field<'a>(stanza: &'a str, name: &str) -> Option<&'a str> {
@@ -84,13 +105,13 @@ fn document(manifest: &ReleaseManifest, digest: &str, packages: &[Package], ours
         entries.push(entry(&format!("SPDXRef-program-{name}"), name, version, UNKNOWN.to_owned()));
     }
     for (number, package) in packages.iter().enumerate() {
-        let Package { name, version, architecture, maintainer } = package;
+        let Package { name, version, architecture, maintainer, distribution } = package;
         let supplier = if maintainer.is_empty() { UNKNOWN.to_owned() } else { format!("Organization: {maintainer}") };
         let mut debian = entry(&format!("SPDXRef-debian-{number}"), name, version, supplier);
         debian["externalRefs"] = json!([{
             "referenceCategory": "PACKAGE-MANAGER",
             "referenceType": "purl",
-            "referenceLocator": purl(name, version, architecture),
+            "referenceLocator": purl(distribution, name, version, architecture),
         }]);
         entries.push(debian);
     }
@@ -116,17 +137,18 @@ fn document(manifest: &ReleaseManifest, digest: &str, packages: &[Package], ours
 }
 
 /// The package as a URL (package-url specification, type `deb`). A version may have characters that a URL has for itself.
-fn purl(name: &str, version: &str, architecture: &str) -> String {
+fn purl(distribution: &str, name: &str, version: &str, architecture: &str) -> String {
     let encoded = |text: &str| -> String {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_~".contains(&byte);
         text.bytes().map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
     };
-    format!("pkg:deb/debian/{}@{}?arch={architecture}", encoded(name), encoded(version))
+    format!("pkg:deb/{}/{}@{}?arch={architecture}", encoded(distribution), encoded(name), encoded(version))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::tree::Node;
     use release::ReleaseSource;
     use release::fixtures::write_tiny_release;
 
@@ -135,14 +157,13 @@ mod tests {
 
     #[test]
     fn installed_packages_are_listed() {
-        let folder = tempfile::tempdir().unwrap();
-        let status = folder.path().join("var/lib/dpkg/status");
-        fs::create_dir_all(status.parent().unwrap()).unwrap();
-        fs::write(&status, format!("{STANZA}\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n"))
-            .unwrap();
-        let base = folder.path().join("base.tar");
-        program("tar").args(["-C", folder.path().to_str().unwrap(), "-cf"]).arg(&base).arg("./var").run().unwrap();
+        let mut base = Tree::default();
+        assert_eq!(of_base(&base).unwrap(), []);
+        let status = format!("{STANZA}\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n");
+        base.insert(STATUS, Node::file(0o644, status)).unwrap();
         assert_eq!(of_base(&base).unwrap(), [package(STANZA).unwrap()]);
+        base.insert("etc/os-release", Node::file(0o644, "NAME=x\nID=\"ubuntu\"\n")).unwrap();
+        assert_eq!(of_base(&base).unwrap()[0].distribution, "ubuntu");
         assert_eq!(package("Package: a\n"), None);
     }
 

@@ -1,19 +1,31 @@
 //! A file tree as a value. It is read from archives and folders, changed in memory and written once as a tar archive.
 //! This needs no root privileges, and owners, times and order are exactly those of the value.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+mod entries;
+mod folder;
+mod layer;
+mod stored;
+mod write;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use tar::{Archive, Builder, EntryType, Header};
 
 use super::lists;
+pub use entries::Budget;
+pub use layer::Names;
+pub use stored::Stored;
+
+/// The largest file that is read as text.
+const MAX_TEXT_BYTES: u64 = 64 << 20;
+/// As many symbolic links as Linux follows for one path.
+const MAX_LINKS: usize = 40;
 
 /// Nodes by path, without a leading slash; a folder comes before its content.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tree(BTreeMap<String, Node>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +33,8 @@ pub struct Node {
     pub mode: u32,
     pub user: u64,
     pub group: u64,
+    /// Extended attributes by name, such as `security.capability`.
+    pub attributes: BTreeMap<String, Vec<u8>>,
     pub kind: Kind,
 }
 
@@ -29,103 +43,41 @@ pub enum Kind {
     Folder,
     File(Vec<u8>),
     /// A file whose content is in another file. It is read while the archive is written, so it may be larger than memory.
-    Stored {
-        path: PathBuf,
-        size: u64,
-    },
+    /// Two nodes that share the value are hard links to one file.
+    Stored(Arc<Stored>),
     Link(String),
+    Device {
+        is_block: bool,
+        major: u32,
+        minor: u32,
+    },
+    Pipe,
 }
 
 impl Node {
     pub fn folder(mode: u32) -> Self {
-        Self { mode, user: 0, group: 0, kind: Kind::Folder }
+        Self::of_root(mode, Kind::Folder)
     }
 
     pub fn file(mode: u32, content: impl Into<Vec<u8>>) -> Self {
-        Self { mode, user: 0, group: 0, kind: Kind::File(content.into()) }
+        Self::of_root(mode, Kind::File(content.into()))
     }
 
     /// A file with the content of the file at `path`.
     pub fn stored(mode: u32, path: &Path) -> Result<Self> {
-        let size = path.metadata().with_context(|| format!("inspecting {}", path.display()))?.len();
-        Ok(Self { mode, user: 0, group: 0, kind: Kind::Stored { path: path.to_owned(), size } })
+        Ok(Self::of_root(mode, Kind::Stored(Arc::new(Stored::whole(path)?))))
     }
 
     pub fn link(target: impl Into<String>) -> Self {
-        Self { mode: 0o777, user: 0, group: 0, kind: Kind::Link(target.into()) }
+        Self::of_root(0o777, Kind::Link(target.into()))
+    }
+
+    fn of_root(mode: u32, kind: Kind) -> Self {
+        Self { mode, user: 0, group: 0, attributes: BTreeMap::new(), kind }
     }
 }
 
 impl Tree {
-    /// Reads a tar archive. Hard links become files of their own; devices and pipes are left out, because a running
-    /// system makes its own.
-    pub fn from_tar(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-        Self::read_tar(BufReader::new(file)).with_context(|| format!("reading {}", path.display()))
-    }
-
-    fn read_tar(reader: impl Read) -> Result<Self> {
-        let mut tree = Self::default();
-        for entry in Archive::new(reader).entries()? {
-            let mut entry = entry?;
-            let name = normal(&String::from_utf8(entry.path_bytes().into_owned()).context("a path is not UTF-8")?)?;
-            if name.is_empty() {
-                continue;
-            }
-            let header = entry.header();
-            let (mode, user, group) = (header.mode()? & 0o7777, header.uid()?, header.gid()?);
-            let target = entry.link_name_bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-            let kind = match header.entry_type() {
-                EntryType::Directory => Kind::Folder,
-                EntryType::Regular => {
-                    let mut content = Vec::new();
-                    entry.read_to_end(&mut content)?;
-                    Kind::File(content)
-                }
-                EntryType::Symlink => {
-                    Kind::Link(target.with_context(|| format!("the symbolic link {name} has no target"))?)
-                }
-                EntryType::Link => {
-                    let target = normal(&target.unwrap_or_default())?;
-                    let linked = tree
-                        .0
-                        .get(&target)
-                        .with_context(|| format!("{name} is a hard link to {target}, which is missing"))?;
-                    linked.kind.clone()
-                }
-                EntryType::Char | EntryType::Block | EntryType::Fifo => continue,
-                other => bail!("{name} has the unsupported type {other:?}"),
-            };
-            tree.0.insert(name, Node { mode, user, group, kind });
-        }
-        Ok(tree)
-    }
-
-    /// Lays the content of `folder` over the tree below `prefix`, owned by root. Only the executable bit of a file's
-    /// mode is kept, as in a version control system.
-    pub fn lay_over(&mut self, folder: &Path, prefix: &str) -> Result<()> {
-        let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
-        for entry in entries {
-            let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            let name = name.with_context(|| format!("the name of {} is not UTF-8", path.display()))?;
-            let name = format!("{prefix}/{name}");
-            let metadata = path.symlink_metadata().with_context(|| format!("inspecting {}", path.display()))?;
-            if metadata.is_dir() {
-                self.0.entry(normal(&name)?).or_insert_with(|| Node::folder(0o755));
-                self.lay_over(&path, &name)?;
-            } else if metadata.is_symlink() {
-                let target = fs::read_link(&path).with_context(|| format!("reading the link {}", path.display()))?;
-                self.insert(&name, Node::link(target.to_string_lossy()))?;
-            } else {
-                let executable = metadata.permissions().mode() & 0o100 != 0;
-                let content = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-                self.insert(&name, Node::file(if executable { 0o755 } else { 0o644 }, content))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Puts a node into the tree; missing folders above it are made.
     pub fn insert(&mut self, path: &str, node: Node) -> Result<()> {
         let path = normal(path)?;
@@ -144,86 +96,102 @@ impl Tree {
         self.0.get(path.trim_start_matches('/'))
     }
 
+    /// The node at `path` as a program in the tree finds it: symbolic links are followed, the last one as well.
+    pub fn find(&self, path: &str) -> Option<&Node> {
+        self.0.get(&self.resolve(path, true).ok()?)
+    }
+
+    /// The names in a folder, sorted. None if there is no such folder.
+    pub fn names(&self, folder: &str) -> Vec<&str> {
+        let start = format!("{folder}/");
+        let below = self.0.range(start.clone()..).map_while(|(path, _)| path.strip_prefix(start.as_str()));
+        below.filter(|rest| !rest.contains('/')).collect()
+    }
+
+    /// The content of a file, at most 64 MiB.
+    pub fn content(&self, path: &str) -> Result<Vec<u8>> {
+        match self.find(path).map(|node| &node.kind) {
+            Some(Kind::File(content)) => Ok(content.clone()),
+            Some(Kind::Stored(stored)) => {
+                ensure!(stored.size() <= MAX_TEXT_BYTES, "{path} has more than {MAX_TEXT_BYTES} bytes");
+                let mut content = Vec::new();
+                stored.open()?.read_to_end(&mut content).with_context(|| format!("reading {path}"))?;
+                Ok(content)
+            }
+            _ => bail!("the tree has no file {path}"),
+        }
+    }
+
     /// The content of a text file.
     pub fn text(&self, path: &str) -> Result<String> {
-        let Some(Node { kind: Kind::File(content), .. }) = self.get(path) else {
-            bail!("the tree has no file {path}");
-        };
-        String::from_utf8(content.clone()).with_context(|| format!("reading {path}"))
+        String::from_utf8(self.content(path)?).with_context(|| format!("reading {path}"))
     }
 
     /// Removes the paths of a list in the format of `lists/remove.txt`. A line that matches nothing is an error:
     /// otherwise a path that has moved would come back into the image unnoticed.
     pub fn remove_listed(&mut self, text: &str) -> Result<()> {
         for line in lists::lines(text) {
-            let pattern = normal(line)?;
-            let removed: Vec<String> = self.0.keys().filter(|path| is_below(path, &pattern)).cloned().collect();
             ensure!(
-                !removed.is_empty(),
+                self.remove_matching(line)?,
                 "the list of paths to remove names {line}, which does not exist; correct the list"
             );
-            for path in removed {
-                self.0.remove(&path);
+        }
+        Ok(())
+    }
+
+    /// The same, where a line may match nothing.
+    pub fn remove_listed_if_present(&mut self, text: &str) -> Result<()> {
+        lists::lines(text).try_for_each(|line| self.remove_matching(line).map(drop))
+    }
+
+    /// Whether there was anything.
+    fn remove_matching(&mut self, line: &str) -> Result<bool> {
+        let pattern = normal(line)?;
+        let before = self.0.len();
+        self.0.retain(|path, _| !is_below(path, &pattern));
+        Ok(self.0.len() < before)
+    }
+
+    /// Removes what is in a folder, and leaves the folder.
+    fn remove_below(&mut self, folder: &str) {
+        let start = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        let below = self.0.range(start.clone()..).take_while(|(path, _)| path.starts_with(&start));
+        let below: Vec<String> = below.map(|(path, _)| path.clone()).collect();
+        for path in below {
+            self.0.remove(&path);
+        }
+    }
+
+    /// The path that `path` leads to: the symbolic links in the folders above it are followed, and where `and_last` is set,
+    /// one at its end as well. A link never leads out of the tree: its `/` is that of the tree, and there is nothing above.
+    fn resolve(&self, path: &str, and_last: bool) -> Result<String> {
+        let mut left: VecDeque<String> = path.split('/').map(str::to_owned).collect();
+        let (mut found, mut links) = (Vec::<String>::new(), 0);
+        while let Some(part) = left.pop_front() {
+            match part.as_str() {
+                "" | "." => continue,
+                ".." => {
+                    found.pop();
+                    continue;
+                }
+                _ => found.push(part),
+            }
+            let is_last = left.iter().all(|part| part.is_empty());
+            let Some(Kind::Link(target)) = self.0.get(&found.join("/")).map(|node| &node.kind) else { continue };
+            if is_last && !and_last {
+                continue;
+            }
+            links += 1;
+            ensure!(links <= MAX_LINKS, "{path} leads through more than {MAX_LINKS} symbolic links");
+            found.pop();
+            if target.starts_with('/') {
+                found.clear();
+            }
+            for part in target.split('/').rev() {
+                left.push_front(part.to_owned());
             }
         }
-        Ok(())
-    }
-
-    /// Writes the tree in the order of its paths. Every time stamp is `epoch`.
-    pub fn write_tar(&self, writer: impl Write, epoch: u32) -> Result<()> {
-        let mut builder = Builder::new(writer);
-        builder.append_data(&mut header(&Node::folder(0o755), epoch), "./", std::io::empty())?;
-        for (path, node) in &self.0 {
-            let mut header = header(node, epoch);
-            let result = match &node.kind {
-                Kind::Folder => builder.append_data(&mut header, format!("{path}/"), std::io::empty()),
-                Kind::File(content) => builder.append_data(&mut header, path, content.as_slice()),
-                Kind::Stored { path: from, size } => {
-                    let file = File::open(from).with_context(|| format!("opening {}", from.display()))?;
-                    // A file that grew meanwhile would make the rest of the archive unreadable.
-                    builder.append_data(&mut header, path, ExactReader { file, left: *size })
-                }
-                Kind::Link(target) => builder.append_link(&mut header, path, target),
-            };
-            result.with_context(|| format!("archiving {path}"))?;
-        }
-        builder.into_inner()?.flush()?;
-        Ok(())
-    }
-}
-
-fn header(node: &Node, epoch: u32) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_mode(node.mode);
-    header.set_uid(node.user);
-    header.set_gid(node.group);
-    header.set_mtime(epoch.into());
-    let (kind, size) = match &node.kind {
-        Kind::Folder => (EntryType::Directory, 0),
-        Kind::File(content) => (EntryType::Regular, content.len() as u64),
-        Kind::Stored { size, .. } => (EntryType::Regular, *size),
-        Kind::Link(_) => (EntryType::Symlink, 0),
-    };
-    header.set_entry_type(kind);
-    header.set_size(size);
-    header
-}
-
-/// A file of which exactly so many bytes are read.
-struct ExactReader {
-    file: File,
-    left: u64,
-}
-
-impl Read for ExactReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let limit = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let read = self.file.read(&mut buffer[..limit])?;
-        if read == 0 && limit > 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter"));
-        }
-        self.left -= read as u64;
-        Ok(read)
+        Ok(found.join("/"))
     }
 }
 
@@ -264,40 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_round_trips_through_its_archive() {
-        let mut archive = Vec::new();
-        sample().write_tar(&mut archive, 1).unwrap();
-        let read = Tree::read_tar(archive.as_slice()).unwrap();
-        assert_eq!(read.0, sample().0);
-        let mut again = Vec::new();
-        read.write_tar(&mut again, 1).unwrap();
-        assert_eq!(archive, again);
-    }
-
-    #[test]
-    fn a_stored_file_is_archived_like_one_in_memory() {
-        let stored = tempfile::NamedTempFile::new().unwrap();
-        let content = vec![7; 100_000];
-        fs::write(stored.path(), &content).unwrap();
-        let archived = |node: Node| {
-            let mut tree = Tree::default();
-            tree.insert("a/b", node).unwrap();
-            let mut archive = Vec::new();
-            tree.write_tar(&mut archive, 1).map(|()| archive)
-        };
-        let node = Node::stored(0o644, stored.path()).unwrap();
-        assert_eq!(archived(node.clone()).unwrap(), archived(Node::file(0o644, content)).unwrap());
-        // One that changed meanwhile spoils no archive.
-        fs::write(stored.path(), [7; 10]).unwrap();
-        assert!(archived(node).is_err());
-    }
-
-    #[test]
     fn removing_takes_what_is_below_and_knows_stars() {
         let mut tree = sample();
         tree.remove_listed("/usr/bin/perl*\n/usr/share/perl*\n/etc/*-\n").unwrap();
         assert_eq!(paths(&tree), ["bin", "etc", "usr", "usr/bin", "usr/bin/ls", "usr/share"]);
         assert!(tree.remove_listed("/usr/bin/perl*").unwrap_err().to_string().contains("/usr/bin/perl*"));
+        tree.remove_listed_if_present("/usr/bin/perl*\n/usr\n").unwrap();
+        assert_eq!(paths(&tree), ["bin", "etc"]);
     }
 
     #[test]
@@ -305,5 +246,27 @@ mod tests {
         let mut tree = sample();
         assert!(tree.insert("../x", Node::folder(0o755)).is_err());
         assert!(tree.insert("bin/x", Node::folder(0o755)).is_err());
+    }
+
+    #[test]
+    fn links_are_followed_and_stay_inside() {
+        let mut tree = sample();
+        for (path, target) in [
+            ("usr/bin/up", "../../../../../etc"),
+            ("etc/absolute", "/bin/ls"),
+            ("etc/a", "b"),
+            ("etc/b", "a"),
+            ("etc/gone", "/nowhere/at/all"),
+        ] {
+            tree.insert(path, Node::link(target)).unwrap();
+        }
+        assert_eq!(tree.find("bin/ls"), tree.get("usr/bin/ls"));
+        assert_eq!(tree.find("/etc/absolute"), tree.get("usr/bin/ls"));
+        assert_eq!(tree.resolve("bin/up/passwd-", true).unwrap(), "etc/passwd-");
+        assert_eq!(tree.resolve("bin/up", false).unwrap(), "usr/bin/up");
+        assert_eq!(tree.find("etc/gone"), None);
+        assert_eq!(tree.find("etc/a"), None, "a circle");
+        assert_eq!(tree.names("usr/bin"), ["ls", "perl5.40", "up"]);
+        assert_eq!(tree.text("etc/absolute").unwrap(), "ls");
     }
 }
