@@ -2,7 +2,7 @@
 
 mod base_medium;
 
-pub use base_medium::{base_medium, media_store};
+pub use base_medium::{base_medium, media_store, serve};
 
 use crate::cluster::rancher::Rancher;
 use crate::context::Context;
@@ -22,6 +22,7 @@ use crate::registration::index::{Authorities, RegistrationIndex};
 use crate::rollout::DefaultRegistry;
 use api::{MachineInventory, MachineRegistration};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode, header};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -32,6 +33,15 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
+
+/// Everything of a body, read as a connection does it: each piece is dropped before the next one is asked for.
+pub async fn received(body: axum::body::Body) -> Result<Vec<u8>, axum::Error> {
+    let (mut pieces, mut received) = (body.into_data_stream(), Vec::new());
+    while let Some(piece) = pieces.next().await {
+        received.extend_from_slice(&piece?);
+    }
+    Ok(received)
+}
 
 /// An API server in memory. It stores objects by path, records requests, and can be unavailable.
 #[derive(Clone, Default)]

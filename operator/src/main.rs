@@ -6,7 +6,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use operator::identity::tpm_vendors;
 use operator::inventory::limiter;
-use operator::media::{Origin, Source};
+use operator::media::{self, Origin, Source};
 use operator::registration::endpoint::address::AddressOptions;
 use operator::rollout::DefaultRegistry;
 use operator::run;
@@ -95,9 +95,12 @@ struct RunOptions {
     #[arg(long, env = "ROS_MEDIA_SHA256", value_name = "HEX", requires = "media_url")]
     media_sha256: Option<String>,
     /// Limit of concurrent downloads of media, and of files of network boots; clients beyond it are told to try again
-    /// later
-    #[arg(long, env = "ROS_DOWNLOADS", default_value_t = 32)]
-    downloads: usize,
+    /// later [default: 32; with --memory, as many as a sixteenth of it holds]
+    #[arg(long, env = "ROS_DOWNLOADS")]
+    downloads: Option<usize>,
+    /// Memory that the operator may use, in bytes
+    #[arg(long, env = "ROS_MEMORY", value_name = "BYTES")]
+    memory: Option<u64>,
     /// Address and port at which machines load the files of a network boot over plain HTTP, such as [::]:8080; without
     /// it there is no network boot. Everybody on the way can read the registration that they load
     #[arg(long, env = "ROS_BOOT_LISTEN", value_name = "ADDRESS", requires = "media")]
@@ -181,7 +184,7 @@ async fn serve(options: RunOptions) -> anyhow::Result<()> {
         max_machines: options.max_machines,
         writes_per_second: options.writes_per_second,
         media,
-        downloads: options.downloads,
+        downloads: options.downloads.unwrap_or_else(|| media::downloads_within(options.memory)),
         boot_listen: options.boot_listen,
         boot_port: options.boot_port,
         boot_url: options.boot_url,

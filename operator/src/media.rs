@@ -34,6 +34,19 @@ const RETRY_AFTER: u64 = 10;
 /// The base media by file name. `None` before the first scan.
 type Media = Option<BTreeMap<String, Arc<BaseMedium>>>;
 
+/// The most memory of a download, in bytes. `make bench` shows it.
+const DOWNLOAD_BYTES: u64 = 128 << 10;
+/// The share of the operator's memory that downloads of media may use; those of network boots may use as much.
+const SHARE: u64 = 16;
+/// The limit of downloads where nobody says how much memory there is.
+const DOWNLOADS: usize = 32;
+
+/// The limit of concurrent downloads for an operator with so many bytes of memory.
+pub fn downloads_within(memory: Option<u64>) -> usize {
+    let fitting = memory.and_then(|bytes| usize::try_from(bytes / SHARE / DOWNLOAD_BYTES).ok());
+    fitting.map_or(DOWNLOADS, |fitting| fitting.max(1))
+}
+
 /// The current base media, and permits for downloads.
 #[derive(Clone)]
 pub struct MediaStore {
@@ -123,4 +136,19 @@ pub fn url(endpoint: &Endpoint, token: &RegistrationToken, name: &str) -> String
 pub fn changed_underneath() -> Refusal {
     let message = "the medium is being replaced; it is served again when it has been read";
     Refusal::new(RefusalCode::Unavailable, message).retry_after(RETRY_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_downloads_follows_the_memory() {
+        assert_eq!(downloads_within(None), DOWNLOADS);
+        for (memory, most) in
+            [(0, 1), (256 << 20, 128), (2 << 30, 1024), (u64::MAX, (u64::MAX / SHARE / DOWNLOAD_BYTES) as usize)]
+        {
+            assert_eq!(downloads_within(Some(memory)), most, "{memory}");
+        }
+    }
 }

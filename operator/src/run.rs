@@ -108,7 +108,7 @@ pub async fn run(
     let (leadership, lead) = Leadership::new();
     let election = Election::new(client.clone(), &settings.namespace, &settings.replica, lead, metrics.leads.clone())
         .context("no random bytes to tell replicas apart")?;
-    let (media_store, media_watcher) = MediaStore::new(settings.media, settings.downloads);
+    let (media_store, media_watcher) = MediaStore::new(settings.media, settings.downloads.min(settings.open_files / 4));
     let clock = Clock(Timestamp::now);
     let (os_images, enter_os_images) = reflector::store();
     let context = Arc::new(Context {

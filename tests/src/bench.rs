@@ -12,6 +12,7 @@ mod report;
 mod round;
 mod scale;
 mod self_upgrades;
+mod streams;
 mod upgrade;
 
 pub use figure::{Figure, Outcome, Sample, Target};
@@ -26,6 +27,8 @@ use std::path::PathBuf;
 pub enum Measurement {
     /// Size of the live ISO, and time to put settings into media
     Medium,
+    /// Media that the operator sends: their first byte, and its memory with 1,000 readers
+    Streams,
     /// The operator while machines with software TPMs register
     Registrations,
     /// The operator with 200 machines at once, and with 10,000 and 50,000 inventories
@@ -49,12 +52,20 @@ pub struct Settings {
 }
 
 impl Measurement {
-    pub const ALL: &'static [Self] =
-        &[Self::Medium, Self::Registrations, Self::Scale, Self::Hostile, Self::SelfUpgrades, Self::Installation];
+    pub const ALL: &'static [Self] = &[
+        Self::Medium,
+        Self::Streams,
+        Self::Registrations,
+        Self::Scale,
+        Self::Hostile,
+        Self::SelfUpgrades,
+        Self::Installation,
+    ];
 
     pub fn figures(self) -> Vec<&'static Figure> {
         let figures = match self {
             Self::Medium => medium::FIGURES,
+            Self::Streams => streams::FIGURES,
             Self::Registrations => registrations::FIGURES,
             Self::Scale => scale::FIGURES,
             Self::Hostile => hostile_machines::FIGURES,
@@ -72,6 +83,7 @@ impl Measurement {
     async fn run(self, settings: &Settings) -> Result<Vec<Sample>> {
         match self {
             Self::Medium => medium::measure(settings.iso.as_deref()),
+            Self::Streams => streams::measure().await,
             Self::Registrations => registrations::measure(&settings.load).await,
             Self::Scale => scale::measure().await,
             Self::Hostile => hostile_machines::measure(settings.hostile).await,

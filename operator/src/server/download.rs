@@ -15,13 +15,22 @@ use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Deadline of checking a medium's file.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes that are read and sent at once. They determine the memory of a download.
+/// Bytes that are read and sent at once while there are few downloads.
 const PIECE: u64 = 64 * 1024;
+/// How many downloads are few.
+const FEW: i64 = 16;
+/// The same while there are more. Each takes longer anyway, and slow readers may keep the operator's memory for minutes.
+const SMALL_PIECE: u64 = 4 * 1024;
+/// Pieces that are read and not yet encrypted. They determine the memory of a download, of which there may be thousands.
+const PIECES: usize = 2;
+/// From so many bytes on a download has its connection for itself, which then needs no permit beside the download's. Shorter ones
+/// come one after the other on a connection, from a server's management controller that shows a medium as its drive.
+const LONG: u64 = 4 << 20;
 /// How long a reader may take for one piece.
 pub(super) const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After this long without reading a piece the permit of the connection may be revoked.
@@ -97,6 +106,10 @@ pub(super) async fn answer(
             return Err(admission::shutting_down());
         }
         let (file, permit) = admit((description.admit)(&state.context.media)?, file).await?;
+        if range.end - range.start >= LONG {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            asked.connection.iter().for_each(|connection| connection.release());
+        }
         let reader = Reader { connection: asked.connection, _permit: permit };
         tracing::info!(what = description.what, ?range, "sending a medium");
         *response.body_mut() = body(state.clone(), description, file, range, reader);
@@ -156,7 +169,7 @@ impl Reader {
 /// when the client has taken the last piece, is gone, or is too slow, or when its token no longer counts. The connection
 /// is then closed before the announced length.
 fn body(state: ServerState, description: Description, medium: Download, range: Range<u64>, reader: Reader) -> Body {
-    let (pieces, taken) = mpsc::channel(1);
+    let (pieces, taken) = mpsc::channel(PIECES);
     tokio::spawn(async move {
         let metrics = &state.context.metrics;
         metrics.downloads.inc();
@@ -196,23 +209,27 @@ async fn send(
         Refusal::new(RefusalCode::DeadlineExceeded, message)
     };
     let last_moment = Instant::now() + PIECE_TIMEOUT + Duration::from_secs((range.end - range.start) / SLOWEST);
+    let places = Arc::new(Semaphore::new(PIECES));
     let mut at = range.start;
     loop {
         let deadline = last_moment.min(Instant::now() + PIECE_TIMEOUT);
-        // Once more after the last piece, to see that it was taken.
-        let slot = match timeout_at(deadline, pieces.reserve()).await {
-            Ok(Ok(slot)) => slot,
+        // After the last piece all places, to see that it was taken.
+        let wanted = if at == range.end { PIECES } else { 1 };
+        let place = tokio::select! {
+            place = timeout_at(deadline, places.clone().acquire_many_owned(wanted as u32)) => match place {
+                Ok(place) => place.expect("nobody closes the places"),
+                Err(_) => return Err(too_slow()),
+            },
             // The client may close the connection as soon as it has the last piece.
-            Ok(Err(_)) if at == range.end => return Ok(Sent::Whole),
-            Ok(Err(_)) => return Ok(Sent::ReaderGone),
-            Err(_) => return Err(too_slow()),
+            () = pieces.closed() => return Ok(if at == range.end { Sent::Whole } else { Sent::ReaderGone }),
         };
         reader.keeps_up();
         if at == range.end {
             return Ok(Sent::Whole);
         }
         allowed(state)?;
-        let part = at..range.end.min(at + PIECE);
+        let piece = if state.context.metrics.downloads.get() <= FEW { PIECE } else { SMALL_PIECE };
+        let part = at..range.end.min(at + piece);
         at = part.end;
         let length = part.end - part.start;
         let reading = medium.clone();
@@ -221,13 +238,27 @@ async fn send(
         match read {
             Ok(bytes) => {
                 state.context.metrics.downloaded.inc_by(length);
-                slot.send(Ok(bytes.into()));
+                // An error is seen in the next round.
+                let _ = pieces.send(Ok(Bytes::from_owner(Piece { bytes, _place: place }))).await;
             }
             Err(error) => {
                 tracing::warn!(%error, "reading a medium");
-                slot.send(Err(error));
+                let _ = pieces.send(Err(error)).await;
                 return Err(media::changed_underneath());
             }
         }
+    }
+}
+
+/// Has its place until it was encrypted or dropped. hyper would take more pieces, up to the most bytes of a header, before it
+/// makes the stream wait.
+struct Piece {
+    bytes: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }

@@ -26,6 +26,8 @@ use tower::ServiceExt;
 
 /// The first release's later clients split their SMBIOS over up to 200 headers.
 const MAX_HEADERS: usize = 256;
+/// Bytes that wait encrypted for a slow peer. The library's default is 64 KiB.
+const TLS_BUFFER: usize = 8 * 1024;
 /// Length of the kernel's accept queue. The kernel limits it to `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 /// After this long without a first byte the permit may be revoked. The first byte comes with the connection.
@@ -145,8 +147,9 @@ async fn converse(stream: TcpStream, deadline: Instant, permit: &Arc<Permit>, se
     permit.start_deadline(PATIENCE);
     let Some(tls) = &service.tls else { return answer(stream, permit, service).await };
     match timeout_at(deadline, tls.accept(stream)).await {
-        Ok(Ok(stream)) => {
+        Ok(Ok(mut stream)) => {
             permit.start_deadline(PATIENCE);
+            stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
             answer(stream, permit, service).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),

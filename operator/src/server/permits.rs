@@ -10,7 +10,7 @@
 
 use crate::inventory::index::Key;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -48,7 +48,8 @@ pub struct Permit {
     registration: Option<Key>,
     overdue: Mutex<Option<Instant>>,
     revoked: Arc<Notify>,
-    _permit: OwnedSemaphorePermit,
+    /// `None` after [`release`](Self::release).
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Permits {
@@ -116,8 +117,8 @@ impl Permits {
             queue.last_number += 1;
             queue.last_number
         });
-        let (overdue, revoked) = (Mutex::default(), Arc::default());
-        Permit { shared: self.0.clone(), number, registration, overdue, revoked, _permit: permit }
+        let (overdue, revoked, permit) = (Mutex::default(), Arc::default(), Mutex::new(Some(permit)));
+        Permit { shared: self.0.clone(), number, registration, overdue, revoked, permit }
     }
 
     /// Revokes the permit that is overdue the longest, if any: of a registration, if one is given. Returns whether
@@ -138,14 +139,28 @@ impl Permits {
 
 impl Shared {
     fn change_queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
-        change(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut lock(&self.queue))
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Permit {
-    /// Waits for the peer from now on. After `patience` the permit may be revoked.
+    /// Waits for the peer from now on. After `patience` the permit may be revoked. Does nothing after a release.
     pub fn start_deadline(&self, patience: Duration) {
-        self.set_deadline(Some(Instant::now() + patience));
+        // Locked meanwhile: a release that comes now clears the deadline afterwards.
+        let permit = lock(&self.permit);
+        if permit.is_some() {
+            self.set_deadline(Some(Instant::now() + patience));
+        }
+    }
+
+    /// Releases the permit before it is dropped: what the peer still does is counted elsewhere. It cannot be revoked any more.
+    pub fn release(&self) {
+        lock(&self.permit).take();
+        self.clear_deadline();
     }
 
     /// Does not wait for the peer. The permit cannot be revoked.
@@ -154,7 +169,7 @@ impl Permit {
     }
 
     fn set_deadline(&self, overdue: Option<Instant>) {
-        let mut deadline = self.overdue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut deadline = lock(&self.overdue);
         self.shared.change_queue(|queue| {
             if let Some(before) = deadline.take() {
                 queue.waiting.remove(&(before, self.number));
@@ -234,6 +249,20 @@ mod tests {
         let _other = permits.acquire().await;
         assert!(patient.is_finished() && !working.is_finished());
         assert!(permit.revoked().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_released_permit_is_free_and_is_not_revoked() {
+        let permits = Permits::new(1);
+        let first = permits.acquire().await;
+        first.start_deadline(PATIENCE);
+        first.release();
+        first.start_deadline(Duration::ZERO);
+        let _second = permits.acquire().await;
+        assert!(permits.try_acquire(None).await.is_none());
+        assert!(first.revoked().now_or_never().is_none());
+        drop(first);
+        assert!(permits.try_acquire(None).await.is_none(), "it counts once");
     }
 
     #[tokio::test(start_paused = true)]

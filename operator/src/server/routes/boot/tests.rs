@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::fixtures::{self, BOOT_TOKEN, FakeApi};
 use crate::server::{Admission, boot_router};
 use ::media::network_set::MEDIUM_ARCHIVE;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
@@ -21,10 +21,10 @@ async fn state(spec: Value) -> (ServerState, TempDir) {
     (ServerState::new(Arc::new(context), Admission::new(1).0), folder)
 }
 
-async fn get(state: &ServerState, path: &str) -> (StatusCode, Bytes) {
+async fn get(state: &ServerState, path: &str) -> (StatusCode, Vec<u8>) {
     let request = Request::get(path).body(Body::empty()).unwrap();
     let response = boot_router(state.clone()).oneshot(request).await.unwrap();
-    (response.status(), to_bytes(response.into_body(), 1 << 24).await.unwrap())
+    (response.status(), fixtures::received(response.into_body()).await.unwrap())
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::server::download::{PATIENCE, PIECE_TIMEOUT};
 use crate::server::permits::Permits;
 use crate::server::{Admission, router};
 use ::media::reserved_space;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use futures::{FutureExt, StreamExt};
 use kube::runtime::watcher::Event;
@@ -46,8 +46,8 @@ async fn get(state: &ServerState, headers: &[(header::HeaderName, &str)]) -> Res
     ask(state, Method::GET, &format!("{PATH}/{TOKEN}/{NAME}"), headers).await
 }
 
-async fn bytes(response: Response) -> Bytes {
-    to_bytes(response.into_body(), 1 << 24).await.unwrap()
+async fn bytes(response: Response) -> Vec<u8> {
+    fixtures::received(response.into_body()).await.unwrap()
 }
 
 async fn code(response: Response) -> RefusalCode {
@@ -142,7 +142,7 @@ async fn a_wrong_token_or_name_reveals_nothing_else() {
     ] {
         let response = ask(&open, Method::GET, &path, &[]).await;
         assert_eq!(response.status(), status, "{path}");
-        let body = String::from_utf8(bytes(response).await.to_vec()).unwrap();
+        let body = String::from_utf8(bytes(response).await).unwrap();
         assert!(!body.contains(&stranger) && !body.contains(TOKEN), "{body}");
         assert_eq!(serde_json::from_str::<Refusal>(&body).unwrap().code, refused, "{path}");
     }
@@ -169,7 +169,7 @@ async fn a_medium_that_is_written_to_is_not_served() {
     let begun = get(&state, &[]).await;
     let file = std::fs::File::options().write(true).open(folder.path().join(NAME)).unwrap();
     file.set_modified(std::time::UNIX_EPOCH).unwrap();
-    assert!(to_bytes(begun.into_body(), 1 << 24).await.is_err(), "a download that has begun ends early");
+    assert!(fixtures::received(begun.into_body()).await.is_err(), "a download that has begun ends early");
     assert_eq!(code(get(&state, &[]).await).await, RefusalCode::Unavailable);
 }
 
@@ -239,4 +239,24 @@ async fn a_reader_that_keeps_up_keeps_its_connection() {
     tokio::time::sleep(PATIENCE).await;
     assert!(permits.try_acquire(None).await.is_none(), "it holds the place until it is told");
     assert!(connection.revoked().now_or_never().is_some(), "one that took nothing is asked for it");
+}
+
+#[tokio::test]
+async fn a_long_download_leaves_the_permit_of_its_connection_to_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let medium = std::fs::File::options().write(true).open(fixtures::base_medium(folder.path(), NAME, 7)).unwrap();
+    medium.set_len(5 << 20).unwrap();
+    let state = state_with(json!({}), fixtures::serve(folder.path(), 2).await);
+    let permits = Permits::new(1);
+    for (range, is_long) in [("bytes=0-1000", false), ("bytes=0-", true)] {
+        let connection = Arc::new(permits.acquire().await);
+        let request = Request::get(format!("{PATH}/{TOKEN}/{NAME}")).header(header::RANGE, range);
+        let mut request = request.body(Body::empty()).unwrap();
+        request.extensions_mut().insert(connection.clone());
+        let response = router(state.clone()).oneshot(request).await.unwrap();
+        assert_eq!(permits.try_acquire(None).await.is_some(), is_long, "{range}");
+        assert_eq!(text(&response, header::CONNECTION), if is_long { "close" } else { "" }, "{range}");
+        let received = bytes(response).await.len();
+        assert_eq!(received, if is_long { 5 << 20 } else { 1001 });
+    }
 }
