@@ -32,6 +32,8 @@ use std::path::Path;
 const BOOTED_RECORDED: &str = "run/ros/booted-recorded";
 
 pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
+    // Before anything that may fail: systemd would start the report again at once as long as it is due.
+    due_report::begin(root)?;
     let installed = root.join(INSTALLED_FILE);
     let gathered = operator::installed(root, &installed)?;
     let transport = operator::transport(gathered.settings())?;
@@ -40,7 +42,6 @@ pub async fn run(options: &ReportOptions, root: &Path) -> anyhow::Result<()> {
         .or_exit(ExitCode::Settings)?;
     let identity = PendingIdentity::begin(options.tpm.tcti.clone(), root.to_owned());
     let (mut newest, mut previous) = (transport, previous(root));
-    due_report::begin(root)?;
     // The first report after a fallback tells it, so that the operator does not order the same release again.
     attempt::note_failure();
     let mut report = os_report(&Status::read().context("describing this system")?, root)?;
