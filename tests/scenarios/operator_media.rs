@@ -3,10 +3,7 @@
 
 use crate::customize::tiny_disk_image;
 use anyhow::{Context, Result, ensure};
-use api::MachineRegistration;
-use harness::clusters::registration::NAMESPACE;
-use harness::objects::kubectl_name;
-use harness::world::World;
+use harness::world::{MEDIA_NOTICED, World};
 use iso::cli::Format;
 use qemu::paths;
 use qemu::process::printed;
@@ -15,10 +12,6 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
-
-/// The time limit for a change of the operator's media to appear in a registration's status.
-const NOTICED: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_medium_downloaded_in_parts_is_the_one_that_customize_makes() {
@@ -57,7 +50,7 @@ async fn a_disk_image_downloaded_in_parts_is_the_one_that_customize_makes() {
 async fn another_base_medium_has_another_tag_and_one_that_is_gone_is_listed_no_more() {
     let downloads = Downloads::start("media-changes", synthetic).await.unwrap();
     let base = downloads.base.clone();
-    let url = downloads.url("synthetic.iso").await.unwrap();
+    let url = downloads.world.media_url("synthetic.iso").await.unwrap();
     let before = downloads.headers(&url).unwrap();
     assert!(before.contains("HTTP/1.1 200") && before.contains("etag: \""), "{before}");
 
@@ -68,8 +61,8 @@ async fn another_base_medium_has_another_tag_and_one_that_is_gone_is_listed_no_m
     fs::write(&other, content).unwrap();
     fs::rename(&other, downloads.media.join("synthetic.iso")).unwrap();
     fs::copy(&base, downloads.media.join("second.iso")).unwrap();
-    downloads.url("second.iso").await.unwrap();
-    assert_eq!(downloads.url("synthetic.iso").await.unwrap(), url, "its address stays");
+    downloads.world.media_url("second.iso").await.unwrap();
+    assert_eq!(downloads.world.media_url("synthetic.iso").await.unwrap(), url, "its address stays");
     let after = downloads.headers(&url).unwrap();
     let tag = |headers: &str| headers.lines().find(|line| line.starts_with("etag:")).unwrap().to_owned();
     assert_ne!(tag(&before), tag(&after));
@@ -77,8 +70,8 @@ async fn another_base_medium_has_another_tag_and_one_that_is_gone_is_listed_no_m
     for name in ["synthetic.iso", "second.iso"] {
         fs::remove_file(downloads.media.join(name)).unwrap();
     }
-    until("no media in the status", NOTICED, async || {
-        let listed = downloads.listed()?;
+    until("no media in the status", MEDIA_NOTICED, async || {
+        let listed = downloads.world.listed_media()?;
         Ok(if listed.is_null() { Poll::Ready(()) } else { Poll::Pending(listed.to_string()) })
     })
     .await
@@ -114,7 +107,7 @@ impl Downloads {
     /// `ros-image customize` makes. Gives the download.
     async fn are_what_customize_makes(&self) -> Result<PathBuf> {
         let entry = fs::read_dir(&self.media)?.next().context("no base medium")??;
-        let url = self.url(&entry.file_name().to_string_lossy()).await?;
+        let url = self.world.media_url(&entry.file_name().to_string_lossy()).await?;
         let settings = self.folder.join("registration.yaml");
         fs::write(&settings, self.world.operator.fetch(&self.world.url()?).await?)?;
         let expected = self.folder.join("customized.iso");
@@ -136,26 +129,6 @@ impl Downloads {
         self.download(&[], &whole, &url)?;
         ensure!(fs::read(&whole)? == expected, "the download in one piece is not what customize makes");
         Ok(downloaded)
-    }
-
-    /// The URL of a medium for programs on this host. Waits until the status lists it.
-    async fn url(&self, name: &str) -> Result<String> {
-        let what = format!("{name} in status.mediaURLs");
-        let url = until(&what, NOTICED, async || {
-            let listed = self.listed()?;
-            Ok(listed[name]
-                .as_str()
-                .map_or_else(|| Poll::Pending(listed.to_string()), |url| Poll::Ready(url.to_owned())))
-        });
-        let url = url.await?;
-        let path = url.strip_prefix(&self.world.operator.url()).context("an address that is not the operator's")?;
-        Ok(self.world.operator.local_url(path))
-    }
-
-    /// `status.mediaURLs`; null if there are none.
-    fn listed(&self) -> Result<Value> {
-        let registration = self.world.cluster.get(&kubectl_name::<MachineRegistration>("edge"), NAMESPACE)?;
-        Ok(registration["status"]["mediaURLs"].clone())
     }
 
     /// The headers of the answer to a HEAD request.

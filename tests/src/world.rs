@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use media::USER;
+pub use media::{MEDIA_NOTICED, USER};
 
 /// Everything that runs ends when this value is dropped. Fields are in the order of ending.
 pub struct World {

@@ -101,13 +101,6 @@ impl Tree {
         self.0.get(&self.resolve(path, true).ok()?)
     }
 
-    /// The names in a folder, sorted. None if there is no such folder.
-    pub fn names(&self, folder: &str) -> Vec<&str> {
-        let start = format!("{folder}/");
-        let below = self.0.range(start.clone()..).map_while(|(path, _)| path.strip_prefix(start.as_str()));
-        below.filter(|rest| !rest.contains('/')).collect()
-    }
-
     /// The content of a file, at most 64 MiB.
     pub fn content(&self, path: &str) -> Result<Vec<u8>> {
         match self.find(path).map(|node| &node.kind) {
@@ -266,7 +259,6 @@ mod tests {
         assert_eq!(tree.resolve("bin/up", false).unwrap(), "usr/bin/up");
         assert_eq!(tree.find("etc/gone"), None);
         assert_eq!(tree.find("etc/a"), None, "a circle");
-        assert_eq!(tree.names("usr/bin"), ["ls", "perl5.40", "up"]);
         assert_eq!(tree.text("etc/absolute").unwrap(), "ls");
     }
 }

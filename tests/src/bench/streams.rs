@@ -2,19 +2,14 @@
 
 use super::figure::{Figure, Sample, quantile};
 use super::process_cost::{resident_memory, wait_until_idle};
-use crate::objects::kubectl_name;
 use crate::world::World;
 use anyhow::{Context, Result, ensure};
-use api::MachineRegistration;
 use futures::{StreamExt, TryStreamExt, stream};
 use qemu::paths;
-use qemu::wait::{Poll, until};
 use reqwest::{Certificate, Client, Response, header};
 use serde_json::json;
 use std::fs;
-use std::time::{Duration, Instant};
-
-use crate::clusters::registration::NAMESPACE;
+use std::time::Instant;
 
 static FIRST_BYTE: Figure =
     Figure::new("stream-first-byte-p99", "streamed medium: first byte, 99 of 100", "ms").at_most(5.0);
@@ -29,7 +24,6 @@ const STREAMS: usize = 1000;
 /// How many begin at the same time.
 const PARALLEL: usize = 16;
 const REQUESTS: usize = 1000;
-const SOON: Duration = Duration::from_secs(60);
 const KIB: f64 = 1024.0;
 
 /// One run, with the ISO of `make image`.
@@ -39,19 +33,19 @@ pub async fn measure() -> Result<Vec<Sample>> {
     fs::copy(paths::iso()?, media.join("ros.iso")).context("copying the ISO")?;
     let builder = builder.setting("ROS_MEDIA", media.to_str().context("the folder's name")?);
     let world = builder.setting("ROS_DOWNLOADS", &STREAMS.to_string()).start().await?;
-    let url = url(&world).await?;
+    let url = world.media_url("ros.iso").await?;
     let authority = Certificate::from_pem(world.operator.ca().await?.as_bytes()).context("the operator's authority")?;
-    let client = || Client::builder().add_root_certificate(authority.clone()).build().context("making a client");
+    let client = Client::builder().add_root_certificate(authority).build().context("making a client")?;
 
-    let (one, mut times) = (client()?, Vec::new());
+    let mut times = Vec::new();
     for _ in 0..REQUESTS {
         let begun = Instant::now();
-        let answer = one.get(&url).header(header::RANGE, "bytes=0-0").send().await?.error_for_status()?;
+        let answer = client.get(&url).header(header::RANGE, "bytes=0-0").send().await?.error_for_status()?;
         ensure!(answer.bytes().await?.len() == 1, "another length than was asked for");
         times.push(begun.elapsed().as_secs_f64() * 1e3);
     }
 
-    let (begun, mut whole, mut size) = (Instant::now(), one.get(&url).send().await?.error_for_status()?, 0);
+    let (begun, mut whole, mut size) = (Instant::now(), client.get(&url).send().await?.error_for_status()?, 0);
     while let Some(chunk) = whole.chunk().await? {
         size += chunk.len();
     }
@@ -62,32 +56,21 @@ pub async fn measure() -> Result<Vec<Sample>> {
     let [before, _] = resident_memory(pid)?;
     // Each reads the first piece and then nothing, so that everything that the operator keeps for it fills.
     let begin = async || -> Result<Response> {
-        let mut stream = one.get(&url).send().await?.error_for_status()?;
+        let mut stream = client.get(&url).send().await?.error_for_status()?;
         stream.chunk().await?.context("an empty medium")?;
         Ok(stream)
     };
     let streams: Vec<Response> =
         stream::iter(0..STREAMS).map(|_| begin()).buffer_unordered(PARALLEL).try_collect().await?;
     let [_, highest] = resident_memory(pid)?;
-    ensure!(streams.len() == STREAMS, "fewer streams than were begun");
+    // A reader that takes nothing for 30 s is closed.
+    let open = world.operator.metrics().await?.contains(&format!("rancheros_downloads {STREAMS}\n"));
+    ensure!(open, "not all streams are open at the same time");
+    drop(streams);
     Ok(vec![
         FIRST_BYTE.is(quantile(&times, 0.99).context("no times")?),
         SPEED.is(speed),
         MEMORY.is(highest as f64 / KIB / KIB),
         EACH.is(highest.saturating_sub(before) as f64 / KIB / STREAMS as f64),
     ])
-}
-
-/// The URL of the medium, for programs on this host. Waits until the operator has read it.
-async fn url(world: &World) -> Result<String> {
-    let url = until("the medium in status.mediaURLs", SOON, async || {
-        let registration = world.cluster.get(&kubectl_name::<MachineRegistration>("edge"), NAMESPACE)?;
-        let listed = &registration["status"]["mediaURLs"];
-        Ok(listed["ros.iso"]
-            .as_str()
-            .map_or_else(|| Poll::Pending(listed.to_string()), |url| Poll::Ready(url.to_owned())))
-    });
-    let url = url.await?;
-    let path = url.strip_prefix(&world.operator.url()).context("an address that is not the operator's")?;
-    Ok(world.operator.local_url(path))
 }

@@ -1,15 +1,21 @@
 //! Installation media that name the world's operator.
 
 use super::World;
-use crate::clusters::registration::Registration;
+use crate::clusters::registration::{NAMESPACE, Registration};
+use crate::objects::kubectl_name;
 use anyhow::{Context, Result, bail};
+use api::MachineRegistration;
 use qemu::paths;
+use qemu::wait::{Poll, until};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+/// The time limit for a change of the operator's media to appear in a registration's status.
+pub const MEDIA_NOTICED: Duration = Duration::from_secs(60);
 /// The user that the example registration makes on each machine.
 pub const USER: &str = "admin";
 
@@ -56,6 +62,25 @@ impl World {
             bail!("putting the registration into a medium: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(medium)
+    }
+
+    /// `status.mediaURLs` of the registration `edge`; null if there are none.
+    pub fn listed_media(&self) -> Result<Value> {
+        let registration = self.cluster.get(&kubectl_name::<MachineRegistration>("edge"), NAMESPACE)?;
+        Ok(registration["status"]["mediaURLs"].clone())
+    }
+
+    /// The URL of a medium that the operator serves, for programs on this host. Waits until the status lists it.
+    pub async fn media_url(&self, name: &str) -> Result<String> {
+        let what = format!("{name} in status.mediaURLs");
+        let url = until(&what, MEDIA_NOTICED, async || {
+            let listed = self.listed_media()?;
+            let url = listed[name].as_str().map(str::to_owned);
+            Ok(url.map_or_else(|| Poll::Pending(listed.to_string()), Poll::Ready))
+        });
+        let url = url.await?;
+        let path = url.strip_prefix(&self.operator.url()).context("an address that is not the operator's")?;
+        Ok(self.operator.local_url(path))
     }
 
     /// The file with the settings for a medium, as a user fetches it from the operator: those of a registration with this
