@@ -1,9 +1,10 @@
-//! Asks for a report to the operator before its timer does. A file asks, which `ros-report.path` watches: systemd looks for it again
-//! when a report has ended. So what changed while a report was under way, which may tell what was true before, is told at once.
+//! Requests a report to the operator before its timer is due. The request is a file in /run. The path unit `ros-report.path` starts
+//! the report while the file exists, and checks again when a report has ended. So a change during a report is reported at once,
+//! although that report may have read the state before it.
 
+use crate::installed::files::remove_if_present;
 use crate::path_error::PathError;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 const DUE: &str = "run/ros/report-due";
@@ -19,10 +20,7 @@ pub fn ask(root: &Path) -> Result<(), PathError> {
 /// A report begins. What changes from now on needs another one.
 pub fn begin(root: &Path) -> Result<(), PathError> {
     let path = root.join(DUE);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(PathError::of("removing", &path)(error)),
-        _ => Ok(()),
-    }
+    remove_if_present(&path).map_err(PathError::of("removing", &path))
 }
 
 #[cfg(test)]
