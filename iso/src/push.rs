@@ -1,14 +1,13 @@
 //! Pushes an image from its archive to a registry.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use registry::{Reference, RegistriesFile};
 use serde::Serialize;
 
 use crate::cli::PushOptions;
-use crate::progress;
+use crate::progress::{self, Tenths};
 
 /// The result of a push, printed with `--json`.
 #[derive(Debug, Serialize)]
@@ -29,7 +28,9 @@ pub fn run(options: &PushOptions) -> Result<()> {
     let registries = registries.with_plain_http(options.plain_http);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     let pushed = progress::stage(&format!("pushing to {reference}"), || {
-        let pushed = registry::push(&options.archive, &reference, &registries, tenths());
+        let tenths = Tenths::default();
+        let told = Arc::new(move |sent, total| tenths.tell(sent, total));
+        let pushed = registry::push(&options.archive, &reference, &registries, told);
         Ok(runtime.block_on(pushed)?)
     })?;
     let shown = Shown {
@@ -43,15 +44,4 @@ pub fn run(options: &PushOptions) -> Result<()> {
         println!("{}", shown.pinned);
     }
     Ok(())
-}
-
-/// Prints a line for each tenth that was sent.
-fn tenths() -> registry::PushProgress {
-    let last = AtomicU64::new(0);
-    Arc::new(move |sent, total| {
-        let tenth = (sent * 10).checked_div(total).unwrap_or(10);
-        if last.fetch_max(tenth, Ordering::Relaxed) < tenth {
-            eprintln!("ros-image: {} of {}", progress::megabytes(sent), progress::megabytes(total));
-        }
-    })
 }

@@ -12,7 +12,6 @@ pub mod source;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use registry::{Patience, PullStep, Reference, RegistriesFile};
@@ -20,7 +19,7 @@ use release::digest;
 
 use super::tree::Tree;
 use crate::cache::{Cache, Key};
-use crate::progress;
+use crate::progress::{self, Tenths};
 use image::Image;
 use source::Source;
 
@@ -83,14 +82,9 @@ fn pull(cache: &Cache, reference: &Reference, registries: &RegistriesFile) -> Re
     lock.lock().context("waiting for another build")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     progress::stage(&format!("pulling {reference}"), || {
-        let last = AtomicU64::new(0);
+        let tenths = Tenths::default();
         let mut tell = |step: PullStep<'_>| match step {
-            PullStep::Fetched { bytes, total } => {
-                let tenth = (bytes * 10).checked_div(total).unwrap_or(10);
-                if last.fetch_max(tenth, Ordering::Relaxed) < tenth {
-                    eprintln!("ros-image: {} of {}", progress::megabytes(bytes), progress::megabytes(total));
-                }
-            }
+            PullStep::Fetched { bytes, total } => tenths.tell(bytes, total),
             PullStep::Waits { error, wait, .. } => {
                 eprintln!("ros-image: {error}; trying again in {} s", wait.as_secs());
             }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use flate2::read::MultiGzDecoder;
+use release::digest;
 
 /// More than any of the beginnings.
 const BEGINNING_BYTES: u64 = 6;
@@ -40,15 +41,16 @@ pub fn plain(path: &Path, folder: &Path, limit: u64) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Writes what `reader` has into the file `to`, decompressed, at most `limit` bytes. Returns how many they are.
-pub fn unpack(reader: impl Read, to: &Path, limit: u64) -> Result<u64> {
+/// Writes what `reader` has into the file `to`, decompressed, at most `limit` bytes. Returns how many they are, and their
+/// SHA-256 in hex.
+pub fn unpack(reader: impl Read, to: &Path, limit: u64) -> Result<(u64, String)> {
     let mut reader = BufReader::new(reader);
     let mut beginning = Vec::new();
     reader.by_ref().take(BEGINNING_BYTES).read_to_end(&mut beginning).context("reading the archive")?;
     let compression = Compression::of(&beginning);
     let mut reader = beginning.chain(reader);
     let file = File::create(to).with_context(|| format!("creating {}", to.display()))?;
-    let mut writer = Limited { file: BufWriter::new(file), written: 0, limit };
+    let mut writer = Limited { file: BufWriter::new(file), digest: digest::Writer::default(), written: 0, limit };
     match compression {
         None => copy(&mut reader, &mut writer),
         Some(Compression::Gzip) => copy(&mut MultiGzDecoder::new(reader), &mut writer),
@@ -59,7 +61,7 @@ pub fn unpack(reader: impl Read, to: &Path, limit: u64) -> Result<u64> {
             .map_err(|error| anyhow!("decompressing it by xz: {error:?}")),
     }?;
     writer.flush().with_context(|| format!("writing {}", to.display()))?;
-    Ok(writer.written)
+    Ok((writer.written, writer.digest.finish()))
 }
 
 fn copy(reader: &mut impl Read, writer: &mut impl Write) -> Result<()> {
@@ -69,6 +71,8 @@ fn copy(reader: &mut impl Read, writer: &mut impl Write) -> Result<()> {
 /// A file that has no more than so many bytes.
 struct Limited {
     file: BufWriter<File>,
+    /// Of what was written.
+    digest: digest::Writer,
     written: u64,
     limit: u64,
 }
@@ -79,6 +83,7 @@ impl Write for Limited {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more bytes than a system: 64 GiB"));
         }
         let written = self.file.write(bytes)?;
+        self.digest.write_all(&bytes[..written])?;
         self.written += written as u64;
         Ok(written)
     }
@@ -120,7 +125,8 @@ mod tests {
         for bytes in compressed(&vec![0; 1 << 20]) {
             assert!(unpack(bytes.as_slice(), &to, (1 << 20) - 1).is_err());
             assert!(to.metadata().unwrap().len() < 1 << 20);
-            assert_eq!(unpack(bytes.as_slice(), &to, 1 << 20).unwrap(), 1 << 20);
+            let (written, digest) = unpack(bytes.as_slice(), &to, 1 << 20).unwrap();
+            assert_eq!((written, digest), (1 << 20, digest::of_bytes(&vec![0; 1 << 20])));
         }
     }
 

@@ -176,8 +176,8 @@ impl Layer {
             let (actual, _) = digest::of_reader(stored.open()?).context("reading it")?;
             ensure!(*digest == format!("sha256:{actual}"), "it has SHA-256 {actual}, its manifest says {digest}");
         }
-        *left -= compression::unpack(stored.open()?, to, *left)?;
-        let (actual, _) = digest::of_file(to).with_context(|| format!("reading {}", to.display()))?;
+        let (bytes, actual) = compression::unpack(stored.open()?, to, *left)?;
+        *left -= bytes;
         ensure!(
             self.unpacked == format!("sha256:{actual}"),
             "without compression it has SHA-256 {actual}, the configuration of the image says {}",
